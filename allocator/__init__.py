@@ -1,0 +1,1 @@
+"""The allocator: owns the port state of every node and serialises allocations."""

@@ -1,0 +1,110 @@
+"""What is asked, and the two ways to say no.
+
+A `Mistake` is one thing that is wrong; a refusal carries all of them, so that people correct a Pod once. Mistakes of
+the request itself (INVALID_ARGUMENT) are found before anybody looks at the state of the world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from allocator.core.candidates import ANYWHERE, Constraints
+from allocator.core.claims import Owner
+from allocator.core.ports import Protocol
+from hostport.contract import Notice, Reason
+
+
+class Policy(Enum):
+    """How the number of a port is chosen."""
+
+    INDEX = "Index"
+    DYNAMIC = "Dynamic"
+    PASSTHROUGH = "Passthrough"
+    STATIC = "Static"
+
+    @property
+    def is_ranged(self) -> bool:
+        return self in {Policy.INDEX, Policy.DYNAMIC}
+
+
+class WhenFull(Enum):
+    """What becomes of a Pod for which every candidate is full."""
+
+    DENY = "Deny"
+    PENDING = "Pending"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortAsk:
+    """One port that is asked for. `host_port` 0: not set."""
+
+    container: str = ""
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+    container_port: int = 0
+    host_port: int = 0
+    host_ip: str = ""
+
+    def __str__(self) -> str:
+        number = self.container_port or self.host_port
+        what = f"{self.name} ({number}/{self.protocol.value})" if self.name else f"{number}/{self.protocol.value}"
+        return f"port {what} of container {self.container}" if self.container else f"port {what}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """All the ports of one owner."""
+
+    owner: Owner
+    ports: tuple[PortAsk, ...]
+    policy: Policy = Policy.INDEX
+    low: int = 7000
+    high: int = 8000
+    stride: int = 100
+    index: int | None = None
+    constraints: Constraints = ANYWHERE
+    priority: int = 0
+    may_preempt: bool = False
+    when_full: WhenFull | None = None
+    ttl: float | None = None  # seconds; leases only
+    host_network: bool = False
+    carried_id: str = ""  # the allocation id that the Pod already carries
+
+    def with_unset_defaults(self) -> Ask:
+        """Undoes what the API server defaulted.
+
+        With hostNetwork in the template it has set hostPort := containerPort before any webhook runs, so an equal
+        number is no wish of the user's where the policy chooses numbers.
+        """
+        if not (self.host_network and self.policy.is_ranged):
+            return self
+        return replace(
+            self,
+            ports=tuple(replace(p, host_port=0) if p.host_port == p.container_port else p for p in self.ports),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One reason to say no: the field as the caller knows it, and a sentence for people."""
+
+    reason: Reason
+    field: str
+    message: str
+
+
+class Refused(Exception):  # noqa: N818 - not an error of ours: an answer
+    """The ask is denied; nothing changed. Carries at least one mistake."""
+
+    def __init__(self, *mistakes: Mistake) -> None:
+        super().__init__("; ".join(mistake.message for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that may surprise people later, for an ask that is granted."""
+
+    notice: Notice
+    message: str

@@ -1,0 +1,83 @@
+"""Owners whose Pods are admitted here and never appear.
+
+A Pod that a quota, Pod Security or a later webhook refuses comes again and again, and each time would reserve ports
+for 45 seconds: enough to drain a range that others need. So an owner with three reservations that were unconfirmed for
+five seconds, none having been confirmed since, gets one outstanding reservation until one of its Pods is seen.
+
+Only what the view of the cluster reaches counts as unconfirmed: a view that stands still accuses nobody.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from allocator.core.asks import Mistake, Refused
+from allocator.core.claims import Claim, Owner
+from hostport.contract import Reason
+
+UNCONFIRMED_SECONDS = 5.0
+TOLERATED = 3
+REMEMBERED_OWNERS = 10_000
+
+_Key = tuple[str, str]
+V = TypeVar("V")
+
+
+class Backlog:
+    """Who is held back. Bounded: the oldest entries are forgotten, which harms nobody."""
+
+    def __init__(self) -> None:
+        self._held_back: OrderedDict[_Key, None] = OrderedDict()
+        self._confirmed: OrderedDict[_Key, float] = OrderedDict()
+        self._seen_until = float("-inf")
+
+    def seen(self, until: float) -> None:
+        """The view of the cluster reaches this far."""
+        self._seen_until = max(self._seen_until, until)
+
+    def confirmed(self, claim: Claim) -> None:
+        """A Pod of this owner appeared."""
+        key = _key(claim.owner)
+        self._held_back.pop(key, None)
+        _remember(self._confirmed, key, claim.created)
+
+    def check(self, owner: Owner, reserved_of: Callable[[Owner], Iterable[Claim]], now: float) -> None:
+        """Refuses an owner that is held back and has a reservation outstanding.
+
+        Raises:
+            Refused: with UNCONFIRMED_BACKLOG.
+
+        """
+        if not owner.controller_uid or self._seen_until == float("-inf"):
+            return
+        key = _key(owner)
+        outstanding = [claim for claim in reserved_of(owner) if claim.expires is None or claim.expires > now]
+        since = self._confirmed.get(key, float("-inf"))
+        unconfirmed = [
+            claim for claim in outstanding if since < claim.created <= self._seen_until - UNCONFIRMED_SECONDS
+        ]
+        if len(unconfirmed) >= TOLERATED:
+            _remember(self._held_back, key, None)
+        if key in self._held_back and outstanding:
+            raise Refused(
+                Mistake(
+                    Reason.UNCONFIRMED_BACKLOG,
+                    "owner",
+                    f"{len(outstanding)} Pods of this owner were admitted here and never appeared: something refuses"
+                    " them afterwards (a quota, Pod Security, another webhook; see the events of the owner)."
+                    " One more is admitted when the reservation of the last has expired",
+                )
+            )
+
+
+def _key(owner: Owner) -> _Key:
+    return owner.namespace, owner.controller_uid
+
+
+def _remember(memory: OrderedDict[_Key, V], key: _Key, value: V) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > REMEMBERED_OWNERS:
+        memory.popitem(last=False)

@@ -1,0 +1,134 @@
+"""On which nodes an owner may run: spec.nodeName, nodeSelector, required node affinity, taints.
+
+The rule of this module: **too many candidates is allowed, too few never**. A node that is left out by mistake could
+be handed a number that is taken there; a node too many only makes the search for a free number a little stricter. So
+only what the scheduler is sure to refuse excludes a node. Cordons and the `node.kubernetes.io/*` taints come and go;
+resource requests, volumes, pod affinity and spread are not modelled.
+
+Sources: component-helpers nodeaffinity (terms are alternatives, requirements of a term all hold, a term without
+requirements matches nothing), core/v1 toleration.ToleratesTaint, and the scheduler's TaintToleration plug-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NewType
+
+NodeName = NewType("NodeName", str)
+
+UNSCHEDULABLE_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
+TRANSIENT_TAINTS = "node.kubernetes.io/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taint:
+    """core/v1 Taint."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What we need to know of a Node object."""
+
+    name: NodeName
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toleration:
+    """core/v1 Toleration."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+    def tolerates(self, taint: Taint) -> bool:
+        """Whether the taint does not matter. An operator that we do not know tolerates: too many, never too few."""
+        if self.effect not in ("", taint.effect) or self.key not in ("", taint.key):
+            return False
+        return self.operator not in ("", "Equal") or self.value == taint.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """core/v1 NodeSelectorRequirement."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+    def accepts(self, values: Mapping[str, str]) -> bool:
+        """Whether the labels (or fields) satisfy it. An unknown operator accepts: too many, never too few."""
+        value = values.get(self.key)
+        match self.operator:
+            case "In":
+                return value in self.values
+            case "NotIn":
+                return value not in self.values
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+            case "Gt" | "Lt":
+                return self._compares(value)
+            case _:
+                return True
+
+    def _compares(self, value: str | None) -> bool:
+        try:
+            have, bound = int(value or ""), int(self.values[0])
+        except (ValueError, IndexError):
+            return False
+        return have > bound if self.operator == "Gt" else have < bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """core/v1 NodeSelectorTerm: all requirements hold; one without requirements matches nothing."""
+
+    expressions: tuple[Requirement, ...] = ()
+    fields: tuple[Requirement, ...] = ()
+
+    def accepts(self, node: Node) -> bool:
+        if not self.expressions and not self.fields:
+            return False
+        return all(r.accepts(node.labels) for r in self.expressions) and all(
+            r.accepts({"metadata.name": node.name}) for r in self.fields
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """Where an owner may run. Hashable: equal constraints share one candidate set."""
+
+    node_name: NodeName | None = None
+    selector: tuple[tuple[str, str], ...] = ()
+    affinity: tuple[Term, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+
+    def accepts(self, node: Node) -> bool:
+        """Whether the owner may run on the node. With `node_name` nothing else is looked at: no scheduler is asked."""
+        if self.node_name is not None:
+            return node.name == self.node_name
+        return (
+            all(node.labels.get(key) == value for key, value in self.selector)
+            and (not self.affinity or any(term.accepts(node) for term in self.affinity))
+            and all(self._lives_with(taint) for taint in node.taints)
+        )
+
+    def _lives_with(self, taint: Taint) -> bool:
+        return (
+            taint.effect not in UNSCHEDULABLE_EFFECTS
+            or taint.key.startswith(TRANSIENT_TAINTS)
+            or any(toleration.tolerates(taint) for toleration in self.tolerations)
+        )
+
+
+ANYWHERE = Constraints()

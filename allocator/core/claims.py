@@ -1,0 +1,101 @@
+"""A claim: some ports, for one owner, in one state of its life.
+
+Claims are values. A change makes a new one; the ledger says which is in force.
+
+    RESERVED ──the Pod is seen──▶ CONFIRMED ──it has a node──▶ BOUND ──it is gone──▶ (released)
+        └──unconfirmed in time──▶ (released)
+    LEASED ──released, or not renewed in time──▶ (released)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import NewType
+
+from allocator.core.candidates import ANYWHERE, Constraints, NodeName
+from allocator.core.ports import PortKey, Protocol, normalise_ip
+
+ClaimId = NewType("ClaimId", str)
+PodUid = NewType("PodUid", str)
+
+POD = "Pod"
+
+
+class State(Enum):
+    """Where a claim stands in its life."""
+
+    RESERVED = "RESERVED"
+    CONFIRMED = "CONFIRMED"
+    BOUND = "BOUND"
+    LEASED = "LEASED"
+    RELEASED = "RELEASED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """For whom the ports are. `kind` "Pod" is a Pod; anything else leases."""
+
+    kind: str = POD
+    namespace: str = ""
+    name: str = ""
+    generate_name: str = ""
+    uid: str = ""
+    controller_uid: str = ""
+    description: str = ""
+
+    @property
+    def is_pod(self) -> bool:
+        return self.kind == POD
+
+    @property
+    def full_name(self) -> tuple[str, str] | None:
+        """(namespace, name) of a named Pod: what succession goes by. None for others."""
+        return (self.namespace, self.name) if self.is_pod and self.name else None
+
+    def __str__(self) -> str:
+        name = self.name or (f"{self.generate_name}*" if self.generate_name else self.description or "(unnamed)")
+        return f"{self.kind} {self.namespace}/{name}" if self.namespace else f"{self.kind} {name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimPort:
+    """One port of a claim. `container_port` is the one before the allocation."""
+
+    container: str = ""
+    name: str = ""
+    protocol: Protocol = Protocol.TCP
+    container_port: int = 0
+    host_port: int
+    host_ip: str = ""
+    appeared: bool = False  # came with another webhook after the allocation: held as it stands, behind the others
+
+    @property
+    def key(self) -> PortKey:
+        return PortKey(normalise_ip(self.host_ip), self.protocol, self.host_port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Ports that an owner holds on `node`: bound to it, or planned there while it has none."""
+
+    id: ClaimId
+    owner: Owner
+    state: State
+    ports: tuple[ClaimPort, ...]
+    created: float
+    constraints: Constraints = ANYWHERE
+    node: NodeName | None = None
+    expires: float | None = None
+    pod_uid: PodUid | None = None
+    external: bool = False  # a Pod that we never allocated: known from the watch alone, never journalled
+
+    @property
+    def keys(self) -> Iterator[PortKey]:
+        return (port.key for port in self.ports)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether `node` is where it is, not where it is planned."""
+        return self.state in {State.BOUND, State.LEASED}

@@ -1,0 +1,478 @@
+"""The ledger: who holds which port, on which node, in which state of life. The one mutable thing of the allocator.
+
+Better to leak a port for a minute than to hand it out twice. Hence:
+
+* a decided claim counts as taken at once (`reserve`), and is shown only when it is durable (`publish`) or undone when
+  it cannot be (`abort`);
+* a released claim goes on counting until its end is durable (`end` is called after the commit);
+* no two claims that we granted conflict on a node. What Pods do that never asked us is recorded as it is.
+
+Each command either does all of its work or raises `Refused` and has changed nothing. The ledger knows no clock: `now`
+is seconds since the epoch, an argument. It is not thread-safe; its owner calls it from one thread.
+
+Pods are the truth about themselves: a claim's ports, node and constraints come from its Pod as soon as that is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned
+from allocator.core.backlog import Backlog
+from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
+from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
+from allocator.core.occupancy import Occupancy
+from allocator.core.plan import Placement, World, free_nodes, place
+from allocator.core.ports import PortKey
+from hostport.contract import Notice, Reason
+
+RESERVATION_SECONDS = 45.0  # a create lives at most 34 s in the API server, after that its Pod cannot appear
+LEASE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """What we need to know of a Pod that exists."""
+
+    uid: PodUid
+    namespace: str
+    name: str
+    generate_name: str = ""
+    controller_uid: str = ""
+    node: NodeName | None = None
+    is_finished: bool = False  # Succeeded or Failed: its ports are free
+    ports: tuple[ClaimPort, ...] = ()  # those with a host port
+    constraints: Constraints = ANYWHERE
+    carried_id: str = ""  # hostport.io/allocation-id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What an operator sets."""
+
+    reserved: int = 0
+    discloses_holders: bool = False
+    reservation_seconds: float = RESERVATION_SECONDS
+    implicit_node: NodeName | None = None  # --cluster none: every ask is about this node
+
+
+class Ledger:
+    """Commands in, decisions out."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._occupancy = Occupancy()
+        self._claims: dict[ClaimId, Claim] = {}
+        self._pending: set[ClaimId] = set()
+        self._by_name: dict[tuple[str, str], set[ClaimId]] = {}
+        self._by_pod: dict[PodUid, ClaimId] = {}
+        self._by_controller: dict[tuple[str, str], set[ClaimId]] = {}  # reserved ones of owners with a controller
+        self._unsettled: set[ClaimId] = set()
+        self._changed: dict[ClaimId, Claim | None] = {}
+        self._backlog = Backlog()
+        self._confirms = False
+        self._world = World(self._occupancy, self._claims, rules.reserved, rules.discloses_holders)
+        if rules.implicit_node is not None:
+            self._occupancy.put_node(Node(name=rules.implicit_node))
+
+    # -- asks
+
+    def preview(self, ask: Ask, now: float) -> Placement:
+        """What `reserve` would grant. Changes nothing.
+
+        Raises:
+            Refused: the ask is wrong in itself, or nothing fits.
+
+        """
+        ask = self._localised(ask)
+        if ask.owner.is_pod:
+            self._backlog.check(ask.owner, self._reserved_of, now)
+        return place(ask, self._world, exempt=self._named(ask.owner))
+
+    def reserve(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, tuple[Warned, ...]]:
+        """Decides and takes: the claim counts from here on, and is pending until `publish` or `abort`.
+
+        Raises:
+            Refused: as for `preview`.
+
+        """
+        placement = self.preview(ask, now)
+        ask = self._localised(ask)
+        is_pod = ask.owner.is_pod
+        claim = Claim(
+            id=claim_id,
+            owner=ask.owner,
+            state=State.RESERVED if is_pod else State.LEASED,
+            ports=placement.ports,
+            created=now,
+            constraints=ask.constraints,
+            node=placement.node,
+            expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
+        )
+        self._pending.add(claim_id)
+        self._insert(claim)
+        return claim, placement.warnings
+
+    def take_up(self, ask: Ask, now: float) -> tuple[Claim, tuple[Warned, ...]] | None:
+        """The Pod's own pending claim, seen again in a reinvocation, with what appeared since.
+
+        The ports come in the order of the ask. Changes nothing: `amend` makes it stand. None: the id that the Pod
+        carries proves nothing, and the ask is a new one.
+
+        Raises:
+            Refused: it is the Pod's own claim, and it no longer fits.
+
+        """
+        claim = self._claims.get(ClaimId(ask.carried_id))
+        if claim is None or not self._is_own(claim, ask, now):
+            return None
+        recognised = _recognise(claim, ask)
+        if recognised is None:
+            return None
+        ask = self._localised(ask)
+        # As they stand: with hostNetwork the API server has set hostPort := containerPort where nobody did.
+        fixed = tuple(
+            replace(port, host_port=known.host_port if known else port.host_port or port.container_port)
+            for port, known in zip(ask.ports, recognised, strict=True)
+        )
+        placement = place(
+            replace(ask, policy=Policy.STATIC, ports=fixed), self._world, exempt=self._named(ask.owner) | {claim.id}
+        )
+        ports = tuple(
+            known or replace(placed, appeared=True) for known, placed in zip(recognised, placement.ports, strict=True)
+        )
+        taken = replace(claim, ports=ports, constraints=ask.constraints, node=placement.node)
+        if claim.node is not None and self._fits(taken, claim.node):
+            taken = replace(taken, node=claim.node)
+        return taken, (*placement.warnings, *_appearances(ports))
+
+    def amend(self, claim: Claim) -> None:
+        """Makes a claim that `take_up` or `renewed` gave stand in place of the one with its id."""
+        self._replace(claim)
+
+    def _is_own(self, claim: Claim, ask: Ask, now: float) -> bool:
+        owner, asker = claim.owner, ask.owner
+        return (
+            claim.state is State.RESERVED
+            and (claim.expires is None or claim.expires > now)
+            and claim.id not in self._pending
+            and owner.namespace == asker.namespace
+            and _same_name(owner, asker.name, asker.generate_name)
+            and owner.controller_uid == asker.controller_uid
+        )
+
+    def _localised(self, ask: Ask) -> Ask:
+        """With one implicit node every ask is about that node, whatever it names."""
+        return ask if self._rules.implicit_node is None else replace(ask, constraints=ANYWHERE)
+
+    def _deadline(self, now: float) -> float | None:
+        return now + self._rules.reservation_seconds if self._confirms else None
+
+    def _named(self, owner: Owner) -> frozenset[ClaimId]:
+        """Succession: the claims of Pods with this very name."""
+        name = owner.full_name
+        return frozenset(self._by_name.get(name, ())) if name else frozenset()
+
+    def _reserved_of(self, owner: Owner) -> list[Claim]:
+        ids = self._by_controller.get((owner.namespace, owner.controller_uid), ())
+        return [self._claims[claim_id] for claim_id in ids]
+
+    # -- the life of a claim
+
+    def publish(self, claim_id: ClaimId) -> None:
+        """The claim is durable: show it."""
+        self._pending.discard(claim_id)
+
+    def abort(self, claim_id: ClaimId) -> None:
+        """The claim could not be made durable: it never was."""
+        self._pending.discard(claim_id)
+        self._remove(claim_id)
+
+    def end(self, claim_id: ClaimId) -> None:
+        """The claim's end is durable: its ports are free. A claim that a Pod has taken up meanwhile goes on."""
+        claim = self._claims.get(claim_id)
+        if claim is None:
+            return
+        if claim.pod_uid is not None:
+            self._changed[claim_id] = claim  # the journal has just forgotten it
+            return
+        self._remove(claim_id)
+
+    def releasable(self, claim_id: ClaimId) -> Claim | None:
+        """The claim to end for a Release; None when it is gone already.
+
+        Raises:
+            Refused: its Pod lives.
+
+        """
+        claim = self.get(claim_id)
+        if claim is not None and claim.pod_uid is not None:
+            message = f"allocation {claim_id} is held by {claim.owner}, which lives. Delete the Pod"
+            raise Refused(Mistake(Reason.HELD_BY_POD, "id", message))
+        return claim
+
+    def renewed(self, claim_id: ClaimId, ttl: float, now: float) -> Claim:
+        """The lease with its new end. Changes nothing: `amend` makes it stand.
+
+        Raises:
+            Refused: there is no such lease.
+
+        """
+        claim = self.get(claim_id)
+        if claim is None or (claim.expires is not None and claim.expires <= now):
+            message = f"no allocation {claim_id}: it ended or never was. Allocate anew"
+            raise Refused(Mistake(Reason.ALLOCATION_NOT_FOUND, "id", message))
+        if claim.state is not State.LEASED:
+            message = f"allocation {claim_id} is that of {claim.owner}: it lives as long as its Pod"
+            raise Refused(Mistake(Reason.NOT_A_LEASE, "id", message))
+        return replace(claim, expires=now + ttl)
+
+    def due(self, now: float, seen_until: float) -> list[Claim]:
+        """The claims whose time is up.
+
+        A lease ends by the clock. A reservation ends when the view of the cluster is proven to reach beyond its
+        deadline: until then its Pod may exist.
+        """
+        return [
+            claim
+            for claim in self._claims.values()
+            if claim.expires is not None
+            and claim.id not in self._pending
+            and claim.expires <= (now if claim.state is State.LEASED else min(now, seen_until))
+        ]
+
+    def restore(self, claims: Iterable[Claim]) -> None:
+        """Takes what the journal kept, at start. Plans are checked by the first `observe`."""
+        for claim in claims:
+            self._insert(claim)
+
+    # -- the cluster
+
+    def trust_pods(self, now: float) -> None:
+        """From now on somebody shows us Pods, so that a reservation without one can expire."""
+        if self._confirms:
+            return
+        self._confirms = True
+        for claim_id in list(self._unsettled):
+            claim = self._claims[claim_id]
+            if claim.state is State.RESERVED and claim.expires is None:
+                self._changed[claim_id] = self._replace(replace(claim, expires=self._deadline(now)))
+
+    def observe(
+        self,
+        *,
+        nodes: Iterable[Node] = (),
+        gone_nodes: Iterable[NodeName] = (),
+        pods: Iterable[Pod] = (),
+        gone_pods: Iterable[PodUid] = (),
+        now: float,
+    ) -> None:
+        """What changed in the cluster since the last time."""
+        for name in gone_nodes:
+            self._occupancy.drop_node(name)
+        for node in nodes:
+            self._occupancy.put_node(node)
+        for uid in gone_pods:
+            self._pod_gone(uid)
+        for pod in pods:
+            self._pod_seen(pod, now)
+        self._mend_plans()
+        self._backlog.seen(now)
+
+    def take_changes(self) -> dict[ClaimId, Claim | None]:
+        """What the cluster changed since the last call, for the journal: the new claim, or None where it ended."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def _pod_seen(self, pod: Pod, now: float) -> None:
+        if pod.is_finished:
+            self._pod_gone(pod.uid)
+            return
+        claim = self._claim_of(pod)
+        if claim is None:
+            if pod.ports:
+                self._note_outsider(pod, now)
+            return
+        if claim.state is State.RESERVED:
+            self._backlog.confirmed(claim)
+        seen = replace(
+            claim,
+            owner=replace(claim.owner, name=pod.name, generate_name=pod.generate_name, uid=pod.uid),
+            state=State.BOUND if pod.node else State.CONFIRMED,
+            ports=_as_stored(claim.ports, pod.ports),
+            constraints=pod.constraints if self._rules.implicit_node is None else claim.constraints,
+            node=pod.node or claim.node,
+            expires=None,
+            pod_uid=pod.uid,
+        )
+        if seen != claim:
+            self._note(self._replace(seen))
+
+    def _claim_of(self, pod: Pod) -> Claim | None:
+        """The Pod's claim: the one that it has, or the pending one whose id it carries.
+
+        Of two Pods with one id the first owns it; a copied annotation makes no owner.
+        """
+        known = self._by_pod.get(pod.uid)
+        if known is not None:
+            return self._claims[known]
+        claim = self._claims.get(ClaimId(pod.carried_id)) if pod.carried_id else None
+        is_its = (
+            claim is not None
+            and claim.state is State.RESERVED
+            and claim.pod_uid is None
+            and claim.owner.namespace == pod.namespace
+            and _same_name(claim.owner, pod.name, pod.generate_name)
+        )
+        return claim if is_its else None
+
+    def _note_outsider(self, pod: Pod, now: float) -> None:
+        claim = Claim(
+            id=ClaimId(f"pod-{pod.uid}"),
+            owner=Owner(
+                namespace=pod.namespace,
+                name=pod.name,
+                generate_name=pod.generate_name,
+                uid=pod.uid,
+                controller_uid=pod.controller_uid,
+            ),
+            state=State.BOUND if pod.node else State.CONFIRMED,
+            ports=pod.ports,
+            created=now,
+            constraints=pod.constraints,
+            node=pod.node,
+            pod_uid=pod.uid,
+            external=True,
+        )
+        self._insert(claim)
+
+    def _pod_gone(self, uid: PodUid) -> None:
+        """Its ports are free now: the Pod is the truth, and the journal follows."""
+        claim_id = self._by_pod.get(uid)
+        if claim_id is not None:
+            claim = self._claims[claim_id]
+            self._remove(claim_id)
+            if not claim.external:
+                self._changed[claim_id] = None
+
+    def _mend_plans(self) -> None:
+        """Plans anew what stands where it cannot stay: displaced, or its node is no candidate any more."""
+        for claim_id in sorted(self._unsettled):
+            claim = self._claims[claim_id]
+            if claim.node is not None and self._fits(claim, claim.node):
+                continue
+            nodes = self._free_for(claim)
+            node = self._occupancy.pick(nodes) if nodes else None
+            if node != claim.node:
+                self._note(self._replace(replace(claim, node=node)))
+
+    def _fits(self, claim: Claim, node: NodeName) -> bool:
+        return self._occupancy.contains(self._free_for(claim), node)
+
+    def _free_for(self, claim: Claim) -> int:
+        """The candidates on which the claim's ports are free, itself and its namesakes aside."""
+        scope = self._occupancy.scope(claim.constraints)
+        exempt = self._named(claim.owner) | {claim.id}
+        return free_nodes(claim.keys, scope, self._world, exempt)
+
+    def _note(self, claim: Claim) -> None:
+        if not claim.external:
+            self._changed[claim.id] = claim
+
+    # -- questions
+
+    def get(self, claim_id: ClaimId) -> Claim | None:
+        return None if claim_id in self._pending else self._claims.get(claim_id)
+
+    def claims(self) -> Iterator[Claim]:
+        """Every durable claim, in the order of ids."""
+        return (self._claims[claim_id] for claim_id in sorted(self._claims) if claim_id not in self._pending)
+
+    def node_names(self) -> list[NodeName]:
+        return self._occupancy.names()
+
+    def is_known_node(self, name: NodeName) -> bool:
+        """Whether there is a Node object; what only Pods and claims name is no known node."""
+        return self._occupancy.is_known(name)
+
+    def port_map(self, name: NodeName) -> list[tuple[PortKey, Claim]]:
+        """Every port that is held on a node, with its holder, pending ones aside."""
+        held = self._occupancy.port_map(name)
+        return [(key, self._claims[claim_id]) for key, claim_id in held if claim_id not in self._pending]
+
+    # -- the one way in, across and out
+
+    def _insert(self, claim: Claim) -> None:
+        if claim.id in self._claims:
+            raise AssertionError(f"claim {claim.id} exists")
+        self._claims[claim.id] = claim
+        for index, key in self._index_keys(claim):
+            index.setdefault(key, set()).add(claim.id)
+        if claim.pod_uid is not None:
+            self._by_pod[claim.pod_uid] = claim.id
+        if not claim.is_settled:
+            self._unsettled.add(claim.id)
+        self._occupancy.stand(claim)
+
+    def _remove(self, claim_id: ClaimId) -> Claim:
+        claim = self._claims[claim_id]
+        self._occupancy.leave(claim)
+        del self._claims[claim_id]
+        for index, key in self._index_keys(claim):
+            index[key].discard(claim_id)
+            if not index[key]:
+                del index[key]
+        if claim.pod_uid is not None:
+            del self._by_pod[claim.pod_uid]
+        self._unsettled.discard(claim_id)
+        return claim
+
+    def _index_keys(self, claim: Claim) -> Iterator[tuple[dict[tuple[str, str], set[ClaimId]], tuple[str, str]]]:
+        """The indexes that a claim belongs to, with its key in each."""
+        owner = claim.owner
+        if owner.full_name:
+            yield self._by_name, owner.full_name
+        if claim.state is State.RESERVED and owner.controller_uid:
+            yield self._by_controller, (owner.namespace, owner.controller_uid)
+
+    def _replace(self, claim: Claim) -> Claim:
+        self._remove(claim.id)
+        self._insert(claim)
+        return claim
+
+
+def _same_name(owner: Owner, name: str, generate_name: str) -> bool:
+    """Whether a Pod may be the one that a claim was made for: by name, or by generateName where it had no name."""
+    return owner.name == name if owner.name else owner.generate_name == generate_name != ""
+
+
+def _recognise(claim: Claim, ask: Ask) -> list[ClaimPort | None] | None:
+    """For each port of the ask the claim's port that it is, by container, name and protocol, else by its new number.
+
+    None: the claim's numbers do not all stand in the ask, so that it is not the Pod that we answered.
+    """
+    left = list(claim.ports)
+    found: list[ClaimPort | None] = [None] * len(ask.ports)
+    for by_name in (True, False):
+        for position, port in enumerate(ask.ports):
+            if found[position] is not None:
+                continue
+            for known in left:
+                same = (known.container, known.name) == (port.container, port.name) or not by_name
+                if same and known.protocol is port.protocol and known.host_port == port.container_port:
+                    found[position] = known
+                    left.remove(known)
+                    break
+    return None if left else found
+
+
+def _as_stored(ports: tuple[ClaimPort, ...], stored: tuple[ClaimPort, ...]) -> tuple[ClaimPort, ...]:
+    """The claim's ports as the Pod has them: the claim's own where the numbers agree, since they know the old ones."""
+    return ports if {p.key for p in ports} == {p.key for p in stored} else stored
+
+
+def _appearances(ports: tuple[ClaimPort, ...]) -> Iterator[Warned]:
+    appeared = ", ".join(f"{port.key} of container {port.container}" for port in ports if port.appeared)
+    if appeared:
+        yield Warned(Notice.PORT_APPEARED, f"{appeared} came with another webhook and is held as it stands")

@@ -1,0 +1,410 @@
+"""Which port is held where, indexed so that a decision does not look at every node.
+
+Every claim *stands* on at most one node: the one that it is bound to, or the one that it is planned on. Three indexes
+follow from that; they change only in `stand`, `leave` and the node methods:
+
+* node → key → holders: the truth, one entry for each owner, so that one of two may leave;
+* (protocol, number) → address → set of nodes, as a bitmap over node positions: on which nodes does an ask conflict?
+  One union answers for all nodes at once. Leases have a second one, since the scheduler does not know them;
+* scope → protocol → set of numbers that stand on any of its nodes: which numbers are free on *every* candidate?
+
+A *scope* is the candidate set of equal constraints. A claim without a node may land anywhere in its scope, so its
+numbers count as taken for every scope that shares a node with it (`floating`). Where a scope has one node, standing
+there says it already.
+
+Invariants: a scope's `nodes` is the set of nodes that its constraints accept; its `standing` holds exactly the numbers
+that some claim has on those nodes; `floating` counts exactly the unsettled claims of that scope.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from allocator.core.candidates import Constraints, Node, NodeName
+from allocator.core.claims import Claim, ClaimId, State
+from allocator.core.ports import WILDCARD, PortKey, Protocol, lowest
+
+IDLE_SCOPES = 256
+"""How many scopes without floating claims are kept for the next ask with the same constraints."""
+
+Slot = tuple[Protocol, int]
+"""A protocol and a number, whatever the address."""
+
+
+class Holder(NamedTuple):
+    """Who holds a slot of a node, and on which address."""
+
+    ip: str
+    claim: ClaimId
+
+
+class _NodesBySlot:
+    """(protocol, number) → address → set of nodes."""
+
+    __slots__ = ("_by_slot",)
+
+    def __init__(self) -> None:
+        self._by_slot: dict[Slot, dict[str, int]] = {}
+
+    def add(self, key: PortKey, position: int) -> None:
+        by_ip = self._by_slot.setdefault((key.protocol, key.number), {})
+        by_ip[key.ip] = by_ip.get(key.ip, 0) | 1 << position
+
+    def discard(self, key: PortKey, position: int) -> None:
+        slot = (key.protocol, key.number)
+        by_ip = self._by_slot.get(slot, {})
+        nodes = by_ip.get(key.ip, 0) & ~(1 << position)
+        if nodes:
+            by_ip[key.ip] = nodes
+        elif by_ip.pop(key.ip, 0) and not by_ip:
+            del self._by_slot[slot]
+
+    def conflicting(self, key: PortKey) -> int:
+        """The nodes with a port that conflicts with the key."""
+        by_ip = self._by_slot.get((key.protocol, key.number))
+        if not by_ip:
+            return 0
+        if key.ip != WILDCARD:
+            return by_ip.get(WILDCARD, 0) | by_ip.get(key.ip, 0)
+        return self._union(by_ip)
+
+    def of_slot(self, slot: Slot) -> int:
+        """The nodes with this protocol and number on any address."""
+        return self._union(self._by_slot.get(slot, {}))
+
+    def slots_on(self, nodes: int) -> Iterator[Slot]:
+        """The slots with one of these nodes."""
+        return (slot for slot, by_ip in self._by_slot.items() if self._union(by_ip) & nodes)
+
+    @staticmethod
+    def _union(by_ip: dict[str, int]) -> int:
+        nodes = 0
+        for of_ip in by_ip.values():
+            nodes |= of_ip
+        return nodes
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """The candidate nodes of equal constraints, as a bitmap over node positions, and what is taken there."""
+
+    constraints: Constraints
+    nodes: int = 0
+    standing: dict[Protocol, int] = field(default_factory=dict)
+    floating: dict[Slot, int] = field(default_factory=dict)
+    floating_numbers: dict[Protocol, int] = field(default_factory=dict)
+
+    def meets(self, other: Scope) -> bool:
+        """Whether a claim of one may land where a claim of the other may. A scope always meets itself."""
+        return self is other or self.nodes & other.nodes != 0
+
+    def is_single(self) -> bool:
+        return self.nodes & (self.nodes - 1) == 0 and self.nodes != 0
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A node by name. It exists as long as a Node object, or something that stands there, names it."""
+
+    node: Node
+    known: bool = False
+    holders: dict[Slot, list[Holder]] = field(default_factory=dict)
+    scopes: list[Scope] = field(default_factory=list)
+
+
+class Occupancy:
+    """The mutable index. Its caller decides what may stand where; nothing is checked here."""
+
+    def __init__(self) -> None:
+        self._places: list[_Place | None] = []  # by position; None: vacant
+        self._positions: dict[NodeName, int] = {}
+        self._vacant: list[int] = []
+        self._standing = _NodesBySlot()
+        self._leased = _NodesBySlot()
+        self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
+        self._floating: set[Scope] = set()
+        self._schedulable = 0
+
+    # -- nodes
+
+    def put_node(self, node: Node) -> None:
+        """A Node object appeared or changed."""
+        position = self._position(node.name)
+        place = self._at(position)
+        place.node, place.known = node, True
+        bit = 1 << position
+        self._schedulable = self._schedulable & ~bit if node.unschedulable else self._schedulable | bit
+        for scope in list(self._scopes.values()):
+            self._rescope(scope, position)
+
+    def drop_node(self, name: NodeName) -> None:
+        """The Node object is gone. What stands there goes on standing there."""
+        position = self._positions.get(name)
+        if position is None:
+            return
+        place = self._at(position)
+        place.node, place.known = Node(name=name), False
+        self._schedulable &= ~(1 << position)
+        for scope in list(self._scopes.values()):
+            self._rescope(scope, position)
+        self._forget_if_idle(position)
+
+    def nodes(self) -> list[Node]:
+        """Every Node object, by name."""
+        return sorted((p.node for p in self._places if p and p.known), key=lambda node: node.name)
+
+    def names(self) -> list[NodeName]:
+        """Every node that is known or holds something, in order."""
+        return sorted(self._positions)
+
+    def is_known(self, name: NodeName) -> bool:
+        position = self._positions.get(name)
+        return position is not None and self._at(position).known
+
+    def contains(self, nodes: int, name: NodeName) -> bool:
+        position = self._positions.get(name)
+        return position is not None and bool(nodes >> position & 1)
+
+    def only(self, name: NodeName) -> int:
+        """The set of that one node; empty where nothing names it."""
+        position = self._positions.get(name)
+        return 0 if position is None else 1 << position
+
+    def names_of(self, nodes: int) -> Iterator[NodeName]:
+        """The names of a set of nodes, in the order of positions."""
+        while nodes:
+            position = lowest(nodes)
+            yield self._at(position).node.name
+            nodes &= nodes - 1
+
+    def pick(self, nodes: int) -> NodeName:
+        """One node of a set that is not empty: a schedulable one if there is one."""
+        return self._at(lowest(nodes & self._schedulable or nodes)).node.name
+
+    def _position(self, name: NodeName) -> int:
+        position = self._positions.get(name)
+        if position is None:
+            place = _Place(Node(name=name))
+            if self._vacant:
+                position = self._vacant.pop()
+                self._places[position] = place
+            else:
+                position = len(self._places)
+                self._places.append(place)
+            self._positions[name] = position
+        return position
+
+    def _at(self, position: int) -> _Place:
+        place = self._places[position]
+        if place is None:
+            raise AssertionError(f"no node at position {position}")
+        return place
+
+    def _forget_if_idle(self, position: int) -> None:
+        place = self._at(position)
+        if place.known or place.holders or place.scopes:
+            return
+        del self._positions[place.node.name]
+        self._places[position] = None
+        self._vacant.append(position)
+
+    # -- scopes
+
+    def scope(self, constraints: Constraints) -> Scope:
+        """The candidates of some constraints; kept, so that the next ask finds it ready."""
+        scope = self._scopes.get(constraints)
+        if scope is not None:
+            self._scopes.move_to_end(constraints)
+            return scope
+        if constraints.node_name is not None:
+            self._position(constraints.node_name)
+        scope = self._scopes[constraints] = Scope(constraints)
+        for position, place in enumerate(self._places):
+            if place is not None and self._accepts(scope, place):
+                scope.nodes |= 1 << position
+                place.scopes.append(scope)
+        for slot in self._slots(scope):
+            protocol, number = slot
+            scope.standing[protocol] = scope.standing.get(protocol, 0) | 1 << number
+        self._evict_idle_scopes()
+        return scope
+
+    def _slots(self, scope: Scope) -> Iterable[Slot]:
+        """The slots that are held on a scope's nodes."""
+        if scope.is_single():
+            return self._at(lowest(scope.nodes)).holders
+        return self._standing.slots_on(scope.nodes)
+
+    @staticmethod
+    def _accepts(scope: Scope, place: _Place) -> bool:
+        return (place.known or scope.constraints.node_name is not None) and scope.constraints.accepts(place.node)
+
+    def _rescope(self, scope: Scope, position: int) -> None:
+        """Puts a node into a scope or takes it out, as the constraints say."""
+        place, bit = self._at(position), 1 << position
+        was, now = bool(scope.nodes & bit), self._accepts(scope, place)
+        if now and not was:
+            scope.nodes |= bit
+            place.scopes.append(scope)
+            for protocol, number in place.holders:
+                scope.standing[protocol] = scope.standing.get(protocol, 0) | 1 << number
+        elif was and not now:
+            scope.nodes &= ~bit
+            place.scopes.remove(scope)
+            for slot in place.holders:
+                self._refresh(scope, slot)
+
+    def _refresh(self, scope: Scope, slot: Slot) -> None:
+        """Clears a number that nobody on the scope's nodes has any more."""
+        protocol, number = slot
+        if not self._standing.of_slot(slot) & scope.nodes:
+            scope.standing[protocol] = scope.standing.get(protocol, 0) & ~(1 << number)
+
+    def _evict_idle_scopes(self) -> None:
+        idle = len(self._scopes) - len(self._floating) - IDLE_SCOPES
+        if idle <= 0:
+            return
+        for constraints, scope in list(self._scopes.items()):
+            # The newest stays in any case: its caller is about to use it.
+            if idle <= 0 or scope is next(reversed(self._scopes.values())):
+                return
+            if scope not in self._floating:
+                del self._scopes[constraints]
+                for position in _bits(scope.nodes):
+                    self._at(position).scopes.remove(scope)
+                    self._forget_if_idle(position)
+                idle -= 1
+
+    # -- claims
+
+    def stand(self, claim: Claim) -> None:
+        """The claim's ports are held on its node, and wherever it may still land."""
+        if not claim.is_settled:
+            self._float(self.scope(claim.constraints), claim, 1)
+        if claim.node is None:
+            return
+        position = self._position(claim.node)
+        place = self._at(position)
+        for key in claim.keys:
+            place.holders.setdefault((key.protocol, key.number), []).append(Holder(key.ip, claim.id))
+            self._standing.add(key, position)
+            if claim.state is State.LEASED:
+                self._leased.add(key, position)
+            for scope in place.scopes:
+                scope.standing[key.protocol] = scope.standing.get(key.protocol, 0) | 1 << key.number
+
+    def leave(self, claim: Claim) -> None:
+        """Undoes `stand` of the very same claim."""
+        if not claim.is_settled:
+            self._float(self.scope(claim.constraints), claim, -1)
+        if claim.node is None:
+            return
+        position = self._positions[claim.node]
+        place = self._at(position)
+        for key in claim.keys:
+            self._vacate(place, position, key, claim.id)
+            if claim.state is State.LEASED:
+                self._leased.discard(key, position)
+        self._forget_if_idle(position)
+
+    def _vacate(self, place: _Place, position: int, key: PortKey, claim: ClaimId) -> None:
+        slot = (key.protocol, key.number)
+        holders = place.holders[slot]
+        holders.remove(Holder(key.ip, claim))
+        if not any(holder.ip == key.ip for holder in holders):
+            self._standing.discard(key, position)
+        if not holders:
+            del place.holders[slot]
+            for scope in place.scopes:
+                self._refresh(scope, slot)
+
+    def _float(self, scope: Scope, claim: Claim, change: int) -> None:
+        for key in claim.keys:
+            slot = (key.protocol, key.number)
+            count = scope.floating.get(slot, 0) + change
+            numbers = scope.floating_numbers.get(key.protocol, 0)
+            if count:
+                scope.floating[slot] = count
+                scope.floating_numbers[key.protocol] = numbers | 1 << key.number
+            else:
+                del scope.floating[slot]
+                scope.floating_numbers[key.protocol] = numbers & ~(1 << key.number)
+        if scope.floating:
+            self._floating.add(scope)
+        else:
+            self._floating.discard(scope)
+
+    # -- questions
+
+    def taken(self, scope: Scope, protocol: Protocol) -> int:
+        """The numbers that are not free on every node of the scope.
+
+        A number is taken where somebody stands with it, whatever the address, and where an unsettled claim could land.
+        """
+        numbers = scope.standing.get(protocol, 0)
+        for other in self._floating:
+            if other.meets(scope):
+                numbers |= other.floating_numbers.get(protocol, 0)
+        return numbers
+
+    def taken_on(self, name: NodeName, protocol: Protocol) -> int:
+        """The numbers that are not free on one node: what `taken` says of a scope, without keeping one."""
+        position = self._positions.get(name)
+        numbers = 0
+        if position is None:
+            return numbers
+        for of_protocol, number in self._at(position).holders:
+            if of_protocol is protocol:
+                numbers |= 1 << number
+        for scope in self._floating:
+            if scope.nodes >> position & 1:
+                numbers |= scope.floating_numbers.get(protocol, 0)
+        return numbers
+
+    def conflicting(self, key: PortKey) -> int:
+        """The nodes on which somebody stands whose port conflicts with the key."""
+        return self._standing.conflicting(key)
+
+    def leased(self, key: PortKey) -> int:
+        """The nodes with a lease that conflicts with the key."""
+        return self._leased.conflicting(key)
+
+    def landable(self, key: PortKey) -> int:
+        """The nodes on which an unsettled claim with this protocol and number, on any address, could land."""
+        nodes = 0
+        for scope in self._floating:
+            if (key.protocol, key.number) in scope.floating:
+                nodes |= scope.nodes
+        return nodes
+
+    def holders(self, name: NodeName, key: PortKey) -> list[ClaimId]:
+        """Who stands on the node with a port that conflicts with the key, in order of arrival."""
+        position = self._positions.get(name)
+        if position is None:
+            return []
+        return [
+            holder.claim
+            for holder in self._at(position).holders.get((key.protocol, key.number), ())
+            if holder.ip == key.ip or WILDCARD in (holder.ip, key.ip)
+        ]
+
+    def port_map(self, name: NodeName) -> list[tuple[PortKey, ClaimId]]:
+        """Every port of a node and its holder, ordered by protocol, number, address and claim."""
+        position = self._positions.get(name)
+        if position is None:
+            return []
+        held = [
+            (PortKey(holder.ip, protocol, number), holder.claim)
+            for (protocol, number), holders in self._at(position).holders.items()
+            for holder in holders
+        ]
+        return sorted(held, key=lambda entry: (entry[0].protocol.value, entry[0].number, entry[0].ip, entry[1]))
+
+
+def _bits(numbers: int) -> Iterator[int]:
+    while numbers:
+        yield lowest(numbers)
+        numbers &= numbers - 1

@@ -1,0 +1,163 @@
+"""From a policy to numbers, as far as the request alone decides.
+
+Ports of one container with one containerPort and different protocols (53/TCP and 53/UDP) are one *port group*: they get
+one number under every policy, and the *port index* counts groups. A number that the user set is kept under every
+policy; the port keeps its place in the port index.
+
+A group's number is fixed here, or left open (0) for Dynamic, which `plan` then searches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused
+from allocator.core.ports import MAX_PORT, PortKey, Protocol, format_numbers, normalise_ip, span
+from hostport.contract import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Ports that share a number: their positions in the ask, and the number or 0."""
+
+    members: tuple[int, ...]
+    number: int
+    is_users: bool  # the number is the user's own: checked like Static
+
+    def protocols(self, ask: Ask) -> set[Protocol]:
+        return {ask.ports[member].protocol for member in self.members}
+
+
+def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
+    """Positions of ports by group, in port order, and the hostPort that the group already has (0: none).
+
+    A hostPort that one member has is the group's; two different ones make two groups, the unset members staying with
+    the first.
+    """
+    groups: list[tuple[list[int], int]] = []
+    by_port: dict[tuple[str, int], list[int]] = {}  # (container, containerPort) → indexes into groups
+    for position, port in enumerate(ask.ports):
+        siblings = by_port.setdefault((port.container, port.container_port), [])
+        for at in siblings if port.container_port else ():
+            members, number = groups[at]
+            is_new_protocol = all(ask.ports[member].protocol is not port.protocol for member in members)
+            if is_new_protocol and (not number or not port.host_port or number == port.host_port):
+                members.append(position)
+                groups[at] = (members, number or port.host_port)
+                break
+        else:
+            siblings.append(len(groups))
+            groups.append(([position], port.host_port))
+    return groups
+
+
+def number_groups(ask: Ask, reserved: int) -> list[Group]:
+    """The groups of an ask with the numbers that its policy fixes.
+
+    Raises:
+        Refused: everything that is wrong with the request itself, all mistakes together.
+
+    """
+    mistakes: list[Mistake] = []
+    found = groups_of(ask)
+    if ask.policy.is_ranged and ask.low > ask.high:
+        message = f"min-port {ask.low} is greater than max-port {ask.high}"
+        mistakes.append(Mistake(Reason.RANGE_INVERTED, "range", message))
+    if ask.policy is Policy.INDEX and any(number == 0 for _, number in found):
+        mistakes += _index_mistakes(ask, len(found))
+    groups = [
+        Group(tuple(members), number or _fixed(ask, members, position, reserved, mistakes), number != 0)
+        for position, (members, number) in enumerate(found)
+    ]
+    if ask.policy is Policy.DYNAMIC and not mistakes and any(not group.number for group in groups):
+        mistakes += _dynamic_mistakes(ask, reserved)
+    mistakes += _collisions(ask, groups)
+    if mistakes:
+        raise Refused(*mistakes)
+    return groups
+
+
+def _index_mistakes(ask: Ask, count: int) -> list[Mistake]:
+    if ask.index is None:
+        return [
+            Mistake(
+                Reason.NO_INDEX,
+                "index",
+                "policy Index needs an index, and there is none: no label apps.kubernetes.io/pod-index, no"
+                " batch.kubernetes.io/job-completion-index, no -<number> at the end of the Pod's name. Use a"
+                " StatefulSet or an Indexed Job, or policy Dynamic",
+            )
+        ]
+    if ask.index >= ask.stride and count > 1:
+        return [
+            Mistake(
+                Reason.INDEX_EXCEEDS_STRIDE,
+                "stride",
+                f"index {ask.index} is not below stride {ask.stride}, so that its ports would run into those of the"
+                f" next port of index {ask.index - ask.stride}. Set hostport.io/stride above the highest index",
+            )
+        ]
+    return []
+
+
+def _fixed(ask: Ask, members: list[int], position: int, reserved: int, mistakes: list[Mistake]) -> int:
+    """The number of the group at a port index; 0 where Dynamic searches or where there is a mistake."""
+    port = ask.ports[members[0]]
+    field = f"ports[{members[0]}]"
+    match ask.policy:
+        case Policy.INDEX if ask.index is not None and ask.low <= ask.high:
+            return _indexed(ask, ask.index, port, position, reserved, mistakes)
+        case Policy.PASSTHROUGH:
+            if not port.container_port:
+                message = f"policy Passthrough: {port} has no containerPort"
+                mistakes.append(Mistake(Reason.CONTAINER_PORT_MISSING, f"{field}.container_port", message))
+            return port.container_port
+        case Policy.STATIC:
+            message = f"policy Static: {port} has no hostPort. Set it, or use policy Index or Dynamic"
+            mistakes.append(Mistake(Reason.HOST_PORT_MISSING, f"{field}.host_port", message))
+            return 0
+        case _:
+            return 0
+
+
+def _indexed(ask: Ask, index: int, port: PortAsk, position: int, reserved: int, mistakes: list[Mistake]) -> int:
+    number = ask.low + index + ask.stride * position
+    if number <= ask.high and not reserved >> number & 1:
+        return number
+    how = f"{port}: min-port {ask.low} + index {index} + stride {ask.stride} x {position} = {number}"
+    if number <= ask.high:
+        message = f"{how} is reserved in this cluster. Move hostport.io/min-port"
+        mistakes.append(Mistake(Reason.PORT_RESERVED, "range.min", message))
+        return number
+    beyond = f"max-port {ask.high}" if ask.high < MAX_PORT else f"the highest port, {MAX_PORT}"
+    message = f"{how} is beyond {beyond}. Raise hostport.io/max-port, or lower min-port or stride"
+    mistakes.append(Mistake(Reason.NUMBER_BEYOND_RANGE, "range.max", message))
+    return 0
+
+
+def _dynamic_mistakes(ask: Ask, reserved: int) -> list[Mistake]:
+    if span(ask.low, ask.high) & ~reserved:
+        return []
+    message = (
+        f"every number from min-port {ask.low} to max-port {ask.high} is reserved in this cluster"
+        f" ({format_numbers(span(ask.low, ask.high) & reserved)}). Choose another range"
+    )
+    return [Mistake(Reason.RANGE_RESERVED, "range", message)]
+
+
+def _collisions(ask: Ask, groups: list[Group]) -> list[Mistake]:
+    """Two of the owner's own ports on one number would conflict with each other on every node."""
+    mistakes = []
+    seen: dict[tuple[Protocol, int], list[tuple[PortKey, PortAsk]]] = {}
+    for group in groups:
+        for member in group.members if group.number else ():
+            port = ask.ports[member]
+            key = PortKey(normalise_ip(port.host_ip), port.protocol, group.number)
+            earlier = seen.setdefault((port.protocol, group.number), [])
+            for other_key, other in earlier:
+                if key.conflicts_with(other_key):
+                    message = f"{port} and {other} would both get {key}. Give them different numbers"
+                    mistakes.append(Mistake(Reason.OWN_PORTS_COLLIDE, f"ports[{member}]", message))
+                    break
+            earlier.append((key, port))
+    return mistakes
