@@ -1,0 +1,86 @@
+"""One control plane and one product for the whole session; a namespace for each case.
+
+Where the machine can have no control plane everything is skipped with one line that says why.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import binaries as programs
+from e2e.api import Kubectl
+from e2e.control_plane import ControlPlane, control_plane, create_namespace
+from e2e.product import Product, product
+
+NODES = ("n1", "n2", "n3")
+HERE = Path(__file__).resolve().parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A terminated run must tear down like an interrupted one."""
+    config.addinivalue_line("markers", "workloads: needs the controllers and the scheduler")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def binaries(request: pytest.FixtureRequest) -> programs.Binaries:
+    """A build takes minutes and tells so, past the capture."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        try:
+            return programs.locate()
+        except programs.Unavailable as reason:
+            pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """Everything that a run writes. Short, because Unix sockets are; gone afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="hostport-e2e-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def plane(binaries: programs.Binaries, folder: Path) -> Iterator[ControlPlane]:
+    with control_plane(binaries, folder, nodes=NODES) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def product_session(plane: ControlPlane, folder: Path) -> Iterator[Product]:
+    with product(plane, folder) as running:
+        yield running
+
+
+@pytest.fixture(name="product")
+def product_fixture(product_session: Product) -> Product:
+    return product_session
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest, binaries: programs.Binaries) -> None:
+    if request.node.get_closest_marker("workloads") and (missing := binaries.missing_for_workloads):
+        pytest.skip(f"{', '.join(missing)} not in KUBEBUILDER_ASSETS; unset it to build them here")
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest, plane: ControlPlane) -> Iterator[str]:
+    """A namespace that goes with the case, without waiting for it."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:60].rstrip("-")
+    create_namespace(plane, name)
+    yield name
+    plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def kubectl(plane: ControlPlane, namespace: str) -> Kubectl:
+    """In the namespace of the case."""
+    return plane.kubectl.within(namespace)

@@ -1,0 +1,156 @@
+"""The product under test: the real allocator and the real shim, started as a user starts them.
+
+The allocator learns the cluster from a file that a driver keeps fresh, as `kubectl get` prints it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import yaml
+
+from e2e.api import Https
+from e2e.binaries import CHECKOUT
+from e2e.control_plane import ControlPlane
+from e2e.pki import KeyPair
+from e2e.processes import Process, free_ports, repeating, wait_for
+from hostport.v1 import allocator_pb2 as pb
+from hostport.v1 import allocator_pb2_grpc as rpc
+
+WEBHOOK = CHECKOUT / "deploy" / "base" / "webhook.yaml"
+PACE = 1.0
+
+
+class Allocator:
+    """The running allocator, and its API."""
+
+    def __init__(self, folder: Path, logs: Path, cluster: Path) -> None:
+        port, http_port = free_ports(2)
+        self.address = f"127.0.0.1:{port}"
+        self._process = _start(
+            "allocator",
+            logs,
+            f"--listen={self.address}",
+            f"--http=127.0.0.1:{http_port}",
+            f"--cluster=file:{cluster}",
+            f"--journal=sqlite:{folder / 'journal.db'}",
+        )
+        http = Https(f"http://127.0.0.1:{http_port}")
+        self._process.wait_until("ready", lambda: http.is_ok("/readyz"))
+        self._channel = grpc.insecure_channel(self.address)
+        self._stub = rpc.AllocatorServiceStub(self._channel)
+
+    def allocations(self, namespace: str = "") -> list[pb.Allocation]:
+        """All live allocations, or those of a namespace, ordered by id."""
+        found: list[pb.Allocation] = []
+        request = pb.ListAllocationsRequest(namespace=namespace, page_size=1000)
+        while True:
+            page = self._stub.ListAllocations(request, timeout=5)
+            found.extend(page.allocations)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    def stop(self) -> int:
+        self._channel.close()
+        return self._process.stop()
+
+
+class Shim:
+    """The running shim. It can be stopped and started again at the same address."""
+
+    def __init__(self, logs: Path, tls: KeyPair, allocator: Allocator) -> None:
+        port, http_port = free_ports(2)
+        self.base = f"https://127.0.0.1:{port}"
+        self._logs = logs
+        self._http = Https(f"http://127.0.0.1:{http_port}")
+        self._flags = (
+            f"--listen=127.0.0.1:{port}",
+            f"--http=127.0.0.1:{http_port}",
+            f"--tls-cert={tls.cert}",
+            f"--tls-key={tls.key}",
+            f"--allocator={allocator.address}",
+        )
+        self.start()
+
+    def start(self) -> None:
+        self._process = _start("shim", self._logs, *self._flags)
+        self._process.wait_until("ready", lambda: self._http.is_ok("/readyz"))
+
+    def stop(self) -> int:
+        return self._process.stop()
+
+    def metrics(self) -> str:
+        return self._http.ask("GET", "/metrics").text
+
+
+class Product:
+    """Both programs on one control plane."""
+
+    def __init__(self, plane: ControlPlane, allocator: Allocator, shim: Shim) -> None:
+        self.plane = plane
+        self.allocator = allocator
+        self.shim = shim
+        self.webhook = Https(shim.base, plane.pki.trusting())
+
+    def review(self, review: Any) -> Any:
+        """Sends an AdmissionReview as the API server would; returns the response part of the answer."""
+        answer = self.webhook.ask("POST", "/mutate?timeout=5s", review)
+        assert answer.status == 200, answer.text
+        return answer.json["response"]
+
+
+@contextlib.contextmanager
+def product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
+    """Starts both programs, installs the webhook, ends everything."""
+    cluster = folder / "cluster.json"
+
+    def write_cluster() -> None:
+        fresh = cluster.with_suffix(".new")
+        fresh.write_text(plane.kubectl("get", "nodes,pods", "-A", "-o", "json").stdout, encoding="utf-8")
+        fresh.replace(cluster)
+
+    write_cluster()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(repeating("cluster-file", PACE, write_cluster))
+        allocator = Allocator(folder, plane.logs, cluster)
+        stack.callback(allocator.stop)
+        shim = Shim(plane.logs, plane.pki.server("shim"), allocator)
+        stack.callback(shim.stop)
+        _install_webhook(plane, shim)
+        yield Product(plane, allocator, shim)
+
+
+def _start(program: str, logs: Path, *flags: str) -> Process:
+    """Without the HOSTPORT_* variables of whoever runs the tests: they are flags, too."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("HOSTPORT_")}
+    environ["PYTHONPATH"] = str(CHECKOUT)
+    return Process(
+        program, [sys.executable, "-m", program, "serve", *flags], log=logs / f"{program}.log", environ=environ
+    )
+
+
+def _install_webhook(plane: ControlPlane, shim: Shim) -> None:
+    """The configuration that users install, but for the way to the shim: here it is no Service."""
+    configuration = yaml.safe_load(WEBHOOK.read_text(encoding="utf-8"))
+    for webhook in configuration["webhooks"]:
+        webhook["clientConfig"] = {"url": f"{shim.base}/mutate", "caBundle": plane.pki.ca_bundle}
+    plane.kubectl.apply(configuration)
+    probe = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "probe-0", "annotations": {"hostport.io/enabled": "true"}},
+        "spec": {"containers": [{"name": "c", "image": "x", "ports": [{"containerPort": 80}]}]},
+    }
+    wait_for(
+        "the API server to call the webhook",
+        lambda: plane.kubectl.try_apply(probe, options=["--dry-run=server", "-o", "json"]),
+        lambda run: run.code == 0 and "hostNetwork" in run.json["spec"],
+        seconds=20,
+    )
