@@ -15,7 +15,7 @@ Pods are the truth about themselves: a claim's ports, node and constraints come 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned
@@ -98,21 +98,24 @@ class Ledger:
 
         """
         placement = self.preview(ask, now)
-        ask = self._localised(ask)
+        claim = self.draft(ask, claim_id, placement, now)
+        self._pending.add(claim_id)
+        self._insert(claim)
+        return claim, placement.warnings
+
+    def draft(self, ask: Ask, claim_id: ClaimId, placement: Placement, now: float) -> Claim:
+        """The claim that a placement would make. Changes nothing."""
         is_pod = ask.owner.is_pod
-        claim = Claim(
+        return Claim(
             id=claim_id,
             owner=ask.owner,
             state=State.RESERVED if is_pod else State.LEASED,
             ports=placement.ports,
             created=now,
-            constraints=ask.constraints,
+            constraints=self._localised(ask).constraints,
             node=placement.node,
             expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
         )
-        self._pending.add(claim_id)
-        self._insert(claim)
-        return claim, placement.warnings
 
     def take_up(self, ask: Ask, now: float) -> tuple[Claim, tuple[Warned, ...]] | None:
         """The Pod's own pending claim, seen again in a reinvocation, with what appeared since.
@@ -388,6 +391,10 @@ class Ledger:
     def claims(self) -> Iterator[Claim]:
         """Every durable claim, in the order of ids."""
         return (self._claims[claim_id] for claim_id in sorted(self._claims) if claim_id not in self._pending)
+
+    def known_pods(self) -> Collection[PodUid]:
+        """The Pods that were seen and hold something."""
+        return self._by_pod.keys()
 
     def node_names(self) -> list[NodeName]:
         return self._occupancy.names()

@@ -192,7 +192,7 @@ def _refuse_leased(ask: Ask, fixed: list[tuple[PortAsk, PortKey]], scope: Scope,
         leased = world.occupancy.leased(key) & scope.nodes
         if leased:
             where = _held_on(ask, key, leased, world, frozenset())
-            message = f"{port}: {key} is leased {where}. Choose another number, or keep the Pod off that node"
+            message = f"{port}: {key} is leased: {where}. Choose another number, or keep the Pod off that node"
             mistakes.append(Mistake(Reason.HELD_BY_LEASE, "ports", message))
     if mistakes:
         raise Refused(*mistakes)
@@ -208,7 +208,7 @@ def _conflicts(
         if free_nodes([key], scope, world, exempt) & (~0 if ask.owner.is_pod else ~world.occupancy.landable(key)):
             continue
         held = world.occupancy.conflicting(key) & nodes
-        where = _held_on(ask, key, held, world, exempt) if held else "by a Pod that has no node yet"
+        where = _held_on(ask, key, held, world, exempt) if held else "a Pod that has no node yet may land there"
         message = f"{port}: {key} is taken {_on_all(nodes)}: {where}. Choose another number or free it"
         mistakes.append(Mistake(Reason.PORT_CONFLICT, "ports", message))
     if not mistakes:
@@ -222,7 +222,7 @@ def _held_on(ask: Ask, key: PortKey, nodes: int, world: World, exempt: frozenset
     parts = []
     for name in list(world.occupancy.names_of(nodes))[:SHOWN_HOLDERS]:
         holders = [world.claims[h] for h in world.occupancy.holders(name, key) if h not in exempt]
-        parts.append(f"on node {name} by {', '.join(_holder(ask, claim, world) for claim in holders[:SHOWN_HOLDERS])}")
+        parts.append(f"{name} by {', '.join(_holder(ask, claim, world) for claim in holders[:SHOWN_HOLDERS])}")
     more = nodes.bit_count() - SHOWN_HOLDERS
     return ", ".join(parts) + (f", and on {more} more" if more > 0 else "")
 

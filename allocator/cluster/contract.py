@@ -1,0 +1,44 @@
+"""The seam between the allocator and its view of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from allocator.core.candidates import Node, NodeName
+from allocator.core.claims import PodUid
+from allocator.core.ledger import Pod
+
+
+class Observer(Protocol):
+    """Who wants to know."""
+
+    def observe(
+        self,
+        *,
+        nodes: Iterable[Node] = (),
+        gone_nodes: Iterable[NodeName] = (),
+        pods: Iterable[Pod] = (),
+        gone_pods: Iterable[PodUid] = (),
+        lists_pods: bool,
+    ) -> None:
+        """What changed since the last call."""
+
+    def known_pods(self) -> Collection[PodUid]:
+        """The Pods that hold something: one of them that a full list lacks is gone."""
+
+    def enforce(self, levels: Mapping[str, str]) -> None:
+        """The Pod Security level that each namespace enforces."""
+
+
+class Source(Protocol):
+    """A view of the cluster."""
+
+    async def run(self, observer: Observer) -> None:
+        """Tells the observer what there is, then what changes, for ever."""
+
+    async def synced(self) -> None:
+        """Returns when the observer has been told everything once."""
+
+    def seen_until(self) -> float:
+        """Up to when the view is proven: whoever existed before then has been told. Seconds since the epoch."""

@@ -1,0 +1,130 @@
+"""`--cluster file:PATH`: a YAML or JSON list of Nodes and Pods (and Namespaces), reread when it changes.
+
+Rules:
+
+* The file is the whole truth: a Pod that is not in it is gone. So it is used only when it parses as a whole, and a
+  writer should replace it by rename. What does not parse is reported, and the last good content stays in force.
+* The view is proven up to the file's modification time.
+* A file that has never listed a Pod cannot confirm one, so that no reservation expires for want of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from allocator.cluster.contract import Observer
+from allocator.cluster.objects import enforced_level, flatten, parse_node, parse_pod
+from allocator.core.candidates import Node, NodeName
+from allocator.core.claims import PodUid
+from allocator.core.ledger import Pod
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file says."""
+
+    nodes: dict[NodeName, Node] = field(default_factory=dict)
+    pods: dict[PodUid, Pod] = field(default_factory=dict)
+    enforced: dict[str, str] = field(default_factory=dict)
+
+
+def parse(text: str) -> Content:
+    """The content of a cluster file; other kinds of objects are passed over.
+
+    Raises:
+        ValueError: the text is neither JSON nor YAML, or an object is malformed.
+
+    """
+    content = Content()
+    for obj in flatten(_documents(text)):
+        match obj.get("kind"):
+            case "Node":
+                node = parse_node(obj)
+                content.nodes[node.name] = node
+            case "Pod":
+                pod = parse_pod(obj)
+                content.pods[pod.uid] = pod
+            case "Namespace":
+                content.enforced.update(filter(None, [enforced_level(obj)]))
+    return content
+
+
+def _documents(text: str) -> Iterable[Any]:
+    if text.lstrip()[:1] in {"{", "["}:
+        return [json.loads(text)]
+    try:
+        return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except yaml.YAMLError as error:
+        raise ValueError(f"neither JSON nor YAML: {error}") from error
+
+
+class FileCluster:
+    """See the module."""
+
+    def __init__(self, path: Path, *, poll_seconds: float = POLL_SECONDS) -> None:
+        self._path = path
+        self._poll_seconds = poll_seconds
+        self._synced = asyncio.Event()
+        self._content = Content()
+        self._lists_pods = False
+        self._seen_until = float("-inf")
+        self._last_stat: tuple[int, int, int] | None = None
+        self._last_trouble = ""
+
+    async def run(self, observer: Observer) -> None:
+        while True:
+            await self._look(observer)
+            await asyncio.sleep(self._poll_seconds)
+
+    async def synced(self) -> None:
+        await self._synced.wait()
+
+    def seen_until(self) -> float:
+        return self._seen_until
+
+    async def _look(self, observer: Observer) -> None:
+        """Reads the file if it changed; reports trouble once, until it is another."""
+        try:
+            stat = self._path.stat()
+            seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            if seen == self._last_stat:
+                return
+            content = await asyncio.to_thread(lambda: parse(self._path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._report(str(error) or repr(error))
+            return
+        self._last_stat, self._last_trouble = seen, ""
+        self._tell(observer, content)
+        self._seen_until = stat.st_mtime
+        self._synced.set()
+
+    def _report(self, trouble: str) -> None:
+        if trouble != self._last_trouble:
+            self._last_trouble = trouble
+            state = "the last good content stays in force" if self._synced.is_set() else "waiting for it"
+            log.warning("cluster file %s cannot be used (%s): %s", self._path, trouble, state)
+
+    def _tell(self, observer: Observer, content: Content) -> None:
+        old, self._content = self._content, content
+        known_pods = list(observer.known_pods())
+        self._lists_pods = self._lists_pods or bool(content.pods or known_pods)
+        observer.enforce(content.enforced)
+        observer.observe(
+            nodes=[node for name, node in content.nodes.items() if old.nodes.get(name) != node],
+            gone_nodes=[name for name in old.nodes if name not in content.nodes],
+            pods=[pod for uid, pod in content.pods.items() if old.pods.get(uid) != pod],
+            gone_pods=[uid for uid in known_pods if uid not in content.pods],
+            lists_pods=self._lists_pods,
+        )

@@ -1,0 +1,148 @@
+"""Kubernetes objects as JSON → the values of the core. Pure.
+
+What occupies a node follows the scheduler (pkg/scheduler/util, GetHostPorts): the ports of containers and of
+restartable init containers. A hostNetwork Pod's containerPorts are host ports, which the API server records as such;
+an object that did not pass through it may lack them.
+
+The objects were validated by an API server, or were written by hand into a file; what is malformed raises ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
+from allocator.core.claims import ClaimPort, PodUid
+from allocator.core.ledger import Pod
+from allocator.core.ports import MAX_PORT, Protocol
+
+ALLOCATION_ID = "hostport.io/allocation-id"
+ENFORCE = "pod-security.kubernetes.io/enforce"
+FORBIDS_HOST_NETWORK = frozenset({"baseline", "restricted"})
+
+Json = Mapping[str, Any]
+
+
+def flatten(documents: Iterable[Any]) -> Iterator[Json]:
+    """The objects of some documents: each a list, a `List`, or one object."""
+    for document in documents:
+        if isinstance(document, list):
+            yield from flatten(document)
+        elif not isinstance(document, Mapping):
+            if document is not None:
+                raise ValueError(f"expected an object with a kind, not {str(document)[:80]!r}")
+        elif isinstance(document.get("items"), list):
+            yield from flatten(document["items"])
+        else:
+            yield document
+
+
+def parse_node(obj: Json) -> Node:
+    spec = _mapping(obj, "spec")
+    return Node(
+        name=NodeName(_name(obj)),
+        labels=dict(_mapping(_mapping(obj, "metadata"), "labels")),
+        taints=tuple(
+            Taint(key=taint["key"], value=taint.get("value") or "", effect=taint.get("effect") or "NoSchedule")
+            for taint in _list(spec, "taints")
+        ),
+        unschedulable=bool(spec.get("unschedulable")),
+    )
+
+
+def parse_pod(obj: Json) -> Pod:
+    """The Pod; one without a uid (written by hand) goes by its name."""
+    metadata, spec = _mapping(obj, "metadata"), _mapping(obj, "spec")
+    namespace, name = metadata.get("namespace") or "default", _name(obj)
+    controllers = [ref.get("uid", "") for ref in _list(metadata, "ownerReferences") if ref.get("controller")]
+    return Pod(
+        uid=PodUid(metadata.get("uid") or f"{namespace}/{name}"),
+        namespace=namespace,
+        name=name,
+        generate_name=metadata.get("generateName") or "",
+        controller_uid=controllers[0] if controllers else "",
+        node=NodeName(spec["nodeName"]) if spec.get("nodeName") else None,
+        is_finished=_mapping(obj, "status").get("phase") in {"Succeeded", "Failed"},
+        ports=tuple(_ports(spec)),
+        constraints=parse_constraints(spec),
+        carried_id=str(_mapping(metadata, "annotations").get(ALLOCATION_ID, "")),
+    )
+
+
+def parse_constraints(spec: Json) -> Constraints:
+    """Where a Pod may run. A Pod that has a node was not asked for more."""
+    if spec.get("nodeName"):
+        return Constraints(node_name=NodeName(spec["nodeName"]))
+    affinity = _mapping(_mapping(spec, "affinity"), "nodeAffinity")
+    required = _mapping(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
+    return Constraints(
+        selector=tuple(sorted(_mapping(spec, "nodeSelector").items())),
+        affinity=tuple(
+            Term(
+                expressions=tuple(_requirement(r) for r in _list(term, "matchExpressions")),
+                fields=tuple(_requirement(r) for r in _list(term, "matchFields")),
+            )
+            for term in _list(required, "nodeSelectorTerms")
+        ),
+        tolerations=tuple(
+            Toleration(
+                key=t.get("key") or "",
+                operator=t.get("operator") or "Equal",
+                value=t.get("value") or "",
+                effect=t.get("effect") or "",
+            )
+            for t in _list(spec, "tolerations")
+        ),
+    )
+
+
+def enforced_level(obj: Json) -> tuple[str, str] | None:
+    """(namespace, level) of a Namespace that forbids hostNetwork."""
+    level = _mapping(_mapping(obj, "metadata"), "labels").get(ENFORCE)
+    return (_name(obj), level) if level in FORBIDS_HOST_NETWORK else None
+
+
+def _ports(spec: Json) -> Iterator[ClaimPort]:
+    is_host = bool(spec.get("hostNetwork"))
+    restartable = [c for c in _list(spec, "initContainers") if c.get("restartPolicy") == "Always"]
+    for container in [*_list(spec, "containers"), *restartable]:
+        for port in _list(container, "ports"):
+            number = port.get("hostPort") or (port.get("containerPort") if is_host else 0)
+            if not number:
+                continue
+            if not isinstance(number, int) or not 1 <= number <= MAX_PORT:
+                raise ValueError(f"{number!r} is no port")
+            yield ClaimPort(
+                container=container.get("name") or "",
+                name=port.get("name") or "",
+                protocol=Protocol(port.get("protocol") or "TCP"),
+                container_port=port.get("containerPort") or 0,
+                host_port=number,
+                host_ip=port.get("hostIP") or "",
+            )
+
+
+def _requirement(obj: Json) -> Requirement:
+    return Requirement(key=obj["key"], operator=obj["operator"], values=tuple(_list(obj, "values")))
+
+
+def _name(obj: Json) -> str:
+    name = _mapping(obj, "metadata").get("name")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a {obj.get('kind')} has no metadata.name")
+    return name
+
+
+def _mapping(obj: Json, key: str) -> Json:
+    value = obj.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key} is no mapping")  # noqa: TRY004 - one kind of error for what is malformed
+    return value
+
+
+def _list(obj: Json, key: str) -> list[Any]:
+    value = obj.get(key) or []
+    if not isinstance(value, list):
+        raise ValueError(f"{key} is no list")  # noqa: TRY004 - as above
+    return value

@@ -1,0 +1,114 @@
+"""The command line of `python -m allocator serve`, as data."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocator.core.ledger import RESERVATION_SECONDS
+from allocator.core.ports import DEFAULT_RESERVED, parse_numbers
+from hostport.flags import Address, Flag, address, duration
+
+
+class ConfigError(Exception):
+    """The operator's fault: flags that do not go together. The message says which."""
+
+
+def one_of(*values: str) -> Callable[[str], str]:
+    """A parser of one of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"{text!r} is none of {', '.join(values)}")
+        return text
+
+    return parse
+
+
+def cluster(text: str) -> str:
+    """`none` or `file:PATH`.
+
+    Raises:
+        ValueError: it is neither.
+
+    """
+    if text == "kubernetes":
+        raise ValueError("kubernetes is not part of this version: use file:PATH or none")
+    if text != "none" and not text.removeprefix("file:") != text:
+        raise ValueError(f"{text!r} is neither file:PATH nor none")
+    return text
+
+
+def journal(text: str) -> Path | None:
+    """The path of `sqlite:PATH`; None for `memory`.
+
+    Raises:
+        ValueError: it is neither.
+
+    """
+    path = text.removeprefix("sqlite:")
+    if text == "memory":
+        return None
+    if path in {text, ""}:
+        raise ValueError(f"{text!r} is neither sqlite:PATH nor memory")
+    return Path(path)
+
+
+FLAGS = (
+    Flag("listen", "127.0.0.1:50051", "address of the gRPC service", address),
+    Flag("http", "127.0.0.1:8081", "address of /healthz, /readyz and /metrics", address),
+    Flag("cluster", "none", "where nodes and Pods come from: file:PATH (YAML or JSON) or none", cluster),
+    Flag("journal", "sqlite:hostport-journal.db", "where decisions are kept: sqlite:PATH or memory", journal),
+    Flag("reserved-ports", DEFAULT_RESERVED, "numbers that Dynamic and Index never hand out", parse_numbers),
+    Flag("reservation-ttl", f"{RESERVATION_SECONDS:g}s", "life of a reservation whose Pod is not seen", duration),
+    Flag(
+        "disclose-holders",
+        "same-namespace",
+        "whom a denial names as the holder of a port: those of the same-namespace, or all",
+        one_of("same-namespace", "all"),
+    ),
+    Flag("tls-cert", "", "PEM file with the certificate chain of the gRPC service"),
+    Flag("tls-key", "", "PEM file with its private key"),
+    Flag("tls-client-ca", "", "PEM file with the CA that client certificates must come from"),
+    Flag("insecure", False, "allow plain text on an address that is not loopback"),
+    Flag("log-level", "info", "debug, info, warning or error", one_of("debug", "info", "warning", "error")),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One field for each flag, parsed."""
+
+    listen: Address
+    http: Address
+    cluster: str
+    journal: Path | None
+    reserved_ports: int
+    reservation_ttl: float
+    disclose_holders: str
+    tls_cert: str
+    tls_key: str
+    tls_client_ca: str
+    insecure: bool
+    log_level: str
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Config:
+        """The configuration that parsed arguments make.
+
+        Raises:
+            ConfigError: they do not go together.
+
+        """
+        config = cls(**{flag.attribute: getattr(arguments, flag.attribute) for flag in FLAGS})
+        if bool(config.tls_cert) != bool(config.tls_key):
+            raise ConfigError("--tls-cert and --tls-key go together")
+        if config.tls_client_ca and not config.tls_cert:
+            raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
+        if not (config.tls_cert or config.insecure or config.listen.is_loopback):
+            raise ConfigError(
+                f"--listen {config.listen} is not loopback: set --tls-cert and --tls-key, or --insecure for plain text"
+            )
+        return config

@@ -1,0 +1,329 @@
+"""The one path on which state changes: decide (the ledger) → make durable (the journal) → publish → reply.
+
+Rules:
+
+* The ledger is touched from the event loop alone, and never across an await: a decision and its taking are one step.
+* What was decided is published or aborted by the outcome of its commit, whether or not the caller still waits.
+* A repeated request gets the first answer: from `_answers` once it is durable, from `_under_way` before.
+* What the cluster changes is true already; the journal follows, and is asked again where it fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from allocator.core.asks import Ask, Mistake, Refused, Warned
+from allocator.core.candidates import Node, NodeName
+from allocator.core.claims import Claim, ClaimId, PodUid
+from allocator.core.ledger import LEASE_SECONDS, Ledger, Pod
+from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Put
+from hostport.contract import Reason
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
+
+Seal = Callable[[Claim, Sequence[Warned]], bytes]
+"""Serialises the answer, for the journal and the caller alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMark:
+    """What tells a repeated request: its id, and a digest of everything that it asks."""
+
+    request_id: str
+    digest: bytes
+
+
+class UnavailableError(Exception):
+    """Our fault, not the caller's: nothing was allocated, and the call may be repeated."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def always() -> bool:
+    """For submissions that nobody can cease to want."""
+    return True
+
+
+class Engine:
+    """Ledger and journal as one. `now` gives seconds since the epoch, `new_id` a fresh claim id."""
+
+    def __init__(
+        self, *, ledger: Ledger, journal: Journal, now: Callable[[], float], new_id: Callable[[], ClaimId]
+    ) -> None:
+        self.ledger = ledger
+        self.journal = journal
+        self.now = now
+        self.is_serving = False
+        self.enforced: dict[str, str] = {}  # Pod Security level by namespace, where it forbids hostNetwork
+        self._new_id = new_id
+        self._answers: dict[str, Answer] = {}
+        self._answers_of: dict[ClaimId, list[str]] = {}
+        self._fading: deque[tuple[float, str]] = deque()  # (when the claim ended, request_id), in that order
+        self._under_way: dict[str, tuple[bytes, asyncio.Future[bytes]]] = {}
+        self._ending: dict[ClaimId, asyncio.Future[bool]] = {}
+        self._unsaved: dict[ClaimId, Claim | None] = {}
+        self._restore()
+
+    def _restore(self) -> None:
+        kept = self.journal.load()
+        self.ledger.restore(kept.claims)
+        for answer in sorted(kept.answers, key=lambda answer: answer.ended or 0.0):
+            self._remember(answer)
+            if answer.ended is not None:
+                self._fading.append((answer.ended, answer.request_id))
+        log.info("journal: %d claims, %d answers", len(kept.claims), len(kept.answers))
+
+    # -- requests
+
+    def check_serving(self) -> None:
+        """Raises UnavailableError unless the state is whole."""
+        if not self.is_serving:
+            raise UnavailableError(Reason.NOT_SERVING, "the allocator is starting or stopping; retry")
+
+    async def allocate(self, ask: Ask, *, mark: RequestMark | None, seal: Seal, is_wanted: Callable[[], bool]) -> bytes:
+        """Allocates, durably, or repeats the first answer to the same request.
+
+        Raises:
+            Refused: the ask is denied; nothing changed.
+            UnavailableError: nothing changed, and the call may be repeated.
+
+        """
+        self.check_serving()
+        if mark is None:
+            return await asyncio.shield(self._grant(ask, None, seal, is_wanted))
+        answer = self._answers.get(mark.request_id)
+        if answer is not None:
+            _check_same(mark, answer.digest)
+            return answer.response
+        if mark.request_id in self._under_way:
+            digest, outcome = self._under_way[mark.request_id]
+            _check_same(mark, digest)
+            return await asyncio.shield(outcome)
+        return await asyncio.shield(self._grant(ask, mark, seal, is_wanted))
+
+    def preview(self, ask: Ask, seal: Seal) -> bytes:
+        """What `allocate` would grant, without an id; nothing is reserved or recorded.
+
+        Raises:
+            Refused, UnavailableError: as for `allocate`.
+
+        """
+        self.check_serving()
+        now = self.now()
+        taken = self.ledger.take_up(ask, now)
+        if taken is None:
+            placement = self.ledger.preview(ask, now)
+            taken = self.ledger.draft(ask, ClaimId(""), placement, now), placement.warnings
+        claim, warnings = taken
+        return seal(replace(claim, id=ClaimId("")), warnings)
+
+    def _grant(
+        self, ask: Ask, mark: RequestMark | None, seal: Seal, is_wanted: Callable[[], bool]
+    ) -> asyncio.Future[bytes]:
+        """Decides now; the future is the durable answer."""
+        now = self.now()
+        old: Claim | None = None
+        taken = self._take_up(ask, now)
+        if taken is not None:
+            claim, warnings = taken
+            old = self.ledger.get(claim.id)
+            self.ledger.amend(claim)
+        else:
+            claim, warnings = self.ledger.reserve(ask, self._new_id(), now)
+        response = seal(claim, warnings)
+        answer = Answer(mark.request_id, mark.digest, claim.id, response) if mark else None
+        entries: list[Entry] = [Put(claim)] if claim != old else []
+        committed = self.journal.submit(entries + ([answer] if answer else []), is_wanted)
+        outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        outcome.add_done_callback(asyncio.Future.exception)  # seen, even when the caller has gone
+        if mark:
+            self._under_way[mark.request_id] = (mark.digest, outcome)
+
+        def settle(committed: asyncio.Future[bool]) -> None:
+            if mark:
+                del self._under_way[mark.request_id]
+            failure = _failure(committed)
+            if failure is None:
+                self.ledger.publish(claim.id)
+                if answer:
+                    self._remember(answer)
+            elif old is None:
+                self.ledger.abort(claim.id)
+            elif self.ledger.get(claim.id) is claim:
+                self.ledger.amend(old)
+            if failure is None:
+                outcome.set_result(response)
+            else:
+                outcome.set_exception(failure)
+
+        committed.add_done_callback(settle)
+        return outcome
+
+    def _take_up(self, ask: Ask, now: float) -> tuple[Claim, Sequence[Warned]] | None:
+        """The Pod's own pending claim, if the ask carries it. A Pod that is denied after all keeps nothing."""
+        if ask.carried_id in self._ending:
+            return None
+        try:
+            return self.ledger.take_up(ask, now)
+        except Refused:
+            self._end([ClaimId(ask.carried_id)])
+            raise
+
+    async def release(self, claim_id: ClaimId) -> None:
+        """Ends an allocation, durably. One that is gone is released already.
+
+        Raises:
+            Refused: its Pod lives.
+            UnavailableError: the end could not be made durable; the ports are still held.
+
+        """
+        self.check_serving()
+        if self.ledger.releasable(claim_id) is not None:
+            await self._settled(self._ending.get(claim_id) or self._end([claim_id]))
+
+    async def renew(self, claim_id: ClaimId, ttl: float | None) -> Claim:
+        """Extends a lease to now + ttl seconds, durably.
+
+        Raises:
+            Refused: there is no such lease.
+            UnavailableError: the lease keeps its old end.
+
+        """
+        self.check_serving()
+        if claim_id in self._ending:
+            raise Refused(Mistake(Reason.ALLOCATION_NOT_FOUND, "id", f"allocation {claim_id} has just been ended"))
+        renewed = self.ledger.renewed(claim_id, ttl or LEASE_SECONDS, self.now())
+        old = self.ledger.get(claim_id)
+        self.ledger.amend(renewed)
+        try:
+            await self._settled(self.journal.submit([Put(renewed)], always))
+        except UnavailableError:
+            if old is not None and self.ledger.get(claim_id) is renewed:
+                self.ledger.amend(old)
+            raise
+        return renewed
+
+    async def _settled(self, committed: asyncio.Future[bool]) -> None:
+        try:
+            await asyncio.shield(committed)
+        except JournalError as error:
+            raise UnavailableError(Reason.JOURNAL_UNAVAILABLE, _unavailable_text(error)) from error
+
+    # -- time and the cluster
+
+    def observe(
+        self,
+        *,
+        nodes: Iterable[Node] = (),
+        gone_nodes: Iterable[NodeName] = (),
+        pods: Iterable[Pod] = (),
+        gone_pods: Iterable[PodUid] = (),
+        lists_pods: bool,
+    ) -> None:
+        """What changed in the cluster. `lists_pods`: whether reservations can be confirmed from now on."""
+        now = self.now()
+        if lists_pods:
+            self.ledger.trust_pods(now)
+        self.ledger.observe(nodes=nodes, gone_nodes=gone_nodes, pods=pods, gone_pods=gone_pods, now=now)
+        self._save_changes()
+
+    def known_pods(self) -> Collection[PodUid]:
+        """The Pods that hold something."""
+        return self.ledger.known_pods()
+
+    def enforce(self, levels: Mapping[str, str]) -> None:
+        """The namespaces that enforce a Pod Security level which forbids hostNetwork."""
+        self.enforced = dict(levels)
+
+    def tick(self, seen_until: float) -> None:
+        """Ends what is due. `seen_until`: up to when the view of the cluster is proven, seconds since the epoch."""
+        now = self.now()
+        due = [claim for claim in self.ledger.due(now, seen_until) if claim.id not in self._ending]
+        if due:
+            log.info("expired: %s", ", ".join(f"{claim.id} ({claim.owner})" for claim in due[:10]))
+            self._end([claim.id for claim in due])
+        self._forget_answers(now)
+        self._save_changes()
+
+    def _end(self, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
+        """Ends claims: their ports are free when that is durable, not before."""
+        at = self.now()
+        committed = self.journal.submit([Drop(claim_id, at) for claim_id in claim_ids], always)
+        self._ending.update(dict.fromkeys(claim_ids, committed))
+
+        def settle(committed: asyncio.Future[bool]) -> None:
+            is_durable = _failure(committed) is None
+            for claim_id in claim_ids:
+                del self._ending[claim_id]
+                if is_durable:
+                    self.ledger.end(claim_id)
+                    self._fade(claim_id, at)
+
+        committed.add_done_callback(settle)
+        return committed
+
+    def _save_changes(self) -> None:
+        """Journals what the cluster changed, and what could not be journalled the last time."""
+        changes = {**self._unsaved, **self.ledger.take_changes()}
+        self._unsaved = {}
+        if not changes:
+            return
+        at = self.now()
+        entries: list[Entry] = [
+            Drop(claim_id, at) if claim is None else Put(claim) for claim_id, claim in changes.items()
+        ]
+        for claim_id, claim in changes.items():
+            if claim is None:
+                self._fade(claim_id, at)
+
+        def settle(committed: asyncio.Future[bool]) -> None:
+            if _failure(committed) is not None:
+                self._unsaved = {**changes, **self._unsaved}
+
+        self.journal.submit(entries, always).add_done_callback(settle)
+
+    # -- answers
+
+    def _remember(self, answer: Answer) -> None:
+        self._answers[answer.request_id] = answer
+        self._answers_of.setdefault(answer.claim_id, []).append(answer.request_id)
+
+    def _fade(self, claim_id: ClaimId, at: float) -> None:
+        for request_id in self._answers_of.pop(claim_id, ()):
+            self._fading.append((at, request_id))
+
+    def _forget_answers(self, now: float) -> None:
+        before = now - ANSWER_SECONDS
+        if not self._fading or self._fading[0][0] >= before:
+            return
+        while self._fading and self._fading[0][0] < before:
+            self._answers.pop(self._fading.popleft()[1], None)
+        self.journal.submit([Forget(before)], always).add_done_callback(_failure)
+
+
+def _failure(committed: asyncio.Future[bool]) -> UnavailableError | None:
+    """What a commit came to: None when it is durable."""
+    error = committed.exception()
+    if error is not None:
+        return UnavailableError(Reason.JOURNAL_UNAVAILABLE, _unavailable_text(error))
+    if not committed.result():
+        return UnavailableError(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
+    return None
+
+
+def _unavailable_text(error: BaseException) -> str:
+    return f"the decision could not be made durable ({error}); nothing was changed"
+
+
+def _check_same(mark: RequestMark, digest: bytes) -> None:
+    if mark.digest != digest:
+        message = f"request_id {mark.request_id} was used before with another request. Use a fresh one"
+        raise Refused(Mistake(Reason.REQUEST_ID_REUSED, "request_id", message))

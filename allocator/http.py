@@ -1,0 +1,58 @@
+"""The allocator's http port: /healthz, /readyz and /metrics, for probes and people. Read-only, plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from tornado.web import Application, RequestHandler
+
+Checks = Callable[[], Mapping[str, str | None]]
+"""What must hold, each with None or with what is wrong."""
+
+
+class HealthHandler(RequestHandler):
+    """Alive as long as it answers."""
+
+    def get(self) -> None:
+        self.finish("ok\n")
+
+
+class ReadyHandler(RequestHandler):
+    """200 when every check holds, else 503; `?verbose` lists the checks as the API server does."""
+
+    def initialize(self, checks: Checks, notes: Callable[[], list[str]]) -> None:
+        self._checks = checks
+        self._notes = notes
+
+    def get(self) -> None:
+        checks = self._checks()
+        failed = {name: trouble for name, trouble in checks.items() if trouble}
+        self.set_status(503 if failed else 200)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        if self.get_query_argument("verbose", None) is None and not failed:
+            self.finish("ok\n")
+            return
+        lines = [f"[-]{name} failed: {failed[name]}" if name in failed else f"[+]{name} ok" for name in checks]
+        lines += [f"[!]{note}" for note in self._notes()]
+        self.finish("\n".join([*lines, "readyz check failed" if failed else "readyz check passed", ""]))
+
+
+class MetricsHandler(RequestHandler):
+    def initialize(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def get(self) -> None:
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.finish(generate_latest(self._registry))
+
+
+def application(checks: Checks, notes: Callable[[], list[str]], registry: CollectorRegistry) -> Application:
+    return Application(
+        [
+            (r"/healthz", HealthHandler),
+            (r"/readyz", ReadyHandler, {"checks": checks, "notes": notes}),
+            (r"/metrics", MetricsHandler, {"registry": registry}),
+        ],
+        log_function=lambda _handler: None,
+    )

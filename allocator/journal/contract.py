@@ -1,0 +1,83 @@
+"""What a journal keeps and what it promises, whatever it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from allocator.core.claims import Claim, ClaimId
+
+
+class JournalError(Exception):
+    """The environment's fault: the disk is full, broken, or the file is in use. Nothing of the submission is kept."""
+
+
+class JournalVersionError(JournalError):
+    """The operator's fault: the file was written by a newer version, or by another program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """The claim is in force from now on, in place of any with its id."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The claim has ended at `at`, seconds since the epoch. Its answers fade from then on."""
+
+    claim_id: ClaimId
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request was answered: kept so that its repetition gets the same."""
+
+    request_id: str
+    digest: bytes  # of the request, to tell a repetition from a mistake
+    claim_id: ClaimId
+    response: bytes  # a serialised AllocateResponse
+    ended: float | None = None  # when the claim ended
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Answers of claims that ended before this time are forgotten."""
+
+    before: float
+
+
+Entry = Put | Drop | Answer | Forget
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Everything that is in force when a journal is opened."""
+
+    claims: tuple[Claim, ...] = ()
+    answers: tuple[Answer, ...] = ()
+
+
+class Journal(Protocol):
+    """The seam between the allocator and its journal."""
+
+    set_aside: str | None
+    """Where a file went that could not be read, for `/readyz?verbose`; None: it was fine."""
+
+    def load(self) -> Kept:
+        """What is in force. Called once, before any submission."""
+
+    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        """Makes entries durable, together.
+
+        `is_wanted` is asked just before the commit, on another thread: a caller that has gone away gets nothing. The
+        future resolves to True when the entries are durable and to False when they were not wanted, and raises
+        JournalError when they could not be made durable.
+        """
+
+    def close(self) -> None:
+        """Finishes what was submitted, then lets go of the file."""

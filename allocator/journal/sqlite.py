@@ -1,0 +1,323 @@
+"""The journal in an SQLite file: one connection that writes, on a thread of its own.
+
+Durability: WAL with synchronous=FULL, so that a commit is on disk when it returns. What several callers submit while a
+commit is under way shares the next one (group commit).
+
+Opening:
+
+* The file is locked (`PATH.lock`, flock) for as long as it is in use: a second allocator on it does not start.
+* A new file is made whole beside its place and then renamed, so that a file in place is never half made: an empty one
+  has been truncated.
+* Before anything is served, the file is checked (quick_check) and every record is read. A file that fails is set aside
+  as `PATH.corrupt-<time>`, which is logged; nothing of it is used.
+* What SQLite itself drops is the torn tail of its WAL: a commit that had not returned, and so was never answered.
+
+A commit that fails is rolled back and everything submitted with it fails. SQLite may have written its frames all the
+same; the next commit overwrites them, and if a crash comes first, a claim that nobody was told of is leaked, not
+handed out twice.
+
+SQLite 3.7.0 to 3.51.2 can corrupt a WAL that two connections checkpoint at once; here only one connection ever writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import fcntl
+import json
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from allocator.core.claims import ClaimId
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put
+from allocator.journal.records import decode_claim, encode_claim
+
+log = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x48505254  # "HPRT", in the header of the file: see file(1)
+SCHEMA_VERSION = 1
+MAX_BATCH = 512
+
+_SCHEMA = f"""
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE claims (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE answers (
+    request_id TEXT PRIMARY KEY, digest BLOB NOT NULL, claim_id TEXT NOT NULL, response BLOB NOT NULL, ended REAL
+) WITHOUT ROWID;
+CREATE INDEX answers_by_claim ON answers (claim_id);
+CREATE INDEX answers_by_end ON answers (ended) WHERE ended IS NOT NULL;
+"""
+
+
+class _CorruptError(Exception):
+    """The file is not what we wrote."""
+
+
+@dataclass(slots=True)
+class _Submission:
+    entries: Sequence[Entry]
+    is_wanted: Callable[[], bool]
+    future: asyncio.Future[bool]
+    loop: asyncio.AbstractEventLoop
+    is_kept: bool = False
+
+
+class SqliteJournal:
+    """See the module. Submissions come from one event loop; the writer thread owns the connection."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, makes it, or sets a broken one aside.
+
+        Raises:
+            JournalError: another process has it, or it cannot be opened at all.
+            JournalVersionError: it is not ours to touch.
+
+        """
+        self.path = path
+        self.set_aside: str | None = None
+        self._lock = _lock(path)
+        self._kept = Kept()
+        try:
+            self._connection = self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+        self._queue: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._writer.start()
+
+    def load(self) -> Kept:
+        kept, self._kept = self._kept, Kept()
+        return kept
+
+    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        loop = asyncio.get_running_loop()
+        submission = _Submission(entries, is_wanted, loop.create_future(), loop)
+        self._queue.put(submission)
+        return submission.future
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._writer.join()
+        self._connection.close()
+        self._lock.close()
+
+    # -- opening
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            if not self.path.exists():
+                # Without its file a WAL says nothing; SQLite would delete it without a word.
+                orphans = [extra for extra in _extras(self.path) if extra.exists()]
+                if orphans:
+                    self._put_aside(f"{self.path} is missing beside {', '.join(map(str, orphans))}")
+                _create(self.path)
+            try:
+                return self._read()
+            except _CorruptError as error:
+                self._put_aside(str(error))
+                _create(self.path)
+                return self._read()
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"journal {self.path} cannot be opened: {error}") from error
+
+    def _read(self) -> sqlite3.Connection:
+        if self.path.stat().st_size == 0:
+            raise _CorruptError("the file is empty: it was truncated")
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            _check_ours(connection, self.path)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._kept = _read_all(connection)
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            if isinstance(error, sqlite3.OperationalError) and "unable to open" in str(error):
+                raise
+            raise _CorruptError(str(error)) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _put_aside(self, why: str) -> None:
+        stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
+        for path in (self.path, *_extras(self.path)):
+            if path.exists():
+                path.rename(aside.with_name(aside.name + path.name.removeprefix(self.path.name)))
+        self.set_aside = str(aside)
+        log.error(
+            "journal %s is corrupt (%s). It was set aside as %s and a new one begun: allocations that no Pod of the"
+            " cluster records are forgotten. Keep the file for analysis",
+            self.path,
+            why,
+            aside,
+        )
+
+    # -- writing, on the writer thread
+
+    def _write(self) -> None:
+        is_open = True
+        while is_open:
+            batch, is_open = self._next_batch()
+            if batch:
+                error = self._commit(batch)
+                batch[0].loop.call_soon_threadsafe(_resolve, batch, error)
+
+    def _next_batch(self) -> tuple[list[_Submission], bool]:
+        """Waits for a submission, then takes what has gathered; False when the journal closes."""
+        batch: list[_Submission] = []
+        item = self._queue.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) == MAX_BATCH:
+                return batch, True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, True
+        return batch, False
+
+    def _commit(self, batch: list[_Submission]) -> JournalError | None:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for submission in batch:
+                submission.is_kept = submission.is_wanted()
+                for entry in submission.entries if submission.is_kept else ():
+                    _apply(connection, entry)
+            connection.execute("COMMIT")
+        except Exception as error:
+            log.exception("journal %s: a batch of %d was not committed", self.path, len(batch))
+            if connection.in_transaction:
+                connection.rollback()
+            return JournalError(f"journal {self.path}: {error}")
+        return None
+
+
+def dump(path: Path) -> Iterator[dict[str, Any]]:
+    """Every record of a journal as JSON objects, without changing the file; it may be in use.
+
+    Raises:
+        JournalError: the file is missing, not ours, or corrupt.
+
+    """
+    if not path.is_file():
+        raise JournalError(f"no journal at {path}")
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            _check_ours(connection, path)
+            yield {"type": "journal", "schema": SCHEMA_VERSION, "path": str(path)}
+            for (body,) in connection.execute("SELECT body FROM claims ORDER BY id"):
+                yield {"type": "claim", **json.loads(body)}
+            for request_id, claim_id, ended in connection.execute(
+                "SELECT request_id, claim_id, ended FROM answers ORDER BY request_id"
+            ):
+                yield {"type": "answer", "request_id": request_id, "claim_id": claim_id, "ended": ended}
+        finally:
+            connection.close()
+    except (sqlite3.Error, ValueError) as error:
+        raise JournalError(f"journal {path} is corrupt: {error}") from error
+
+
+def _resolve(batch: list[_Submission], error: JournalError | None) -> None:
+    for submission in batch:
+        if submission.future.done():
+            continue
+        if error is not None:
+            submission.future.set_exception(error)
+        else:
+            submission.future.set_result(submission.is_kept)
+
+
+def _apply(connection: sqlite3.Connection, entry: Entry) -> None:
+    match entry:
+        case Put(claim):
+            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, ?)", (claim.id, encode_claim(claim)))
+        case Drop(claim_id, at):
+            connection.execute("DELETE FROM claims WHERE id = ?", (claim_id,))
+            connection.execute("UPDATE answers SET ended = ? WHERE claim_id = ?", (at, claim_id))
+        case Answer(request_id, digest, claim_id, response, ended):
+            connection.execute(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)",
+                (request_id, digest, claim_id, response, ended),
+            )
+        case Forget(before):
+            connection.execute("DELETE FROM answers WHERE ended < ?", (before,))
+
+
+def _create(path: Path) -> None:
+    """A new journal, in place only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    connection = sqlite3.connect(draft, isolation_level=None)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.executescript(_SCHEMA)
+    connection.close()
+    draft.rename(path)
+
+
+def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise JournalVersionError(f"{path} is a database of another program: it is left alone")
+    if version != SCHEMA_VERSION:
+        raise JournalVersionError(
+            f"{path} has schema version {version}, this program knows {SCHEMA_VERSION}: run the version that wrote it"
+        )
+
+
+def _read_all(connection: sqlite3.Connection) -> Kept:
+    """Checks the file and reads every record.
+
+    Raises:
+        _CorruptError: a check fails, or a record is not one of ours.
+
+    """
+    problems = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+    if problems != ["ok"]:
+        raise _CorruptError("; ".join(problems))
+    try:
+        claims = tuple(decode_claim(body) for (body,) in connection.execute("SELECT body FROM claims ORDER BY id"))
+    except ValueError as error:
+        raise _CorruptError(str(error)) from error
+    answers = tuple(
+        Answer(request_id, digest, ClaimId(claim_id), response, ended)
+        for request_id, digest, claim_id, response, ended in connection.execute("SELECT * FROM answers")
+    )
+    return Kept(claims, answers)
+
+
+def _extras(path: Path) -> tuple[Path, Path]:
+    return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
+def _lock(path: Path) -> IO[str]:
+    """The lock file, locked until it is closed or the process ends.
+
+    Raises:
+        JournalError: another process has it, or it cannot be made.
+
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("w")
+    except OSError as error:
+        raise JournalError(f"journal {path} cannot be locked: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise JournalError(f"journal {path} is in use by another allocator") from error
+    return lock

@@ -1,0 +1,210 @@
+"""Wiring, the order of start-up, and shutdown.
+
+Start: lock and read the journal → listen, NOT_SERVING → see the whole cluster once → SERVING.
+Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → close the journal → exit 0. A second signal exits
+at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2  # noqa: F401 - reflection then knows the types of our error details
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, Gauge
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from allocator import http
+from allocator.cluster.contract import Source
+from allocator.cluster.file import FileCluster
+from allocator.cluster.none import IMPLICIT_NODE, NoCluster
+from allocator.config import Config
+from allocator.core.claims import ClaimId
+from allocator.core.ledger import Ledger, Rules
+from allocator.engine import Engine
+from allocator.journal.contract import Journal
+from allocator.journal.memory import MemoryJournal
+from allocator.journal.sqlite import SqliteJournal
+from allocator.service import AllocatorService
+from hostport.flags import Address
+from hostport.v1 import allocator_pb2 as pb
+from hostport.v1 import allocator_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AllocatorService"].full_name
+TICK_SECONDS = 0.5
+DRAIN_SECONDS = 10.0
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", 1 << 20),
+    ("grpc.so_reuseport", 0),  # a second allocator on the port must fail, not share it
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+)
+
+
+async def serve(config: Config) -> None:
+    """Runs the allocator until a signal ends it.
+
+    Raises:
+        JournalError: the journal cannot be used.
+        OSError, RuntimeError: an address cannot be listened on.
+
+    """
+    journal: Journal = SqliteJournal(config.journal) if config.journal else MemoryJournal()
+    try:
+        await Allocator(config, journal).run()
+    finally:
+        journal.close()
+
+
+class Allocator:
+    """The running program."""
+
+    def __init__(self, config: Config, journal: Journal) -> None:
+        self._config = config
+        self._journal = journal
+        self._source: Source = NoCluster()
+        if config.cluster != "none":
+            self._source = FileCluster(Path(config.cluster.removeprefix("file:")))
+        rules = Rules(
+            reserved=config.reserved_ports,
+            discloses_holders=config.disclose_holders == "all",
+            reservation_seconds=config.reservation_ttl,
+            implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
+        )
+        self._engine = Engine(ledger=Ledger(rules), journal=journal, now=time.time, new_id=_new_id)
+        self._registry = CollectorRegistry()
+        self._health = health.aio.HealthServicer()
+        self._is_stopping = False
+
+    async def run(self) -> None:
+        server = self._grpc_server()
+        stop = self._signals()
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await server.start()
+        http_server = self._http_server()
+        background = [
+            asyncio.create_task(self._source.run(self._engine), name="cluster"),
+            asyncio.create_task(self._start_serving(), name="start"),
+            asyncio.create_task(self._tick(), name="tick"),
+        ]
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait([stopped, *background[::2]], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()  # a loop that ends has failed: so do we
+        finally:
+            await self._drain(server, http_server)
+            for task in (stopped, *background):
+                task.cancel()
+            await asyncio.gather(stopped, *background, return_exceptions=True)
+
+    async def _start_serving(self) -> None:
+        await self._source.synced()
+        if not self._is_stopping:
+            self._engine.is_serving = True
+            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            log.info("serving (cluster %s)", self._config.cluster)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if self._engine.is_serving:
+                self._engine.tick(self._source.seen_until())
+
+    async def _drain(self, server: grpc.aio.Server, http_server: HTTPServer) -> None:
+        """Finishes what is under way: a call that was decided is still committed and answered."""
+        self._is_stopping = True
+        log.info("stopping")
+        await self._health.enter_graceful_shutdown()
+        await server.stop(DRAIN_SECONDS)
+        self._engine.is_serving = False
+        http_server.stop()
+        await http_server.close_all_connections()
+
+    def _signals(self) -> asyncio.Event:
+        """Set by the first SIGTERM or SIGINT; the second one ends the process as if nobody caught it."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def caught(number: signal.Signals) -> None:
+            loop.remove_signal_handler(number)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, caught, number)
+        return stop
+
+    # -- servers
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        pb_grpc.add_AllocatorServiceServicer_to_server(AllocatorService(self._engine, self._registry), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        credentials = self._credentials()
+        listen = self._config.listen
+        port = (
+            server.add_secure_port(str(listen), credentials) if credentials else server.add_insecure_port(str(listen))
+        )
+        self._listening = Address(listen.host, port)
+        return server
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        config = self._config
+        if not config.tls_cert:
+            return None
+        pair = (Path(config.tls_key).read_bytes(), Path(config.tls_cert).read_bytes())
+        ca = Path(config.tls_client_ca).read_bytes() if config.tls_client_ca else None
+        return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
+
+    def _http_server(self) -> HTTPServer:
+        self._gauges()
+        server = HTTPServer(http.application(self._checks, self._notes, self._registry))
+        listen = self._config.http
+        sockets = bind_sockets(listen.port, listen.host)
+        server.add_sockets(sockets)
+        port = sockets[0].getsockname()[1]
+        log.info("listening on grpc %s, http %s", self._listening, Address(listen.host, port))
+        return server
+
+    def _gauges(self) -> None:
+        Gauge("hostport_claims", "Live claims", registry=self._registry).set_function(
+            lambda: sum(1 for _ in self._engine.ledger.claims())
+        )
+        Gauge("hostport_nodes", "Known nodes", registry=self._registry).set_function(
+            lambda: len(self._engine.ledger.node_names())
+        )
+
+    # -- health
+
+    async def _set_health(self, status: Any) -> None:
+        await self._health.set("", status)
+        await self._health.set(SERVICE_NAME, status)
+
+    def _checks(self) -> Mapping[str, str | None]:
+        is_synced = self._engine.is_serving or self._is_stopping
+        return {
+            "journal": None,  # it was read before we listened
+            "cluster": None if is_synced else f"waiting for the first full view of {self._config.cluster}",
+            "stopping": "SIGTERM was received" if self._is_stopping else None,
+        }
+
+    def _notes(self) -> list[str]:
+        aside = self._journal.set_aside
+        return [f"the journal was corrupt and was set aside as {aside} at start"] if aside else []
+
+
+def _new_id() -> ClaimId:
+    return ClaimId(secrets.token_hex(16))

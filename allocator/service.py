@@ -1,0 +1,258 @@
+"""AllocatorService on grpc.aio: parse, hand to the engine, answer. Nothing is decided here.
+
+Every refusal leaves as one status with google.rpc details; the mapping from our errors to statuses is `_answering`.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Any, NoReturn, TypeVar, cast
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from allocator.core.asks import Ask, Mistake, Refused, Warned
+from allocator.core.candidates import NodeName
+from allocator.core.claims import Claim, ClaimId
+from allocator.engine import Engine, RequestMark, UnavailableError
+from allocator.wire import STATES, digest, parse_allocate, parse_ttl, seal, to_allocation, to_held_port, to_status
+from hostport.contract import Code, Notice, Reason
+from hostport.v1 import allocator_pb2 as pb
+from hostport.v1 import allocator_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PAGE, MAX_PAGE = 100, 1000
+SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+T = TypeVar("T")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_CODES = {code: getattr(grpc.StatusCode, code.name) for code in Code}
+
+
+class Metrics:
+    """What the service counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.decisions = Counter(
+            "hostport_allocations",
+            "Answers to Allocate, by policy, result (granted, previewed, refused, unavailable) and reason",
+            ["policy", "result", "reason"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "hostport_allocate_seconds",
+            "Time from the arrival of an Allocate call to its answer, the commit included",
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+
+
+class AllocatorService(pb_grpc.AllocatorServiceServicer):
+    """See proto/hostport/v1/allocator.proto for what each call promises."""
+
+    def __init__(self, engine: Engine, registry: CollectorRegistry) -> None:
+        self._engine = engine
+        self._metrics = Metrics(registry)
+
+    async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
+        started = time.perf_counter()
+        policy = pb.Policy.Name(request.policy).removeprefix("POLICY_") if request.policy in range(5) else "UNKNOWN"
+        async with _answering(context, lambda result, reason: self._count(policy, result, reason)):
+            response = await self._allocate(request, context)
+            self._count(policy, "previewed" if request.dry_run else "granted", "")
+        self._metrics.seconds.observe(time.perf_counter() - started)
+        return response
+
+    async def _allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:
+        ask = parse_allocate(request)
+
+        def seal_with_notes(claim: Claim, warnings: Sequence[Warned]) -> bytes:
+            return seal(claim, [*warnings, *self._notes(ask)])
+
+        if request.dry_run:
+            return pb.AllocateResponse.FromString(self._engine.preview(ask, seal_with_notes))
+        mark = RequestMark(request.request_id, digest(request)) if request.request_id else None
+        sealed = await self._engine.allocate(ask, mark=mark, seal=seal_with_notes, is_wanted=_wanted(context))
+        return pb.AllocateResponse.FromString(sealed)
+
+    def _notes(self, ask: Ask) -> Iterator[Warned]:
+        level = self._engine.enforced.get(ask.owner.namespace) if ask.owner.is_pod else None
+        if level:
+            message = (
+                f"namespace {ask.owner.namespace} enforces Pod Security {level}, which refuses hostNetwork:"
+                " the Pod will not be created"
+            )
+            yield Warned(Notice.POD_SECURITY, message)
+
+    def _count(self, policy: str, result: str, reason: str) -> None:
+        self._metrics.decisions.labels(policy, result, reason).inc()
+
+    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:  # noqa: N802
+        async with _answering(context):
+            await self._engine.release(_claim_id(request.id))
+        return pb.ReleaseResponse()
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802
+        async with _answering(context):
+            claim = await self._engine.renew(_claim_id(request.id), parse_ttl(request))
+        return pb.RenewResponse(allocation=to_allocation(claim))
+
+    async def GetAllocation(  # noqa: N802
+        self, request: pb.GetAllocationRequest, context: Context
+    ) -> pb.GetAllocationResponse:
+        async with _answering(context):
+            self._engine.check_serving()
+            claim = self._engine.ledger.get(_claim_id(request.id))
+            if claim is None:
+                message = f"no allocation {request.id[:64]}: it ended or never was"
+                raise Refused(Mistake(Reason.ALLOCATION_NOT_FOUND, "id", message))
+        return pb.GetAllocationResponse(allocation=to_allocation(claim))
+
+    async def ListAllocations(  # noqa: N802
+        self, request: pb.ListAllocationsRequest, context: Context
+    ) -> pb.ListAllocationsResponse:
+        async with _answering(context):
+            self._engine.check_serving()
+            size, after = _page(request)
+            wanted = (c for c in self._engine.ledger.claims() if c.id > after and _selects(request, c))
+            found, token = _cut(list(islice(wanted, size + 1)), size, lambda claim: claim.id)
+        return pb.ListAllocationsResponse(allocations=map(to_allocation, found), next_page_token=token)
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:  # noqa: N802
+        async with _answering(context):
+            self._engine.check_serving()
+            size, after = _page(request)
+            wanted = (name for name in self._engine.ledger.node_names() if name > after)
+            found, token = _cut(list(islice(wanted, size + 1)), size, str)
+        return pb.ListNodesResponse(nodes=[self._node(name) for name in found], next_page_token=token)
+
+    async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:  # noqa: N802
+        async with _answering(context):
+            self._engine.check_serving()
+            name = NodeName(request.name)
+            if name not in self._engine.ledger.node_names():
+                message = f"no node {request.name[:64]}. ListNodes tells the names"
+                raise Refused(Mistake(Reason.NODE_NOT_FOUND, "name", message))
+        ports = [to_held_port(key, claim) for key, claim in self._engine.ledger.port_map(name)]
+        return pb.GetNodeResponse(node=self._node(name), ports=ports)
+
+    async def WatchAllocations(  # noqa: N802
+        self, request: pb.WatchAllocationsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchAllocationsResponse]:
+        await _not_implemented(context, "WatchAllocations")
+        yield pb.WatchAllocationsResponse()
+
+    async def ExplainPort(  # noqa: N802
+        self, request: pb.ExplainPortRequest, context: Context
+    ) -> pb.ExplainPortResponse:
+        await _not_implemented(context, "ExplainPort")
+
+    def _node(self, name: NodeName) -> pb.Node:
+        held = self._engine.ledger.port_map(name)
+        return pb.Node(
+            name=name,
+            known=self._engine.ledger.is_known_node(name),
+            allocation_count=len({claim.id for _, claim in held}),
+            held_port_count=len({(key.protocol, key.number) for key, _ in held}),
+        )
+
+
+# -- errors
+
+
+@asynccontextmanager
+async def _answering(
+    context: Context, count: Callable[[str, str], None] = lambda _result, _reason: None
+) -> AsyncIterator[None]:
+    """Turns our errors into statuses, at the edge and nowhere else."""
+    try:
+        yield
+    except Refused as refused:
+        count("refused", refused.mistakes[0].reason.name)
+        await _abort(context, refused.mistakes)
+    except UnavailableError as error:
+        count("unavailable", error.reason.name)
+        await _abort(context, [Mistake(error.reason, "", str(error))])
+
+
+async def _abort(context: Context, mistakes: Sequence[Mistake]) -> NoReturn:
+    code = _CODES[mistakes[0].reason.code]
+    status = to_status(code.value[0], mistakes)
+    # gRPC limits trailers to 8 KiB; a request with hundreds of mistakes is told of the first ones.
+    while status.ByteSize() > 6000 and len(mistakes) > 1:
+        mistakes = mistakes[: len(mistakes) // 2]
+        status = to_status(code.value[0], mistakes)
+    trailers = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, status.message, trailers)
+
+
+async def _not_implemented(context: Context, call: str) -> NoReturn:
+    message = f"{call} is part of the contract and not of this version"
+    await _abort(context, [Mistake(Reason.NOT_IMPLEMENTED, "", message)])
+
+
+def _wanted(context: Context) -> Callable[[], bool]:
+    """Whether the caller still waits; asked on the journal's thread just before the commit."""
+    remaining = cast("float | None", context.time_remaining())  # None without a deadline, whatever the stubs say
+    deadline = None if remaining is None else time.monotonic() + remaining
+
+    def is_wanted() -> bool:
+        return not context.cancelled() and (deadline is None or time.monotonic() < deadline)
+
+    return is_wanted
+
+
+# -- pages
+
+
+def _page(request: pb.ListAllocationsRequest | pb.ListNodesRequest) -> tuple[int, str]:
+    """(page size, the last key of the page before).
+
+    Raises:
+        Refused: the size is negative or the token is not one of ours.
+
+    """
+    if request.page_size < 0:
+        message = f"page_size {request.page_size} is negative"
+        raise Refused(Mistake(Reason.INVALID_PAGE, "page_size", message))
+    size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+    if not request.page_token:
+        return size, ""
+    try:
+        kind, after = base64.urlsafe_b64decode(request.page_token.encode()).decode().split(":", 1)
+    except ValueError:
+        kind, after = "", ""
+    if kind != "after":
+        message = f"page_token {request.page_token[:64]!r} is not one that this service gave"
+        raise Refused(Mistake(Reason.INVALID_PAGE, "page_token", message))
+    return size, after
+
+
+def _cut(found: list[T], size: int, key: Callable[[T], str]) -> tuple[list[T], str]:
+    """A page, and the token of the next one if there is one."""
+    if len(found) <= size:
+        return found, ""
+    return found[:size], base64.urlsafe_b64encode(f"after:{key(found[size - 1])}".encode()).decode()
+
+
+def _selects(request: pb.ListAllocationsRequest, claim: Claim) -> bool:
+    return (
+        request.node in ("", claim.node)
+        and request.namespace in ("", claim.owner.namespace)
+        and request.owner_name in ("", claim.owner.name)
+        and request.state in (pb.STATE_UNSPECIFIED, STATES[claim.state])
+    )
+
+
+def _claim_id(text: str) -> ClaimId:
+    if not text:
+        raise Refused(Mistake(Reason.INVALID_REQUEST, "id", "id is missing"))
+    return ClaimId(text)

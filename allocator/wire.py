@@ -1,0 +1,316 @@
+"""Between the wire and the core: requests become asks, claims become messages. Parsed once, here, and nowhere else.
+
+Every mistake in a request is collected before it is refused, so that a caller corrects it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2, status_pb2
+
+from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused, Warned, WhenFull
+from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
+from allocator.core.claims import Claim, ClaimPort, Owner, State
+from allocator.core.ports import MAX_PORT, PortKey, Protocol
+from hostport.contract import DOMAIN, Reason
+from hostport.v1 import allocator_pb2 as pb
+
+MAX_PORTS = 512
+MAX_NAME = 253  # a DNS subdomain, the longest name that Kubernetes has
+MAX_REQUEST_ID = 128
+MAX_DESCRIPTION = 256
+MAX_TTL = 30 * 24 * 3600.0
+
+_POLICIES = {
+    pb.POLICY_UNSPECIFIED: Policy.INDEX,
+    pb.POLICY_INDEX: Policy.INDEX,
+    pb.POLICY_DYNAMIC: Policy.DYNAMIC,
+    pb.POLICY_PASSTHROUGH: Policy.PASSTHROUGH,
+    pb.POLICY_STATIC: Policy.STATIC,
+}
+_PROTOCOLS = {
+    pb.PROTOCOL_UNSPECIFIED: Protocol.TCP,
+    pb.PROTOCOL_TCP: Protocol.TCP,
+    pb.PROTOCOL_UDP: Protocol.UDP,
+    pb.PROTOCOL_SCTP: Protocol.SCTP,
+}
+_PROTOCOL_VALUES = {protocol: value for value, protocol in _PROTOCOLS.items()}
+_WHEN_FULL = {
+    pb.WHEN_FULL_UNSPECIFIED: None,
+    pb.WHEN_FULL_DENY: WhenFull.DENY,
+    pb.WHEN_FULL_PENDING: WhenFull.PENDING,
+}
+STATES = {
+    State.RESERVED: pb.STATE_RESERVED,
+    State.CONFIRMED: pb.STATE_CONFIRMED,
+    State.BOUND: pb.STATE_BOUND,
+    State.LEASED: pb.STATE_LEASED,
+    State.RELEASED: pb.STATE_RELEASED,
+}
+
+
+# -- in
+
+
+def parse_allocate(request: pb.AllocateRequest) -> Ask:
+    """The ask of a request.
+
+    Raises:
+        Refused: with every mistake of the request's form. What the policy makes of it is the core's affair.
+
+    """
+    mistakes: list[Mistake] = []
+    owner = _owner(request.owner, mistakes)
+    low, high = _bounds(request.range, mistakes)
+    if len(request.request_id) > MAX_REQUEST_ID:
+        _invalid(mistakes, "request_id", f"request_id has more than {MAX_REQUEST_ID} characters")
+    if request.stride > MAX_PORT:
+        _out_of_range(mistakes, "stride", f"stride {request.stride}")
+    if request.policy not in _POLICIES:
+        message = f"policy {request.policy} is none of INDEX, DYNAMIC, PASSTHROUGH, STATIC"
+        mistakes.append(Mistake(Reason.UNKNOWN_POLICY, "policy", message))
+    if request.when_full not in _WHEN_FULL:
+        mistakes.append(
+            Mistake(Reason.UNKNOWN_VALUE, "when_full", f"when_full {request.when_full} is neither DENY nor PENDING")
+        )
+    ask = Ask(
+        owner=owner,
+        ports=_ports(request, owner, mistakes),
+        policy=_POLICIES.get(request.policy, Policy.INDEX),
+        low=low,
+        high=high,
+        stride=request.stride or 100,
+        index=request.index if request.HasField("index") else None,
+        constraints=_constraints(request.constraints),
+        priority=request.priority,
+        may_preempt=request.may_preempt,
+        when_full=_WHEN_FULL.get(request.when_full),
+        ttl=_ask_ttl(request, owner, mistakes),
+        host_network=request.host_network,
+        carried_id=request.allocation_id,
+    )
+    if mistakes:
+        raise Refused(*mistakes)
+    return ask
+
+
+def parse_ttl(request: pb.AllocateRequest | pb.RenewRequest) -> float | None:
+    """Seconds; None where it is unset.
+
+    Raises:
+        Refused: it is not in 1 s to 30 days.
+
+    """
+    if not request.HasField("ttl"):
+        return None
+    seconds = request.ttl.seconds + request.ttl.nanos / 1e9
+    if not 1 <= seconds <= MAX_TTL:
+        message = f"ttl {seconds:g} s is not in 1 s to {MAX_TTL:g} s (30 days); unset means 1 hour"
+        raise Refused(Mistake(Reason.INVALID_TTL, "ttl", message))
+    return seconds
+
+
+def digest(request: pb.AllocateRequest) -> bytes:
+    """What two requests have in common only when they ask the same."""
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+
+
+def _owner(owner: pb.Owner, mistakes: list[Mistake]) -> Owner:
+    if not owner.kind:
+        _invalid(mistakes, "owner.kind", 'owner.kind is missing: "Pod", or what you are')
+    if owner.kind == "Pod" and not owner.namespace:
+        _invalid(mistakes, "owner.namespace", "owner.namespace is missing: a Pod has one")
+    for field in ("kind", "namespace", "name", "generate_name", "uid", "controller_uid"):
+        if len(getattr(owner, field)) > MAX_NAME:
+            _invalid(mistakes, f"owner.{field}", f"owner.{field} has more than {MAX_NAME} characters")
+    if len(owner.description) > MAX_DESCRIPTION:
+        _invalid(mistakes, "owner.description", f"owner.description has more than {MAX_DESCRIPTION} characters")
+    return Owner(
+        kind=owner.kind,
+        namespace=owner.namespace,
+        name=owner.name,
+        generate_name=owner.generate_name,
+        uid=owner.uid,
+        controller_uid=owner.controller_uid,
+        description=owner.description,
+    )
+
+
+def _bounds(wanted: pb.PortRange, mistakes: list[Mistake]) -> tuple[int, int]:
+    for name, number in (("min", wanted.min), ("max", wanted.max)):
+        if number > MAX_PORT:
+            _out_of_range(mistakes, f"range.{name}", f"range.{name} {number}")
+    low = wanted.min or 7000
+    return low, wanted.max or (min(low + 1000, MAX_PORT) if wanted.min else 8000)
+
+
+def _ports(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake]) -> tuple[PortAsk, ...]:
+    if not request.ports:
+        mistakes.append(Mistake(Reason.NO_PORTS, "ports", "ports is empty: ask for at least one"))
+    if len(request.ports) > MAX_PORTS:
+        message = f"{len(request.ports)} ports are more than {MAX_PORTS}"
+        mistakes.append(Mistake(Reason.TOO_MANY_PORTS, "ports", message))
+        return ()
+    for position, port in enumerate(request.ports):
+        _check_port(port, f"ports[{position}]", owner, mistakes)
+    return tuple(
+        PortAsk(
+            container=port.container,
+            name=port.name,
+            protocol=_PROTOCOLS.get(port.protocol, Protocol.TCP),
+            container_port=port.container_port,
+            host_port=port.host_port,
+            host_ip=port.host_ip,
+        )
+        for port in request.ports
+    )
+
+
+def _check_port(port: pb.PortRequest, field: str, owner: Owner, mistakes: list[Mistake]) -> None:
+    if port.container_port > MAX_PORT or (owner.is_pod and not port.container_port):
+        _out_of_range(mistakes, f"{field}.container_port", f"{field}.container_port {port.container_port}")
+    if port.host_port > MAX_PORT:
+        _out_of_range(mistakes, f"{field}.host_port", f"{field}.host_port {port.host_port}")
+    if port.protocol not in _PROTOCOLS:
+        _invalid(mistakes, f"{field}.protocol", f"{field}.protocol {port.protocol} is none of TCP, UDP, SCTP")
+    if len(port.container) > MAX_NAME or len(port.name) > MAX_NAME:
+        _invalid(mistakes, field, f"{field}: container and name have at most {MAX_NAME} characters")
+    if port.host_ip and not _is_ip(port.host_ip):
+        _invalid(mistakes, f"{field}.host_ip", f"{field}.host_ip {port.host_ip[:64]!r} is no IP address")
+
+
+def _ask_ttl(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake]) -> float | None:
+    if owner.is_pod and request.HasField("ttl"):
+        mistakes.append(Mistake(Reason.INVALID_TTL, "ttl", "ttl is set for a Pod: its ports live as long as it does"))
+        return None
+    try:
+        return parse_ttl(request)
+    except Refused as refused:
+        mistakes += refused.mistakes
+        return None
+
+
+def _constraints(constraints: pb.NodeConstraints) -> Constraints:
+    if constraints.node_name:
+        return Constraints(node_name=NodeName(constraints.node_name))
+    return Constraints(
+        selector=tuple(sorted(constraints.node_selector.items())),
+        affinity=tuple(
+            Term(
+                expressions=tuple(_requirement(r) for r in term.match_expressions),
+                fields=tuple(_requirement(r) for r in term.match_fields),
+            )
+            for term in constraints.required_affinity
+        ),
+        tolerations=tuple(
+            Toleration(key=t.key, operator=t.operator or "Equal", value=t.value, effect=t.effect)
+            for t in constraints.tolerations
+        ),
+    )
+
+
+def _requirement(requirement: pb.NodeRequirement) -> Requirement:
+    return Requirement(key=requirement.key, operator=requirement.operator, values=tuple(requirement.values))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _invalid(mistakes: list[Mistake], field: str, message: str) -> None:
+    mistakes.append(Mistake(Reason.INVALID_REQUEST, field, message))
+
+
+def _out_of_range(mistakes: list[Mistake], field: str, what: str) -> None:
+    mistakes.append(Mistake(Reason.NUMBER_OUT_OF_RANGE, field, f"{what} is not in 1..{MAX_PORT}"))
+
+
+# -- out
+
+
+def seal(claim: Claim, warnings: Sequence[Warned]) -> bytes:
+    """The serialised AllocateResponse."""
+    return pb.AllocateResponse(
+        allocation=to_allocation(claim),
+        warnings=[pb.Warning(reason=w.notice.name, message=w.message[:200]) for w in warnings],
+    ).SerializeToString()
+
+
+def to_allocation(claim: Claim) -> pb.Allocation:
+    return pb.Allocation(
+        id=claim.id,
+        state=STATES[claim.state],
+        owner=to_owner(claim.owner),
+        node=claim.node or "",
+        ports=[_to_port(port) for port in claim.ports],
+        create_time=_timestamp(claim.created),
+        expire_time=None if claim.expires is None else _timestamp(claim.expires),
+        external=claim.external,
+    )
+
+
+def to_owner(owner: Owner) -> pb.Owner:
+    return pb.Owner(
+        kind=owner.kind,
+        namespace=owner.namespace,
+        name=owner.name,
+        generate_name=owner.generate_name,
+        uid=owner.uid,
+        controller_uid=owner.controller_uid,
+        description=owner.description,
+    )
+
+
+def to_held_port(key: PortKey, claim: Claim) -> pb.HeldPort:
+    host_ip = next((port.host_ip for port in claim.ports if port.key == key), "")
+    return pb.HeldPort(
+        protocol=_PROTOCOL_VALUES[key.protocol],
+        host_port=key.number,
+        host_ip=host_ip,
+        allocation_id=claim.id,
+        state=STATES[claim.state],
+        owner=to_owner(claim.owner),
+    )
+
+
+def to_status(code: int, mistakes: Sequence[Mistake]) -> status_pb2.Status:
+    """google.rpc.Status with the ErrorInfo of the first mistake and all of them as field violations."""
+    status = status_pb2.Status(code=code, message="; ".join(mistake.message for mistake in mistakes))
+    first = mistakes[0]
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(reason=first.reason.name, domain=DOMAIN, metadata={"field": first.field})
+    )
+    status.details.add().Pack(
+        error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(field=m.field, description=m.message, reason=m.reason.name)
+                for m in mistakes
+            ]
+        )
+    )
+    return status
+
+
+def _to_port(port: ClaimPort) -> pb.AllocatedPort:
+    return pb.AllocatedPort(
+        container=port.container,
+        name=port.name,
+        protocol=_PROTOCOL_VALUES[port.protocol],
+        container_port=port.container_port,
+        host_port=port.host_port,
+        host_ip=port.host_ip,
+        appeared=port.appeared,
+    )
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    whole = int(seconds)
+    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))
