@@ -38,8 +38,11 @@ class Pki:
         return self._write(name, self._authority.issue_cert("127.0.0.1", "localhost"))
 
     def client(self, name: str, *, group: str | None = None) -> KeyPair:
-        """A certificate that says who a client is: the user is the common name, the group the organization."""
-        return self._write(name, self._authority.issue_cert(common_name=name, organization_name=group))
+        """A certificate that says who a client is: the user is the common name, the group the organization.
+
+        The host name is nobody's; without any, Go refuses the certificate for an empty extension.
+        """
+        return self._write(name, self._authority.issue_cert(f"{name}.client", common_name=name, organization_name=group))
 
     def signing_key(self, name: str) -> Path:
         """A key for ServiceAccount tokens."""
