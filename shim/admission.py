@@ -1,0 +1,142 @@
+"""One review, from its bytes to its answer. The only I/O is the `Allocate` that is handed in.
+
+`shim.web` calls it with the wire behind, `shim.render` with whatever the command line names, tests with a function.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from hostport.contract import Reason
+from hostport.v1.allocator_pb2 import AllocateResponse
+from shim import answers
+from shim.held import AllocationError
+from shim.outcomes import Allocate, Mistake, Refused, Remark, Unreachable
+from shim.patch import build_patch
+from shim.pods import Pod
+from shim.pointers import Op
+from shim.review import COMPLETION_INDEX, POD_INDEX, Ask, Denied, NotOurs, parse_review
+from shim.settings import MAX_PORT, MIN_PORT, STRIDE
+
+NEUTRAL = frozenset(
+    reason.name
+    for reason in (
+        Reason.RANGE_INVERTED,
+        Reason.INDEX_EXCEEDS_STRIDE,
+        Reason.NUMBER_BEYOND_RANGE,
+        Reason.OWN_PORTS_COLLIDE,
+        Reason.PORT_RESERVED,
+        Reason.RANGE_RESERVED,
+        Reason.RANGE_EXHAUSTED,
+    )
+)
+"""What a probe with a neutral range may be told about numbers that the user did not ask for."""
+
+FIELDS = {
+    "range": f"annotations {MIN_PORT}, {MAX_PORT}",
+    "range.min": f"annotation {MIN_PORT}",
+    "range.max": f"annotation {MAX_PORT}",
+    "stride": f"annotation {STRIDE}",
+    "index": f"metadata.name, {POD_INDEX}, {COMPLETION_INDEX}",
+}
+"""Fields of the request by what the user wrote; ports are found by their position."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What goes back with HTTP 200, and what the log and the metrics say of it."""
+
+    review: answers.Review
+    subject: str
+    result: str  # "untouched", "patched" or "denied"
+    reason: str = ""
+    detail: str = ""
+    ops: tuple[Op, ...] = ()
+    warnings: tuple[Remark, ...] = ()
+
+
+async def admit(body: bytes, allocate: Allocate, *, probe: Allocate) -> Answer | Unreachable:
+    """Answers a review.
+
+    A Pod that is denied anyway is worth little waiting: `probe` is asked, with less patience than `allocate`, what
+    the allocator would find wrong besides.
+
+    Raises:
+        ReviewError: the body cannot be answered at all.
+
+    """
+    match parse_review(body):
+        case NotOurs() as left_alone:
+            return _untouched(left_alone)
+        case Denied() as found:
+            return _denied(found.uid, found.subject, await _with_allocators_words(found, probe))
+        case Ask() as ask:
+            return _settled(ask, await allocate(ask.request))
+
+
+def _untouched(found: NotOurs) -> Answer:
+    return Answer(
+        review=answers.allowed(found.uid, warnings=found.warnings),
+        subject=found.uid,
+        result="untouched",
+        detail=found.why,
+        warnings=found.warnings,
+    )
+
+
+def _settled(ask: Ask, outcome: AllocateResponse | Refused | Unreachable) -> Answer | Unreachable:
+    match outcome:
+        case Unreachable():
+            return outcome
+        case Refused(code, mistakes):
+            return _denied(ask.uid, ask.subject, Refused(code, _in_users_words(mistakes, ask.pod)))
+        case response:
+            return _patched(ask, response)
+
+
+def _patched(ask: Ask, response: AllocateResponse) -> Answer | Unreachable:
+    try:
+        ops, warnings = build_patch(ask.pod, response, ask.options)
+    except AllocationError as error:
+        return Unreachable(Reason.ALLOCATOR_UNREACHABLE.name, f"the allocator's answer does not fit: {error}")
+    allocation = response.allocation
+    return Answer(
+        review=answers.allowed(ask.uid, ops=ops, warnings=warnings, allocation_id=allocation.id),
+        subject=ask.subject,
+        result="patched",
+        detail=f"{allocation.id or 'dry run'}: {', '.join(str(port.host_port) for port in allocation.ports)}",
+        ops=tuple(ops),
+        warnings=warnings,
+    )
+
+
+def _denied(uid: str, subject: str, refused: Refused) -> Answer:
+    return Answer(
+        review=answers.denied(uid, code=refused.code, mistakes=refused.mistakes),
+        subject=subject,
+        result="denied",
+        reason=refused.mistakes[0].reason,
+        detail=answers.denial_message(refused.mistakes),
+    )
+
+
+async def _with_allocators_words(found: Denied, probe: Allocate) -> Refused:
+    outcome = await probe(found.probe) if found.probe else None
+    if not isinstance(outcome, Refused) or outcome.code != 422:
+        return Refused(422, found.mistakes)
+    told = [each for each in outcome.mistakes if not (found.is_neutral and each.reason in NEUTRAL)]
+    return Refused(422, (*found.mistakes, *_in_users_words(told, found.pod)))
+
+
+def _in_users_words(mistakes: list[Mistake] | tuple[Mistake, ...], pod: Pod) -> tuple[Mistake, ...]:
+    return tuple(Mistake(each.reason, users_field(each.field, pod), each.message) for each in mistakes)
+
+
+def users_field(field: str, pod: Pod) -> str:
+    """The user's name of a field of the request: `ports[1].host_port` is a line of the manifest."""
+    port = re.fullmatch(r"ports\[([0-9]{1,4})\](?:\.(\w+))?", field)
+    if not port or int(port[1]) >= len(pod.ports):
+        return FIELDS.get(field, field)
+    leaf = {"container_port": ".containerPort", "host_port": ".hostPort", "host_ip": ".hostIP"}
+    return pod.ports[int(port[1])].path + leaf.get(port[2] or "", f".{port[2]}" if port[2] else "")

@@ -1,0 +1,59 @@
+"""The AdmissionReview that goes back. Pure.
+
+The API server shows `status.message` to whoever made the Pod, in one line of kubectl or of an Event, so the message
+carries everything: each reason, each field, what to do.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from shim.outcomes import Mistake, Remark
+from shim.pointers import Op
+from shim.review import API_VERSION, KIND
+
+Review = dict[str, Any]
+
+
+def allowed(uid: str, *, ops: Sequence[Op] = (), warnings: Iterable[Remark] = (), allocation_id: str = "") -> Review:
+    response: Review = {"uid": uid, "allowed": True}
+    if ops:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(json.dumps(ops).encode()).decode("ascii")
+    return _review(response, warnings, {"allocation-id": allocation_id})
+
+
+def denied(uid: str, *, code: int, mistakes: Sequence[Mistake]) -> Review:
+    """Takes at least one mistake; the first one's reason is the answer's."""
+    reason = mistakes[0].reason
+    status = {"status": "Failure", "code": code, "reason": reason, "message": denial_message(mistakes)}
+    return _review({"uid": uid, "allowed": False, "status": status}, (), {"reason": reason})
+
+
+def denial_message(mistakes: Sequence[Mistake]) -> str:
+    if len(mistakes) == 1:
+        return str(mistakes[0])
+    return f"{len(mistakes)} mistakes: " + "; ".join(f"({at}) {each}" for at, each in enumerate(mistakes, start=1))
+
+
+def failure(code: int, reason: str, message: str) -> Review:
+    """The body of an HTTP error: a Status, as the API server itself would send."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Status",
+        "status": "Failure",
+        "code": code,
+        "reason": reason,
+        "message": f"{reason}: {message}",
+    }
+
+
+def _review(response: Review, warnings: Iterable[Remark], audit: Mapping[str, str]) -> Review:
+    texts = [str(warning) for warning in warnings]
+    known = {name: value for name, value in audit.items() if value}
+    response |= {"warnings": texts} if texts else {}
+    response |= {"auditAnnotations": known} if known else {}
+    return {"apiVersion": API_VERSION, "kind": KIND, "response": response}

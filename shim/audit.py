@@ -1,0 +1,74 @@
+"""The annotations that tell what was allocated: for kubectl, for the downward API, and for the way back.
+
+Rule: what comes in under these names proves nothing and is replaced; what is not true any more is removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+
+from shim.held import Held
+from shim.pods import Pod
+from shim.pointers import Op, add, escaped, remove
+from shim.review import ALLOCATION_ID
+from shim.settings import PREFIX
+
+ALLOCATIONS = PREFIX + "allocations"
+ALLOCATED = "allocated-"
+LONGEST_NAME = 63
+"""Of the part behind the slash; Kubernetes refuses more."""
+
+
+def audit_ops(pod: Pod, held: tuple[Held, ...], allocation_id: str) -> Iterator[Op]:
+    wanted = audit_annotations(held, allocation_id)
+    for name in pod.annotations:
+        is_ours = name.startswith(PREFIX + ALLOCATED) or name == ALLOCATION_ID
+        if is_ours and name not in wanted:
+            yield remove(_pointer(name))
+    for name, value in wanted.items():
+        if pod.annotations.get(name) != value:
+            yield add(_pointer(name), value)
+
+
+def audit_annotations(held: tuple[Held, ...], allocation_id: str) -> dict[str, str]:
+    """By name. A dry run has no id."""
+    holders: dict[str, set[int]] = {}
+    for each in held:
+        holders.setdefault(_base(each), set()).add(each.at)
+    annotations: dict[str, str] = {}
+    for each in held:
+        base = _base(each)
+        name = ALLOCATED + base if len(holders[base]) == 1 else _with_container(each.container, base)
+        annotations.setdefault(PREFIX + name, str(each.number))
+    annotations[ALLOCATIONS] = json.dumps([_entry(each) for each in held], separators=(",", ":"))
+    return annotations | ({ALLOCATION_ID: allocation_id} if allocation_id else {})
+
+
+def _base(each: Held) -> str:
+    return each.name or f"{each.old}-{each.protocol}"
+
+
+def _with_container(container: str, base: str) -> str:
+    """Kept within the limit by a hash in place of the end of the container's name."""
+    name = f"{ALLOCATED}{container}-{base}"
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(container.encode()).hexdigest()[:8]
+    room = max(LONGEST_NAME - len(f"{ALLOCATED}-{digest}-{base}"), 0)
+    return f"{ALLOCATED}{container[:room]}-{digest}-{base}"
+
+
+def _entry(each: Held) -> dict[str, str | int]:
+    return {
+        "container": each.container,
+        "name": each.name,
+        "protocol": each.protocol,
+        "containerPort": each.old,
+        "hostPort": each.number,
+    }
+
+
+def _pointer(name: str) -> str:
+    return f"/metadata/annotations/{escaped(name)}"

@@ -1,0 +1,64 @@
+"""The Pod's ports beside the numbers that the allocator gave them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hostport.v1.allocator_pb2 import AllocatedPort, Allocation, Protocol
+from shim.pods import Pod, Port
+
+
+class AllocationError(ValueError):
+    """The allocator's fault: its answer does not fit the question. Nothing may be patched by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A port and its number. `at` is the place of its container in `Pod.containers`.
+
+    `old` is the containerPort before the allocation. On reinvocation the Pod shows the new number already, and only
+    the allocator knows the old one.
+    """
+
+    at: int
+    port: Port
+    old: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        return self.port.name
+
+    @property
+    def container(self) -> str:
+        return self.port.container
+
+    @property
+    def protocol(self) -> str:
+        return self.port.protocol
+
+    @property
+    def is_moved(self) -> bool:
+        return self.old != self.number
+
+
+def match_ports(pod: Pod, allocation: Allocation) -> tuple[Held, ...]:
+    """The answer's ports stand in the order of the request.
+
+    Raises:
+        AllocationError: they do not, or a number is none.
+
+    """
+    asked = [(at, port) for at, container in enumerate(pod.containers) for port in container.ports]
+    if len(asked) != len(allocation.ports):
+        raise AllocationError(f"asked for {len(asked)} ports, got {len(allocation.ports)}")
+    return tuple(_held(at, port, got) for (at, port), got in zip(asked, allocation.ports, strict=True))
+
+
+def _held(at: int, port: Port, got: AllocatedPort) -> Held:
+    protocol = Protocol.Name(got.protocol).removeprefix("PROTOCOL_")
+    if (got.container, got.name, protocol) != (port.container, port.name, port.protocol):
+        raise AllocationError(f"asked for {port.path}, got port {got.name!r}/{protocol} of {got.container!r}")
+    if not 1 <= got.host_port <= 65535:
+        raise AllocationError(f"{port.path} got the number {got.host_port}")
+    return Held(at=at, port=port, old=got.container_port or port.container_port, number=got.host_port)

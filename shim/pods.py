@@ -1,0 +1,173 @@
+"""The Pod as the shim sees it, parsed once: what may be asked for, and where in the object it stands.
+
+Rules:
+
+* Everything that the patch will touch is read here and has its right type afterwards; whatever else the Pod holds is
+  never looked at, so that fields of later Kubernetes versions pass through.
+* Containers are known by their place, not by their name: nobody has validated yet that names differ.
+* The ports that count are those of `spec.containers` in order, then those of restartable init containers in order.
+  Mirrors the scheduler's GetHostPorts, which decides what a Pod occupies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shim.fields import Json, boolean, integer, is_integer, json_object, json_objects, text, text_map
+
+PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+HOOKS = ("postStart", "preStop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """One containerPort entry. Zero means unset; numbers are as large as the user wrote them."""
+
+    pointer: str
+    path: str
+    container: str
+    name: str
+    protocol: str
+    container_port: int
+    host_port: int
+    host_ip: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumericProbe:
+    """A probe or lifecycle handler that names a port of the Pod by number. `pointer` is that of the number."""
+
+    pointer: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A container or init container. `env` is None when the field is absent."""
+
+    pointer: str
+    path: str
+    name: str
+    is_counted: bool
+    all_ports: tuple[Port, ...]
+    env: tuple[Json, ...] | None
+    probes: tuple[NumericProbe, ...]
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """The ports that count: an ordinary init container has none."""
+        return self.all_ports if self.is_counted else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A Pod of the API server's CREATE. `containers` are followed by the init containers."""
+
+    raw: Json
+    name: str
+    generate_name: str
+    namespace: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    controller_uid: str | None
+    is_applied: bool
+    host_network: bool
+    dns_policy: str
+    containers: tuple[Container, ...]
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        return tuple(port for container in self.containers for port in container.ports)
+
+    @property
+    def spec(self) -> Json:
+        return json_object(self.raw, "spec", "")
+
+
+def parse_pod(raw: Json) -> Pod:
+    """Raises FieldError where a field that matters here has an impossible type."""
+    metadata, spec = json_object(raw, "metadata", ""), json_object(raw, "spec", "")
+    annotations = text_map(metadata, "annotations", "metadata")
+    return Pod(
+        raw=raw,
+        name=text(metadata, "name", "metadata"),
+        generate_name=text(metadata, "generateName", "metadata"),
+        namespace=text(metadata, "namespace", "metadata"),
+        labels=text_map(metadata, "labels", "metadata"),
+        annotations=annotations,
+        controller_uid=_controller_uid(metadata),
+        is_applied="kubectl.kubernetes.io/last-applied-configuration" in annotations or _server_side_applied(metadata),
+        host_network=boolean(spec, "hostNetwork", "spec") is True,
+        dns_policy=text(spec, "dnsPolicy", "spec"),
+        containers=(*_containers(spec, "containers"), *_containers(spec, "initContainers")),
+    )
+
+
+def _controller_uid(metadata: Json) -> str | None:
+    """The uid of the controller that made the Pod; None for a bare Pod."""
+    for _, path, owner in json_objects(metadata, "ownerReferences", "metadata"):
+        if boolean(owner, "controller", path):
+            return text(owner, "uid", path)
+    return None
+
+
+def _server_side_applied(metadata: Json) -> bool:
+    entries = json_objects(metadata, "managedFields", "metadata")
+    return any(text(entry, "operation", path) == "Apply" for _, path, entry in entries)
+
+
+def _containers(spec: Json, key: str) -> Iterator[Container]:
+    for at, path, raw in json_objects(spec, key, "spec"):
+        pointer, name = f"/spec/{key}/{at}", text(raw, "name", path)
+        yield Container(
+            pointer=pointer,
+            path=path,
+            name=name,
+            is_counted=key == "containers" or text(raw, "restartPolicy", path) == "Always",
+            all_ports=tuple(_ports(raw, path, pointer, name)),
+            env=_env(raw, path),
+            probes=tuple(_probes(raw, path, pointer)),
+        )
+
+
+def _ports(container: Json, path: str, pointer: str, name: str) -> Iterator[Port]:
+    for at, port_path, raw in json_objects(container, "ports", path):
+        yield Port(
+            pointer=f"{pointer}/ports/{at}",
+            path=port_path,
+            container=name,
+            name=text(raw, "name", port_path),
+            protocol=text(raw, "protocol", port_path) or "TCP",
+            container_port=integer(raw, "containerPort", port_path),
+            host_port=integer(raw, "hostPort", port_path),
+            host_ip=text(raw, "hostIP", port_path),
+        )
+
+
+def _env(container: Json, path: str) -> tuple[Json, ...] | None:
+    if container.get("env") is None:
+        return None
+    entries = tuple(json_objects(container, "env", path))
+    for _, entry_path, entry in entries:
+        text(entry, "name", entry_path)
+        text(entry, "value", entry_path)
+        json_object(json_object(entry, "valueFrom", entry_path), "fieldRef", f"{entry_path}.valueFrom")
+    return tuple(entry for _, _, entry in entries)
+
+
+def _probes(container: Json, path: str, pointer: str) -> Iterator[NumericProbe]:
+    for key in PROBES:
+        yield from _handlers(json_object(container, key, path), f"{path}.{key}", f"{pointer}/{key}")
+    lifecycle = json_object(container, "lifecycle", path)
+    for key in HOOKS:
+        hook = json_object(lifecycle, key, f"{path}.lifecycle")
+        yield from _handlers(hook, f"{path}.lifecycle.{key}", f"{pointer}/lifecycle/{key}")
+
+
+def _handlers(probe: Json, path: str, pointer: str) -> Iterator[NumericProbe]:
+    """The numbers that mean a port of this Pod: with a `host` of its own, a handler asks somebody else."""
+    for key in ("httpGet", "tcpSocket", "grpc"):
+        handler = json_object(probe, key, path)
+        if is_integer(handler.get("port")) and not text(handler, "host", f"{path}.{key}"):
+            yield NumericProbe(f"{pointer}/{key}/port", handler["port"])

@@ -1,0 +1,305 @@
+"""From the bytes of an AdmissionReview to what is to be done about it. Pure.
+
+Rules:
+
+* The body is parsed once, here. Two ways to fail: `ReviewError` is the caller's fault (HTTP 400, so that failurePolicy
+  decides); `Denied` is the user's (an answer, with every mistake that was found).
+* Whoever does not ask for ports is left alone: nothing but the one annotation is looked at before that is known.
+* The allocator decides; this module asks. It denies only what the allocator cannot see: annotations, and fields that
+  Kubernetes refuses together with hostNetwork.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from hostport.contract import Notice, Reason
+from hostport.v1.allocator_pb2 import (
+    POLICY_INDEX,
+    PROTOCOL_SCTP,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    AllocateRequest,
+    Owner,
+    PortRange,
+    PortRequest,
+    Protocol,
+)
+from shim.constraints import read_constraints
+from shim.fields import FieldError, Json, as_object, boolean, integer, json_object, text, text_map
+from shim.forbidden import forbidden_by_host_network
+from shim.outcomes import Mistake, Remark, mistake, quoted, remark
+from shim.pods import Pod, Port, parse_pod
+from shim.settings import (
+    DEFAULT_STRIDE,
+    ENABLED,
+    HIGHEST,
+    LOWEST,
+    PREFIX,
+    RANGED,
+    Settings,
+    not_a_number,
+    out_of_range,
+    parse_number,
+    parse_settings,
+)
+
+API_VERSION, KIND = "admission.k8s.io/v1", "AdmissionReview"
+MIRROR = "kubernetes.io/config.mirror"
+ALLOCATION_ID = PREFIX + "allocation-id"
+POD_INDEX = "apps.kubernetes.io/pod-index"
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+
+PROTOCOLS: dict[str, Protocol.ValueType] = {"TCP": PROTOCOL_TCP, "UDP": PROTOCOL_UDP, "SCTP": PROTOCOL_SCTP}
+LONGEST_ID = 128
+"""Characters of request_id and allocation_id, as the contract has it."""
+
+
+class ReviewError(ValueError):
+    """The caller's fault: the body is no AdmissionReview that we can answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user said that matters only when the patch is built. `range` bounds Index and Dynamic alone."""
+
+    keep_dns: bool = False
+    inject_env: bool = True
+    range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotOurs:
+    """Allowed, untouched. `why` is for the log."""
+
+    uid: str
+    why: str
+    warnings: tuple[Remark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied:
+    """The user's mistakes. `probe` is a request whose refusal tells what else is wrong; None when none makes sense.
+
+    `is_neutral` says that the probe's range and stride are not the user's, so that nothing about them counts.
+    """
+
+    uid: str
+    subject: str
+    mistakes: tuple[Mistake, ...]
+    pod: Pod
+    probe: AllocateRequest | None = None
+    is_neutral: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Nothing wrong so far: the request for the allocator, and what the patch will be built from."""
+
+    uid: str
+    subject: str
+    request: AllocateRequest
+    pod: Pod
+    options: Options
+
+
+def parse_review(body: bytes) -> NotOurs | Denied | Ask:
+    """Raises ReviewError when the body is not an AdmissionReview of admission.k8s.io/v1 with a Pod in it."""
+    try:
+        return _parse(_request(_load(body)))
+    except FieldError as error:
+        raise ReviewError(f"the AdmissionReview is malformed: {error}") from error
+
+
+def _load(body: bytes) -> Json:
+    try:
+        review = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise ReviewError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+    except RecursionError as error:
+        raise ReviewError("the body is nested too deeply") from error
+    except ValueError as error:
+        raise ReviewError(f"the body is not JSON: {error}") from error
+    return as_object(review, "the body")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _request(review: Json) -> Json:
+    found = (text(review, "apiVersion", ""), text(review, "kind", ""))
+    if found != (API_VERSION, KIND):
+        raise ReviewError(f"expected {KIND} of {API_VERSION}, got kind {quoted(found[1])} of {quoted(found[0])}")
+    if review.get("request") is None:
+        raise ReviewError("the AdmissionReview has no request")
+    request = json_object(review, "request", "")
+    if not 0 < len(text(request, "uid", "request")) <= LONGEST_ID:
+        raise ReviewError(f"request.uid must have 1 to {LONGEST_ID} characters")
+    return request
+
+
+def _parse(request: Json) -> NotOurs | Denied | Ask:
+    uid = text(request, "uid", "request")
+    why = _not_a_pod_create(request)
+    if why:
+        return NotOurs(uid=uid, why=why)
+    if request.get("object") is None:
+        raise ReviewError("the CREATE of a Pod has no request.object")
+    raw = json_object(request, "object", "request")
+    annotations = text_map(json_object(raw, "metadata", ""), "annotations", "metadata")
+    if MIRROR in annotations:
+        return NotOurs(uid=uid, why="a mirror Pod")
+    if annotations.get(ENABLED, "false") == "false":
+        return NotOurs(uid=uid, why=f"{ENABLED} is not true")
+    return _judge(request, parse_pod(raw))
+
+
+def _not_a_pod_create(request: Json) -> str:
+    kind = json_object(request, "kind", "request")
+    what = [text(kind, part, "request.kind") for part in ("group", "version", "kind")]
+    if text(request, "operation", "request") != "CREATE":
+        return "not a CREATE"
+    if text(request, "subResource", "request"):
+        return "a subresource"
+    return "" if what == ["", "v1", "Pod"] else "not a Pod"
+
+
+def _judge(request: Json, pod: Pod) -> NotOurs | Denied | Ask:
+    uid = text(request, "uid", "request")
+    settings, mistakes = parse_settings(pod.annotations)
+    index, wrong_index = _index(pod) if settings.policy == POLICY_INDEX else (None, ())
+    wrong_ports = tuple(each for port in pod.ports for each in _port_mistakes(port))
+    mistakes = (*mistakes, *wrong_index, *wrong_ports, *(forbidden_by_host_network(pod) if pod.ports else ()))
+    if not mistakes and not pod.ports:
+        why = "no container has a port, so there is nothing to allocate: the Pod is left untouched"
+        return NotOurs(uid=uid, why="no ports", warnings=(remark(Notice.NO_PORTS, why),))
+    ask = None
+    if pod.ports and settings.policy and not wrong_index and not wrong_ports:
+        ask = _allocate_request(request=request, pod=pod, settings=settings, index=index)
+    if mistakes or ask is None:
+        return _denied(request, pod, mistakes, ask, is_neutral=settings.numbers is None)
+    return Ask(uid=uid, subject=_subject(request, pod), request=ask, pod=pod, options=_options(settings))
+
+
+def _denied(
+    request: Json, pod: Pod, mistakes: tuple[Mistake, ...], ask: AllocateRequest | None, *, is_neutral: bool
+) -> Denied:
+    if ask is not None:
+        ask.dry_run = True
+        ask.ClearField("request_id")
+    return Denied(
+        uid=text(request, "uid", "request"),
+        subject=_subject(request, pod),
+        mistakes=mistakes,
+        pod=pod,
+        probe=ask,
+        is_neutral=is_neutral,
+    )
+
+
+def _subject(request: Json, pod: Pod) -> str:
+    return f"{_namespace(request, pod)}/{pod.name or pod.generate_name + '*'}"
+
+
+def _namespace(request: Json, pod: Pod) -> str:
+    return pod.namespace or text(request, "namespace", "request")
+
+
+def _options(settings: Settings) -> Options:
+    return Options(
+        keep_dns=settings.keep_dns,
+        inject_env=settings.inject_env,
+        range=settings.numbers[:2] if settings.numbers and settings.policy in RANGED else None,
+    )
+
+
+def _index(pod: Pod) -> tuple[int | None, tuple[Mistake, ...]]:
+    """The Pod's index and its source's mistake. A source that is there is the source, whatever it says."""
+    named = re.search(r"-([0-9]+)\Z", pod.name)
+    sources = (
+        (f"label {POD_INDEX}", pod.labels.get(POD_INDEX)),
+        (f"annotation {COMPLETION_INDEX}", pod.annotations.get(COMPLETION_INDEX)),
+        (f"label {COMPLETION_INDEX}", pod.labels.get(COMPLETION_INDEX)),
+        ("metadata.name", named[1] if named else None),
+    )
+    for where, value in sources:
+        if value is not None:
+            return _index_of(where, value)
+    return None, ()
+
+
+def _index_of(where: str, value: str) -> tuple[int | None, tuple[Mistake, ...]]:
+    number = parse_number(value)
+    if number is None:
+        return None, (not_a_number(where, value),)
+    if number > HIGHEST:  # min-port + index is beyond every port, and need not fit the contract's integer
+        message = f"index {quoted(value)} is above {HIGHEST}: no port is left for it. Use policy Dynamic"
+        return None, (mistake(Reason.NUMBER_BEYOND_RANGE, where, message),)
+    return number, ()
+
+
+def _port_mistakes(port: Port) -> list[Mistake]:
+    wrong = []
+    if not LOWEST <= port.container_port <= HIGHEST:
+        wrong.append(out_of_range(f"{port.path}.containerPort", port.container_port))
+    if not 0 <= port.host_port <= HIGHEST:
+        wrong.append(out_of_range(f"{port.path}.hostPort", port.host_port))
+    if port.protocol not in PROTOCOLS:
+        message = f"{quoted(port.protocol)} is none of {', '.join(PROTOCOLS)}"
+        wrong.append(mistake(Reason.UNKNOWN_VALUE, f"{port.path}.protocol", message))
+    return wrong
+
+
+def _allocate_request(*, request: Json, pod: Pod, settings: Settings, index: int | None) -> AllocateRequest:
+    low, high, stride = settings.numbers or (LOWEST, HIGHEST, DEFAULT_STRIDE)
+    carried = pod.annotations.get(ALLOCATION_ID, "")
+    ask = AllocateRequest(
+        request_id=text(request, "uid", "request"),
+        dry_run=boolean(request, "dryRun", "request") is True,
+        owner=_owner(request, pod),
+        policy=settings.policy or POLICY_INDEX,
+        range=PortRange(min=low, max=high),
+        stride=stride,
+        ports=[_port_request(port) for port in pod.ports],
+        constraints=read_constraints(pod.spec),
+        priority=_int32(pod.spec, "priority"),
+        may_preempt=text(pod.spec, "preemptionPolicy", "spec") != "Never",
+        when_full=settings.when_full,
+        host_network=pod.host_network,
+        allocation_id=carried if len(carried) <= LONGEST_ID else "",
+    )
+    if index is not None:
+        ask.index = index
+    return ask
+
+
+def _owner(request: Json, pod: Pod) -> Owner:
+    return Owner(
+        kind="Pod",
+        namespace=_namespace(request, pod),
+        name=pod.name,
+        generate_name=pod.generate_name,
+        controller_uid=pod.controller_uid or "",
+    )
+
+
+def _port_request(port: Port) -> PortRequest:
+    return PortRequest(
+        container=port.container,
+        name=port.name,
+        protocol=PROTOCOLS[port.protocol],
+        container_port=port.container_port,
+        host_port=port.host_port,
+        host_ip=port.host_ip,
+    )
+
+
+def _int32(spec: Json, key: str) -> int:
+    value = integer(spec, key, "spec")
+    if not -(2**31) <= value < 2**31:
+        raise FieldError(f"spec.{key}", "a 32-bit integer", value)
+    return value

@@ -1,0 +1,161 @@
+"""The annotations that a user writes: what they may say, and what is said when they do not.
+
+Every annotation is read even after a mistake, so that people correct a Pod once. Unknown `hostport.io/` annotations are
+ignored: a later version may know them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hostport.contract import Reason
+from hostport.v1.allocator_pb2 import (
+    POLICY_DYNAMIC,
+    POLICY_INDEX,
+    POLICY_PASSTHROUGH,
+    POLICY_STATIC,
+    WHEN_FULL_DENY,
+    WHEN_FULL_PENDING,
+    WHEN_FULL_UNSPECIFIED,
+    Policy,
+    WhenFull,
+)
+from shim.outcomes import Mistake, mistake, quoted
+
+PREFIX = "hostport.io/"
+ENABLED = PREFIX + "enabled"
+POLICY = PREFIX + "policy"
+MIN_PORT = PREFIX + "min-port"
+MAX_PORT = PREFIX + "max-port"
+STRIDE = PREFIX + "stride"
+DNS_POLICY = PREFIX + "dns-policy"
+INJECT_ENV = PREFIX + "inject-env"
+WHEN_FULL = PREFIX + "when-full"
+
+LOWEST, HIGHEST = 1, 65535
+DEFAULT_MIN, DEFAULT_MAX, DEFAULT_STRIDE = 7000, 8000, 100
+DEFAULT_WIDTH = 1000
+"""max-port - min-port where only min-port is given."""
+
+POLICIES: Mapping[str, Policy.ValueType] = {
+    "Index": POLICY_INDEX,
+    "Dynamic": POLICY_DYNAMIC,
+    "Passthrough": POLICY_PASSTHROUGH,
+    "Static": POLICY_STATIC,
+}
+RANGED = frozenset({POLICY_INDEX, POLICY_DYNAMIC})
+"""The policies that min-port and max-port bound."""
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the annotations say. `policy` is None when it is unknown, `numbers` when one of them is wrong."""
+
+    policy: Policy.ValueType | None
+    numbers: tuple[int, int, int] | None
+    when_full: WhenFull.ValueType
+    keep_dns: bool
+    inject_env: bool
+
+
+def parse_settings(annotations: Mapping[str, str]) -> tuple[Settings, tuple[Mistake, ...]]:
+    mistakes = _enabled_mistakes(annotations.get(ENABLED, ""))
+    policy = _one_of(annotations, POLICY, POLICIES, POLICY_INDEX, mistakes, Reason.UNKNOWN_POLICY)
+    numbers = _numbers(annotations, mistakes)
+    keep_dns = _one_of(annotations, DNS_POLICY, {"Keep": True}, False, mistakes)
+    inject_env = _one_of(annotations, INJECT_ENV, {"true": True, "false": False}, True, mistakes)
+    full = {"Deny": WHEN_FULL_DENY, "Pending": WHEN_FULL_PENDING}
+    settings = Settings(
+        policy=policy,
+        numbers=numbers,
+        when_full=_one_of(annotations, WHEN_FULL, full, WHEN_FULL_UNSPECIFIED, mistakes) or WHEN_FULL_UNSPECIFIED,
+        keep_dns=bool(keep_dns),
+        inject_env=inject_env is not False,
+    )
+    return settings, tuple(mistakes)
+
+
+def parse_number(value: str) -> int | None:
+    """Decimal digits and nothing else, of any size; None otherwise."""
+    if not re.fullmatch(r"[0-9]+", value):
+        return None
+    digits = value.lstrip("0") or "0"
+    return int(digits) if len(digits) <= 18 else 10**18  # as good as any: too large for whatever it counts
+
+
+def not_a_number(where: str, value: str) -> Mistake:
+    return mistake(Reason.NOT_A_NUMBER, where, f"{quoted(value)} is not a number: write decimal digits in quotes")
+
+
+def out_of_range(where: str, value: object) -> Mistake:
+    return mistake(Reason.NUMBER_OUT_OF_RANGE, where, f"{quoted(value)} is not in {LOWEST}..{HIGHEST}")
+
+
+def _enabled_mistakes(value: str) -> list[Mistake]:
+    if value == "true":
+        return []
+    remedy = f'{quoted(value)} is neither "true" nor "false": write one of them, in lower case and in quotes'
+    return [mistake(Reason.ENABLED_VALUE, f"annotation {ENABLED}", remedy)]
+
+
+def _one_of(
+    annotations: Mapping[str, str],
+    name: str,
+    values: Mapping[str, _Value],
+    default: _Value,
+    mistakes: list[Mistake],
+    reason: Reason = Reason.UNKNOWN_VALUE,
+) -> _Value | None:
+    value = annotations.get(name)
+    if value is None:
+        return default
+    if value not in values:
+        mistakes.append(mistake(reason, f"annotation {name}", _unknown(value, list(values))))
+        return None
+    return values[value]
+
+
+def _unknown(value: str, values: Sequence[str]) -> str:
+    by_lower = {each.lower(): each for each in values}
+    near = difflib.get_close_matches(value.strip().lower()[:32], by_lower, n=1)
+    known = "none of " + ", ".join(values) if len(values) > 1 else f"not {values[0]}, the only value"
+    return f"{quoted(value)} is {known}" + (f'; did you mean "{by_lower[near[0]]}"?' if near else "")
+
+
+def _numbers(annotations: Mapping[str, str], mistakes: list[Mistake]) -> tuple[int, int, int] | None:
+    """(min, max, stride) with their defaults; None when one of them is wrong."""
+    before = len(mistakes)
+    low, high, stride = (_number(annotations, name, mistakes) for name in (MIN_PORT, MAX_PORT, STRIDE))
+    if len(mistakes) > before:
+        return None
+    bottom = low or DEFAULT_MIN
+    top = high or (min(bottom + DEFAULT_WIDTH, HIGHEST) if low else DEFAULT_MAX)
+    if bottom > top:
+        mistakes.append(_inverted(low, bottom, top))
+        return None
+    return bottom, top, stride or DEFAULT_STRIDE
+
+
+def _number(annotations: Mapping[str, str], name: str, mistakes: list[Mistake]) -> int | None:
+    value = annotations.get(name)
+    if value is None:
+        return None
+    number = parse_number(value)
+    if number is None:
+        mistakes.append(not_a_number(f"annotation {name}", value))
+    elif not LOWEST <= number <= HIGHEST:
+        mistakes.append(out_of_range(f"annotation {name}", value))
+    return number
+
+
+def _inverted(low: int | None, bottom: int, top: int) -> Mistake:
+    """Only with max-port set: min-port alone never inverts."""
+    default = "" if low else f" (the default, as {MIN_PORT} is not set)"
+    message = f"min-port {bottom}{default} is greater than max-port {top}: swap them, or set both"
+    return mistake(Reason.RANGE_INVERTED, f"annotation {MAX_PORT}", message)
