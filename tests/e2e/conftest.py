@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from e2e.control_plane import ControlPlane, control_plane, create_namespace
 from e2e.product import Product, product
 
 NODES = ("n1", "n2", "n3")
-HERE = Path(__file__).resolve().parent
+PRODUCT = ("allocator", "shim")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,14 +39,19 @@ def binaries(request: pytest.FixtureRequest) -> programs.Binaries:
             return programs.locate()
         except programs.Unavailable as reason:
             pytest.skip(str(reason))
+        except programs.Broken as reason:
+            pytest.exit(f"e2e: {reason}", returncode=1)
 
 
 @pytest.fixture(scope="session")
-def folder() -> Iterator[Path]:
-    """Everything that a run writes. Short, because Unix sockets are; gone afterwards."""
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Everything that a run writes. Kept when a case failed, for its logs."""
     path = Path(tempfile.mkdtemp(prefix="hostport-e2e-"))
     yield path
-    shutil.rmtree(path, ignore_errors=True)
+    if request.session.testsfailed:
+        sys.stderr.write(f"\ne2e: the logs of this run are in {path / 'logs'}\n")
+    else:
+        shutil.rmtree(path)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +69,18 @@ def product_session(plane: ControlPlane, folder: Path) -> Iterator[Product]:
 @pytest.fixture(name="product")
 def product_fixture(product_session: Product) -> Product:
     return product_session
+
+
+@pytest.fixture(autouse=True)
+def _logs(request: pytest.FixtureRequest, product_session: Product) -> Iterator[None]:
+    """Shows with a failed case what the programs logged during it."""
+    logs = product_session.plane.logs
+    before = {name: (logs / f"{name}.log").stat().st_size for name in PRODUCT}
+    yield
+    for name, size in before.items():
+        with (logs / f"{name}.log").open("rb") as log:
+            log.seek(size)
+            request.node.add_report_section("teardown", name, log.read()[-8000:].decode(errors="replace"))
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,9 @@ class Pki:
 
         The host name is nobody's; without any, Go refuses the certificate for an empty extension.
         """
-        return self._write(name, self._authority.issue_cert(f"{name}.client", common_name=name, organization_name=group))
+        return self._write(
+            name, self._authority.issue_cert(f"{name}.client", common_name=name, organization_name=group)
+        )
 
     def signing_key(self, name: str) -> Path:
         """A key for ServiceAccount tokens."""

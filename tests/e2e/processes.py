@@ -57,8 +57,13 @@ class Process:
             try:
                 self._process.wait(GRACE)
             except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                self.kill()
         return self._process.wait()
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def last_lines(self, count: int = 40) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()

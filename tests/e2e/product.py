@@ -28,34 +28,45 @@ PACE = 1.0
 
 
 class Allocator:
-    """The running allocator, and its API."""
+    """The running allocator, and its API. It can be ended and started again with its journal, at the same address."""
 
     def __init__(self, folder: Path, logs: Path, cluster: Path) -> None:
         port, http_port = free_ports(2)
         self.address = f"127.0.0.1:{port}"
-        self._process = _start(
-            "allocator",
-            logs,
+        self._logs = logs
+        self._http = Https(f"http://127.0.0.1:{http_port}")
+        self._flags = (
             f"--listen={self.address}",
             f"--http=127.0.0.1:{http_port}",
             f"--cluster=file:{cluster}",
             f"--journal=sqlite:{folder / 'journal.db'}",
         )
-        http = Https(f"http://127.0.0.1:{http_port}")
-        self._process.wait_until("ready", lambda: http.is_ok("/readyz"))
-        self._channel = grpc.insecure_channel(self.address)
+        self._channel = grpc.insecure_channel(self.address, options=[("grpc.max_reconnect_backoff_ms", 500)])
         self._stub = rpc.AllocatorServiceStub(self._channel)
+        self.start()
+
+    def start(self) -> None:
+        self._process = _start("allocator", self._logs, *self._flags)
+        self._process.wait_until("ready", lambda: self._http.is_ok("/readyz"))
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def allocations(self, namespace: str = "") -> list[pb.Allocation]:
         """All live allocations, or those of a namespace, ordered by id."""
         found: list[pb.Allocation] = []
         request = pb.ListAllocationsRequest(namespace=namespace, page_size=1000)
         while True:
-            page = self._stub.ListAllocations(request, timeout=5)
+            page = self._stub.ListAllocations(request, timeout=5, wait_for_ready=True)
             found.extend(page.allocations)
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
+
+    def held_on(self, node: str) -> set[int]:
+        """The numbers that are held on a node."""
+        answer = self._stub.GetNode(pb.GetNodeRequest(name=node), timeout=5, wait_for_ready=True)
+        return {port.host_port for port in answer.ports}
 
     def stop(self) -> int:
         self._channel.close()

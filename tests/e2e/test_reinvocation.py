@@ -1,0 +1,102 @@
+"""A webhook that comes after ours changes the Pod, so ours is called again for the same Pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.api import Kubectl
+from e2e.control_plane import ControlPlane
+from e2e.injector import LABEL, injector
+from e2e.manifests import Pod, allocations, annotation, hostport, numbers, numbers_by_name, pod, port, workload
+from e2e.processes import wait_for
+from e2e.product import Product
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _second_webhook(plane: ControlPlane, product_session: Product) -> Iterator[None]:
+    """Registered after ours works, and known to the API server."""
+    with injector(plane):
+        probe = injected("probe", {}, 80)
+        wait_for(
+            "the API server to call the injector",
+            lambda: plane.kubectl.apply(probe, options=["--dry-run=server", "-o", "json"]).json,
+            lambda stored: len(stored["spec"]["containers"]) == 2,
+        )
+        yield
+
+
+def injected(name: str, annotations: dict[str, str], proxy: int) -> Pod:
+    """A Pod that the injector gives a container with the port `proxy`."""
+    asking = pod(name, annotations, port(8080, "http"), port(9090, "metrics"))
+    asking["metadata"]["labels"] = {LABEL: str(proxy)}
+    return asking
+
+
+def test_ports_keep_their_numbers_and_the_new_one_is_held_as_it_stands(
+    product: Product, kubectl: Kubectl, namespace: str
+) -> None:
+    run = kubectl.apply(injected("web-3", hostport(min_port=20000), 20500))
+
+    stored = kubectl.get("pod", "web-3")
+    assert [each["name"] for each in stored["spec"]["containers"]] == ["proxy", "main"]
+    assert numbers(stored) == [20500, 20003, 20103]
+    assert [(each["container"], each["containerPort"], each["hostPort"]) for each in allocations(stored)] == [
+        ("main", 8080, 20003),
+        ("main", 9090, 20103),
+        ("proxy", 20500, 20500),
+    ]
+    assert "Warning: PORT_APPEARED" in run.stderr
+    (held,) = product.allocator.allocations(namespace)
+    assert held.id == annotation(stored, "allocation-id")
+    assert sorted(each.host_port for each in held.ports) == [20003, 20103, 20500]
+
+
+def test_the_new_port_is_taken_for_others(kubectl: Kubectl) -> None:
+    first = injected("first-0", hostport(min_port=20600), 20700)
+    first["spec"]["nodeName"] = "n1"
+    kubectl.apply(first)
+
+    late = pod("late", hostport(policy="Static"), port(80, hostPort=20700), nodeName="n1")
+    run = kubectl.try_apply(late)
+
+    assert run.stderr.startswith("Error from server (PORT_CONFLICT)"), run.stderr
+
+
+def test_a_new_port_that_is_taken_denies_the_pod(kubectl: Kubectl, product: Product, namespace: str) -> None:
+    kubectl.apply(pod("holder", hostport(policy="Static"), port(80, hostPort=20800), nodeName="n1"))
+    asking = injected("web-0", hostport(min_port=20850), 20800)
+    asking["spec"]["nodeName"] = "n1"
+
+    run = kubectl.try_apply(asking)
+
+    assert run.stderr.startswith("Error from server (PORT_CONFLICT)"), run.stderr
+    assert "20800" in run.stderr
+
+
+def test_a_dry_run_is_called_twice_and_reserves_nothing(product: Product, kubectl: Kubectl, namespace: str) -> None:
+    asking = injected("web-0", hostport(min_port=20900), 20990)
+
+    preview = kubectl.apply(asking, options=["--dry-run=server", "-o", "json"]).json
+
+    assert preview["spec"]["hostNetwork"] is True
+    assert len(numbers(preview)) == 3
+    assert product.allocator.allocations(namespace) == []
+
+
+@pytest.mark.workloads
+def test_a_stateful_set_behind_an_injector_gets_its_ports(kubectl: Kubectl) -> None:
+    # Each Pod's proxy has the same port, so each needs a node of its own.
+    labelled = workload("StatefulSet", "db", hostport(min_port=23000), port(8080, "http"), replicas=3, serviceName="db")
+    labelled["spec"]["template"]["metadata"]["labels"][LABEL] = "23900"
+    kubectl.apply(labelled)
+
+    pods = wait_for(
+        "three Pods to run",
+        kubectl.pods,
+        lambda pods: [each["status"]["phase"] for each in pods] == ["Running"] * 3,
+    )
+
+    assert numbers_by_name(pods) == {f"db-{index}": [23900, 23000 + index] for index in range(3)}
+    assert len({each["spec"]["nodeName"] for each in pods}) == 3
