@@ -5,6 +5,7 @@ Where the machine can have no control plane everything is skipped with one line 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import signal
@@ -18,15 +19,15 @@ import pytest
 from e2e import binaries as programs
 from e2e.api import Kubectl
 from e2e.control_plane import ControlPlane, control_plane, create_namespace
+from e2e.processes import Timeout
 from e2e.product import Product, product
 
 NODES = ("n1", "n2", "n3")
 PRODUCT = ("allocator", "shim")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     """A terminated run must tear down like an interrupted one."""
-    config.addinivalue_line("markers", "workloads: needs the controllers and the scheduler")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -54,15 +55,27 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
+@contextlib.contextmanager
+def start_or_exit() -> Iterator[contextlib.ExitStack]:
+    """What does not start is told once, not by every case."""
+    with contextlib.ExitStack() as stack:
+        try:
+            yield stack
+        except Timeout as reason:
+            pytest.exit(f"e2e: {reason}", returncode=1)
+
+
 @pytest.fixture(scope="session")
 def plane(binaries: programs.Binaries, folder: Path) -> Iterator[ControlPlane]:
-    with control_plane(binaries, folder, nodes=NODES) as running:
+    with start_or_exit() as stack:
+        running = stack.enter_context(control_plane(binaries, folder, nodes=NODES))
         yield running
 
 
 @pytest.fixture(scope="session")
 def product_session(plane: ControlPlane, folder: Path) -> Iterator[Product]:
-    with product(plane, folder) as running:
+    with start_or_exit() as stack:
+        running = stack.enter_context(product(plane, folder))
         yield running
 
 

@@ -77,15 +77,15 @@ class Process:
 
         """
 
-        def ready_or_dead() -> bool:
-            if self.exit_code is not None:
-                raise Timeout(f"{self.name} ended with {self.exit_code}:\n{self.last_lines()}")
-            return ready()
+        def ready_or_ended() -> bool:
+            return self.exit_code is not None or ready()
 
         try:
-            wait_until(f"{self.name} to be {what}", ready_or_dead, seconds=seconds)
+            wait_until(f"{self.name} to be {what}", ready_or_ended, seconds=seconds)
         except Timeout as error:
             raise Timeout(f"{error}\n{self.last_lines()}") from None
+        if self.exit_code is not None:
+            raise Timeout(f"{self.name} ended with {self.exit_code}:\n{self.last_lines()}")
 
 
 def wait_until(what: str, is_so: Callable[[], bool], *, seconds: float = 30) -> None:
