@@ -1,0 +1,109 @@
+"""The command line: `python -m shim serve` and `python -m shim render`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hostport.flags import Flag, add_flags, address, duration
+from shim.client import Credentials
+from shim.runtime import Options, serve
+from shim.tls import VERSIONS
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def _file(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1_000_000:
+        raise ValueError(f"{text!r} is not a number in 1..1000000")
+    return int(text)
+
+
+def _level(text: str) -> str:
+    if text.lower() not in LEVELS:
+        raise ValueError(f"{text!r} is none of {', '.join(LEVELS)}")
+    return text.upper()
+
+
+def _version(text: str) -> str:
+    if text not in VERSIONS:
+        raise ValueError(f"{text!r} is none of {', '.join(VERSIONS)}")
+    return text
+
+
+ALLOCATOR_FLAGS = (
+    Flag("allocator", "127.0.0.1:50051", "where the allocator listens", address),
+    Flag("allocator-ca", "", "trust the allocator's certificate by this CA file; plain text without TLS files", _file),
+    Flag("allocator-cert", "", "certificate file to show to the allocator", _file),
+    Flag("allocator-key", "", "its key file", _file),
+)
+
+SERVE_FLAGS = (
+    Flag("listen", "127.0.0.1:8443", "where the API server finds /mutate; port 0 takes a free one", address),
+    Flag("http", "127.0.0.1:8082", "where /healthz, /readyz and /metrics are, in plain HTTP", address),
+    Flag("tls-cert", "", "certificate file of /mutate, reread when it changes", _file),
+    Flag("tls-key", "", "its key file", _file),
+    Flag("tls-min-version", "1.3", "lowest TLS version that is spoken: 1.2 or 1.3", _version),
+    Flag("insecure", False, "allow plain HTTP on an address that is not loopback"),
+    *ALLOCATOR_FLAGS,
+    Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _count),
+    Flag("shutdown-delay", "0s", "how long to be unready before accepting no more", duration),
+    Flag("log-level", "info", "debug, info, warning or error", _level),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m shim", description="Gives host ports to Pods that ask for them.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_flags(commands.add_parser("serve", help="serve the webhook"), SERVE_FLAGS, os.environ)
+    return parser
+
+
+def serve_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> Options:
+    """Leaves by `parser.error` where flags do not go together."""
+    for one, other in (("tls_cert", "tls_key"), ("allocator_cert", "allocator_key")):
+        if bool(getattr(flags, one)) != bool(getattr(flags, other)):
+            parser.error(f"--{one} and --{other} go together".replace("_", "-"))
+    if flags.tls_cert is None and not (flags.listen.is_loopback or flags.insecure):
+        parser.error("without --tls-cert only a loopback address may be served; --insecure allows others")
+    return Options(
+        listen=flags.listen,
+        http=flags.http,
+        allocator=flags.allocator,
+        tls_cert=flags.tls_cert,
+        tls_key=flags.tls_key,
+        tls_min_version=VERSIONS[flags.tls_min_version],
+        credentials=credentials(flags),
+        max_concurrent=flags.max_concurrent,
+        shutdown_delay=flags.shutdown_delay,
+    )
+
+
+def credentials(flags: argparse.Namespace) -> Credentials:
+    return Credentials(ca=flags.allocator_ca, cert=flags.allocator_cert, key=flags.allocator_key)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    flags = parser.parse_args(arguments)
+    options = serve_options(parser, flags)
+    logging.basicConfig(level=flags.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(serve(options))
+    except OSError as error:
+        logging.getLogger("shim").error("cannot start: %s", error)  # noqa: TRY400 - the user's mistake, no trace
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""The wire to the allocator: one channel, deadlines, and what an error means for the Pod.
+
+Rules:
+
+* A refusal is an answer: INVALID_ARGUMENT, FAILED_PRECONDITION and RESOURCE_EXHAUSTED in our domain deny the Pod. All
+  else, words of ours or not, means that nothing is known, and the webhook's failurePolicy decides.
+* Nothing waits past the caller's deadline. Within it a call waits for a connection, and is repeated when the allocator
+  went away under it: request_id makes that safe, and the channel's throttle keeps it from becoming a storm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from hostport.contract import DOMAIN, Reason
+from hostport.flags import Address
+from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
+from shim.files import FileWatch, no_password
+from shim.outcomes import Mistake, Refused, Unreachable
+
+ADMISSION_CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: 422,
+    grpc.StatusCode.FAILED_PRECONDITION: 403,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 403,
+}
+"""The refusals, by their code, and the status code that the admission answer gives."""
+
+CLOSING_GRACE = 30.0
+"""Seconds that calls under way have when their channel is replaced or closed: no deadline is longer."""
+
+RETRIES = {
+    "methodConfig": [
+        {
+            "name": [{"service": "hostport.v1.AllocatorService"}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+}
+
+CHANNEL_OPTIONS = (
+    # By default the pause between attempts grows to two minutes: as long would a shim stay blind after an outage. The
+    # minimum is the time that one attempt may take.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A node that dies says no goodbye.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.service_config", json.dumps(RETRIES)),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """PEM files. None at all: plain text. Without `ca` the system's roots are trusted."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.ca, self.cert, self.key) if path)
+
+    def load(self) -> grpc.ChannelCredentials | None:
+        """Raises OSError (ssl.SSLError is one) when a file cannot be read, or is not what it should be."""
+        if not self.files:
+            return None
+        self._try()
+        ca, key, cert = (path.read_bytes() if path else None for path in (self.ca, self.key, self.cert))
+        return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
+
+    def _try(self) -> None:
+        """gRPC would accept anything and never connect."""
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.cert and self.key:
+            context.load_cert_chain(self.cert, self.key, password=no_password)
+
+
+class AllocatorClient:
+    """Asks the allocator. Must be made and used inside one event loop."""
+
+    def __init__(self, address: Address, credentials: Credentials) -> None:
+        """Raises OSError when a credential file cannot be read."""
+        self._address = address
+        self._credentials = credentials
+        self._watch = FileWatch(credentials.files)
+        self._closing: set[asyncio.Task[None]] = set()
+        self._channel = self._connect()
+
+    async def allocate(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
+        """Asks once; `deadline` is a time of the event loop's clock."""
+        patience = deadline - asyncio.get_running_loop().time()
+        if patience <= 0:
+            return _unreachable("no time was left to ask the allocator")
+        try:
+            return await AllocatorServiceStub(self._channel).Allocate(request, timeout=patience, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            return outcome_of(error)
+
+    def refresh(self) -> None:
+        """Takes up credentials that changed on disk: a new channel, while calls end on the old one."""
+        if not self._watch.changed():
+            return
+        old, self._channel = self._channel, self._connect()
+        closing = asyncio.get_running_loop().create_task(old.close(grace=CLOSING_GRACE))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        await asyncio.gather(self._channel.close(grace=None), *self._closing)
+
+    def _connect(self) -> grpc.aio.Channel:
+        credentials = self._credentials.load()
+        if credentials is None:
+            return grpc.aio.insecure_channel(str(self._address), options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(str(self._address), credentials, options=CHANNEL_OPTIONS)
+
+
+def outcome_of(error: grpc.aio.AioRpcError) -> Refused | Unreachable:
+    """What an error means for the Pod."""
+    code, details = error.code(), list(_details(error))
+    info = next((each for each in details if isinstance(each, error_details_pb2.ErrorInfo)), None)
+    if info is None or info.domain != DOMAIN:
+        return _unreachable(f"{code.name}: {error.details()}")
+    if code not in ADMISSION_CODES:
+        return Unreachable(info.reason, error.details() or code.name)
+    violations = [
+        Mistake(each.reason or info.reason, each.field, each.description)
+        for request in details
+        if isinstance(request, error_details_pb2.BadRequest)
+        for each in request.field_violations
+    ]
+    return Refused(ADMISSION_CODES[code], tuple(violations) or (Mistake(info.reason, "", error.details() or ""),))
+
+
+def _details(error: grpc.aio.AioRpcError) -> Iterable[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest]:
+    for packed in _status(error).details:
+        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest):
+            detail = kind()
+            if packed.Is(kind.DESCRIPTOR) and packed.Unpack(detail):
+                yield detail
+
+
+def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    """The rich status; an empty one where there is none that can be believed."""
+    try:
+        return rpc_status.from_call(cast("grpc.Call", error)) or status_pb2.Status()
+    except ValueError:
+        return status_pb2.Status()
+
+
+def _unreachable(message: str) -> Unreachable:
+    return Unreachable(Reason.ALLOCATOR_UNREACHABLE.name, f"no answer from the allocator: {message}")

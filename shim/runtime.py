@@ -1,0 +1,148 @@
+"""Putting the shim together: listeners, certificate, client, and the order in which they start and stop.
+
+Stopping: not ready → wait, so that endpoints forget us → accept no more → finish what is under way → close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from socket import socket
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from hostport.flags import Address
+from shim.client import AllocatorClient, Credentials
+from shim.metrics import Metrics
+from shim.tls import VERSIONS, Certificate
+from shim.web import LARGEST_DRAIN, Desk, mutate_application, side_application
+
+log = logging.getLogger(__name__)
+
+POLL = 1.0
+"""Seconds between two looks at the certificate files."""
+
+DRAIN = 30.0
+"""Seconds in which what is under way must end: no review lives longer."""
+
+BACKLOG = 1024
+"""Connections that may wait for a handshake. The API server opens one for each review beyond its 25 idle ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says. Without a certificate /mutate speaks plain HTTP."""
+
+    listen: Address
+    http: Address
+    allocator: Address
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
+    credentials: Credentials = field(default_factory=Credentials)
+    max_concurrent: int = 1000
+    shutdown_delay: float = 0.0
+
+
+class Shim:
+    """A shim that runs. Make it inside the event loop."""
+
+    def __init__(self, options: Options) -> None:
+        """Raises OSError when a certificate or credential cannot be loaded, or an address cannot be bound."""
+        self._options = options
+        self._certificate = _certificate(options)
+        self._client = AllocatorClient(options.allocator, options.credentials)
+        metrics = Metrics()
+        self._desk = Desk(allocator=self._client, metrics=metrics, max_concurrent=options.max_concurrent)
+        self._mutate = HTTPServer(
+            mutate_application(self._desk),
+            ssl_options=self._certificate.context if self._certificate else None,
+            max_body_size=LARGEST_DRAIN,
+        )
+        self._side = HTTPServer(side_application(metrics, self._checks))
+        self._is_listening = False
+        self.address = _listen(self._mutate, options.listen)
+        self.side_address = _listen(self._side, options.http)
+        self._is_listening = True
+        self._polling = asyncio.get_running_loop().create_task(self._poll())
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._certificate else 'http'}://{self.address}"
+
+    def _checks(self) -> dict[str, bool]:
+        secure = {"certificate loaded": True} if self._certificate else {}  # __init__ fails without
+        return secure | {"listening": self._is_listening, "not shutting down": not self._desk.is_draining}
+
+    async def stop(self) -> None:
+        self._desk.is_draining = True
+        await asyncio.sleep(self._options.shutdown_delay)
+        self._mutate.stop()
+        self._is_listening = False
+        if not await self._desk.drained(patience=DRAIN):
+            log.warning("stopping with requests under way after %.0f s", DRAIN)
+        self._polling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._polling
+        self._side.stop()
+        await self._mutate.close_all_connections()
+        await self._side.close_all_connections()
+        await self._client.close()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            try:
+                self.refresh()
+            except OSError as error:
+                log.warning("files changed and cannot be read, what was loaded stays: %s", error)
+
+    def refresh(self) -> None:
+        """Takes up certificates that changed on disk. Raises OSError when the client's cannot be read."""
+        if self._certificate:
+            self._certificate.refresh()
+        self._client.refresh()
+
+
+async def serve(options: Options) -> None:
+    """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _first_signal(number, asked))
+    shim = Shim(options)
+    log.info("listening on %s (http %s)", shim.url, shim.side_address)
+    await asked.wait()
+    await shim.stop()
+    log.info("stopped")
+
+
+def _first_signal(number: signal.Signals, asked: asyncio.Event) -> Callable[[], None]:
+    def handle() -> None:
+        log.info("%s: shutting down", number.name)
+        asked.set()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    return handle
+
+
+def _certificate(options: Options) -> Certificate | None:
+    if options.tls_cert is None or options.tls_key is None:
+        return None
+    return Certificate(cert=options.tls_cert, key=options.tls_key, minimum=options.tls_min_version)
+
+
+def _listen(server: HTTPServer, address: Address) -> Address:
+    """Binds and returns the address that was really bound."""
+    sockets: list[socket] = bind_sockets(address.port, address.host, backlog=BACKLOG)
+    server.add_sockets(sockets)
+    host, port = sockets[0].getsockname()[:2]
+    return Address(host, port)
