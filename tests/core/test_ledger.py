@@ -1,0 +1,347 @@
+"""The life of a claim: reserved, confirmed, bound, gone; taken up again; expired; restored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kit import Desk, ask, lease, node, on, pod, port
+
+from allocator.core.asks import Ask, Refused
+from allocator.core.claims import Claim, ClaimId, State
+
+INF = float("inf")
+
+
+def expired(desk: Desk, *, seen_until: float = INF) -> list[ClaimId]:
+    """Ends what is due, as the engine does when the end is durable."""
+    due = [claim.id for claim in desk.ledger.due(desk.now, seen_until)]
+    for claim_id in due:
+        desk.ledger.end(claim_id)
+    return due
+
+
+def watched(*nodes: str) -> Desk:
+    """A desk whose Pods are shown to it, so that reservations expire."""
+    desk = Desk(*nodes)
+    desk.ledger.trust_pods(desk.now)
+    return desk
+
+
+def confirm(desk: Desk, claim: Claim, *, at: str | None = None, **more: Any) -> None:
+    ports = [f"{p.container}/{p.name}:{p.container_port}/{p.protocol.value}={p.host_port}" for p in claim.ports]
+    name = more.pop("name", claim.owner.name or f"{claim.owner.generate_name}x7k2p")
+    fields = {"generate_name": claim.owner.generate_name, "carried_id": claim.id, **more}
+    desk.observe(pods=[pod(name, *ports, namespace=claim.owner.namespace, at=at, **fields)])
+
+
+def current(desk: Desk, claim: Claim) -> Claim:
+    found = desk.ledger.get(claim.id)
+    assert found is not None
+    return found
+
+
+def test_a_pod_confirms_its_reservation_then_binds_it_then_frees_it() -> None:
+    desk = watched("n1", "n2")
+    claim = desk.grant(ask("web-", "x:1", controller="rs"))
+    assert (claim.state, claim.node, claim.expires) == (State.RESERVED, "n1", 1045.0)
+
+    confirm(desk, claim, uid="u1")
+    confirmed = current(desk, claim)
+    assert (confirmed.state, confirmed.node, confirmed.expires) == (State.CONFIRMED, "n1", None)
+    assert confirmed.owner.name == "web-x7k2p"
+
+    confirm(desk, claim, at="n2", uid="u1")
+    bound = current(desk, claim)
+    assert (bound.state, bound.node) == (State.BOUND, "n2")
+    assert desk.ledger.take_changes() == {claim.id: bound}
+
+    desk.observe(gone_pods=[bound.pod_uid])
+    assert desk.ledger.get(claim.id) is None
+    assert desk.ledger.take_changes() == {claim.id: None}
+    assert desk.numbers(ask("next", "x:1")) == [7000]
+
+
+def test_a_finished_pod_frees_its_ports() -> None:
+    desk = watched("n1")
+    claim = desk.grant(ask("job", "x:1"))
+    confirm(desk, claim, at="n1")
+    confirm(desk, claim, at="n1", is_finished=True)
+
+    assert desk.ledger.get(claim.id) is None
+
+
+def test_a_reservation_expires_only_when_the_view_is_proven_beyond_its_deadline() -> None:
+    desk = watched("n1")
+    claim = desk.grant(ask("web", "x:1"))
+
+    desk.now += 45
+    assert expired(desk, seen_until=desk.now - 1) == []
+    assert desk.refusal(ask("other", "x:1=7000", policy="Static")) != {}
+    assert expired(desk, seen_until=desk.now) == [claim.id]
+    assert desk.refusal(ask("other", "x:1=7000", policy="Static")) == {}
+
+
+def test_where_nobody_shows_us_pods_no_reservation_expires() -> None:
+    desk = Desk("n1")
+    claim = desk.grant(ask("web", "x:1"))
+    desk.now += 1e9
+    assert (claim.expires, expired(desk)) == (None, [])
+
+    desk.ledger.trust_pods(desk.now)
+    desk.now += 45
+    assert expired(desk) == [claim.id]
+
+
+def test_a_pod_that_appears_while_its_expiry_is_committed_keeps_its_ports() -> None:
+    desk = watched("n1")
+    claim = desk.grant(ask("web", "x:1"))
+    desk.now += 60
+    assert [c.id for c in desk.ledger.due(desk.now, INF)] == [claim.id]
+
+    confirm(desk, claim, at="n1")
+    desk.ledger.take_changes()
+    desk.ledger.end(claim.id)
+
+    assert current(desk, claim).state is State.BOUND
+    assert desk.ledger.take_changes() == {claim.id: current(desk, claim)}, "the journal is told again"
+
+
+def test_a_lease_ends_by_the_clock_unless_it_is_renewed() -> None:
+    desk = Desk("n1")
+    held = desk.grant(lease("relay", "x:0", ttl=60.0))
+    desk.now += 59
+    desk.ledger.amend(desk.ledger.renewed(held.id, 60.0, desk.now))
+    desk.now += 59
+    assert expired(desk, seen_until=-INF) == []
+    desk.now += 1
+    assert expired(desk, seen_until=-INF) == [held.id]
+    with pytest.raises(Refused, match="it ended or never was"):
+        desk.ledger.renewed(held.id, 60.0, desk.now)
+
+
+def test_only_leases_are_renewed_and_only_what_has_no_pod_is_released() -> None:
+    desk = watched("n1")
+    claim = desk.grant(ask("web", "x:1"))
+    with pytest.raises(Refused, match="lives as long as its Pod"):
+        desk.ledger.renewed(claim.id, 60.0, desk.now)
+    assert desk.ledger.releasable(claim.id) == claim
+
+    confirm(desk, claim)
+    with pytest.raises(Refused, match="Delete the Pod"):
+        desk.ledger.releasable(claim.id)
+    assert desk.ledger.releasable(ClaimId("gone")) is None
+
+
+# -- Pods that we never allocated
+
+
+def test_an_outsiders_ports_are_held_all_the_same() -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("static", "x:80=18080", namespace="kube-system", at="n1")])
+
+    assert "PORT_CONFLICT" in desk.refusal(ask("web", "x:1=18080", policy="Static"))
+    (claim,) = desk.ledger.claims()
+    assert (claim.external, claim.state, desk.ledger.take_changes()) == (True, State.BOUND, {})
+    desk.observe(gone_pods=[claim.pod_uid])
+    assert desk.refusal(ask("web", "x:1=18080", policy="Static")) == {}
+
+
+def test_a_copied_annotation_makes_no_owner() -> None:
+    desk = watched("n1", "n2")
+    claim = desk.grant(ask("db-0", "x:1=5000", policy="Static"))
+    copy = {"carried_id": claim.id, "at": "n2"}
+
+    desk.observe(pods=[pod("db-9", "x:1=5000", uid="u9", **copy)])
+    desk.observe(pods=[pod("db-0", "x:1=5000", uid="u8", namespace="other", **copy)])
+    assert current(desk, claim).state is State.RESERVED
+    confirm(desk, claim, uid="u1")
+    confirm(desk, claim, uid="u2")
+    assert current(desk, claim).pod_uid == "u1", "of two Pods with one id the first owns it"
+
+
+def test_the_stored_pod_is_the_truth_about_its_ports() -> None:
+    desk = watched("n1")
+    claim = desk.grant(ask("web", "x:8080"))
+    desk.observe(pods=[pod("web", "x:9999=9999", at="n1", carried_id=claim.id)])
+
+    assert [p.host_port for p in current(desk, claim).ports] == [9999]
+    assert desk.refusal(ask("other", "x:1=7000", policy="Static")) == {}
+
+
+def test_the_claim_remembers_the_old_container_ports_of_its_pod() -> None:
+    desk = watched("n1")
+    claim = desk.grant(ask("web", "x:8080"))
+    desk.observe(pods=[pod("web", "x:7000=7000", at="n1", carried_id=claim.id)])
+
+    assert current(desk, claim).ports == claim.ports
+
+
+def test_where_the_scheduler_puts_a_pod_displaces_the_plan_that_stood_there() -> None:
+    desk = watched("n1", "n2")
+    a, b = (desk.grant(ask(name, "x:1=5000", policy="Static")) for name in ("a", "b"))
+    assert (a.node, b.node) == ("n1", "n2")
+
+    confirm(desk, a, at="n2")
+
+    assert (current(desk, a).node, current(desk, b).node) == ("n2", "n1")
+
+
+def test_a_plan_follows_its_candidates() -> None:
+    desk = Desk("n1", "n2")
+    claim = desk.grant(ask("a", "x:1=5000", policy="Static"))
+
+    desk.observe(gone_nodes=["n1"])
+    assert current(desk, claim).node == "n2"
+    desk.observe(gone_nodes=["n2"])
+    assert current(desk, claim).node is None
+    desk.observe(nodes=[node("n3")])
+    assert current(desk, claim).node == "n3"
+
+
+def test_a_pod_on_a_node_that_is_gone_still_holds() -> None:
+    desk = watched("n1")
+    confirm(desk, desk.grant(ask("a", "x:1=5000", policy="Static")), at="n1")
+    desk.observe(gone_nodes=["n1"])
+
+    assert "PORT_CONFLICT" in desk.refusal(ask("b", "x:1=5000", policy="Static", constraints=on("n1")))
+    assert not desk.ledger.is_known_node("n1")
+
+
+# -- reinvocation
+
+
+def patched(asked: Ask, claim: Claim, *injected: str) -> Ask:
+    """The ask as the webhook sees the Pod the second time: our patch applied, another container before it."""
+    ours = tuple(port(f"{p.container}/{p.name}:{p.host_port}/{p.protocol.value}={p.host_port}") for p in claim.ports)
+    return Ask(
+        owner=asked.owner,
+        ports=tuple(map(port, injected)) + ours,
+        policy=asked.policy,
+        index=asked.index,
+        constraints=asked.constraints,
+        host_network=True,
+        carried_id=claim.id,
+    )
+
+
+def test_a_pod_that_comes_again_with_its_own_id_keeps_its_claim() -> None:
+    desk = Desk("n1")
+    asked = ask("db-0", "p:8080", "m:9090", policy="Index", index=0)
+    claim = desk.grant(asked)
+
+    assert desk.ledger.take_up(patched(asked, claim), desk.now) == (claim, ())
+
+
+def test_what_appeared_since_is_held_as_it_stands() -> None:
+    desk = Desk("n1")
+    asked = ask("db-0", "p:8080", policy="Index", index=0)
+    claim = desk.grant(asked)
+
+    taken, warnings = desk.ledger.take_up(patched(asked, claim, "proxy/admin:15000=15000"), desk.now) or (claim, ())
+
+    assert [(p.name, p.container_port, p.host_port, p.appeared) for p in taken.ports] == [
+        ("admin", 15000, 15000, True),
+        ("p", 8080, 7000, False),
+    ]
+    assert [w.message for w in warnings] == [
+        "15000/TCP of container proxy came with another webhook and is held as it stands"
+    ]
+    desk.ledger.amend(taken)
+    assert "PORT_CONFLICT" in desk.refusal(ask("x", "y:1=15000", policy="Static"))
+
+
+def test_what_appeared_since_and_does_not_fit_denies_the_pod() -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("agent", "x:15000", at="n1")])
+    asked = ask("db-0", "p:8080", policy="Index", index=0)
+    claim = desk.grant(asked)
+
+    with pytest.raises(Refused, match="15000/TCP is taken"):
+        desk.ledger.take_up(patched(asked, claim, "proxy/admin:15000=15000"), desk.now)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"owner": ask("db-1").owner}, id="another name"),
+        pytest.param({"owner": ask("db-0", namespace="other").owner}, id="another namespace"),
+        pytest.param({"owner": ask("db-0", controller="other").owner}, id="another controller"),
+        pytest.param({"carried_id": "f" * 32}, id="an id that nobody has"),
+        pytest.param({"ports": (port("p:8080=8080"),)}, id="without the claim's numbers"),
+    ],
+)
+def test_any_other_id_proves_nothing(change: dict[str, Any]) -> None:
+    desk = Desk("n1")
+    asked = ask("db-0", "p:8080", policy="Index", index=0)
+    claim = desk.grant(asked)
+    again = patched(asked, claim)
+    fields = {field: getattr(again, field) for field in ("owner", "ports", "policy", "index", "carried_id")}
+
+    assert desk.ledger.take_up(Ask(**{**fields, **change}), desk.now) is None
+
+
+def test_a_confirmed_or_expired_claim_is_not_taken_up() -> None:
+    desk = watched("n1")
+    asked = ask("db-0", "p:8080", policy="Index", index=0)
+    claim = desk.grant(asked)
+    assert desk.ledger.take_up(patched(asked, claim), desk.now + 45) is None
+    confirm(desk, claim)
+    assert desk.ledger.take_up(patched(asked, claim), desk.now) is None
+
+
+# -- owners whose Pods never appear
+
+
+def test_an_owner_whose_pods_never_appear_gets_one_reservation_at_a_time() -> None:
+    desk = watched("n1")
+    wanted = ask("web-", "x:1", controller="rs")
+    for _ in range(3):
+        desk.grant(wanted)
+    desk.now += 4.9
+    desk.observe()
+    assert desk.refusal(wanted) == {}, "not yet five seconds"
+    desk.now += 0.1
+    desk.observe()
+    assert list(desk.refusal(wanted)) == ["UNCONFIRMED_BACKLOG"]
+    assert desk.refusal(ask("other-", "x:1", controller="rs2")) == {}, "others are not held back"
+
+    desk.now += 60
+    desk.observe()
+    expired(desk)
+    assert desk.refusal(wanted) == {}, "one outstanding reservation"
+    assert list(desk.refusal(wanted)) == ["UNCONFIRMED_BACKLOG"]
+
+
+def test_a_pod_that_appears_lifts_the_backlog() -> None:
+    desk = watched("n1")
+    wanted = ask("web-", "x:1", controller="rs")
+    claims = [desk.grant(wanted) for _ in range(3)]
+    desk.now += 5
+    desk.observe()
+    assert list(desk.refusal(wanted)) == ["UNCONFIRMED_BACKLOG"]
+
+    confirm(desk, claims[-1], controller_uid="rs")
+    assert desk.refusal(wanted) == {}
+
+
+def test_a_view_that_stands_still_accuses_nobody() -> None:
+    desk = watched("n1")
+    wanted = ask("web-", "x:1", controller="rs")
+    for _ in range(4):
+        desk.grant(wanted)
+        desk.now += 10
+
+    assert desk.refusal(wanted) == {}
+
+
+def test_a_restored_ledger_is_the_same() -> None:
+    desk = watched("n1", "n2")
+    confirm(desk, desk.grant(ask("a", "x:1")), at="n2")
+    desk.grant(ask("b", "x:1"))
+    desk.grant(lease("relay", "x:0"))
+    again = watched("n1", "n2")
+    again.ledger.restore(desk.ledger.claims())
+    again.observe()
+
+    assert again.state() == desk.state()

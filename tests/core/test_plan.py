@@ -1,0 +1,231 @@
+"""Where an ask fits, and what is said when it does not."""
+
+from __future__ import annotations
+
+import pytest
+from kit import Desk, ask, lease, node, on, pod
+
+from allocator.core.candidates import Constraints
+from allocator.core.claims import ClaimId
+from allocator.core.ports import parse_numbers
+from hostport.contract import Notice
+
+
+def test_dynamic_takes_the_lowest_numbers_that_are_free() -> None:
+    desk = Desk("n1")
+
+    assert desk.numbers(ask("a", "x:1", "y:2", low=7000, high=7010)) == [7000, 7001]
+    assert desk.numbers(ask("b", "x:1", low=7000, high=7010)) == [7002]
+
+
+def test_dynamic_gives_a_group_one_number_that_is_free_for_every_protocol() -> None:
+    desk = Desk("n1")
+    desk.grant(ask("a", "x:1/UDP=7000", policy="Static"))
+
+    assert desk.numbers(ask("b", "d:53", "e:53/UDP", low=7000, high=7010)) == [7001, 7001]
+    assert desk.numbers(ask("c", "d:80", low=7000, high=7010)) == [7000], "TCP is free there"
+
+
+def test_dynamic_gives_different_numbers_to_different_groups_whatever_their_protocols() -> None:
+    assert Desk("n1").numbers(ask("a", "x:1", "y:2/UDP", low=7000, high=7010)) == [7000, 7001]
+
+
+def test_dynamic_steps_over_reserved_numbers_and_those_that_the_pod_pins() -> None:
+    desk = Desk("n1", reserved=parse_numbers("7000,7002"))
+
+    assert desk.numbers(ask("a", "x:1", "y:2=7001", "z:3", low=7000, high=7010)) == [7003, 7001, 7004]
+
+
+def test_dynamic_takes_a_number_that_is_free_on_every_candidate() -> None:
+    desk = Desk("n1", "n2", "n3")
+    desk.grant(ask("a", "x:1=7000", policy="Static", constraints=on("n1")))
+    desk.grant(ask("b", "x:1=7001", policy="Static", constraints=on("n2")))
+
+    assert desk.numbers(ask("c", "x:1", low=7000, high=7010)) == [7002]
+    assert desk.numbers(ask("d", "x:1", low=7000, high=7010, constraints=on("n3"))) == [7000]
+
+
+def test_dynamic_avoids_a_number_that_an_unsettled_claim_could_bring_to_a_candidate() -> None:
+    desk = Desk("n1", "n2")
+    roaming = desk.grant(ask("a", "x:1", low=7000, high=7010))
+    assert roaming.node == "n1", "planned there, and it could still land on n2"
+
+    assert desk.numbers(ask("b", "x:1", low=7000, high=7010, constraints=on("n2"))) == [7001]
+
+
+def test_a_bound_pod_no_longer_takes_its_number_elsewhere() -> None:
+    desk = Desk("n1", "n2")
+    claim = desk.grant(ask("a", "x:1", low=7000, high=7010))
+    desk.observe(pods=[pod("a", "x:1=7000", at="n2", carried_id=claim.id)])
+
+    assert desk.numbers(ask("b", "x:1", low=7000, high=7010, constraints=on("n1"))) == [7000]
+
+
+def test_a_fixed_number_is_planned_on_as_many_nodes_as_there_are() -> None:
+    desk = Desk("n1", "n2")
+    asks = [ask(name, "x:80=18080", policy="Static", namespace="games") for name in ("a", "b", "c")]
+
+    assert [desk.grant(a).node for a in asks[:2]] == ["n1", "n2"]
+    assert desk.refusal(asks[2]) == {
+        "PORT_CONFLICT": "port x (80/TCP) of container c: 18080/TCP is taken on all 2 candidate nodes: n1 by Pod games/a,"
+        " n2 by Pod games/b. Choose another number or free it"
+    }
+
+
+def test_holders_of_another_namespace_are_named_only_where_the_operator_allows_it() -> None:
+    asked = ask("b", "x:80=18080", policy="Static", namespace="mine")
+    for discloses, words in ((False, "n1 by a Pod of another namespace"), (True, "n1 by Pod theirs/a")):
+        desk = Desk("n1", discloses_holders=discloses)
+        desk.grant(ask("a", "x:80=18080", policy="Static", namespace="theirs"))
+
+        assert words in desk.refusal(asked)["PORT_CONFLICT"]
+
+
+def test_all_ports_of_a_pod_are_planned_together_on_one_node() -> None:
+    desk = Desk("n1", "n2")
+    desk.grant(ask("a", "x:1=5001", policy="Static", constraints=on("n1")))
+    desk.grant(ask("b", "x:1=5002", policy="Static", constraints=on("n2")))
+
+    assert desk.refusal(ask("c", "x:1=5001", "y:2=5002", policy="Static")) == {
+        "PORT_CONFLICT": "5001/TCP, 5002/TCP are each free somewhere, but not together on one of 2 candidate nodes"
+    }
+
+
+def test_an_exhausted_range_says_how_far_we_looked() -> None:
+    desk = Desk("n1", "n2", reserved=parse_numbers("7001"))
+    desk.grant(ask("a", "x:1", low=7000, high=7001))
+
+    assert desk.refusal(ask("b", "x:1", low=7000, high=7001)) == {
+        "RANGE_EXHAUSTED": "range 7000-7001 (1 numbers, 7001 reserved) has no number left that would be free on all 2"
+        " candidate nodes. Widen it with hostport.io/min-port and hostport.io/max-port, or free ports"
+    }
+
+
+def test_addresses_share_a_number_where_the_scheduler_would_let_them() -> None:
+    desk = Desk("n1")
+    desk.grant(ask("a", "x:80=500@10.0.0.1", policy="Static"))
+
+    assert desk.numbers(ask("b", "x:80=500@10.0.0.2", policy="Static")) == [500]
+    assert "PORT_CONFLICT" in desk.refusal(ask("c", "x:80=500", policy="Static"))
+
+
+# -- leases
+
+
+def test_a_lease_stands_at_once_and_keeps_pods_off_its_number_on_every_candidate() -> None:
+    desk = Desk("n1", "n2")
+    held = desk.grant(lease("relay", "x:0=7000", policy="Static", constraints=on("n1")))
+
+    assert (held.node, held.expires) == ("n1", 1000.0 + 3600)
+    assert desk.refusal(ask("a", "x:80=7000", policy="Static")) == {
+        "HELD_BY_LEASE": "port x (80/TCP) of container c: 7000/TCP is leased: n1 by a lease of another namespace."
+        " Choose another number, or keep the Pod off that node"
+    }
+    assert desk.numbers(ask("b", "x:80=7000", policy="Static", constraints=on("n2"))) == [7000]
+    assert desk.numbers(ask("c", "x:1", low=7000, high=7010, constraints=on("n1"))) == [7001]
+
+
+def test_a_lease_is_not_granted_where_an_unsettled_pod_could_land_with_the_number() -> None:
+    desk = Desk("n1", "n2")
+    desk.grant(ask("a", "x:80=7000", policy="Static"))
+
+    assert "PORT_CONFLICT" in desk.refusal(lease("relay", "x:0=7000", policy="Static"))
+    assert desk.numbers(lease("relay", "x:0", low=7000, high=7010)) == [7001]
+
+
+def test_a_lease_looks_at_one_node_after_the_other() -> None:
+    desk = Desk("n1", "n2")
+    for name in ("n1", "n2"):
+        number = 7000 if name == "n1" else 7001
+        desk.observe(pods=[pod(name, f"x:{number}", at=name)])
+
+    claim = desk.grant(lease("relay", "x:0", low=7000, high=7001))
+
+    assert (claim.node, claim.ports[0].host_port) == ("n1", 7001)
+
+
+def test_a_lease_needs_a_node() -> None:
+    assert "NODE_NOT_FOUND" in Desk().refusal(lease("relay", "x:0"))
+
+
+# -- candidates
+
+
+def test_a_pod_without_candidates_is_admitted_without_a_node_and_warned() -> None:
+    desk = Desk("n1")
+    claim = desk.grant(ask("a", "x:1", low=7000, high=7010, constraints=Constraints(selector=(("disk", "ssd"),))))
+
+    assert (claim.node, claim.ports[0].host_port) == (None, 7000)
+    assert [w.notice for w in desk.warnings] == [Notice.NO_CANDIDATE]
+    assert desk.numbers(ask("b", "x:1", low=7000, high=7010, constraints=claim.constraints)) == [7001]
+
+
+def test_a_cordoned_node_is_planned_on_last() -> None:
+    desk = Desk(node("n1", unschedulable=True), "n2")
+
+    assert desk.grant(ask("a", "x:1=5000", policy="Static")).node == "n2"
+    assert desk.grant(ask("b", "x:1=5000", policy="Static")).node == "n1"
+
+
+def test_a_named_node_needs_no_node_object() -> None:
+    desk = Desk()
+
+    assert desk.grant(ask("a", "x:1=5000", policy="Static", constraints=on("ghost"))).node == "ghost"
+    assert "PORT_CONFLICT" in desk.refusal(ask("b", "x:1=5000", policy="Static", constraints=on("ghost")))
+
+
+def test_with_one_implicit_node_every_ask_is_about_it() -> None:
+    desk = Desk(implicit_node="localhost")
+    desk.grant(ask("a", "x:1=5000", policy="Static", constraints=on("n1")))
+
+    assert "PORT_CONFLICT" in desk.refusal(ask("b", "x:1=5000", policy="Static", constraints=on("n2")))
+
+
+# -- succession
+
+
+def test_a_successor_holds_its_predecessors_number_beside_it() -> None:
+    desk = Desk("n1")
+    first = desk.grant(ask("db-0", "x:1=5000", policy="Static"))
+    second = desk.grant(ask("db-0", "x:1=5000", policy="Static"))
+
+    assert (first.node, second.node) == ("n1", "n1")
+    assert "PORT_CONFLICT" in desk.refusal(ask("db-1", "x:1=5000", policy="Static"))
+    desk.ledger.end(first.id)
+    assert "PORT_CONFLICT" in desk.refusal(ask("db-1", "x:1=5000", policy="Static")), "each ends by itself"
+    desk.ledger.end(second.id)
+    assert desk.numbers(ask("db-1", "x:1=5000", policy="Static")) == [5000]
+
+
+@pytest.mark.parametrize("name", ["web-", "db-0"], ids=["nameless", "of another namespace"])
+def test_only_a_pod_of_the_same_namespace_and_name_succeeds(name: str) -> None:
+    desk = Desk("n1")
+    desk.grant(ask(name, "x:1=5000", policy="Static"))
+
+    assert "PORT_CONFLICT" in desk.refusal(
+        ask(name, "x:1=5000", policy="Static", namespace="demo" if name == "web-" else "other")
+    )
+
+
+def test_a_preview_takes_nothing() -> None:
+    desk = Desk("n1")
+    before = desk.state()
+
+    previews = [desk.ledger.preview(ask("a", "x:1"), desk.now) for _ in range(2)]
+
+    assert [[p.host_port for p in preview.ports] for preview in previews] == [[7000], [7000]]
+    assert desk.state() == before
+
+
+def test_a_pending_claim_counts_but_is_not_shown() -> None:
+    desk = Desk("n1")
+    claim, _ = desk.ledger.reserve(ask("a", "x:1=5000", policy="Static"), ClaimId("pending"), desk.now)
+
+    assert (desk.ledger.get(claim.id), list(desk.ledger.claims()), desk.ledger.port_map(claim.node or "")) == (
+        None,
+        [],
+        [],
+    )
+    assert "PORT_CONFLICT" in desk.refusal(ask("b", "x:1=5000", policy="Static"))
+    desk.ledger.abort(claim.id)
+    assert desk.numbers(ask("b", "x:1=5000", policy="Static")) == [5000]

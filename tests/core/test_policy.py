@@ -1,0 +1,125 @@
+"""Numbers by policy, as far as the request decides; and everything that can be wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kit import ask
+
+from allocator.core.asks import Refused
+from allocator.core.policy import groups_of, number_groups
+from allocator.core.ports import parse_numbers, span
+from hostport.contract import Code, Reason
+
+RESERVED = parse_numbers("22,6443")
+
+
+def numbers(*ports: str, **fields: Any) -> list[int]:
+    """The number of each port; 0 where Dynamic has yet to search."""
+    asked = ask("web-0", *ports, **fields)
+    found = number_groups(asked.with_unset_defaults(), RESERVED)
+    by_member = {member: group.number for group in found for member in group.members}
+    return [by_member[position] for position in range(len(asked.ports))]
+
+
+def index(at: int | None, **fields: Any) -> dict[str, Any]:
+    return {"policy": "Index", "index": at, "low": 10000, "high": 11000, **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "ports", "expected"),
+    [
+        pytest.param(index(0), ["primary:8080", "metrics:9090"], [10000, 10100], id="Index of replica 0"),
+        pytest.param(index(1), ["primary:8080", "metrics:9090"], [10001, 10101], id="Index of replica 1"),
+        pytest.param(index(2, stride=10), ["a:1", "b:2", "d:3"], [10002, 10012, 10022], id="Index with a stride"),
+        pytest.param(index(150), ["a:1"], [10150], id="Index beyond the stride is fine with one port"),
+        pytest.param(index(0), ["a:53", "b:53/UDP", "d:80"], [10000, 10000, 10100], id="a group is one number"),
+        pytest.param(index(0), ["a:1=5555", "b:2"], [5555, 10100], id="a set port keeps its number and its place"),
+        pytest.param(index(None), ["a:1=5555"], [5555], id="no index needed where every number is set"),
+        pytest.param(index(0), ["a:53=5353", "b:53/UDP"], [5353, 5353], id="a set number is the group's"),
+        pytest.param(index(0), ["a:53", "b:53/UDP=5353"], [5353, 5353], id="whichever member has it"),
+        pytest.param(index(0), ["a:53=1053", "b:53/UDP=2053"], [1053, 2053], id="two set numbers are two groups"),
+        pytest.param(
+            index(0, host_network=True), ["a:8080=8080", "b:9090=7070"], [10000, 7070],
+            id="hostPort equal to containerPort is the API server's default under hostNetwork",
+        ),
+        pytest.param({"policy": "Dynamic"}, ["a:1", "b:2=18080"], [0, 18080], id="Dynamic leaves numbers open"),
+        pytest.param({"policy": "Passthrough"}, ["a:8080", "b:53", "d:53/UDP"], [8080, 53, 53], id="Passthrough"),
+        pytest.param({"policy": "Passthrough"}, ["a:80=8080"], [8080], id="Passthrough keeps a set number"),
+        pytest.param({"policy": "Passthrough"}, ["a:6443"], [6443], id="Passthrough may name a reserved number"),
+        pytest.param({"policy": "Static"}, ["a:80=18080", "b:81=18081"], [18080, 18081], id="Static"),
+        pytest.param({"policy": "Static", "host_network": True}, ["a:80=80"], [80], id="Static pins under hostNetwork"),
+        pytest.param({"policy": "Static"}, ["a:80=500", "b:81/UDP=500"], [500, 500], id="protocols do not collide"),
+        pytest.param(
+            {"policy": "Static"}, ["a:80=500@10.0.0.1", "b:81=500@10.0.0.2"], [500, 500], id="addresses neither"
+        ),
+    ],
+)  # fmt: skip
+def test_a_policy_numbers_the_ports(fields: dict[str, Any], ports: list[str], expected: list[int]) -> None:
+    assert numbers(*ports, **fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "ports", "reason", "words"),
+    [
+        pytest.param(index(None), ["a:1"], Reason.NO_INDEX, "apps.kubernetes.io/pod-index", id="no index"),
+        pytest.param(index(100), ["a:1", "b:2"], Reason.INDEX_EXCEEDS_STRIDE, "stride 100", id="index at the stride"),
+        pytest.param(
+            index(5, high=10003), ["a:1"], Reason.NUMBER_BEYOND_RANGE,
+            "port a (1/TCP) of container c: min-port 10000 + index 5 + stride 100 x 0 = 10005 is beyond max-port 10003",
+            id="beyond max-port",
+        ),
+        pytest.param(
+            index(5, low=65531, high=65535), ["a:1"], Reason.NUMBER_BEYOND_RANGE, "the highest port, 65535",
+            id="beyond the last port",
+        ),
+        pytest.param(index(0, low=6443, high=7000), ["a:1"], Reason.PORT_RESERVED, "6443 is reserved", id="reserved"),
+        pytest.param(index(0, low=9000, high=8000), ["a:1"], Reason.RANGE_INVERTED, "9000", id="min above max"),
+        pytest.param(
+            {"policy": "Dynamic", "low": 22, "high": 22}, ["a:1"], Reason.RANGE_RESERVED, "reserved", id="all reserved"
+        ),
+        pytest.param({"policy": "Static"}, ["a:80"], Reason.HOST_PORT_MISSING, "port a (80/TCP)", id="Static unset"),
+        pytest.param(
+            {"policy": "Static"}, ["a:80=500", "b:81=500"], Reason.OWN_PORTS_COLLIDE, "500/TCP", id="own ports collide"
+        ),
+        pytest.param(
+            {"policy": "Static"}, ["a:80=500", "b:81=500@10.0.0.1"], Reason.OWN_PORTS_COLLIDE, "500/TCP on 10.0.0.1",
+            id="the wildcard collides with an address",
+        ),
+        pytest.param(
+            {"policy": "Passthrough"}, ["c1/a:80", "c2/b:80"], Reason.OWN_PORTS_COLLIDE, "80/TCP",
+            id="two containers on one containerPort",
+        ),
+        pytest.param(
+            {"policy": "Passthrough"}, ["a:0"], Reason.CONTAINER_PORT_MISSING, "Passthrough", id="Passthrough of nothing"
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_with_its_own_reason(
+    fields: dict[str, Any], ports: list[str], reason: Reason, words: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        numbers(*ports, **fields)
+
+    (mistake,) = refused.value.mistakes
+    assert (mistake.reason, mistake.reason.code) == (reason, Code.INVALID_ARGUMENT)
+    assert words in mistake.message
+
+
+def test_several_mistakes_are_reported_together() -> None:
+    with pytest.raises(Refused) as refused:
+        numbers("a:1", "b:2", **index(100, high=10150))
+
+    assert [m.reason for m in refused.value.mistakes] == [Reason.INDEX_EXCEEDS_STRIDE, Reason.NUMBER_BEYOND_RANGE]
+
+
+def test_a_group_has_one_member_of_a_protocol() -> None:
+    asked = ask("web-0", "a:53", "b:53/UDP", "d:53", "c2/e:53/UDP")
+
+    assert groups_of(asked) == [([0, 1], 0), ([2], 0), ([3], 0)]
+
+
+def test_the_range_bounds_only_what_the_policy_computes() -> None:
+    assert numbers("a:80=18080", policy="Static", low=1, high=2) == [18080]
+    assert span(1, 2) == 0b110
