@@ -129,8 +129,7 @@ class SqliteJournal:
             raise JournalError(f"journal {self.path} cannot be opened: {error}") from error
 
     def _read(self) -> sqlite3.Connection:
-        if self.path.stat().st_size == 0:
-            raise _CorruptError("the file is empty: it was truncated")
+        _check_size(self.path)
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             _check_ours(connection, self.path)
@@ -213,6 +212,7 @@ def dump(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise JournalError(f"no journal at {path}")
     try:
+        _check_size(path)
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
             _check_ours(connection, path)
@@ -225,7 +225,7 @@ def dump(path: Path) -> Iterator[dict[str, Any]]:
                 yield {"type": "answer", "request_id": request_id, "claim_id": claim_id, "ended": ended}
         finally:
             connection.close()
-    except (sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, ValueError, _CorruptError) as error:
         raise JournalError(f"journal {path} is corrupt: {error}") from error
 
 
@@ -265,6 +265,22 @@ def _create(path: Path) -> None:
     connection.executescript(_SCHEMA)
     connection.close()
     draft.rename(path)
+
+
+def _check_size(path: Path) -> None:
+    """Finds the truncations that SQLite passes over.
+
+    It takes what is shorter than its smallest page for a new database, and a last page that is cut for one with zeros.
+    The latter is fine while there is a WAL: a crash during a checkpoint leaves it so, and the WAL has the page.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(18)
+    page_size = max(512, int.from_bytes(header[16:18], "big"))
+    wal = _extras(path)[0]
+    has_wal = wal.exists() and wal.stat().st_size > 0
+    if size < 512 or (not has_wal and header.startswith(b"SQLite format 3") and size % page_size):
+        raise _CorruptError(f"the file has {size} bytes: it was truncated")
 
 
 def _check_ours(connection: sqlite3.Connection, path: Path) -> None:

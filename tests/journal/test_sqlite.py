@@ -1,0 +1,258 @@
+"""The SQLite journal: what it promises, and what it does with a file that is not whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kit import Desk, ask, lease, on
+
+from allocator.core.claims import Claim
+from allocator.engine import always
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put
+from allocator.journal.sqlite import SqliteJournal, dump
+
+
+def claims(count: int) -> list[Claim]:
+    desk = Desk("n1")
+    desk.ledger.trust_pods(0)
+    granted = [desk.grant(ask(f"web-{n}", "x:1", "y:53", "z:53/UDP", controller="rs")) for n in range(count - 1)]
+    return [*granted, desk.grant(lease("relay", "x:0", constraints=on("n1")))]
+
+
+CLAIMS = claims(4)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+async def write(path: Path, *submissions: list[Entry]) -> None:
+    journal = SqliteJournal(path)
+    try:
+        for entries in submissions:
+            assert await journal.submit(entries, always)
+    finally:
+        journal.close()
+
+
+def read(path: Path) -> tuple[Kept, str | None]:
+    """What a new allocator would find, and where a broken file went."""
+    journal = SqliteJournal(path)
+    try:
+        return journal.load(), journal.set_aside
+    finally:
+        journal.close()
+
+
+def answer(request_id: str, claim: Claim, *, ended: float | None = None) -> Answer:
+    return Answer(request_id, b"digest", claim.id, b"response", ended)
+
+
+async def test_what_was_submitted_is_there_after_a_restart(path: Path) -> None:
+    a, b, c, d = CLAIMS
+    await write(path, [Put(a), answer("r1", a)], [Put(b), Put(c)], [Put(d), Drop(b.id, 5.0)])
+
+    assert read(path) == (Kept(claims=(a, c, d), answers=(answer("r1", a),)), None)
+
+
+async def test_answers_fade_with_their_claim_and_are_forgotten(path: Path) -> None:
+    a, b, *_ = CLAIMS
+    await write(path, [Put(a), answer("r1", a), Put(b), answer("r2", b)], [Drop(a.id, 5.0), Drop(b.id, 9.0)])
+    assert read(path)[0].answers == (answer("r1", a, ended=5.0), answer("r2", b, ended=9.0))
+
+    await write(path, [Forget(before=9.0)])
+    assert read(path)[0].answers == (answer("r2", b, ended=9.0),)
+
+
+async def test_concurrent_submissions_share_commits(path: Path) -> None:
+    journal = SqliteJournal(path)
+    commits: list[str] = []
+    journal._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+
+    assert all(await asyncio.gather(*(journal.submit([Put(CLAIMS[0])], always) for _ in range(200))))
+
+    journal.close()
+    assert len(commits) < 50
+
+
+async def test_what_nobody_wants_any_more_is_not_committed(path: Path) -> None:
+    journal = SqliteJournal(path)
+    unwanted = journal.submit([Put(CLAIMS[0])], lambda: False)
+    wanted = journal.submit([Put(CLAIMS[1])], always)
+    assert [await unwanted, await wanted] == [False, True]
+    journal.close()
+
+    assert read(path)[0].claims == (CLAIMS[1],)
+
+
+async def test_a_commit_that_fails_keeps_nothing_and_the_next_one_works(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = SqliteJournal(path)
+    (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
+    journal._connection.execute(f"PRAGMA max_page_count = {pages}")  # the disk is full
+    huge = Answer("r1", b"", CLAIMS[0].id, b"x" * 1_000_000)
+    with caplog.at_level(logging.CRITICAL), pytest.raises(JournalError, match="full"):
+        await journal.submit([Put(CLAIMS[0]), huge], always)
+    journal._connection.execute("PRAGMA max_page_count = 1000000")
+    assert await journal.submit([Put(CLAIMS[1])], always)
+    journal.close()
+
+    assert read(path)[0] == Kept(claims=(CLAIMS[1],))
+
+
+async def test_a_journal_has_one_user(path: Path) -> None:
+    journal = SqliteJournal(path)
+    with pytest.raises(JournalError, match="in use by another allocator"):
+        SqliteJournal(path)
+    journal.close()
+    assert read(path) == (Kept(), None)
+
+
+# -- files that are not whole
+
+
+@pytest.fixture
+async def snapshots(path: Path) -> list[tuple[bytes, bytes]]:
+    """(database, WAL) as a power cut would leave them after each of three commits."""
+    journal = SqliteJournal(path)
+    journal.load()
+    taken = []
+    for claim in CLAIMS[:3]:
+        await journal.submit([Put(claim)], always)
+        taken.append((path.read_bytes(), path.with_name("journal.db-wal").read_bytes()))
+    journal.close()
+    return taken
+
+
+def lay(folder: Path, database: bytes, wal: bytes = b"") -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    path = folder / "journal.db"
+    path.write_bytes(database)
+    if wal:
+        path.with_name("journal.db-wal").write_bytes(wal)
+    return path
+
+
+def test_a_crash_after_a_commit_loses_nothing(tmp_path: Path, snapshots: list[tuple[bytes, bytes]]) -> None:
+    for count, (database, wal) in enumerate(snapshots, start=1):
+        assert read(lay(tmp_path / "crash", database, wal)) == (Kept(claims=tuple(CLAIMS[:count])), None)
+
+
+def cuts(size: int) -> Iterator[int]:
+    """Every hundredth byte, and those around each page and frame."""
+    near = {base + off for base in range(0, size, 4096 + 24) for off in (-1, 0, 1, 24, 32)}
+    return (cut for cut in sorted(near | set(range(0, size, 101))) if 0 < cut < size)
+
+
+def test_a_torn_wal_is_cut_back_to_a_whole_commit(tmp_path: Path, snapshots: list[tuple[bytes, bytes]]) -> None:
+    prefixes = [tuple(CLAIMS[:count]) for count in range(4)]
+    database, wal = snapshots[-1]
+    for cut in cuts(len(wal)):
+        kept, aside = read(lay(tmp_path / "torn", database, wal[:cut]))
+        assert aside is None
+        assert kept.claims in prefixes, cut
+
+
+def test_junk_behind_the_wal_changes_nothing(tmp_path: Path, snapshots: list[tuple[bytes, bytes]]) -> None:
+    database, wal = snapshots[-1]
+
+    assert read(lay(tmp_path / "junk", database, wal + b"junk" * 999)) == (Kept(claims=tuple(CLAIMS[:3])), None)
+
+
+async def test_a_database_that_was_cut_is_set_aside_and_never_served_from(
+    tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await write(path, [Put(claim) for claim in CLAIMS])
+    whole = path.read_bytes()
+    for cut in (0, 1, 50, 100, 1000, 4096, len(whole) - 4096, len(whole) - 1):
+        folder = tmp_path / "cut"
+        caplog.clear()
+        with caplog.at_level(logging.ERROR):
+            kept, aside = read(lay(folder, whole[:cut]))
+        assert kept == Kept(), cut
+        assert aside is not None, cut
+        assert Path(aside).read_bytes() == whole[:cut], "kept for analysis"
+        assert "is corrupt" in caplog.text
+        assert aside in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda _: b"not a database" * 500, id="another kind of file"),
+        pytest.param(lambda whole: whole.replace(b'"RESERVED"', b'"INVENTED"'), id="a record that is not ours"),
+        pytest.param(lambda whole: whole.replace(b'"host_port":7', b'"host_port":x'), id="a record that is no JSON"),
+        pytest.param(lambda whole: whole[:8192] + b"\xff" * 4096 + whole[12288:], id="a page of noise"),
+    ],
+)
+async def test_a_corrupt_database_is_set_aside(path: Path, damage: object, caplog: pytest.LogCaptureFixture) -> None:
+    await write(path, [Put(claim) for claim in CLAIMS])
+    assert callable(damage)
+    path.write_bytes(damage(path.read_bytes()))
+
+    with caplog.at_level(logging.CRITICAL):
+        kept, aside = read(path)
+
+    assert (kept, aside is not None) == (Kept(), True)
+    assert read(path) == (Kept(), None), "the new journal is whole"
+
+
+def test_a_wal_without_its_database_is_set_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.with_name("journal.db-wal").write_bytes(b"frames")
+    with caplog.at_level(logging.CRITICAL):
+        _, aside = read(path)
+
+    assert aside is not None
+    assert Path(f"{aside}-wal").read_bytes() == b"frames"
+
+
+def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
+    sqlite3.connect(path).executescript("CREATE TABLE precious (x); PRAGMA application_id = 7").connection.close()
+    before = path.read_bytes()
+    with pytest.raises(JournalVersionError, match="another program"):
+        SqliteJournal(path)
+
+    assert path.read_bytes() == before
+
+
+def test_a_journal_of_a_newer_version_is_left_alone(path: Path) -> None:
+    read(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(JournalVersionError, match="schema version 2"):
+        SqliteJournal(path)
+
+
+# -- dump
+
+
+async def test_a_journal_in_use_is_dumped_as_json(path: Path) -> None:
+    journal = SqliteJournal(path)
+    await journal.submit([Put(CLAIMS[0]), answer("r1", CLAIMS[0])], always)
+    records = [json.loads(json.dumps(record)) for record in dump(path)]
+    journal.close()
+
+    assert [record["type"] for record in records] == ["journal", "claim", "answer"]
+    assert records[1]["id"] == CLAIMS[0].id
+    assert records[2] == {"type": "answer", "request_id": "r1", "claim_id": CLAIMS[0].id, "ended": None}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "no journal at"), (b"", "truncated"), (b"x" * 5000, "corrupt")]
+)
+def test_what_cannot_be_dumped_is_said(path: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(JournalError, match=words):
+        list(dump(path))
