@@ -86,14 +86,14 @@ def product_fixture(product_session: Product) -> Product:
 
 @pytest.fixture(autouse=True)
 def _logs(request: pytest.FixtureRequest, product_session: Product) -> Iterator[None]:
-    """Shows with a failed case what the programs logged during it."""
+    """Shows with a failed case what the programs logged during it. An exception that nobody caught fails any case."""
     logs = product_session.plane.logs
     before = {name: (logs / f"{name}.log").stat().st_size for name in PRODUCT}
     yield
-    for name, size in before.items():
-        with (logs / f"{name}.log").open("rb") as log:
-            log.seek(size)
-            request.node.add_report_section("teardown", name, log.read()[-8000:].decode(errors="replace"))
+    fresh = {name: (logs / f"{name}.log").read_bytes()[size:].decode(errors="replace") for name, size in before.items()}
+    for name, lines in fresh.items():
+        request.node.add_report_section("teardown", name, lines[-8000:])
+    assert [name for name, lines in fresh.items() if "Traceback" in lines] == []
 
 
 @pytest.fixture(autouse=True)

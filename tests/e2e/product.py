@@ -68,6 +68,22 @@ class Allocator:
         answer = self._stub.GetNode(pb.GetNodeRequest(name=node), timeout=5, wait_for_ready=True)
         return {port.host_port for port in answer.ports}
 
+    def lease(self, node: str, number: int) -> str:
+        """Leases one number on one node, as another service would; returns the id."""
+        answer = self._stub.Allocate(
+            pb.AllocateRequest(
+                owner=pb.Owner(kind="Service", name="e2e", description="holds a port for a test"),
+                policy=pb.POLICY_STATIC,
+                ports=[pb.PortRequest(host_port=number)],
+                constraints=pb.NodeConstraints(node_name=node),
+            ),
+            timeout=5,
+        )
+        return str(answer.allocation.id)
+
+    def release(self, allocation_id: str) -> None:
+        self._stub.Release(pb.ReleaseRequest(id=allocation_id), timeout=5)
+
     def stop(self) -> int:
         self._channel.close()
         return self._process.stop()
@@ -131,11 +147,17 @@ def product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(repeating("cluster-file", PACE, write_cluster))
         allocator = Allocator(folder, plane.logs, cluster)
-        stack.callback(allocator.stop)
+        stack.callback(_end_well, allocator)
         shim = Shim(plane.logs, plane.pki.server("shim"), allocator)
-        stack.callback(shim.stop)
+        stack.callback(_end_well, shim)
         _install_webhook(plane, shim)
         yield Product(plane, allocator, shim)
+
+
+def _end_well(program: Allocator | Shim) -> None:
+    """A program that is asked to end finishes what is in flight and ends with 0."""
+    if (code := program.stop()) != 0:
+        raise RuntimeError(f"{type(program).__name__} ended with {code}")
 
 
 def _start(program: str, logs: Path, *flags: str) -> Process:

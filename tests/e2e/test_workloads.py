@@ -98,6 +98,7 @@ def test_scaling_adds_and_frees_ports(product: Product, kubectl: Kubectl, namesp
 
     kubectl("scale", "statefulset/db", "--replicas=4")
     grown = running(kubectl, 4)
+    bound(product, namespace, 4)
 
     assert numbers_by_name(grown) == {f"db-{index}": [11000 + index, 11100 + index] for index in range(4)}
 
@@ -126,11 +127,23 @@ def test_the_successor_of_a_deleted_replica_has_its_ports(product: Product, kube
 
 def test_a_deployment_gets_a_different_number_for_every_pod(kubectl: Kubectl) -> None:
     dynamic = hostport(policy="Dynamic", min_port=13000, max_port=13099)
-    kubectl.apply(workload("Deployment", "web", dynamic, port(80, "http"), replicas=6))
+    kubectl.apply(workload("Deployment", "web", dynamic, port(80, "http"), replicas=50))
 
-    pods = running(kubectl, 6)
+    pods = running(kubectl, 50)
 
-    assert sorted(number for pod in pods for number in numbers(pod)) == [13000, 13001, 13002, 13003, 13004, 13005]
+    assert sorted(number for pod in pods for number in numbers(pod)) == list(range(13000, 13050))
+
+
+def test_a_denial_is_an_event_of_the_workload(kubectl: Kubectl) -> None:
+    kubectl.apply(workload("Deployment", "web", hostport(policy="Index"), port(80), replicas=1))
+
+    messages = wait_for(
+        "an event of the ReplicaSet",
+        lambda: [each["message"] for each in kubectl.get("events")["items"] if each["reason"] == "FailedCreate"],
+        bool,
+    )
+    assert "NO_INDEX" in messages[0]
+    assert "Dynamic" in messages[0], "the message names the remedy"
 
 
 def test_a_deployment_rolls_over_while_its_old_pods_hold_their_ports(kubectl: Kubectl) -> None:
@@ -216,3 +229,17 @@ def test_one_port_of_two_protocols_gets_one_number(kubectl: Kubectl) -> None:
     pods = running(kubectl, 2)
 
     assert numbers_by_name(pods) == {"dns-0": [17000, 17000, 17100], "dns-1": [17001, 17001, 17101]}
+
+
+def test_numeric_probes_follow_their_port(kubectl: Kubectl) -> None:
+    probed = workload("StatefulSet", "db", hostport(min_port=17500), port(8080), replicas=1, serviceName="db")
+    (main,) = probed["spec"]["template"]["spec"]["containers"]
+    main["readinessProbe"] = {"tcpSocket": {"port": 8080}}
+    main["livenessProbe"] = {"httpGet": {"path": "/", "port": 8081}}
+    kubectl.apply(probed)
+
+    (pod,) = running(kubectl, 1)
+
+    (stored,) = pod["spec"]["containers"]
+    assert stored["readinessProbe"]["tcpSocket"]["port"] == 17500
+    assert stored["livenessProbe"]["httpGet"]["port"] == 8081, "nobody listens there by declaration"
