@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hostport.flags import Flag, add_flags, address, duration
 from shim.client import Credentials
+from shim.render import RenderOptions, render
 from shim.runtime import Options, serve
 from shim.tls import VERSIONS
 
@@ -65,14 +66,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shim", description="Gives host ports to Pods that ask for them.")
     commands = parser.add_subparsers(dest="command", required=True)
     add_flags(commands.add_parser("serve", help="serve the webhook"), SERVE_FLAGS, os.environ)
+    rendering = commands.add_parser("render", help="show what the webhook would make of manifests; reserves nothing")
+    rendering.add_argument("-f", "--file", required=True, action="append", help="YAML or JSON file, - for stdin")
+    rendering.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="what to print [yaml]")
+    rendering.add_argument("--offline", action="store_true", help="ask nobody: an empty cluster of one node")
+    add_flags(rendering, ALLOCATOR_FLAGS, os.environ)
     return parser
 
 
 def serve_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> Options:
     """Leaves by `parser.error` where flags do not go together."""
-    for one, other in (("tls_cert", "tls_key"), ("allocator_cert", "allocator_key")):
-        if bool(getattr(flags, one)) != bool(getattr(flags, other)):
-            parser.error(f"--{one} and --{other} go together".replace("_", "-"))
+    _check_pair(parser, flags, "tls_cert", "tls_key")
     if flags.tls_cert is None and not (flags.listen.is_loopback or flags.insecure):
         parser.error("without --tls-cert only a loopback address may be served; --insecure allows others")
     return Options(
@@ -82,19 +86,36 @@ def serve_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
         tls_cert=flags.tls_cert,
         tls_key=flags.tls_key,
         tls_min_version=VERSIONS[flags.tls_min_version],
-        credentials=credentials(flags),
+        credentials=credentials(parser, flags),
         max_concurrent=flags.max_concurrent,
         shutdown_delay=flags.shutdown_delay,
     )
 
 
-def credentials(flags: argparse.Namespace) -> Credentials:
+def render_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> RenderOptions:
+    return RenderOptions(
+        files=flags.file,
+        output=flags.output,
+        allocator=None if flags.offline else flags.allocator,
+        credentials=credentials(parser, flags),
+    )
+
+
+def credentials(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> Credentials:
+    _check_pair(parser, flags, "allocator_cert", "allocator_key")
     return Credentials(ca=flags.allocator_ca, cert=flags.allocator_cert, key=flags.allocator_key)
+
+
+def _check_pair(parser: argparse.ArgumentParser, flags: argparse.Namespace, one: str, other: str) -> None:
+    if bool(getattr(flags, one)) != bool(getattr(flags, other)):
+        parser.error(f"--{one} and --{other} go together".replace("_", "-"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     flags = parser.parse_args(arguments)
+    if flags.command == "render":
+        return render(render_options(parser, flags), sys.stdout, sys.stderr)
     options = serve_options(parser, flags)
     logging.basicConfig(level=flags.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

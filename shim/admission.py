@@ -16,7 +16,7 @@ from shim.outcomes import Allocate, Mistake, Refused, Remark, Unreachable
 from shim.patch import build_patch
 from shim.pods import Pod
 from shim.pointers import Op
-from shim.review import COMPLETION_INDEX, POD_INDEX, Ask, Denied, NotOurs, parse_review
+from shim.review import Ask, Denied, NotOurs, parse_review
 from shim.settings import MAX_PORT, MIN_PORT, STRIDE
 
 NEUTRAL = frozenset(
@@ -38,7 +38,7 @@ FIELDS = {
     "range.min": f"annotation {MIN_PORT}",
     "range.max": f"annotation {MAX_PORT}",
     "stride": f"annotation {STRIDE}",
-    "index": f"metadata.name, {POD_INDEX}, {COMPLETION_INDEX}",
+    "index": "metadata.name",
 }
 """Fields of the request by what the user wrote; ports are found by their position."""
 

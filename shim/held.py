@@ -43,7 +43,9 @@ class Held:
 
 
 def match_ports(pod: Pod, allocation: Allocation) -> tuple[Held, ...]:
-    """The answer's ports stand in the order of the request.
+    """The Pod's ports with their numbers, in port order; those that appeared after the allocation come last.
+
+    The answer's ports stand in the order of the request.
 
     Raises:
         AllocationError: they do not, or a number is none.
@@ -52,7 +54,8 @@ def match_ports(pod: Pod, allocation: Allocation) -> tuple[Held, ...]:
     asked = [(at, port) for at, container in enumerate(pod.containers) for port in container.ports]
     if len(asked) != len(allocation.ports):
         raise AllocationError(f"asked for {len(asked)} ports, got {len(allocation.ports)}")
-    return tuple(_held(at, port, got) for (at, port), got in zip(asked, allocation.ports, strict=True))
+    pairs = sorted(zip(asked, allocation.ports, strict=True), key=lambda pair: pair[1].appeared)
+    return tuple(_held(at, port, got) for (at, port), got in pairs)
 
 
 def _held(at: int, port: Port, got: AllocatedPort) -> Held:

@@ -152,7 +152,10 @@ def _taken_up(request: AllocateRequest, known: list[AllocatedPort]) -> list[Allo
             if (old.container, old.name, old.protocol, old.host_port)
             == (each.container, each.name, each.protocol, each.container_port)
         ]
-        ports.append(mine[0] if mine else _allocated(each, each.container_port, each.container_port))
+        if not mine:
+            mine = [_allocated(each, each.container_port, each.container_port)]
+            mine[0].appeared = True
+        ports.append(mine[0])
     return ports
 
 

@@ -183,6 +183,14 @@ def test_two_ports_never_share_a_variable(
     assert warnings == [f"ENV_CLASH: {clash} is wanted twice; the first in port order has it"]
 
 
+def test_a_port_that_appeared_comes_behind_the_others() -> None:
+    made = pod(container("injected", port("web", 9)), container("a", port("web", 1)), container("b"))
+    response = granted(("injected", "web", 9, 9), ("a", "web", 8080, 1))
+    response.allocation.ports[0].appeared = True
+
+    assert variables(made, response)["b"]["HOSTPORT_WEB"] == "1"
+
+
 def test_one_name_in_two_containers_is_no_clash() -> None:
     made = pod(container("a", port("web")), container("b", port("web", 81)))
 

@@ -1,0 +1,135 @@
+"""From a manifest to the Pods that the API server would show to a webhook. Pure.
+
+Only what matters to us is filled in: names, the index labels of controllers, ownership, and the defaults that the API
+server sets before admission. Seen in recorded reviews: a StatefulSet's Pod has a name and a pod-index label, a
+Deployment's, DaemonSet's or Job's has a generateName alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+from shim.answers import Review
+from shim.fields import FieldError, Json, as_object, integer, json_list, json_object, json_objects, text
+from shim.review import API_VERSION, COMPLETION_INDEX, KIND, POD_INDEX
+
+POD_KIND = {"group": "", "version": "v1", "kind": "Pod"}
+POD_RESOURCE = {"group": "", "version": "v1", "resource": "pods"}
+MOST_PODS = 10_000
+"""Of one workload: a slip of the finger shall not fill the memory."""
+
+
+def admission_review(pod: Json, uid: str, *, dry_run: bool) -> Review:
+    """The review that the API server sends when somebody creates the Pod."""
+    metadata = json_object(pod, "metadata", "")
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "request": {
+            "uid": uid,
+            "kind": POD_KIND,
+            "resource": POD_RESOURCE,
+            "requestKind": POD_KIND,
+            "requestResource": POD_RESOURCE,
+            "name": metadata.get("name") or "",
+            "namespace": metadata.get("namespace") or "default",
+            "operation": "CREATE",
+            "userInfo": {},
+            "object": pod,
+            "oldObject": None,
+            "dryRun": dry_run,
+            "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
+        },
+    }
+
+
+def pods_of(manifest: Json) -> Iterator[dict[str, Any]]:
+    """The Pods of one document, in the order of their creation; none for kinds that make none.
+
+    Raises:
+        FieldError: the manifest has an impossible type.
+
+    """
+    kind, metadata, spec = text(manifest, "kind", ""), json_object(manifest, "metadata", ""), _spec(manifest)
+    match kind:
+        case "Pod":
+            yield _defaulted(dict(deepcopy(manifest)), text(metadata, "namespace", "metadata"))
+        case "CronJob":
+            job = json_object(spec, "jobTemplate", "spec")
+            yield from pods_of({"kind": "Job", "spec": job.get("spec"), "metadata": metadata})
+        case "StatefulSet":
+            start = integer(json_object(spec, "ordinals", "spec"), "start", "spec.ordinals")
+            for index in range(start, start + _count(spec, "replicas")):
+                yield _made(manifest, _stateful(text(metadata, "name", "metadata"), index))
+        case "Deployment" | "ReplicaSet" | "ReplicationController":
+            for _ in range(_count(spec, "replicas")):
+                yield _made(manifest, {})
+        case "DaemonSet":
+            yield _made(manifest, {})
+        case "Job":
+            yield from _job_pods(manifest, spec)
+        case _ if kind.endswith("List"):
+            for _, _, item in json_objects(manifest, "items", ""):
+                yield from pods_of(item)
+
+
+def _spec(manifest: Json) -> Json:
+    return json_object(manifest, "spec", "") if isinstance(manifest.get("spec"), dict) else {}
+
+
+def _count(spec: Json, key: str) -> int:
+    count = 1 if spec.get(key) is None else integer(spec, key, "spec")
+    if not 0 <= count <= MOST_PODS:
+        raise FieldError(f"spec.{key}", f"in 0..{MOST_PODS}", count)
+    return count
+
+
+def _stateful(name: str, index: int) -> Json:
+    labels = {POD_INDEX: str(index), "statefulset.kubernetes.io/pod-name": f"{name}-{index}"}
+    return {"name": f"{name}-{index}", "labels": labels}
+
+
+def _job_pods(manifest: Json, spec: Json) -> Iterator[dict[str, Any]]:
+    name = text(json_object(manifest, "metadata", ""), "name", "metadata")
+    if spec.get("completionMode") != "Indexed":
+        for _ in range(min(_count(spec, "parallelism"), _count(spec, "completions") or 1)):
+            yield _made(manifest, {})
+        return
+    for index in range(_count(spec, "completions")):
+        mark = {COMPLETION_INDEX: str(index)}
+        yield _made(manifest, {"generateName": f"{name}-{index}-", "labels": mark, "annotations": mark})
+
+
+def _made(manifest: Json, more: Json) -> dict[str, Any]:
+    """A Pod of a workload's template; `more` is what its controller adds to the metadata."""
+    owner = json_object(manifest, "metadata", "")
+    name, kind = text(owner, "name", "metadata"), text(manifest, "kind", "")
+    template = deepcopy(as_object(json_object(manifest, "spec", "").get("template"), "spec.template"))
+    metadata = dict(json_object(template, "metadata", "spec.template"))
+    for key in ("labels", "annotations"):
+        metadata[key] = dict(json_object(metadata, key, "spec.template.metadata")) | more.get(key, {})
+    metadata |= {"generateName": f"{name}-"} | {key: more[key] for key in ("name", "generateName") if key in more}
+    metadata["ownerReferences"] = [{"kind": kind, "name": name, "uid": f"uid-of-{kind}-{name}", "controller": True}]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec")}
+    return _defaulted(pod, text(owner, "namespace", "metadata"))
+
+
+def _defaulted(pod: dict[str, Any], namespace: str) -> dict[str, Any]:
+    """What the API server sets before any webhook runs."""
+    metadata, spec = dict(json_object(pod, "metadata", "")), dict(json_object(pod, "spec", ""))
+    metadata["namespace"] = namespace or "default"
+    spec = {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst"} | spec
+    for key in ("containers", "initContainers"):
+        for container in json_list(spec, key, "spec"):
+            for port in json_list(as_object(container, f"spec.{key}[]"), "ports", f"spec.{key}[]"):
+                _default_port(port, is_on_host=spec.get("hostNetwork") is True)
+    return pod | {"metadata": metadata, "spec": spec}
+
+
+def _default_port(port: Any, *, is_on_host: bool) -> None:
+    if isinstance(port, dict):
+        port.setdefault("protocol", "TCP")
+        if is_on_host and not port.get("hostPort"):
+            port["hostPort"] = port.get("containerPort")

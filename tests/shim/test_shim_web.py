@@ -1,0 +1,438 @@
+"""The shim as the API server sees it: real sockets, a real gRPC stand-in behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from shimkit import Json, body, container, pod, port, recorded
+from standin import Context, Pair, StandIn, issue, refusing, serving
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.httputil import HTTPHeaders
+
+from hostport.flags import Address
+from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from shim.runtime import Options, Shim
+from shim.web import LARGEST_DRAIN, LARGEST_REVIEW, patience
+
+ANYWHERE = Address("127.0.0.1", 0)
+NOBODY = Address("127.0.0.1", 1)
+WEB = pod(container("a", port("web")))
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running shim, what stands in for its allocator, and how to reach it."""
+
+    shim: Shim
+    allocator: StandIn
+    trust: ssl.SSLContext | None = None
+
+    async def ask(self, path: str, **more: Any) -> HTTPResponse:
+        return await AsyncHTTPClient(force_instance=True).fetch(
+            f"{self.shim.url}{path}",
+            raise_error=False,
+            ssl_options=self.trust,
+            allow_nonstandard_methods=True,
+            **more,
+        )
+
+    async def review(self, what: Json | bytes, query: str = "?timeout=5s", **headers: str) -> HTTPResponse:
+        data = what if isinstance(what, bytes) else body(what)
+        sent = HTTPHeaders({"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()})
+        return await self.ask(f"/mutate{query}", method="POST", body=data, headers=sent)
+
+    async def side(self, path: str) -> HTTPResponse:
+        url = f"http://{self.shim.side_address}{path}"
+        return await AsyncHTTPClient(force_instance=True).fetch(url, raise_error=False)
+
+
+@asynccontextmanager
+async def running(
+    allocator: StandIn | None = None, pair: Pair | None = None, *, is_absent: bool = False, **options: Any
+) -> AsyncIterator[Served]:
+    """A shim; with `is_absent` its allocator is where nobody listens."""
+    allocator = allocator or StandIn()
+    async with serving(allocator) as address:
+        tls = {"tls_cert": pair.cert, "tls_key": pair.key} if pair else {}
+        shim = Shim(
+            Options(
+                **{"listen": ANYWHERE, "http": ANYWHERE, "allocator": NOBODY if is_absent else address} | tls | options
+            )
+        )
+        try:
+            yield Served(shim, allocator)
+        finally:
+            await shim.stop()
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with running() as each:
+        yield each
+
+
+def status(response: HTTPResponse) -> tuple[int, str, str]:
+    told = json.loads(response.body)
+    assert (told["kind"], told["status"], told["code"]) == ("Status", "Failure", response.code)
+    assert response.body.count(b"\n") == 1
+    return response.code, told["reason"], told["message"]
+
+
+def hanging(release: asyncio.Event, entered: asyncio.Event) -> StandIn:
+    allocator = StandIn()
+    grant = allocator.answer
+
+    async def answer(request: AllocateRequest, context: Context) -> AllocateResponse:
+        entered.set()
+        await release.wait()
+        return await grant(request, context)
+
+    allocator.answer = answer
+    return allocator
+
+
+# -- reviews
+
+
+async def test_a_review_is_answered_with_a_patch(served: Served) -> None:
+    response = await served.review(recorded("statefulset-pod-0"))
+
+    answer = json.loads(response.body)["response"]
+    assert (response.code, response.headers["Content-Type"]) == (200, "application/json")
+    assert (answer["uid"], answer["allowed"], answer["patchType"]) == (
+        "6894259b-2648-4fb6-881c-e399711dce0f",
+        True,
+        "JSONPatch",
+    )
+    assert [request.request_id for request in served.allocator.asked] == [answer["uid"]]
+
+
+async def test_a_content_type_may_have_parameters(served: Served) -> None:
+    assert (await served.review(WEB, Content_Type="application/JSON; charset=utf-8")).code == 200
+
+
+async def test_a_refusal_of_the_allocator_is_a_denial(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    refusal = refusing(grpc.StatusCode.FAILED_PRECONDITION, "PORT_CONFLICT", message="80/TCP is taken\nby x")
+    async with running(StandIn(refusal)) as served:
+        response = await served.review(WEB)
+
+    told = json.loads(response.body)["response"]["status"]
+    assert (response.code, told["code"], told["reason"]) == (200, 403, "PORT_CONFLICT")
+    assert "denied demo/web-3: PORT_CONFLICT: 80/TCP is taken\\nby x" in caplog.messages
+
+
+async def test_static_without_a_host_port_is_the_allocators_to_deny() -> None:
+    violation = ("ports[0].host_port", "policy Static: port web has no hostPort. Set it", "HOST_PORT_MISSING")
+    refusal = refusing(grpc.StatusCode.INVALID_ARGUMENT, "HOST_PORT_MISSING", violation)
+    async with running(StandIn(refusal)) as served:
+        response = await served.review(pod(container("a", port("web")), annotations={"policy": "Static"}))
+
+    where = "spec.containers[0].ports[0].hostPort"
+    assert json.loads(response.body)["response"]["status"] == {
+        "status": "Failure",
+        "code": 422,
+        "reason": "HOST_PORT_MISSING",
+        "message": f"HOST_PORT_MISSING: {where}: policy Static: port web has no hostPort. Set it",
+    }
+
+
+# -- what is no review
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b"hello", (400, "BadRequest", "the body is not JSON"), id="no JSON"),
+        pytest.param(b"\xff\xfe", (400, "BadRequest", "the body is not UTF-8"), id="no UTF-8"),
+        pytest.param(b"", (400, "BadRequest", "the body is not JSON"), id="no body"),
+        pytest.param(b"[" * 200_000, (400, "BadRequest", "the body is nested too deeply"), id="nested"),
+        pytest.param(b'{"kind":"Pod"}', (400, "BadRequest", "expected AdmissionReview"), id="another kind"),
+        pytest.param(
+            b" " * (LARGEST_REVIEW + 1), (413, "RequestEntityTooLarge", "larger than 3145728 bytes"), id="one byte more"
+        ),
+        pytest.param(b" " * (4 << 20), (413, "RequestEntityTooLarge", "larger than 3145728 bytes"), id="4 MiB"),
+        pytest.param(b" " * LARGEST_REVIEW, (400, "BadRequest", "the body is not JSON"), id="exactly the limit"),
+    ],
+)
+async def test_a_body_that_is_no_review(served: Served, data: bytes, expected: tuple[int, str, str]) -> None:
+    code, reason, message = status(await served.review(data))
+
+    assert (code, reason) == expected[:2]
+    assert expected[2] in message
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/yaml", "application/jsonp", ""])
+async def test_a_wrong_content_type(served: Served, kind: str) -> None:
+    code, reason, message = status(await served.review(WEB, Content_Type=kind))
+
+    assert (code, reason) == (415, "UnsupportedMediaType")
+    assert repr(kind) in message
+    assert served.allocator.asked == []
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_only_post_is_allowed(served: Served, method: str) -> None:
+    response = await served.ask("/mutate", method=method)
+
+    assert status(response)[:2] == (405, "MethodNotAllowed")
+    assert response.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", ["/", "/mutate/", "/validate", "/metrics", "/%ff"])
+async def test_an_unknown_path(served: Served, path: str) -> None:
+    assert status(await served.ask(path, method="POST", body=b"{}"))[:2] == (404, "NotFound")
+
+
+async def raw(served: Served, request: bytes, *chunks: bytes) -> bytes:
+    """The first line of the answer to bytes that no client library would send."""
+    reader, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
+    writer.write(request)
+    for chunk in chunks:
+        writer.write(chunk)
+        await writer.drain()
+    line = await reader.readline()
+    writer.close()
+    return line
+
+
+async def test_a_body_that_is_too_large_to_read_is_refused_by_its_length(served: Served) -> None:
+    head = f"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {LARGEST_DRAIN + 1}"
+
+    assert await raw(served, head.encode() + b"\r\n\r\n") == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+
+
+async def test_a_chunked_body_counts_too(served: Served) -> None:
+    head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+
+    line = await raw(served, head, *[chunk] * 4, b"0\r\n\r\n")
+
+    assert line == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+
+
+async def test_a_client_that_leaves_in_the_middle_is_no_longer_under_way(served: Served) -> None:
+    head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
+    _, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
+    writer.write(head)
+    await _until(served, "hostport_shim_in_flight 1.0")
+
+    writer.close()
+
+    await _until(served, "hostport_shim_in_flight 0.0")
+
+
+async def _until(served: Served, line: str) -> None:
+    async with asyncio.timeout(5):
+        while line not in (await served.side("/metrics")).body.decode():  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0.01)
+
+
+# -- deadlines
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [
+        pytest.param("5s", 4.7, id="the API server's"),
+        pytest.param("1m", 29.7, id="never more than 30 s"),
+        pytest.param("600ms", 0.3, id="the margin fits"),
+        pytest.param("500ms", 0.25, id="half of what is short"),
+        pytest.param("", 9.7, id="absent"),
+        pytest.param("soon", 9.7, id="garbage"),
+        pytest.param("0s", 9.7, id="zero"),
+        pytest.param("-5s", 9.7, id="negative"),
+        pytest.param("9" * 400 + "s", 29.7, id="without end"),
+    ],
+)
+def test_the_answer_is_due_before_the_api_servers_deadline(timeout: str, seconds: float) -> None:
+    assert patience(timeout) == pytest.approx(seconds)
+
+
+async def test_a_slow_allocator_is_503_before_the_deadline() -> None:
+    release, entered = asyncio.Event(), asyncio.Event()
+    async with running(hanging(release, entered)) as served:
+        before = asyncio.get_running_loop().time()
+        response = await served.review(WEB, "?timeout=400ms")
+        took = asyncio.get_running_loop().time() - before
+        release.set()
+
+    assert status(response)[:2] == (503, "ALLOCATOR_UNREACHABLE")
+    assert took < 0.4
+
+
+async def test_an_absent_allocator_is_503(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(is_absent=True) as served:
+        response = await served.review(WEB, "?timeout=200ms")
+
+    assert status(response)[:2] == (503, "ALLOCATOR_UNREACHABLE")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_an_absent_allocator_delays_no_denial_for_long() -> None:
+    async with running(is_absent=True) as served:
+        before = asyncio.get_running_loop().time()
+        response = await served.review(pod(container("a", port()), annotations={"stride": "x"}))
+
+    assert json.loads(response.body)["response"]["status"]["reason"] == "NOT_A_NUMBER"
+    assert asyncio.get_running_loop().time() - before < 1.5
+
+
+async def test_a_bad_timeout_is_no_error(served: Served) -> None:
+    assert (await served.review(WEB, "?timeout=%ff")).code == 200
+    assert (await served.review(WEB, "")).code == 200
+
+
+# -- concurrency
+
+
+async def test_too_many_at_once_are_turned_away_at_once() -> None:
+    release, entered = asyncio.Event(), asyncio.Event()
+    async with running(hanging(release, entered), max_concurrent=1) as served:
+        first = asyncio.create_task(served.review(WEB))
+        await entered.wait()
+        second = await served.review(WEB)
+        release.set()
+        third_and_first = [await first, await served.review(WEB)]
+
+    assert status(second)[:2] == (503, "TOO_MANY_REQUESTS")
+    assert [response.code for response in third_and_first] == [200, 200]
+
+
+async def test_many_at_once_are_all_answered(served: Served) -> None:
+    responses = await asyncio.gather(*(served.review(WEB) for _ in range(50)))
+
+    assert {response.code for response in responses} == {200}
+
+
+# -- TLS
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+async def shown(served: Served, context: ssl.SSLContext) -> bytes:
+    _, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port, ssl=context)
+    certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return certificate
+
+
+def trusting(*authorities: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    for authority in authorities:
+        authority.configure_trust(context)
+    return context
+
+
+async def test_reviews_come_over_tls(authority: trustme.CA, tmp_path: Path) -> None:
+    async with running(pair=issue(authority, tmp_path)) as each:
+        served = Served(each.shim, each.allocator, trusting(authority))
+        response = await served.review(WEB)
+
+    assert served.shim.url.startswith("https://127.0.0.1:")
+    assert json.loads(response.body)["response"]["allowed"]
+
+
+async def test_tls_1_2_is_not_spoken_unless_asked_for(authority: trustme.CA, tmp_path: Path) -> None:
+    old = trusting(authority)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    pair = issue(authority, tmp_path)
+    async with running(pair=pair) as strict:
+        with pytest.raises(ssl.SSLError):
+            await shown(strict, old)
+    async with running(pair=pair, tls_min_version=ssl.TLSVersion.TLSv1_2) as lax:
+        assert await shown(lax, old)
+
+
+async def test_a_new_certificate_is_served_without_a_restart(authority: trustme.CA, tmp_path: Path) -> None:
+    pair, other = issue(authority, tmp_path), trustme.CA()
+    async with running(pair=pair) as served:
+        before = await shown(served, trusting(authority, other))
+        pair.write(other.issue_cert("127.0.0.1"))
+        served.shim.refresh()
+        after = await shown(served, trusting(other))
+        pair.cert.write_bytes(b"broken")
+        served.shim.refresh()
+        assert await shown(served, trusting(other)) == after
+
+    assert before != after
+
+
+# -- health, metrics, shutdown
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param("/healthz", (200, "ok\n"), id="alive"),
+        pytest.param("/readyz", (200, "ok\n"), id="ready"),
+        pytest.param("/readyz?verbose", (200, "[+] listening\n[+] not shutting down\nok\n"), id="verbose"),
+    ],
+)
+async def test_health(served: Served, path: str, expected: tuple[int, str]) -> None:
+    response = await served.side(path)
+
+    assert (response.code, response.body.decode()) == expected
+
+
+async def test_readiness_does_not_depend_on_the_allocator(authority: trustme.CA, tmp_path: Path) -> None:
+    async with running(pair=issue(authority, tmp_path), is_absent=True) as served:
+        response = await served.side("/readyz?verbose")
+
+    assert response.body.decode() == "[+] certificate loaded\n[+] listening\n[+] not shutting down\nok\n"
+
+
+async def test_the_side_port_serves_nothing_else(served: Served) -> None:
+    assert status(await served.side("/mutate"))[0] == 404
+
+
+async def test_answers_are_counted_by_result_and_reason(served: Served) -> None:
+    await served.review(WEB)
+    await served.review(pod())
+    await served.review(pod(container("a", port()), annotations={"policy": "x"}))
+    await served.review(b"x")
+
+    metrics = (await served.side("/metrics")).body.decode().splitlines()
+
+    assert {line for line in metrics if line.startswith("hostport_shim_answers_total")} == {
+        'hostport_shim_answers_total{reason="",result="patched"} 1.0',
+        'hostport_shim_answers_total{reason="",result="untouched"} 1.0',
+        'hostport_shim_answers_total{reason="UNKNOWN_POLICY",result="denied"} 1.0',
+        'hostport_shim_answers_total{reason="BadRequest",result="failed"} 1.0',
+    }
+    assert "hostport_shim_answer_seconds_count 4.0" in metrics
+    assert 'hostport_shim_answer_seconds_bucket{le="0.0005"}' in "".join(metrics)
+    assert "hostport_shim_in_flight 0.0" in metrics
+    assert any(line.startswith('hostport_build_info{component="shim"') for line in metrics)
+
+
+async def test_stopping_finishes_what_is_under_way() -> None:
+    release, entered = asyncio.Event(), asyncio.Event()
+    async with running(hanging(release, entered)) as served:
+        under_way = asyncio.create_task(served.review(WEB))
+        await entered.wait()
+        stopping = asyncio.create_task(served.shim.stop())
+        await asyncio.sleep(0.05)
+        ready = await served.side("/readyz")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
+        release.set()
+        response = await under_way
+        await stopping
+
+    assert (ready.code, ready.body.decode()) == (503, "[-] listening\n[-] not shutting down\nnot ready\n")
+    assert (response.code, response.headers["Connection"]) == (200, "close")
