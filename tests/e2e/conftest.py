@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each reason to skip, not one for each case."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", []))
+    for reason, cases in reasons.items():
+        terminalreporter.write_line(f"e2e: {cases} cases: {reason}", yellow=True)
+
+
 @pytest.fixture(scope="session")
 def binaries(request: pytest.FixtureRequest) -> programs.Binaries:
     """A build takes minutes and tells so, past the capture."""
@@ -39,7 +47,7 @@ def binaries(request: pytest.FixtureRequest) -> programs.Binaries:
         try:
             return programs.locate()
         except programs.Unavailable as reason:
-            pytest.skip(str(reason))
+            pytest.exit(f"e2e skipped: {reason}", returncode=0)
         except programs.Broken as reason:
             pytest.exit(f"e2e: {reason}", returncode=1)
 
