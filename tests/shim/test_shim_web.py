@@ -233,9 +233,28 @@ async def test_a_client_that_leaves_in_the_middle_is_no_longer_under_way(served:
     await _until(served, "hostport_shim_in_flight 0.0")
 
 
+async def test_a_client_that_gives_up_waiting_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    release, entered = asyncio.Event(), asyncio.Event()
+    async with running(hanging(release, entered)) as served:
+        data = body(WEB)
+        head = (
+            f"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        _, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
+        writer.write(head.encode() + data)
+        await entered.wait()
+        writer.close()
+        await asyncio.sleep(0.05)
+        await _until(served, "hostport_shim_in_flight 1.0")
+        release.set()
+        await _until(served, "hostport_shim_in_flight 0.0")
+
+    assert caplog.messages == []
+
+
 async def _until(served: Served, line: str) -> None:
     async with asyncio.timeout(5):
-        while line not in (await served.side("/metrics")).body.decode():  # noqa: ASYNC110 - seen from outside
+        while line not in (await served.side("/metrics")).body.decode():
             await asyncio.sleep(0.01)
 
 
