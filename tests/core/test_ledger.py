@@ -8,6 +8,7 @@ import pytest
 from kit import Desk, ask, lease, node, on, pod, port
 
 from allocator.core.asks import Ask, Refused
+from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
 
 INF = float("inf")
@@ -205,7 +206,7 @@ def test_a_pod_on_a_node_that_is_gone_still_holds() -> None:
     desk.observe(gone_nodes=["n1"])
 
     assert "PORT_CONFLICT" in desk.refusal(ask("b", "x:1=5000", policy="Static", constraints=on("n1")))
-    assert not desk.ledger.is_known_node("n1")
+    assert not desk.ledger.is_known_node(NodeName("n1"))
 
 
 # -- reinvocation

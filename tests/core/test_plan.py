@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from kit import Desk, ask, lease, node, on, pod
 
-from allocator.core.candidates import Constraints
+from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import ClaimId
 from allocator.core.ports import parse_numbers
 from hostport.contract import Notice
@@ -221,7 +221,7 @@ def test_a_pending_claim_counts_but_is_not_shown() -> None:
     desk = Desk("n1")
     claim, _ = desk.ledger.reserve(ask("a", "x:1=5000", policy="Static"), ClaimId("pending"), desk.now)
 
-    assert (desk.ledger.get(claim.id), list(desk.ledger.claims()), desk.ledger.port_map(claim.node or "")) == (
+    assert (desk.ledger.get(claim.id), list(desk.ledger.claims()), desk.ledger.port_map(NodeName("n1"))) == (
         None,
         [],
         [],

@@ -1,0 +1,45 @@
+"""Fixtures that start the service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from servicekit import Running, Start
+
+from allocator.core.candidates import NodeName
+from allocator.core.ledger import Rules
+from allocator.core.ports import parse_numbers
+from allocator.journal.contract import Journal
+from allocator.journal.memory import MemoryJournal
+from allocator.journal.sqlite import SqliteJournal
+
+RULES = Rules(reserved=parse_numbers("22,6443"), implicit_node=NodeName("localhost"))
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a service; `durable=True` on the journal of this test, so that a second start is a restart."""
+    running: list[tuple[Running, Journal]] = []
+
+    async def start_one(*, durable: bool = False, rules: Rules = RULES) -> Running:
+        for earlier, journal in running:
+            await earlier.stop()
+            journal.close()
+        running.clear()
+        journal = SqliteJournal(tmp_path / "journal.db") if durable else MemoryJournal()
+        one = Running(journal, rules)
+        running.append((one, journal))
+        await one.start()
+        return one
+
+    yield start_one
+    for one, journal in running:
+        await one.stop()
+        journal.close()
+
+
+@pytest.fixture
+async def service(start: Start) -> Running:
+    return await start()

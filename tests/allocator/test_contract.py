@@ -1,0 +1,259 @@
+"""Each reason of the contract that the allocator gives, provoked over the wire: code, reason, and an untouched ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from kit import claim_port
+from servicekit import Running, Start
+
+from allocator.core.candidates import NodeName
+from allocator.core.claims import PodUid
+from allocator.core.ledger import Pod
+from allocator.journal.contract import Entry, JournalError
+from hostport.contract import DOMAIN, Code, Reason, render_markdown
+from hostport.v1 import allocator_pb2 as pb
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pod(name: str = "web-0", ports: Sequence[pb.PortRequest] | None = None, **fields: Any) -> pb.AllocateRequest:
+    return pb.AllocateRequest(
+        owner=pb.Owner(kind="Pod", namespace="demo", name=name),
+        ports=[pb.PortRequest(container="c", container_port=8080)] if ports is None else ports,
+        **{"policy": pb.POLICY_DYNAMIC, **fields},
+    )
+
+
+def lease(**fields: Any) -> pb.AllocateRequest:
+    return pb.AllocateRequest(
+        owner=pb.Owner(kind="Relay", name="r1"),
+        **{"policy": pb.POLICY_DYNAMIC, "ports": [pb.PortRequest()], **fields},
+    )
+
+
+def ports(*container_ports: int, host_port: int = 0) -> list[pb.PortRequest]:
+    return [pb.PortRequest(container="c", container_port=number, host_port=host_port) for number in container_ports]
+
+
+def index(**fields: Any) -> dict[str, Any]:
+    return {"policy": pb.POLICY_INDEX, "index": 0, **fields}
+
+
+def static(number: int) -> dict[str, Any]:
+    return {"policy": pb.POLICY_STATIC, "ports": ports(80, host_port=number)}
+
+
+# Requests that are wrong in themselves, one or more for each reason.
+MISTAKES = [
+    (Reason.INVALID_REQUEST, "no owner", pb.AllocateRequest(ports=ports(80))),
+    (Reason.INVALID_REQUEST, "no namespace", pb.AllocateRequest(owner=pb.Owner(kind="Pod"), ports=ports(80))),
+    (Reason.INVALID_REQUEST, "a long request_id", pod(request_id="x" * 129)),
+    (Reason.INVALID_REQUEST, "no such protocol", pod(ports=[pb.PortRequest(container_port=1, protocol=9)])),  # type: ignore[arg-type]
+    (Reason.INVALID_REQUEST, "no address", pod(ports=[pb.PortRequest(container_port=1, host_ip="home")])),
+    (Reason.NO_PORTS, "an empty port list", pod(ports=[])),
+    (Reason.TOO_MANY_PORTS, "1,000 ports", pod(ports=ports(*range(1, 1001)))),
+    (Reason.UNKNOWN_POLICY, "no such policy", pod(policy=9)),
+    (Reason.UNKNOWN_VALUE, "no such when_full", pod(when_full=9)),
+    (Reason.NUMBER_OUT_OF_RANGE, "a port beyond the last", pod(ports=ports(65536))),
+    (Reason.NUMBER_OUT_OF_RANGE, "a range beyond the last", pod(range=pb.PortRange(max=65536))),
+    (Reason.NUMBER_OUT_OF_RANGE, "no containerPort", pod(ports=ports(0))),
+    (Reason.RANGE_INVERTED, "min above max", pod(range=pb.PortRange(min=9000, max=8000))),
+    (Reason.NO_INDEX, "Index without an index", pod(policy=pb.POLICY_INDEX)),
+    (Reason.INDEX_EXCEEDS_STRIDE, "two groups", pod(ports=ports(1, 2), **index(index=100))),
+    (Reason.NUMBER_BEYOND_RANGE, "index beyond max", pod(**index(index=4_000_000_000))),
+    (Reason.OWN_PORTS_COLLIDE, "one number twice", pod(policy=pb.POLICY_STATIC, ports=ports(1, 2, host_port=500))),
+    (Reason.HOST_PORT_MISSING, "Static without a number", pod(policy=pb.POLICY_STATIC)),
+    (Reason.CONTAINER_PORT_MISSING, "Passthrough of nothing", lease(policy=pb.POLICY_PASSTHROUGH)),
+    (Reason.PORT_RESERVED, "Index on a reserved number", pod(**index(range=pb.PortRange(min=6443)))),
+    (Reason.RANGE_RESERVED, "Dynamic over reserved ones", pod(range=pb.PortRange(min=22, max=22))),
+    (Reason.INVALID_TTL, "a negative ttl", lease(ttl={"seconds": -5})),
+    (Reason.INVALID_TTL, "a ttl of nothing", lease(ttl={})),
+    (Reason.INVALID_TTL, "a ttl of a year", lease(ttl={"seconds": 31_536_000})),
+    (Reason.INVALID_TTL, "a ttl for a Pod", pod(ttl={"seconds": 60})),
+]
+
+
+async def refusal(call: Awaitable[Any]) -> tuple[Code, Reason, list[Reason]]:
+    """Code, the ErrorInfo's reason and all the violations' reasons of a call that fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    status = rpc_status.from_call(cast("Any", caught.value))  # an AioRpcError is call enough
+    assert status is not None
+    assert status.message == caught.value.details()
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(bad)
+    assert info.domain == DOMAIN
+    return Code[caught.value.code().name], Reason[info.reason], [Reason[v.reason] for v in bad.field_violations]
+
+
+def state(service: Running) -> object:
+    return list(service.engine.ledger.claims()), service.engine.ledger.port_map(NodeName("localhost"))
+
+
+@pytest.mark.parametrize(("reason", "_case", "request_"), MISTAKES, ids=[f"{r.name}: {c}" for r, c, _ in MISTAKES])
+async def test_a_request_that_is_wrong_is_refused_and_changes_nothing(
+    service: Running, reason: Reason, _case: str, request_: pb.AllocateRequest
+) -> None:
+    await service.stub.Allocate(pod("holder"))
+    before = state(service)
+
+    assert await refusal(service.stub.Allocate(request_)) == (reason.code, reason, [reason])
+    assert state(service) == before
+
+
+async def test_several_mistakes_are_reported_together(service: Running) -> None:
+    request = pod(request_id="x" * 129, range=pb.PortRange(max=70000), stride=70000, ports=ports(0))
+
+    _, reason, reasons = await refusal(service.stub.Allocate(request))
+
+    assert reason is Reason.NUMBER_OUT_OF_RANGE
+    assert sorted(r.name for r in reasons) == ["INVALID_REQUEST", *["NUMBER_OUT_OF_RANGE"] * 3]
+
+
+async def test_hundreds_of_mistakes_still_fit_into_the_trailers(service: Running) -> None:
+    _, reason, reasons = await refusal(service.stub.Allocate(pod(ports=ports(*[0] * 500))))
+
+    assert reason is Reason.NUMBER_OUT_OF_RANGE
+    assert len(reasons) > 10
+
+
+# -- reasons that lie in the state of the world
+
+Case = Callable[[Running], Awaitable[Any]]
+
+
+async def port_conflict(service: Running) -> None:
+    await service.stub.Allocate(pod("a", **static(500)))
+    await service.stub.Allocate(pod("b", **static(500)))
+
+
+async def held_by_lease(service: Running) -> None:
+    await service.stub.Allocate(lease(policy=pb.POLICY_STATIC, ports=[pb.PortRequest(host_port=500)]))
+    await service.stub.Allocate(pod("b", **static(500)))
+
+
+async def range_exhausted(service: Running) -> None:
+    for name in ("a", "b"):
+        await service.stub.Allocate(pod(name, range=pb.PortRange(min=7000, max=7000)))
+
+
+async def request_id_reused(service: Running) -> None:
+    await service.stub.Allocate(pod("a", request_id="r1"))
+    await service.stub.Allocate(pod("b", request_id="r1"))
+
+
+async def unconfirmed_backlog(service: Running) -> None:
+    request = pod("")
+    request.owner.generate_name, request.owner.controller_uid = "web-", "rs"
+    service.engine.observe(lists_pods=True)
+    for _ in range(3):
+        await service.stub.Allocate(request)
+    service.now += 5
+    service.engine.observe(lists_pods=True)
+    await service.stub.Allocate(request)
+
+
+async def not_a_lease(service: Running) -> None:
+    claim = (await service.stub.Allocate(pod())).allocation
+    await service.stub.Renew(pb.RenewRequest(id=claim.id))
+
+
+async def held_by_pod(service: Running) -> None:
+    claim = (await service.stub.Allocate(pod())).allocation
+    stored = Pod(uid=PodUid("u1"), namespace="demo", name="web-0", ports=(claim_port("x:7000"),), carried_id=claim.id)
+    service.engine.observe(pods=[stored], lists_pods=True)
+    await service.stub.Release(pb.ReleaseRequest(id=claim.id))
+
+
+async def not_serving(service: Running) -> None:
+    service.engine.is_serving = False
+    await service.stub.Allocate(pod())
+
+
+async def journal_unavailable(service: Running) -> None:
+    def submit(entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        future.set_exception(JournalError("database or disk is full"))
+        return future
+
+    setattr(service.engine.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+    await service.stub.Allocate(pod())
+
+
+STATES: dict[Reason, list[Case]] = {
+    Reason.PORT_CONFLICT: [port_conflict],
+    Reason.HELD_BY_LEASE: [held_by_lease],
+    Reason.RANGE_EXHAUSTED: [range_exhausted],
+    Reason.REQUEST_ID_REUSED: [request_id_reused],
+    Reason.UNCONFIRMED_BACKLOG: [unconfirmed_backlog],
+    Reason.NOT_A_LEASE: [not_a_lease],
+    Reason.HELD_BY_POD: [held_by_pod],
+    Reason.NOT_SERVING: [not_serving],
+    Reason.JOURNAL_UNAVAILABLE: [journal_unavailable],
+    Reason.ALLOCATION_NOT_FOUND: [
+        lambda service: service.stub.Renew(pb.RenewRequest(id="f" * 32)),
+        lambda service: service.stub.GetAllocation(pb.GetAllocationRequest(id="garbage")),
+    ],
+    Reason.NODE_NOT_FOUND: [lambda service: service.stub.GetNode(pb.GetNodeRequest(name="ghost"))],
+    Reason.INVALID_PAGE: [
+        lambda service: service.stub.ListAllocations(pb.ListAllocationsRequest(page_token="garbage")),
+        lambda service: service.stub.ListNodes(pb.ListNodesRequest(page_token="\u00e9")),
+        lambda service: service.stub.ListNodes(pb.ListNodesRequest(page_size=-1)),
+    ],
+    Reason.INVALID_REQUEST: [lambda service: service.stub.Release(pb.ReleaseRequest())],
+    Reason.NOT_IMPLEMENTED: [
+        lambda service: service.stub.ExplainPort(pb.ExplainPortRequest(node="n1")),
+        lambda service: service.stub.WatchAllocations(pb.WatchAllocationsRequest()).read(),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("reason", "case"), [pytest.param(r, c, id=f"{r.name} {n}") for r, cs in STATES.items() for n, c in enumerate(cs)]
+)
+async def test_a_request_that_cannot_be_granted_says_why(service: Running, reason: Reason, case: Case) -> None:
+    assert await refusal(case(service)) == (reason.code, reason, [reason])
+
+
+async def test_what_nobody_waits_for_is_dropped_before_its_commit(start: Start) -> None:
+    service = await start(durable=True)
+    journal = service.engine.journal
+    submit = journal.submit
+    setattr(journal, "submit", lambda entries, _: submit(entries, lambda: False))  # noqa: B010 - as above
+
+    reason = Reason.DEADLINE_PASSED
+    assert await refusal(service.stub.Allocate(pod())) == (reason.code, reason, [reason])
+    assert list(service.engine.ledger.claims()) == []
+
+
+def test_every_reason_of_the_allocator_has_a_row_here() -> None:
+    of_the_shim = {
+        Reason.ENABLED_VALUE,
+        Reason.NOT_A_NUMBER,
+        Reason.HOST_NETWORK_FORBIDDEN,
+        Reason.ALLOCATOR_UNREACHABLE,
+        Reason.TOO_MANY_REQUESTS,
+    }
+    provoked = {reason for reason, *_ in MISTAKES} | STATES.keys() | {Reason.DEADLINE_PASSED}
+
+    assert provoked | of_the_shim == set(Reason)
+    assert not provoked & of_the_shim
+
+
+def test_the_contract_document_is_rendered_from_the_code() -> None:
+    assert (ROOT / "docs" / "contract.md").read_text(encoding="utf-8") == render_markdown()
+
+
+def test_the_generated_stubs_are_fresh() -> None:
+    subprocess.run([sys.executable, ROOT / "proto" / "generate.py", "--check"], check=True)

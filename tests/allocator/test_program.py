@@ -1,0 +1,194 @@
+"""The program as people start it: flags, health, reflection, signals. Real processes, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from test_service import two_ports
+
+from allocator.config import FLAGS
+from hostport.v1 import allocator_pb2 as pb
+from hostport.v1 import allocator_pb2_grpc as pb_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Program:
+    """A running allocator and where it listens."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            found = re.search(r"listening on grpc (\S+), http (\S+)", line)
+            if found:
+                self.grpc, self.http = found[1], found[2]
+                return
+        raise AssertionError("".join(lines))
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{self.http}{path}", timeout=5) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+
+@contextmanager
+def running(*flags: str) -> Iterator[Program]:
+    command = [sys.executable, "-m", "allocator", "serve", "--listen=127.0.0.1:0", "--http=127.0.0.1:0", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        yield Program(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def fails(*flags: str, **env: str) -> str:
+    """What a start that fails says."""
+    command = [sys.executable, "-m", "allocator", "serve", *flags]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **env}, timeout=20, check=False
+    )
+    assert done.returncode in {1, 2}, done
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_it_serves_tells_its_health_and_stops_cleanly(tmp_path: Path) -> None:
+    with running(f"--journal=sqlite:{tmp_path}/journal.db") as program:
+        with grpc.insecure_channel(program.grpc) as channel:
+            claim = (
+                pb_grpc.AllocatorServiceStub(channel).Allocate(two_ports(), wait_for_ready=True, timeout=5).allocation
+            )
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            for service in ("", "hostport.v1.AllocatorService"):
+                status = health.Check(health_pb2.HealthCheckRequest(service=service)).status
+                assert status == health_pb2.HealthCheckResponse.SERVING
+            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+            question = reflection_pb2.ServerReflectionRequest(list_services="")
+            listed = next(reflection.ServerReflectionInfo(iter([question])))
+            assert "hostport.v1.AllocatorService" in {s.name for s in listed.list_services_response.service}
+        assert program.get("/healthz") == (200, "ok\n")
+        assert program.get("/readyz") == (200, "ok\n")
+        assert program.get("/readyz?verbose")[1].endswith("readyz check passed\n")
+        assert (
+            'hostport_allocations_total{policy="UNSPECIFIED",reason="",result="granted"} 1.0'
+            in program.get("/metrics")[1]
+        )
+        assert program.stop() == 0
+
+    dumped = subprocess.run(
+        [sys.executable, "-m", "allocator", "journal", "dump", f"{tmp_path}/journal.db"],
+        capture_output=True, text=True, cwd=ROOT, check=True,
+    ).stdout  # fmt: skip
+    assert claim.id in dumped
+
+
+def test_it_is_not_ready_before_it_has_seen_the_cluster(tmp_path: Path) -> None:
+    cluster = tmp_path / "cluster.yaml"
+    with running("--journal=memory", f"--cluster=file:{cluster}") as program:
+        status, text = program.get("/readyz?verbose")
+        assert (status, "[-]cluster failed: waiting" in text) == (503, True)
+        with grpc.insecure_channel(program.grpc) as channel:
+            stub = pb_grpc.AllocatorServiceStub(channel)
+            with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+                stub.ListNodes(pb.ListNodesRequest(), timeout=5)
+            cluster.write_text("kind: Node\nmetadata: {name: n1}\n", encoding="utf-8")
+            asyncio.run(_until_ready(program))
+            assert [n.name for n in stub.ListNodes(pb.ListNodesRequest()).nodes] == ["n1"]
+
+
+async def _until_ready(program: Program) -> None:
+    async with asyncio.timeout(5):
+        while (await asyncio.to_thread(program.get, "/readyz"))[0] != 200:
+            await asyncio.sleep(0.05)
+
+
+def test_a_corrupt_journal_is_pointed_out_and_not_served_from(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.db"
+    journal.write_bytes(b"torn")
+    with running(f"--journal=sqlite:{journal}") as program:
+        assert "[!]the journal was corrupt and was set aside as" in program.get("/readyz?verbose")[1]
+    assert [p.read_bytes() for p in tmp_path.glob("journal.db.corrupt-*")] == [b"torn"]
+
+
+def test_clients_prove_who_they_are_where_a_client_ca_is_set(tmp_path: Path) -> None:
+    ca, stranger = trustme.CA(), trustme.CA()
+    server, client, intruder = ca.issue_cert("127.0.0.1"), ca.issue_cert("shim"), stranger.issue_cert("shim")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    server.private_key_pem.write_to_path(tmp_path / "key.pem")
+    flags = [f"--tls-{what}={tmp_path / name}" for what, name in
+             (("cert", "cert.pem"), ("key", "key.pem"), ("client-ca", "ca.pem"))]  # fmt: skip
+
+    def credentials(cert: trustme.LeafCert | None) -> grpc.ChannelCredentials:
+        pair = (cert.private_key_pem.bytes(), cert.cert_chain_pems[0].bytes()) if cert else (None, None)
+        return grpc.ssl_channel_credentials(ca.cert_pem.bytes(), *pair)
+
+    with running("--journal=memory", *flags) as program:
+        for cert, is_welcome in ((client, True), (intruder, False), (None, False)):
+            with grpc.secure_channel(program.grpc, credentials(cert)) as channel:
+                call = pb_grpc.AllocatorServiceStub(channel).ListNodes
+                if is_welcome:
+                    assert call(pb.ListNodesRequest(), timeout=5, wait_for_ready=True).nodes
+                else:
+                    with pytest.raises(grpc.RpcError, match=r"UNAVAILABLE|DEADLINE"):
+                        call(pb.ListNodesRequest(), timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--listen=0.0.0.0:0"], "0.0.0.0:0 is not loopback: set --tls-cert and --tls-key, or --insecure"),
+        (["--listen=nowhere"], "'nowhere' is not HOST:PORT"),
+        (["--cluster=kubernetes"], "kubernetes is not part of this version"),
+        (["--cluster=flie:x"], "'flie:x' is neither file:PATH nor none"),
+        (["--journal=disk"], "'disk' is neither sqlite:PATH nor memory"),
+        (["--reserved-ports=22-21"], "'22-21' is neither a port in 1..65535 nor a range"),
+        (["--reservation-ttl=soon"], "'soon' is not a duration"),
+        (["--disclose-holders=some"], "'some' is none of same-namespace, all"),
+        (["--tls-cert=x"], "--tls-cert and --tls-key go together"),
+        (["--journal=sqlite:/proc/none/j.db"], "journal /proc/none/j.db cannot be locked"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_flags_that_make_no_sense_are_explained(flags: list[str], words: str) -> None:
+    assert words in fails(*flags)
+
+
+def test_a_second_allocator_on_a_journal_does_not_start(tmp_path: Path) -> None:
+    with running(f"--journal=sqlite:{tmp_path}/journal.db"):
+        assert "in use by another allocator" in fails(f"--journal=sqlite:{tmp_path}/journal.db")
+
+
+def test_every_flag_is_in_the_help_and_in_the_environment() -> None:
+    command = [sys.executable, "-m", "allocator", "serve", "--help"]
+    text = " ".join(subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split())
+    for flag in FLAGS:
+        assert f"--{flag.name}" in text
+        assert flag.help.replace("%", "%%")[:20] in text
+    assert "'elsewhere' is neither" in fails(HOSTPORT_CLUSTER="elsewhere")
