@@ -39,8 +39,9 @@ FIELDS = {
     "range.max": f"annotation {MAX_PORT}",
     "stride": f"annotation {STRIDE}",
     "index": "metadata.name",
+    "ports": "",
 }
-"""Fields of the request by what the user wrote; ports are found by their position."""
+"""Fields of the request by what the user wrote, if anything; a port is found by its position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

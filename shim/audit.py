@@ -12,11 +12,8 @@ from collections.abc import Iterator
 from shim.held import Held
 from shim.pods import Pod
 from shim.pointers import Op, add, escaped, remove
-from shim.review import ALLOCATION_ID
-from shim.settings import PREFIX
+from shim.settings import ALLOCATED, ALLOCATION_ID, ALLOCATIONS, PREFIX
 
-ALLOCATIONS = PREFIX + "allocations"
-ALLOCATED = "allocated-"
 LONGEST_NAME = 63
 """Of the part behind the slash; Kubernetes refuses more."""
 
@@ -24,7 +21,7 @@ LONGEST_NAME = 63
 def audit_ops(pod: Pod, held: tuple[Held, ...], allocation_id: str) -> Iterator[Op]:
     wanted = audit_annotations(held, allocation_id)
     for name in pod.annotations:
-        is_ours = name.startswith(PREFIX + ALLOCATED) or name == ALLOCATION_ID
+        is_ours = name.startswith(ALLOCATED) or name == ALLOCATION_ID
         if is_ours and name not in wanted:
             yield remove(_pointer(name))
     for name, value in wanted.items():
@@ -40,8 +37,8 @@ def audit_annotations(held: tuple[Held, ...], allocation_id: str) -> dict[str, s
     annotations: dict[str, str] = {}
     for each in held:
         base = _base(each)
-        name = ALLOCATED + base if len(holders[base]) == 1 else _with_container(each.container, base)
-        annotations.setdefault(PREFIX + name, str(each.number))
+        name = base if len(holders[base]) == 1 else _with_container(each.container, base)
+        annotations.setdefault(ALLOCATED + name, str(each.number))
     annotations[ALLOCATIONS] = json.dumps([_entry(each) for each in held], separators=(",", ":"))
     return annotations | ({ALLOCATION_ID: allocation_id} if allocation_id else {})
 
@@ -52,12 +49,12 @@ def _base(each: Held) -> str:
 
 def _with_container(container: str, base: str) -> str:
     """Kept within the limit by a hash in place of the end of the container's name."""
-    name = f"{ALLOCATED}{container}-{base}"
-    if len(name) <= LONGEST_NAME:
-        return name
+    longest = LONGEST_NAME - len(ALLOCATED.removeprefix(PREFIX))
+    if len(container) + 1 + len(base) <= longest:
+        return f"{container}-{base}"
     digest = hashlib.sha256(container.encode()).hexdigest()[:8]
-    room = max(LONGEST_NAME - len(f"{ALLOCATED}-{digest}-{base}"), 0)
-    return f"{ALLOCATED}{container[:room]}-{digest}-{base}"
+    room = max(longest - len(f"-{digest}-{base}"), 0)
+    return f"{container[:room]}-{digest}-{base}"
 
 
 def _entry(each: Held) -> dict[str, str | int]:

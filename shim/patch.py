@@ -16,11 +16,11 @@ from hostport.contract import Notice
 from hostport.v1.allocator_pb2 import AllocateResponse
 from shim.audit import audit_ops
 from shim.env import env_ops
-from shim.held import Held, match_ports
+from shim.held import Held, is_own, match_ports
 from shim.outcomes import Remark, one_per_kind, remark
 from shim.pods import Pod
 from shim.pointers import Op, add
-from shim.review import ALLOCATION_ID, Options
+from shim.review import Options
 
 EPHEMERAL = (32768, 60999)
 """Linux's default net.ipv4.ip_local_port_range."""
@@ -33,13 +33,12 @@ def build_patch(pod: Pod, response: AllocateResponse, options: Options) -> tuple
     """Raises AllocationError where the answer does not fit the Pod."""
     allocation = response.allocation
     held = match_ports(pod, allocation)
-    is_own = bool(allocation.id) and allocation.id == pod.annotations.get(ALLOCATION_ID)
     env, about_env = env_ops(pod, held) if options.inject_env else ([], [])
     ops = [
         *_network_ops(pod),
         *_port_ops(held),
         *_dns_ops(pod, options),
-        *_probe_ops(pod, held, is_own=is_own),
+        *_probe_ops(pod, held, is_own=is_own(pod, allocation)),
         *env,
         *audit_ops(pod, held, allocation.id),
     ]

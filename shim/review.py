@@ -34,11 +34,11 @@ from shim.forbidden import forbidden_by_host_network
 from shim.outcomes import Mistake, Remark, mistake, quoted, remark
 from shim.pods import Pod, Port, parse_pod
 from shim.settings import (
+    ALLOCATION_ID,
     DEFAULT_STRIDE,
     ENABLED,
     HIGHEST,
     LOWEST,
-    PREFIX,
     RANGED,
     Settings,
     not_a_number,
@@ -49,7 +49,6 @@ from shim.settings import (
 
 API_VERSION, KIND = "admission.k8s.io/v1", "AdmissionReview"
 MIRROR = "kubernetes.io/config.mirror"
-ALLOCATION_ID = PREFIX + "allocation-id"
 POD_INDEX = "apps.kubernetes.io/pod-index"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 

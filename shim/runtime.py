@@ -22,7 +22,7 @@ from hostport.flags import Address
 from shim.client import AllocatorClient, Credentials
 from shim.metrics import Metrics
 from shim.tls import VERSIONS, Certificate
-from shim.web import LARGEST_DRAIN, Desk, mutate_application, side_application
+from shim.web import LARGEST_DRAIN, LONGEST_PATIENCE, Desk, mutate_application, side_application
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Shim:
             mutate_application(self._desk),
             ssl_options=self._certificate.context if self._certificate else None,
             max_body_size=LARGEST_DRAIN,
+            body_timeout=LONGEST_PATIENCE,
         )
         self._side = HTTPServer(side_application(metrics, self._checks))
         self._is_listening = False

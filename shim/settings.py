@@ -36,6 +36,11 @@ DNS_POLICY = PREFIX + "dns-policy"
 INJECT_ENV = PREFIX + "inject-env"
 WHEN_FULL = PREFIX + "when-full"
 
+# Ours, written into the Pod.
+ALLOCATED = PREFIX + "allocated-"
+ALLOCATIONS = PREFIX + "allocations"
+ALLOCATION_ID = PREFIX + "allocation-id"
+
 LOWEST, HIGHEST = 1, 65535
 DEFAULT_MIN, DEFAULT_MAX, DEFAULT_STRIDE = 7000, 8000, 100
 DEFAULT_WIDTH = 1000

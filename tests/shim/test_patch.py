@@ -363,6 +363,26 @@ def test_mutating_twice_adds_nothing(before: Json) -> None:
     assert "patch" not in again.review["response"]
 
 
+@given(PODS)
+def test_mutating_twice_in_a_dry_run_adds_nothing(before: Json) -> None:
+    """There is no id to come back with."""
+    before["metadata"]["annotations"].pop("hostport.io/allocation-id", None)
+    before["metadata"]["annotations"].pop("hostport.io/allocations", None)
+
+    once = patched(before, decide(review(before, dryRun=True), FakeAllocator()))
+
+    assert decide(review(once, dryRun=True), FakeAllocator()).ops == ()
+
+
+@pytest.mark.parametrize("table", ["", "x", "5", "null", "[5]", "[[]]", "{}", '[{"container": []}]', "[" * 9999])
+def test_a_table_that_is_not_ours_is_nothing_to_a_dry_run(table: str) -> None:
+    made = pod(container("a", port(number=80)), annotations={"allocations": table})
+
+    answer = decide(review(made, dryRun=True), FakeAllocator())
+
+    assert "hostport.io/allocated-80-TCP" in patched(made, answer)["metadata"]["annotations"]
+
+
 @given(PODS, st.sampled_from([0, 1, 99]))
 def test_a_container_that_another_webhook_injects_keeps_its_port(before: Json, at: int) -> None:
     """It comes with hostPort = containerPort, defaulted behind our patch, and at any place."""

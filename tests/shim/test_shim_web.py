@@ -233,6 +233,17 @@ async def test_a_client_that_leaves_in_the_middle_is_no_longer_under_way(served:
     await _until(served, "hostport_shim_in_flight 0.0")
 
 
+async def test_a_client_that_sends_no_more_is_no_longer_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shim.runtime.LONGEST_PATIENCE", 0.1)
+    head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
+    async with running() as served:
+        reader, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
+        writer.write(head)
+        assert await reader.read() == b""
+        await _until(served, "hostport_shim_in_flight 0.0")
+        writer.close()
+
+
 async def test_a_client_that_gives_up_waiting_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
     release, entered = asyncio.Event(), asyncio.Event()
     async with running(hanging(release, entered)) as served:
