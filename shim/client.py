@@ -107,6 +107,7 @@ class AllocatorClient:
         self._watch = FileWatch(credentials.files)
         self._closing: set[asyncio.Task[None]] = set()
         self._channel = self._connect()
+        self._stub = AllocatorServiceStub(self._channel)
 
     async def allocate(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
         """Asks once; `deadline` is a time of the event loop's clock."""
@@ -114,7 +115,7 @@ class AllocatorClient:
         if patience <= 0:
             return _unreachable("no time was left to ask the allocator")
         try:
-            return await AllocatorServiceStub(self._channel).Allocate(request, timeout=patience, wait_for_ready=True)
+            return await self._stub.Allocate(request, timeout=patience, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             return outcome_of(error)
 
@@ -123,6 +124,7 @@ class AllocatorClient:
         if not self._watch.changed():
             return
         old, self._channel = self._channel, self._connect()
+        self._stub = AllocatorServiceStub(self._channel)
         closing = asyncio.get_running_loop().create_task(old.close(grace=CLOSING_GRACE))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)

@@ -174,6 +174,10 @@ class MutateHandler(_Handler):
             return
         self._answer(outcome)
 
+    def write_error(self, status_code: int, **more: Any) -> None:
+        self._count("failed", "InternalError")  # a fault of ours: Tornado has logged it
+        super().write_error(status_code, **more)
+
     def on_finish(self) -> None:
         self._leave()
         self._desk.metrics.seconds.observe(asyncio.get_running_loop().time() - self._arrived)

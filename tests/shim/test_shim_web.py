@@ -324,6 +324,22 @@ async def test_a_bad_timeout_is_no_error(served: Served) -> None:
     assert (await served.review(WEB, "")).code == 200
 
 
+async def test_a_fault_of_ours_is_counted_and_answered(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("shim.web.Desk.admit", broken)
+    response = await served.review(WEB)
+    metrics = (await served.side("/metrics")).body.decode()
+
+    assert status(response) == (500, "InternalServerError", "InternalServerError: POST /mutate")
+    assert 'hostport_shim_answers_total{reason="InternalError",result="failed"} 1.0' in metrics
+    assert "hostport_shim_in_flight 0.0" in metrics
+    assert "a bug" in caplog.text
+
+
 # -- concurrency
 
 
