@@ -1,10 +1,50 @@
-"""Settings of every test."""
+"""Settings of every test, and the fixtures that start the service."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+from servicekit import Running, Start
+
+from allocator.core.candidates import NodeName
+from allocator.core.ledger import Rules
+from allocator.core.ports import parse_numbers
+from allocator.journal.contract import Journal
+from allocator.journal.memory import MemoryJournal
+from allocator.journal.sqlite import SqliteJournal
 
 settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("default")
+
+RULES = Rules(reserved=parse_numbers("22,6443"), implicit_node=NodeName("localhost"))
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts a service; `durable=True` on the journal of this test, so that a second start is a restart."""
+    running: list[tuple[Running, Journal]] = []
+
+    async def start_one(*, durable: bool = False, rules: Rules = RULES) -> Running:
+        for earlier, journal in running:
+            await earlier.stop()
+            journal.close()
+        running.clear()
+        journal = SqliteJournal(tmp_path / "journal.db") if durable else MemoryJournal()
+        one = Running(journal, rules)
+        running.append((one, journal))
+        await one.start()
+        return one
+
+    yield start_one
+    for one, journal in running:
+        await one.stop()
+        journal.close()
+
+
+@pytest.fixture
+async def service(start: Start) -> Running:
+    return await start()

@@ -248,9 +248,7 @@ async def test_a_journal_in_use_is_dumped_as_json(path: Path) -> None:
     assert records[2] == {"type": "answer", "request_id": "r1", "claim_id": CLAIMS[0].id, "ended": None}
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(None, "no journal at"), (b"", "truncated"), (b"x" * 5000, "corrupt")]
-)
+@pytest.mark.parametrize(("content", "words"), [(None, "no journal at"), (b"", "truncated"), (b"x" * 5000, "corrupt")])
 def test_what_cannot_be_dumped_is_said(path: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         path.write_bytes(content)
