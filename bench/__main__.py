@@ -1,0 +1,51 @@
+"""The command: runs the named benches (all of them by default), prints the table, writes the raw figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from bench.decision import decision
+from bench.measure import Row, machine, markdown, write_json
+from bench.options import Options
+from bench.processes import CHECKOUT
+from bench.rpc import rpc
+from bench.webhook import webhook
+
+BENCHES: dict[str, Callable[[Options], list[Row]]] = {"rpc": rpc, "webhook": webhook, "decision": decision}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often ours and bare take turns (default 5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default 2)")
+    options = parser.parse_args(arguments)
+    unknown = set(options.names) - set(BENCHES)
+    if unknown:
+        parser.error(f"no bench {', '.join(sorted(unknown))}: there are {', '.join(BENCHES)}")
+    return run(options.names or list(BENCHES), Options(rounds=options.rounds, seconds=options.seconds))
+
+
+def run(names: Sequence[str], options: Options) -> int:
+    rows: list[Row] = []
+    for name in names:
+        began = time.perf_counter()
+        rows += BENCHES[name](options)
+        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    about = machine()
+    path = write_json(rows, asdict(options) | {"names": list(names)})
+    print(markdown(rows))
+    print(
+        f"\n{about['cores']} cores, {about['cpu']}, Python {about['python']}, grpcio {about['packages']['grpcio']}."
+        f" Medians of {options.rounds} rounds in turns; spread: lowest and highest ratio of one round."
+        f"\nRaw figures: {path.relative_to(CHECKOUT)}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The time of one decision, in this process: `Ledger.reserve` with a Pod of two ports that may run on any node.
+
+Each cell is compared with the same cell at 10 nodes. A reservation is undone outside of the time, so that the ledger is
+the same before every decision; all ledgers stand side by side and take turns.
+
+"x % full": of the 1,000 numbers of the range, x % stand on some node. Index: the two numbers that are asked for stand
+on x % of the nodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from allocator.core.asks import Ask, Policy, PortAsk, Refused
+from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName, Toleration
+from allocator.core.claims import ClaimId, ClaimPort, Owner, PodUid
+from allocator.core.ledger import Ledger, Pod, Rules
+from bench.measure import Row, Sample, median
+from bench.options import Options
+
+BASE, LARGEST = 10, 5_000
+SIZES = (1, BASE, 100, LARGEST)
+FILLS = (1, 50, 90, 99)
+RANGES = (*FILLS, 100)
+WIDTH = 1000
+DECISIONS = 200
+PORTS_PER_NODE = 30
+PORTS_PER_POD = 3
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A kind of decision: its name in the table, and the ask that it begins with."""
+
+    what: str
+    ask: Callable[[], Ask]
+    is_denied: bool = False
+
+
+def decision(options: Options) -> list[Row]:
+    ledgers = {size: build(size) for size in SIZES}
+    rows = []
+    for case in cases():
+        samples: dict[int, list[Sample]] = {size: [] for size in SIZES}
+        for _ in range(options.rounds):
+            for size, ledger in ledgers.items():
+                samples[size].append(measure(ledger, case))
+        rows.append(_row(case, samples))
+    return rows
+
+
+def cases() -> Iterator[Case]:
+    for fill in FILLS:
+        yield Case(f"Dynamic, {fill} % full", partial(_dynamic, fill))
+    for fill in FILLS:
+        yield Case(f"Index, {fill} % full", partial(_index, fill))
+    yield Case("Dynamic, denied: full", partial(_dynamic, 100), is_denied=True)
+    yield Case("Index, denied: taken everywhere", partial(_index, 100), is_denied=True)
+    yield Case("Dynamic, 50 % full, a selector never seen", lambda: _dynamic(50, _fresh_constraints()))
+
+
+def measure(ledger: Ledger, case: Case) -> Sample:
+    """Median and p99 of some decisions, in µs."""
+    times = []
+    for _ in range(DECISIONS):
+        ask, claim_id = case.ask(), ClaimId(f"bench-{next(_serial)}")
+        began = time.perf_counter_ns()
+        try:
+            ledger.reserve(ask, claim_id, 0.0)
+        except Refused:
+            is_denied = True
+        else:
+            is_denied = False
+        times.append((time.perf_counter_ns() - began) / 1000)
+        if is_denied != case.is_denied:
+            raise AssertionError(f"{case.what}: {'denied' if is_denied else 'granted'}")
+        if not is_denied:
+            ledger.abort(claim_id)
+    return Sample(statistics.median(times), {"p99_us": statistics.quantiles(times, n=100)[98]})
+
+
+def _row(case: Case, samples: dict[int, list[Sample]]) -> Row:
+    others = ", ".join(f"{size}: {median(samples[size]):.1f} µs" for size in SIZES if size not in (BASE, LARGEST))
+    return Row(
+        bench="decision",
+        what=f"decision, {LARGEST:,} nodes over {BASE}: {case.what}",
+        unit="µs",
+        ours=samples[LARGEST],
+        bare=samples[BASE],
+        aim="≤ 2",
+        beside=f"p99 {median(samples[LARGEST], 'p99_us'):.0f}/{median(samples[BASE], 'p99_us'):.0f} µs, {others}",
+    )
+
+
+# -- the ledgers
+
+
+def build(size: int) -> Ledger:
+    """A ledger in which every fill has a range of its own, all on the same nodes."""
+    ledger = Ledger(Rules())
+    names = [NodeName(f"node-{number:05}") for number in range(size)]
+    pods = [pod for fill in RANGES for pod in _fillers(names, fill)]
+    ledger.observe(nodes=[_node(name) for name in names], pods=pods, now=0.0)
+    return ledger
+
+
+def _node(name: NodeName) -> Node:
+    return Node(name=name, labels={"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "zone": name[-1]})
+
+
+def _fillers(names: list[NodeName], fill: int) -> Iterator[Pod]:
+    """Pods that fill the range of a fill, and hold the two numbers of its Index ask on as many nodes as it says."""
+    numbers = list(range(_low(fill), _low(fill) + WIDTH * fill // 100))
+    on_node = max(-(-len(numbers) // len(names)), min(PORTS_PER_NODE // len(FILLS), len(numbers)))
+    for position, name in enumerate(names):
+        mine = sorted({numbers[(position * on_node + i) % len(numbers)] for i in range(on_node)})
+        for pod in range(0, len(mine), PORTS_PER_POD):
+            yield _pod(f"{fill}-{position}-{pod}", name, mine[pod : pod + PORTS_PER_POD])
+    for position in range(len(names) * fill // 100):
+        yield _pod(f"index-{fill}-{position}", names[position], [_index_low(fill), _index_low(fill) + 1])
+
+
+def _pod(name: str, node: NodeName, numbers: list[int]) -> Pod:
+    ports = tuple(ClaimPort(container="c", container_port=8000 + i, host_port=n) for i, n in enumerate(numbers))
+    return Pod(uid=PodUid(name), namespace="filler", name=name, node=node, ports=ports)
+
+
+def _low(fill: int) -> int:
+    return 10_000 + WIDTH * RANGES.index(fill)
+
+
+def _index_low(fill: int) -> int:
+    return 50_000 + fill * 10
+
+
+def _dynamic(fill: int, constraints: Constraints = ANYWHERE) -> Ask:
+    low = _low(fill)
+    return Ask(
+        owner=_owner(),
+        ports=_ports(),
+        policy=Policy.DYNAMIC,
+        low=low,
+        high=low + WIDTH - 1,
+        constraints=constraints,
+    )
+
+
+def _index(fill: int) -> Ask:
+    low = _index_low(fill)
+    return Ask(owner=_owner(), ports=_ports(), policy=Policy.INDEX, low=low, high=low + 9, stride=1, index=0)
+
+
+def _owner() -> Owner:
+    return Owner(namespace="demo", generate_name="db-", controller_uid="e50c496d-8c49-4371-8b7e-15ed1895bf31")
+
+
+def _ports() -> tuple[PortAsk, ...]:
+    return (
+        PortAsk(container="node", name="primary", container_port=8080),
+        PortAsk(container="node", name="metrics", container_port=9090),
+    )
+
+
+def _fresh_constraints() -> Constraints:
+    """A selector that every node satisfies; the toleration makes it one that was never asked for."""
+    return Constraints(selector=(("kubernetes.io/os", "linux"),), tolerations=(Toleration(key=f"new-{next(_serial)}"),))

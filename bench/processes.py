@@ -1,0 +1,107 @@
+"""The processes that are measured and those that measure, on free ports of the loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+START_SECONDS = 20.0
+LOAD_SECONDS = 60.0
+
+
+class ProcessError(Exception):
+    """A process did not start, or failed. Its notes carry what the servers printed."""
+
+
+class Server:
+    """A process of ours that listens."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def wait_for(self, address: str) -> None:
+        """Until somebody accepts connections at an address.
+
+        Raises:
+            ProcessError: nobody does.
+
+        """
+        host, port = address.rsplit(":", 1)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+                return
+            time.sleep(0.02)
+        raise ProcessError(f"nothing listens on {address}")
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the process so far, user and system."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextlib.contextmanager
+def server(folder: Path, module: str, *arguments: str) -> Iterator[Server]:
+    """Runs `python -m module arguments` until the block ends."""
+    log = folder / f"{module}.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module.split(), *arguments],
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={name: value for name, value in os.environ.items() if not name.startswith("HOSTPORT_")},
+        )
+    running = Server(process)
+    try:
+        yield running
+    except ProcessError as error:
+        error.add_note(f"{module}:\n{log.read_text(errors='replace')[-2000:]}")
+        raise
+    finally:
+        running.stop()
+
+
+def load(*arguments: str) -> dict[str, float]:
+    """Runs the load generator. Returns its report.
+
+    Raises:
+        ProcessError: a request failed.
+
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load", *arguments],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=LOAD_SECONDS,
+        check=False,
+    )
+    if done.returncode:
+        raise ProcessError(f"the load generator failed:\n{done.stderr[-2000:]}")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
