@@ -243,10 +243,14 @@ class Engine:
         """The namespaces that enforce a Pod Security level which forbids hostNetwork."""
         self.enforced = dict(levels)
 
-    def tick(self, seen_until: float) -> None:
-        """Ends what is due. `seen_until`: up to when the view of the cluster is proven, seconds since the epoch."""
+    def proven(self, until: float) -> None:
+        """The view of the cluster reaches this far: who existed then has been told. Seconds since the epoch."""
+        self.ledger.proven(until)
+
+    def tick(self) -> None:
+        """Ends what is due."""
         now = self.now()
-        due = [claim for claim in self.ledger.due(now, seen_until) if claim.id not in self._ending]
+        due = [claim for claim in self.ledger.due(now) if claim.id not in self._ending]
         if due:
             log.info("expired: %s", ", ".join(f"{claim.id} ({claim.owner})" for claim in due[:10]))
             self._end([claim.id for claim in due])

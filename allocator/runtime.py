@@ -121,7 +121,7 @@ class Allocator:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             if self._engine.is_serving:
-                self._engine.tick(self._source.seen_until())
+                self._engine.tick()
 
     async def _drain(self, server: grpc.aio.Server, http_server: HTTPServer) -> None:
         """Finishes what is under way: a call that was decided is still committed and answered."""

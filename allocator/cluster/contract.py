@@ -24,6 +24,9 @@ class Observer(Protocol):
     ) -> None:
         """What changed since the last call."""
 
+    def proven(self, until: float) -> None:
+        """The view reaches this far: whoever existed then has been told. Seconds since the epoch."""
+
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that hold something: one of them that a full list lacks is gone."""
 
@@ -39,6 +42,3 @@ class Source(Protocol):
 
     async def synced(self) -> None:
         """Returns when the observer has been told everything once."""
-
-    def seen_until(self) -> float:
-        """Up to when the view is proven: whoever existed before then has been told. Seconds since the epoch."""

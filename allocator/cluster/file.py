@@ -79,7 +79,6 @@ class FileCluster:
         self._synced = asyncio.Event()
         self._content = Content()
         self._lists_pods = False
-        self._seen_until = float("-inf")
         self._last_stat: tuple[int, int, int] | None = None
         self._last_trouble = ""
 
@@ -90,9 +89,6 @@ class FileCluster:
 
     async def synced(self) -> None:
         await self._synced.wait()
-
-    def seen_until(self) -> float:
-        return self._seen_until
 
     async def _look(self, observer: Observer) -> None:
         """Reads the file if it changed; reports trouble once, until it is another."""
@@ -107,7 +103,7 @@ class FileCluster:
             return
         self._last_stat, self._last_trouble = seen, ""
         self._tell(observer, content)
-        self._seen_until = stat.st_mtime
+        observer.proven(stat.st_mtime)
         self._synced.set()
 
     def _report(self, trouble: str) -> None:

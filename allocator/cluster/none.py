@@ -18,6 +18,3 @@ class NoCluster:
 
     async def synced(self) -> None:
         return
-
-    def seen_until(self) -> float:
-        return float("-inf")

@@ -10,7 +10,7 @@ Only what the view of the cluster reaches counts as unconfirmed: a view that sta
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 
 from allocator.core.asks import Mistake, Refused
@@ -31,11 +31,6 @@ class Backlog:
     def __init__(self) -> None:
         self._held_back: OrderedDict[_Key, None] = OrderedDict()
         self._confirmed: OrderedDict[_Key, float] = OrderedDict()
-        self._seen_until = float("-inf")
-
-    def seen(self, until: float) -> None:
-        """The view of the cluster reaches this far."""
-        self._seen_until = max(self._seen_until, until)
 
     def confirmed(self, claim: Claim) -> None:
         """A Pod of this owner appeared."""
@@ -43,21 +38,25 @@ class Backlog:
         self._held_back.pop(key, None)
         _remember(self._confirmed, key, claim.created)
 
-    def check(self, owner: Owner, reserved_of: Callable[[Owner], Iterable[Claim]], now: float) -> None:
+    def check(self, owner: Owner, reserved: Iterable[Claim], now: float, seen_until: float) -> None:
         """Refuses an owner that is held back and has a reservation outstanding.
+
+        Args:
+            owner: who asks.
+            reserved: the owner's reservations.
+            now: seconds since the epoch.
+            seen_until: how far the view of the cluster reaches.
 
         Raises:
             Refused: with UNCONFIRMED_BACKLOG.
 
         """
-        if not owner.controller_uid or self._seen_until == float("-inf"):
+        if not owner.controller_uid:
             return
         key = _key(owner)
-        outstanding = [claim for claim in reserved_of(owner) if claim.expires is None or claim.expires > now]
+        outstanding = [claim for claim in reserved if claim.expires is None or claim.expires > now]
         since = self._confirmed.get(key, float("-inf"))
-        unconfirmed = [
-            claim for claim in outstanding if since < claim.created <= self._seen_until - UNCONFIRMED_SECONDS
-        ]
+        unconfirmed = [claim for claim in outstanding if since < claim.created <= seen_until - UNCONFIRMED_SECONDS]
         if len(unconfirmed) >= TOLERATED:
             _remember(self._held_back, key, None)
         if key in self._held_back and outstanding:

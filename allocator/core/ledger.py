@@ -71,6 +71,7 @@ class Ledger:
         self._unsettled: set[ClaimId] = set()
         self._changed: dict[ClaimId, Claim | None] = {}
         self._backlog = Backlog()
+        self._seen_until = float("-inf")
         self._confirms = False
         self._world = World(self._occupancy, self._claims, rules.reserved, rules.discloses_holders)
         if rules.implicit_node is not None:
@@ -87,7 +88,7 @@ class Ledger:
         """
         ask = self._localised(ask)
         if ask.owner.is_pod:
-            self._backlog.check(ask.owner, self._reserved_of, now)
+            self._backlog.check(ask.owner, self._reserved_of(ask.owner), now, self._seen_until)
         return place(ask, self._world, exempt=self._named(ask.owner))
 
     def reserve(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, tuple[Warned, ...]]:
@@ -231,18 +232,19 @@ class Ledger:
             raise Refused(Mistake(Reason.NOT_A_LEASE, "id", message))
         return replace(claim, expires=now + ttl)
 
-    def due(self, now: float, seen_until: float) -> list[Claim]:
+    def due(self, now: float) -> list[Claim]:
         """The claims whose time is up.
 
         A lease ends by the clock. A reservation ends when the view of the cluster is proven to reach beyond its
         deadline: until then its Pod may exist.
         """
+        reservations_until = min(now, self._seen_until)
         return [
             claim
             for claim in self._claims.values()
             if claim.expires is not None
             and claim.id not in self._pending
-            and claim.expires <= (now if claim.state is State.LEASED else min(now, seen_until))
+            and claim.expires <= (now if claim.state is State.LEASED else reservations_until)
         ]
 
     def restore(self, claims: Iterable[Claim]) -> None:
@@ -281,7 +283,10 @@ class Ledger:
         for pod in pods:
             self._pod_seen(pod, now)
         self._mend_plans()
-        self._backlog.seen(now)
+
+    def proven(self, until: float) -> None:
+        """The view of the cluster reaches this far: who existed then has been observed."""
+        self._seen_until = max(self._seen_until, until)
 
     def take_changes(self) -> dict[ClaimId, Claim | None]:
         """What the cluster changed since the last call, for the journal: the new claim, or None where it ended."""

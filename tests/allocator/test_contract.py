@@ -160,7 +160,7 @@ async def unconfirmed_backlog(service: Running) -> None:
     for _ in range(3):
         await service.stub.Allocate(request)
     service.now += 5
-    service.engine.observe(lists_pods=True)
+    service.engine.proven(service.now)
     await service.stub.Allocate(request)
 
 

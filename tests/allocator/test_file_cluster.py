@@ -140,7 +140,7 @@ class Following:
 
     async def caught_up(self) -> None:
         async with asyncio.timeout(5):
-            while self.source.seen_until() != self.writes:
+            while self.service.engine.ledger._seen_until != self.writes:
                 await asyncio.sleep(0.002)
 
 
@@ -193,7 +193,7 @@ async def test_a_file_that_never_lists_a_pod_expires_nothing(following: Followin
     service = following.service
     await service.stub.Allocate(two_ports())
     service.now += 1e6
-    service.engine.tick(following.source.seen_until())
+    service.engine.tick()
 
     assert len(list(service.engine.ledger.claims())) == 1
 

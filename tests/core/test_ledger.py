@@ -11,12 +11,11 @@ from allocator.core.asks import Ask, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
 
-INF = float("inf")
 
-
-def expired(desk: Desk, *, seen_until: float = INF) -> list[ClaimId]:
-    """Ends what is due, as the engine does when the end is durable."""
-    due = [claim.id for claim in desk.ledger.due(desk.now, seen_until)]
+def expired(desk: Desk, *, seen_until: float | None = None) -> list[ClaimId]:
+    """Ends what is due, as the engine does when the end is durable; the view is proven up to now or as far as told."""
+    desk.ledger.proven(desk.now if seen_until is None else seen_until)
+    due = [claim.id for claim in desk.ledger.due(desk.now)]
     for claim_id in due:
         desk.ledger.end(claim_id)
     return due
@@ -98,7 +97,8 @@ def test_a_pod_that_appears_while_its_expiry_is_committed_keeps_its_ports() -> N
     desk = watched("n1")
     claim = desk.grant(ask("web", "x:1"))
     desk.now += 60
-    assert [c.id for c in desk.ledger.due(desk.now, INF)] == [claim.id]
+    desk.ledger.proven(desk.now)
+    assert [c.id for c in desk.ledger.due(desk.now)] == [claim.id]
 
     confirm(desk, claim, at="n1")
     desk.ledger.take_changes()
@@ -114,9 +114,9 @@ def test_a_lease_ends_by_the_clock_unless_it_is_renewed() -> None:
     desk.now += 59
     desk.ledger.amend(desk.ledger.renewed(held.id, 60.0, desk.now))
     desk.now += 59
-    assert expired(desk, seen_until=-INF) == []
+    assert expired(desk, seen_until=0.0) == []
     desk.now += 1
-    assert expired(desk, seen_until=-INF) == [held.id]
+    assert expired(desk, seen_until=0.0) == [held.id]
     with pytest.raises(Refused, match="it ended or never was"):
         desk.ledger.renewed(held.id, 60.0, desk.now)
 
@@ -300,15 +300,14 @@ def test_an_owner_whose_pods_never_appear_gets_one_reservation_at_a_time() -> No
     for _ in range(3):
         desk.grant(wanted)
     desk.now += 4.9
-    desk.observe()
+    desk.ledger.proven(desk.now)
     assert desk.refusal(wanted) == {}, "not yet five seconds"
     desk.now += 0.1
-    desk.observe()
+    desk.ledger.proven(desk.now)
     assert list(desk.refusal(wanted)) == ["UNCONFIRMED_BACKLOG"]
     assert desk.refusal(ask("other-", "x:1", controller="rs2")) == {}, "others are not held back"
 
     desk.now += 60
-    desk.observe()
     expired(desk)
     assert desk.refusal(wanted) == {}, "one outstanding reservation"
     assert list(desk.refusal(wanted)) == ["UNCONFIRMED_BACKLOG"]
@@ -319,7 +318,7 @@ def test_a_pod_that_appears_lifts_the_backlog() -> None:
     wanted = ask("web-", "x:1", controller="rs")
     claims = [desk.grant(wanted) for _ in range(3)]
     desk.now += 5
-    desk.observe()
+    desk.ledger.proven(desk.now)
     assert list(desk.refusal(wanted)) == ["UNCONFIRMED_BACKLOG"]
 
     confirm(desk, claims[-1], controller_uid="rs")

@@ -135,8 +135,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 20.0, 45.0, 61.0]), is_current=st.booleans())
     def pass_time(self, seconds: float, is_current: bool) -> None:
         self.now += seconds
-        self.observe()
-        for claim in self.ledger.due(self.now, self.now if is_current else float("-inf")):
+        if is_current:
+            self.ledger.proven(self.now)
+        for claim in self.ledger.due(self.now):
             self.ledger.end(claim.id)
 
     @precondition(lambda self: any(c.owner.is_pod and c.pod_uid is None for c in self.ledger.claims()))
