@@ -140,7 +140,7 @@ def product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
 
     def write_cluster() -> None:
         fresh = cluster.with_suffix(".new")
-        fresh.write_text(plane.kubectl("get", "nodes,pods", "-A", "-o", "json").stdout, encoding="utf-8")
+        fresh.write_text(plane.kubectl("get", "nodes,namespaces,pods", "-A", "-o", "json").stdout, encoding="utf-8")
         fresh.replace(cluster)
 
     write_cluster()

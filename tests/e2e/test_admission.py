@@ -13,6 +13,7 @@ from e2e.control_plane import ControlPlane, create_namespace
 from e2e.manifests import Pod, annotation, hostport, is_untouched, numbers, pod, port
 from e2e.processes import wait_for
 from e2e.product import Product
+from hostport.v1 import allocator_pb2 as pb
 
 WEBHOOK = "pods.hostport.io"
 CALLS = "apiserver_admission_webhook_request_total"
@@ -202,6 +203,59 @@ def test_a_leased_port_is_denied_until_the_lease_ends(product: Product, kubectl:
     kubectl.apply(asking)
 
 
+def test_a_finished_pod_frees_its_port(product: Product, kubectl: Kubectl, namespace: str) -> None:
+    static = hostport(policy="Static")
+    kubectl.apply(pod("first", static, port(80, hostPort=19370), nodeName="n1", restartPolicy="Never"))
+    wait_for(
+        "the allocator to see it",
+        lambda: [each.state for each in product.allocator.allocations(namespace)],
+        lambda states: states == [pb.STATE_BOUND],
+    )
+    kubectl("wait", "pod/first", "--for=jsonpath={.status.phase}=Running", "--timeout=10s")
+    kubectl("patch", "pod", "first", "--subresource=status", "--type=merge", "-p", '{"status":{"phase":"Succeeded"}}')
+
+    wait_for(
+        "the port to be free",
+        lambda: kubectl.try_apply(pod("second", static, port(80, hostPort=19370), nodeName="n1")),
+        lambda run: run.code == 0,
+        seconds=5,
+    )
+
+
+def test_a_copied_pod_gets_ports_of_its_own(product: Product, kubectl: Kubectl, namespace: str) -> None:
+    kubectl.apply(pod("original", hostport(policy="Dynamic", min_port=19380, max_port=19389), port(80, "http")))
+    original = kubectl.get("pod", "original")
+    copied = {
+        **original,
+        "metadata": {"name": "copy", "annotations": original["metadata"]["annotations"]},
+        "status": {},
+    }
+
+    kubectl("create", "-f", "-", stdin=json.dumps(copied))
+
+    copy = kubectl.get("pod", "copy")
+    assert (numbers(original), numbers(copy)) == ([19380], [19381])
+    assert annotation(copy, "allocation-id") != annotation(original, "allocation-id")
+    env = {each["name"]: each.get("value") for each in copy["spec"]["containers"][0]["env"]}
+    assert env["HOSTPORT_HTTP"] == "19381"
+    assert len(product.allocator.allocations(namespace)) == 2
+
+
+def test_only_nodes_where_the_pod_may_run_are_asked(plane: ControlPlane, kubectl: Kubectl) -> None:
+    static = hostport(policy="Static")
+    kubectl.apply(pod("first", static, port(80, hostPort=19390), nodeSelector={"kubernetes.io/hostname": "n2"}))
+
+    refused = kubectl.try_apply(
+        pod("second", static, port(80, hostPort=19390), nodeSelector={"kubernetes.io/hostname": "n2"})
+    )
+    kubectl.apply(pod("third", static, port(80, hostPort=19390), nodeSelector={"kubernetes.io/hostname": "n3"}))
+    nowhere = kubectl.apply(pod("fourth", static, port(80, hostPort=19390), nodeSelector={"no": "node"}))
+
+    assert refused.stderr.startswith("Error from server (PORT_CONFLICT)"), refused.stderr
+    assert "n2" in refused.stderr
+    assert "Warning: NO_CANDIDATE" in nowhere.stderr
+
+
 def test_server_side_apply_shows_a_denial_as_such(kubectl: Kubectl) -> None:
     run = kubectl.try_apply(pod("web-0", hostport(policy="Dinamic"), port(80)), options=["--server-side"])
 
@@ -240,6 +294,20 @@ def test_a_pod_without_ports_is_admitted_with_a_warning(kubectl: Kubectl) -> Non
 
     assert "Warning: NO_PORTS" in run.stderr
     assert is_untouched(kubectl.get("pod", "web-0"))
+
+
+def test_a_namespace_that_refuses_host_network_is_warned_of(kubectl: Kubectl, namespace: str) -> None:
+    kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=baseline")
+
+    run = wait_for(
+        "the allocator to see the label",
+        lambda: kubectl.try_apply(pod("web", hostport(policy="Dynamic", min_port=21500), port(80))),
+        lambda run: "Warning: POD_SECURITY" in run.stderr,
+        seconds=5,
+    )
+
+    assert run.code != 0
+    assert "violates PodSecurity" in run.stderr, "it is Kubernetes that refuses it"
 
 
 def test_a_bare_pod_can_be_applied_only_once_and_the_warning_says_what_to_do(kubectl: Kubectl) -> None:

@@ -146,6 +146,34 @@ def test_a_denial_is_an_event_of_the_workload(kubectl: Kubectl) -> None:
     assert "Dynamic" in messages[0], "the message names the remedy"
 
 
+def test_a_fixed_number_fits_once_on_every_node(product: Product, kubectl: Kubectl) -> None:
+    kubectl.apply(workload("Deployment", "web", hostport(policy="Passthrough"), port(13400), replicas=4))
+
+    pods = running(kubectl, 3)
+    refused = wait_for(
+        "the fourth to be refused",
+        lambda: [each["message"] for each in kubectl.get("events")["items"] if each["reason"] == "FailedCreate"],
+        bool,
+    )
+
+    assert {pod["spec"]["nodeName"] for pod in pods} == set(product.plane.nodes)
+    assert "PORT_CONFLICT" in refused[0]
+    assert "13400" in refused[0]
+
+
+def test_an_allocator_that_dies_under_load_gives_no_number_twice(product: Product, kubectl: Kubectl) -> None:
+    dynamic = hostport(policy="Dynamic", min_port=13600, max_port=13799)
+    kubectl.apply(workload("Deployment", "web", dynamic, port(80), replicas=150))
+    wait_for("the first Pods", kubectl.pods, lambda pods: len(pods) >= 5)
+
+    product.allocator.kill()
+    assert len(kubectl.pods()) < 150, "it died too late to prove anything"
+    product.allocator.start()
+
+    held = [number for pod in running(kubectl, 150) for number in numbers(pod)]
+    assert len(held) == len(set(held)) == 150
+
+
 def test_a_deployment_rolls_over_while_its_old_pods_hold_their_ports(kubectl: Kubectl) -> None:
     dynamic = hostport(policy="Dynamic", min_port=13500, max_port=13599)
     kubectl.apply(workload("Deployment", "web", dynamic, port(80), replicas=3))

@@ -1,4 +1,5 @@
 // etcd for the end-to-end tests. Built by tests/e2e/binaries.py.
+// To raise a version, change it here and run: go mod tidy
 module hostport.io/e2e/etcd
 
 go 1.26.0

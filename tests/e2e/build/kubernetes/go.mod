@@ -1,4 +1,5 @@
 // The Kubernetes programs of the end-to-end tests. Built by tests/e2e/binaries.py.
+// To raise a version, change it here (all of k8s.io/*) and run: go mod tidy
 module hostport.io/e2e/kubernetes
 
 go 1.26.0
