@@ -118,11 +118,7 @@ class Engine:
         """
         self.check_serving()
         now = self.now()
-        taken = self.ledger.take_up(ask, now)
-        if taken is None:
-            placement = self.ledger.preview(ask, now)
-            taken = self.ledger.draft(ask, ClaimId(""), placement, now), placement.warnings
-        claim, warnings = taken
+        claim, warnings = self.ledger.take_up(ask, now) or self.ledger.preview(ask, now)
         return seal(replace(claim, id=ClaimId("")), warnings)
 
     def _grant(

@@ -38,35 +38,38 @@ class Backlog:
         self._held_back.pop(key, None)
         _remember(self._confirmed, key, claim.created)
 
-    def check(self, owner: Owner, reserved: Iterable[Claim], now: float, seen_until: float) -> None:
+    def check(self, owner: Owner, reserved: Iterable[Claim], seen_until: float) -> None:
         """Refuses an owner that is held back and has a reservation outstanding.
 
         Args:
             owner: who asks.
-            reserved: the owner's reservations.
-            now: seconds since the epoch.
-            seen_until: how far the view of the cluster reaches.
+            reserved: the owner's reservations, oldest first.
+            seen_until: how far the view of the cluster reaches, seconds since the epoch.
 
         Raises:
             Refused: with UNCONFIRMED_BACKLOG.
 
         """
-        if not owner.controller_uid:
+        if not owner.controller_uid or seen_until == float("-inf"):
             return
         key = _key(owner)
-        outstanding = [claim for claim in reserved if claim.expires is None or claim.expires > now]
         since = self._confirmed.get(key, float("-inf"))
-        unconfirmed = [claim for claim in outstanding if since < claim.created <= seen_until - UNCONFIRMED_SECONDS]
-        if len(unconfirmed) >= TOLERATED:
+        has_any, unconfirmed = False, 0
+        for claim in reserved:
+            has_any = True
+            if claim.created > seen_until - UNCONFIRMED_SECONDS or unconfirmed == TOLERATED:
+                break  # the younger ones say nothing yet
+            unconfirmed += claim.created > since
+        if unconfirmed == TOLERATED:
             _remember(self._held_back, key, None)
-        if key in self._held_back and outstanding:
+        if has_any and key in self._held_back:
             raise Refused(
                 Mistake(
                     Reason.UNCONFIRMED_BACKLOG,
                     "owner",
-                    f"{len(outstanding)} Pods of this owner were admitted here and never appeared: something refuses"
-                    " them afterwards (a quota, Pod Security, another webhook; see the events of the owner)."
-                    " One more is admitted when the reservation of the last has expired",
+                    "Pods of this owner were admitted here and never appeared: something refuses them afterwards (a"
+                    " quota, Pod Security, another webhook; see the events of the owner). One more is admitted when"
+                    " the reservation of the last has expired",
                 )
             )
 

@@ -23,9 +23,12 @@ from allocator.core.backlog import Backlog
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.occupancy import Occupancy
-from allocator.core.plan import Placement, World, free_nodes, place
+from allocator.core.plan import World, free_nodes, place
 from allocator.core.ports import PortKey
 from hostport.contract import Notice, Reason
+
+_Index = dict[tuple[str, str], dict[ClaimId, None]]
+"""Ids by key, in the order of insertion."""
 
 RESERVATION_SECONDS = 45.0  # a create lives at most 34 s in the API server, after that its Pod cannot appear
 LEASE_SECONDS = 3600.0
@@ -65,9 +68,9 @@ class Ledger:
         self._occupancy = Occupancy()
         self._claims: dict[ClaimId, Claim] = {}
         self._pending: set[ClaimId] = set()
-        self._by_name: dict[tuple[str, str], set[ClaimId]] = {}
+        self._by_name: _Index = {}
         self._by_pod: dict[PodUid, ClaimId] = {}
-        self._by_controller: dict[tuple[str, str], set[ClaimId]] = {}  # reserved ones of owners with a controller
+        self._by_controller: _Index = {}  # reservations of owners with a controller, oldest first
         self._unsettled: set[ClaimId] = set()
         self._changed: dict[ClaimId, Claim | None] = {}
         self._backlog = Backlog()
@@ -79,17 +82,14 @@ class Ledger:
 
     # -- asks
 
-    def preview(self, ask: Ask, now: float) -> Placement:
-        """What `reserve` would grant. Changes nothing.
+    def preview(self, ask: Ask, now: float) -> tuple[Claim, tuple[Warned, ...]]:
+        """What `reserve` would grant, without an id. Changes nothing.
 
         Raises:
             Refused: the ask is wrong in itself, or nothing fits.
 
         """
-        ask = self._localised(ask)
-        if ask.owner.is_pod:
-            self._backlog.check(ask.owner, self._reserved_of(ask.owner), now, self._seen_until)
-        return place(ask, self._world, exempt=self._named(ask.owner))
+        return self._draft(ask, ClaimId(""), now)
 
     def reserve(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, tuple[Warned, ...]]:
         """Decides and takes: the claim counts from here on, and is pending until `publish` or `abort`.
@@ -98,25 +98,27 @@ class Ledger:
             Refused: as for `preview`.
 
         """
-        placement = self.preview(ask, now)
-        claim = self.draft(ask, claim_id, placement, now)
+        claim, warnings = self._draft(ask, claim_id, now)
         self._pending.add(claim_id)
         self._insert(claim)
-        return claim, placement.warnings
+        return claim, warnings
 
-    def draft(self, ask: Ask, claim_id: ClaimId, placement: Placement, now: float) -> Claim:
-        """The claim that a placement would make. Changes nothing."""
-        is_pod = ask.owner.is_pod
-        return Claim(
+    def _draft(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, tuple[Warned, ...]]:
+        owner, is_pod = ask.owner, ask.owner.is_pod
+        self._backlog.check(owner, self._reserved_of(owner), self._seen_until)
+        ask = self._localised(ask)
+        placement = place(ask, self._world, exempt=self._named(owner))
+        claim = Claim(
             id=claim_id,
-            owner=ask.owner,
+            owner=owner,
             state=State.RESERVED if is_pod else State.LEASED,
             ports=placement.ports,
             created=now,
-            constraints=self._localised(ask).constraints,
+            constraints=ask.constraints,
             node=placement.node,
             expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
         )
+        return claim, placement.warnings
 
     def take_up(self, ask: Ask, now: float) -> tuple[Claim, tuple[Warned, ...]] | None:
         """The Pod's own pending claim, seen again in a reinvocation, with what appeared since.
@@ -178,9 +180,10 @@ class Ledger:
         name = owner.full_name
         return frozenset(self._by_name.get(name, ())) if name else frozenset()
 
-    def _reserved_of(self, owner: Owner) -> list[Claim]:
+    def _reserved_of(self, owner: Owner) -> Iterator[Claim]:
+        """The owner's reservations, oldest first."""
         ids = self._by_controller.get((owner.namespace, owner.controller_uid), ())
-        return [self._claims[claim_id] for claim_id in ids]
+        return map(self._claims.__getitem__, ids)
 
     # -- the life of a claim
 
@@ -249,7 +252,7 @@ class Ledger:
 
     def restore(self, claims: Iterable[Claim]) -> None:
         """Takes what the journal kept, at start. Plans are checked by the first `observe`."""
-        for claim in claims:
+        for claim in sorted(claims, key=lambda claim: claim.created):
             self._insert(claim)
 
     # -- the cluster
@@ -294,16 +297,16 @@ class Ledger:
         return changed
 
     def _pod_seen(self, pod: Pod, now: float) -> None:
-        if pod.is_finished:
-            self._pod_gone(pod.uid)
-            return
         claim = self._claim_of(pod)
         if claim is None:
-            if pod.ports:
+            if pod.ports and not pod.is_finished:
                 self._note_outsider(pod, now)
             return
         if claim.state is State.RESERVED:
             self._backlog.confirmed(claim)
+        if pod.is_finished:
+            self._end_with_pod(claim)
+            return
         seen = replace(
             claim,
             owner=replace(claim.owner, name=pod.name, generate_name=pod.generate_name, uid=pod.uid),
@@ -356,13 +359,15 @@ class Ledger:
         self._insert(claim)
 
     def _pod_gone(self, uid: PodUid) -> None:
-        """Its ports are free now: the Pod is the truth, and the journal follows."""
         claim_id = self._by_pod.get(uid)
         if claim_id is not None:
-            claim = self._claims[claim_id]
-            self._remove(claim_id)
-            if not claim.external:
-                self._changed[claim_id] = None
+            self._end_with_pod(self._claims[claim_id])
+
+    def _end_with_pod(self, claim: Claim) -> None:
+        """Its ports are free now: the Pod is the truth, and the journal follows."""
+        self._remove(claim.id)
+        if not claim.external:
+            self._changed[claim.id] = None
 
     def _mend_plans(self) -> None:
         """Plans anew what stands where it cannot stay: displaced, or its node is no candidate any more."""
@@ -420,7 +425,7 @@ class Ledger:
             raise AssertionError(f"claim {claim.id} exists")
         self._claims[claim.id] = claim
         for index, key in self._index_keys(claim):
-            index.setdefault(key, set()).add(claim.id)
+            index.setdefault(key, {})[claim.id] = None
         if claim.pod_uid is not None:
             self._by_pod[claim.pod_uid] = claim.id
         if not claim.is_settled:
@@ -432,7 +437,7 @@ class Ledger:
         self._occupancy.leave(claim)
         del self._claims[claim_id]
         for index, key in self._index_keys(claim):
-            index[key].discard(claim_id)
+            index[key].pop(claim_id, None)
             if not index[key]:
                 del index[key]
         if claim.pod_uid is not None:
@@ -440,7 +445,7 @@ class Ledger:
         self._unsettled.discard(claim_id)
         return claim
 
-    def _index_keys(self, claim: Claim) -> Iterator[tuple[dict[tuple[str, str], set[ClaimId]], tuple[str, str]]]:
+    def _index_keys(self, claim: Claim) -> Iterator[tuple[_Index, tuple[str, str]]]:
         """The indexes that a claim belongs to, with its key in each."""
         owner = claim.owner
         if owner.full_name:

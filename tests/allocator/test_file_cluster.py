@@ -235,4 +235,4 @@ async def test_a_pod_that_went_while_we_were_down_is_gone_after_the_start(start:
 
     await follow(node("n1"), stored(second, at="n1"))
     assert [c.owner.name for c in service.engine.ledger.claims()] == ["db-1"]
-    assert service.engine.ledger.preview(ask("db-0", "x:1=10000", policy="Static"), 0.0).node == "n1"
+    assert service.engine.ledger.preview(ask("db-0", "x:1=10000", policy="Static"), 0.0)[0].node == "n1"

@@ -71,6 +71,15 @@ def test_a_finished_pod_frees_its_ports() -> None:
     assert desk.ledger.get(claim.id) is None
 
 
+def test_a_pod_that_is_finished_when_it_is_first_seen_frees_its_ports() -> None:
+    desk = watched("n1")
+    claim = desk.grant(ask("job", "x:1"))
+    confirm(desk, claim, at="n1", is_finished=True)
+
+    assert desk.ledger.get(claim.id) is None
+    assert desk.ledger.take_changes() == {claim.id: None}
+
+
 def test_a_reservation_expires_only_when_the_view_is_proven_beyond_its_deadline() -> None:
     desk = watched("n1")
     claim = desk.grant(ask("web", "x:1"))

@@ -211,7 +211,7 @@ def test_a_preview_takes_nothing() -> None:
     desk = Desk("n1")
     before = desk.state()
 
-    previews = [desk.ledger.preview(ask("a", "x:1"), desk.now) for _ in range(2)]
+    previews = [desk.ledger.preview(ask("a", "x:1"), desk.now)[0] for _ in range(2)]
 
     assert [[p.host_port for p in preview.ports] for preview in previews] == [[7000], [7000]]
     assert desk.state() == before
