@@ -200,7 +200,7 @@ async def _not_implemented(context: Context, call: str) -> NoReturn:
 
 
 def _wanted(context: Context) -> Callable[[], bool]:
-    """Whether the caller still waits; asked on the journal's thread just before the commit."""
+    """Whether the caller still waits; asked just before the commit."""
     remaining = cast("float | None", context.time_remaining())  # None without a deadline, whatever the stubs say
     deadline = None if remaining is None else time.monotonic() + remaining
 

@@ -74,9 +74,9 @@ class Journal(Protocol):
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         """Makes entries durable, together.
 
-        `is_wanted` is asked just before the commit, on another thread: a caller that has gone away gets nothing. The
-        future resolves to True when the entries are durable and to False when they were not wanted, and raises
-        JournalError when they could not be made durable.
+        `is_wanted` is asked just before the commit: a caller that has gone away gets nothing. The future resolves to
+        True when the entries are durable and to False when they were not wanted, and raises JournalError when they
+        could not be made durable.
         """
 
     def close(self) -> None:

@@ -5,27 +5,33 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
+from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.ports import Protocol
 
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_PORT_KEYS = ("container", "name", "container_port", "host_ip", "appeared")
+_OPTIONAL_KEYS = ("node", "expires", "pod_uid")
 _OWNER_KEYS = ("kind", "namespace", "name", "generate_name", "uid", "controller_uid", "description")
 
 
 def encode_claim(claim: Claim) -> str:
     """One line of JSON."""
-    record = {
+    owner = claim.owner
+    record: dict[str, Any] = {
         "id": claim.id,
         "state": claim.state.value,
-        "owner": {key: value for key in _OWNER_KEYS if (value := getattr(claim.owner, key))},
+        "owner": {key: value for key in _OWNER_KEYS if (value := getattr(owner, key))},
         "ports": [_encode_port(port) for port in claim.ports],
         "created": claim.created,
-        "constraints": _encode_constraints(claim.constraints),
-        "node": claim.node,
-        "expires": claim.expires,
-        "pod_uid": claim.pod_uid,
     }
-    return json.dumps({key: value for key, value in record.items() if value not in (None, {})}, separators=(",", ":"))
+    if claim.constraints is not ANYWHERE:
+        record["constraints"] = _encode_constraints(claim.constraints)
+    for key in _OPTIONAL_KEYS:
+        value = getattr(claim, key)
+        if value is not None:
+            record[key] = value
+    return _encode(record)
 
 
 def decode_claim(text: str) -> Claim:
@@ -53,16 +59,12 @@ def decode_claim(text: str) -> Claim:
 
 
 def _encode_port(port: ClaimPort) -> dict[str, Any]:
-    record = {
-        "container": port.container,
-        "name": port.name,
-        "protocol": port.protocol.value,
-        "container_port": port.container_port,
-        "host_port": port.host_port,
-        "host_ip": port.host_ip,
-        "appeared": port.appeared,
-    }
-    return {key: value for key, value in record.items() if value}
+    record: dict[str, Any] = {"protocol": port.protocol.value, "host_port": port.host_port}
+    for key in _PORT_KEYS:
+        value = getattr(port, key)
+        if value:
+            record[key] = value
+    return record
 
 
 def _decode_port(record: dict[str, Any]) -> ClaimPort:
