@@ -18,9 +18,9 @@ from functools import partial
 
 from allocator.core.asks import Ask, Policy, PortAsk, Refused
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName, Toleration
-from allocator.core.claims import ClaimId, ClaimPort, Owner, PodUid
+from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.ledger import Ledger, Pod, Rules
-from bench.measure import Row, Sample, median
+from bench.measure import Row, Sample, alternate, median
 from bench.options import Options
 
 BASE, LARGEST = 10, 5_000
@@ -31,6 +31,11 @@ WIDTH = 1000
 DECISIONS = 200
 PORTS_PER_NODE = 30
 PORTS_PER_POD = 3
+
+OWNER = Owner(namespace="demo", generate_name="db-", controller_uid="e50c496d-8c49-4371-8b7e-15ed1895bf31")
+CROWD = 5_000
+CROWD_LOW = 55_000
+VARIETY = 300
 
 _serial = itertools.count()
 
@@ -53,7 +58,31 @@ def decision(options: Options) -> list[Row]:
             for size, ledger in ledgers.items():
                 samples[size].append(measure(ledger, case))
         rows.append(_row(case, samples))
-    return rows
+    return [*rows, *_histories(options)]
+
+
+def _histories(options: Options) -> Iterator[Row]:
+    """What happened before must not matter: a ledger with a past over one without."""
+    ask = Case("Dynamic, 50 % full", partial(_dynamic, 50))
+    plain, crowded, various = (build(LARGEST) for _ in range(3))
+    crowd(crowded)
+    crowded.proven(0.0)
+    for _ in range(VARIETY):
+        various.preview(_dynamic(50, _fresh_constraints()), 0.0)
+    for what, ledger in (
+        (f"after {CROWD:,} reservations of the same owner", crowded),
+        (f"after {VARIETY} other selectors", various),
+    ):
+        ours, bare = alternate(options.rounds, partial(measure, ledger, ask), partial(measure, plain, ask))
+        yield Row(
+            bench="decision",
+            what=f"decision, {LARGEST:,} nodes: {what}, over none",
+            unit="µs",
+            ours=ours,
+            bare=bare,
+            aim="≤ 1.2",
+            beside=f"p99 {median(ours, 'p99_us'):.0f}/{median(bare, 'p99_us'):.0f} µs",
+        )
 
 
 def cases() -> Iterator[Case]:
@@ -111,6 +140,20 @@ def build(size: int) -> Ledger:
     return ledger
 
 
+def crowd(ledger: Ledger) -> None:
+    """Reservations of one owner, by hand: an ask for each would take as long as what is measured."""
+    ledger.restore(
+        Claim(
+            id=ClaimId(f"crowd-{number}"),
+            owner=OWNER,
+            state=State.RESERVED,
+            ports=(ClaimPort(container="c", container_port=80, host_port=CROWD_LOW + number),),
+            created=0.0,
+        )
+        for number in range(CROWD)
+    )
+
+
 def _node(name: NodeName) -> Node:
     return Node(name=name, labels={"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "zone": name[-1]})
 
@@ -143,7 +186,7 @@ def _index_low(fill: int) -> int:
 def _dynamic(fill: int, constraints: Constraints = ANYWHERE) -> Ask:
     low = _low(fill)
     return Ask(
-        owner=_owner(),
+        owner=OWNER,
         ports=_ports(),
         policy=Policy.DYNAMIC,
         low=low,
@@ -154,11 +197,7 @@ def _dynamic(fill: int, constraints: Constraints = ANYWHERE) -> Ask:
 
 def _index(fill: int) -> Ask:
     low = _index_low(fill)
-    return Ask(owner=_owner(), ports=_ports(), policy=Policy.INDEX, low=low, high=low + 9, stride=1, index=0)
-
-
-def _owner() -> Owner:
-    return Owner(namespace="demo", generate_name="db-", controller_uid="e50c496d-8c49-4371-8b7e-15ed1895bf31")
+    return Ask(owner=OWNER, ports=_ports(), policy=Policy.INDEX, low=low, high=low + 9, stride=1, index=0)
 
 
 def _ports() -> tuple[PortAsk, ...]:
