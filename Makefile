@@ -63,8 +63,8 @@ lock:  ## renew the hash-locked dependency lists (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator pyproject.toml -o requirements/allocator.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/shim.txt
 
-clean:  ## remove what the other verbs made
-	rm -rf $(VENV) .cache .local build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## remove what the other verbs made, but for the control plane in .cache
+	rm -rf $(VENV) .local build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): requirements/dev.txt pyproject.toml

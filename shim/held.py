@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hostport.v1.allocator_pb2 import AllocatedPort, Allocation, Protocol
 from shim.pods import Pod, Port
+from shim.preview import Key, previewed
 from shim.settings import ALLOCATION_ID, ALLOCATIONS
-
-_TABLE_KEY = ("container", "name", "protocol", "hostPort")
 
 
 class AllocationError(ValueError):
@@ -29,6 +27,7 @@ class Held:
     port: Port
     old: int
     number: int
+    appeared: bool = False
 
     @property
     def name(self) -> str:
@@ -59,9 +58,9 @@ def match_ports(pod: Pod, allocation: Allocation) -> tuple[Held, ...]:
     asked = [(at, port) for at, container in enumerate(pod.containers) for port in container.ports]
     if len(asked) != len(allocation.ports):
         raise AllocationError(f"asked for {len(asked)} ports, got {len(allocation.ports)}")
-    earlier = _previewed(pod) if is_own(pod, allocation) and not allocation.id else {}
-    pairs = sorted(zip(asked, allocation.ports, strict=True), key=lambda pair: pair[1].appeared)
-    return tuple(_held(at, port, got, earlier) for (at, port), got in pairs)
+    earlier = {} if allocation.id else previewed(pod)
+    held = [_held(at, port, got, earlier) for (at, port), got in zip(asked, allocation.ports, strict=True)]
+    return tuple(sorted(held, key=lambda each: each.appeared))
 
 
 def is_own(pod: Pod, allocation: Allocation) -> bool:
@@ -74,20 +73,17 @@ def is_own(pod: Pod, allocation: Allocation) -> bool:
     return allocation.id == carried and bool(carried or ALLOCATIONS in pod.annotations)
 
 
-def _previewed(pod: Pod) -> dict[tuple[object, ...], int]:
-    """The old containerPorts of an earlier preview; empty where the table is not one of ours."""
-    try:
-        table = json.loads(pod.annotations[ALLOCATIONS])
-        return {tuple(each[key] for key in _TABLE_KEY): int(each["containerPort"]) for each in table}
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return {}
-
-
-def _held(at: int, port: Port, got: AllocatedPort, earlier: Mapping[tuple[object, ...], int]) -> Held:
+def _held(at: int, port: Port, got: AllocatedPort, earlier: Mapping[Key, int]) -> Held:
     protocol = Protocol.Name(got.protocol).removeprefix("PROTOCOL_")
     if (got.container, got.name, protocol) != (port.container, port.name, port.protocol):
         raise AllocationError(f"asked for {port.path}, got port {got.name!r}/{protocol} of {got.container!r}")
     if not 1 <= got.host_port <= 65535:
         raise AllocationError(f"{port.path} got the number {got.host_port}")
-    old = earlier.get((port.container, port.name, protocol, got.host_port), got.container_port or port.container_port)
-    return Held(at=at, port=port, old=old, number=got.host_port)
+    known = earlier.get((port.container, port.name, protocol, got.host_port))
+    return Held(
+        at=at,
+        port=port,
+        old=known or got.container_port or port.container_port,
+        number=got.host_port,
+        appeared=got.appeared or (bool(earlier) and known is None),
+    )

@@ -19,6 +19,7 @@ from typing import NoReturn
 from hostport.contract import Notice, Reason
 from hostport.v1.allocator_pb2 import (
     POLICY_INDEX,
+    POLICY_STATIC,
     PROTOCOL_SCTP,
     PROTOCOL_TCP,
     PROTOCOL_UDP,
@@ -33,6 +34,7 @@ from shim.fields import FieldError, Json, as_object, boolean, integer, json_obje
 from shim.forbidden import forbidden_by_host_network
 from shim.outcomes import Mistake, Remark, mistake, quoted, remark
 from shim.pods import Pod, Port, parse_pod
+from shim.preview import previewed
 from shim.settings import (
     ALLOCATION_ID,
     DEFAULT_STRIDE,
@@ -179,6 +181,8 @@ def _judge(request: Json, pod: Pod) -> NotOurs | Denied | Ask:
     ask = None
     if pod.ports and settings.policy and not wrong_index and not wrong_ports:
         ask = _allocate_request(request=request, pod=pod, settings=settings, index=index)
+        if ask.dry_run and previewed(pod):
+            _keep_as_it_stands(ask)
     if mistakes or ask is None:
         return _denied(request, pod, mistakes, ask, is_neutral=settings.numbers is None)
     return Ask(uid=uid, subject=_subject(request, pod), request=ask, pod=pod, options=_options(settings))
@@ -274,6 +278,13 @@ def _allocate_request(*, request: Json, pod: Pod, settings: Settings, index: int
     if index is not None:
         ask.index = index
     return ask
+
+
+def _keep_as_it_stands(ask: AllocateRequest) -> None:
+    """What the allocator does by itself with a Pod that carries its own id."""
+    ask.policy = POLICY_STATIC
+    for port in ask.ports:
+        port.host_port = port.host_port or port.container_port
 
 
 def _owner(request: Json, pod: Pod) -> Owner:

@@ -87,7 +87,6 @@ def test_a_dry_run_is_called_twice_and_reserves_nothing(product: Product, kubect
     assert product.allocator.allocations(namespace) == []
 
 
-@pytest.mark.xfail(reason="a dry run has no allocation id, so the second call does not know the ports of the first")
 def test_a_dry_run_previews_what_a_second_call_leaves(kubectl: Kubectl) -> None:
     assert numbers(dry_run(kubectl, injected("web-0", hostport(min_port=20900), 20990))) == [20990, 20900, 21000]
 
