@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from allocator.core.asks import Ask, Mistake, Refused, Warned
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import Claim, ClaimId, PodUid
-from allocator.core.ledger import LEASE_SECONDS, Ledger, Pod
+from allocator.core.ledger import LEASE_SECONDS, Ledger
+from allocator.core.pods import Pod
 from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Put
 from hostport.contract import Reason
 

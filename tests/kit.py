@@ -14,7 +14,8 @@ from typing import Any
 from allocator.core.asks import Ask, Policy, PortAsk, Refused
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid
-from allocator.core.ledger import Ledger, Pod, Rules
+from allocator.core.ledger import Ledger, Rules
+from allocator.core.pods import Pod
 from allocator.core.ports import Protocol
 
 _PORT = re.compile(

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import PodUid
-from allocator.core.ledger import Pod
+from allocator.core.pods import Pod
 
 
 class Observer(Protocol):

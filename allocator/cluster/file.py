@@ -24,7 +24,7 @@ from allocator.cluster.contract import Observer
 from allocator.cluster.objects import enforced_level, flatten, parse_node, parse_pod
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import PodUid
-from allocator.core.ledger import Pod
+from allocator.core.pods import Pod
 
 log = logging.getLogger(__name__)
 

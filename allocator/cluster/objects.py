@@ -14,7 +14,7 @@ from typing import Any
 
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
 from allocator.core.claims import ClaimPort, PodUid
-from allocator.core.ledger import Pod
+from allocator.core.pods import Pod
 from allocator.core.ports import MAX_PORT, Protocol
 
 ALLOCATION_ID = "hostport.io/allocation-id"

@@ -20,34 +20,16 @@ from dataclasses import dataclass, replace
 
 from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned
 from allocator.core.backlog import Backlog
-from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
+from allocator.core.candidates import ANYWHERE, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
-from allocator.core.occupancy import Occupancy
 from allocator.core.plan import World, free_nodes, place
+from allocator.core.pods import Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
 from allocator.core.ports import PortKey
+from allocator.core.register import Register
 from hostport.contract import Notice, Reason
-
-_Index = dict[tuple[str, str], dict[ClaimId, None]]
-"""Ids by key, in the order of insertion."""
 
 RESERVATION_SECONDS = 45.0  # a create lives at most 34 s in the API server, after that its Pod cannot appear
 LEASE_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pod:
-    """What we need to know of a Pod that exists."""
-
-    uid: PodUid
-    namespace: str
-    name: str
-    generate_name: str = ""
-    controller_uid: str = ""
-    node: NodeName | None = None
-    is_finished: bool = False  # Succeeded or Failed: its ports are free
-    ports: tuple[ClaimPort, ...] = ()  # those with a host port
-    constraints: Constraints = ANYWHERE
-    carried_id: str = ""  # hostport.io/allocation-id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +47,10 @@ class Ledger:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._occupancy = Occupancy()
-        self._claims: dict[ClaimId, Claim] = {}
+        self._register = Register()
+        self._occupancy = self._register.occupancy
+        self._claims = self._register.claims
         self._pending: set[ClaimId] = set()
-        self._by_name: _Index = {}
-        self._by_pod: dict[PodUid, ClaimId] = {}
-        self._by_controller: _Index = {}  # reservations of owners with a controller, oldest first
-        self._unsettled: set[ClaimId] = set()
         self._changed: dict[ClaimId, Claim | None] = {}
         self._backlog = Backlog()
         self._seen_until = float("-inf")
@@ -100,7 +79,7 @@ class Ledger:
         """
         claim, warnings = self._draft(ask, claim_id, now)
         self._pending.add(claim_id)
-        self._insert(claim)
+        self._register.insert(claim)
         return claim, warnings
 
     def _draft(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, tuple[Warned, ...]]:
@@ -133,7 +112,7 @@ class Ledger:
         claim = self._claims.get(ClaimId(ask.carried_id))
         if claim is None or not self._is_own(claim, ask, now):
             return None
-        recognised = _recognise(claim, ask)
+        recognised = recognise(claim, ask)
         if recognised is None:
             return None
         ask = self._localised(ask)
@@ -155,7 +134,7 @@ class Ledger:
 
     def amend(self, claim: Claim) -> None:
         """Makes a claim that `take_up` or `renewed` gave stand in place of the one with its id."""
-        self._replace(claim)
+        self._register.replace(claim)
 
     def _is_own(self, claim: Claim, ask: Ask, now: float) -> bool:
         owner, asker = claim.owner, ask.owner
@@ -164,7 +143,7 @@ class Ledger:
             and (claim.expires is None or claim.expires > now)
             and claim.id not in self._pending
             and owner.namespace == asker.namespace
-            and _same_name(owner, asker.name, asker.generate_name)
+            and is_same_name(owner, asker.name, asker.generate_name)
             and owner.controller_uid == asker.controller_uid
         )
 
@@ -178,11 +157,11 @@ class Ledger:
     def _named(self, owner: Owner) -> frozenset[ClaimId]:
         """Succession: the claims of Pods with this very name."""
         name = owner.full_name
-        return frozenset(self._by_name.get(name, ())) if name else frozenset()
+        return frozenset(self._register.by_name.get(name, ())) if name else frozenset()
 
     def _reserved_of(self, owner: Owner) -> Iterator[Claim]:
         """The owner's reservations, oldest first."""
-        ids = self._by_controller.get((owner.namespace, owner.controller_uid), ())
+        ids = self._register.by_controller.get((owner.namespace, owner.controller_uid), ())
         return map(self._claims.__getitem__, ids)
 
     # -- the life of a claim
@@ -194,7 +173,7 @@ class Ledger:
     def abort(self, claim_id: ClaimId) -> None:
         """The claim could not be made durable: it never was."""
         self._pending.discard(claim_id)
-        self._remove(claim_id)
+        self._register.remove(claim_id)
 
     def end(self, claim_id: ClaimId) -> None:
         """The claim's end is durable: its ports are free. A claim that a Pod has taken up meanwhile goes on."""
@@ -204,7 +183,7 @@ class Ledger:
         if claim.pod_uid is not None:
             self._changed[claim_id] = claim  # the journal has just forgotten it
             return
-        self._remove(claim_id)
+        self._register.remove(claim_id)
 
     def releasable(self, claim_id: ClaimId) -> Claim | None:
         """The claim to end for a Release; None when it is gone already.
@@ -253,7 +232,7 @@ class Ledger:
     def restore(self, claims: Iterable[Claim]) -> None:
         """Takes what the journal kept, at start. Plans are checked by the first `observe`."""
         for claim in sorted(claims, key=lambda claim: claim.created):
-            self._insert(claim)
+            self._register.insert(claim)
 
     # -- the cluster
 
@@ -262,10 +241,10 @@ class Ledger:
         if self._confirms:
             return
         self._confirms = True
-        for claim_id in list(self._unsettled):
+        for claim_id in list(self._register.unsettled):
             claim = self._claims[claim_id]
             if claim.state is State.RESERVED and claim.expires is None:
-                self._changed[claim_id] = self._replace(replace(claim, expires=self._deadline(now)))
+                self._note(replace(claim, expires=self._deadline(now)))
 
     def observe(
         self,
@@ -311,74 +290,50 @@ class Ledger:
             claim,
             owner=replace(claim.owner, name=pod.name, generate_name=pod.generate_name, uid=pod.uid),
             state=State.BOUND if pod.node else State.CONFIRMED,
-            ports=_as_stored(claim.ports, pod.ports),
+            ports=as_stored(claim.ports, pod.ports),
             constraints=pod.constraints if self._rules.implicit_node is None else claim.constraints,
             node=pod.node or claim.node,
             expires=None,
             pod_uid=pod.uid,
         )
         if seen != claim:
-            self._note(self._replace(seen))
+            self._note(seen)
 
     def _claim_of(self, pod: Pod) -> Claim | None:
         """The Pod's claim: the one that it has, or the pending one whose id it carries.
 
         Of two Pods with one id the first owns it; a copied annotation makes no owner.
         """
-        known = self._by_pod.get(pod.uid)
+        known = self._register.by_pod.get(pod.uid)
         if known is not None:
             return self._claims[known]
         claim = self._claims.get(ClaimId(pod.carried_id)) if pod.carried_id else None
-        is_its = (
-            claim is not None
-            and claim.state is State.RESERVED
-            and claim.pod_uid is None
-            and claim.owner.namespace == pod.namespace
-            and _same_name(claim.owner, pod.name, pod.generate_name)
-        )
-        return claim if is_its else None
+        return claim if claim is not None and is_of_pod(claim, pod) else None
 
     def _note_outsider(self, pod: Pod, now: float) -> None:
-        claim = Claim(
-            id=ClaimId(f"pod-{pod.uid}"),
-            owner=Owner(
-                namespace=pod.namespace,
-                name=pod.name,
-                generate_name=pod.generate_name,
-                uid=pod.uid,
-                controller_uid=pod.controller_uid,
-            ),
-            state=State.BOUND if pod.node else State.CONFIRMED,
-            ports=pod.ports,
-            created=now,
-            constraints=pod.constraints,
-            node=pod.node,
-            pod_uid=pod.uid,
-            external=True,
-        )
-        self._insert(claim)
+        self._register.insert(outsider(pod, now))
 
     def _pod_gone(self, uid: PodUid) -> None:
-        claim_id = self._by_pod.get(uid)
+        claim_id = self._register.by_pod.get(uid)
         if claim_id is not None:
             self._end_with_pod(self._claims[claim_id])
 
     def _end_with_pod(self, claim: Claim) -> None:
         """Its ports are free now: the Pod is the truth, and the journal follows."""
-        self._remove(claim.id)
+        self._register.remove(claim.id)
         if not claim.external:
             self._changed[claim.id] = None
 
     def _mend_plans(self) -> None:
         """Plans anew what stands where it cannot stay: displaced, or its node is no candidate any more."""
-        for claim_id in sorted(self._unsettled):
+        for claim_id in sorted(self._register.unsettled):
             claim = self._claims[claim_id]
             if claim.node is not None and self._fits(claim, claim.node):
                 continue
             nodes = self._free_for(claim)
             node = self._occupancy.pick(nodes) if nodes else None
             if node != claim.node:
-                self._note(self._replace(replace(claim, node=node)))
+                self._note(replace(claim, node=node))
 
     def _fits(self, claim: Claim, node: NodeName) -> bool:
         return self._occupancy.contains(self._free_for(claim), node)
@@ -390,6 +345,8 @@ class Ledger:
         return free_nodes(claim.keys, scope, self._world, exempt)
 
     def _note(self, claim: Claim) -> None:
+        """A change that the cluster made: in force at once, and for the journal to follow."""
+        self._register.replace(claim)
         if not claim.external:
             self._changed[claim.id] = claim
 
@@ -404,7 +361,7 @@ class Ledger:
 
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that were seen and hold something."""
-        return self._by_pod.keys()
+        return self._register.by_pod.keys()
 
     def node_names(self) -> list[NodeName]:
         return self._occupancy.names()
@@ -417,76 +374,6 @@ class Ledger:
         """Every port that is held on a node, with its holder, pending ones aside."""
         held = self._occupancy.port_map(name)
         return [(key, self._claims[claim_id]) for key, claim_id in held if claim_id not in self._pending]
-
-    # -- the one way in, across and out
-
-    def _insert(self, claim: Claim) -> None:
-        if claim.id in self._claims:
-            raise AssertionError(f"claim {claim.id} exists")
-        self._claims[claim.id] = claim
-        for index, key in self._index_keys(claim):
-            index.setdefault(key, {})[claim.id] = None
-        if claim.pod_uid is not None:
-            self._by_pod[claim.pod_uid] = claim.id
-        if not claim.is_settled:
-            self._unsettled.add(claim.id)
-        self._occupancy.stand(claim)
-
-    def _remove(self, claim_id: ClaimId) -> Claim:
-        claim = self._claims[claim_id]
-        self._occupancy.leave(claim)
-        del self._claims[claim_id]
-        for index, key in self._index_keys(claim):
-            index[key].pop(claim_id, None)
-            if not index[key]:
-                del index[key]
-        if claim.pod_uid is not None:
-            del self._by_pod[claim.pod_uid]
-        self._unsettled.discard(claim_id)
-        return claim
-
-    def _index_keys(self, claim: Claim) -> Iterator[tuple[_Index, tuple[str, str]]]:
-        """The indexes that a claim belongs to, with its key in each."""
-        owner = claim.owner
-        if owner.full_name:
-            yield self._by_name, owner.full_name
-        if claim.state is State.RESERVED and owner.controller_uid:
-            yield self._by_controller, (owner.namespace, owner.controller_uid)
-
-    def _replace(self, claim: Claim) -> Claim:
-        self._remove(claim.id)
-        self._insert(claim)
-        return claim
-
-
-def _same_name(owner: Owner, name: str, generate_name: str) -> bool:
-    """Whether a Pod may be the one that a claim was made for: by name, or by generateName where it had no name."""
-    return owner.name == name if owner.name else owner.generate_name == generate_name != ""
-
-
-def _recognise(claim: Claim, ask: Ask) -> list[ClaimPort | None] | None:
-    """For each port of the ask the claim's port that it is, by container, name and protocol, else by its new number.
-
-    None: the claim's numbers do not all stand in the ask, so that it is not the Pod that we answered.
-    """
-    left = list(claim.ports)
-    found: list[ClaimPort | None] = [None] * len(ask.ports)
-    for by_name in (True, False):
-        for position, port in enumerate(ask.ports):
-            if found[position] is not None:
-                continue
-            for known in left:
-                same = (known.container, known.name) == (port.container, port.name) or not by_name
-                if same and known.protocol is port.protocol and known.host_port == port.container_port:
-                    found[position] = known
-                    left.remove(known)
-                    break
-    return None if left else found
-
-
-def _as_stored(ports: tuple[ClaimPort, ...], stored: tuple[ClaimPort, ...]) -> tuple[ClaimPort, ...]:
-    """The claim's ports as the Pod has them: the claim's own where the numbers agree, since they know the old ones."""
-    return ports if {p.key for p in ports} == {p.key for p in stored} else stored
 
 
 def _appearances(ports: tuple[ClaimPort, ...]) -> Iterator[Warned]:

@@ -18,7 +18,7 @@ from servicekit import Running, Start
 
 from allocator.core.candidates import NodeName
 from allocator.core.claims import PodUid
-from allocator.core.ledger import Pod
+from allocator.core.pods import Pod
 from allocator.journal.contract import Entry, JournalError
 from hostport.contract import DOMAIN, Code, Reason, render_markdown
 from hostport.v1 import allocator_pb2 as pb

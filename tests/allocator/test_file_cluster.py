@@ -18,7 +18,8 @@ from test_service import two_ports
 from allocator.cluster.file import FileCluster, parse
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
 from allocator.core.claims import ClaimPort, PodUid, State
-from allocator.core.ledger import Pod, Rules
+from allocator.core.ledger import Rules
+from allocator.core.pods import Pod
 from allocator.core.ports import Protocol
 from hostport.v1 import allocator_pb2 as pb
 

@@ -19,8 +19,9 @@ from kit import node, on
 from allocator.core.asks import Ask, Policy, PortAsk, Refused
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName
 from allocator.core.claims import Claim, ClaimId, Owner, PodUid
-from allocator.core.ledger import Ledger, Pod, Rules
+from allocator.core.ledger import Ledger, Rules
 from allocator.core.occupancy import Occupancy
+from allocator.core.pods import Pod
 from allocator.core.ports import Protocol
 from allocator.journal.records import decode_claim, encode_claim
 
