@@ -68,7 +68,7 @@ class Engine:
         self._answers: dict[str, Answer] = {}
         self._answers_of: dict[ClaimId, list[str]] = {}
         self._fading: deque[tuple[float, str]] = deque()  # (when the claim ended, request_id), in that order
-        self._under_way: dict[str, tuple[bytes, asyncio.Future[bytes]]] = {}
+        self._under_way: dict[str, tuple[bytes, list[asyncio.Future[bytes]]]] = {}  # digest, and who waits
         self._ending: dict[ClaimId, asyncio.Future[bool]] = {}
         self._unsaved: dict[ClaimId, Claim | None] = {}
         self._restore()
@@ -99,16 +99,17 @@ class Engine:
         """
         self.check_serving()
         if mark is None:
-            return await asyncio.shield(self._grant(ask, None, seal, is_wanted))
+            return await self._grant(ask, None, seal, is_wanted)
         answer = self._answers.get(mark.request_id)
         if answer is not None:
             _check_same(mark, answer.digest)
             return answer.response
         if mark.request_id in self._under_way:
-            digest, outcome = self._under_way[mark.request_id]
+            digest, waiting = self._under_way[mark.request_id]
             _check_same(mark, digest)
-            return await asyncio.shield(outcome)
-        return await asyncio.shield(self._grant(ask, mark, seal, is_wanted))
+            waiting.append(asyncio.get_running_loop().create_future())
+            return await waiting[-1]
+        return await self._grant(ask, mark, seal, is_wanted)
 
     def preview(self, ask: Ask, seal: Seal) -> bytes:
         """What `allocate` would grant, without an id; nothing is reserved or recorded.
@@ -140,9 +141,9 @@ class Engine:
         entries: list[Entry] = [Put(claim)] if claim != old else []
         committed = self.journal.submit(entries + ([answer] if answer else []), is_wanted)
         outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        outcome.add_done_callback(asyncio.Future.exception)  # seen, even when the caller has gone
+        waiting = [outcome]
         if mark:
-            self._under_way[mark.request_id] = (mark.digest, outcome)
+            self._under_way[mark.request_id] = (mark.digest, waiting)
 
         def settle(committed: asyncio.Future[bool]) -> None:
             if mark:
@@ -156,10 +157,13 @@ class Engine:
                 self.ledger.abort(claim.id)
             elif self.ledger.get(claim.id) is claim:
                 self.ledger.amend(old)
-            if failure is None:
-                outcome.set_result(response)
-            else:
-                outcome.set_exception(failure)
+            for one in waiting:
+                if one.done():
+                    continue  # its caller has gone
+                if failure is None:
+                    one.set_result(response)
+                else:
+                    one.set_exception(failure)
 
         committed.add_done_callback(settle)
         return outcome

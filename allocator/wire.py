@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
@@ -85,7 +86,7 @@ def parse_allocate(request: pb.AllocateRequest) -> Ask:
         high=high,
         stride=request.stride or 100,
         index=request.index if request.HasField("index") else None,
-        constraints=_constraints(request.constraints),
+        constraints=_constraints(request.constraints.SerializeToString(deterministic=True)),
         priority=request.priority,
         may_preempt=request.may_preempt,
         when_full=_WHEN_FULL.get(request.when_full),
@@ -194,7 +195,10 @@ def _ask_ttl(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake])
         return None
 
 
-def _constraints(constraints: pb.NodeConstraints) -> Constraints:
+@lru_cache(maxsize=1024)
+def _constraints(serialised: bytes) -> Constraints:
+    """Cached: the Pods of one workload ask with the same constraints, which then are one object."""
+    constraints = pb.NodeConstraints.FromString(serialised)
     if constraints.node_name:
         return Constraints(node_name=NodeName(constraints.node_name))
     return Constraints(

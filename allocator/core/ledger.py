@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned
 from allocator.core.backlog import Backlog
-from allocator.core.candidates import ANYWHERE, Node, NodeName
+from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.plan import World, free_nodes, place
 from allocator.core.pods import Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
@@ -85,15 +85,15 @@ class Ledger:
     def _draft(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, tuple[Warned, ...]]:
         owner, is_pod = ask.owner, ask.owner.is_pod
         self._backlog.check(owner, self._reserved_of(owner), self._seen_until)
-        ask = self._localised(ask)
-        placement = place(ask, self._world, exempt=self._named(owner))
+        within = self._constraints(ask)
+        placement = place(ask, self._world, within=within, exempt=self._named(owner))
         claim = Claim(
             id=claim_id,
             owner=owner,
             state=State.RESERVED if is_pod else State.LEASED,
             ports=placement.ports,
             created=now,
-            constraints=ask.constraints,
+            constraints=within,
             node=placement.node,
             expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
         )
@@ -115,19 +115,22 @@ class Ledger:
         recognised = recognise(claim, ask)
         if recognised is None:
             return None
-        ask = self._localised(ask)
+        within = self._constraints(ask)
         # As they stand: with hostNetwork the API server has set hostPort := containerPort where nobody did.
         fixed = tuple(
             replace(port, host_port=known.host_port if known else port.host_port or port.container_port)
             for port, known in zip(ask.ports, recognised, strict=True)
         )
         placement = place(
-            replace(ask, policy=Policy.STATIC, ports=fixed), self._world, exempt=self._named(ask.owner) | {claim.id}
+            replace(ask, policy=Policy.STATIC, ports=fixed),
+            self._world,
+            within=within,
+            exempt=self._named(ask.owner) | {claim.id},
         )
         ports = tuple(
             known or replace(placed, appeared=True) for known, placed in zip(recognised, placement.ports, strict=True)
         )
-        taken = replace(claim, ports=ports, constraints=ask.constraints, node=placement.node)
+        taken = replace(claim, ports=ports, constraints=within, node=placement.node)
         if claim.node is not None and self._fits(taken, claim.node):
             taken = replace(taken, node=claim.node)
         return taken, (*placement.warnings, *_appearances(ports))
@@ -147,9 +150,9 @@ class Ledger:
             and owner.controller_uid == asker.controller_uid
         )
 
-    def _localised(self, ask: Ask) -> Ask:
+    def _constraints(self, ask: Ask) -> Constraints:
         """With one implicit node every ask is about that node, whatever it names."""
-        return ask if self._rules.implicit_node is None else replace(ask, constraints=ANYWHERE)
+        return ask.constraints if self._rules.implicit_node is None else ANYWHERE
 
     def _deadline(self, now: float) -> float | None:
         return now + self._rules.reservation_seconds if self._confirms else None

@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, State
-from allocator.core.ports import WILDCARD, PortKey, Protocol, lowest
+from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, lowest
 
-IDLE_SCOPES = 256
+IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
 
 Slot = tuple[Protocol, int]
@@ -87,15 +87,19 @@ class _NodesBySlot:
         return nodes
 
 
+def _number_sets() -> dict[Protocol, NumberSet]:
+    return {protocol: NumberSet() for protocol in Protocol}
+
+
 @dataclass(slots=True, eq=False)
 class Scope:
     """The candidate nodes of equal constraints, as a bitmap over node positions, and what is taken there."""
 
     constraints: Constraints
     nodes: int = 0
-    standing: dict[Protocol, int] = field(default_factory=dict)
+    standing: dict[Protocol, NumberSet] = field(default_factory=_number_sets)
     floating: dict[Slot, int] = field(default_factory=dict)
-    floating_numbers: dict[Protocol, int] = field(default_factory=dict)
+    floating_numbers: dict[Protocol, NumberSet] = field(default_factory=_number_sets)
 
     def meets(self, other: Scope) -> bool:
         """Whether a claim of one may land where a claim of the other may. A scope always meets itself."""
@@ -226,9 +230,8 @@ class Occupancy:
             if place is not None and self._accepts(scope, place):
                 scope.nodes |= 1 << position
                 place.scopes.append(scope)
-        for slot in self._slots(scope):
-            protocol, number = slot
-            scope.standing[protocol] = scope.standing.get(protocol, 0) | 1 << number
+        for protocol, number in self._slots(scope):
+            scope.standing[protocol].add(number)
         self._evict_idle_scopes()
         return scope
 
@@ -250,7 +253,7 @@ class Occupancy:
             scope.nodes |= bit
             place.scopes.append(scope)
             for protocol, number in place.holders:
-                scope.standing[protocol] = scope.standing.get(protocol, 0) | 1 << number
+                scope.standing[protocol].add(number)
         elif was and not now:
             scope.nodes &= ~bit
             place.scopes.remove(scope)
@@ -261,7 +264,7 @@ class Occupancy:
         """Clears a number that nobody on the scope's nodes has any more."""
         protocol, number = slot
         if not self._standing.of_slot(slot) & scope.nodes:
-            scope.standing[protocol] = scope.standing.get(protocol, 0) & ~(1 << number)
+            scope.standing[protocol].discard(number)
 
     def _evict_idle_scopes(self) -> None:
         idle = len(self._scopes) - len(self._floating) - IDLE_SCOPES
@@ -294,7 +297,7 @@ class Occupancy:
             if claim.state is State.LEASED:
                 self._leased.add(key, position)
             for scope in place.scopes:
-                scope.standing[key.protocol] = scope.standing.get(key.protocol, 0) | 1 << key.number
+                scope.standing[key.protocol].add(key.number)
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
@@ -325,13 +328,12 @@ class Occupancy:
         for key in claim.keys:
             slot = (key.protocol, key.number)
             count = scope.floating.get(slot, 0) + change
-            numbers = scope.floating_numbers.get(key.protocol, 0)
             if count:
                 scope.floating[slot] = count
-                scope.floating_numbers[key.protocol] = numbers | 1 << key.number
+                scope.floating_numbers[key.protocol].add(key.number)
             else:
                 del scope.floating[slot]
-                scope.floating_numbers[key.protocol] = numbers & ~(1 << key.number)
+                scope.floating_numbers[key.protocol].discard(key.number)
         if scope.floating:
             self._floating.add(scope)
         else:
@@ -339,29 +341,29 @@ class Occupancy:
 
     # -- questions
 
-    def taken(self, scope: Scope, protocol: Protocol) -> int:
-        """The numbers that are not free on every node of the scope.
+    def taken(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
+        """The numbers in [low, high] that are not free on every node of the scope, less `low`.
 
         A number is taken where somebody stands with it, whatever the address, and where an unsettled claim could land.
         """
-        numbers = scope.standing.get(protocol, 0)
+        numbers = scope.standing[protocol].within(low, high)
         for other in self._floating:
             if other.meets(scope):
-                numbers |= other.floating_numbers.get(protocol, 0)
+                numbers |= other.floating_numbers[protocol].within(low, high)
         return numbers
 
-    def taken_on(self, name: NodeName, protocol: Protocol) -> int:
-        """The numbers that are not free on one node: what `taken` says of a scope, without keeping one."""
+    def taken_on(self, name: NodeName, protocol: Protocol, low: int, high: int) -> int:
+        """What `taken` says, of one node, without keeping a scope for it."""
         position = self._positions.get(name)
         numbers = 0
         if position is None:
             return numbers
         for of_protocol, number in self._at(position).holders:
-            if of_protocol is protocol:
-                numbers |= 1 << number
+            if of_protocol is protocol and low <= number <= high:
+                numbers |= 1 << (number - low)
         for scope in self._floating:
             if scope.nodes >> position & 1:
-                numbers |= scope.floating_numbers.get(protocol, 0)
+                numbers |= scope.floating_numbers[protocol].within(low, high)
         return numbers
 
     def conflicting(self, key: PortKey) -> int:

@@ -18,11 +18,13 @@ Nothing here changes anything: a dry run is this module's answer, an allocation 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused, Warned
-from allocator.core.candidates import NodeName
+from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort
 from allocator.core.occupancy import Occupancy, Scope
 from allocator.core.policy import Group, number_groups
@@ -51,12 +53,13 @@ class World:
     discloses_holders: bool = False  # name holders of other namespaces in messages
 
 
-def place(ask: Ask, world: World, *, exempt: frozenset[ClaimId] = frozenset()) -> Placement:
+def place(ask: Ask, world: World, *, within: Constraints, exempt: frozenset[ClaimId] = frozenset()) -> Placement:
     """Numbers and a node for an ask.
 
     Args:
         ask: what is asked.
         world: what stands where.
+        within: where the owner may run; those of the ask, unless the operator knows better.
         exempt: claims that do not conflict with it: its predecessors, and itself where it stands already.
 
     Raises:
@@ -65,7 +68,7 @@ def place(ask: Ask, world: World, *, exempt: frozenset[ClaimId] = frozenset()) -
     """
     ask = ask.with_unset_defaults()
     groups = number_groups(ask, world.reserved)
-    scope = world.occupancy.scope(ask.constraints)
+    scope = world.occupancy.scope(within)
     fixed = [(ask.ports[m], _key(ask, m, group)) for group in groups if group.number for m in group.members]
     nodes = _nodes_for(ask, fixed, scope, world, exempt)
     numbers = [group.number for group in groups]
@@ -131,36 +134,49 @@ def _search(ask: Ask, groups: list[Group], scope: Scope, nodes: int, world: Worl
 
     """
     occupancy = world.occupancy
-    taken = {protocol: occupancy.taken(scope, protocol) for group in groups for protocol in group.protocols(ask)}
-    numbers = _lowest_free(ask, groups, taken, world)
+    numbers = _lowest_free(ask, groups, world, lambda p: occupancy.taken(scope, p, ask.low, ask.high))
     if numbers:
         return numbers, occupancy.pick(nodes) if nodes else None
     if not ask.owner.is_pod:
         for name in occupancy.names_of(nodes):
-            on_node = {protocol: occupancy.taken_on(name, protocol) for protocol in taken}
-            numbers = _lowest_free(ask, groups, on_node, world)
+            numbers = _lowest_free(ask, groups, world, partial(_taken_on, ask, occupancy, name))
             if numbers:
                 return numbers, name
     raise Refused(_exhausted(ask, groups, scope, world))
 
 
-def _lowest_free(ask: Ask, groups: list[Group], taken: Mapping[Protocol, int], world: World) -> list[int]:
-    """A number for each group, all different; empty when the range has not enough."""
-    free = span(ask.low, ask.high) & ~world.reserved
+def _lowest_free(ask: Ask, groups: list[Group], world: World, taken: Callable[[Protocol], int]) -> list[int]:
+    """A number for each group, all different; empty when the range has not enough. Bit 0 of a set is `ask.low`."""
+    free = _usable(ask, world)
     numbers = [group.number for group in groups]
     for number in numbers:
-        free &= ~(1 << number)
+        if ask.low <= number <= ask.high:
+            free &= ~(1 << (number - ask.low))
+    taken_by: dict[Protocol, int] = {}
     for at, group in enumerate(groups):
         if group.number:
             continue
         here = free
-        for protocol in group.protocols(ask):
-            here &= ~taken[protocol]
+        for member in group.members:
+            protocol = ask.ports[member].protocol
+            if protocol not in taken_by:
+                taken_by[protocol] = taken(protocol)
+            here &= ~taken_by[protocol]
         if not here:
             return []
-        numbers[at] = lowest(here)
-        free &= ~(1 << numbers[at])
+        found = lowest(here)
+        numbers[at] = ask.low + found
+        free &= ~(1 << found)
     return numbers
+
+
+def _taken_on(ask: Ask, occupancy: Occupancy, name: NodeName, protocol: Protocol) -> int:
+    return occupancy.taken_on(name, protocol, ask.low, ask.high)
+
+
+def _usable(ask: Ask, world: World) -> int:
+    """The numbers of the range that are not reserved, less `ask.low`."""
+    return ((1 << (ask.high - ask.low + 1)) - 1) & ~(world.reserved >> ask.low)
 
 
 def _key(ask: Ask, member: int, group: Group) -> PortKey:
@@ -220,7 +236,7 @@ def _conflicts(
 
 def _held_on(ask: Ask, key: PortKey, nodes: int, world: World, exempt: frozenset[ClaimId]) -> str:
     parts = []
-    for name in list(world.occupancy.names_of(nodes))[:SHOWN_HOLDERS]:
+    for name in islice(world.occupancy.names_of(nodes), SHOWN_HOLDERS):
         holders = [world.claims[h] for h in world.occupancy.holders(name, key) if h not in exempt]
         parts.append(f"{name} by {', '.join(_holder(ask, claim, world) for claim in holders[:SHOWN_HOLDERS])}")
     more = nodes.bit_count() - SHOWN_HOLDERS

@@ -24,9 +24,6 @@ class Group:
     number: int
     is_users: bool  # the number is the user's own: checked like Static
 
-    def protocols(self, ask: Ask) -> set[Protocol]:
-        return {ask.ports[member].protocol for member in self.members}
-
 
 def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
     """Positions of ports by group, in port order, and the hostPort that the group already has (0: none).

@@ -1,7 +1,8 @@
 """Port numbers, sets of them as bitmaps, and the one conflict rule.
 
 A set of numbers is an `int` whose bit n says that number n is in the set: union, difference and "lowest free" are then
-single operations on machine words, and no dependency is needed.
+single operations on machine words, and no dependency is needed. A set that changes is a `NumberSet`, which changes in
+place (an int of 65,536 bits would be copied for every port) and is read as an int, as much of it as is asked for.
 
 The conflict rule is the scheduler's (pkg/scheduler/framework, HostPortInfo.CheckConflict): two ports conflict when
 protocol and number are equal and either address is the wildcard or both are equal. We treat `::` as the wildcard too,
@@ -66,6 +67,31 @@ def span(low: int, high: int) -> int:
 def lowest(numbers: int) -> int:
     """The lowest number of a set that is not empty."""
     return (numbers & -numbers).bit_length() - 1
+
+
+class NumberSet:
+    """A set of numbers that changes. As large as its highest number, an eighth of that in bytes."""
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def add(self, number: int) -> None:
+        at = number >> 3
+        if at >= len(self._bytes):
+            self._bytes.extend(bytes(at + 1 - len(self._bytes)))
+        self._bytes[at] |= 1 << (number & 7)
+
+    def discard(self, number: int) -> None:
+        at = number >> 3
+        if at < len(self._bytes):
+            self._bytes[at] &= ~(1 << (number & 7))
+
+    def within(self, low: int, high: int) -> int:
+        """The members in [low, high], less `low`: bit 0 says whether `low` is one."""
+        found = int.from_bytes(self._bytes[low >> 3 : (high >> 3) + 1], "little") >> (low & 7)
+        return found & ((1 << (high - low + 1)) - 1)
 
 
 def parse_numbers(text: str) -> int:
