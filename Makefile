@@ -8,6 +8,7 @@ PY     := $(BIN)/python
 READY  := $(VENV)/.installed
 IMG    ?= localhost/hostport-operator:dev
 BENCH  ?=
+CRASH  ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format proto docs e2e crash bench images deploy lock clean
@@ -43,8 +44,8 @@ docs: $(READY)  ## generate docs/contract.md
 e2e: $(READY)  ## a real control plane (KUBEBUILDER_ASSETS, or built once with Go), real webhook calls
 	$(BIN)/pytest -q tests/e2e
 
-crash: $(READY)  ## kill -9 the allocator 200 times under 16 clients
-	$(PY) -m tests.crash
+crash: $(READY)  ## kill -9 the allocator 200 times under 16 clients (CRASH="--count 50 --seed 7")
+	$(PY) -m tests.crash $(CRASH)
 
 bench: $(READY)  ## ratios against bare baselines, as a table (BENCH=name for one part)
 	$(PY) -m bench $(BENCH)
