@@ -19,7 +19,8 @@ from functools import partial
 from allocator.core.asks import Ask, Policy, PortAsk, Refused
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName, Toleration
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
-from allocator.core.ledger import Ledger, Pod, Rules
+from allocator.core.ledger import Ledger, Rules
+from allocator.core.pods import Pod
 from bench.measure import Row, Sample, alternate, median
 from bench.options import Options
 
