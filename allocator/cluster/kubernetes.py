@@ -1,0 +1,278 @@
+"""`--cluster kubernetes`: the Pods, Nodes and Namespaces of a live cluster, listed once and watched from then on.
+
+Rules:
+
+* Nodes are told whole before the first Pod, so that a plan that the journal kept is judged by all nodes.
+* Of Pods, those are told that hold something: a host port, an allocation id, or a claim that we know of. Of the others
+  nothing is kept, not even that they exist.
+* A Pod or Node that cannot be read keeps what was known of it: it exists, and holding a port too long is the lesser
+  evil.
+* What a complete list lacks is gone; so is what the watch says was deleted. Nothing else ends a Pod's claim.
+* `proven` is called for a complete list and for each proof (see `proof`), `synced` returns when Nodes and Pods are
+  listed. Namespaces only serve warnings: nobody waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final
+
+from allocator.cluster.client import Client
+from allocator.cluster.contract import Observer
+from allocator.cluster.projection import (
+    MALFORMED,
+    Event,
+    NamespaceSketch,
+    NodeSketch,
+    PodSketch,
+    Reader,
+    Shared,
+    level_of,
+)
+from allocator.cluster.proof import Prover
+from allocator.cluster.watching import Collection, Follower, Pace, S, Sink
+from allocator.core.candidates import Node, NodeName
+from allocator.core.claims import PodUid
+from allocator.core.pods import Pod
+
+log = logging.getLogger(__name__)
+
+PODS: Final = Collection("pods", "/api/v1/pods", Reader(PodSketch))
+NODES: Final = Collection("nodes", "/api/v1/nodes", Reader(NodeSketch))
+NAMESPACES: Final = Collection("namespaces", "/api/v1/namespaces", Reader(NamespaceSketch))
+PACE: Final = Pace()
+
+
+class KubernetesCluster:
+    """See the module. `now` gives seconds since the epoch, `chance` a number in [0, 1)."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        pace: Pace = PACE,
+        now: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._client = client
+        self._pace = pace
+        self._now = now
+        self._chance = chance
+        self._synced = asyncio.Event()
+        self._proven_until = float("-inf")
+        self._prover: Prover | None = None
+        self._followers: list[Follower[PodSketch] | Follower[NodeSketch] | Follower[NamespaceSketch]] = []
+
+    async def run(self, observer: Observer) -> None:
+        """Follows everything, for ever.
+
+        Raises:
+            ClusterConfigError: there is no usable configuration.
+
+        """
+
+        def proven(until: float) -> None:
+            self._proven_until = max(self._proven_until, until)
+            observer.proven(until)
+
+        nodes = self._follower(NODES, _Nodes(observer))
+        pods = self._follower(PODS, _Pods(observer, proven))
+        namespaces = self._follower(NAMESPACES, _Namespaces(observer))
+        self._followers = [nodes, pods, namespaces]
+        self._prover = Prover(self._client, PODS, pods, pace=self._pace, now=self._now, proven=proven)
+
+        async def pods_after_nodes() -> None:
+            await nodes.synced.wait()
+            await pods.forever()
+
+        async def tell_synced() -> None:
+            await nodes.synced.wait()
+            await pods.synced.wait()
+            self._synced.set()
+
+        try:
+            await _all(nodes.forever(), pods_after_nodes(), namespaces.forever(), self._prover.forever(), tell_synced())
+        finally:
+            await self._client.close()
+
+    def _follower(self, collection: Collection[S], sink: Sink[S]) -> Follower[S]:
+        return Follower(self._client, collection, sink, pace=self._pace, now=self._now, chance=self._chance)
+
+    async def synced(self) -> None:
+        await self._synced.wait()
+
+    # -- freshness
+
+    def lag(self) -> float:
+        """Seconds since the view was last proven current; infinite until it was."""
+        return max(0.0, self._now() - self._proven_until)
+
+    def relists(self) -> int:
+        """How often a list was needed beyond the first one of each kind."""
+        return sum(max(0, follower.lists - 1) for follower in self._followers)
+
+    def hurry(self) -> None:
+        """Somebody waits for `proven`: make it soon."""
+        if self._prover is not None:
+            self._prover.hurry()
+
+
+class _Pods:
+    """Tells of Pods."""
+
+    def __init__(self, observer: Observer, proven: Callable[[float], None]) -> None:
+        self._observer = observer
+        self._proven = proven
+        self._shared = Shared()
+        self._missing: set[PodUid] = set()
+
+    def began(self) -> None:
+        self._missing = set(self._observer.known_pods())
+
+    def listed(self, items: Sequence[PodSketch]) -> None:
+        pods = []
+        for sketch in items:
+            if self._is_relevant(sketch):
+                pod = self._read(sketch)
+                if pod is not None:
+                    pods.append(pod)
+            self._missing.discard(PodUid(sketch.identity))
+        self._tell(pods, [])
+
+    def complete(self, as_of: float) -> None:
+        self._tell([], self._missing)
+        self._missing = set()
+        self._proven(as_of)
+
+    def changed(self, events: Sequence[Event[PodSketch]]) -> None:
+        """Told in order: what appears and goes at once has been there, and its reservation ends with it."""
+        pods: dict[PodUid, Pod] = {}
+        gone: dict[PodUid, None] = {}
+        for event in events:
+            uid = PodUid(event.object.identity)
+            if event.type == "DELETED":
+                if uid in pods:
+                    self._tell(pods.values(), gone)
+                    pods, gone = {}, {}
+                gone[uid] = None
+            elif uid in pods or self._is_relevant(event.object):
+                pod = self._read(event.object)
+                if pod is not None:
+                    pods[uid] = pod
+        self._tell(pods.values(), gone)
+
+    def _is_relevant(self, sketch: PodSketch) -> bool:
+        return (
+            sketch.carries_id
+            or (not sketch.is_finished and sketch.has_host_ports())
+            or PodUid(sketch.identity) in self._observer.known_pods()
+        )
+
+    def _read(self, sketch: PodSketch) -> Pod | None:
+        try:
+            return self._shared.pod(sketch)
+        except MALFORMED as error:
+            log.warning("a Pod cannot be read: %s/%s: %s", sketch.metadata.namespace, sketch.metadata.name, error)
+            return None
+
+    def _tell(self, pods: Iterable[Pod], gone: Iterable[PodUid]) -> None:
+        self._observer.observe(pods=pods, gone_pods=gone, lists_pods=True)
+
+
+class _Nodes:
+    """Tells of Nodes, where something that we need has changed: a Node's status is written all the time."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._shared = Shared()
+        self._nodes: dict[NodeName, Node] = {}
+        self._listed: dict[NodeName, Node | None] = {}
+
+    def began(self) -> None:
+        self._listed = {}
+
+    def listed(self, items: Sequence[NodeSketch]) -> None:
+        for sketch in items:
+            self._note(self._listed, sketch)
+
+    def complete(self, as_of: float) -> None:
+        missing: dict[NodeName, Node | None] = {name: None for name in self._nodes if name not in self._listed}
+        self._tell({**missing, **self._listed})
+        self._listed = {}
+
+    def changed(self, events: Sequence[Event[NodeSketch]]) -> None:
+        changes: dict[NodeName, Node | None] = {}
+        for event in events:
+            if event.type == "DELETED":
+                changes[NodeName(event.object.identity)] = None
+            else:
+                self._note(changes, event.object)
+        self._tell(changes)
+
+    def _note(self, changes: dict[NodeName, Node | None], sketch: NodeSketch) -> None:
+        """One that cannot be read stays as it was, or is unknown."""
+        name = NodeName(sketch.identity)
+        try:
+            changes[name] = self._shared.node(sketch)
+        except MALFORMED as error:
+            log.warning("a Node cannot be read: %s: %s", name, error)
+            if name in self._nodes:
+                changes[name] = self._nodes[name]
+
+    def _tell(self, changes: dict[NodeName, Node | None]) -> None:
+        """The last state of each counts."""
+        gone = [name for name, node in changes.items() if node is None and name in self._nodes]
+        nodes = [node for name, node in changes.items() if node is not None and node != self._nodes.get(name)]
+        for name in gone:
+            del self._nodes[name]
+        self._nodes.update((node.name, node) for node in nodes)
+        if gone or nodes:
+            self._observer.observe(nodes=nodes, gone_nodes=gone, lists_pods=True)
+
+
+class _Namespaces:
+    """Tells which Namespaces enforce a Pod Security level that forbids hostNetwork."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._levels: dict[str, str] = {}
+
+    def began(self) -> None:
+        self._levels = {}
+
+    def listed(self, items: Sequence[NamespaceSketch]) -> None:
+        for sketch in items:
+            self._note(sketch)
+
+    def complete(self, as_of: float) -> None:
+        self._observer.enforce(self._levels)
+
+    def changed(self, events: Sequence[Event[NamespaceSketch]]) -> None:
+        for event in events:
+            if event.type == "DELETED":
+                self._levels.pop(event.object.identity, None)
+            else:
+                self._note(event.object)
+        self._observer.enforce(self._levels)
+
+    def _note(self, sketch: NamespaceSketch) -> None:
+        level = level_of(sketch)
+        if level:
+            self._levels[sketch.identity] = level
+        else:
+            self._levels.pop(sketch.identity, None)
+
+
+async def _all(*work: Coroutine[Any, Any, None]) -> None:
+    """Runs everything; when one fails, ends the others and raises what it raised."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,308 @@
+"""Bytes of the API server → the few fields that we need → values of the core. Pure.
+
+Rules:
+
+* What a field means is said in `objects`, once for files and for the API. Here is only *which* fields are looked at,
+  so that the decoder passes over the rest without making objects of it.
+* One bad object spoils neither its page nor the watch: it comes out with its identity and a `trouble`, so that its
+  owner is known to exist, and what was known of it before stays in force.
+* Equal parts of different Pods are one object: a cluster has many Pods and few kinds of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from allocator.cluster.objects import ALLOCATION_ID, ENFORCE, enforced_level, parse_node, parse_pod
+from allocator.core.candidates import Constraints, Node, NodeName
+from allocator.core.claims import ClaimPort
+from allocator.core.pods import Pod
+
+FINISHED = frozenset({"Succeeded", "Failed"})
+SHARED_VALUES = 20_000  # distinct parts that are remembered, before we start afresh
+
+# What `objects` raises where an object is malformed.
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+
+
+class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """Some fields of a JSON object. `Any`: whatever stands there, for `objects` to judge."""
+
+
+class _Annotations(_Fields):
+    allocation_id: Any = msgspec.field(default=None, name=ALLOCATION_ID)
+
+
+class _Labels(_Fields):
+    enforce: Any = msgspec.field(default=None, name=ENFORCE)
+
+
+class Metadata(_Fields):
+    """What identifies an object."""
+
+    name: str | None = None
+    namespace: str | None = None
+    uid: str | None = None
+    resource_version: str | None = None
+
+
+class _PodMetadata(Metadata):
+    generate_name: Any = None
+    owner_references: Any = None
+    deletion_timestamp: Any = None
+    annotations: _Annotations | None = None
+
+
+class _NodeMetadata(Metadata):
+    labels: Any = None
+
+
+class _NamespaceMetadata(Metadata):
+    labels: _Labels | None = None
+
+
+class _Port(_Fields):
+    name: Any = None
+    container_port: Any = None
+    host_port: Any = None
+    protocol: Any = None
+    host_ip: Any = msgspec.field(default=None, name="hostIP")
+
+
+class _Container(_Fields):
+    name: Any = None
+    restart_policy: Any = None
+    ports: list[_Port] | None = None
+
+
+class _Affinity(_Fields):
+    node_affinity: Any = None
+
+
+class _PodSpec(_Fields):
+    node_name: Any = None
+    host_network: Any = None
+    containers: list[_Container] | None = None
+    init_containers: list[_Container] | None = None
+    node_selector: Any = None
+    affinity: _Affinity | None = None
+    tolerations: Any = None
+    priority: Any = None
+    preemption_policy: Any = None
+
+
+class _NodeSpec(_Fields):
+    taints: Any = None
+    unschedulable: Any = None
+
+
+class _PodStatus(_Fields):
+    phase: Any = None
+
+
+class Sketch(_Fields):
+    """An object, or the Status that an ERROR event has in its place (`code`, `reason`, `message`)."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    kind: Any = None
+    code: Any = None
+    reason: Any = None
+    message: Any = None
+    trouble: str = msgspec.field(default="", name="(trouble)")  # ours: why the rest could not be read
+
+    @property
+    def identity(self) -> str:
+        """What tells it from the others of its kind: the name, but for Pods."""
+        return self.metadata.name or ""
+
+
+class PodSketch(Sketch):
+    metadata: _PodMetadata = msgspec.field(default_factory=_PodMetadata)
+    spec: _PodSpec | None = None
+    # A Status has words where a Pod has an object.
+    status: _PodStatus | str | None = None
+
+    @property
+    def identity(self) -> str:
+        return self.metadata.uid or ""
+
+    @property
+    def is_finished(self) -> bool:
+        return isinstance(self.status, _PodStatus) and self.status.phase in FINISHED
+
+    @property
+    def carries_id(self) -> bool:
+        annotations = self.metadata.annotations
+        return annotations is not None and bool(annotations.allocation_id)
+
+    def has_host_ports(self) -> bool:
+        """Whether `objects` will find a host port. It may look for more than it finds, never for less."""
+        spec = self.spec
+        if spec is None:
+            return False
+        for containers in (spec.containers, spec.init_containers):
+            for container in containers or ():
+                for port in container.ports or ():
+                    if port.host_port or spec.host_network:
+                        return True
+        return False
+
+
+class NodeSketch(Sketch):
+    metadata: _NodeMetadata = msgspec.field(default_factory=_NodeMetadata)
+    spec: _NodeSpec | None = None
+
+
+class NamespaceSketch(Sketch):
+    metadata: _NamespaceMetadata = msgspec.field(default_factory=_NamespaceMetadata)
+
+
+S = TypeVar("S", bound=Sketch)
+
+
+class ListMetadata(_Fields):
+    resource_version: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class Page(msgspec.Struct, Generic[S], gc=False):
+    """A part of a list."""
+
+    metadata: ListMetadata
+    items: list[S] | None = None
+
+
+class Event(msgspec.Struct, Generic[S], gc=False):
+    """A line of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
+
+    type: str
+    object: S
+
+    @property
+    def version(self) -> str:
+        return self.object.metadata.resource_version or ""
+
+
+class _RawPage(msgspec.Struct):
+    metadata: ListMetadata
+    items: list[msgspec.Raw] | None = None
+
+
+class _RawEvent(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class Reader(Generic[S]):
+    """Reads lists and events of one kind of object."""
+
+    def __init__(self, sketch: type[S]) -> None:
+        self._sketch = sketch
+        self._one = msgspec.json.Decoder(sketch)
+        self._page = msgspec.json.Decoder(Page[sketch])  # type: ignore[valid-type]
+        self._event = msgspec.json.Decoder(Event[sketch])  # type: ignore[valid-type]
+
+    def page(self, body: bytes) -> Page[S]:
+        """A page of a list; what cannot be read in it has a `trouble`.
+
+        Raises:
+            ValueError: it is no list.
+
+        """
+        try:
+            return self._page.decode(body)
+        except msgspec.ValidationError:
+            raw = _decode(body, _RawPage)
+            return Page(raw.metadata, [self._object(item) for item in raw.items or ()])
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
+
+    def event(self, line: bytes) -> Event[S]:
+        """A line of a watch, likewise.
+
+        Raises:
+            ValueError: it is no event.
+
+        """
+        try:
+            return self._event.decode(line)
+        except msgspec.ValidationError:
+            raw = _decode(line, _RawEvent)
+            return Event(raw.type, self._object(raw.object))
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
+
+    def _object(self, raw: msgspec.Raw) -> S:
+        try:
+            return self._one.decode(raw)
+        except msgspec.ValidationError as error:
+            broken = self._sketch(trouble=str(error))
+        anything = msgspec.json.decode(raw)
+        metadata = anything.get("metadata") if isinstance(anything, dict) else None
+        if isinstance(metadata, dict):
+            for field, name in (("name", "name"), ("uid", "uid"), ("resourceVersion", "resource_version")):
+                if isinstance(metadata.get(field), str):
+                    setattr(broken.metadata, name, metadata[field])
+        return broken
+
+
+T = TypeVar("T")
+
+
+def _decode(text: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error
+
+
+class Shared:
+    """Equal values become one object."""
+
+    def __init__(self) -> None:
+        self._constraints: dict[Constraints, Constraints] = {}
+        self._ports: dict[tuple[ClaimPort, ...], tuple[ClaimPort, ...]] = {}
+
+    def pod(self, sketch: PodSketch) -> Pod:
+        """The Pod.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is malformed.
+
+        """
+        if sketch.trouble:
+            raise ValueError(sketch.trouble)
+        pod = parse_pod(msgspec.to_builtins(sketch))
+        return replace(
+            pod,
+            namespace=sys.intern(pod.namespace),
+            node=None if pod.node is None else NodeName(sys.intern(pod.node)),
+            ports=_one_of(self._ports, pod.ports),
+            constraints=_one_of(self._constraints, pod.constraints),
+        )
+
+    def node(self, sketch: NodeSketch) -> Node:
+        """The Node; raises as `pod` does."""
+        if sketch.trouble:
+            raise ValueError(sketch.trouble)
+        node = parse_node(msgspec.to_builtins(sketch))
+        return replace(node, name=NodeName(sys.intern(node.name)))
+
+
+V = TypeVar("V")
+
+
+def _one_of(known: dict[V, V], value: V) -> V:
+    if len(known) >= SHARED_VALUES:
+        known.clear()
+    return known.setdefault(value, value)
+
+
+def level_of(sketch: NamespaceSketch) -> str:
+    """The Pod Security level that a Namespace enforces; empty where it does not forbid hostNetwork."""
+    found = enforced_level(msgspec.to_builtins(sketch))
+    return found[1] if found else ""

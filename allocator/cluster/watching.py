@@ -1,0 +1,309 @@
+"""Follows one collection of the API server, in three layers: one request < follow < forever.
+
+Rules:
+
+* A list is consistent: its first page is asked for without a resourceVersion, so that it is as new as etcd at that
+  moment, and the other pages are of the same moment. What it lacks is gone: the sink is told where a list begins and
+  where it is complete.
+* A watch goes on from where the list or the last watch ended. `reached` says up to which resourceVersion everything
+  has been told; versions only grow between two lists, so that a repeated event is known and dropped.
+* History that the server has forgotten (410, in whatever form and wherever) means a new list, and nothing else does.
+* Whatever fails is tried again after a pause that grows (`backoff`) until the server shows that it moves: an event or
+  a bookmark. That a request was accepted is no such sign.
+* Events that arrive together are told together, a bounded number at a time, with a turn of the event loop in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from allocator.cluster.backoff import pause
+from allocator.cluster.client import ApiError, Client, UnreachableError
+from allocator.cluster.projection import Event, Reader, Sketch
+
+log = logging.getLogger(__name__)
+
+LONGEST_LINE = 16 << 20  # etcd takes 1.5 MiB; JSON may be a few times that
+EMPTY_WATCH_SECONDS = 1.0  # a watch that ends sooner without a word has failed
+
+S = TypeVar("S", bound=Sketch)
+
+
+class ExpiredError(Exception):
+    """The server has forgotten the history that was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Sizes and times."""
+
+    page: int = 500
+    batch: int = 256
+    watch_seconds: float = 300.0  # the server ends a watch then, or up to a fifth later
+    stall_seconds: float = 90.0  # bookmarks come each minute
+    proof_seconds: float = 2.0  # between two proofs
+    proof_grace: float = 0.25  # for the watch to show by itself that it is there
+    probe_seconds: int = 3  # the server sends a bookmark two seconds before the end of a watch
+    probe_stall: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Collection(Generic[S]):
+    """All objects of a kind, in all namespaces."""
+
+    noun: str
+    path: str
+    reader: Reader[S]
+
+
+class Sink(Protocol[S]):
+    """Who is told."""
+
+    def began(self) -> None:
+        """A list begins; one that had begun before is void."""
+
+    def listed(self, items: Sequence[S]) -> None:
+        """Some of the list's objects."""
+
+    def complete(self, as_of: float) -> None:
+        """That was the whole list; everything that existed at this time (seconds since the epoch) was in it."""
+
+    def changed(self, events: Sequence[Event[S]]) -> None:
+        """ADDED, MODIFIED and DELETED, in order."""
+
+
+class Follower(Generic[S]):
+    """See the module. `now` gives seconds since the epoch, `chance` a number in [0, 1)."""
+
+    def __init__(
+        self,
+        client: Client,
+        collection: Collection[S],
+        sink: Sink[S],
+        *,
+        pace: Pace,
+        now: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._collection = collection
+        self._sink = sink
+        self._pace = pace
+        self._now = now
+        self._chance = chance
+        self.synced = asyncio.Event()
+        self.lists = 0
+        self.reached = 0
+        self._version = ""  # where the next watch begins; empty: a list is due
+        self._token = ""  # the page of a list that is under way
+        self._as_of = 0.0
+        self._is_moving = False
+        self._moved = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None
+        self._trouble = ""
+
+    # -- forever
+
+    async def forever(self) -> None:
+        """Follows, and begins again after whatever goes wrong."""
+        failures = 0
+        while True:
+            self._is_moving = False
+            error = await self._failure_of_following()
+            failures = 1 if self._is_moving else failures + 1
+            self._report(error)
+            wait = pause(failures, self._chance(), at_least=getattr(error, "retry_after", 0.0))
+            await asyncio.sleep(wait)
+
+    async def _failure_of_following(self) -> Exception:
+        try:
+            await self._follow()
+        except ExpiredError as error:
+            self._version = self._token = ""
+            return error
+        except (ApiError, UnreachableError) as error:
+            return error
+        raise AssertionError("following never ends well")
+
+    async def _follow(self) -> None:
+        """Lists if that is due, then watches, again and again."""
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                await self._watch()
+            except ApiError as error:
+                # "Too large": etcd was restored from a backup, and its versions went back.
+                if error.status == 410 or "Too large resource version" in error.message:
+                    raise ExpiredError(error.message) from error
+                raise
+            except ValueError as error:
+                raise UnreachableError(f"the answer is garbled: {error}") from error
+
+    def _report(self, error: Exception) -> None:
+        """Says what is wrong, once until it is something else."""
+        noun = self._collection.noun
+        if isinstance(error, ExpiredError):
+            log.info("%s: the server has forgotten where we were (%s): listing anew", noun, error)
+            return
+        trouble = str(error)
+        if isinstance(error, ApiError) and error.status == 403:
+            verb = "watch" if self._version else "list"
+            trouble = f"RBAC lacks the verb {verb} on {noun} of all namespaces ({error.message})"
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.warning("%s cannot be followed, trying again: %s", noun, trouble)
+
+    def _recovered(self) -> None:
+        if self._trouble:
+            self._trouble = ""
+            log.info("%s are followed again", self._collection.noun)
+
+    # -- one list
+
+    async def _list(self) -> None:
+        """Goes through the pages; one that failed is asked for again when we are called again."""
+        if not self._token:
+            self._as_of = self._now()
+            self._sink.began()
+        request = self._page_request(self._token)
+        try:
+            while True:
+                page = self._collection.reader.page(await request)
+                self._token = page.metadata.continue_
+                if self._token:  # under way while we deal with this one
+                    request = self._page_request(self._token)
+                await self._tell_page(page.items or [])
+                if not self._token:
+                    break
+        finally:
+            request.cancel()
+        self._sink.complete(self._as_of)
+        self._version = page.metadata.resource_version
+        self.reached = _number(self._version)
+        self.lists += 1
+        self.synced.set()
+        self._moved.set()
+        self._recovered()
+
+    def _page_request(self, token: str) -> asyncio.Task[bytes]:
+        params = {"limit": str(self._pace.page)}
+        if token:
+            params["continue"] = token
+        request = asyncio.create_task(self._client.get(self._collection.path, params))
+        request.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if we were ended
+        return request
+
+    async def _tell_page(self, items: Sequence[S]) -> None:
+        for start in range(0, len(items), self._pace.batch):
+            self._sink.listed(items[start : start + self._pace.batch])
+            await asyncio.sleep(0)
+
+    # -- one watch
+
+    async def _watch(self) -> None:
+        """One watch request, until the server ends it.
+
+        Raises:
+            ApiError, UnreachableError, ValueError: it ended otherwise.
+
+        """
+        loop = asyncio.get_running_loop()
+        stall, began = self._pace.stall_seconds, loop.time()
+        had_moved, self._is_moving = self._is_moving, False
+        params = watch_params(self._version, self._pace.watch_seconds * (1 + self._chance() / 5))
+        try:
+            async with (
+                asyncio.timeout(stall) as self._patience,
+                self._client.stream(self._collection.path, params, stall) as chunks,
+            ):
+                async for lines in complete_lines(chunks):
+                    self._patience.reschedule(loop.time() + stall)
+                    for start in range(0, len(lines), self._pace.batch):
+                        self._tell_lines(lines[start : start + self._pace.batch])
+                        await asyncio.sleep(0)
+        except TimeoutError as error:
+            raise UnreachableError("the watch has fallen silent") from error
+        finally:
+            self._patience = None
+            is_empty = not self._is_moving
+            self._is_moving = self._is_moving or had_moved
+        if is_empty and loop.time() - began < EMPTY_WATCH_SECONDS:
+            raise UnreachableError("the watch ended as soon as it had begun")
+
+    def _tell_lines(self, lines: Sequence[bytes]) -> None:
+        changes: list[Event[S]] = []
+        for event in map(self._collection.reader.event, lines):
+            if event.type == "ERROR":
+                self._tell_changes(changes)
+                status = event.object
+                raise ApiError(
+                    status.code if isinstance(status.code, int) else 500, str(status.reason), str(status.message)
+                )
+            number = _number(event.version)
+            if event.type != "BOOKMARK" and (number > self.reached or not number):
+                changes.append(event)
+            self.reached = max(self.reached, number)
+            self._version = event.version or self._version
+        self._tell_changes(changes)
+
+    def _tell_changes(self, changes: Sequence[Event[S]]) -> None:
+        self._is_moving = True
+        if changes:
+            self._sink.changed(changes)
+        self._moved.set()
+        self._recovered()
+
+    # -- what others may ask
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether a list was completed and its versions still count."""
+        return bool(self._version)
+
+    async def until(self, version: int) -> None:
+        """Returns when everything up to this version has been told."""
+        while self.reached < version:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def advance(self, version: int) -> None:
+        """Somebody knows that nothing changed between `reached` and this version."""
+        if self._version and version > self.reached:
+            self.reached, self._version = version, str(version)
+            self._moved.set()
+
+    def restart_watch(self) -> None:
+        """Somebody knows that the watch misses what there is."""
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+
+def watch_params(version: str, seconds: float) -> dict[str, str]:
+    return {
+        "watch": "1",
+        "resourceVersion": version,
+        "allowWatchBookmarks": "true",
+        "timeoutSeconds": str(int(seconds)),
+    }
+
+
+async def complete_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """The lines that arrived together. One that was cut off by the end is dropped: it will come again."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise UnreachableError("the watch sends a line without an end")
+        lines = [line for line in lines if line.strip()]
+        if lines:
+            yield lines
+
+
+def _number(version: str) -> int:
+    """Versions are decimal numbers, which may be compared (KEP-5504); what is none is older than all."""
+    return int(version) if version.isdecimal() else 0

@@ -1,0 +1,259 @@
+"""A simulated API server: real HTTP on a port of its own, objects that tests write, faults that tests script.
+
+Each request for which a fault is scripted gets it instead of its answer, in order: `script("watch pods", Fail(500))`.
+Requests are named `list pods`, `watch pods`, and so on; `requests` has them all, with the version or page asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from kubernetes.aio.client.configuration import Configuration
+
+from allocator.cluster.client import Client, Loaded
+
+Object = dict[str, Any]
+KINDS = {"pods": "Pod", "nodes": "Node", "namespaces": "Namespace"}
+PROBE_SECONDS = 10  # a watch that is to be shorter gets its bookmark at once
+
+
+@dataclass(frozen=True)
+class Fail:
+    """An HTTP error."""
+
+    status: int
+    message: str = "scripted"
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Hang:
+    """The request is accepted; what there is comes, but nothing after it."""
+
+    after: int = 0  # events
+
+
+@dataclass(frozen=True)
+class Cut:
+    """So many events, then half of one, then the connection breaks."""
+
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class Lines:
+    """These lines instead of events; then the watch ends."""
+
+    lines: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No fault: the next one in the script is for the request after this."""
+
+
+def error_event(code: int, message: str = "scripted") -> Lines:
+    status = {"kind": "Status", "status": "Failure", "metadata": {}, "code": code, "reason": "R", "message": message}
+    return Lines((json.dumps({"type": "ERROR", "object": status}).encode(),))
+
+
+Fault = Fail | Hang | Cut | Lines | Plain
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An entry of the history."""
+
+    version: int
+    resource: str
+    line: bytes
+
+
+class ApiServer:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.version = 100
+        self.requests: list[str] = []
+        self.tokens_seen: list[str | None] = []
+        self.wants_token: str | None = None
+        self._objects: dict[str, dict[str, Object]] = defaultdict(dict)
+        self._history: list[Logged] = []
+        self._forgotten = 0
+        self._snapshots: dict[str, tuple[int, list[Object]]] = {}
+        self._scripts: dict[str, deque[Fault]] = defaultdict(deque)
+        self._news = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/api/v1/{resource}", self._serve)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    def client(self) -> Client:
+        async def load() -> Loaded:
+            configuration = Configuration(host=self.url)
+            if self.wants_token:
+                configuration.api_key["BearerToken"] = f"Bearer {self.wants_token}"
+            return Loaded(configuration)
+
+        return Client(load)
+
+    # -- what tests do
+
+    def put(self, resource: str, obj: Object) -> Object:
+        """Creates or changes an object; watchers are told."""
+        metadata = obj["metadata"]
+        key = f"{metadata.get('namespace', '')}/{metadata['name']}"
+        kind = "MODIFIED" if key in self._objects[resource] else "ADDED"
+        self.version += 1
+        stored = {**obj, "metadata": {**metadata, "resourceVersion": str(self.version)}}
+        self._objects[resource][key] = stored
+        self._log(resource, kind, stored)
+        return stored
+
+    def delete(self, resource: str, name: str, namespace: str = "") -> None:
+        self.version += 1
+        gone = self._objects[resource].pop(f"{namespace}/{name}")
+        metadata = {**gone["metadata"], "resourceVersion": str(self.version)}
+        self._log(resource, "DELETED", {**gone, "metadata": metadata})
+
+    def vanish(self, resource: str, name: str, namespace: str = "") -> None:
+        """It goes without an event, as in a history that is forgotten before it is read."""
+        self.version += 1
+        del self._objects[resource][f"{namespace}/{name}"]
+
+    def write_elsewhere(self) -> None:
+        """Somebody writes something that is none of our business."""
+        self.version += 1
+
+    def bookmark(self) -> None:
+        for resource, kind in KINDS.items():
+            self._log(resource, "BOOKMARK", {"kind": kind, "metadata": {"resourceVersion": str(self.version)}})
+
+    def repeat_history(self, resource: str) -> None:
+        """Sends everything once more, as a confused server would."""
+        self._history += [entry for entry in self._history if entry.resource == resource]
+        self._wake()
+
+    def forget(self) -> None:
+        """Compacts: who asks for older versions gets 410."""
+        self._forgotten = self.version
+        self._snapshots.clear()
+
+    def script(self, request: str, *faults: Fault) -> None:
+        self._scripts[request].extend(faults)
+
+    def count(self, prefix: str) -> int:
+        return sum(1 for request in self.requests if request.startswith(prefix))
+
+    # -- answers
+
+    def _log(self, resource: str, kind: str, obj: Object) -> None:
+        line = json.dumps({"type": kind, "object": obj}).encode()
+        self._history.append(Logged(self.version, resource, line))
+        self._wake()
+
+    def _wake(self) -> None:
+        task = asyncio.ensure_future(self._notify())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _notify(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        resource, query = request.match_info["resource"], request.query
+        is_watch = query.get("watch") == "1"
+        name = f"{'watch' if is_watch else 'list'} {resource}"
+        is_probe = is_watch and int(query.get("timeoutSeconds", "300")) < PROBE_SECONDS
+        if query.get("limit") == "1" or is_probe:
+            name = f"prove {resource}"
+        self.requests.append(f"{name} {query.get('resourceVersion') or query.get('continue') or ''}".strip())
+        self.tokens_seen.append(request.headers.get("Authorization"))
+        if self.wants_token and request.headers.get("Authorization") != f"Bearer {self.wants_token}":
+            return _failure(Fail(401))
+        fault = self._scripts[name].popleft() if self._scripts[name] else None
+        if isinstance(fault, Fail):
+            return _failure(fault)
+        if not is_watch:
+            if isinstance(fault, Hang):
+                await asyncio.sleep(60)
+            return self._list(resource, int(query["limit"]), query.get("continue", ""))
+        if int(query["resourceVersion"]) < self._forgotten:
+            return _failure(Fail(410, "too old resource version"))
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await self._watch(response, resource, int(query["resourceVersion"]), fault, is_probe=is_probe)
+        return response
+
+    def _list(self, resource: str, limit: int, token: str) -> web.Response:
+        start, key = 0, ""
+        if token:
+            key, _, offset = token.partition(":")
+            if key not in self._snapshots:
+                return _failure(Fail(410, "the provided continue parameter is too old"))
+            start = int(offset)
+        else:
+            key = str(self.version)
+            self._snapshots[key] = (self.version, list(self._objects[resource].values()))
+        version, items = self._snapshots[key]
+        metadata: Object = {"resourceVersion": str(version)}
+        if start + limit < len(items):
+            metadata["continue"] = f"{key}:{start + limit}"
+        body = {"kind": f"{KINDS[resource]}List", "metadata": metadata, "items": items[start : start + limit]}
+        return web.json_response(body)
+
+    async def _watch(
+        self, response: web.StreamResponse, resource: str, version: int, fault: Fault | None, *, is_probe: bool
+    ) -> None:
+        if isinstance(fault, Lines):
+            await _send(response, fault.lines)
+            return
+        position = sum(1 for entry in self._history if entry.version <= version)
+        sent = 0
+        while True:
+            fresh = [e.line for e in self._history[position:] if e.resource == resource]
+            position = len(self._history)
+            for line in fresh:
+                if isinstance(fault, Cut | Hang) and sent == fault.after:
+                    if isinstance(fault, Cut):
+                        await response.write(line[: len(line) // 2])
+                        if response._req and response._req.transport:
+                            response._req.transport.abort()
+                    await asyncio.sleep(60)
+                await response.write(line + b"\n")
+                sent += 1
+            if is_probe:
+                mark = {"kind": KINDS[resource], "metadata": {"resourceVersion": str(self.version)}}
+                await _send(response, [json.dumps({"type": "BOOKMARK", "object": mark}).encode()])
+                return
+            async with self._news:
+                if position == len(self._history):
+                    await self._news.wait()
+
+
+async def _send(response: web.StreamResponse, lines: Iterable[bytes]) -> None:
+    for line in lines:
+        await response.write(line + b"\n")
+
+
+def _failure(fault: Fail) -> web.Response:
+    headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+    body = {"kind": "Status", "status": "Failure", "code": fault.status, "reason": "R", "message": fault.message}
+    return web.json_response(body, status=fault.status, headers=headers)

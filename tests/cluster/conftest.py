@@ -1,0 +1,43 @@
+"""A simulated API server, and a cluster that follows it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from apiserver import ApiServer
+from clusterkit import Recorder
+
+from allocator.cluster.kubernetes import KubernetesCluster
+from allocator.cluster.watching import Pace
+
+PACE = Pace(page=3, stall_seconds=0.15, proof_seconds=0.01, proof_grace=0.005, probe_stall=0.1)
+
+Follow = Callable[..., KubernetesCluster]
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServer]:
+    server = ApiServer()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def follow(server: ApiServer) -> AsyncIterator[Follow]:
+    """Starts to follow the server, for one observer; without chance, so that pauses are half of their bound."""
+    running: list[asyncio.Task[None]] = []
+
+    def start(observer: Recorder, *, pace: Pace = PACE, **more: object) -> KubernetesCluster:
+        cluster = KubernetesCluster(server.client(), pace=pace, chance=lambda: 0.0, **more)  # type: ignore[arg-type]
+        running.append(asyncio.create_task(cluster.run(observer)))
+        return cluster
+
+    yield start
+    for task in running:
+        task.cancel()
+    for result in await asyncio.gather(*running, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result

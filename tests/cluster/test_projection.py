@@ -1,0 +1,148 @@
+"""The typed projection and the reader of files say the same of every object."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allocator.cluster.objects import enforced_level, parse_node, parse_pod
+from allocator.cluster.projection import MALFORMED, NamespaceSketch, NodeSketch, PodSketch, Reader, Shared, level_of
+
+WORDS = st.sampled_from(["", "a", "b", "c-1", "NoSchedule", "Equal", "Exists", "In", "ü"])
+JUNK = st.sampled_from([None, 1, "x", [], {}, [1], {"a": 1}])
+
+
+def objects(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects with some of these fields, and some that nobody knows."""
+    return st.fixed_dictionaries({}, optional={**fields, "unknown": JUNK})
+
+
+def lists(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | st.lists(items, max_size=3)
+
+
+PORTS = objects(
+    name=WORDS,
+    containerPort=st.integers(1, 65535),
+    hostPort=st.sampled_from([0, 1, 8000, 65535, 65536, -1, None, "80"]),
+    protocol=st.sampled_from(["TCP", "UDP", "SCTP", "", None, "tcp"]),
+    hostIP=st.sampled_from(["", "10.0.0.1", None]),
+)
+CONTAINERS = objects(name=WORDS, restartPolicy=st.sampled_from(["Always", "Never", None]), ports=lists(PORTS))
+REQUIREMENTS = st.fixed_dictionaries({"key": WORDS, "operator": WORDS}, optional={"values": lists(WORDS)})
+TERMS = objects(matchExpressions=lists(REQUIREMENTS), matchFields=lists(REQUIREMENTS))
+PODS = objects(
+    kind=st.just("Pod"),
+    metadata=st.fixed_dictionaries(
+        {"name": st.just("p")},
+        optional={
+            "namespace": WORDS,
+            "uid": WORDS,
+            "generateName": st.none() | WORDS,
+            "resourceVersion": st.just("7"),
+            "deletionTimestamp": st.sampled_from([None, "2026-01-01T00:00:00Z"]),
+            "annotations": st.none() | st.dictionaries(st.sampled_from(["hostport.io/allocation-id", "x"]), WORDS),
+            "ownerReferences": lists(objects(uid=WORDS, controller=st.booleans())),
+            "managedFields": JUNK,
+        },
+    ),
+    spec=st.none()
+    | objects(
+        nodeName=st.none() | WORDS,
+        hostNetwork=st.none() | st.booleans(),
+        containers=lists(CONTAINERS),
+        initContainers=lists(CONTAINERS),
+        nodeSelector=st.none() | st.dictionaries(WORDS, WORDS),
+        tolerations=lists(objects(key=WORDS, operator=WORDS, value=WORDS, effect=WORDS)),
+        priority=st.none() | st.integers(-10, 10),
+        preemptionPolicy=st.sampled_from([None, "Never", "PreemptLowerPriority"]),
+        affinity=st.none()
+        | objects(
+            nodeAffinity=st.none()
+            | objects(
+                requiredDuringSchedulingIgnoredDuringExecution=st.none() | objects(nodeSelectorTerms=lists(TERMS))
+            )
+        ),
+    ),
+    status=st.none() | objects(phase=st.sampled_from([None, "Running", "Failed", "Succeeded"])),
+)
+NODES = objects(
+    metadata=st.fixed_dictionaries(
+        {"name": st.just("n")}, optional={"labels": st.none() | st.dictionaries(WORDS, WORDS)}
+    ),
+    spec=st.none()
+    | objects(
+        taints=lists(st.fixed_dictionaries({"key": WORDS}, optional={"value": WORDS, "effect": WORDS})),
+        unschedulable=st.none() | st.booleans(),
+    ),
+)
+
+
+def outcome(read: Any, *arguments: Any) -> Any:
+    try:
+        return read(*arguments)
+    except MALFORMED:
+        return "malformed"
+
+
+def event_of(reader: Reader[Any], obj: Any) -> Any:
+    return reader.event(json.dumps({"type": "ADDED", "object": obj}).encode()).object
+
+
+@given(PODS)
+def test_pods_are_read_as_from_a_file(obj: dict[str, Any]) -> None:
+    sketch = event_of(Reader(PodSketch), obj)
+    pod = outcome(parse_pod, obj)
+
+    assert outcome(Shared().pod, sketch) == pod
+    if pod != "malformed":
+        assert sketch.has_host_ports() or not pod.ports
+        assert sketch.carries_id == bool(pod.carried_id)
+        assert sketch.is_finished == pod.is_finished
+        assert sketch.identity in (pod.uid, "")
+
+
+@given(NODES)
+def test_nodes_are_read_as_from_a_file(obj: dict[str, Any]) -> None:
+    assert outcome(Shared().node, event_of(Reader(NodeSketch), obj)) == outcome(parse_node, obj)
+
+
+@pytest.mark.parametrize("level", [None, "baseline", "restricted", "privileged", "x"])
+def test_namespaces_are_read_as_from_a_file(level: str | None) -> None:
+    obj = {"metadata": {"name": "a", "labels": {"pod-security.kubernetes.io/enforce": level} if level else None}}
+    sketch = event_of(Reader(NamespaceSketch), obj)
+
+    assert ((sketch.identity, level_of(sketch)) if level_of(sketch) else None) == enforced_level(obj)
+
+
+@given(st.lists(PODS | JUNK | st.fixed_dictionaries({"metadata": JUNK, "spec": JUNK}), max_size=4))
+def test_a_page_has_an_item_for_each_object_whatever_it_is(items: list[Any]) -> None:
+    body = json.dumps({"metadata": {"resourceVersion": "9", "continue": "t"}, "items": items}).encode()
+    page = Reader(PodSketch).page(body)
+
+    assert (page.metadata.resource_version, page.metadata.continue_) == ("9", "t")
+    assert len(page.items or ()) == len(items)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"3", b'{"items": []}', b'{"type": "ADDED"}', b"\xff\xfe"])
+def test_what_is_no_list_and_no_event_is_a_value_error(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Reader(PodSketch).page(text)
+    with pytest.raises(ValueError, match=r"."):
+        Reader(PodSketch).event(text)
+
+
+def test_equal_parts_of_different_pods_are_one_object() -> None:
+    shared = Shared()
+    spec = {"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 1}]}], "nodeName": "n"}
+    one, two = (
+        shared.pod(event_of(Reader(PodSketch), {"metadata": {"name": name, "uid": name}, "spec": spec}))
+        for name in ("a", "b")
+    )
+
+    assert one.ports is two.ports
+    assert one.constraints is two.constraints
