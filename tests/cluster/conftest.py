@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from apiserver import ApiServer
-from clusterkit import Recorder
 
 from allocator.cluster.kubernetes import KubernetesCluster
 from allocator.cluster.watching import Pace
+from cluster.apiserver import ApiServer
+from cluster.observing import Recorder
 
 PACE = Pace(page=3, stall_seconds=0.15, proof_seconds=0.01, proof_grace=0.005, probe_stall=0.1)
 

@@ -9,11 +9,11 @@ from itertools import count
 from typing import Any
 
 import pytest
-from apiserver import ApiServer, Cut, Fail, Fault, Hang, Lines, Plain, error_event
-from clusterkit import Recorder, namespace, node, pod
-from conftest import PACE, Follow
 
 from allocator.core.candidates import Node, NodeName
+from cluster.apiserver import ApiServer, Cut, Fail, Fault, Hang, Lines, Plain, error_event
+from cluster.conftest import PACE, Follow
+from cluster.observing import Recorder, namespace, node, pod
 
 
 async def synced(server: ApiServer, follow: Follow, *pods: object, observer: Recorder | None = None) -> Recorder:

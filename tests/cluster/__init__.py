@@ -1,0 +1,1 @@
+"""The live cluster, against a simulated API server."""
