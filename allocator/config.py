@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from allocator.core.asks import WhenFull
 from allocator.core.ledger import RESERVATION_SECONDS
 from allocator.core.ports import DEFAULT_RESERVED, parse_numbers
 from hostport.flags import Address, Flag, address, duration
@@ -28,16 +29,14 @@ def one_of(*values: str) -> Callable[[str], str]:
 
 
 def cluster(text: str) -> str:
-    """`none` or `file:PATH`.
+    """`kubernetes`, `file:PATH` or `none`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
 
     """
-    if text == "kubernetes":
-        raise ValueError("kubernetes is not part of this version: use file:PATH or none")
-    if text != "none" and not text.removeprefix("file:") != text:
-        raise ValueError(f"{text!r} is neither file:PATH nor none")
+    if text not in {"kubernetes", "none"} and text.removeprefix("file:") in {text, ""}:
+        raise ValueError(f"{text!r} is neither kubernetes nor file:PATH nor none")
     return text
 
 
@@ -56,10 +55,15 @@ def journal(text: str) -> Path | None:
     return Path(path)
 
 
+def when_full(text: str) -> WhenFull:
+    return WhenFull(one_of(*(value.value for value in WhenFull))(text))
+
+
 FLAGS = (
     Flag("listen", "127.0.0.1:50051", "address of the gRPC service", address),
     Flag("http", "127.0.0.1:8081", "address of /healthz, /readyz and /metrics", address),
-    Flag("cluster", "none", "where nodes and Pods come from: file:PATH (YAML or JSON) or none", cluster),
+    Flag("cluster", "none", "where nodes and Pods come from: kubernetes, file:PATH (YAML or JSON) or none", cluster),
+    Flag("kubeconfig", "", "file that says how to reach the cluster; without: in-cluster, $KUBECONFIG, ~/.kube/config"),
     Flag("journal", "sqlite:hostport-journal.db", "where decisions are kept: sqlite:PATH or memory", journal),
     Flag("reserved-ports", DEFAULT_RESERVED, "numbers that Dynamic and Index never hand out", parse_numbers),
     Flag("reservation-ttl", f"{RESERVATION_SECONDS:g}s", "life of a reservation whose Pod is not seen", duration),
@@ -69,6 +73,7 @@ FLAGS = (
         "whom a denial names as the holder of a port: those of the same-namespace, or all",
         one_of("same-namespace", "all"),
     ),
+    Flag("when-full", "Deny", "what becomes of a Pod for which every candidate is full: Deny or Pending", when_full),
     Flag("tls-cert", "", "PEM file with the certificate chain of the gRPC service"),
     Flag("tls-key", "", "PEM file with its private key"),
     Flag("tls-client-ca", "", "PEM file with the CA that client certificates must come from"),
@@ -84,10 +89,12 @@ class Config:
     listen: Address
     http: Address
     cluster: str
+    kubeconfig: str
     journal: Path | None
     reserved_ports: int
     reservation_ttl: float
     disclose_holders: str
+    when_full: WhenFull
     tls_cert: str
     tls_key: str
     tls_client_ca: str

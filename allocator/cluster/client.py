@@ -56,7 +56,7 @@ class UnreachableError(Exception):
     """No answer, or one that broke off."""
 
 
-class ClusterConfigError(Exception):
+class ClusterConfigError(RuntimeError):
     """The operator's fault: there is no usable kubeconfig, and we do not run in a cluster."""
 
 
@@ -83,13 +83,13 @@ def loader(kubeconfig: str, environ: Mapping[str, str] = os.environ) -> Load:
             if not kubeconfig and environ.get("KUBERNETES_SERVICE_HOST"):
                 load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
                 return Loaded(configuration)  # its hook rereads the token
-            path = kubeconfig or environ.get("KUBECONFIG") or "~/.kube/config"
+            path = _existing(kubeconfig or environ.get("KUBECONFIG") or "~/.kube/config")
             kept: Any = await load_kube_config(  # type: ignore[no-untyped-call]
                 path, client_configuration=configuration, persist_config=False
             )
         except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
-            wanted = kubeconfig or "no --kubeconfig, not in a cluster"
-            raise ClusterConfigError(f"cannot reach a cluster ({wanted}): {error}") from error
+            where = kubeconfig or "no --kubeconfig, and not in a cluster"
+            raise ClusterConfigError(f"no way to reach a cluster is known ({where}): {error}") from error
         if "exec" not in (kept._user or {}):  # noqa: SLF001 - as the package's own refresh_token asks
             return Loaded(configuration)
 
@@ -103,6 +103,13 @@ def loader(kubeconfig: str, environ: Mapping[str, str] = os.environ) -> Load:
         return Loaded(configuration, renew)
 
     return load
+
+
+def _existing(paths: str) -> str:
+    """One or several paths of files, as in $KUBECONFIG, at least one of which is there."""
+    if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
+        raise FileNotFoundError(f"there is no file {paths}")
+    return paths
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,3 +42,16 @@ class Source(Protocol):
 
     async def synced(self) -> None:
         """Returns when the observer has been told everything once."""
+
+
+class Watch(Source, Protocol):
+    """A view that can fall behind what it shows."""
+
+    def lag(self) -> float:
+        """Seconds since the view was last proven current; infinite until it was."""
+
+    def relists(self) -> int:
+        """How often history was lost, so that everything had to be listed anew."""
+
+    def hurry(self) -> None:
+        """Somebody waits for `proven`: it should come soon."""

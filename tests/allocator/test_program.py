@@ -165,8 +165,8 @@ def test_clients_prove_who_they_are_where_a_client_ca_is_set(tmp_path: Path) -> 
     [
         (["--listen=0.0.0.0:0"], "0.0.0.0:0 is not loopback: set --tls-cert and --tls-key, or --insecure"),
         (["--listen=nowhere"], "'nowhere' is not HOST:PORT"),
-        (["--cluster=kubernetes"], "kubernetes is not part of this version"),
-        (["--cluster=flie:x"], "'flie:x' is neither file:PATH nor none"),
+        (["--cluster=swarm"], "neither kubernetes nor file:PATH nor none"),
+        (["--cluster=flie:x"], "'flie:x' is neither kubernetes nor file:PATH nor none"),
         (["--journal=disk"], "'disk' is neither sqlite:PATH nor memory"),
         (["--reserved-ports=22-21"], "'22-21' is neither a port in 1..65535 nor a range"),
         (["--reservation-ttl=soon"], "'soon' is not a duration"),
