@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +21,7 @@ from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import Claim, ClaimId, PodUid
 from allocator.core.ledger import LEASE_SECONDS, Ledger
 from allocator.core.pods import Pod
+from allocator.core.upkeep import IncidentKind
 from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Put
 from hostport.contract import Reason
 
@@ -64,6 +65,7 @@ class Engine:
         self.now = now
         self.is_serving = False
         self.enforced: dict[str, str] = {}  # Pod Security level by namespace, where it forbids hostNetwork
+        self.incidents: Counter[IncidentKind] = Counter()  # since the start, by kind
         self._new_id = new_id
         self._answers: dict[str, Answer] = {}
         self._answers_of: dict[ClaimId, list[str]] = {}
@@ -235,6 +237,7 @@ class Engine:
             self.ledger.trust_pods(now)
         self.ledger.observe(nodes=nodes, gone_nodes=gone_nodes, pods=pods, gone_pods=gone_pods, now=now)
         self._save_changes()
+        self._tell_incidents()
 
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that hold something."""
@@ -255,6 +258,7 @@ class Engine:
         if due:
             log.info("expired: %s", ", ".join(f"{claim.id} ({claim.owner})" for claim in due[:10]))
             self._end([claim.id for claim in due])
+        self.ledger.mend_plans()
         self._forget_answers(now)
         self._save_changes()
 
@@ -294,6 +298,12 @@ class Engine:
                 self._unsaved = {**changes, **self._unsaved}
 
         self.journal.submit(entries, always).add_done_callback(settle)
+
+    def _tell_incidents(self) -> None:
+        for incident in self.ledger.take_incidents():
+            self.incidents[incident.kind] += 1
+            others = "".join(f", {other.id} ({other.owner})" for other in incident.others)
+            log.warning("%s: %s (%s)%s", incident.kind.value, incident.claim.id, incident.claim.owner, others)
 
     # -- answers
 

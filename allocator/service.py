@@ -114,7 +114,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             if claim is None:
                 message = f"no allocation {request.id[:64]}: it ended or never was"
                 raise Refused(Mistake(Reason.ALLOCATION_NOT_FOUND, "id", message))
-        return pb.GetAllocationResponse(allocation=to_allocation(claim))
+        return pb.GetAllocationResponse(allocation=self._allocation(claim))
 
     async def ListAllocations(  # noqa: N802
         self, request: pb.ListAllocationsRequest, context: Context
@@ -124,7 +124,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             size, after = _page(request)
             wanted = (c for c in self._engine.ledger.claims() if c.id > after and _selects(request, c))
             found, token = _cut(list(islice(wanted, size + 1)), size, lambda claim: claim.id)
-        return pb.ListAllocationsResponse(allocations=map(to_allocation, found), next_page_token=token)
+        return pb.ListAllocationsResponse(allocations=map(self._allocation, found), next_page_token=token)
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:  # noqa: N802
         async with _answering(context):
@@ -154,6 +154,9 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self, request: pb.ExplainPortRequest, context: Context
     ) -> pb.ExplainPortResponse:
         await _not_implemented(context, "ExplainPort")
+
+    def _allocation(self, claim: Claim) -> pb.Allocation:
+        return to_allocation(claim, unplaceable=self._engine.ledger.is_unplaceable(claim))
 
     def _node(self, name: NodeName) -> pb.Node:
         held = self._engine.ledger.port_map(name)

@@ -248,7 +248,7 @@ def seal(claim: Claim, warnings: Sequence[Warned]) -> bytes:
     ).SerializeToString()
 
 
-def to_allocation(claim: Claim) -> pb.Allocation:
+def to_allocation(claim: Claim, *, unplaceable: bool = False) -> pb.Allocation:
     return pb.Allocation(
         id=claim.id,
         state=STATES[claim.state],
@@ -258,6 +258,7 @@ def to_allocation(claim: Claim) -> pb.Allocation:
         create_time=_timestamp(claim.created),
         expire_time=None if claim.expires is None else _timestamp(claim.expires),
         external=claim.external,
+        unplaceable=unplaceable,
     )
 
 

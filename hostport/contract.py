@@ -242,6 +242,11 @@ class Notice(Enum):
     NO_CANDIDATE = "No node satisfies the Pod's constraints: it is admitted and stays Pending"
     ENV_KEPT = "A HOSTPORT_ variable with valueFrom is kept as it is"
     ENV_CLASH = "Two ports want the same HOSTPORT_ variable: the first in port order has it"
+    BEHIND_TERMINATING = (
+        "A holder of the number is terminating: the Pod is planned behind it and stays Pending until then"
+    )
+    BEHIND_PREEMPTED = "A holder of the number has a lower priority: the scheduler may preempt it"
+    ALL_FULL = "Every candidate is full, and `when-full` is `Pending`: the Pod stays Pending until there is room"
     PORT_APPEARED = "A port appeared after the allocation (another webhook) and is held as it stands"
 
 

@@ -66,6 +66,9 @@ def parse_pod(obj: Json) -> Pod:
         is_finished=_mapping(obj, "status").get("phase") in {"Succeeded", "Failed"},
         ports=tuple(_ports(spec)),
         constraints=parse_constraints(spec),
+        priority=spec.get("priority") or 0,
+        may_preempt=spec.get("preemptionPolicy") != "Never",
+        is_terminating=bool(metadata.get("deletionTimestamp")),
         carried_id=str(_mapping(metadata, "annotations").get(ALLOCATION_ID, "")),
     )
 

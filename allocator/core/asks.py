@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from allocator.core.candidates import ANYWHERE, Constraints
-from allocator.core.claims import Owner
+from allocator.core.claims import Owner, Shape
 from allocator.core.ports import Protocol
 from hostport.contract import Notice, Reason
 
@@ -70,6 +70,11 @@ class Ask:
     ttl: float | None = None  # seconds; leases only
     host_network: bool = False
     carried_id: str = ""  # the allocation id that the Pod already carries
+
+    @property
+    def shape(self) -> Shape:
+        """As the claim will have it."""
+        return tuple((p.container, p.name, p.protocol, p.container_port) for p in self.ports)
 
     def with_unset_defaults(self) -> Ask:
         """Undoes what the API server defaulted.

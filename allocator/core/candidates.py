@@ -123,6 +123,15 @@ class Constraints:
             and all(self._lives_with(taint) for taint in node.taints)
         )
 
+    @property
+    def only_node(self) -> NodeName | None:
+        """The node that the constraints name, as nodeName or as the matchFields of a DaemonSet's Pod."""
+        if self.node_name is not None or len(self.affinity) != 1 or len(self.affinity[0].fields) != 1:
+            return self.node_name
+        field_ = self.affinity[0].fields[0]
+        is_named = field_.key == "metadata.name" and field_.operator == "In" and len(field_.values) == 1
+        return NodeName(field_.values[0]) if is_named else None
+
     def _lives_with(self, taint: Taint) -> bool:
         return (
             taint.effect not in UNSCHEDULABLE_EFFECTS

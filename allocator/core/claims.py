@@ -23,6 +23,10 @@ PodUid = NewType("PodUid", str)
 POD = "Pod"
 
 
+Shape = tuple[tuple[str, str, Protocol, int], ...]
+"""Container, name, protocol and old containerPort of each port."""
+
+
 class State(Enum):
     """Where a claim stands in its life."""
 
@@ -89,11 +93,19 @@ class Claim:
     node: NodeName | None = None
     expires: float | None = None
     pod_uid: PodUid | None = None
+    priority: int = 0  # spec.priority of the Pod
+    may_preempt: bool = False
+    is_terminating: bool = False  # the Pod has a deletionTimestamp; it holds its ports until it is gone
     external: bool = False  # a Pod that we never allocated: known from the watch alone, never journalled
 
     @property
     def keys(self) -> Iterator[PortKey]:
         return (port.key for port in self.ports)
+
+    @property
+    def shape(self) -> Shape:
+        """What makes two claims alike: their ports, less the numbers."""
+        return tuple((p.container, p.name, p.protocol, p.container_port) for p in self.ports)
 
     @property
     def is_settled(self) -> bool:

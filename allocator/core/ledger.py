@@ -18,14 +18,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned
+from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned, WhenFull
 from allocator.core.backlog import Backlog
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
-from allocator.core.plan import World, free_nodes, place
+from allocator.core.plan import Context, Placement, place
 from allocator.core.pods import Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
 from allocator.core.ports import PortKey
 from allocator.core.register import Register
+from allocator.core.room import Move, World
+from allocator.core.sticky import Sticky
+from allocator.core.upkeep import Incident, Upkeep
 from hostport.contract import Notice, Reason
 
 RESERVATION_SECONDS = 45.0  # a create lives at most 34 s in the API server, after that its Pod cannot appear
@@ -39,6 +42,7 @@ class Rules:
     reserved: int = 0
     discloses_holders: bool = False
     reservation_seconds: float = RESERVATION_SECONDS
+    when_full: WhenFull = WhenFull.DENY
     implicit_node: NodeName | None = None  # --cluster none: every ask is about this node
 
 
@@ -53,9 +57,11 @@ class Ledger:
         self._pending: set[ClaimId] = set()
         self._changed: dict[ClaimId, Claim | None] = {}
         self._backlog = Backlog()
+        self._sticky = Sticky()
         self._seen_until = float("-inf")
         self._confirms = False
         self._world = World(self._occupancy, self._claims, rules.reserved, rules.discloses_holders)
+        self._upkeep = Upkeep(self._register, self._world, self._note)
         if rules.implicit_node is not None:
             self._occupancy.put_node(Node(name=rules.implicit_node))
 
@@ -68,7 +74,8 @@ class Ledger:
             Refused: the ask is wrong in itself, or nothing fits.
 
         """
-        return self._draft(ask, ClaimId(""), now)
+        claim, placement = self._draft(ask, ClaimId(""), now)
+        return claim, placement.warnings
 
     def reserve(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, tuple[Warned, ...]]:
         """Decides and takes: the claim counts from here on, and is pending until `publish` or `abort`.
@@ -77,16 +84,17 @@ class Ledger:
             Refused: as for `preview`.
 
         """
-        claim, warnings = self._draft(ask, claim_id, now)
+        claim, placement = self._draft(ask, claim_id, now)
+        self._move(placement.moves)
         self._pending.add(claim_id)
         self._register.insert(claim)
-        return claim, warnings
+        return claim, placement.warnings
 
-    def _draft(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, tuple[Warned, ...]]:
+    def _draft(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, Placement]:
         owner, is_pod = ask.owner, ask.owner.is_pod
         self._backlog.check(owner, self._reserved_of(owner), self._seen_until)
         within = self._constraints(ask)
-        placement = place(ask, self._world, within=within, exempt=self._named(owner))
+        placement = place(ask, self._world, self._context(ask, within))
         claim = Claim(
             id=claim_id,
             owner=owner,
@@ -96,8 +104,24 @@ class Ledger:
             constraints=within,
             node=placement.node,
             expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
+            priority=ask.priority,
+            may_preempt=ask.may_preempt,
         )
-        return claim, placement.warnings
+        return claim, placement
+
+    def _context(self, ask: Ask, within: Constraints) -> Context:
+        exempt = self._register.named(ask.owner)
+        when_full = ask.when_full or self._rules.when_full
+        if ask.policy is not Policy.DYNAMIC or not ask.owner.is_pod:
+            return Context(within=within, exempt=exempt, when_full=when_full)
+        shape = ask.shape
+        before = [claim for claim in map(self._claims.__getitem__, exempt) if claim.shape == shape]
+        if before:
+            previous = tuple(port.host_port for port in max(before, key=lambda claim: claim.created).ports)
+        else:
+            previous = self._sticky.numbers(ask.owner, within, shape)
+        used = self._register.by_shape.get(shape, ())
+        return Context(within=within, exempt=exempt, previous=previous, used=used, when_full=when_full)
 
     def take_up(self, ask: Ask, now: float) -> tuple[Claim, tuple[Warned, ...]] | None:
         """The Pod's own pending claim, seen again in a reinvocation, with what appeared since.
@@ -124,14 +148,13 @@ class Ledger:
         placement = place(
             replace(ask, policy=Policy.STATIC, ports=fixed),
             self._world,
-            within=within,
-            exempt=self._named(ask.owner) | {claim.id},
+            Context(within=within, exempt=self._register.named(ask.owner) | {claim.id}),
         )
         ports = tuple(
             known or replace(placed, appeared=True) for known, placed in zip(recognised, placement.ports, strict=True)
         )
         taken = replace(claim, ports=ports, constraints=within, node=placement.node)
-        if claim.node is not None and self._fits(taken, claim.node):
+        if claim.node is not None and self._upkeep.stays(taken, claim.node):
             taken = replace(taken, node=claim.node)
         return taken, (*placement.warnings, *_appearances(ports))
 
@@ -157,11 +180,6 @@ class Ledger:
     def _deadline(self, now: float) -> float | None:
         return now + self._rules.reservation_seconds if self._confirms else None
 
-    def _named(self, owner: Owner) -> frozenset[ClaimId]:
-        """Succession: the claims of Pods with this very name."""
-        name = owner.full_name
-        return frozenset(self._register.by_name.get(name, ())) if name else frozenset()
-
     def _reserved_of(self, owner: Owner) -> Iterator[Claim]:
         """The owner's reservations, oldest first."""
         ids = self._register.by_controller.get((owner.namespace, owner.controller_uid), ())
@@ -177,6 +195,7 @@ class Ledger:
         """The claim could not be made durable: it never was."""
         self._pending.discard(claim_id)
         self._register.remove(claim_id)
+        self._upkeep.found_room()
 
     def end(self, claim_id: ClaimId) -> None:
         """The claim's end is durable: its ports are free. A claim that a Pod has taken up meanwhile goes on."""
@@ -186,7 +205,7 @@ class Ledger:
         if claim.pod_uid is not None:
             self._changed[claim_id] = claim  # the journal has just forgotten it
             return
-        self._register.remove(claim_id)
+        self._drop(claim)
 
     def releasable(self, claim_id: ClaimId) -> Claim | None:
         """The claim to end for a Release; None when it is gone already.
@@ -261,13 +280,15 @@ class Ledger:
         """What changed in the cluster since the last time."""
         for name in gone_nodes:
             self._occupancy.drop_node(name)
+            self._upkeep.suspect_all()
         for node in nodes:
             self._occupancy.put_node(node)
+            self._upkeep.suspect_all()
         for uid in gone_pods:
             self._pod_gone(uid)
         for pod in pods:
             self._pod_seen(pod, now)
-        self._mend_plans()
+        self.mend_plans()
 
     def proven(self, until: float) -> None:
         """The view of the cluster reaches this far: who existed then has been observed."""
@@ -277,6 +298,14 @@ class Ledger:
         """What the cluster changed since the last call, for the journal: the new claim, or None where it ended."""
         changed, self._changed = self._changed, {}
         return changed
+
+    def mend_plans(self) -> None:
+        """Plans anew what stands where it cannot stay (displaced, or its node is no candidate any more) or nowhere."""
+        self._upkeep.mend()
+
+    def take_incidents(self) -> list[Incident]:
+        """What went wrong since the last call, for events, logs and metrics."""
+        return self._upkeep.take_incidents()
 
     def _pod_seen(self, pod: Pod, now: float) -> None:
         claim = self._claim_of(pod)
@@ -298,9 +327,13 @@ class Ledger:
             node=pod.node or claim.node,
             expires=None,
             pod_uid=pod.uid,
+            priority=pod.priority,
+            may_preempt=pod.may_preempt,
+            is_terminating=pod.is_terminating,
         )
         if seen != claim:
             self._note(seen)
+            self._upkeep.look_around(seen)
 
     def _claim_of(self, pod: Pod) -> Claim | None:
         """The Pod's claim: the one that it has, or the pending one whose id it carries.
@@ -314,7 +347,9 @@ class Ledger:
         return claim if claim is not None and is_of_pod(claim, pod) else None
 
     def _note_outsider(self, pod: Pod, now: float) -> None:
-        self._register.insert(outsider(pod, now))
+        claim = outsider(pod, now)
+        self._register.insert(claim)
+        self._upkeep.look_around(claim)
 
     def _pod_gone(self, uid: PodUid) -> None:
         claim_id = self._register.by_pod.get(uid)
@@ -323,29 +358,20 @@ class Ledger:
 
     def _end_with_pod(self, claim: Claim) -> None:
         """Its ports are free now: the Pod is the truth, and the journal follows."""
-        self._register.remove(claim.id)
+        self._drop(claim)
         if not claim.external:
             self._changed[claim.id] = None
 
-    def _mend_plans(self) -> None:
-        """Plans anew what stands where it cannot stay: displaced, or its node is no candidate any more."""
-        for claim_id in sorted(self._register.unsettled):
-            claim = self._claims[claim_id]
-            if claim.node is not None and self._fits(claim, claim.node):
-                continue
-            nodes = self._free_for(claim)
-            node = self._occupancy.pick(nodes) if nodes else None
-            if node != claim.node:
-                self._note(replace(claim, node=node))
+    def _move(self, moves: Iterable[Move]) -> None:
+        for claim_id, node in moves:
+            self._upkeep.found_room()
+            self._note(replace(self._claims[claim_id], node=node))
 
-    def _fits(self, claim: Claim, node: NodeName) -> bool:
-        return self._occupancy.contains(self._free_for(claim), node)
-
-    def _free_for(self, claim: Claim) -> int:
-        """The candidates on which the claim's ports are free, itself and its namesakes aside."""
-        scope = self._occupancy.scope(claim.constraints)
-        exempt = self._named(claim.owner) | {claim.id}
-        return free_nodes(claim.keys, scope, self._world, exempt)
+    def _drop(self, claim: Claim) -> None:
+        self._register.remove(claim.id)
+        self._upkeep.found_room()
+        if claim.owner.is_pod:
+            self._sticky.remember(claim)
 
     def _note(self, claim: Claim) -> None:
         """A change that the cluster made: in force at once, and for the journal to follow."""
@@ -354,6 +380,12 @@ class Ledger:
             self._changed[claim.id] = claim
 
     # -- questions
+
+    def is_unplaceable(self, claim: Claim) -> bool:
+        """Whether a claim has candidates and fits on none of them."""
+        if claim.is_settled or claim.node is not None:
+            return False
+        return self._occupancy.scope(claim.constraints).nodes != 0
 
     def get(self, claim_id: ClaimId) -> Claim | None:
         return None if claim_id in self._pending else self._claims.get(claim_id)

@@ -5,12 +5,12 @@ follow from that; they change only in `stand`, `leave` and the node methods:
 
 * node → key → holders: the truth, one entry for each owner, so that one of two may leave;
 * (protocol, number) → address → set of nodes, as a bitmap over node positions: on which nodes does an ask conflict?
-  One union answers for all nodes at once. Leases have a second one, since the scheduler does not know them;
+  One union answers for all nodes at once. There are two more, of those who are settled and of leases alone, since plans
+  can be moved and the scheduler does not know leases;
 * scope → protocol → set of numbers that stand on any of its nodes: which numbers are free on *every* candidate?
 
 A *scope* is the candidate set of equal constraints. A claim without a node may land anywhere in its scope, so its
-numbers count as taken for every scope that shares a node with it (`floating`). Where a scope has one node, standing
-there says it already.
+numbers count as taken for every scope that shares a node with it (`floating`).
 
 Invariants: a scope's `nodes` is the set of nodes that its constraints accept; its `standing` holds exactly the numbers
 that some claim has on those nodes; `floating` counts exactly the unsettled claims of that scope.
@@ -26,12 +26,10 @@ from typing import NamedTuple
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, lowest
+from allocator.core.slots import NodesBySlot, Slot, bits
 
 IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
-
-Slot = tuple[Protocol, int]
-"""A protocol and a number, whatever the address."""
 
 
 class Holder(NamedTuple):
@@ -39,52 +37,6 @@ class Holder(NamedTuple):
 
     ip: str
     claim: ClaimId
-
-
-class _NodesBySlot:
-    """(protocol, number) → address → set of nodes."""
-
-    __slots__ = ("_by_slot",)
-
-    def __init__(self) -> None:
-        self._by_slot: dict[Slot, dict[str, int]] = {}
-
-    def add(self, key: PortKey, position: int) -> None:
-        by_ip = self._by_slot.setdefault((key.protocol, key.number), {})
-        by_ip[key.ip] = by_ip.get(key.ip, 0) | 1 << position
-
-    def discard(self, key: PortKey, position: int) -> None:
-        slot = (key.protocol, key.number)
-        by_ip = self._by_slot.get(slot, {})
-        nodes = by_ip.get(key.ip, 0) & ~(1 << position)
-        if nodes:
-            by_ip[key.ip] = nodes
-        elif by_ip.pop(key.ip, 0) and not by_ip:
-            del self._by_slot[slot]
-
-    def conflicting(self, key: PortKey) -> int:
-        """The nodes with a port that conflicts with the key."""
-        by_ip = self._by_slot.get((key.protocol, key.number))
-        if not by_ip:
-            return 0
-        if key.ip != WILDCARD:
-            return by_ip.get(WILDCARD, 0) | by_ip.get(key.ip, 0)
-        return self._union(by_ip)
-
-    def of_slot(self, slot: Slot) -> int:
-        """The nodes with this protocol and number on any address."""
-        return self._union(self._by_slot.get(slot, {}))
-
-    def slots_on(self, nodes: int) -> Iterator[Slot]:
-        """The slots with one of these nodes."""
-        return (slot for slot, by_ip in self._by_slot.items() if self._union(by_ip) & nodes)
-
-    @staticmethod
-    def _union(by_ip: dict[str, int]) -> int:
-        nodes = 0
-        for of_ip in by_ip.values():
-            nodes |= of_ip
-        return nodes
 
 
 def _number_sets() -> dict[Protocol, NumberSet]:
@@ -98,6 +50,7 @@ class Scope:
     constraints: Constraints
     nodes: int = 0
     standing: dict[Protocol, NumberSet] = field(default_factory=_number_sets)
+    settled: dict[Slot, int] = field(default_factory=dict)  # on how many of its nodes somebody is settled with it
     floating: dict[Slot, int] = field(default_factory=dict)
     floating_numbers: dict[Protocol, NumberSet] = field(default_factory=_number_sets)
 
@@ -116,6 +69,7 @@ class _Place:
     node: Node
     known: bool = False
     holders: dict[Slot, list[Holder]] = field(default_factory=dict)
+    settled: dict[Slot, list[Holder]] = field(default_factory=dict)
     scopes: list[Scope] = field(default_factory=list)
 
 
@@ -126,8 +80,9 @@ class Occupancy:
         self._places: list[_Place | None] = []  # by position; None: vacant
         self._positions: dict[NodeName, int] = {}
         self._vacant: list[int] = []
-        self._standing = _NodesBySlot()
-        self._leased = _NodesBySlot()
+        self._standing = NodesBySlot()
+        self._settled = NodesBySlot()
+        self._leased = NodesBySlot()
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
         self._floating: set[Scope] = set()
         self._schedulable = 0
@@ -230,8 +185,12 @@ class Occupancy:
             if place is not None and self._accepts(scope, place):
                 scope.nodes |= 1 << position
                 place.scopes.append(scope)
-        for protocol, number in self._slots(scope):
+        for slot in self._slots(scope):
+            protocol, number = slot
             scope.standing[protocol].add(number)
+            settled = (self._settled.of_slot(slot) & scope.nodes).bit_count()
+            if settled:
+                scope.settled[slot] = settled
         self._evict_idle_scopes()
         return scope
 
@@ -252,13 +211,23 @@ class Occupancy:
         if now and not was:
             scope.nodes |= bit
             place.scopes.append(scope)
-            for protocol, number in place.holders:
-                scope.standing[protocol].add(number)
+            for slot in place.holders:
+                scope.standing[slot[0]].add(slot[1])
+                self._refresh_settled(scope, slot)
         elif was and not now:
             scope.nodes &= ~bit
             place.scopes.remove(scope)
             for slot in place.holders:
                 self._refresh(scope, slot)
+                self._refresh_settled(scope, slot)
+
+    def _refresh_settled(self, scope: Scope, slot: Slot) -> None:
+        """Counts anew on how many nodes of the scope somebody is settled with the slot."""
+        count = (self._settled.of_slot(slot) & scope.nodes).bit_count()
+        if count:
+            scope.settled[slot] = count
+        else:
+            scope.settled.pop(slot, None)
 
     def _refresh(self, scope: Scope, slot: Slot) -> None:
         """Clears a number that nobody on the scope's nodes has any more."""
@@ -276,7 +245,7 @@ class Occupancy:
                 return
             if scope not in self._floating:
                 del self._scopes[constraints]
-                for position in _bits(scope.nodes):
+                for position in bits(scope.nodes):
                     self._at(position).scopes.remove(scope)
                     self._forget_if_idle(position)
                 idle -= 1
@@ -294,10 +263,10 @@ class Occupancy:
         for key in claim.keys:
             place.holders.setdefault((key.protocol, key.number), []).append(Holder(key.ip, claim.id))
             self._standing.add(key, position)
-            if claim.state is State.LEASED:
-                self._leased.add(key, position)
             for scope in place.scopes:
                 scope.standing[key.protocol].add(key.number)
+        if claim.is_settled:
+            self._settle(claim, place, position)
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
@@ -309,9 +278,34 @@ class Occupancy:
         place = self._at(position)
         for key in claim.keys:
             self._vacate(place, position, key, claim.id)
+        if claim.is_settled:
+            self._unsettle(claim, place, position)
+        self._forget_if_idle(position)
+
+    def _settle(self, claim: Claim, place: _Place, position: int) -> None:
+        for key in claim.keys:
+            slot = (key.protocol, key.number)
+            holders = place.settled.setdefault(slot, [])
+            holders.append(Holder(key.ip, claim.id))
+            self._settled.add(key, position)
+            if claim.state is State.LEASED:
+                self._leased.add(key, position)
+            for scope in place.scopes if len(holders) == 1 else ():
+                scope.settled[slot] = scope.settled.get(slot, 0) + 1
+
+    def _unsettle(self, claim: Claim, place: _Place, position: int) -> None:
+        for key in claim.keys:
+            slot = (key.protocol, key.number)
+            holders = place.settled[slot]
+            holders.remove(Holder(key.ip, claim.id))
+            if not any(holder.ip == key.ip for holder in holders):
+                self._settled.discard(key, position)
             if claim.state is State.LEASED:
                 self._leased.discard(key, position)
-        self._forget_if_idle(position)
+            if not holders:
+                del place.settled[slot]
+                for scope in place.scopes:
+                    self._refresh_settled(scope, slot)
 
     def _vacate(self, place: _Place, position: int, key: PortKey, claim: ClaimId) -> None:
         slot = (key.protocol, key.number)
@@ -370,6 +364,26 @@ class Occupancy:
         """The nodes on which somebody stands whose port conflicts with the key."""
         return self._standing.conflicting(key)
 
+    def settled(self, key: PortKey) -> int:
+        """The nodes on which somebody is settled, not planned, whose port conflicts with the key."""
+        return self._settled.conflicting(key)
+
+    def room_for(self, scope: Scope, slot: Slot) -> int:
+        """How many more claims could land in the scope with a slot, as far as counting tells."""
+        floating = sum(other.floating.get(slot, 0) for other in self._floating if other.meets(scope))
+        return scope.nodes.bit_count() - scope.settled.get(slot, 0) - floating
+
+    def reach(self, key: PortKey, scope: Scope) -> int:
+        """The nodes to which plans that have the key's number could be moved, one making room for the next."""
+        slot = (key.protocol, key.number)
+        left = {other for other in self._floating if slot in other.floating}
+        nodes = scope.nodes
+        while met := {other for other in left if other.nodes & nodes}:
+            left -= met
+            for other in met:
+                nodes |= other.nodes
+        return nodes
+
     def leased(self, key: PortKey) -> int:
         """The nodes with a lease that conflicts with the key."""
         return self._leased.conflicting(key)
@@ -404,9 +418,3 @@ class Occupancy:
             for holder in holders
         ]
         return sorted(held, key=lambda entry: (entry[0].protocol.value, entry[0].number, entry[0].ip, entry[1]))
-
-
-def _bits(numbers: int) -> Iterator[int]:
-    while numbers:
-        yield lowest(numbers)
-        numbers &= numbers - 1

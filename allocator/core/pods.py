@@ -26,6 +26,9 @@ class Pod:
     is_finished: bool = False  # Succeeded or Failed: its ports are free
     ports: tuple[ClaimPort, ...] = ()  # those with a host port
     constraints: Constraints = ANYWHERE
+    priority: int = 0
+    may_preempt: bool = False
+    is_terminating: bool = False  # it has a deletionTimestamp, and holds its ports until it is gone
     carried_id: str = ""  # hostport.io/allocation-id
 
 
@@ -55,6 +58,9 @@ def outsider(pod: Pod, now: float) -> Claim:
         constraints=pod.constraints,
         node=pod.node,
         pod_uid=pod.uid,
+        priority=pod.priority,
+        may_preempt=pod.may_preempt,
+        is_terminating=pod.is_terminating,
         external=True,
     )
 

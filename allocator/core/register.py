@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from allocator.core.claims import Claim, ClaimId, PodUid, State
+from allocator.core.claims import Claim, ClaimId, Owner, PodUid, Shape, State
 from allocator.core.occupancy import Occupancy
 
 Index = dict[tuple[str, str], dict[ClaimId, None]]
@@ -20,7 +20,14 @@ class Register:
         self.by_pod: dict[PodUid, ClaimId] = {}
         self.by_name: Index = {}  # Pods by namespace and name
         self.by_controller: Index = {}  # reservations by namespace and controller uid, oldest first
+        self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
         self.unsettled: set[ClaimId] = set()
+        self.unplanned: set[ClaimId] = set()  # those of the unsettled that stand nowhere
+
+    def named(self, owner: Owner) -> frozenset[ClaimId]:
+        """Succession: the claims of Pods with this very namespace and name."""
+        name = owner.full_name
+        return frozenset(self.by_name.get(name, ())) if name else frozenset()
 
     def insert(self, claim: Claim) -> None:
         if claim.id in self.claims:
@@ -32,6 +39,9 @@ class Register:
             self.by_pod[claim.pod_uid] = claim.id
         if not claim.is_settled:
             self.unsettled.add(claim.id)
+            if claim.node is None:
+                self.unplanned.add(claim.id)
+        self._count_shape(claim, 1)
         self.occupancy.stand(claim)
 
     def remove(self, claim_id: ClaimId) -> None:
@@ -45,11 +55,24 @@ class Register:
         if claim.pod_uid is not None:
             del self.by_pod[claim.pod_uid]
         self.unsettled.discard(claim_id)
+        self.unplanned.discard(claim_id)
+        self._count_shape(claim, -1)
 
     def replace(self, claim: Claim) -> None:
         """The claim in place of the one with its id."""
         self.remove(claim.id)
         self.insert(claim)
+
+    def _count_shape(self, claim: Claim, change: int) -> None:
+        if len(claim.ports) < 2 or not claim.owner.is_pod:
+            return
+        shape, numbers = claim.shape, tuple(port.host_port for port in claim.ports)
+        counts = self.by_shape.setdefault(shape, {})
+        counts[numbers] = counts.get(numbers, 0) + change
+        if not counts[numbers]:
+            del counts[numbers]
+            if not counts:
+                del self.by_shape[shape]
 
     def _keys(self, claim: Claim) -> Iterator[tuple[Index, tuple[str, str]]]:
         """The indexes that a claim belongs to, with its key in each."""

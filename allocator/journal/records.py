@@ -12,6 +12,7 @@ from allocator.core.ports import Protocol
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _PORT_KEYS = ("container", "name", "container_port", "host_ip", "appeared")
 _OPTIONAL_KEYS = ("node", "expires", "pod_uid")
+_RARE_KEYS = ("priority", "may_preempt", "is_terminating")
 _OWNER_KEYS = ("kind", "namespace", "name", "generate_name", "uid", "controller_uid", "description")
 
 
@@ -30,6 +31,10 @@ def encode_claim(claim: Claim) -> str:
     for key in _OPTIONAL_KEYS:
         value = getattr(claim, key)
         if value is not None:
+            record[key] = value
+    for key in _RARE_KEYS:
+        value = getattr(claim, key)
+        if value:
             record[key] = value
     return _encode(record)
 
@@ -53,6 +58,9 @@ def decode_claim(text: str) -> Claim:
             node=NodeName(_text(record["node"])) if "node" in record else None,
             expires=float(record["expires"]) if "expires" in record else None,
             pod_uid=PodUid(_text(record["pod_uid"])) if "pod_uid" in record else None,
+            priority=int(record.get("priority", 0)),
+            may_preempt=bool(record.get("may_preempt")),
+            is_terminating=bool(record.get("is_terminating")),
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a claim record: {error!r}") from error

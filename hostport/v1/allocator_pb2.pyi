@@ -104,8 +104,8 @@ class _WhenFullEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenFull.Val
     WHEN_FULL_DENY: _WhenFull.ValueType  # 1
     """The request is denied."""
     WHEN_FULL_PENDING: _WhenFull.ValueType  # 2
-    """The Pod is admitted and stays Pending. Not supported in this version:
-    treated as WHEN_FULL_DENY.
+    """The Pod is admitted and stays Pending, so that a cluster autoscaler sees
+    it and adds a node.
     """
 
 class WhenFull(_WhenFull, metaclass=_WhenFullEnumTypeWrapper):
@@ -116,8 +116,8 @@ WHEN_FULL_UNSPECIFIED: WhenFull.ValueType  # 0
 WHEN_FULL_DENY: WhenFull.ValueType  # 1
 """The request is denied."""
 WHEN_FULL_PENDING: WhenFull.ValueType  # 2
-"""The Pod is admitted and stays Pending. Not supported in this version:
-treated as WHEN_FULL_DENY.
+"""The Pod is admitted and stays Pending, so that a cluster autoscaler sees
+it and adds a node.
 """
 Global___WhenFull: _TypeAlias = WhenFull  # noqa: Y015
 
@@ -596,6 +596,7 @@ class Allocation(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
+    UNPLACEABLE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """128 random bits as 32 hexadecimal digits. Empty in a dry run."""
     state: Global___State.ValueType
@@ -607,6 +608,10 @@ class Allocation(_message.Message):
     external: _builtins.bool
     """True for the ports of a Pod that was never allocated here and holds them
     all the same.
+    """
+    unplaceable: _builtins.bool
+    """True for a Pod's allocation that fits on none of its candidates now: the
+    scheduler took the last one, or it was admitted with WHEN_FULL_PENDING.
     """
     @_builtins.property
     def owner(self) -> Global___Owner:
@@ -635,10 +640,11 @@ class Allocation(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         external: _builtins.bool = ...,
+        unplaceable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "external", b"external", "id", b"id", "node", b"node", "owner", b"owner", "ports", b"ports", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "external", b"external", "id", b"id", "node", b"node", "owner", b"owner", "ports", b"ports", "state", b"state", "unplaceable", b"unplaceable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

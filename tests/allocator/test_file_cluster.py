@@ -85,6 +85,7 @@ def test_a_file_is_projected_to_what_the_core_needs() -> None:
             generate_name="web-",
             controller_uid="sts",
             carried_id="abc",
+            may_preempt=True,
             constraints=Constraints(
                 selector=(("disk", "ssd"),),
                 affinity=(Term(fields=(Requirement(key="metadata.name", operator="In", values=("n1",)),)),),

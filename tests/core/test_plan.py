@@ -93,11 +93,12 @@ def test_all_ports_of_a_pod_are_planned_together_on_one_node() -> None:
 
 def test_an_exhausted_range_says_how_far_we_looked() -> None:
     desk = Desk("n1", "n2", reserved=parse_numbers("7001"))
-    desk.grant(ask("a", "x:1", low=7000, high=7001))
+    for name in ("a", "b"):
+        desk.grant(ask(name, "x:1", low=7000, high=7001))
 
-    assert desk.refusal(ask("b", "x:1", low=7000, high=7001)) == {
-        "RANGE_EXHAUSTED": "range 7000-7001 (1 numbers, 7001 reserved) has no number left that would be free on all 2"
-        " candidate nodes. Widen it with hostport.io/min-port and hostport.io/max-port, or free ports"
+    assert desk.refusal(ask("c", "x:1", low=7000, high=7001)) == {
+        "RANGE_EXHAUSTED": "range 7000-7001 (1 numbers, 7001 reserved) has no number left on any of 2 candidate nodes."
+        " Widen it with hostport.io/min-port and hostport.io/max-port, or free ports"
     }
 
 

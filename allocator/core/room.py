@@ -1,0 +1,137 @@
+"""Where claims fit, and how to make room by moving plans.
+
+A plan is only where we think a Pod will land: it may be moved to any candidate of its claim that is free for it. An ask
+that finds no free node may still fit after moving one plan, which may need another one moved, and so on: an augmenting
+path, as in bipartite matching. For claims of one port each this finds a place whenever there is one. Claims of several
+ports make the problem hard in general, so that the search is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from allocator.core.candidates import NodeName
+from allocator.core.claims import Claim, ClaimId
+from allocator.core.occupancy import Occupancy, Scope
+from allocator.core.ports import PortKey
+
+MOST_VISITS = 512
+"""Nodes that one search may look at: well under a millisecond for the usual chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a plan is made against."""
+
+    occupancy: Occupancy
+    claims: Mapping[ClaimId, Claim]
+    reserved: int = 0  # numbers that Dynamic and Index never hand out
+    discloses_holders: bool = False  # name holders of other namespaces in messages
+
+
+Move = tuple[ClaimId, NodeName]
+"""A plan and the node where it is to stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A node to stand on, free after some moves, which are to be made in order."""
+
+    node: NodeName
+    moves: tuple[Move, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeker:
+    """Who needs a node: the ask, or a plan in its way, which stands on `node` and was found for `parent`."""
+
+    keys: tuple[PortKey, ...]
+    scope: Scope
+    exempt: frozenset[ClaimId]
+    claim: Claim | None = None
+    parent: _Seeker | None = None
+
+
+def find_spot(keys: tuple[PortKey, ...], scope: Scope, world: World, exempt: frozenset[ClaimId]) -> Spot | None:
+    """A node of the scope for all the keys, moving plans if need be; None where there is none."""
+    nodes = free_nodes(keys, scope, world, exempt)
+    if nodes:
+        return Spot(world.occupancy.pick(nodes))
+    return _make_room(_Seeker(keys, scope, exempt), world)
+
+
+def free_nodes(keys: Iterable[PortKey], scope: Scope, world: World, exempt: frozenset[ClaimId]) -> int:
+    """The nodes of a scope on which all the keys are free together, whoever is exempt aside."""
+    nodes = scope.nodes
+    for key in keys:
+        blocked = world.occupancy.conflicting(key) & nodes
+        if blocked and exempt:
+            blocked = _without_exempt(key, blocked, world, exempt)
+        nodes &= ~blocked
+    return nodes
+
+
+def blockers(keys: Iterable[PortKey], node: NodeName, world: World, exempt: frozenset[ClaimId]) -> list[Claim]:
+    """Who stands in the way of the keys on a node, each once."""
+    found = {holder: None for key in keys for holder in world.occupancy.holders(node, key)}
+    return [world.claims[holder] for holder in found if holder not in exempt]
+
+
+def _without_exempt(key: PortKey, blocked: int, world: World, exempt: frozenset[ClaimId]) -> int:
+    """Unblocks the nodes where only exempt claims conflict with the key."""
+    for claim_id in exempt:
+        node = world.claims[claim_id].node
+        if node is not None and exempt.issuperset(world.occupancy.holders(node, key)):
+            blocked &= ~world.occupancy.only(node)
+    return blocked
+
+
+def _make_room(root: _Seeker, world: World) -> Spot | None:
+    """Breadth first over the nodes where one plan alone is in the way, so that as few as possible are moved."""
+    occupancy = world.occupancy
+    if not _may_have_room(root, world):
+        return None
+    visited, visits = 0, 0
+    seekers = deque([root])
+    while seekers and visits < MOST_VISITS:
+        seeker = seekers.popleft()
+        free = free_nodes(seeker.keys, seeker.scope, world, seeker.exempt) & ~visited
+        if free:
+            return _unwound(seeker, occupancy.pick(free))
+        reachable = seeker.scope.nodes & ~visited
+        for key in seeker.keys:
+            reachable &= ~occupancy.settled(key)
+        visited |= reachable
+        for node in occupancy.names_of(reachable):
+            visits += 1
+            if visits >= MOST_VISITS:
+                break
+            in_the_way = blockers(seeker.keys, node, world, seeker.exempt)
+            if len(in_the_way) == 1 and not in_the_way[0].is_settled:
+                seekers.append(_displaced(in_the_way[0], seeker, world))
+    return None
+
+
+def _may_have_room(root: _Seeker, world: World) -> bool:
+    """Whether each key is free on any node that a chain of moves could reach: a look at few sets before many nodes."""
+    occupancy = world.occupancy
+    return all(occupancy.reach(key, root.scope) & ~occupancy.conflicting(key) for key in root.keys)
+
+
+def _displaced(claim: Claim, by: _Seeker, world: World) -> _Seeker:
+    scope = world.occupancy.scope(claim.constraints)
+    return _Seeker(tuple(claim.keys), scope, frozenset((claim.id,)), claim, by)
+
+
+def _unwound(seeker: _Seeker, node: NodeName) -> Spot:
+    """The moves of a path, the last one first, so that each finds its node free."""
+    moves: list[Move] = []
+    while seeker.claim is not None and seeker.parent is not None:
+        claim = seeker.claim
+        if claim.node is None:
+            raise AssertionError(f"claim {claim.id} stands nowhere")
+        moves.append((claim.id, node))
+        seeker, node = seeker.parent, claim.node
+    return Spot(node, tuple(moves))
