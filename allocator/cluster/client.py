@@ -265,5 +265,7 @@ def _seconds(text: str) -> float:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except aiohttp.ClientPayloadError as error:
+        raise UnreachableError("the connection broke off") from error
     except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
         raise UnreachableError(str(error) or type(error).__name__) from error

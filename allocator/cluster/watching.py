@@ -239,7 +239,8 @@ class Follower(Generic[S]):
         changes: list[Event[S]] = []
         for event in map(self._collection.reader.event, lines):
             if event.type == "ERROR":
-                self._tell_changes(changes)
+                if changes:
+                    self._tell_changes(changes)
                 status = event.object
                 raise ApiError(
                     status.code if isinstance(status.code, int) else 500, str(status.reason), str(status.message)

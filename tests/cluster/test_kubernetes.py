@@ -265,6 +265,16 @@ async def test_forgotten_history_means_a_list_that_removes_what_is_gone(server: 
     await observer.until(lambda: cluster.relists() >= 1)
 
 
+async def test_a_server_that_forgets_at_once_each_time_is_not_asked_in_a_hurry(
+    server: ApiServer, follow: Follow
+) -> None:
+    server.script("watch pods", *[error_event(410)] * 1000)
+    await synced(server, follow)
+    await asyncio.sleep(0.2)
+
+    assert server.count("list pods") <= 3  # after 0.05 and 0.1 seconds, then 0.2
+
+
 async def test_a_page_that_fails_is_asked_for_again_not_the_whole_list(server: ApiServer, follow: Follow) -> None:
     for number in range(8):
         server.put("pods", pod(f"p{number}", "web:80=8000"))

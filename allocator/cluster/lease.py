@@ -1,0 +1,360 @@
+"""One allocator: a coordination Lease says who serves.
+
+Rules:
+
+* The holder is a Pod's uid and a start of it. Who holds the Lease renews it every 3 seconds; who has not for 10
+  answers nothing at all, neither yes nor no, until it has.
+* Taken over at once: a Lease that was released, one that an earlier start of the same Pod left, one whose Pod is
+  finished. One whose Pod is gone, too, but served only 10 seconds after its last sign of life: a deletion may have been
+  forced while the process still runs. Else after 15 seconds in which *we* saw no renewal: no clock of another machine
+  plays a part, and the holder has answered nothing for 5 of them.
+* What the predecessor granted is in its journal. Without that journal a Pod that it admitted may still be on its way
+  through the API server, for 34 seconds at most: we serve 36 after its last sign of life, unless it handed over in
+  order, with nothing on its way. Where no Lease ever stood there is no predecessor.
+* The last sign of life is `renewTime`, on a clock that may be 5 seconds behind ours, or the moment when we first saw
+  it, whichever is earlier.
+* Who held the Lease and finds it anything else than its own, even free, has lost it: somebody may have granted what our
+  books do not have.
+* Every write names the resourceVersion that it replaces: of two who write at once, one succeeds.
+
+`decide` is pure. `Leadership` is the loop around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Protocol
+
+from allocator.cluster.client import ApiError, UnreachableError
+from allocator.cluster.projection import FINISHED
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 3.0
+VALID_SECONDS = 10.0
+TAKEOVER_SECONDS = 15.0
+UNSEEN_SECONDS = 36.0  # a create lives at most 34 s in the API server
+CLOCK_SKEW_SECONDS = 5.0
+STEP_SECONDS = 4.0
+
+HOLDER_POD = "hostport.io/holder-pod"
+JOURNAL = "hostport.io/journal"
+HANDED_OVER = "hostport.io/handed-over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who we are, or who somebody else is. `journal` names the journal's file for ever; empty: it has no name."""
+
+    pod_uid: str
+    start: str
+    pod_name: str = ""
+    journal: str = ""
+
+    @property
+    def identity(self) -> str:
+        return f"{self.pod_uid}/{self.start}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A Lease object, as far as it matters. `holder` is None when it was released."""
+
+    version: str
+    holder: Holder | None
+    renewed: float | None = None  # by the holder's clock, seconds since the epoch
+    journal: str = ""  # of the last holder, also after its release
+    handed_over: bool = False
+    transitions: int = 0
+
+
+class Fate(Enum):
+    """What has become of the holder's Pod."""
+
+    UNKNOWN = "it may live"
+    FINISHED = "it is finished"
+    GONE = "it is gone"
+
+
+class Right(Enum):
+    """By what right a Lease is taken."""
+
+    FIRST = "there was none"
+    OURS = "we hold it"
+    RELEASED = "it was released"
+    SAME_POD = "an earlier start of this Pod held it"
+    POD_FINISHED = "the holder's Pod is finished"
+    POD_GONE = "the holder's Pod is gone"
+    SILENT = "the holder has fallen silent"
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Write ourselves in. `serve_at`: not to serve before, seconds since the epoch; 0: at once."""
+
+    right: Right
+    serve_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Somebody else may be serving, for so many seconds at least."""
+
+    seconds: float
+
+
+def decide(record: Record | None, me: Holder, *, now: float, quiet: float, fate: Fate) -> Take | Wait:
+    """What to do about a Lease whose present version we have seen for `quiet` seconds; `now` is since the epoch."""
+    if record is None:
+        return Take(Right.FIRST)
+    holder = record.holder
+    if holder is not None and holder.identity == me.identity:
+        return Take(Right.OURS)
+    right = _right(holder, me, quiet, fate)
+    if right is None:
+        return Wait(TAKEOVER_SECONDS - quiet)
+    has_journal = me.journal != "" and record.journal == me.journal
+    pause = VALID_SECONDS if right is Right.POD_GONE else 0.0
+    if not has_journal and not record.handed_over:
+        pause = UNSEEN_SECONDS
+    if not pause or record.renewed is None:  # None: nobody ever held it
+        return Take(right)
+    serve_at = min(now - quiet, record.renewed + CLOCK_SKEW_SECONDS) + pause
+    return Take(right, serve_at if serve_at > now else 0.0)
+
+
+def _right(holder: Holder | None, me: Holder, quiet: float, fate: Fate) -> Right | None:
+    if holder is None:
+        return Right.RELEASED
+    if holder.pod_uid == me.pod_uid:
+        return Right.SAME_POD
+    if fate is not Fate.UNKNOWN:
+        return Right.POD_FINISHED if fate is Fate.FINISHED else Right.POD_GONE
+    return Right.SILENT if quiet >= TAKEOVER_SECONDS else None
+
+
+# -- the object
+
+
+def parse(obj: Any) -> Record:
+    """The record of a Lease object; what somebody else left out or wrote oddly counts as absent."""
+    metadata, spec = obj.get("metadata") or {}, obj.get("spec") or {}
+    notes = metadata.get("annotations") or {}
+    pod_uid, _, start = (spec.get("holderIdentity") or "").partition("/")
+    journal = notes.get(JOURNAL, "")
+    holder = Holder(pod_uid=pod_uid, start=start, pod_name=notes.get(HOLDER_POD, ""), journal=journal)
+    return Record(
+        version=metadata.get("resourceVersion", ""),
+        holder=holder if pod_uid else None,
+        renewed=_seconds(spec.get("renewTime")),
+        journal=journal,
+        handed_over=notes.get(HANDED_OVER) == "true",
+        transitions=spec.get("leaseTransitions") or 0,
+    )
+
+
+def render(record: Record, *, namespace: str, name: str, now: float, acquired: float) -> dict[str, Any]:
+    """The Lease object of a record, renewed now."""
+    holder = record.holder
+    notes = {JOURNAL: record.journal, HANDED_OVER: "true" if record.handed_over else "false"}
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            **({"resourceVersion": record.version} if record.version else {}),
+            "annotations": {**notes, HOLDER_POD: holder.pod_name if holder else ""},
+        },
+        "spec": {
+            "holderIdentity": holder.identity if holder else "",
+            "leaseDurationSeconds": int(TAKEOVER_SECONDS),
+            "acquireTime": _time(acquired),
+            "renewTime": _time(now),
+            "leaseTransitions": record.transitions,
+        },
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _seconds(text: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError):
+        return None
+
+
+# -- the loop
+
+
+class LostError(RuntimeError):
+    """Somebody else holds the Lease: this process must not go on."""
+
+
+class Api(Protocol):
+    """What we need of the API server."""
+
+    async def send(self, method: str, path: str, params: Any = ..., body: Any = ...) -> bytes:
+        """Sends JSON; returns the body of the answer or raises ApiError, UnreachableError."""
+
+
+def elapsed() -> float:
+    """Seconds that also pass while the machine sleeps: who wakes up must know that its time is over."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Leadership:
+    """Acquires the Lease, keeps it, gives it back."""
+
+    def __init__(
+        self,
+        api: Api,
+        me: Holder,
+        *,
+        namespace: str,
+        name: str = "hostport-allocator",
+        now: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = elapsed,
+    ) -> None:
+        self._api = api
+        self._me = me
+        self._namespace = namespace
+        self._name = name
+        self._now = now
+        self._elapsed = elapsed
+        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._path = f"{self._collection}/{name}"
+        self._written: Record | None = None
+        self._seen: tuple[str, float] = ("", 0.0)
+        self._acquired = 0.0
+        self._renewed = float("-inf")
+
+    def is_valid(self) -> bool:
+        """Whether we may answer: the last renewal that succeeded began less than 10 seconds ago."""
+        return self._elapsed() - self._renewed < VALID_SECONDS
+
+    async def acquire(self, *, poll_seconds: float = 1.0) -> float:
+        """Returns when the Lease is ours: not to serve before, seconds since the epoch; 0: at once."""
+        told = ""
+        while True:
+            try:
+                async with _bounded():
+                    decision = await self._step()
+            except (ApiError, UnreachableError) as error:
+                state = f"the Lease {self._path} cannot be had, trying again: {error}"
+            else:
+                if isinstance(decision, Take):
+                    log.info("the Lease %s is ours: %s", self._path, decision.right.value)
+                    return decision.serve_at
+                state = f"another allocator holds the Lease {self._path}: waiting"
+            if state != told:
+                told = state
+                log.warning("%s", state)
+            await asyncio.sleep(poll_seconds)
+
+    async def keep(self, *, pace_seconds: float = RENEW_SECONDS) -> None:
+        """Renews for ever.
+
+        Raises:
+            LostError: it is not ours any more.
+
+        """
+        while True:
+            await asyncio.sleep(pace_seconds)
+            try:
+                async with _bounded():
+                    await self._step(is_kept=True)
+            except (ApiError, UnreachableError) as error:
+                log.warning("the Lease %s cannot be renewed, trying again: %s", self._path, error)
+
+    async def release(self, *, handed_over: bool) -> None:
+        """Gives it back. `handed_over`: whatever was granted shows in the cluster by now, or has ended."""
+        record, self._renewed = self._written, float("-inf")
+        if record is None:
+            return
+        try:
+            async with _bounded():
+                await self._write(replace(record, holder=None, handed_over=handed_over))
+        except (ApiError, UnreachableError) as error:
+            log.warning("the Lease %s could not be released: %s", self._path, error)
+
+    async def _step(self, *, is_kept: bool = False) -> Take | Wait:
+        """Looks, decides, and if it is to be taken, writes. A write that meets another's fails with a conflict."""
+        began = self._elapsed()
+        record = await self._read()
+        quiet, fate = self._quiet(record), await self._fate(record)
+        decision = decide(record, self._me, now=self._now(), quiet=quiet, fate=fate)
+        if is_kept and decision != Take(Right.OURS):
+            self._written, self._renewed = None, float("-inf")
+            raise LostError(f"the Lease {self._path} is not ours any more")
+        if isinstance(decision, Take):
+            await self._take(record, is_ours=decision.right is Right.OURS)
+            self._renewed = began
+        return decision
+
+    async def _take(self, record: Record | None, *, is_ours: bool) -> None:
+        if not is_ours:
+            self._acquired = self._now()
+        version, transitions = (record.version, record.transitions) if record else ("", -1)
+        await self._write(
+            Record(
+                version=version,
+                holder=self._me,
+                journal=self._me.journal,
+                transitions=transitions if is_ours else transitions + 1,
+            )
+        )
+
+    async def _read(self) -> Record | None:
+        try:
+            return parse(json.loads(await self._api.send("GET", self._path)))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _write(self, record: Record) -> None:
+        obj = render(record, namespace=self._namespace, name=self._name, now=self._now(), acquired=self._acquired)
+        method, path = ("PUT", self._path) if record.version else ("POST", self._collection)
+        self._written = parse(json.loads(await self._api.send(method, path, {}, obj)))
+
+    def _quiet(self, record: Record | None) -> float:
+        """For how long we have seen this very version."""
+        version = record.version if record else ""
+        if version != self._seen[0]:
+            self._seen = (version, self._elapsed())
+        return self._elapsed() - self._seen[1]
+
+    async def _fate(self, record: Record | None) -> Fate:
+        holder = record.holder if record else None
+        if holder is None or not holder.pod_name or holder.pod_uid == self._me.pod_uid:
+            return Fate.UNKNOWN
+        try:
+            answer = await self._api.send("GET", f"/api/v1/namespaces/{self._namespace}/pods/{holder.pod_name}")
+        except ApiError as error:
+            return Fate.GONE if error.status == 404 else Fate.UNKNOWN
+        pod = json.loads(answer)
+        if pod["metadata"]["uid"] != holder.pod_uid:
+            return Fate.GONE
+        return Fate.FINISHED if (pod.get("status") or {}).get("phase") in FINISHED else Fate.UNKNOWN
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """A renewal that hangs must not keep us from the next one."""
+    try:
+        async with asyncio.timeout(STEP_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise UnreachableError(f"no answer for {STEP_SECONDS:g} s") from error
