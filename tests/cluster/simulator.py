@@ -1,0 +1,288 @@
+"""A cluster of size, and how long it takes to know it: for `make bench`, not for `make test`.
+
+    with serving(nodes=5_000, pods=150_000) as url:
+        print(measure(url))
+
+The server is a process of its own that makes its answers from templates as they are asked for: pages of 500 with
+continue tokens, then watches on which `--events` Pods a second change. A fifth of the Pods have a host port. The bare
+client of the comparison downloads the same pages, one after the other, and looks only for the continue token.
+
+Alone, this prints one line of JSON:
+
+    python tests/cluster/simulator.py [--nodes N] [--pods N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientSession, web
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+VERSION = 1_000_000
+ONE_IN = 5  # Pods with a host port
+POD_BYTES = 4_600
+NODE_BYTES = 9_000
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a measurement gives: seconds, and bytes of resident memory."""
+
+    bare_seconds: float  # from the start of the process, imports included
+    synced_seconds: float
+    ratio: float
+    idle_bytes: int  # after the imports, before the first byte
+    synced_bytes: int
+    bytes_per_holding_pod: float  # if the other Pods cost nothing
+    holding_pods: int
+    other_pods: int
+
+
+# -- the server
+
+
+def pod_bytes(number: int, version: int = VERSION, *, nodes: int) -> bytes:
+    """A Pod as the API server prints it; one in five has a host port."""
+    start, middle, end = _POD_TEMPLATE
+    host = f'"hostPort":{20000 + number // nodes // ONE_IN},' if number % ONE_IN == 0 else ""
+    return b"".join(
+        (
+            start,
+            f'"name":"web-{number}","namespace":"team-{number % 200}","uid":"00000000-0000-4000-8000-{number:012d}",'
+            f'"resourceVersion":"{version}","generateName":"web-",'.encode(),
+            middle,
+            f'"nodeName":"node-{number // ONE_IN % nodes}","containers":[{{"name":"c","image":"registry/app:1","ports":'
+            f'[{{"name":"web",{host}"containerPort":8080,"protocol":"TCP"}}]}}],'.encode(),
+            end,
+        )
+    )
+
+
+def node_bytes(number: int) -> bytes:
+    start, end = _NODE_TEMPLATE
+    return start + f'"name":"node-{number}","uid":"n-{number}","resourceVersion":"{VERSION}",'.encode() + end
+
+
+def _pod_template() -> tuple[bytes, bytes, bytes]:
+    middle = (
+        '"creationTimestamp":"2026-11-01T00:00:00Z","labels":{"app":"web","pod-template-hash":"5d4f8c7b9"},'
+        '"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web","uid":"rs","controller":true}]},'
+        '"spec":{"serviceAccountName":"default","restartPolicy":"Always","tolerations":['
+        '{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":300},'
+        '{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}],'
+    )
+    fields = {f"f:field-{n}": {"f:name": {}, "f:value": {"f:fieldRef": {}}} for n in range(20)}
+    condition = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-01T00:00:00Z", "lastProbeTime": None}
+    container = {"name": "c", "ready": True, "imageID": "sha256:" + "0" * 64, "state": {"running": {"startedAt": "x"}}}
+    end = {
+        "volumes": [{"name": f"v{n}", "projected": {"sources": [{"configMap": {"name": "c"}}]}} for n in range(3)],
+        "managed": fields,
+    }
+    status = {"phase": "Running", "conditions": [condition] * 5, "containerStatuses": [container] * 2}
+    tail = json.dumps(end, separators=(",", ":"))[1:] + ',"status":' + json.dumps(status, separators=(",", ":")) + "}"
+    start = '{"metadata":{'
+    padding = "x" * max(0, POD_BYTES - len(start) - len(middle) - len(tail) - 300)
+    return start.encode(), middle.encode(), f'"padding":"{padding}",{tail}'.encode()
+
+
+def _node_template() -> tuple[bytes, bytes]:
+    images = [{"names": [f"registry/image-{n}@sha256:" + "0" * 64], "sizeBytes": 1} for n in range(60)]
+    status = {"capacity": {"cpu": "64"}, "images": images, "padding": "x" * (NODE_BYTES - 7_800)}
+    end = '"labels":{"kubernetes.io/os":"linux","topology.kubernetes.io/zone":"a"}},"spec":{},"status":'
+    return b'{"metadata":{', (end + json.dumps(status, separators=(",", ":")) + "}").encode()
+
+
+_POD_TEMPLATE = _pod_template()
+_NODE_TEMPLATE = _node_template()
+
+
+class Server:
+    """Answers lists and watches of nodes, pods and namespaces."""
+
+    def __init__(self, nodes: int, pods: int, events: float) -> None:
+        self._nodes = nodes
+        self._sizes = {"nodes": nodes, "pods": pods, "namespaces": 0}
+        self._events = events
+        self._version = VERSION
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_get("/api/v1/{resource}", self._serve)
+        return app
+
+    def _item(self, resource: str, number: int) -> bytes:
+        return node_bytes(number) if resource == "nodes" else pod_bytes(number, nodes=self._nodes)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        resource = request.match_info["resource"]
+        if request.query.get("watch"):
+            return await self._watch(request, resource)
+        start, limit = int(request.query.get("continue") or 0), int(request.query["limit"])
+        end = min(start + limit, self._sizes[resource])
+        rest = f',"continue":"{end}"' if end < self._sizes[resource] else ""
+        head = f'{{"kind":"List","metadata":{{"resourceVersion":"{self._version}"{rest}}},"items":['.encode()
+        items = b",".join([self._item(resource, number) for number in range(start, end)])
+        return web.Response(body=head + items + b"]}", content_type="application/json")
+
+    async def _watch(self, request: web.Request, resource: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        is_probe = int(request.query["timeoutSeconds"]) < 10
+        while not is_probe and resource == "pods" and self._events:
+            await asyncio.sleep(0.01)
+            lines = [self._change() for _ in range(max(1, int(self._events / 100)))]
+            await response.write(b"".join(lines))
+        if not is_probe:
+            await asyncio.sleep(3600)
+        mark = f'{{"type":"BOOKMARK","object":{{"metadata":{{"resourceVersion":"{self._version}"}}}}}}\n'
+        await response.write(mark.encode())
+        return response
+
+    def _change(self) -> bytes:
+        self._version += 1
+        number = random.randrange(self._sizes["pods"])
+        pod = pod_bytes(number, self._version, nodes=self._nodes)
+        return b'{"type":"MODIFIED","object":' + pod + b"}\n"
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    runner = web.AppRunner(Server(arguments.nodes, arguments.pods, arguments.events).app(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)  # noqa: T201 - told to the parent
+    await asyncio.Event().wait()
+
+
+@contextmanager
+def serving(*, nodes: int = 5_000, pods: int = 150_000, events: float = 0.0) -> Iterator[str]:
+    """A server in a process of its own; its URL. `events`: changes of Pods a second on each watch."""
+    process = subprocess.Popen(
+        [*_SELF, "serve", f"--nodes={nodes}", f"--pods={pods}", f"--events={events}"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+# -- the measurement, each in a process of its own
+
+
+async def _bare(url: str) -> dict[str, float]:
+    async with ClientSession(read_bufsize=2**21, headers={"Accept-Encoding": "identity"}) as session:
+        for resource in ("nodes", "pods"):
+            token = ""
+            while True:
+                page = f"{url}/api/v1/{resource}?limit=500" + (f"&continue={token}" if token else "")
+                async with session.get(page) as response:
+                    body = await response.read()
+                found = re.search(rb'"continue":"(\d+)"', body[:300])
+                if not found:
+                    break
+                token = found[1].decode()
+    return {"seconds": time.time() - _process_start()}
+
+
+async def _ours(url: str) -> dict[str, float]:
+    """The whole allocator but for its servers: engine, ledger, an empty journal, the source."""
+    from kubernetes.aio.client.configuration import Configuration
+
+    import allocator.runtime  # noqa: F401 - what the program imports counts
+    from allocator.cluster.client import Client, Loaded
+    from allocator.cluster.kubernetes import KubernetesCluster
+    from allocator.core.claims import ClaimId
+    from allocator.core.ledger import Ledger, Rules
+    from allocator.engine import Engine
+    from allocator.journal.memory import MemoryJournal
+
+    async def load() -> Loaded:
+        return Loaded(Configuration(host=url))
+
+    engine = Engine(ledger=Ledger(Rules()), journal=MemoryJournal(), now=time.time, new_id=lambda: ClaimId("x"))
+    idle = _resident()
+    cluster = KubernetesCluster(Client(load))
+    running = asyncio.create_task(cluster.run(engine))
+    await cluster.synced()
+    seconds, synced = time.time() - _process_start(), _resident()
+    holding = len(engine.known_pods())
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return {"seconds": seconds, "idle": idle, "synced": synced, "holding": holding}
+
+
+def measure(url: str, *, pods: int = 150_000) -> Figures:
+    """Both, one after the other."""
+    bare, ours = (_run(which, url) for which in ("bare", "ours"))
+    grown = ours["synced"] - ours["idle"]
+    return Figures(
+        bare_seconds=bare["seconds"],
+        synced_seconds=ours["seconds"],
+        ratio=ours["seconds"] / bare["seconds"],
+        idle_bytes=int(ours["idle"]),
+        synced_bytes=int(ours["synced"]),
+        bytes_per_holding_pod=grown / max(1, ours["holding"]),
+        holding_pods=int(ours["holding"]),
+        other_pods=pods - int(ours["holding"]),
+    )
+
+
+def _run(which: str, url: str) -> dict[str, float]:
+    done = subprocess.run([*_SELF, which, f"--url={url}"], stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+_SELF = (sys.executable, str(Path(__file__).resolve()))
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _process_start() -> float:
+    """When this process began, in seconds since the epoch."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    sys.path.insert(0, str(CHECKOUT))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("which", nargs="?", default="measure", choices=["measure", "serve", "bare", "ours"])
+    parser.add_argument("--nodes", type=int, default=5_000)
+    parser.add_argument("--pods", type=int, default=150_000)
+    parser.add_argument("--events", type=float, default=0.0)
+    parser.add_argument("--url", default="")
+    arguments = parser.parse_args()
+    if arguments.which == "serve":
+        asyncio.run(_serve(arguments))
+        return
+    result: Any
+    if arguments.which == "measure":
+        with serving(nodes=arguments.nodes, pods=arguments.pods) as url:
+            result = asdict(measure(url, pods=arguments.pods))
+    else:
+        result = asyncio.run((_bare if arguments.which == "bare" else _ours)(arguments.url))
+    print(json.dumps(result))  # noqa: T201 - the output
+
+
+if __name__ == "__main__":
+    main()
