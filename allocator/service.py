@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -18,9 +20,21 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from allocator.core.asks import Ask, Mistake, Refused, Warned
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Claim, ClaimId
+from allocator.core.claims import Claim, ClaimId, State
 from allocator.engine import Engine, RequestMark, UnavailableError
-from allocator.wire import STATES, digest, parse_allocate, parse_ttl, seal, to_allocation, to_held_port, to_status
+from allocator.watchers import Change, Watchers
+from allocator.wire import (
+    STATES,
+    digest,
+    parse_allocate,
+    parse_slot,
+    parse_ttl,
+    seal,
+    to_allocation,
+    to_held_port,
+    to_status,
+    to_timestamp,
+)
 from hostport.contract import Code, Notice, Reason
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
@@ -61,6 +75,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
     def __init__(self, engine: Engine, registry: CollectorRegistry) -> None:
         self._engine = engine
         self._metrics = Metrics(registry)
+        self._watchers = Watchers(engine.ledger)
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         started = time.perf_counter()
@@ -137,23 +152,53 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:  # noqa: N802
         async with _answering(context):
             self._engine.check_serving()
-            name = NodeName(request.name)
-            if name not in self._engine.ledger.node_names():
-                message = f"no node {request.name[:64]}. ListNodes tells the names"
-                raise Refused(Mistake(Reason.NODE_NOT_FOUND, "name", message))
+            name = self._known_name(request.name, "name")
         ports = [to_held_port(key, claim) for key, claim in self._engine.ledger.port_map(name)]
         return pb.GetNodeResponse(node=self._node(name), ports=ports)
 
     async def WatchAllocations(  # noqa: N802
         self, request: pb.WatchAllocationsRequest, context: Context
     ) -> AsyncIterator[pb.WatchAllocationsResponse]:
-        await _not_implemented(context, "WatchAllocations")
-        yield pb.WatchAllocationsResponse()
+        async with _answering(context):
+            self._engine.check_serving()
+            with self._watchers.watch(partial(_is_watched, request)) as (snapshot, changes):
+                for claim in snapshot:
+                    yield self._event(pb.WatchAllocationsResponse.TYPE_SNAPSHOT, claim)
+                yield pb.WatchAllocationsResponse(type=pb.WatchAllocationsResponse.TYPE_SYNCED)
+                while change := await changes.get():
+                    yield self._change(change)
+            message = "this watcher did not read its events in time, so that some are missing. Watch again"
+            raise Refused(Mistake(Reason.WATCH_BEHIND, "", message))
+
+    def _change(self, change: Change) -> pb.WatchAllocationsResponse:
+        if change.is_end:
+            return self._event(pb.WatchAllocationsResponse.TYPE_RELEASED, replace(change.claim, state=State.RELEASED))
+        return self._event(pb.WatchAllocationsResponse.TYPE_CHANGED, change.claim)
+
+    def _event(self, kind: pb.WatchAllocationsResponse.Type.ValueType, claim: Claim) -> pb.WatchAllocationsResponse:
+        return pb.WatchAllocationsResponse(type=kind, allocation=self._allocation(claim))
 
     async def ExplainPort(  # noqa: N802
         self, request: pb.ExplainPortRequest, context: Context
     ) -> pb.ExplainPortResponse:
-        await _not_implemented(context, "ExplainPort")
+        async with _answering(context):
+            self._engine.check_serving()
+            protocol, number = parse_slot(request)
+            name = self._known_name(request.node, "node")
+        return pb.ExplainPortResponse(
+            holders=[
+                pb.ExplainPortResponse.Holder(
+                    allocation=self._allocation(claim), since=to_timestamp(claim.settled_at or claim.created)
+                )
+                for claim in self._engine.ledger.holders(name, protocol, number)
+            ]
+        )
+
+    def _known_name(self, name: str, field: str) -> NodeName:
+        if name not in self._engine.ledger.node_names():
+            message = f"no node {name[:64]}. ListNodes tells the names"
+            raise Refused(Mistake(Reason.NODE_NOT_FOUND, field, message))
+        return NodeName(name)
 
     def _allocation(self, claim: Claim) -> pb.Allocation:
         return to_allocation(claim, unplaceable=self._engine.ledger.is_unplaceable(claim))
@@ -195,11 +240,6 @@ async def _abort(context: Context, mistakes: Sequence[Mistake]) -> NoReturn:
         status = to_status(code.value[0], mistakes)
     trailers = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(code, status.message, trailers)
-
-
-async def _not_implemented(context: Context, call: str) -> NoReturn:
-    message = f"{call} is part of the contract and not of this version"
-    await _abort(context, [Mistake(Reason.NOT_IMPLEMENTED, "", message)])
 
 
 def _wanted(context: Context) -> Callable[[], bool]:
@@ -244,6 +284,10 @@ def _cut(found: list[T], size: int, key: Callable[[T], str]) -> tuple[list[T], s
     if len(found) <= size:
         return found, ""
     return found[:size], base64.urlsafe_b64encode(f"after:{key(found[size - 1])}".encode()).decode()
+
+
+def _is_watched(request: pb.WatchAllocationsRequest, claim: Claim) -> bool:
+    return request.node in ("", claim.node) and request.namespace in ("", claim.owner.namespace)
 
 
 def _selects(request: pb.ListAllocationsRequest, claim: Claim) -> bool:

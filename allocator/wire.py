@@ -115,6 +115,23 @@ def parse_ttl(request: pb.AllocateRequest | pb.RenewRequest) -> float | None:
     return seconds
 
 
+def parse_slot(request: pb.ExplainPortRequest) -> tuple[Protocol, int]:
+    """The protocol and number that are asked about.
+
+    Raises:
+        Refused: they are none.
+
+    """
+    mistakes: list[Mistake] = []
+    if not 1 <= request.host_port <= MAX_PORT:
+        _out_of_range(mistakes, "host_port", f"host_port {request.host_port}")
+    if request.protocol not in _PROTOCOLS:
+        _invalid(mistakes, "protocol", f"protocol {request.protocol} is none of TCP, UDP, SCTP")
+    if mistakes:
+        raise Refused(*mistakes)
+    return _PROTOCOLS[request.protocol], request.host_port
+
+
 def digest(request: pb.AllocateRequest) -> bytes:
     """What two requests have in common only when they ask the same."""
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
@@ -255,8 +272,8 @@ def to_allocation(claim: Claim, *, unplaceable: bool = False) -> pb.Allocation:
         owner=to_owner(claim.owner),
         node=claim.node or "",
         ports=[_to_port(port) for port in claim.ports],
-        create_time=_timestamp(claim.created),
-        expire_time=None if claim.expires is None else _timestamp(claim.expires),
+        create_time=to_timestamp(claim.created),
+        expire_time=None if claim.expires is None else to_timestamp(claim.expires),
         external=claim.external,
         unplaceable=unplaceable,
     )
@@ -316,6 +333,6 @@ def _to_port(port: ClaimPort) -> pb.AllocatedPort:
     )
 
 
-def _timestamp(seconds: float) -> Timestamp:
+def to_timestamp(seconds: float) -> Timestamp:
     whole = int(seconds)
     return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))

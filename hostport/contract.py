@@ -30,7 +30,6 @@ class Code(Enum):
     RESOURCE_EXHAUSTED = 429
     UNAVAILABLE = 503
     DEADLINE_EXCEEDED = 504
-    UNIMPLEMENTED = 501
 
     @property
     def admission_status(self) -> int:
@@ -166,6 +165,11 @@ class Reason(Enum):
         "Policy `Dynamic` finds no number of the range for the owner",
         "Widen the range, free ports, or add nodes.",
     )
+    WATCH_BEHIND = (
+        Code.RESOURCE_EXHAUSTED,
+        "A watcher did not read its events in time, so that some were dropped",
+        "Watch again: a new watch begins with a snapshot.",
+    )
     UNCONFIRMED_BACKLOG = (
         Code.RESOURCE_EXHAUSTED,
         "Pods of this owner were admitted here and never appeared",
@@ -206,11 +210,6 @@ class Reason(Enum):
         Code.DEADLINE_EXCEEDED,
         "The deadline passed before the decision was durable; nothing was allocated",
         "Retry with a longer deadline.",
-    )
-    NOT_IMPLEMENTED = (
-        Code.UNIMPLEMENTED,
-        "The call is part of the contract and not of this version",
-        "Upgrade the allocator.",
     )
     ALLOCATOR_UNREACHABLE = (
         Code.UNAVAILABLE,

@@ -92,6 +92,7 @@ class Claim:
     constraints: Constraints = ANYWHERE
     node: NodeName | None = None
     expires: float | None = None
+    settled_at: float | None = None  # when its Pod was first seen on its node
     pod_uid: PodUid | None = None
     priority: int = 0  # spec.priority of the Pod
     may_preempt: bool = False

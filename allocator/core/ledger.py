@@ -15,7 +15,7 @@ Pods are the truth about themselves: a claim's ports, node and constraints come 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned, WhenFull
@@ -24,7 +24,7 @@ from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.plan import Context, Placement, place
 from allocator.core.pods import Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
-from allocator.core.ports import PortKey
+from allocator.core.ports import WILDCARD, PortKey, Protocol
 from allocator.core.register import Register
 from allocator.core.room import Move, World
 from allocator.core.sticky import Sticky
@@ -46,6 +46,10 @@ class Rules:
     implicit_node: NodeName | None = None  # --cluster none: every ask is about this node
 
 
+Listener = Callable[[Claim, bool], None]
+"""Told of each visible change: the claim, and whether it has ended."""
+
+
 class Ledger:
     """Commands in, decisions out."""
 
@@ -55,6 +59,7 @@ class Ledger:
         self._occupancy = self._register.occupancy
         self._claims = self._register.claims
         self._pending: set[ClaimId] = set()
+        self.listener: Listener | None = None
         self._changed: dict[ClaimId, Claim | None] = {}
         self._backlog = Backlog()
         self._sticky = Sticky()
@@ -161,6 +166,7 @@ class Ledger:
     def amend(self, claim: Claim) -> None:
         """Makes a claim that `take_up` or `renewed` gave stand in place of the one with its id."""
         self._register.replace(claim)
+        self._tell(claim.id)
 
     def _is_own(self, claim: Claim, ask: Ask, now: float) -> bool:
         owner, asker = claim.owner, ask.owner
@@ -190,6 +196,7 @@ class Ledger:
     def publish(self, claim_id: ClaimId) -> None:
         """The claim is durable: show it."""
         self._pending.discard(claim_id)
+        self._tell(claim_id)
 
     def abort(self, claim_id: ClaimId) -> None:
         """The claim could not be made durable: it never was."""
@@ -326,6 +333,7 @@ class Ledger:
             constraints=pod.constraints if self._rules.implicit_node is None else claim.constraints,
             node=pod.node or claim.node,
             expires=None,
+            settled_at=(claim.settled_at or now) if pod.node else None,
             pod_uid=pod.uid,
             priority=pod.priority,
             may_preempt=pod.may_preempt,
@@ -349,6 +357,7 @@ class Ledger:
     def _note_outsider(self, pod: Pod, now: float) -> None:
         claim = outsider(pod, now)
         self._register.insert(claim)
+        self._tell(claim.id)
         self._upkeep.look_around(claim)
 
     def _pod_gone(self, uid: PodUid) -> None:
@@ -367,8 +376,16 @@ class Ledger:
             self._upkeep.found_room()
             self._note(replace(self._claims[claim_id], node=node))
 
+    def _tell(self, claim_id: ClaimId) -> None:
+        """Tells the listener of a claim that is visible and new or changed."""
+        claim = self.get(claim_id) if self.listener else None
+        if self.listener and claim:
+            self.listener(claim, False)
+
     def _drop(self, claim: Claim) -> None:
         self._register.remove(claim.id)
+        if self.listener:
+            self.listener(claim, True)
         self._upkeep.found_room()
         if claim.owner.is_pod:
             self._sticky.remember(claim)
@@ -376,6 +393,7 @@ class Ledger:
     def _note(self, claim: Claim) -> None:
         """A change that the cluster made: in force at once, and for the journal to follow."""
         self._register.replace(claim)
+        self._tell(claim.id)
         if not claim.external:
             self._changed[claim.id] = claim
 
@@ -404,6 +422,11 @@ class Ledger:
     def is_known_node(self, name: NodeName) -> bool:
         """Whether there is a Node object; what only Pods and claims name is no known node."""
         return self._occupancy.is_known(name)
+
+    def holders(self, name: NodeName, protocol: Protocol, number: int) -> list[Claim]:
+        """Who holds a port on a node, on whatever address, pending ones aside, in order of arrival."""
+        held = self._occupancy.holders(name, PortKey(WILDCARD, protocol, number))
+        return [self._claims[claim_id] for claim_id in held if claim_id not in self._pending]
 
     def port_map(self, name: NodeName) -> list[tuple[PortKey, Claim]]:
         """Every port that is held on a node, with its holder, pending ones aside."""

@@ -18,8 +18,8 @@ that some claim has on those nodes; `floating` counts exactly the unsettled clai
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -83,6 +83,8 @@ class Occupancy:
         self._standing = NodesBySlot()
         self._settled = NodesBySlot()
         self._leased = NodesBySlot()
+        self._leaving = NodesBySlot()
+        self._priorities: Counter[int] = Counter()  # of settled Pods
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
         self._floating: set[Scope] = set()
         self._schedulable = 0
@@ -283,6 +285,8 @@ class Occupancy:
         self._forget_if_idle(position)
 
     def _settle(self, claim: Claim, place: _Place, position: int) -> None:
+        if claim.owner.is_pod:
+            self._priorities[claim.priority] += 1
         for key in claim.keys:
             slot = (key.protocol, key.number)
             holders = place.settled.setdefault(slot, [])
@@ -290,10 +294,16 @@ class Occupancy:
             self._settled.add(key, position)
             if claim.state is State.LEASED:
                 self._leased.add(key, position)
+            if claim.is_terminating:
+                self._leaving.add(key, position)
             for scope in place.scopes if len(holders) == 1 else ():
                 scope.settled[slot] = scope.settled.get(slot, 0) + 1
 
     def _unsettle(self, claim: Claim, place: _Place, position: int) -> None:
+        if claim.owner.is_pod:
+            self._priorities[claim.priority] -= 1
+            if not self._priorities[claim.priority]:
+                del self._priorities[claim.priority]
         for key in claim.keys:
             slot = (key.protocol, key.number)
             holders = place.settled[slot]
@@ -302,6 +312,8 @@ class Occupancy:
                 self._settled.discard(key, position)
             if claim.state is State.LEASED:
                 self._leased.discard(key, position)
+            if claim.is_terminating:
+                self._leaving.discard(key, position)
             if not holders:
                 del place.settled[slot]
                 for scope in place.scopes:
@@ -368,10 +380,26 @@ class Occupancy:
         """The nodes on which somebody is settled, not planned, whose port conflicts with the key."""
         return self._settled.conflicting(key)
 
-    def room_for(self, scope: Scope, slot: Slot) -> int:
-        """How many more claims could land in the scope with a slot, as far as counting tells."""
-        floating = sum(other.floating.get(slot, 0) for other in self._floating if other.meets(scope))
-        return scope.nodes.bit_count() - scope.settled.get(slot, 0) - floating
+    def rooms(self, scope: Scope, protocol: Protocol, numbers: Sequence[int]) -> list[int]:
+        """How many more claims could land in the scope with each number, as far as counting tells.
+
+        Free candidates, less the unsettled claims that could land on them.
+        """
+        size, settled = scope.nodes.bit_count(), scope.settled.get
+        rooms = [size - settled((protocol, number), 0) for number in numbers]
+        for other in self._floating:
+            if other.meets(scope):
+                floating = other.floating.get
+                rooms = [room - floating((protocol, number), 0) for room, number in zip(rooms, numbers, strict=True)]
+        return rooms
+
+    def leaving(self, key: PortKey) -> int:
+        """The nodes on which a terminating Pod holds a port that conflicts with the key."""
+        return self._leaving.conflicting(key)
+
+    def lowest_priority(self) -> int:
+        """Of all Pods that are settled; 0 where there are none."""
+        return min(self._priorities, default=0)
 
     def reach(self, key: PortKey, scope: Scope) -> int:
         """The nodes to which plans that have the key's number could be moved, one making room for the next."""

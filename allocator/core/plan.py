@@ -131,7 +131,14 @@ def _wait_behind(
     ask: Ask, keys: Sequence[PortKey], scope: Scope, world: World, exempt: frozenset[ClaimId]
 ) -> list[Claim]:
     """Who is in the way on the first node where all who are will go; nobody where there is no such node."""
-    for node in islice(world.occupancy.names_of(scope.nodes), MOST_WAITS):
+    occupancy = world.occupancy
+    nodes = scope.nodes
+    if not (ask.may_preempt and occupancy.lowest_priority() < ask.priority):
+        leaving = 0
+        for key in keys:
+            leaving |= occupancy.leaving(key)
+        nodes &= leaving
+    for node in islice(occupancy.names_of(nodes), MOST_WAITS):
         in_the_way = blockers(keys, node, world, exempt)
         if all(gives_way(claim, ask.priority, may_preempt=ask.may_preempt) for claim in in_the_way):
             return in_the_way

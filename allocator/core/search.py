@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import nsmallest
 
 from allocator.core.asks import Ask
@@ -18,6 +18,7 @@ from allocator.core.occupancy import Scope
 from allocator.core.policy import Group
 from allocator.core.ports import Protocol, lowest
 from allocator.core.room import World
+from allocator.core.slots import bits
 
 MOST_TRIES = 8
 """How many choices of the third kind are tried: the first is right unless candidates differ."""
@@ -97,48 +98,59 @@ def _roomiest(
     ask: Ask, groups: Sequence[Group], scope: Scope, world: World, used: Iterable[Numbers]
 ) -> Iterator[Numbers]:
     """Tuples in use, then the roomiest number for each group by itself; only where there is room at all."""
-    rooms: dict[tuple[int, int], int] = {}
-
-    def room(at: int, number: int) -> int:
-        """For a group with a number: that of its tightest protocol."""
-        if (at, number) not in rooms:
-            protocols = {ask.ports[member].protocol for member in groups[at].members}
-            rooms[at, number] = min(world.occupancy.room_for(scope, (protocol, number)) for protocol in protocols)
-        return rooms[at, number]
-
-    allowed = [numbers for numbers in used if _is_allowed(numbers, ask, groups, world)]
-    ranked = [(-min(room(at, number) for at, number in enumerate(numbers)), numbers) for numbers in allowed]
-    yield from (numbers for left, numbers in nsmallest(MOST_TRIES, ranked) if left < 0)
-    alone = _each_by_itself(ask, groups, world, room)
-    if len(groups) == 1:
-        yield from ((number,) for number in alone[0])
-    elif all(alone.values()):
-        yield from _combined(groups, alone)
-
-
-def _each_by_itself(
-    ask: Ask, groups: Sequence[Group], world: World, room: Callable[[int, int], int]
-) -> Mapping[int, list[int]]:
-    """For each group its roomiest numbers, the best first; enough of them that groups need not share."""
     free = usable(ask, world)
-    numbers = [ask.low + at for at in range(ask.high - ask.low + 1) if free >> at & 1]
-    best: dict[int, list[int]] = {}
-    for at, group in enumerate(groups):
+    numbers = [ask.low + at for at in bits(free)]
+    rooms = _rooms(ask, groups, scope, world, numbers)
+    index = {number: at for at, number in enumerate(numbers)}
+
+    def room(choice: Numbers) -> int:
+        wanted = zip(groups, rooms, choice, strict=True)
+        return min(of_group[index[number]] for group, of_group, number in wanted if not group.number)
+
+    allowed = [choice for choice in used if _is_allowed(choice, ask, groups, world)]
+    ranked = nsmallest(MOST_TRIES, ((-room(choice), choice) for choice in allowed))
+    yield from (choice for left, choice in ranked if left < 0)
+    yield from _combined(groups, numbers, rooms)
+
+
+def _rooms(
+    ask: Ask, groups: Sequence[Group], scope: Scope, world: World, numbers: Sequence[int]
+) -> list[Sequence[int]]:
+    """For each group how much room each number has: that of its tightest protocol. Nothing for fixed groups."""
+    of_protocols: dict[frozenset[Protocol], Sequence[int]] = {}
+    found: list[Sequence[int]] = []
+    for group in groups:
+        protocols = frozenset(ask.ports[member].protocol for member in group.members)
         if group.number:
-            best[at] = [group.number]
+            found.append(())
             continue
-        ranked = nsmallest(MOST_TRIES + len(groups), ((-room(at, number), number) for number in numbers))
-        best[at] = [number for left, number in ranked if left < 0]
-    return best
+        if protocols not in of_protocols:
+            each = [world.occupancy.rooms(scope, protocol, numbers) for protocol in protocols]
+            of_protocols[protocols] = each[0] if len(each) == 1 else [min(pair) for pair in zip(*each, strict=True)]
+        found.append(of_protocols[protocols])
+    return found
 
 
-def _combined(groups: Sequence[Group], alone: Mapping[int, list[int]]) -> Iterator[Numbers]:
-    """Tuples of different numbers, each group stepping back from its best one by one."""
-    for step in range(MOST_TRIES):
-        numbers: list[int] = []
-        for at in range(len(groups)):
-            left = [number for number in alone[at] if number not in numbers]
-            if not left:
+def _combined(groups: Sequence[Group], numbers: Sequence[int], rooms: Sequence[Sequence[int]]) -> Iterator[Numbers]:
+    """Tuples of different numbers, each the roomiest that is left; each next tuple does without those before."""
+    spent: set[int] = {group.number for group in groups if group.number}
+    for _ in range(MOST_TRIES):
+        choice: list[int] = []
+        for group, of_group in zip(groups, rooms, strict=True):
+            number = group.number or _best(numbers, of_group, spent)
+            if not number:
                 return
-            numbers.append(left[min(step, len(left) - 1)])
-        yield tuple(numbers)
+            choice.append(number)
+            spent.add(number)
+        yield tuple(choice)
+
+
+def _best(numbers: Sequence[int], rooms: Sequence[int], spent: set[int]) -> int:
+    """The number with the most room, the lowest of equals; 0 where none has any."""
+    most = max(rooms, default=0)
+    while most > 0:
+        for number, room in zip(numbers, rooms, strict=True):
+            if room == most and number not in spent:
+                return number
+        most = max((room for room in rooms if room < most), default=0)
+    return 0

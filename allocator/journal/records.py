@@ -11,7 +11,7 @@ from allocator.core.ports import Protocol
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _PORT_KEYS = ("container", "name", "container_port", "host_ip", "appeared")
-_OPTIONAL_KEYS = ("node", "expires", "pod_uid")
+_OPTIONAL_KEYS = ("node", "expires", "pod_uid", "settled_at")
 _RARE_KEYS = ("priority", "may_preempt", "is_terminating")
 _OWNER_KEYS = ("kind", "namespace", "name", "generate_name", "uid", "controller_uid", "description")
 
@@ -57,6 +57,7 @@ def decode_claim(text: str) -> Claim:
             constraints=_decode_constraints(record.get("constraints", {})),
             node=NodeName(_text(record["node"])) if "node" in record else None,
             expires=float(record["expires"]) if "expires" in record else None,
+            settled_at=float(record["settled_at"]) if "settled_at" in record else None,
             pod_uid=PodUid(_text(record["pod_uid"])) if "pod_uid" in record else None,
             priority=int(record.get("priority", 0)),
             may_preempt=bool(record.get("may_preempt")),

@@ -125,7 +125,7 @@ class AllocatorServiceServicer:
 
     def WatchAllocations(self, request, context):
         """WatchAllocations streams a snapshot of the live allocations, then every
-        change. UNIMPLEMENTED in this version.
+        change. A watcher that does not keep up is ended and may begin again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,8 +146,7 @@ class AllocatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainPort(self, request, context):
-        """ExplainPort tells who holds a port on a node, and since when. UNIMPLEMENTED
-        in this version.
+        """ExplainPort tells who holds a port on a node, and since when.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,16 +60,14 @@ class AllocatorServiceStub:
     """ListAllocations returns live allocations in the order of their ids."""
     WatchAllocations: _grpc.UnaryStreamMultiCallable[_allocator_pb2.WatchAllocationsRequest, _allocator_pb2.WatchAllocationsResponse]
     """WatchAllocations streams a snapshot of the live allocations, then every
-    change. UNIMPLEMENTED in this version.
+    change. A watcher that does not keep up is ended and may begin again.
     """
     ListNodes: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ListNodesRequest, _allocator_pb2.ListNodesResponse]
     """ListNodes returns the known nodes in the order of their names."""
     GetNode: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.GetNodeRequest, _allocator_pb2.GetNodeResponse]
     """GetNode returns one node with its port map."""
     ExplainPort: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ExplainPortRequest, _allocator_pb2.ExplainPortResponse]
-    """ExplainPort tells who holds a port on a node, and since when. UNIMPLEMENTED
-    in this version.
-    """
+    """ExplainPort tells who holds a port on a node, and since when."""
 
 @_typing.type_check_only
 class AllocatorServiceAsyncStub(AllocatorServiceStub):
@@ -91,16 +89,14 @@ class AllocatorServiceAsyncStub(AllocatorServiceStub):
     """ListAllocations returns live allocations in the order of their ids."""
     WatchAllocations: _aio.UnaryStreamMultiCallable[_allocator_pb2.WatchAllocationsRequest, _allocator_pb2.WatchAllocationsResponse]  # type: ignore[assignment]
     """WatchAllocations streams a snapshot of the live allocations, then every
-    change. UNIMPLEMENTED in this version.
+    change. A watcher that does not keep up is ended and may begin again.
     """
     ListNodes: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ListNodesRequest, _allocator_pb2.ListNodesResponse]  # type: ignore[assignment]
     """ListNodes returns the known nodes in the order of their names."""
     GetNode: _aio.UnaryUnaryMultiCallable[_allocator_pb2.GetNodeRequest, _allocator_pb2.GetNodeResponse]  # type: ignore[assignment]
     """GetNode returns one node with its port map."""
     ExplainPort: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ExplainPortRequest, _allocator_pb2.ExplainPortResponse]  # type: ignore[assignment]
-    """ExplainPort tells who holds a port on a node, and since when. UNIMPLEMENTED
-    in this version.
-    """
+    """ExplainPort tells who holds a port on a node, and since when."""
 
 class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """AllocatorService allocates host ports and tells who holds them."""
@@ -155,7 +151,7 @@ class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_allocator_pb2.WatchAllocationsResponse], _abc.AsyncIterator[_allocator_pb2.WatchAllocationsResponse]]:
         """WatchAllocations streams a snapshot of the live allocations, then every
-        change. UNIMPLEMENTED in this version.
+        change. A watcher that does not keep up is ended and may begin again.
         """
 
     @_abc_1.abstractmethod
@@ -180,8 +176,6 @@ class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _allocator_pb2.ExplainPortRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_allocator_pb2.ExplainPortResponse, _abc.Awaitable[_allocator_pb2.ExplainPortResponse]]:
-        """ExplainPort tells who holds a port on a node, and since when. UNIMPLEMENTED
-        in this version.
-        """
+        """ExplainPort tells who holds a port on a node, and since when."""
 
 def add_AllocatorServiceServicer_to_server(servicer: AllocatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -17,9 +17,10 @@ from kit import claim_port
 from servicekit import Running, Start
 
 from allocator.core.candidates import NodeName
-from allocator.core.claims import PodUid
+from allocator.core.claims import ClaimId, PodUid
 from allocator.core.pods import Pod
 from allocator.journal.contract import Entry, JournalError
+from allocator.watchers import MOST_UNREAD
 from hostport.contract import DOMAIN, Code, Reason, render_markdown
 from hostport.v1 import allocator_pb2 as pb
 
@@ -191,6 +192,19 @@ async def journal_unavailable(service: Running) -> None:
     await service.stub.Allocate(pod())
 
 
+async def watch_behind(service: Running) -> None:
+    watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest())
+    await watch.read()  # SYNCED: from here on changes gather
+    claim = (await service.stub.Allocate(pod())).allocation
+    held = service.engine.ledger.get(ClaimId(claim.id))
+    assert held is not None
+    assert service.engine.ledger.listener is not None
+    for _ in range(MOST_UNREAD + 1):
+        service.engine.ledger.listener(held, False)
+    while await watch.read():
+        pass
+
+
 STATES: dict[Reason, list[Case]] = {
     Reason.PORT_CONFLICT: [port_conflict],
     Reason.HELD_BY_LEASE: [held_by_lease],
@@ -212,9 +226,9 @@ STATES: dict[Reason, list[Case]] = {
         lambda service: service.stub.ListNodes(pb.ListNodesRequest(page_size=-1)),
     ],
     Reason.INVALID_REQUEST: [lambda service: service.stub.Release(pb.ReleaseRequest())],
-    Reason.NOT_IMPLEMENTED: [
-        lambda service: service.stub.ExplainPort(pb.ExplainPortRequest(node="n1")),
-        lambda service: service.stub.WatchAllocations(pb.WatchAllocationsRequest()).read(),
+    Reason.WATCH_BEHIND: [watch_behind],
+    Reason.NUMBER_OUT_OF_RANGE: [
+        lambda service: service.stub.ExplainPort(pb.ExplainPortRequest(node="localhost")),
     ],
 }
 

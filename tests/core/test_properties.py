@@ -162,25 +162,26 @@ class LedgerMachine(RuleBasedStateMachine):
             node=claim.constraints.node_name,
             carried_id=claim.id,
         )
+        if pod.node is not None and not self.is_free(pod, pod.node):
+            # Nobody scheduled it, so that the kubelet is the first to see the clash: it refuses the Pod (NodePorts).
+            self.observe(pods=[replace(pod, is_finished=True)])
+            return
         self.pods[pod.uid] = Stored(pod, claim.id)
         self.observe(pods=[pod])
+
+    def is_free(self, pod: Pod, name: NodeName) -> bool:
+        """The NodePorts rule: scheduler and kubelet know Pods that have a node, and no leases."""
+        others = [other.pod for other in self.pods.values() if other.pod.node == name]
+        return not any(a.key.conflicts_with(b.key) for other in others for a in pod.ports for b in other.ports)
 
     @precondition(lambda self: any(s.pod.node is None for s in self.pods.values()))
     @rule(data=st.data())
     def schedule(self, data: st.DataObject) -> None:
-        """The scheduler knows Pods and candidates, and no leases."""
         stored = data.draw(st.sampled_from([s for s in self.pods.values() if s.pod.node is None]))
         fitting = [
             name
             for name in self.nodes
-            if stored.pod.constraints.accepts(self.nodes[name])
-            and not any(
-                a.key.conflicts_with(b.key)
-                for other in self.pods.values()
-                if other.pod.node == name
-                for a in stored.pod.ports
-                for b in other.pod.ports
-            )
+            if stored.pod.constraints.accepts(self.nodes[name]) and self.is_free(stored.pod, NodeName(name))
         ]
         if fitting:
             pod = replace(stored.pod, node=NodeName(data.draw(st.sampled_from(fitting))))

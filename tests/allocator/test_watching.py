@@ -1,0 +1,84 @@
+"""WatchAllocations and ExplainPort over a real socket: a snapshot, then every change; who holds a port, since when."""
+
+from __future__ import annotations
+
+import pytest
+from kit import claim_port, node, on
+from servicekit import Running, Start
+from test_service import lease, two_ports
+
+from allocator.core.claims import PodUid
+from allocator.core.ledger import Rules
+from allocator.core.pods import Pod
+from hostport.v1 import allocator_pb2 as pb
+
+W = pb.WatchAllocationsResponse
+
+
+async def events(watch: object, count: int) -> list[tuple[str, str, str]]:
+    """(type, owner, state) of the next events."""
+    read = getattr(watch, "read")  # noqa: B009 - a stream of the stubs has no type of its own
+    found = []
+    for _ in range(count):
+        event: W = await read()
+        state = pb.State.Name(event.allocation.state).removeprefix("STATE_")
+        found.append((W.Type.Name(event.type).removeprefix("TYPE_"), event.allocation.owner.name, state))
+    return found
+
+
+async def test_a_watch_begins_with_a_snapshot_and_goes_on_with_every_change(service: Running) -> None:
+    await service.stub.Allocate(two_ports("db-0"))
+    watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest(namespace="demo"))
+    assert await events(watch, 2) == [("SNAPSHOT", "db-0", "RESERVED"), ("SYNCED", "", "UNSPECIFIED")]
+
+    await service.stub.Allocate(lease("r1"))  # of another namespace
+    claim = (await service.stub.Allocate(two_ports("db-1"))).allocation
+    await service.stub.Release(pb.ReleaseRequest(id=claim.id))
+
+    assert await events(watch, 2) == [("CHANGED", "db-1", "RESERVED"), ("RELEASED", "db-1", "RELEASED")]
+
+
+async def test_nobody_pays_for_a_watch_that_has_ended(service: Running) -> None:
+    watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest())
+    await events(watch, 1)
+    assert service.engine.ledger.listener is not None
+    watch.cancel()
+    await service.stub.Allocate(two_ports())  # the server has seen the cancellation by then
+    await service.stub.Allocate(lease("r1"))
+
+    assert service.engine.ledger.listener is None
+
+
+async def test_a_renewed_lease_is_a_change(service: Running) -> None:
+    claim = (await service.stub.Allocate(lease("r1"))).allocation
+    watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest(node="localhost"))
+    await events(watch, 2)
+    await service.stub.Renew(pb.RenewRequest(id=claim.id))
+
+    event: W = await watch.read()
+    assert (event.type, event.allocation.expire_time.seconds) == (W.TYPE_CHANGED, 1000 + 3600)
+
+
+@pytest.fixture
+async def bound(start: Start) -> Running:
+    """n1 with a lease, and with an outsider that was bound to it 60 s later."""
+    service = await start(rules=Rules())
+    service.engine.observe(nodes=[node("n1")], lists_pods=True)
+    await service.stub.Allocate(lease("r1"))
+    service.now += 60
+    pod = Pod(
+        uid=PodUid("u1"), namespace="kube-system", name="dns", node=on("n1").node_name,
+        ports=(claim_port("d:53/UDP=7000"), claim_port("t:53=7000")),
+    )  # fmt: skip
+    service.engine.observe(pods=[pod], lists_pods=True)
+    return service
+
+
+async def test_explain_tells_every_holder_of_a_port_and_since_when(bound: Running) -> None:
+    udp = await bound.stub.ExplainPort(pb.ExplainPortRequest(node="n1", protocol=pb.PROTOCOL_UDP, host_port=7000))
+    tcp = await bound.stub.ExplainPort(pb.ExplainPortRequest(node="n1", host_port=7000))
+    free = await bound.stub.ExplainPort(pb.ExplainPortRequest(node="n1", host_port=7001))
+
+    assert [(h.allocation.owner.name, h.since.seconds) for h in udp.holders] == [("r1", 1000), ("dns", 1060)]
+    assert [(h.allocation.owner.name, h.allocation.external) for h in tcp.holders] == [("dns", True)]
+    assert list(free.holders) == []
