@@ -6,6 +6,8 @@ Rules:
   so that the decoder passes over the rest without making objects of it.
 * One bad object spoils neither its page nor the watch: it comes out with its identity and a `trouble`, so that its
   owner is known to exist, and what was known of it before stays in force.
+* What only matters for a Pod that holds something is read when that is known (`Raw`): to make objects of everybody's
+  tolerations and owners would take twice as long as all the rest.
 * Equal parts of different Pods are one object: a cluster has many Pods and few kinds of them.
 """
 
@@ -27,6 +29,9 @@ SHARED_VALUES = 20_000  # distinct parts that are remembered, before we start af
 
 # What `objects` raises where an object is malformed.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+
+
+Unread = msgspec.Raw | msgspec.UnsetType
 
 
 class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
@@ -52,7 +57,7 @@ class Metadata(_Fields):
 
 class _PodMetadata(Metadata):
     generate_name: Any = None
-    owner_references: Any = None
+    owner_references: Unread = msgspec.UNSET
     deletion_timestamp: Any = None
     annotations: _Annotations | None = None
 
@@ -79,18 +84,14 @@ class _Container(_Fields):
     ports: list[_Port] | None = None
 
 
-class _Affinity(_Fields):
-    node_affinity: Any = None
-
-
 class _PodSpec(_Fields):
     node_name: Any = None
     host_network: Any = None
     containers: list[_Container] | None = None
     init_containers: list[_Container] | None = None
-    node_selector: Any = None
-    affinity: _Affinity | None = None
-    tolerations: Any = None
+    node_selector: Unread = msgspec.UNSET
+    affinity: Unread = msgspec.UNSET
+    tolerations: Unread = msgspec.UNSET
     priority: Any = None
     preemption_policy: Any = None
 
@@ -236,7 +237,31 @@ class Reader(Generic[S]):
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
 
-    def _object(self, raw: msgspec.Raw) -> S:
+    def one(self, body: bytes) -> S:
+        """One object, likewise.
+
+        Raises:
+            ValueError: it is none.
+
+        """
+        try:
+            return self._object(msgspec.Raw(body))
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
+
+    def one(self, body: bytes) -> S:
+        """A single object; what cannot be read of it has a `trouble`.
+
+        Raises:
+            ValueError: it is no JSON.
+
+        """
+        try:
+            return self._object(body)
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
+
+    def _object(self, raw: msgspec.Raw | bytes) -> S:
         try:
             return self._one.decode(raw)
         except msgspec.ValidationError as error:
@@ -276,7 +301,7 @@ class Shared:
         """
         if sketch.trouble:
             raise ValueError(sketch.trouble)
-        pod = parse_pod(msgspec.to_builtins(sketch))
+        pod = parse_pod(msgspec.to_builtins(sketch, enc_hook=msgspec.json.decode))
         return replace(
             pod,
             namespace=sys.intern(pod.namespace),

@@ -85,7 +85,7 @@ def _pod_template() -> tuple[bytes, bytes, bytes]:
         '{"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":300},'
         '{"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":300}],'
     )
-    fields = {f"f:field-{n}": {"f:name": {}, "f:value": {"f:fieldRef": {}}} for n in range(20)}
+    fields: dict[str, Any] = {f"f:field-{n}": {"f:name": {}, "f:value": {"f:fieldRef": {}}} for n in range(20)}
     condition = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-01T00:00:00Z", "lastProbeTime": None}
     container = {"name": "c", "ready": True, "imageID": "sha256:" + "0" * 64, "state": {"running": {"startedAt": "x"}}}
     end = {
