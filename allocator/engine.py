@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from allocator.cluster.contract import PodRef, Watch
 from allocator.core.asks import Ask, Mistake, Refused, Warned
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import Claim, ClaimId, PodUid
@@ -27,6 +28,8 @@ from hostport.contract import Reason
 
 log = logging.getLogger(__name__)
 
+MOST_LOOKS = 16  # holders that are looked up before a denial
+STALE_SECONDS = 2.0  # older than that, a view alone is no reason to deny
 ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
 
 Seal = Callable[[Claim, Sequence[Warned]], bytes]
@@ -64,6 +67,7 @@ class Engine:
         self.journal = journal
         self.now = now
         self.is_serving = False
+        self.watch: Watch | None = None  # the view of the cluster, where it can be asked
         self.enforced: dict[str, str] = {}  # Pod Security level by namespace, where it forbids hostNetwork
         self.incidents: Counter[IncidentKind] = Counter()  # since the start, by kind
         self._new_id = new_id
@@ -99,6 +103,34 @@ class Engine:
             UnavailableError: nothing changed, and the call may be repeated.
 
         """
+        try:
+            return await self._allocate(ask, mark, seal, is_wanted)
+        except Refused as refused:
+            if not await self._looked_again(ask, refused):
+                raise
+        return await self._allocate(ask, mark, seal, is_wanted)
+
+    async def _looked_again(self, ask: Ask, refused: Refused) -> bool:
+        """Before a denial for want of a port: whether those who hold it were looked up, so that asking again is fair.
+
+        Raises:
+            UnavailableError: they could not be, and the view is old: a denial might be wrong.
+
+        """
+        if self.watch is None or refused.mistakes[0].reason not in {Reason.PORT_CONFLICT, Reason.RANGE_EXHAUSTED}:
+            return False
+        doubtful = self.ledger.doubtful(ask, MOST_LOOKS)
+        if not doubtful:
+            return False
+        refs = [PodRef(c.owner.namespace, c.owner.name, c.pod_uid) for c in doubtful if c.pod_uid is not None]
+        if await self.watch.look(refs):
+            return True
+        if self.watch.lag() > STALE_SECONDS:
+            message = f"{refused}. But the view of the cluster is {self.watch.lag():.0f} s old: retry"
+            raise UnavailableError(Reason.VIEW_STALE, message)
+        return False
+
+    async def _allocate(self, ask: Ask, mark: RequestMark | None, seal: Seal, is_wanted: Callable[[], bool]) -> bytes:
         self.check_serving()
         if mark is None:
             return await self._grant(ask, None, seal, is_wanted)

@@ -90,6 +90,7 @@ class Allocator:
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
         self._engine = Engine(ledger=Ledger(rules), journal=journal, now=time.time, new_id=_new_id)
+        self._engine.watch = self._watch
         self._registry = CollectorRegistry()
         self._health = health.aio.HealthServicer()
         self._is_stopping = False

@@ -201,6 +201,11 @@ class Reason(Enum):
         "The allocator starts, stops or has lost its state",
         "Retry with the same request_id and back-off.",
     )
+    VIEW_STALE = (
+        Code.UNAVAILABLE,
+        "The ports seem to be taken, and whether their holders still exist could not be found out",
+        "Retry with back-off; look at the API server and at `hostport_watch_lag_seconds`.",
+    )
     JOURNAL_UNAVAILABLE = (
         Code.UNAVAILABLE,
         "The decision could not be made durable (disk full, I/O error); nothing was allocated",

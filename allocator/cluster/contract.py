@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from allocator.core.candidates import Node, NodeName
@@ -44,6 +45,15 @@ class Source(Protocol):
         """Returns when the observer has been told everything once."""
 
 
+@dataclass(frozen=True, slots=True)
+class PodRef:
+    """Which Pod."""
+
+    namespace: str
+    name: str
+    uid: PodUid
+
+
 class Watch(Source, Protocol):
     """A view that can fall behind what it shows."""
 
@@ -52,6 +62,9 @@ class Watch(Source, Protocol):
 
     def relists(self) -> int:
         """How often history was lost, so that everything had to be listed anew."""
+
+    async def look(self, pods: Collection[PodRef]) -> bool:
+        """Looks some Pods up and tells the observer what has become of them; False where that did not succeed."""
 
     def hurry(self) -> None:
         """Somebody waits for `proven`: it should come soon."""

@@ -19,10 +19,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Collection as Items
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
-from allocator.cluster.client import Client
-from allocator.cluster.contract import Observer
+from allocator.cluster.client import ApiError, Client, UnreachableError
+from allocator.cluster.contract import Observer, PodRef
 from allocator.cluster.projection import (
     MALFORMED,
     Event,
@@ -45,6 +48,7 @@ PODS: Final = Collection("pods", "/api/v1/pods", Reader(PodSketch))
 NODES: Final = Collection("nodes", "/api/v1/nodes", Reader(NodeSketch))
 NAMESPACES: Final = Collection("namespaces", "/api/v1/namespaces", Reader(NamespaceSketch))
 PACE: Final = Pace()
+LOOK_SECONDS = 0.5
 
 
 class KubernetesCluster:
@@ -62,6 +66,7 @@ class KubernetesCluster:
         self._pace = pace
         self._now = now
         self._chance = chance
+        self._observer: Observer | None = None
         self._synced = asyncio.Event()
         self._proven_until = float("-inf")
         self._prover: Prover | None = None
@@ -79,6 +84,7 @@ class KubernetesCluster:
             self._proven_until = max(self._proven_until, until)
             observer.proven(until)
 
+        self._observer = observer
         nodes = self._follower(NODES, _Nodes(observer))
         pods = self._follower(PODS, _Pods(observer, proven))
         namespaces = self._follower(NAMESPACES, _Namespaces(observer))
@@ -114,6 +120,34 @@ class KubernetesCluster:
     def relists(self) -> int:
         """How often a list was needed beyond the first one of each kind."""
         return sum(max(0, follower.lists - 1) for follower in self._followers)
+
+    async def look(self, pods: Items[PodRef]) -> bool:
+        """Gets some Pods by name, at the same time, and tells what has become of them."""
+        observer = self._observer
+        if observer is None:
+            return False
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                found = await asyncio.gather(*(self._get(ref) for ref in pods))
+        except (ApiError, UnreachableError, TimeoutError, ValueError):
+            return False
+        sink = _Pods(observer, observer.proven)
+        for ref, sketch in zip(pods, found, strict=True):
+            if sketch is None or sketch.identity != ref.uid:
+                observer.observe(gone_pods=[ref.uid], lists_pods=True)
+            elif ref.uid in observer.known_pods():  # else the watch has told its end meanwhile
+                sink.listed([sketch])
+        return True
+
+    async def _get(self, ref: PodRef) -> PodSketch | None:
+        """The Pod of that name; None where there is none."""
+        path = f"/api/v1/namespaces/{quote(ref.namespace, safe='')}/pods/{quote(ref.name, safe='')}"
+        try:
+            return PODS.reader.one(await self._client.get(path))
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
 
     def hurry(self) -> None:
         """Somebody waits for `proven`: make it soon."""

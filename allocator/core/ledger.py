@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned, WhenFull
 from allocator.core.backlog import Backlog
@@ -24,6 +25,7 @@ from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.plan import Context, Placement, place
 from allocator.core.pods import Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
+from allocator.core.policy import number_groups
 from allocator.core.ports import WILDCARD, PortKey, Protocol
 from allocator.core.register import Register
 from allocator.core.room import Move, World
@@ -190,6 +192,20 @@ class Ledger:
         """The owner's reservations, oldest first."""
         ids = self._register.by_controller.get((owner.namespace, owner.controller_uid), ())
         return map(self._claims.__getitem__, ids)
+
+    def doubtful(self, ask: Ask, limit: int) -> list[Claim]:
+        """Pods on the candidates that hold what an ask wants: were they gone, it might be granted."""
+        ask = ask.with_unset_defaults()
+        wanted = {group.number for group in number_groups(ask, self._rules.reserved) if group.number}
+        wants_any = ask.policy is Policy.DYNAMIC
+        scope = self._occupancy.scope(self._constraints(ask))
+        found: dict[ClaimId, Claim] = {}
+        for node in islice(self._occupancy.names_of(scope.nodes), limit):
+            for key, claim in self.port_map(node):
+                is_wanted = key.number in wanted or (wants_any and ask.low <= key.number <= ask.high)
+                if is_wanted and claim.pod_uid is not None:
+                    found[claim.id] = claim
+        return list(found.values())[:limit]
 
     # -- the life of a claim
 

@@ -182,6 +182,23 @@ async def not_serving(service: Running) -> None:
     await service.stub.Allocate(pod())
 
 
+class Blind:
+    """A watch that is old and cannot be asked."""
+
+    async def look(self, pods: object) -> bool:
+        return False
+
+    def lag(self) -> float:
+        return 60.0
+
+
+async def view_stale(service: Running) -> None:
+    service.engine.watch = cast("Any", Blind())
+    held = Pod(uid=PodUid("u1"), namespace="x", name="holder", ports=(claim_port("x:500"),), node=NodeName("localhost"))
+    service.engine.observe(pods=[held], lists_pods=True)
+    await service.stub.Allocate(pod("b", **static(500)))
+
+
 async def journal_unavailable(service: Running) -> None:
     def submit(entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -214,6 +231,7 @@ STATES: dict[Reason, list[Case]] = {
     Reason.NOT_A_LEASE: [not_a_lease],
     Reason.HELD_BY_POD: [held_by_pod],
     Reason.NOT_SERVING: [not_serving],
+    Reason.VIEW_STALE: [view_stale],
     Reason.JOURNAL_UNAVAILABLE: [journal_unavailable],
     Reason.ALLOCATION_NOT_FOUND: [
         lambda service: service.stub.Renew(pb.RenewRequest(id="f" * 32)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from kit import claim_port, node, on
 from servicekit import Running, Start
@@ -55,7 +57,7 @@ async def test_a_renewed_lease_is_a_change(service: Running) -> None:
     await events(watch, 2)
     await service.stub.Renew(pb.RenewRequest(id=claim.id))
 
-    event: W = await watch.read()
+    event: Any = await watch.read()
     assert (event.type, event.allocation.expire_time.seconds) == (W.TYPE_CHANGED, 1000 + 3600)
 
 
