@@ -249,19 +249,7 @@ class Reader(Generic[S]):
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
 
-    def one(self, body: bytes) -> S:
-        """A single object; what cannot be read of it has a `trouble`.
-
-        Raises:
-            ValueError: it is no JSON.
-
-        """
-        try:
-            return self._object(body)
-        except msgspec.DecodeError as error:
-            raise ValueError(str(error)) from error
-
-    def _object(self, raw: msgspec.Raw | bytes) -> S:
+    def _object(self, raw: msgspec.Raw) -> S:
         try:
             return self._one.decode(raw)
         except msgspec.ValidationError as error:
