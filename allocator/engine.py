@@ -290,6 +290,8 @@ class Engine:
         if due:
             log.info("expired: %s", ", ".join(f"{claim.id} ({claim.owner})" for claim in due[:10]))
             self._end([claim.id for claim in due])
+        if self.watch and self.ledger.awaits_proof(now):
+            self.watch.hurry()
         self.ledger.mend_plans()
         self._forget_answers(now)
         self._save_changes()

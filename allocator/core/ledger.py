@@ -265,14 +265,20 @@ class Ledger:
         A lease ends by the clock. A reservation ends when the view of the cluster is proven to reach beyond its
         deadline: until then its Pod may exist.
         """
-        reservations_until = min(now, self._seen_until)
-        return [
-            claim
-            for claim in self._claims.values()
-            if claim.expires is not None
-            and claim.id not in self._pending
-            and claim.expires <= (now if claim.state is State.LEASED else reservations_until)
-        ]
+        return [claim for claim in self._overdue(now) if claim.state is State.LEASED or self._is_proven(claim)]
+
+    def awaits_proof(self, now: float) -> bool:
+        """Whether a reservation would end, were the view of the cluster proven to reach its deadline."""
+        return any(claim.state is not State.LEASED and not self._is_proven(claim) for claim in self._overdue(now))
+
+    def _overdue(self, now: float) -> Iterator[Claim]:
+        for claim_id in self._register.expiring:
+            claim = self._claims[claim_id]
+            if claim.expires is not None and claim.expires <= now and claim_id not in self._pending:
+                yield claim
+
+    def _is_proven(self, claim: Claim) -> bool:
+        return claim.expires is not None and claim.expires <= self._seen_until
 
     def restore(self, claims: Iterable[Claim]) -> None:
         """Takes what the journal kept, at start. Plans are checked by the first `observe`."""

@@ -22,6 +22,7 @@ class Register:
         self.by_controller: Index = {}  # reservations by namespace and controller uid, oldest first
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
         self.unsettled: set[ClaimId] = set()
+        self.expiring: set[ClaimId] = set()
         self.unplanned: set[ClaimId] = set()  # those of the unsettled that stand nowhere
 
     def named(self, owner: Owner) -> frozenset[ClaimId]:
@@ -41,6 +42,8 @@ class Register:
             self.unsettled.add(claim.id)
             if claim.node is None:
                 self.unplanned.add(claim.id)
+        if claim.expires is not None:
+            self.expiring.add(claim.id)
         self._count_shape(claim, 1)
         self.occupancy.stand(claim)
 
@@ -56,6 +59,7 @@ class Register:
             del self.by_pod[claim.pod_uid]
         self.unsettled.discard(claim_id)
         self.unplanned.discard(claim_id)
+        self.expiring.discard(claim_id)
         self._count_shape(claim, -1)
 
     def replace(self, claim: Claim) -> None:
