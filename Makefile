@@ -56,7 +56,7 @@ images:  ## build both images with docker, podman or buildah (IMG=registry/name:
 	 for part in allocator shim; do $$tool build -f Dockerfile.$$part -t $$base-$$part:$$tag . || exit 1; done
 
 deploy:  ## install into the cluster of kubectl
-	@echo "make deploy: this version cannot watch a cluster yet (--cluster kubernetes), so there is nothing safe to install."; \
+	@echo "make deploy: there are no manifests of allocator and shim yet, only the webhook configuration in deploy/base."; \
 	 echo "Use make run, or make e2e to see it behind a real API server."; exit 1
 
 lock:  ## renew the hash-locked dependency lists (needs uv)
