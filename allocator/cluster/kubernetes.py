@@ -168,14 +168,17 @@ class _Pods:
         self._missing = set(self._observer.known_pods())
 
     def listed(self, items: Sequence[PodSketch]) -> None:
+        known = self._observer.known_pods()
         pods = []
         for sketch in items:
-            if self._is_relevant(sketch):
+            uid = sketch.identity
+            if sketch.holds_something() or uid in known:
+                self._missing.discard(PodUid(uid))
                 pod = self._read(sketch)
                 if pod is not None:
                     pods.append(pod)
-            self._missing.discard(PodUid(sketch.identity))
-        self._tell(pods, [])
+        if pods:
+            self._tell(pods, [])
 
     def complete(self, as_of: float) -> None:
         self._tell([], self._missing)
@@ -184,6 +187,7 @@ class _Pods:
 
     def changed(self, events: Sequence[Event[PodSketch]]) -> None:
         """Told in order: what appears and goes at once has been there, and its reservation ends with it."""
+        known = self._observer.known_pods()
         pods: dict[PodUid, Pod] = {}
         gone: dict[PodUid, None] = {}
         for event in events:
@@ -193,18 +197,11 @@ class _Pods:
                     self._tell(pods.values(), gone)
                     pods, gone = {}, {}
                 gone[uid] = None
-            elif uid in pods or self._is_relevant(event.object):
+            elif event.object.holds_something() or uid in known or uid in pods:
                 pod = self._read(event.object)
                 if pod is not None:
                     pods[uid] = pod
         self._tell(pods.values(), gone)
-
-    def _is_relevant(self, sketch: PodSketch) -> bool:
-        return (
-            sketch.carries_id
-            or (not sketch.is_finished and sketch.has_host_ports())
-            or PodUid(sketch.identity) in self._observer.known_pods()
-        )
 
     def _read(self, sketch: PodSketch) -> Pod | None:
         try:

@@ -131,19 +131,12 @@ class PodSketch(Sketch):
     def identity(self) -> str:
         return self.metadata.uid or ""
 
-    @property
-    def is_finished(self) -> bool:
-        return isinstance(self.status, _PodStatus) and self.status.phase in FINISHED
-
-    @property
-    def carries_id(self) -> bool:
-        annotations = self.metadata.annotations
-        return annotations is not None and bool(annotations.allocation_id)
-
-    def has_host_ports(self) -> bool:
-        """Whether `objects` will find a host port. It may look for more than it finds, never for less."""
-        spec = self.spec
-        if spec is None:
+    def holds_something(self) -> bool:
+        """Whether it carries our id, or has host ports and is not finished. A yes too many is allowed, a no never."""
+        annotations, status, spec = self.metadata.annotations, self.status, self.spec
+        if annotations is not None and annotations.allocation_id:
+            return True
+        if spec is None or (isinstance(status, _PodStatus) and status.phase in FINISHED):
             return False
         for containers in (spec.containers, spec.init_containers):
             for container in containers or ():

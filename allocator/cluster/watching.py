@@ -177,6 +177,7 @@ class Follower(Generic[S]):
                 self._token = page.metadata.continue_
                 if self._token:  # under way while we deal with this one
                     request = self._page_request(self._token)
+                    await asyncio.sleep(0)  # it goes out now
                 await self._tell_page(page.items or [])
                 if not self._token:
                     break
