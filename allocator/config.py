@@ -64,6 +64,9 @@ FLAGS = (
     Flag("http", "127.0.0.1:8081", "address of /healthz, /readyz and /metrics", address),
     Flag("cluster", "none", "where nodes and Pods come from: kubernetes, file:PATH (YAML or JSON) or none", cluster),
     Flag("kubeconfig", "", "file that says how to reach the cluster; without: in-cluster, $KUBECONFIG, ~/.kube/config"),
+    Flag("lease-namespace", "", "namespace of the Lease by which one allocator serves; without it there is no Lease"),
+    Flag("pod-name", "", "our Pod, for the Lease"),
+    Flag("pod-uid", "", "its uid, for the Lease"),
     Flag("journal", "sqlite:hostport-journal.db", "where decisions are kept: sqlite:PATH or memory", journal),
     Flag("reserved-ports", DEFAULT_RESERVED, "numbers that Dynamic and Index never hand out", parse_numbers),
     Flag("reservation-ttl", f"{RESERVATION_SECONDS:g}s", "life of a reservation whose Pod is not seen", duration),
@@ -94,6 +97,9 @@ class Config:
     reserved_ports: int
     reservation_ttl: float
     disclose_holders: str
+    lease_namespace: str
+    pod_name: str
+    pod_uid: str
     when_full: WhenFull
     tls_cert: str
     tls_key: str
@@ -110,6 +116,8 @@ class Config:
 
         """
         config = cls(**{flag.attribute: getattr(arguments, flag.attribute) for flag in FLAGS})
+        if config.lease_namespace and not (config.cluster == "kubernetes" and config.pod_name and config.pod_uid):
+            raise ConfigError("--lease-namespace needs --cluster kubernetes, --pod-name and --pod-uid")
         if bool(config.tls_cert) != bool(config.tls_key):
             raise ConfigError("--tls-cert and --tls-key go together")
         if config.tls_client_ca and not config.tls_cert:

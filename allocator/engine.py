@@ -68,6 +68,7 @@ class Engine:
         self.now = now
         self.is_serving = False
         self.watch: Watch | None = None  # the view of the cluster, where it can be asked
+        self.holds_lease: Callable[[], bool] = always  # whether we are the one who may answer
         self.enforced: dict[str, str] = {}  # Pod Security level by namespace, where it forbids hostNetwork
         self.incidents: Counter[IncidentKind] = Counter()  # since the start, by kind
         self._new_id = new_id
@@ -91,9 +92,11 @@ class Engine:
     # -- requests
 
     def check_serving(self) -> None:
-        """Raises UnavailableError unless the state is whole."""
+        """Raises UnavailableError unless the state is whole and ours to answer for."""
         if not self.is_serving:
             raise UnavailableError(Reason.NOT_SERVING, "the allocator is starting or stopping; retry")
+        if not self.holds_lease():
+            raise UnavailableError(Reason.NOT_SERVING, "the allocator cannot renew its Lease: another may take over")
 
     async def allocate(self, ask: Ask, *, mark: RequestMark | None, seal: Seal, is_wanted: Callable[[], bool]) -> bytes:
         """Allocates, durably, or repeats the first answer to the same request.
@@ -108,7 +111,9 @@ class Engine:
         except Refused as refused:
             if not await self._looked_again(ask, refused):
                 raise
-        return await self._allocate(ask, mark, seal, is_wanted)
+            return await self._allocate(ask, mark, seal, is_wanted)
+        finally:
+            self.check_serving()  # who has lost the Lease while deciding answers neither yes nor no
 
     async def _looked_again(self, ask: Ask, refused: Refused) -> bool:
         """Before a denial for want of a port: whether those who hold it were looked up, so that asking again is fair.

@@ -1,6 +1,7 @@
 """Wiring, the order of start-up, and shutdown.
 
-Start: lock and read the journal → listen, NOT_SERVING → see the whole cluster once → SERVING.
+Start: lock and read the journal → listen, NOT_SERVING → acquire the Lease, where there is one → see the whole cluster
+once → SERVING.
 Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → close the journal → exit 0. A second signal exits
 at once.
 """
@@ -15,7 +16,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.rpc import error_details_pb2  # noqa: F401 - reflection then knows the types of our error details
@@ -32,7 +33,7 @@ from allocator.cluster.contract import Source, Watch
 from allocator.cluster.file import FileCluster
 from allocator.cluster.none import IMPLICIT_NODE, NoCluster
 from allocator.config import Config
-from allocator.core.claims import ClaimId
+from allocator.core.claims import ClaimId, State
 from allocator.core.ledger import Ledger, Rules
 from allocator.engine import Engine
 from allocator.journal.contract import Journal
@@ -42,6 +43,9 @@ from allocator.service import AllocatorService
 from hostport.flags import Address
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
+
+if TYPE_CHECKING:
+    from allocator.cluster.lease import Leadership
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +97,9 @@ class Allocator:
         self._engine.watch = self._watch
         self._registry = CollectorRegistry()
         self._health = health.aio.HealthServicer()
+        self._leadership = _leadership(config, journal) if config.lease_namespace else None
+        if self._leadership is not None:
+            self._engine.holds_lease = self._leadership.is_valid
         self._is_stopping = False
 
     async def run(self) -> None:
@@ -102,7 +109,7 @@ class Allocator:
         await server.start()
         http_server = self._http_server()
         background = [
-            asyncio.create_task(self._source.run(self._engine), name="cluster"),
+            asyncio.create_task(self._follow(), name="cluster"),
             asyncio.create_task(self._start_serving(), name="start"),
             asyncio.create_task(self._tick(), name="tick"),
         ]
@@ -116,6 +123,26 @@ class Allocator:
             for task in (stopped, *background):
                 task.cancel()
             await asyncio.gather(stopped, *background, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        """Follows the cluster; with a Lease only once it is ours, and late enough that nothing is on its way.
+
+        Raises:
+            LostError: the Lease is not ours any more.
+
+        """
+        if self._leadership is None:
+            await self._source.run(self._engine)
+            return
+        serve_at = await self._leadership.acquire()
+        await asyncio.gather(self._leadership.keep(), self._follow_from(serve_at))
+
+    async def _follow_from(self, serve_at: float) -> None:
+        delay = serve_at - time.time()
+        if delay > 0:
+            log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
+            await asyncio.sleep(delay)
+        await self._source.run(self._engine)
 
     async def _start_serving(self) -> None:
         await self._source.synced()
@@ -137,6 +164,9 @@ class Allocator:
         await self._health.enter_graceful_shutdown()
         await server.stop(DRAIN_SECONDS)
         self._engine.is_serving = False
+        if self._leadership is not None:
+            is_shown = all(claim.state is not State.RESERVED for claim in self._engine.ledger.claims())
+            await self._leadership.release(handed_over=is_shown)
         http_server.stop()
         await http_server.close_all_connections()
 
@@ -244,3 +274,11 @@ def _watch(kubeconfig: str) -> Watch:
 
 def _new_id() -> ClaimId:
     return ClaimId(secrets.token_hex(16))
+
+
+def _leadership(config: Config, journal: Journal) -> Leadership:
+    from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
+    from allocator.cluster.lease import Holder, Leadership  # noqa: PLC0415
+
+    me = Holder(pod_uid=config.pod_uid, pod_name=config.pod_name, start=secrets.token_hex(8), journal=journal.identity)
+    return Leadership(Client(loader(config.kubeconfig)), me, namespace=config.lease_namespace)

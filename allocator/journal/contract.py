@@ -68,6 +68,10 @@ class Journal(Protocol):
     set_aside: str | None
     """Where a file went that could not be read, for `/readyz?verbose`; None: it was fine."""
 
+    identity: str
+    """A random name that stays with the file, so that an allocator can tell whether it has its predecessor's journal.
+    Empty: it has none."""
+
     def load(self) -> Kept:
         """What is in force. Called once, before any submission."""
 

@@ -12,6 +12,7 @@ class MemoryJournal:
     """Every submission is as durable as the process."""
 
     set_aside: str | None = None
+    identity = ""
 
     def load(self) -> Kept:
         return Kept()

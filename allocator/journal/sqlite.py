@@ -48,13 +48,15 @@ MAX_BATCH = 512
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE journal (identity TEXT NOT NULL);
+INSERT INTO journal VALUES (lower(hex(randomblob(16))));
 CREATE TABLE claims (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, body TEXT NOT NULL);
 CREATE TABLE answers (
     seq INTEGER PRIMARY KEY,
     request_id TEXT NOT NULL, digest BLOB NOT NULL, claim_id TEXT NOT NULL, response BLOB NOT NULL, ended REAL
 );
 CREATE INDEX answers_by_end ON answers (ended) WHERE ended IS NOT NULL;
-"""
+"""  # noqa: S608 - constants of this module
 
 
 class _CorruptError(Exception):
@@ -89,6 +91,7 @@ class SqliteJournal:
         except BaseException:
             self._lock.close()
             raise
+        (self.identity,) = self._connection.execute("SELECT identity FROM journal").fetchone()
         self._tables = _Tables(self._connection)
         self._waiting: list[_Submission] = []
         self._is_busy = False  # a batch is gathering its last submissions, or is being committed
@@ -356,6 +359,8 @@ def _read_all(connection: sqlite3.Connection) -> Kept:
             raise ValueError("two records have one id")
     except ValueError as error:
         raise _CorruptError(str(error)) from error
+    if len(list(connection.execute("SELECT identity FROM journal"))) != 1:
+        raise _CorruptError("it has no identity")
     answers = tuple(
         Answer(request_id, digest, ClaimId(claim_id), response, ended)
         for _, request_id, digest, claim_id, response, ended in connection.execute("SELECT * FROM answers ORDER BY seq")

@@ -63,6 +63,17 @@ async def test_what_was_submitted_is_there_after_a_restart(path: Path) -> None:
     assert read(path) == (Kept(claims=(a, c, d), answers=(answer("r1", a),)), None)
 
 
+def test_a_journal_has_a_name_that_stays_with_the_file(path: Path, tmp_path: Path) -> None:
+    names = []
+    for file in (path, path, tmp_path / "another.db"):
+        journal = SqliteJournal(file)
+        names.append(journal.identity)
+        journal.close()
+
+    assert names[0] == names[1] != names[2]
+    assert len(names[0]) == 32
+
+
 async def test_answers_fade_with_their_claim_and_are_forgotten(path: Path) -> None:
     a, b, *_ = CLAIMS
     await write(path, [Put(a), answer("r1", a), Put(b), answer("r2", b)], [Drop(a.id, 5.0), Drop(b.id, 9.0)])
