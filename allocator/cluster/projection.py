@@ -286,6 +286,8 @@ class Shared:
         return replace(
             pod,
             namespace=sys.intern(pod.namespace),
+            generate_name=sys.intern(pod.generate_name),
+            controller_uid=sys.intern(pod.controller_uid),
             node=None if pod.node is None else NodeName(sys.intern(pod.node)),
             ports=_one_of(self._ports, pod.ports),
             constraints=_one_of(self._constraints, pod.constraints),

@@ -177,7 +177,7 @@ class Follower(Generic[S]):
                 self._token = page.metadata.continue_
                 if self._token:  # under way while we deal with this one
                     request = self._page_request(self._token)
-                    await asyncio.sleep(0)  # it goes out now
+                    await _go_out()
                 await self._tell_page(page.items or [])
                 if not self._token:
                     break
@@ -283,6 +283,12 @@ class Follower(Generic[S]):
         """Somebody knows that the watch misses what there is."""
         if self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())
+
+
+async def _go_out() -> None:
+    """Lets a request that was just made reach the wire: it takes aiohttp a few turns of the loop."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def watch_params(version: str, seconds: float) -> dict[str, str]:
