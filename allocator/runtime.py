@@ -167,6 +167,7 @@ class Allocator:
         if self._leadership is not None:
             is_shown = all(claim.state is not State.RESERVED for claim in self._engine.ledger.claims())
             await self._leadership.release(handed_over=is_shown)
+            await self._leadership.close()
         http_server.stop()
         await http_server.close_all_connections()
 

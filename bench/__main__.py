@@ -13,9 +13,15 @@ from bench.measure import Row, machine, markdown, write_json
 from bench.options import Options
 from bench.processes import CHECKOUT
 from bench.rpc import rpc
+from bench.scale import scale
 from bench.webhook import webhook
 
-BENCHES: dict[str, Callable[[Options], list[Row]]] = {"rpc": rpc, "webhook": webhook, "decision": decision}
+BENCHES: dict[str, Callable[[Options], list[Row]]] = {
+    "rpc": rpc,
+    "webhook": webhook,
+    "decision": decision,
+    "scale": scale,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

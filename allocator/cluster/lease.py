@@ -208,6 +208,9 @@ class Api(Protocol):
     async def send(self, method: str, path: str, params: Any = ..., body: Any = ...) -> bytes:
         """Sends JSON; returns the body of the answer or raises ApiError, UnreachableError."""
 
+    async def close(self) -> None:
+        """Lets go of the connection."""
+
 
 def elapsed() -> float:
     """Seconds that also pass while the machine sleeps: who wakes up must know that its time is over."""
@@ -288,6 +291,10 @@ class Leadership:
                 await self._write(replace(record, holder=None, handed_over=handed_over))
         except (ApiError, UnreachableError) as error:
             log.warning("the Lease %s could not be released: %s", self._path, error)
+
+    async def close(self) -> None:
+        """Lets go of the connection; nothing can be asked afterwards."""
+        await self._api.close()
 
     async def _step(self, *, is_kept: bool = False) -> Take | Wait:
         """Looks, decides, and if it is to be taken, writes. A write that meets another's fails with a conflict."""

@@ -112,6 +112,9 @@ class Api:
         self.trouble: Exception | None = None
         self.version = 0
 
+    async def close(self) -> None:
+        pass
+
     async def send(self, method: str, path: str, params: Any = None, body: Any = None) -> bytes:
         await asyncio.sleep(0)
         if self.trouble:

@@ -1,0 +1,46 @@
+"""From the start of the process to a full view of 5,000 nodes and 150,000 Pods, a fifth of them with host ports.
+
+Ours over a bare client that only downloads the same lists, page after page, from a simulated API server. Twice: from
+one that answers at once, which no real one does, and from one that takes 25 ms for each page of 500 Pods.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from bench.measure import Row, Sample
+from bench.options import Options
+from bench.processes import CHECKOUT
+
+SIMULATOR = CHECKOUT / "tests" / "cluster" / "simulator.py"
+PAGES = ((0.0, "an API server that answers at once"), (0.025, "25 ms for each page"))
+MOST_ROUNDS = 3
+
+
+def scale(options: Options) -> list[Row]:
+    return list(_rows(min(options.rounds, MOST_ROUNDS)))
+
+
+def _rows(rounds: int) -> Iterator[Row]:
+    for seconds, what in PAGES:
+        figures = [_measure(seconds) for _ in range(rounds)]
+        memory = sorted(each["bytes_per_holding_pod"] for each in figures)[len(figures) // 2]
+        yield Row(
+            bench="scale",
+            what=f"start to a view of 5,000 nodes and 150,000 Pods: {what}",
+            unit="s",
+            ours=[Sample(each["synced_seconds"]) for each in figures],
+            bare=[Sample(each["bare_seconds"]) for each in figures],
+            aim="≤ 1.5",
+            beside=f"{memory:,.0f} B for each of {figures[0]['holding_pods']:,} Pods with ports, the others included",
+        )
+
+
+def _measure(page_seconds: float) -> dict[str, Any]:
+    command = [sys.executable, str(SIMULATOR), "measure", f"--page-seconds={page_seconds}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return dict(json.loads(done.stdout))
