@@ -17,6 +17,9 @@ from shim.review import API_VERSION, KIND
 
 Review = dict[str, Any]
 
+MOST_SHOWN = 20
+"""Mistakes in one message: a Pod may have hundreds of ports, and an Event 1,024 characters."""
+
 
 def allowed(uid: str, *, ops: Sequence[Op] = (), warnings: Iterable[Remark] = (), allocation_id: str = "") -> Review:
     response: Review = {"uid": uid, "allowed": True}
@@ -36,7 +39,9 @@ def denied(uid: str, *, code: int, mistakes: Sequence[Mistake]) -> Review:
 def denial_message(mistakes: Sequence[Mistake]) -> str:
     if len(mistakes) == 1:
         return str(mistakes[0])
-    return f"{len(mistakes)} mistakes: " + "; ".join(f"({at}) {each}" for at, each in enumerate(mistakes, start=1))
+    shown = "; ".join(f"({at}) {each}" for at, each in enumerate(mistakes[:MOST_SHOWN], start=1))
+    more = len(mistakes) - MOST_SHOWN
+    return f"{len(mistakes)} mistakes: {shown}" + (f"; and {more} more" if more > 0 else "")
 
 
 def failure(code: int, reason: str, message: str) -> Review:

@@ -24,6 +24,7 @@ from shimkit import (
 
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.admission import admit, users_field
+from shim.answers import denial_message
 from shim.outcomes import Mistake, Refused, Unreachable
 from shim.pods import parse_pod
 from shim.review import ReviewError
@@ -246,3 +247,11 @@ async def lenient(request: AllocateRequest) -> AllocateResponse:
 def test_any_bytes_are_answered_or_the_callers_fault(data: bytes) -> None:
     with pytest.raises(ReviewError):
         run(admit(data, lenient, probe=lenient))
+
+
+def test_hundreds_of_mistakes_are_counted_and_the_first_ones_told() -> None:
+    message = denial_message([MISTAKE] * 300)
+
+    assert message.startswith("300 mistakes: (1) ")
+    assert message.endswith("; and 280 more")
+    assert message.count("policy Index needs an index") == 20
