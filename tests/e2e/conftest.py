@@ -21,10 +21,9 @@ from e2e import binaries as programs
 from e2e.api import Kubectl
 from e2e.control_plane import ControlPlane, control_plane, create_namespace
 from e2e.processes import Timeout
-from e2e.product import Product, product
+from e2e.product import Product, watching_product
 
 NODES = ("n1", "n2", "n3")
-PRODUCT = ("allocator", "shim")
 
 
 def pytest_configure() -> None:
@@ -83,7 +82,7 @@ def plane(binaries: programs.Binaries, folder: Path) -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def product_session(plane: ControlPlane, folder: Path) -> Iterator[Product]:
     with start_or_exit() as stack:
-        running = stack.enter_context(product(plane, folder))
+        running = stack.enter_context(watching_product(plane, folder))
         yield running
 
 
@@ -95,10 +94,10 @@ def product_fixture(product_session: Product) -> Product:
 @pytest.fixture(autouse=True)
 def _logs(request: pytest.FixtureRequest, product_session: Product) -> Iterator[None]:
     """Shows with a failed case what the programs logged during it. An exception that nobody caught fails any case."""
-    logs = product_session.plane.logs
-    before = {name: (logs / f"{name}.log").stat().st_size for name in PRODUCT}
+    logs = [log for program in ("allocator", "shim") for log in product_session.plane.logs.glob(f"{program}*.log")]
+    before = {log: log.stat().st_size for log in logs}
     yield
-    fresh = {name: (logs / f"{name}.log").read_bytes()[size:].decode(errors="replace") for name, size in before.items()}
+    fresh = {log.stem: log.read_bytes()[size:].decode(errors="replace") for log, size in before.items()}
     for name, lines in fresh.items():
         request.node.add_report_section("teardown", name, lines[-8000:])
     assert [name for name, lines in fresh.items() if "Traceback" in lines] == []
@@ -110,10 +109,15 @@ def _needs(request: pytest.FixtureRequest, binaries: programs.Binaries) -> None:
         pytest.skip(f"{', '.join(missing)} not in KUBEBUILDER_ASSETS; unset it to build them here")
 
 
+def case_name(request: pytest.FixtureRequest) -> str:
+    """The case's name, as Kubernetes takes names."""
+    return re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:60].rstrip("-")
+
+
 @pytest.fixture
 def namespace(request: pytest.FixtureRequest, plane: ControlPlane) -> Iterator[str]:
     """A namespace that goes with the case, without waiting for it."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:60].rstrip("-")
+    name = case_name(request)
     create_namespace(plane, name)
     yield name
     plane.kubectl("delete", "namespace", name, "--wait=false")

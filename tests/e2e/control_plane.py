@@ -9,7 +9,7 @@ from pathlib import Path
 
 from e2e.api import Https, Kubectl
 from e2e.binaries import Binaries
-from e2e.nodes import fake_nodes
+from e2e.nodes import Fleet, fake_nodes
 from e2e.pki import Pki
 from e2e.processes import Process, free_ports, wait_until
 
@@ -23,6 +23,7 @@ class ControlPlane:
     pki: Pki
     binaries: Binaries
     nodes: tuple[str, ...]
+    fleet: Fleet
     logs: Path
 
 
@@ -41,8 +42,8 @@ def control_plane(binaries: Binaries, folder: Path, *, nodes: tuple[str, ...]) -
         server = _api_server(stack, binaries, pki, logs, etcd_port, api_port)
         server.wait_until("ready", lambda: api.is_ok("/readyz"), seconds=60)
         _controllers(stack, binaries, pki, logs, kubectl.kubeconfig, server_key=folder / "service-accounts.key")
-        stack.enter_context(fake_nodes(api, nodes))
-        plane = ControlPlane(api, kubectl, pki, binaries, nodes, logs)
+        fleet = stack.enter_context(fake_nodes(api, nodes))
+        plane = ControlPlane(api, kubectl, pki, binaries, nodes, fleet, logs)
         _make_namespace_usable(plane, "default")
         yield plane
 

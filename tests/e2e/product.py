@@ -1,6 +1,7 @@
 """The product under test: the real allocator and the real shim, started as a user starts them.
 
-The allocator learns the cluster from a file that a driver keeps fresh, as `kubectl get` prints it.
+The allocator of the session watches the API server. A second one, for a few cases, learns the cluster from a file that
+a driver keeps fresh, as `kubectl get` prints it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 
 from e2e.api import Https
 from e2e.binaries import CHECKOUT
-from e2e.control_plane import ControlPlane
+from e2e.control_plane import ControlPlane, create_namespace
 from e2e.pki import KeyPair
 from e2e.processes import Process, free_ports, repeating, wait_for
 from hostport.v1 import allocator_pb2 as pb
@@ -25,29 +26,37 @@ from hostport.v1 import allocator_pb2_grpc as rpc
 
 WEBHOOK = CHECKOUT / "deploy" / "base" / "webhook.yaml"
 PACE = 1.0
+FILE_NAMESPACE = {"hostport.io/webhook": "ignore", "e2e.hostport.io/cluster": "file"}
 
 
 class Allocator:
     """The running allocator, and its API. It can be ended and started again with its journal, at the same address."""
 
-    def __init__(self, folder: Path, logs: Path, cluster: Path) -> None:
+    def __init__(self, folder: Path, logs: Path, *cluster: str, name: str = "allocator") -> None:
         port, http_port = free_ports(2)
         self.address = f"127.0.0.1:{port}"
-        self._logs = logs
+        self.log = logs / f"{name}.log"
         self._http = Https(f"http://127.0.0.1:{http_port}")
         self._flags = (
             f"--listen={self.address}",
             f"--http=127.0.0.1:{http_port}",
-            f"--cluster=file:{cluster}",
-            f"--journal=sqlite:{folder / 'journal.db'}",
+            *cluster,
+            f"--journal=sqlite:{folder / f'{name}.db'}",
         )
         self._channel = grpc.insecure_channel(self.address, options=[("grpc.max_reconnect_backoff_ms", 500)])
         self._stub = rpc.AllocatorServiceStub(self._channel)
         self.start()
 
-    def start(self) -> None:
-        self._process = _start("allocator", self._logs, *self._flags)
+    def start(self, *more: str) -> None:
+        """Starts it, with more flags if given: a later flag wins."""
+        self._process = _start("allocator", self.log, *self._flags, *more)
         self._process.wait_until("ready", lambda: self._http.is_ok("/readyz"))
+
+    def restart(self, *more: str) -> None:
+        """Ends it politely and starts it again with its journal."""
+        if (code := self._process.stop()) != 0:
+            raise RuntimeError(f"the allocator ended with {code}")
+        self.start(*more)
 
     def kill(self) -> None:
         self._process.kill()
@@ -62,6 +71,17 @@ class Allocator:
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
+
+    def preview(self, number: int, constraints: pb.NodeConstraints) -> str:
+        """The node on which a Pod with a fixed number would be planned; empty where it has no candidate."""
+        request = pb.AllocateRequest(
+            dry_run=True,
+            owner=pb.Owner(kind="Pod", namespace="preview", name="preview"),
+            policy=pb.POLICY_STATIC,
+            ports=[pb.PortRequest(container="main", container_port=number, host_port=number)],
+            constraints=constraints,
+        )
+        return str(self._stub.Allocate(request, timeout=5, wait_for_ready=True).allocation.node)
 
     def held_on(self, node: str) -> set[int]:
         """The numbers that are held on a node."""
@@ -92,10 +112,10 @@ class Allocator:
 class Shim:
     """The running shim. It can be stopped and started again at the same address."""
 
-    def __init__(self, logs: Path, tls: KeyPair, allocator: Allocator) -> None:
+    def __init__(self, logs: Path, tls: KeyPair, allocator: Allocator, *, name: str = "shim") -> None:
         port, http_port = free_ports(2)
         self.base = f"https://127.0.0.1:{port}"
-        self._logs = logs
+        self.log = logs / f"{name}.log"
         self._http = Https(f"http://127.0.0.1:{http_port}")
         self._flags = (
             f"--listen=127.0.0.1:{port}",
@@ -107,7 +127,7 @@ class Shim:
         self.start()
 
     def start(self) -> None:
-        self._process = _start("shim", self._logs, *self._flags)
+        self._process = _start("shim", self.log, *self._flags)
         self._process.wait_until("ready", lambda: self._http.is_ok("/readyz"))
 
     def stop(self) -> int:
@@ -134,8 +154,17 @@ class Product:
 
 
 @contextlib.contextmanager
-def product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
-    """Starts both programs, installs the webhook, ends everything."""
+def watching_product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
+    """The product that watches the cluster, with the webhook as users install it."""
+    flags = ("--cluster=kubernetes", f"--kubeconfig={plane.kubectl.kubeconfig}")
+    with _programs(plane, folder, flags) as running:
+        _install_webhook(running, _configuration())
+        yield running
+
+
+@contextlib.contextmanager
+def file_product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
+    """A second product, for the namespaces with its label alone. It reads the cluster from a file."""
     cluster = folder / "cluster.json"
 
     def write_cluster() -> None:
@@ -144,13 +173,30 @@ def product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
         fresh.replace(cluster)
 
     write_cluster()
+    configuration = _configuration()
+    configuration["metadata"]["name"] += "-file"
+    for webhook in configuration["webhooks"]:
+        webhook["namespaceSelector"] = {"matchLabels": FILE_NAMESPACE}
+    with (
+        repeating("cluster-file", PACE, write_cluster),
+        _programs(plane, folder, (f"--cluster=file:{cluster}",), suffix="-file") as running,
+    ):
+        create_namespace(plane, "file-probe", labels=FILE_NAMESPACE)
+        _install_webhook(running, configuration, namespace="file-probe")
+        try:
+            yield running
+        finally:
+            plane.kubectl("delete", "mutatingwebhookconfiguration", configuration["metadata"]["name"])
+
+
+@contextlib.contextmanager
+def _programs(plane: ControlPlane, folder: Path, cluster: Sequence[str], *, suffix: str = "") -> Iterator[Product]:
+    """Starts both programs, ends both."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(repeating("cluster-file", PACE, write_cluster))
-        allocator = Allocator(folder, plane.logs, cluster)
+        allocator = Allocator(folder, plane.logs, *cluster, name=f"allocator{suffix}")
         stack.callback(_end_well, allocator)
-        shim = Shim(plane.logs, plane.pki.server("shim"), allocator)
+        shim = Shim(plane.logs, plane.pki.server(f"shim{suffix}"), allocator, name=f"shim{suffix}")
         stack.callback(_end_well, shim)
-        _install_webhook(plane, shim)
         yield Product(plane, allocator, shim)
 
 
@@ -160,20 +206,22 @@ def _end_well(program: Allocator | Shim) -> None:
         raise RuntimeError(f"{type(program).__name__} ended with {code}")
 
 
-def _start(program: str, logs: Path, *flags: str) -> Process:
+def _start(program: str, log: Path, *flags: str) -> Process:
     """Without the HOSTPORT_* variables of whoever runs the tests: they are flags, too."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("HOSTPORT_")}
     environ["PYTHONPATH"] = str(CHECKOUT)
-    return Process(
-        program, [sys.executable, "-m", program, "serve", *flags], log=logs / f"{program}.log", environ=environ
-    )
+    return Process(log.stem, [sys.executable, "-m", program, "serve", *flags], log=log, environ=environ)
 
 
-def _install_webhook(plane: ControlPlane, shim: Shim) -> None:
+def _configuration() -> Any:
+    return yaml.safe_load(WEBHOOK.read_text(encoding="utf-8"))
+
+
+def _install_webhook(product: Product, configuration: Any, *, namespace: str = "default") -> None:
     """The configuration that users install, but for the way to the shim: here it is no Service."""
-    configuration = yaml.safe_load(WEBHOOK.read_text(encoding="utf-8"))
+    plane = product.plane
     for webhook in configuration["webhooks"]:
-        webhook["clientConfig"] = {"url": f"{shim.base}/mutate", "caBundle": plane.pki.ca_bundle}
+        webhook["clientConfig"] = {"url": f"{product.shim.base}/mutate", "caBundle": plane.pki.ca_bundle}
     plane.kubectl.apply(configuration)
     probe = {
         "apiVersion": "v1",
@@ -183,7 +231,7 @@ def _install_webhook(plane: ControlPlane, shim: Shim) -> None:
     }
     wait_for(
         "the API server to call the webhook",
-        lambda: plane.kubectl.try_apply(probe, options=["--dry-run=server", "-o", "json"]),
+        lambda: plane.kubectl.within(namespace).try_apply(probe, options=["--dry-run=server", "-o", "json"]),
         lambda run: run.code == 0 and "hostNetwork" in run.json["spec"],
         seconds=20,
     )

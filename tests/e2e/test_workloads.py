@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from e2e.api import Kubectl
 from e2e.binaries import CHECKOUT
 from e2e.manifests import (
-    Pod,
     allocations,
     annotation,
     hostport,
@@ -20,32 +17,9 @@ from e2e.manifests import (
 )
 from e2e.processes import wait_for
 from e2e.product import Product
-from hostport.v1 import allocator_pb2 as pb
+from e2e.seen import bound, nodes_by_id, refusals, running
 
 pytestmark = pytest.mark.workloads
-
-
-def running(kubectl: Kubectl, count: int) -> list[Pod]:
-    """Waits until exactly so many Pods run, and returns them by name."""
-    return wait_for(
-        f"{count} Pods to run",
-        kubectl.pods,
-        lambda pods: len(pods) == count and all(pod["status"]["phase"] == "Running" for pod in pods),
-    )
-
-
-def bound(product: Product, namespace: str, count: int) -> dict[str, str]:
-    """Waits until exactly so many allocations stand, each on its Pod's node; returns the nodes by id."""
-    found = wait_for(
-        f"{count} bound allocations",
-        lambda: product.allocator.allocations(namespace),
-        lambda found: [each.state for each in found] == [pb.STATE_BOUND] * count,
-    )
-    return {allocation.id: allocation.node for allocation in found}
-
-
-def nodes_by_id(pods: Sequence[Pod]) -> dict[str, str]:
-    return {annotation(pod, "allocation-id"): pod["spec"]["nodeName"] for pod in pods}
 
 
 def test_the_example_gets_the_ports_it_promises(kubectl: Kubectl) -> None:
@@ -139,7 +113,7 @@ def test_a_denial_is_an_event_of_the_workload(kubectl: Kubectl) -> None:
 
     messages = wait_for(
         "an event of the ReplicaSet",
-        lambda: [each["message"] for each in kubectl.get("events")["items"] if each["reason"] == "FailedCreate"],
+        lambda: refusals(kubectl),
         bool,
     )
     assert "NO_INDEX" in messages[0]
@@ -152,7 +126,7 @@ def test_a_fixed_number_fits_once_on_every_node(product: Product, kubectl: Kubec
     pods = running(kubectl, 3)
     refused = wait_for(
         "the fourth to be refused",
-        lambda: [each["message"] for each in kubectl.get("events")["items"] if each["reason"] == "FailedCreate"],
+        lambda: refusals(kubectl),
         bool,
     )
 
