@@ -166,9 +166,12 @@ class Ledger:
         return taken, (*placement.warnings, *_appearances(ports))
 
     def amend(self, claim: Claim) -> None:
-        """Makes a claim that `take_up` or `renewed` gave stand in place of the one with its id."""
+        """Makes a claim that `take_up` or `renewed` gave stand in place of the one with its id; plans make room."""
         self._register.replace(claim)
         self._tell(claim.id)
+        if not claim.is_settled:
+            self._upkeep.look_around(claim)
+            self._upkeep.mend()
 
     def _is_own(self, claim: Claim, ask: Ask, now: float) -> bool:
         owner, asker = claim.owner, ask.owner

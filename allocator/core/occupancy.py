@@ -113,10 +113,6 @@ class Occupancy:
             self._rescope(scope, position)
         self._forget_if_idle(position)
 
-    def nodes(self) -> list[Node]:
-        """Every Node object, by name."""
-        return sorted((p.node for p in self._places if p and p.known), key=lambda node: node.name)
-
     def names(self) -> list[NodeName]:
         """Every node that is known or holds something, in order."""
         return sorted(self._positions)

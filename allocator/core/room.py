@@ -66,10 +66,7 @@ def free_nodes(keys: Iterable[PortKey], scope: Scope, world: World, exempt: froz
     """The nodes of a scope on which all the keys are free together, whoever is exempt aside."""
     nodes = scope.nodes
     for key in keys:
-        blocked = world.occupancy.conflicting(key) & nodes
-        if blocked and exempt:
-            blocked = _without_exempt(key, blocked, world, exempt)
-        nodes &= ~blocked
+        nodes &= ~_blocked(key, nodes, world, exempt)
     return nodes
 
 
@@ -79,9 +76,10 @@ def blockers(keys: Iterable[PortKey], node: NodeName, world: World, exempt: froz
     return [world.claims[holder] for holder in found if holder not in exempt]
 
 
-def _without_exempt(key: PortKey, blocked: int, world: World, exempt: frozenset[ClaimId]) -> int:
-    """Unblocks the nodes where only exempt claims conflict with the key."""
-    for claim_id in exempt:
+def _blocked(key: PortKey, nodes: int, world: World, exempt: frozenset[ClaimId]) -> int:
+    """Those of the nodes where anybody conflicts with the key who is not exempt."""
+    blocked = world.occupancy.conflicting(key) & nodes
+    for claim_id in exempt if blocked else ():
         node = world.claims[claim_id].node
         if node is not None and exempt.issuperset(world.occupancy.holders(node, key)):
             blocked &= ~world.occupancy.only(node)
@@ -116,8 +114,8 @@ def _make_room(root: _Seeker, world: World) -> Spot | None:
 
 def _may_have_room(root: _Seeker, world: World) -> bool:
     """Whether each key is free on any node that a chain of moves could reach: a look at few sets before many nodes."""
-    occupancy = world.occupancy
-    return all(occupancy.reach(key, root.scope) & ~occupancy.conflicting(key) for key in root.keys)
+    reaches = ((key, world.occupancy.reach(key, root.scope)) for key in root.keys)
+    return all(nodes & ~_blocked(key, nodes, world, root.exempt) for key, nodes in reaches)
 
 
 def _displaced(claim: Claim, by: _Seeker, world: World) -> _Seeker:

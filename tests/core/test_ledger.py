@@ -261,6 +261,19 @@ def test_what_appeared_since_is_held_as_it_stands() -> None:
     assert "PORT_CONFLICT" in desk.refusal(ask("x", "y:1=15000", policy="Static"))
 
 
+def test_room_is_made_for_what_appeared_since() -> None:
+    desk = Desk("n1", "n2")
+    asked = ask("db-0", "p:8080", policy="Index", index=0, constraints=on("n1"))
+    claim = desk.grant(asked)
+    roaming = desk.grant(ask("web", "x:1=15000", policy="Static"))
+    assert roaming.node == "n1"
+
+    taken, _ = desk.ledger.take_up(patched(asked, claim, "proxy/admin:15000=15000"), desk.now) or (claim, ())
+    desk.ledger.amend(taken)
+
+    assert (current(desk, claim).node, current(desk, roaming).node) == ("n1", "n2")
+
+
 def test_what_appeared_since_and_does_not_fit_denies_the_pod() -> None:
     desk = Desk("n1")
     desk.observe(pods=[pod("agent", "x:15000", at="n1")])
