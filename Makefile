@@ -60,9 +60,11 @@ deploy:  ## install into the cluster of kubectl
 	 echo "Use make run, or make e2e to see it behind a real API server."; exit 1
 
 lock:  ## renew the hash-locked dependency lists (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator --extra cli --extra dev pyproject.toml -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator pyproject.toml -o requirements/allocator.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/shim.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra cli pyproject.toml -o requirements/cli.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra docs pyproject.toml -o requirements/docs.txt
 
 clean:  ## remove what the other verbs made, but for the control plane in .cache
 	rm -rf $(VENV) .local build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
