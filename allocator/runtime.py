@@ -29,6 +29,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from allocator import http
+from allocator.certificates.files import Files
 from allocator.cluster.contract import Source, Watch
 from allocator.cluster.file import FileCluster
 from allocator.cluster.none import IMPLICIT_NODE, NoCluster
@@ -203,9 +204,8 @@ class Allocator:
         config = self._config
         if not config.tls_cert:
             return None
-        pair = (Path(config.tls_key).read_bytes(), Path(config.tls_cert).read_bytes())
-        ca = Path(config.tls_client_ca).read_bytes() if config.tls_client_ca else None
-        return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
+        client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
+        return Files(cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=client_ca).credentials()
 
     def _http_server(self) -> HTTPServer:
         self._gauges()

@@ -3,3 +3,7 @@
 It keeps no state, so any number of replicas may run. Follow one review with your finger:
 web → admission → review → client → patch → answers → web.
 """
+
+from hostport.tls import require_tls13
+
+require_tls13()

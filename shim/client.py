@@ -23,10 +23,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from hostport.contract import DOMAIN, Reason
+from hostport.files import FileWatch, no_password
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
-from shim.files import FileWatch, no_password
 from shim.outcomes import Mistake, Refused, Unreachable
 
 ADMISSION_CODES = {

@@ -13,7 +13,7 @@ import logging
 import ssl
 from pathlib import Path
 
-from shim.files import FileWatch, no_password
+from hostport.files import FileWatch, no_password
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,13 @@ import asyncio
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,88 @@ def test_a_corrupt_journal_is_pointed_out_and_not_served_from(tmp_path: Path) ->
     with running(f"--journal=sqlite:{journal}") as program:
         assert "[!]the journal was corrupt and was set aside as" in program.get("/readyz?verbose")[1]
     assert [p.read_bytes() for p in tmp_path.glob("journal.db.corrupt-*")] == [b"torn"]
+
+
+Authorities = Mapping[str, trustme.CA]
+
+
+@pytest.fixture
+def authorities() -> Authorities:
+    return {"old": trustme.CA(), "new": trustme.CA()}
+
+
+def write_tls(folder: Path, ca: trustme.CA, *, cert: trustme.LeafCert | None = None) -> list[str]:
+    """Files of a server whose clients come from the same authority, and the flags that name them."""
+    pair = cert or ca.issue_cert("127.0.0.1")
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    pair.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    pair.private_key_pem.write_to_path(folder / "key.pem")
+    return [f"--tls-cert={folder}/cert.pem", f"--tls-key={folder}/key.pem", f"--tls-client-ca={folder}/ca.pem"]
+
+
+def mutual(ca: trustme.CA) -> grpc.ChannelCredentials:
+    client = ca.issue_cert("shim")
+    return grpc.ssl_channel_credentials(
+        ca.cert_pem.bytes(), client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes()
+    )
+
+
+def answers(channel: grpc.Channel) -> bool:
+    try:
+        return bool(pb_grpc.AllocatorServiceStub(channel).ListNodes(pb.ListNodesRequest(), timeout=2).nodes)
+    except grpc.RpcError:
+        return False
+
+
+def test_certificates_that_change_on_disk_are_used_for_new_connections(
+    tmp_path: Path, authorities: Authorities
+) -> None:
+    flags = write_tls(tmp_path, authorities["old"])
+    with running("--journal=memory", *flags) as program:
+        with grpc.secure_channel(program.grpc, mutual(authorities["old"])) as standing:
+            grpc.channel_ready_future(standing).result(5)
+            write_tls(tmp_path, authorities["new"])
+            with grpc.secure_channel(program.grpc, mutual(authorities["new"])) as fresh:
+                assert answers(fresh)
+            assert answers(standing)
+        with grpc.secure_channel(program.grpc, mutual(authorities["old"])) as late:
+            assert not answers(late)
+
+
+def test_a_certificate_without_its_key_is_not_used(tmp_path: Path, authorities: Authorities) -> None:
+    flags = write_tls(tmp_path, authorities["old"])
+    with running("--journal=memory", *flags) as program:
+        authorities["new"].issue_cert("127.0.0.1").cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+        with grpc.secure_channel(program.grpc, mutual(authorities["old"])) as channel:
+            assert answers(channel)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_spoken"), [(ssl.TLSVersion.TLSv1_2, False), (ssl.TLSVersion.TLSv1_3, True)], ids=["1.2", "1.3"]
+)
+def test_only_tls_13_is_spoken(
+    tmp_path: Path, authorities: Authorities, version: ssl.TLSVersion, *, is_spoken: bool
+) -> None:
+    context = ssl.create_default_context()
+    authorities["old"].configure_trust(context)
+    authorities["old"].issue_cert("caller").configure_cert(context)
+    context.set_alpn_protocols(["h2"])
+    context.maximum_version = version
+    with running("--journal=memory", *write_tls(tmp_path, authorities["old"])) as program:
+        host, port = program.grpc.split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            if is_spoken:
+                with context.wrap_socket(connection, server_hostname=host) as secured:
+                    assert secured.version() == "TLSv1.3"
+            else:
+                with pytest.raises(OSError, match=r"SSL|reset"):
+                    context.wrap_socket(connection, server_hostname=host)
+
+
+def test_files_that_are_no_certificate_end_the_start(tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("no certificate")
+    flags = [f"--tls-cert={tmp_path}/x.pem", f"--tls-key={tmp_path}/x.pem"]
+    assert "cannot serve" in fails("--journal=memory", *flags)
 
 
 def test_clients_prove_who_they_are_where_a_client_ca_is_set(tmp_path: Path) -> None:
