@@ -205,7 +205,14 @@ class Allocator:
         if not config.tls_cert:
             return None
         client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
-        return Files(cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=client_ca).credentials()
+        files = Files(cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=client_ca)
+        Gauge(
+            "hostport_certificate_expiration_timestamp_seconds",
+            "When the certificate ends, in seconds since the epoch",
+            ["name"],
+            registry=self._registry,
+        ).labels("allocator").set_function(lambda: files.expires)
+        return files.credentials()
 
     def _http_server(self) -> HTTPServer:
         self._gauges()

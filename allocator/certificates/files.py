@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import grpc
+from cryptography.x509 import load_pem_x509_certificate
 
 from hostport.files import FileWatch, no_password
 
@@ -31,6 +32,7 @@ class Files:
         self._key = key
         self._client_ca = client_ca
         self._watch = FileWatch((cert, key, *([client_ca] if client_ca else [])))
+        self.expires = 0.0  # when the certificate that serves ends, seconds since the epoch
         self._first = self._load()
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -63,4 +65,8 @@ class Files:
             context.load_verify_locations(self._client_ca)
         pair = (self._key.read_bytes(), self._cert.read_bytes())
         roots = self._client_ca.read_bytes() if self._client_ca else None
+        try:
+            self.expires = load_pem_x509_certificate(pair[1]).not_valid_after_utc.timestamp()
+        except ValueError as error:  # stricter than OpenSSL
+            raise OSError(f"{self._cert}: {error}") from error
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,20 @@ def test_only_tls_13_is_spoken(
             else:
                 with pytest.raises(OSError, match=r"SSL|reset"):
                     context.wrap_socket(connection, server_hostname=host)
+
+
+def test_the_end_of_the_certificate_that_serves_is_told(tmp_path: Path, authorities: Authorities) -> None:
+    ends = [datetime(2090 + year, 1, 1, tzinfo=UTC) for year in range(2)]
+    first, second = (authorities["old"].issue_cert("127.0.0.1", not_after=end) for end in ends)
+    flags = write_tls(tmp_path, authorities["old"], cert=first)
+    with running("--journal=memory", *flags) as program:
+        for cert, end in zip((first, second), ends, strict=True):
+            write_tls(tmp_path, authorities["old"], cert=cert)
+            with grpc.secure_channel(program.grpc, mutual(authorities["old"])) as channel:
+                assert answers(channel)
+            shown = re.search(r'_expiration_timestamp_seconds{name="allocator"} (\S+)', program.get("/metrics")[1])
+            assert shown is not None
+            assert float(shown[1]) == end.timestamp()
 
 
 def test_files_that_are_no_certificate_end_the_start(tmp_path: Path) -> None:
