@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MOST_LOOKS = 16  # holders that are looked up before a denial
 STALE_SECONDS = 2.0  # older than that, a view alone is no reason to deny
+SIGHT_SECONDS = 2.0  # less than half of what the API server gives a webhook
+SIGHT_POLL_SECONDS = 0.02
 ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
 
 Seal = Callable[[Claim, Sequence[Warned]], bytes]
@@ -106,6 +108,8 @@ class Engine:
             UnavailableError: nothing changed, and the call may be repeated.
 
         """
+        if mark is None or mark.request_id not in self._answers:
+            await self._first_sight(ask, is_wanted)
         try:
             return await self._allocate(ask, mark, seal, is_wanted)
         except Refused as refused:
@@ -114,6 +118,15 @@ class Engine:
             return await self._allocate(ask, mark, seal, is_wanted)
         finally:
             self.check_serving()  # who has lost the Lease while deciding answers neither yes nor no
+
+    async def _first_sight(self, ask: Ask, is_wanted: Callable[[], bool]) -> None:
+        """Waits, not for long, until a Pod of an owner is seen that asks again and again and has shown none."""
+        if self.watch is None:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SIGHT_SECONDS
+        while self.ledger.awaits_sight(ask) and is_wanted() and loop.time() < until:  # noqa: ASYNC110 - rare, and short
+            await asyncio.sleep(SIGHT_POLL_SECONDS)
 
     async def _looked_again(self, ask: Ask, refused: Refused) -> bool:
         """Before a denial for want of a port: whether those who hold it were looked up, so that asking again is fair.

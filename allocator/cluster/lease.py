@@ -15,6 +15,7 @@ Rules:
   it, whichever is earlier.
 * Who held the Lease and finds it anything else than its own, even free, has lost it: somebody may have granted what our
   books do not have.
+* Who has begun to give it back takes it no more: a stop waits for the step that is under way, and undoes it.
 * Every write names the resourceVersion that it replaces: of two who write at once, one succeeds.
 
 `decide` is pure. `Leadership` is the loop around it.
@@ -242,17 +243,24 @@ class Leadership:
         self._seen: tuple[str, float] = ("", 0.0)
         self._acquired = 0.0
         self._renewed = float("-inf")
+        self._turn = asyncio.Lock()  # of a step, or of the release
+        self._is_over = False
 
     def is_valid(self) -> bool:
         """Whether we may answer: the last renewal that succeeded began less than 10 seconds ago."""
         return self._elapsed() - self._renewed < VALID_SECONDS
 
     async def acquire(self, *, poll_seconds: float = 1.0) -> float:
-        """Returns when the Lease is ours: not to serve before, seconds since the epoch; 0: at once."""
+        """Returns when the Lease is ours: not to serve before, seconds since the epoch; 0: at once.
+
+        Raises:
+            LostError: it was released meanwhile.
+
+        """
         told = ""
         while True:
             try:
-                async with _bounded():
+                async with _bounded(), self._turn:
                     decision = await self._step()
             except (ApiError, UnreachableError) as error:
                 state = f"the Lease {self._path} cannot be had, trying again: {error}"
@@ -276,14 +284,16 @@ class Leadership:
         while True:
             await asyncio.sleep(pace_seconds)
             try:
-                async with _bounded():
+                async with _bounded(), self._turn:
                     await self._step(is_kept=True)
             except (ApiError, UnreachableError) as error:
                 log.warning("the Lease %s cannot be renewed, trying again: %s", self._path, error)
 
     async def release(self, *, handed_over: bool) -> None:
         """Gives it back. `handed_over`: whatever was granted shows in the cluster by now, or has ended."""
-        record, self._renewed = self._written, float("-inf")
+        self._is_over, self._renewed = True, float("-inf")
+        async with self._turn:
+            record, self._renewed = self._written, float("-inf")
         if record is None:
             return
         try:
@@ -298,6 +308,8 @@ class Leadership:
 
     async def _step(self, *, is_kept: bool = False) -> Take | Wait:
         """Looks, decides, and if it is to be taken, writes. A write that meets another's fails with a conflict."""
+        if self._is_over:
+            raise LostError(f"the Lease {self._path} was given back")
         began = self._elapsed()
         record = await self._read()
         quiet, fate = self._quiet(record), await self._fate(record)

@@ -4,6 +4,11 @@ A Pod that a quota, Pod Security or a later webhook refuses comes again and agai
 for 45 seconds: enough to drain a range that others need. So an owner with three reservations that were unconfirmed for
 five seconds, none having been confirmed since, gets one outstanding reservation until one of its Pods is seen.
 
+In those five seconds a ReplicaSet asks eleven times: its pauses double from 5 ms. So an owner with three reservations
+that has never had one confirmed is asked to wait a moment for its first Pod (`awaits_sight`). Controllers create in
+growing batches, each after the one before was stored: a healthy owner's first Pod is seen within the lag of the watch,
+and it waits no longer than that. Waiting denies nobody, however many ask at once and however old the view is.
+
 Only what the view of the cluster reaches counts as unconfirmed: a view that stands still accuses nobody.
 """
 
@@ -11,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 from typing import TypeVar
 
 from allocator.core.asks import Mistake, Refused
@@ -37,6 +43,13 @@ class Backlog:
         key = _key(claim.owner)
         self._held_back.pop(key, None)
         _remember(self._confirmed, key, claim.created)
+
+    def awaits_sight(self, owner: Owner, reserved: Iterable[Claim]) -> bool:
+        """Whether an owner has several reservations, never had one confirmed, and is not held back for it yet."""
+        key = _key(owner)
+        if not owner.controller_uid or key in self._confirmed or key in self._held_back:
+            return False
+        return len(list(islice(reserved, TOLERATED))) == TOLERATED
 
     def check(self, owner: Owner, reserved: Iterable[Claim], seen_until: float) -> None:
         """Refuses an owner that is held back and has a reservation outstanding.

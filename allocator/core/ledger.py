@@ -191,6 +191,10 @@ class Ledger:
     def _deadline(self, now: float) -> float | None:
         return now + self._rules.reservation_seconds if self._confirms else None
 
+    def awaits_sight(self, ask: Ask) -> bool:
+        """Whether to wait a moment for the first Pod of the ask's owner before it is granted more."""
+        return self._confirms and self._backlog.awaits_sight(ask.owner, self._reserved_of(ask.owner))
+
     def _reserved_of(self, owner: Owner) -> Iterator[Claim]:
         """The owner's reservations, oldest first."""
         ids = self._register.by_controller.get((owner.namespace, owner.controller_uid), ())
@@ -287,6 +291,8 @@ class Ledger:
         """Takes what the journal kept, at start. Plans are checked by the first `observe`."""
         for claim in sorted(claims, key=lambda claim: claim.created):
             self._register.insert(claim)
+            if claim.pod_uid is not None:
+                self._backlog.confirmed(claim)
 
     # -- the cluster
 

@@ -250,6 +250,26 @@ async def test_a_pod_that_is_gone_may_still_run_for_as_long_as_it_may_answer(api
     assert await mine.acquire() == NOW + 10
 
 
+async def test_a_stop_while_the_lease_is_being_acquired_gives_it_back(api: Api, clock: Clock) -> None:
+    mine, theirs = candidate(api, clock, ME), candidate(api, clock, OTHER)
+    acquiring = asyncio.create_task(mine.acquire())
+    await asyncio.sleep(0)  # it has asked
+    await mine.release(handed_over=True)
+    assert await acquiring == 0.0
+
+    assert not mine.is_valid()
+    assert await theirs.acquire() == 0.0
+
+
+async def test_who_has_given_it_back_does_not_take_it_again(api: Api, clock: Clock) -> None:
+    mine = candidate(api, clock, ME)
+    await mine.release(handed_over=True)
+    with pytest.raises(LostError):
+        await mine.acquire()
+
+    assert api.lease is None
+
+
 async def test_releasing_what_one_never_had_writes_nothing(api: Api, clock: Clock) -> None:
     await candidate(api, clock, ME).release(handed_over=True)
 

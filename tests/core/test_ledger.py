@@ -347,6 +347,27 @@ def test_a_pod_that_appears_lifts_the_backlog() -> None:
     assert desk.refusal(wanted) == {}
 
 
+def test_an_owner_without_a_pod_so_far_waits_for_its_first_one() -> None:
+    desk = watched("n1")
+    desk.ledger.trust_pods(desk.now)
+    wanted, direct = ask("web-", "x:1", controller="rs"), ask("web-", "x:1")
+    waits = []
+    claims = []
+    for _ in range(4):
+        waits.append((desk.ledger.awaits_sight(wanted), desk.ledger.awaits_sight(direct)))
+        claims.append(desk.grant(wanted))
+        desk.grant(direct)
+    assert waits == [(False, False)] * 3 + [(True, False)]
+
+    confirm(desk, claims[0], controller_uid="rs")
+    assert not desk.ledger.awaits_sight(wanted)
+
+    again = watched("n1")
+    again.ledger.trust_pods(desk.now)
+    again.ledger.restore(desk.ledger.claims())
+    assert not again.ledger.awaits_sight(wanted), "a restart forgets no Pod that was seen"
+
+
 def test_a_view_that_stands_still_accuses_nobody() -> None:
     desk = watched("n1")
     wanted = ask("web-", "x:1", controller="rs")
