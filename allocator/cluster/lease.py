@@ -15,6 +15,8 @@ Rules:
   it, whichever is earlier.
 * Who held the Lease and finds it anything else than its own, even free, has lost it: somebody may have granted what our
   books do not have.
+* Who holds it and must not serve yet has granted nothing and knows nothing: it leaves no journal to go by, and hands
+  nothing over.
 * Who has begun to give it back takes it no more: a stop waits for the step that is under way, and undoes it.
 * Every write names the resourceVersion that it replaces: of two who write at once, one succeeds.
 
@@ -245,6 +247,7 @@ class Leadership:
         self._renewed = float("-inf")
         self._turn = asyncio.Lock()  # of a step, or of the release
         self._is_over = False
+        self._serve_at = 0.0
 
     def is_valid(self) -> bool:
         """Whether we may answer: the last renewal that succeeded began less than 10 seconds ago."""
@@ -298,7 +301,7 @@ class Leadership:
             return
         try:
             async with _bounded():
-                await self._write(replace(record, holder=None, handed_over=handed_over))
+                await self._write(replace(record, holder=None, handed_over=handed_over and self._may_serve()))
         except (ApiError, UnreachableError) as error:
             log.warning("the Lease %s could not be released: %s", self._path, error)
 
@@ -318,6 +321,8 @@ class Leadership:
             self._written, self._renewed = None, float("-inf")
             raise LostError(f"the Lease {self._path} is not ours any more")
         if isinstance(decision, Take):
+            if decision.right is not Right.OURS:
+                self._serve_at = decision.serve_at
             await self._take(record, is_ours=decision.right is Right.OURS)
             self._renewed = began
         return decision
@@ -330,10 +335,13 @@ class Leadership:
             Record(
                 version=version,
                 holder=self._me,
-                journal=self._me.journal,
+                journal=self._me.journal if self._may_serve() else "",
                 transitions=transitions if is_ours else transitions + 1,
             )
         )
+
+    def _may_serve(self) -> bool:
+        return self._now() >= self._serve_at
 
     async def _read(self) -> Record | None:
         try:
