@@ -11,7 +11,7 @@ BENCH  ?=
 CRASH  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs e2e crash bench images deploy lock clean
+.PHONY: help run test check format proto docs site e2e crash bench images deploy lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ proto: $(READY)  ## generate hostport/v1 from proto/
 
 docs: $(READY)  ## generate docs/contract.md
 	$(PY) -m hostport.contract > docs/contract.md
+
+site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
 
 e2e: $(READY)  ## a real control plane (KUBEBUILDER_ASSETS, or built once with Go), real webhook calls
 	$(BIN)/pytest -q tests/e2e
@@ -76,4 +79,9 @@ $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/site/.installed: requirements/docs.txt | $(READY)
+	@$(PYTHON) -m venv $(VENV)/site
+	@$(VENV)/site/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
