@@ -10,11 +10,19 @@ IMG    ?= localhost/hostport-operator:dev
 BENCH  ?=
 CRASH  ?=
 
+# IMG is cut into name and tag; a registry may have a port.
+TAG     := $(or $(word 2,$(subst :, ,$(lastword $(subst /, ,$(IMG))))),latest)
+NAME    := $(patsubst %:$(TAG),%,$(IMG))
+OVERLAY ?= default
+KUBECTL ?= kubectl
+BUILDER ?= $(shell if docker info >/dev/null 2>&1; then echo docker; else command -v podman || command -v buildah; fi)
+BUILD_FLAGS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e crash bench images deploy lock clean
+.PHONY: help run test check format proto docs site e2e crash bench images manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(READY)  ## start allocator and shim here and admit the Pods of examples/distributed-db.yaml
 	@$(PY) examples/run.py
@@ -53,14 +61,38 @@ crash: $(READY)  ## kill -9 the allocator 200 times under 16 clients (CRASH="--c
 bench: $(READY)  ## ratios against bare baselines, as a table (BENCH=name for one part)
 	$(PY) -m bench $(BENCH)
 
-images:  ## build both images with docker, podman or buildah (IMG=registry/name:tag makes name-allocator:tag, name-shim:tag)
-	@tool=$$(command -v docker || command -v podman || command -v buildah) || { echo "no docker, podman or buildah here"; exit 1; }; \
-	 name=$(IMG); base=$${name%:*}; tag=$${name##*:}; \
-	 for part in allocator shim; do $$tool build -f Dockerfile.$$part -t $$base-$$part:$$tag . || exit 1; done
+images:  ## build both images (IMG=registry/name:tag makes name-allocator:tag and name-shim:tag; BUILD_FLAGS are passed on)
+	@tool="$(BUILDER)"; [ -n "$$tool" ] || { echo "no docker that answers, no podman, no buildah here: set BUILDER"; exit 1; }; \
+	 for part in allocator shim; do \
+	   $$tool build $(BUILD_FLAGS) -f Dockerfile.$$part -t $(NAME)-$$part:$(TAG) . || exit 1; \
+	 done
 
-deploy:  ## install into the cluster of kubectl
-	@echo "make deploy: there are no manifests of allocator and shim yet, only the webhook configuration in deploy/base."; \
-	 echo "Use make run, or make e2e to see it behind a real API server."; exit 1
+manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, cert-manager or dev)
+	@mkdir -p build/deploy
+	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' \
+	  'resources: [../../deploy/overlays/$(OVERLAY)]' 'images:' \
+	  '  - {name: localhost/hostport-operator-allocator, newName: $(NAME)-allocator, newTag: "$(TAG)"}' \
+	  '  - {name: localhost/hostport-operator-shim, newName: $(NAME)-shim, newTag: "$(TAG)"}' > build/deploy/kustomization.yaml
+	@kubectl kustomize build/deploy > build/deploy/manifests.yaml
+
+deploy: manifests  ## install into the cluster of kubectl (IMG=registry/name:tag, OVERLAY=default)
+	$(KUBECTL) apply -f build/deploy/manifests.yaml
+	@[ $(OVERLAY) = cert-manager ] || KUBECTL="$(KUBECTL)" deploy/certificates
+	$(KUBECTL) -n hostport-system rollout status deployment/hostport-allocator deployment/hostport-shim --timeout=180s
+
+undeploy: manifests  ## remove it all, the webhook first, so that no Pod waits for what is going
+	$(KUBECTL) delete --ignore-not-found mutatingwebhookconfiguration/hostport-operator
+	$(KUBECTL) delete --ignore-not-found validatingadmissionpolicybinding/hostport-annotations-stay \
+	  validatingadmissionpolicybinding/hostport-ports-given
+	$(KUBECTL) delete --ignore-not-found -f build/deploy/manifests.yaml
+
+kind:  ## a kind cluster with everything in it, and the example (needs Docker and kind)
+	kind create cluster --name hostport --wait 120s
+	$(MAKE) images IMG=$(IMG)
+	kind load docker-image --name hostport $(NAME)-allocator:$(TAG) $(NAME)-shim:$(TAG)
+	$(MAKE) deploy IMG=$(IMG) KUBECTL="kubectl --context kind-hostport"
+	kubectl --context kind-hostport apply -f examples/distributed-db.yaml
+	kubectl --context kind-hostport rollout status statefulset/distributed-db --timeout=180s
 
 lock:  ## renew the hash-locked dependency lists (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator --extra cli --extra dev pyproject.toml -o requirements/dev.txt

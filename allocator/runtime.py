@@ -2,8 +2,8 @@
 
 Start: lock and read the journal → listen, NOT_SERVING → acquire the Lease, where there is one → see the whole cluster
 once → SERVING.
-Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → close the journal → exit 0. A second signal exits
-at once.
+Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → see the Pods that they admitted, and give the Lease
+back → close the journal → exit 0. A second signal exits at once.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AllocatorService"].full_name
 TICK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
+HANDOVER_SECONDS = 8.0  # a create that we admitted is stored within milliseconds, if at all; some never are
 LAGGING_SECONDS = 10.0  # a proof takes up to five seconds in a quiet cluster
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 20),
@@ -166,11 +167,19 @@ class Allocator:
         await server.stop(DRAIN_SECONDS)
         self._engine.is_serving = False
         if self._leadership is not None:
-            is_shown = all(claim.state is not State.RESERVED for claim in self._engine.ledger.claims())
-            await self._leadership.release(handed_over=is_shown)
+            await self._leadership.release(handed_over=self._leadership.is_valid() and await self._all_shown())
             await self._leadership.close()
         http_server.stop()
         await http_server.close_all_connections()
+
+    async def _all_shown(self) -> bool:
+        """Waits a little until the cluster shows every Pod that was admitted: a successor then need not wait at all."""
+        until = time.monotonic() + HANDOVER_SECONDS
+        while any(claim.state is State.RESERVED for claim in self._engine.ledger.claims()):
+            if time.monotonic() > until:
+                return False
+            await asyncio.sleep(0.05)
+        return True
 
     def _signals(self) -> asyncio.Event:
         """Set by the first SIGTERM or SIGINT; the second one ends the process as if nobody caught it."""

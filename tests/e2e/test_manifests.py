@@ -1,0 +1,129 @@
+"""What `make deploy` installs, on a real API server: it is accepted whole, and it guards what it should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.api import Kubectl
+from e2e.binaries import CHECKOUT
+from e2e.control_plane import ControlPlane
+from e2e.manifests import hostport, pod, port
+from e2e.processes import wait_for
+from e2e.product import Product
+
+CHANGE = "hostport.io/ annotations of a Pod cannot be changed"
+ALLOWED = {
+    ("pods", ("get", "list", "watch")),
+    ("nodes", ("list", "watch")),
+    ("namespaces", ("list", "watch")),
+    ("leases.coordination.k8s.io", ("create",)),
+    ("leases.coordination.k8s.io [hostport-allocator]", ("get", "update")),
+}
+
+RULES_REVIEW = {
+    "apiVersion": "authorization.k8s.io/v1",
+    "kind": "SelfSubjectRulesReview",
+    "spec": {"namespace": "hostport-system"},
+}
+
+
+def rendered(plane: ControlPlane, overlay: str) -> list[dict[str, Any]]:
+    folder = CHECKOUT / "deploy" / "overlays" / overlay
+    done = subprocess.run([plane.binaries["kubectl"], "kustomize", folder], capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def installed(plane: ControlPlane, product_session: Product) -> Iterator[list[dict[str, Any]]]:
+    """Everything but the webhook, which the product under test has installed with its own address."""
+    objects = [each for each in rendered(plane, "default") if each["kind"] != "MutatingWebhookConfiguration"]
+    plane.kubectl.apply(*objects)
+    yield objects
+    for name in ("hostport-annotations-stay", "hostport-ports-given"):
+        plane.kubectl("delete", "validatingadmissionpolicybinding", name)
+
+
+@pytest.mark.parametrize("overlay", ["default", "dev"])
+def test_the_api_server_accepts_every_manifest_without_a_warning(
+    plane: ControlPlane, product: Product, overlay: str
+) -> None:
+    plane.kubectl.run("create", "namespace", "hostport-system")  # a dry run creates none for what is in it
+    run = plane.kubectl.apply(*rendered(plane, overlay), options=["--dry-run=server", "--validate=strict"])
+
+    assert [line for line in run.stderr.splitlines() if "last-applied-configuration" not in line] == []
+
+
+def test_our_annotations_cannot_be_edited(installed: object, kubectl: Kubectl) -> None:
+    asking = pod("web-0", hostport(policy="Dynamic", min_port=22000, max_port=22099), port(80))
+    kubectl("create", "-f", "-", stdin=json.dumps(asking))
+
+    def tamper() -> str:
+        return kubectl.run(
+            "annotate", "--overwrite", "pod", "web-0", f"hostport.io/allocation-id={time.monotonic_ns()}"
+        ).stderr
+
+    assert "ValidatingAdmissionPolicy 'hostport-annotations-stay'" in wait_for(
+        "a denial", tamper, lambda said: CHANGE in said
+    )
+    assert CHANGE in kubectl.run("annotate", "pod", "web-0", "hostport.io/allocation-id-").stderr
+    assert CHANGE in kubectl.run("annotate", "pod", "web-0", "hostport.io/allocated-x=1").stderr
+    kubectl("annotate", "pod", "web-0", "example.com/note=free")
+
+
+def test_a_pod_that_was_given_no_ports_is_refused_when_the_webhook_fails_open(
+    installed: object, plane: ControlPlane, product: Product, kubectl: Kubectl
+) -> None:
+    config = "mutatingwebhookconfiguration/hostport-operator"
+
+    def set_policy(value: str) -> None:
+        change = [{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": value}]
+        plane.kubectl("patch", config, "--type=json", "-p", json.dumps(change))
+
+    asking = pod("web-0", hostport(policy="Dynamic", min_port=22100, max_port=22199), port(80))
+    set_policy("Ignore")
+    product.shim.stop()
+    try:
+        denial = wait_for(
+            "the policy to refuse it",
+            lambda: kubectl.run("create", "-f", "-", stdin=json.dumps(asking)).stderr,
+            lambda said: "hostport-ports-given" in said,
+        )
+        kubectl("create", "-f", "-", stdin=json.dumps(pod("plain", {}, port(80))))
+        kubectl("create", "-f", "-", stdin=json.dumps(pod("no-ports-0", hostport())))
+    finally:
+        product.shim.start()
+        set_policy("Fail")
+
+    assert "was given none" in denial
+
+
+def permissions(plane: ControlPlane, account: str) -> set[tuple[str, tuple[str, ...]]]:
+    """What a ServiceAccount may do in our namespace, but for asking about itself, which everybody may."""
+    run = plane.kubectl(
+        *("create", "--validate=false", "-f", "-", "-o", "json", "--as-group=system:authenticated"),
+        f"--as=system:serviceaccount:hostport-system:{account}",
+        stdin=json.dumps(RULES_REVIEW),
+    )
+    return {
+        (".".join(filter(None, (resource, group))) + names(rule), tuple(rule["verbs"]))
+        for rule in run.json["status"]["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        if group not in {"authorization.k8s.io", "authentication.k8s.io"}
+    }
+
+
+def names(rule: dict[str, Any]) -> str:
+    return f" [{', '.join(rule['resourceNames'])}]" if rule.get("resourceNames") else ""
+
+
+def test_the_allocator_may_do_what_is_listed_and_the_shim_nothing(installed: object, plane: ControlPlane) -> None:
+    assert permissions(plane, "hostport-allocator") == ALLOWED
+    assert permissions(plane, "hostport-shim") == set()
