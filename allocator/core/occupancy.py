@@ -26,7 +26,7 @@ from typing import NamedTuple
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, lowest
-from allocator.core.slots import NodesBySlot, Slot, bits
+from allocator.core.slots import CountedNodesBySlot, NodesBySlot, Slot, bits
 
 IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
@@ -82,8 +82,8 @@ class Occupancy:
         self._vacant: list[int] = []
         self._standing = NodesBySlot()
         self._settled = NodesBySlot()
-        self._leased = NodesBySlot()
-        self._leaving = NodesBySlot()
+        self._leased = CountedNodesBySlot()
+        self._leaving = CountedNodesBySlot()
         self._priorities: Counter[int] = Counter()  # of settled Pods
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
         self._floating: set[Scope] = set()

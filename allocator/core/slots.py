@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from allocator.core.ports import WILDCARD, PortKey, Protocol, lowest
@@ -54,6 +55,26 @@ class NodesBySlot:
         for of_ip in by_ip.values():
             nodes |= of_ip
         return nodes
+
+
+class CountedNodesBySlot(NodesBySlot):
+    """Likewise, for what few claims have: a node that several put there stays until each has taken it back."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counter[tuple[PortKey, int]] = Counter()
+
+    def add(self, key: PortKey, position: int) -> None:
+        self._counts[key, position] += 1
+        super().add(key, position)
+
+    def discard(self, key: PortKey, position: int) -> None:
+        self._counts[key, position] -= 1
+        if not self._counts[key, position]:
+            del self._counts[key, position]
+            super().discard(key, position)
 
 
 def bits(numbers: int) -> Iterator[int]:
