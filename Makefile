@@ -9,6 +9,7 @@ READY  := $(VENV)/.installed
 IMG    ?= localhost/hostport-operator:dev
 BENCH  ?=
 CRASH  ?=
+SOAK   ?= 180
 
 # IMG is cut into name and tag; a registry may have a port.
 TAG     := $(or $(word 2,$(subst :, ,$(lastword $(subst /, ,$(IMG))))),latest)
@@ -19,7 +20,7 @@ BUILDER ?= $(shell if docker info >/dev/null 2>&1; then echo docker; else comman
 BUILD_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e crash bench images manifests deploy undeploy kind lock clean
+.PHONY: help run test check format proto docs site e2e soak crash bench images manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a 
 
 e2e: $(READY)  ## a real control plane (KUBEBUILDER_ASSETS, or built once with Go), real webhook calls
 	$(BIN)/pytest -q tests/e2e
+
+soak: $(READY)  ## kill -9 the allocator for 3 minutes behind a real API server, 16 clients (SOAK=seconds)
+	SOAK_SECONDS=$(SOAK) $(BIN)/pytest -q -s tests/e2e/test_soak.py
 
 crash: $(READY)  ## kill -9 the allocator 200 times under 16 clients (CRASH="--count 50 --seed 7")
 	$(PY) -m tests.crash $(CRASH)

@@ -19,6 +19,8 @@ class ControlPlane:
     """What a test needs to know of it."""
 
     api: Https
+    server: Process
+    etcd: Https
     kubectl: Kubectl
     pki: Pki
     binaries: Binaries
@@ -43,7 +45,8 @@ def control_plane(binaries: Binaries, folder: Path, *, nodes: tuple[str, ...]) -
         server.wait_until("ready", lambda: api.is_ok("/readyz"), seconds=60)
         _controllers(stack, binaries, pki, logs, kubectl.kubeconfig, server_key=folder / "service-accounts.key")
         fleet = stack.enter_context(fake_nodes(api, nodes))
-        plane = ControlPlane(api, kubectl, pki, binaries, nodes, fleet, logs)
+        etcd = Https(f"http://127.0.0.1:{etcd_port}")
+        plane = ControlPlane(api, server, etcd, kubectl, pki, binaries, nodes, fleet, logs)
         _make_namespace_usable(plane, "default")
         yield plane
 

@@ -36,10 +36,15 @@ class Process:
     ) -> None:
         self.name = name
         self.log = log
-        with log.open("ab") as output:
+        self._command, self._environ = command, environ
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, or starts it again when it has ended."""
+        with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *command],
-                env=environ,
+                [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *self._command],
+                env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -126,8 +131,8 @@ def repeating(name: str, pace: float, work: Callable[[], None]) -> Iterator[None
         while not stopping.wait(pace):
             try:
                 work()
-            except Exception:
-                log.exception("%s: this round failed", name)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next round may work
+                log.warning("%s: this round failed: %r", name, error)
 
     thread = threading.Thread(target=rounds, name=name, daemon=True)
     thread.start()

@@ -49,7 +49,7 @@ class Allocator:
 
     def start(self, *more: str) -> None:
         """Starts it, with more flags if given: a later flag wins."""
-        self._process = _start("allocator", self.log, *self._flags, *more)
+        self._process = start_program("allocator", self.log, *self._flags, *more)
         self._process.wait_until("ready", lambda: self._http.is_ok("/readyz"))
 
     def restart(self, *more: str) -> None:
@@ -104,6 +104,9 @@ class Allocator:
     def release(self, allocation_id: str) -> None:
         self._stub.Release(pb.ReleaseRequest(id=allocation_id), timeout=5)
 
+    def metrics(self) -> str:
+        return self._http.ask("GET", "/metrics").text
+
     def stop(self) -> int:
         self._channel.close()
         return self._process.stop()
@@ -127,7 +130,7 @@ class Shim:
         self.start()
 
     def start(self) -> None:
-        self._process = _start("shim", self.log, *self._flags)
+        self._process = start_program("shim", self.log, *self._flags)
         self._process.wait_until("ready", lambda: self._http.is_ok("/readyz"))
 
     def stop(self) -> int:
@@ -206,7 +209,7 @@ def _end_well(program: Allocator | Shim) -> None:
         raise RuntimeError(f"{type(program).__name__} ended with {code}")
 
 
-def _start(program: str, log: Path, *flags: str) -> Process:
+def start_program(program: str, log: Path, *flags: str) -> Process:
     """Without the HOSTPORT_* variables of whoever runs the tests: they are flags, too."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("HOSTPORT_")}
     environ["PYTHONPATH"] = str(CHECKOUT)

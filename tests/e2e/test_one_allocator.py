@@ -1,0 +1,176 @@
+"""Two allocators on one cluster, each with its own journal: at no time do two of them answer."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from e2e.api import Kubectl
+from e2e.control_plane import ControlPlane
+from e2e.cut import wire
+from e2e.manifests import pod as bare_pod
+from e2e.processes import free_ports, wait_until
+from e2e.product import start_program
+from hostport.v1 import allocator_pb2 as pb
+from hostport.v1 import allocator_pb2_grpc as rpc
+
+pytestmark = pytest.mark.workloads
+
+VALID = 10.0  # seconds after its last renewal in which a holder may answer
+UNSEEN = 36.0  # seconds after its last sign of life in which what it admitted may still appear
+PACE = 0.03
+
+ASK = pb.AllocateRequest(
+    dry_run=True,
+    owner=pb.Owner(kind="Pod", namespace="demo", name="asker-0"),
+    policy=pb.POLICY_STATIC,
+    ports=[pb.PortRequest(container="main", container_port=80, host_port=24000)],
+)
+
+
+class Contender:
+    """An allocator that serves by the Lease of a namespace, and a client that asks it without end."""
+
+    def __init__(self, plane: ControlPlane, kubectl: Kubectl, folder: Path, name: str, kubeconfig: Path) -> None:
+        kubectl.apply(bare_pod(name, {}))
+        self.name, self._log, self._kubectl = name, plane.logs / f"contender-{kubectl.namespace}-{name}.log", kubectl
+        self.answered: list[float] = []
+        port, http = free_ports(2)
+        self._flags = (
+            f"--listen=127.0.0.1:{port}",
+            f"--http=127.0.0.1:{http}",
+            "--cluster=kubernetes",
+            f"--kubeconfig={kubeconfig}",
+            f"--journal=sqlite:{folder / f'{kubectl.namespace}-{name}.db'}",
+            f"--lease-namespace={kubectl.namespace}",
+            f"--pod-name={name}",
+            f"--pod-uid={kubectl.get('pod', name)['metadata']['uid']}",
+        )
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_reconnect_backoff_ms", 200)])
+        self._allocate: Any = rpc.AllocatorServiceStub(self._channel).Allocate
+        self._done = threading.Event()
+        self._asking = threading.Thread(target=self._ask, daemon=True)
+        self.start()
+        self._asking.start()
+
+    def start(self) -> None:
+        self._process = start_program("allocator", self._log, *self._flags)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def stop(self) -> int:
+        return self._process.stop()
+
+    def close(self) -> None:
+        self._done.set()
+        self._asking.join()
+        self._channel.close()
+        if self._process.exit_code is None:
+            self._process.kill()
+
+    def forget_pod(self) -> None:
+        self._kubectl("delete", "pod", self.name, "--force", "--grace-period=0")
+
+    def serves(self, *, since: float) -> bool:
+        return any(at > since for at in reversed(self.answered[-50:]))
+
+    def _ask(self) -> None:
+        """Every answer counts, a denial as well: only UNAVAILABLE is none."""
+        while not self._done.wait(PACE):
+            try:
+                self._allocate(ASK, timeout=1)
+            except grpc.RpcError as error:
+                if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                    continue
+            self.answered.append(time.monotonic())
+
+
+Contend = Callable[..., Contender]
+
+
+@pytest.fixture
+def contend(plane: ControlPlane, kubectl: Kubectl, folder: Path) -> Iterator[Contend]:
+    """Starts a contender of the case."""
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, kubeconfig: Path = plane.kubectl.kubeconfig) -> Contender:
+            made = Contender(plane, kubectl, folder, name, kubeconfig)
+            stack.callback(made.close)
+            return made
+
+        yield start
+
+
+def wait_to_serve(contender: Contender, seconds: float) -> float:
+    """Waits for its next answer; returns after how long it came."""
+    begin = time.monotonic()
+    wait_until(f"{contender.name} to answer", lambda: contender.serves(since=begin), seconds=seconds)
+    return next(at for at in contender.answered if at > begin) - begin
+
+
+def assert_one_after_the_other(first: Contender, second: Contender) -> None:
+    assert max(first.answered) < min(second.answered)
+
+
+def test_the_second_waits_and_serves_as_soon_as_the_first_has_stopped_in_order(contend: Contend) -> None:
+    first = contend("first")
+    wait_to_serve(first, 20)
+    second = contend("second")
+    time.sleep(6)
+    assert second.answered == []
+
+    assert first.stop() == 0
+
+    assert wait_to_serve(second, 20) < VALID
+    assert_one_after_the_other(first, second)
+
+
+def test_a_container_that_is_restarted_serves_at_once(contend: Contend) -> None:
+    only = contend("only")
+    wait_to_serve(only, 20)
+
+    only.kill()
+    only.start()
+
+    assert wait_to_serve(only, 20) < VALID
+
+
+def test_who_is_cut_off_from_the_api_server_falls_silent_before_the_next_one_serves(
+    plane: ControlPlane, contend: Contend
+) -> None:
+    with wire(int(plane.api.base.rpartition(":")[2])) as way:
+        around = plane.pki.kubeconfig(f"https://127.0.0.1:{way.port}", plane.pki.client("cut", group="system:masters"))
+        first = contend("first", around)
+        wait_to_serve(first, 20)
+        second = contend("second")
+        time.sleep(4)
+
+        way.cut()
+        begin = time.monotonic()
+        wait_until("the second to serve", lambda: second.answered != [], seconds=UNSEEN + 15)
+
+    assert begin < max(first.answered) < begin + VALID + 1
+    assert_one_after_the_other(first, second)
+    assert second.answered[0] - begin > UNSEEN - VALID
+
+
+def test_a_holder_whose_pod_was_deleted_by_force_falls_silent_before_the_next_one_serves(contend: Contend) -> None:
+    first = contend("first")
+    wait_to_serve(first, 20)
+    second = contend("second")
+    time.sleep(4)
+
+    first.forget_pod()
+    begin = time.monotonic()
+    wait_until("the second to serve", lambda: second.answered != [], seconds=UNSEEN + 15)
+
+    assert max(first.answered) < begin + VALID  # not after 15 s: the Pod is known to be gone
+    assert_one_after_the_other(first, second)
