@@ -16,7 +16,7 @@ from e2e.processes import repeating
 
 PACE = 0.1
 LINGERS = "e2e.hostport.io/lingers"
-CAPACITY = {"cpu": "64", "memory": "256Gi", "pods": "500", "ephemeral-storage": "1Ti"}
+CAPACITY = {"cpu": "64", "memory": "256Gi", "pods": "1000", "ephemeral-storage": "1Ti"}
 READY = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "so it says"}
 
 log = logging.getLogger(__name__)

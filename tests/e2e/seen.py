@@ -11,12 +11,13 @@ from e2e.product import Product
 from hostport.v1 import allocator_pb2 as pb
 
 
-def running(kubectl: Kubectl, count: int) -> list[Pod]:
+def running(kubectl: Kubectl, count: int, *, seconds: float = 30) -> list[Pod]:
     """Waits until exactly so many Pods run, and returns them by name."""
     return wait_for(
         f"{count} Pods to run",
         kubectl.pods,
         lambda pods: len(pods) == count and all(pod["status"]["phase"] == "Running" for pod in pods),
+        seconds=seconds,
     )
 
 
@@ -25,12 +26,13 @@ def refusals(kubectl: Kubectl) -> list[str]:
     return [each["message"] for each in kubectl.get("events")["items"] if each["reason"] == "FailedCreate"]
 
 
-def bound(product: Product, namespace: str, count: int) -> dict[str, str]:
+def bound(product: Product, namespace: str, count: int, *, seconds: float = 30) -> dict[str, str]:
     """Waits until exactly so many allocations stand, each on its Pod's node; returns the nodes by id."""
     found = wait_for(
         f"{count} bound allocations",
         lambda: product.allocator.allocations(namespace),
         lambda found: [each.state for each in found] == [pb.STATE_BOUND] * count,
+        seconds=seconds,
     )
     return {allocation.id: allocation.node for allocation in found}
 

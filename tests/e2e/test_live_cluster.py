@@ -26,7 +26,7 @@ from hostport.v1 import allocator_pb2 as pb
 
 pytestmark = pytest.mark.workloads
 
-BURST = int(os.environ.get("E2E_BURST", "600"))
+BURST = int(os.environ.get("E2E_BURST", "3000"))
 CLIENTS = 16
 LABEL = "e2e.hostport.io/pool"
 PAUSE = 1.5  # long enough for a scheduler and a kubelet to do what they must not
@@ -352,7 +352,7 @@ def test_the_successor_of_a_terminating_pod_waits_for_its_port(
     single = pool(1)
     old = static("old", 18080, single)
     old["metadata"]["annotations"] |= {LINGERS: "true"}
-    old["spec"]["terminationGracePeriodSeconds"] = 4
+    old["spec"]["terminationGracePeriodSeconds"] = 30
     kubectl.apply(old)
     running(kubectl, 1)
 
@@ -363,7 +363,7 @@ def test_the_successor_of_a_terminating_pod_waits_for_its_port(
     assert "BEHIND_TERMINATING" in run.stderr
     time.sleep(PAUSE)
     assert (phase(kubectl, "old"), phase(kubectl, "new")) == ("Running", "Pending")
-    wait_for("the new one to run", lambda: phase(kubectl, "new"), lambda seen: seen == "Running")
+    wait_for("the new one to run", lambda: phase(kubectl, "new"), lambda seen: seen == "Running", seconds=45)
     assert "NotFound" in kubectl.run("get", "pod", "old").stderr
 
 
@@ -435,10 +435,10 @@ def test_a_burst_of_many_clients_gets_no_number_twice(
         created = list(clients.map(create, range(BURST)))
 
     assert len({number for pod in created for number in numbers(pod)}) == BURST
-    pods = running(kubectl, BURST)
+    pods = running(kubectl, BURST, seconds=120)
     assert held_twice(pods) == []
     assert numbers_by_name(pods) == numbers_by_name(created)
-    bound(product, namespace, BURST)
+    bound(product, namespace, BURST, seconds=60)
 
-    plane.api.ask("DELETE", path, {"gracePeriodSeconds": 0}, timeout=60)
-    bound(product, namespace, 0)
+    plane.api.ask("DELETE", path, {"gracePeriodSeconds": 0}, timeout=120)
+    bound(product, namespace, 0, seconds=60)
