@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from bench.decision import decision
+from bench.events import events
 from bench.measure import Row, machine, markdown, write_json
 from bench.options import Options
 from bench.processes import CHECKOUT
@@ -21,6 +22,7 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "webhook": webhook,
     "decision": decision,
     "scale": scale,
+    "events": events,
 }
 
 

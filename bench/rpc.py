@@ -55,16 +55,16 @@ def request() -> pb.AllocateRequest:
 
 
 @contextmanager
-def allocator(journal: str = "sqlite") -> Iterator[tuple[str, Server]]:
-    """A fresh allocator that serves: its address and its process."""
+def allocator(journal: str = "sqlite", *cluster: str) -> Iterator[tuple[str, Server]]:
+    """A fresh allocator that serves: its address and its process. `cluster`: flags that name one."""
     address = free_address()
     with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name:
         folder = Path(name)
         kept = f"sqlite:{folder / 'journal.db'}" if journal == "sqlite" else journal
-        flags = (f"--listen={address}", "--http=127.0.0.1:0", "--cluster=none", f"--journal={kept}")
+        flags = (f"--listen={address}", "--http=127.0.0.1:0", f"--journal={kept}", *(cluster or ("--cluster=none",)))
         with server(folder, "allocator", "serve", *flags) as process:
             process.wait_for(address)
-            _wait_until_serving(address)
+            wait_until_serving(address)
             yield address, process
 
 
@@ -131,7 +131,7 @@ def _answer() -> bytes:
         return pb_grpc.AllocatorServiceStub(channel).Allocate(request()).SerializeToString()
 
 
-def _wait_until_serving(address: str) -> None:
+def wait_until_serving(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         for update in health.Watch(health_pb2.HealthCheckRequest(), timeout=START_SECONDS):

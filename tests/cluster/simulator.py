@@ -127,7 +127,12 @@ class Server:
     def app(self) -> web.Application:
         app = web.Application()
         app.router.add_get("/api/v1/{resource}", self._serve)
+        app.router.add_get("/told", self._told)
         return app
+
+    async def _told(self, _: web.Request) -> web.Response:
+        """How many changes have been told."""
+        return web.Response(text=str(self._version - VERSION))
 
     def _item(self, resource: str, number: int) -> bytes:
         return node_bytes(number) if resource == "nodes" else pod_bytes(number, nodes=self._nodes)
@@ -149,10 +154,12 @@ class Server:
         response.enable_chunked_encoding()
         await response.prepare(request)
         is_probe = int(request.query["timeoutSeconds"]) < 10
+        begin, told = time.monotonic(), 0
         while not is_probe and resource == "pods" and self._events:
             await asyncio.sleep(0.01)
-            lines = [self._change() for _ in range(max(1, int(self._events / 100)))]
-            await response.write(b"".join(lines))
+            due = int((time.monotonic() - begin) * self._events) - told
+            told += due
+            await response.write(b"".join([self._change() for _ in range(due)]))
         if not is_probe:
             await asyncio.sleep(3600)
         mark = f'{{"type":"BOOKMARK","object":{{"metadata":{{"resourceVersion":"{self._version}"}}}}}}\n'
