@@ -9,16 +9,18 @@ The objects were validated by an API server, or were written by hand into a file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
 from allocator.core.claims import ClaimPort, PodUid
-from allocator.core.pods import Pod
+from allocator.core.pods import Judge, Pod, Verdict
 from allocator.core.ports import MAX_PORT, Protocol
 
 ALLOCATION_ID = "hostport.io/allocation-id"
 ENFORCE = "pod-security.kubernetes.io/enforce"
+_NO_FREE_PORTS = re.compile(r"([0-9]{1,6}) node\(s\) didn't have free ports")
 FORBIDS_HOST_NETWORK = frozenset({"baseline", "restricted"})
 
 Json = Mapping[str, Any]
@@ -70,7 +72,24 @@ def parse_pod(obj: Json) -> Pod:
         may_preempt=spec.get("preemptionPolicy") != "Never",
         is_terminating=bool(metadata.get("deletionTimestamp")),
         carried_id=str(_mapping(metadata, "annotations").get(ALLOCATION_ID, "")),
+        verdict=_verdict(_mapping(obj, "status")),
     )
+
+
+def _verdict(status: Json) -> Verdict | None:
+    """What Kubernetes says of the Pod's host ports, if it says no.
+
+    The kubelet fails a Pod for the reason `NodePorts`; the scheduler writes how many nodes its filter of that name
+    turned down, before what it thinks of preemption.
+    """
+    if status.get("phase") == "Failed" and status.get("reason") == "NodePorts":
+        return Verdict(Judge.KUBELET)
+    for condition in _list(status, "conditions"):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            message = str(condition.get("message") or "").partition("preemption:")[0]
+            found = _NO_FREE_PORTS.search(message)
+            return Verdict(Judge.SCHEDULER, int(found[1])) if found else None
+    return None
 
 
 def parse_constraints(spec: Json) -> Constraints:

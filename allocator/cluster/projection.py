@@ -103,6 +103,8 @@ class _NodeSpec(_Fields):
 
 class _PodStatus(_Fields):
     phase: Any = None
+    reason: Any = None
+    conditions: Unread = msgspec.UNSET
 
 
 class Sketch(_Fields):
@@ -282,6 +284,8 @@ class Shared:
         """
         if sketch.trouble:
             raise ValueError(sketch.trouble)
+        if isinstance(sketch.status, _PodStatus) and sketch.spec is not None and sketch.spec.node_name:
+            sketch.status.conditions = msgspec.UNSET  # it was scheduled
         pod = parse_pod(msgspec.to_builtins(sketch, enc_hook=msgspec.json.decode))
         return replace(
             pod,

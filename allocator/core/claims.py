@@ -94,6 +94,7 @@ class Claim:
     expires: float | None = None
     settled_at: float | None = None  # when its Pod was first seen on its node
     pod_uid: PodUid | None = None
+    range: tuple[int, int] | None = None  # the bounds that its numbers were chosen from; None: they were fixed
     priority: int = 0  # spec.priority of the Pod
     may_preempt: bool = False
     is_terminating: bool = False  # the Pod has a deletionTimestamp; it holds its ports until it is gone

@@ -15,7 +15,7 @@ Pods are the truth about themselves: a claim's ports, node and constraints come 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -24,13 +24,15 @@ from allocator.core.backlog import Backlog
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.plan import Context, Placement, place
-from allocator.core.pods import Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
+from allocator.core.pods import Judge, Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
 from allocator.core.policy import number_groups
 from allocator.core.ports import WILDCARD, PortKey, Protocol
 from allocator.core.register import Register
 from allocator.core.room import Move, World
 from allocator.core.sticky import Sticky
+from allocator.core.survey import Picture, Survey
 from allocator.core.upkeep import Incident, Upkeep
+from allocator.core.verdicts import Verdicts
 from hostport.contract import Notice, Reason
 
 RESERVATION_SECONDS = 45.0  # a create lives at most 34 s in the API server, after that its Pod cannot appear
@@ -46,6 +48,20 @@ class Rules:
     reservation_seconds: float = RESERVATION_SECONDS
     when_full: WhenFull = WhenFull.DENY
     implicit_node: NodeName | None = None  # --cluster none: every ask is about this node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How much there is; claims that are pending among it."""
+
+    states: Mapping[State, int]
+    outsiders: int
+    outsider_ports: int
+    unplaceable: int
+    known_nodes: int
+    verdicts: Mapping[tuple[str, bool], int]
+    contradictions: int
+    picture: Picture
 
 
 Listener = Callable[[Claim, bool], None]
@@ -69,6 +85,8 @@ class Ledger:
         self._confirms = False
         self._world = World(self._occupancy, self._claims, rules.reserved, rules.discloses_holders)
         self._upkeep = Upkeep(self._register, self._world, self._note)
+        self._verdicts = Verdicts(self._register, self._world)
+        self._survey = Survey(self._register, rules.reserved)
         if rules.implicit_node is not None:
             self._occupancy.put_node(Node(name=rules.implicit_node))
 
@@ -111,6 +129,7 @@ class Ledger:
             constraints=within,
             node=placement.node,
             expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
+            range=(ask.low, ask.high) if ask.policy.is_ranged else None,
             priority=ask.priority,
             may_preempt=ask.may_preempt,
         )
@@ -354,6 +373,7 @@ class Ledger:
         if claim.state is State.RESERVED:
             self._backlog.confirmed(claim)
         if pod.is_finished:
+            self._judge(replace(claim, node=pod.node or claim.node, state=State.BOUND, pod_uid=pod.uid), pod, now)
             self._end_with_pod(claim)
             return
         seen = replace(
@@ -373,6 +393,18 @@ class Ledger:
         if seen != claim:
             self._note(seen)
             self._upkeep.look_around(seen)
+        self._judge(seen, pod, now)
+
+    def _judge(self, claim: Claim, pod: Pod, now: float) -> None:
+        """Outsiders argue with Kubernetes without us."""
+        judged = None if claim.external else self._verdicts.hear(claim, pod.verdict, now)
+        if judged is not None and judged.verdict.by is Judge.KUBELET:
+            self._upkeep.refused(judged)
+
+    def weigh_verdicts(self, now: float) -> None:
+        """Looks again at what the scheduler says against our books: what stands for long is an incident."""
+        for judged in self._verdicts.unexplained(now):
+            self._upkeep.refused(judged)
 
     def _claim_of(self, pod: Pod) -> Claim | None:
         """The Pod's claim: the one that it has, or the pending one whose id it carries.
@@ -415,6 +447,7 @@ class Ledger:
 
     def _drop(self, claim: Claim) -> None:
         self._register.remove(claim.id)
+        self._verdicts.forget(claim.id)
         if self.listener:
             self.listener(claim, True)
         self._upkeep.found_room()
@@ -427,6 +460,31 @@ class Ledger:
         self._tell(claim.id)
         if not claim.external:
             self._changed[claim.id] = claim
+
+    # -- for metrics
+
+    @property
+    def discloses_holders(self) -> bool:
+        """Whether holders of other namespaces may be named."""
+        return self._rules.discloses_holders
+
+    def tally(self) -> Tally:
+        """How much there is. Reads counters that are kept anyway, and looks at what stands nowhere."""
+        register = self._register
+        return Tally(
+            states=dict(register.states),
+            outsiders=len(register.claims) - register.states.total(),
+            outsider_ports=register.outsider_ports,
+            unplaceable=sum(1 for claim_id in register.unplanned if self.is_unplaceable(self._claims[claim_id])),
+            known_nodes=self._occupancy.known_count(),
+            verdicts={(judge.value, explained): n for (judge, explained), n in self._verdicts.counts.items()},
+            contradictions=self._verdicts.contradictions,
+            picture=self._survey.picture,
+        )
+
+    def survey(self, nodes: int) -> None:
+        """Goes on with the walk that measures how full ranges are: so many nodes of it."""
+        self._survey.step(nodes)
 
     # -- questions
 

@@ -19,7 +19,7 @@ that some claim has on those nodes; `floating` counts exactly the unsettled clai
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -121,6 +121,9 @@ class Occupancy:
         position = self._positions.get(name)
         return position is not None and self._at(position).known
 
+    def known_count(self) -> int:
+        return sum(1 for place in self._places if place is not None and place.known)
+
     def contains(self, nodes: int, name: NodeName) -> bool:
         position = self._positions.get(name)
         return position is not None and bool(nodes >> position & 1)
@@ -140,6 +143,18 @@ class Occupancy:
     def pick(self, nodes: int) -> NodeName:
         """One node of a set that is not empty: a schedulable one if there is one."""
         return self._at(lowest(nodes & self._schedulable or nodes)).node.name
+
+    @property
+    def positions(self) -> int:
+        """How many positions there are, vacant ones among them."""
+        return len(self._places)
+
+    def held_at(self, position: int) -> tuple[NodeName, set[int], Collection[list[Holder]]] | None:
+        """A node by its position: its name, the numbers that are held, and who is settled there, slot by slot."""
+        place = self._places[position]
+        if place is None:
+            return None
+        return place.node.name, {number for _, number in place.holders}, place.settled.values()
 
     def _position(self, name: NodeName) -> int:
         position = self._positions.get(name)

@@ -7,10 +7,26 @@ name (or generateName, where it had no name at admission).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from allocator.core.asks import Ask
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
+
+
+class Judge(Enum):
+    """Who says that a Pod's host ports are not free."""
+
+    SCHEDULER = "scheduler"  # and tries again
+    KUBELET = "kubelet"  # and the Pod has failed
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """That a Pod's host ports are not free: on how many nodes."""
+
+    by: Judge
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +46,7 @@ class Pod:
     may_preempt: bool = False
     is_terminating: bool = False  # it has a deletionTimestamp, and holds its ports until it is gone
     carried_id: str = ""  # hostport.io/allocation-id
+    verdict: Verdict | None = None  # what Kubernetes says of its ports
 
 
 def is_of_pod(claim: Claim, pod: Pod) -> bool:

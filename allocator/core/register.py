@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from allocator.core.claims import Claim, ClaimId, Owner, PodUid, Shape, State
@@ -24,6 +25,9 @@ class Register:
         self.unsettled: set[ClaimId] = set()
         self.expiring: set[ClaimId] = set()
         self.unplanned: set[ClaimId] = set()  # those of the unsettled that stand nowhere
+        self.states: Counter[State] = Counter()  # of what we granted
+        self.ranges: Counter[tuple[int, int]] = Counter()  # of what we granted, by the range that it came from
+        self.outsider_ports = 0  # held by Pods that we never granted anything
 
     def named(self, owner: Owner) -> frozenset[ClaimId]:
         """Succession: the claims of Pods with this very namespace and name."""
@@ -45,6 +49,7 @@ class Register:
         if claim.expires is not None:
             self.expiring.add(claim.id)
         self._count_shape(claim, 1)
+        self._count(claim, 1)
         self.occupancy.stand(claim)
 
     def remove(self, claim_id: ClaimId) -> None:
@@ -61,6 +66,7 @@ class Register:
         self.unplanned.discard(claim_id)
         self.expiring.discard(claim_id)
         self._count_shape(claim, -1)
+        self._count(claim, -1)
 
     def replace(self, claim: Claim) -> None:
         """The claim in place of the one with its id."""
@@ -77,6 +83,16 @@ class Register:
             del counts[numbers]
             if not counts:
                 del self.by_shape[shape]
+
+    def _count(self, claim: Claim, change: int) -> None:
+        if claim.external:
+            self.outsider_ports += change * len(claim.ports)
+            return
+        self.states[claim.state] += change
+        if claim.range is not None:
+            self.ranges[claim.range] += change
+            if not self.ranges[claim.range]:
+                del self.ranges[claim.range]
 
     def _keys(self, claim: Claim) -> Iterator[tuple[Index, tuple[str, str]]]:
         """The indexes that a claim belongs to, with its key in each."""

@@ -14,24 +14,29 @@ from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.occupancy import Scope
 from allocator.core.plan import gives_way
+from allocator.core.pods import Verdict
 from allocator.core.register import Register
 from allocator.core.room import World, blockers, find_spot, free_nodes
+from allocator.core.verdicts import Judged
 
 
 class IncidentKind(Enum):
     """What can go wrong although every decision was right."""
 
     UNPLACEABLE = "Unplaceable"  # the scheduler took the last node that was left for the numbers of a Pod
-    EXTERNAL_CONFLICT = "ExternalConflict"  # two settled holders of one port: one of them never asked us
+    CONFLICT = "Conflict"  # two settled holders of one port, both granted here: no scheduler was asked, or none knew
+    EXTERNAL_CONFLICT = "ExternalConflict"  # likewise, but one of them never asked us
+    PORTS_REFUSED = "PortsRefused"  # the kubelet, or the scheduler against our books, says that ports are not free
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Something that people should be told of: the claim, and those that it clashes with."""
+    """Something that people should be told of: the claim, and those that have its ports."""
 
     kind: IncidentKind
     claim: Claim
     others: tuple[Claim, ...] = ()
+    verdict: Verdict | None = None  # for PORTS_REFUSED
 
 
 class Upkeep:
@@ -65,7 +70,15 @@ class Upkeep:
         self._suspects.update(other.id for other in in_the_way if not other.is_settled)
         clashes = tuple(other for other in in_the_way if other.is_settled)
         if clashes:
-            self._incidents.append(Incident(IncidentKind.EXTERNAL_CONFLICT, claim, clashes))
+            is_external = any(one.external for one in (claim, *clashes))
+            kind = IncidentKind.EXTERNAL_CONFLICT if is_external else IncidentKind.CONFLICT
+            self._incidents.append(Incident(kind, claim, clashes))
+
+    def refused(self, judged: Judged) -> None:
+        """Kubernetes says that a claim's ports are not free."""
+        self._incidents.append(
+            Incident(IncidentKind.PORTS_REFUSED, judged.claim, judged.holders, verdict=judged.verdict)
+        )
 
     def suspect_all(self) -> None:
         self._suspects |= self._register.unsettled

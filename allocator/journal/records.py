@@ -32,6 +32,8 @@ def encode_claim(claim: Claim) -> str:
         value = getattr(claim, key)
         if value is not None:
             record[key] = value
+    if claim.range is not None:
+        record["range"] = claim.range
     for key in _RARE_KEYS:
         value = getattr(claim, key)
         if value:
@@ -59,6 +61,7 @@ def decode_claim(text: str) -> Claim:
             expires=float(record["expires"]) if "expires" in record else None,
             settled_at=float(record["settled_at"]) if "settled_at" in record else None,
             pod_uid=PodUid(_text(record["pod_uid"])) if "pod_uid" in record else None,
+            range=_decode_range(record["range"]) if "range" in record else None,
             priority=int(record.get("priority", 0)),
             may_preempt=bool(record.get("may_preempt")),
             is_terminating=bool(record.get("is_terminating")),
@@ -81,6 +84,11 @@ def _decode_port(record: dict[str, Any]) -> ClaimPort:
     if not isinstance(number, int) or not 1 <= number <= 65535:
         raise ValueError(f"{number!r} is no port")
     return ClaimPort(**{**record, "protocol": Protocol(record["protocol"])})
+
+
+def _decode_range(record: list[int]) -> tuple[int, int]:
+    low, high = record
+    return int(low), int(high)
 
 
 def _encode_constraints(constraints: Constraints) -> dict[str, Any]:

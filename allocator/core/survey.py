@@ -1,0 +1,131 @@
+"""How full the nodes are, for metrics: a walk over them, a few at a time, so that no decision waits for it.
+
+Bounded: the ranges that most claims come from, and for each a few figures over its nodes; nodes by name are only the
+fullest. A number counts as used on a node whoever holds it there, under any protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from heapq import nlargest
+
+from allocator.core.candidates import NodeName
+from allocator.core.claims import Claim
+from allocator.core.occupancy import Holder
+from allocator.core.ports import WILDCARD, span
+from allocator.core.register import Register
+
+MOST_RANGES = 10
+FULLEST_NODES = 10
+
+Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RangeUse:
+    """A range on the nodes where anything of it is held: how many of its numbers, less the reserved ones, are used."""
+
+    bounds: Bounds
+    size: int
+    used: tuple[int, ...]  # for each such node, ascending
+
+    def quantile(self, q: float) -> float:
+        """The use of a node, in 0..1, that a share of q of the nodes do not exceed."""
+        return self.used[min(len(self.used) - 1, int(q * len(self.used)))] / self.size
+
+    def nodes_up_to(self, ratio: float) -> int:
+        return sum(1 for count in self.used if count <= ratio * self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a whole walk has seen. `held_twice`: ports that two settled claims of different Pods have on one node."""
+
+    ranges: tuple[RangeUse, ...] = ()
+    fullest: tuple[tuple[float, NodeName, Bounds], ...] = ()
+    held_twice: int = 0
+
+
+@dataclass(slots=True)
+class _Walk:
+    """A walk under way."""
+
+    ranges: dict[Bounds, int]  # bounds → usable numbers
+    position: int = 0
+    held_twice: int = 0
+    used: dict[Bounds, list[tuple[int, NodeName]]] = field(default_factory=dict)
+
+    def picture(self) -> Picture:
+        found = [
+            (count / self.ranges[bounds], node, bounds)
+            for bounds, counts in self.used.items()
+            for count, node in counts
+        ]
+        return Picture(
+            ranges=tuple(
+                RangeUse(bounds, self.ranges[bounds], tuple(sorted(count for count, _ in counts)))
+                for bounds, counts in self.used.items()
+            ),
+            fullest=tuple(nlargest(FULLEST_NODES, found)),
+            held_twice=self.held_twice,
+        )
+
+
+class Survey:
+    """Walks on and on; `picture` is that of the last walk that was completed."""
+
+    def __init__(self, register: Register, reserved: int) -> None:
+        self._register = register
+        self._reserved = reserved
+        self._walk: _Walk | None = None
+        self.picture = Picture()
+
+    def step(self, nodes: int) -> None:
+        """Looks at so many nodes."""
+        walk = self._walk = self._walk or self._begun()
+        occupancy = self._register.occupancy
+        for position in range(walk.position, walk.position + nodes):
+            if position >= occupancy.positions:
+                self.picture, self._walk = walk.picture(), None
+                return
+            held = occupancy.held_at(position)
+            if held is not None:
+                self._look(walk, *held)
+        walk.position += nodes
+
+    def _begun(self) -> _Walk:
+        sizes = {
+            bounds: (span(*bounds) & ~self._reserved).bit_count()
+            for bounds, _ in self._register.ranges.most_common(MOST_RANGES)
+        }
+        return _Walk({bounds: size for bounds, size in sizes.items() if size})
+
+    def _look(self, walk: _Walk, node: NodeName, numbers: set[int], settled: Iterable[Collection[Holder]]) -> None:
+        for low, high in walk.ranges:
+            inside = span(low, high) & ~self._reserved
+            used = sum(1 for number in numbers if low <= number <= high and inside >> number & 1)
+            if used:
+                walk.used.setdefault((low, high), []).append((used, node))
+        walk.held_twice += sum(1 for holders in settled if len(holders) > 1 and self._is_held_twice(holders))
+
+    def _is_held_twice(self, holders: Iterable[Holder]) -> bool:
+        """A Pod and its successor of the same name may hold one port for a moment."""
+        seen: list[tuple[str, Claim]] = []
+        for ip, claim_id in holders:
+            claim = self._register.claims[claim_id]
+            if any(_clash(claim, other) and (ip == at or WILDCARD in (ip, at)) for at, other in seen):
+                return True
+            seen.append((ip, claim))
+        return False
+
+
+def _clash(one: Claim, other: Claim) -> bool:
+    return one.id != other.id and (one.owner.full_name is None or one.owner.full_name != other.owner.full_name)
+
+
+def bands() -> Iterator[float]:
+    """The upper bounds by which nodes are counted: tenths of a range, and 95 %."""
+    yield from (tenth / 10 for tenth in range(1, 10))
+    yield 0.95
+    yield 1.0

@@ -1,0 +1,93 @@
+"""How full ranges are, seen in a walk over the nodes."""
+
+from __future__ import annotations
+
+from kit import Desk, ask, on, pod
+
+from allocator.core.ports import parse_numbers
+from allocator.core.survey import FULLEST_NODES, MOST_RANGES, Picture
+
+
+def fill(desk: Desk, node: str, count: int, low: int = 7000, high: int = 7009) -> None:
+    for number in range(count):
+        desk.grant(ask(f"{node}-{low}-{number}", "web:80", constraints=on(node), low=low, high=high))
+
+
+def picture(desk: Desk, *, nodes: int = 1000) -> Picture:
+    """After a whole walk, and the walk that was under way before."""
+    for _ in range(4):
+        desk.ledger.survey(nodes)
+    return desk.ledger.tally().picture
+
+
+def test_a_range_is_measured_on_the_nodes_where_it_is_used() -> None:
+    desk = Desk("n1", "n2", "n3", "n4")
+    fill(desk, "n1", 10)
+    fill(desk, "n2", 5)
+    fill(desk, "n3", 1)
+
+    seen = picture(desk)
+
+    (use,) = seen.ranges
+    assert (use.bounds, use.size, use.used) == ((7000, 7009), 10, (1, 5, 10))
+    assert [use.quantile(q) for q in (0.0, 0.5, 0.9, 1.0)] == [0.1, 0.5, 1.0, 1.0]
+    assert [use.nodes_up_to(ratio) for ratio in (0.1, 0.5, 0.95, 1.0)] == [1, 2, 2, 3]
+    assert seen.fullest == ((1.0, "n1", (7000, 7009)), (0.5, "n2", (7000, 7009)), (0.1, "n3", (7000, 7009)))
+
+
+def test_reserved_numbers_are_no_room_and_outsiders_use_some() -> None:
+    desk = Desk("n1", reserved=parse_numbers("7000-7004"))
+    fill(desk, "n1", 1)
+    desk.observe(pods=[pod("stranger", "x:7009", "y:7000", "z:9999", at="n1")])
+
+    (use,) = picture(desk).ranges
+
+    assert (use.size, use.used) == (5, (2,))
+
+
+def test_a_walk_goes_a_few_nodes_at_a_time() -> None:
+    desk = Desk(*[f"n{at}" for at in range(10)])
+    fill(desk, "n9", 1)
+    desk.ledger.survey(9)
+    assert desk.ledger.tally().picture == Picture()
+
+    desk.ledger.survey(9)
+    assert [use.used for use in desk.ledger.tally().picture.ranges] == [(1,)]
+
+
+def test_figures_are_bounded_however_large_the_cluster() -> None:
+    nodes = [f"n{at}" for at in range(30)]
+    desk = Desk(*nodes)
+    for at, node in enumerate(nodes):
+        fill(desk, node, 2, low=1000 * at + 1, high=1000 * at + 10)
+
+    seen = picture(desk)
+
+    assert (len(seen.ranges), len(seen.fullest)) == (MOST_RANGES, FULLEST_NODES)
+
+
+def test_a_range_that_nobody_uses_any_more_is_forgotten() -> None:
+    desk = Desk("n1")
+    claim = desk.grant(ask("a", "web:80"))
+    assert len(picture(desk).ranges) == 1
+
+    desk.ledger.end(claim.id)
+
+    assert picture(desk) == Picture()
+
+
+def test_a_port_that_two_pods_hold_on_a_node_is_seen() -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("a", "x:80@10.0.0.1", at="n1"), pod("b", "x:80@10.0.0.2", at="n1")])
+    assert picture(desk).held_twice == 0
+
+    desk.observe(pods=[pod("c", "x:80", at="n1")])
+
+    assert picture(desk).held_twice == 1
+
+
+def test_a_pod_and_its_successor_may_hold_one_port() -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("db-0", "x:80", at="n1", uid="old"), pod("db-0", "x:80", at="n1", uid="new")])
+
+    assert picture(desk).held_twice == 0
