@@ -14,6 +14,7 @@ from pathlib import Path
 from allocator.config import FLAGS, Config, ConfigError
 from allocator.journal.contract import JournalError
 from allocator.journal.sqlite import dump
+from hostport import logs
 from hostport.flags import add_flags
 
 log = logging.getLogger("allocator")
@@ -44,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: Config) -> int:
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.set_up(config.log_level)
     from allocator.runtime import serve  # noqa: PLC0415 - grpc is not needed to dump a journal
 
     try:

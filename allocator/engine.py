@@ -15,16 +15,18 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 from allocator.cluster.contract import PodRef, Watch
 from allocator.core.asks import Ask, Mistake, Refused, Warned
 from allocator.core.candidates import Node, NodeName
-from allocator.core.claims import Claim, ClaimId, PodUid
+from allocator.core.claims import Claim, ClaimId, PodUid, State
 from allocator.core.ledger import LEASE_SECONDS, Ledger
 from allocator.core.pods import Pod
-from allocator.core.upkeep import IncidentKind
+from allocator.core.upkeep import Incident, IncidentKind
 from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Put
 from hostport.contract import Reason
+from hostport.logs import tell
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ STALE_SECONDS = 2.0  # older than that, a view alone is no reason to deny
 SIGHT_SECONDS = 2.0  # less than half of what the API server gives a webhook
 SIGHT_POLL_SECONDS = 0.02
 ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
+SURVEYED_NODES = 250  # a tick: about a millisecond, and 5,000 nodes in ten seconds
+MOST_SHOWN = 10
 
 Seal = Callable[[Claim, Sequence[Warned]], bytes]
 """Serialises the answer, for the journal and the caller alike."""
@@ -54,9 +58,21 @@ class UnavailableError(Exception):
         self.reason = reason
 
 
+def _unheard(_: object) -> None:
+    """Nobody asked to be told."""
+
+
 def always() -> bool:
     """For submissions that nobody can cease to want."""
     return True
+
+
+@dataclass(slots=True)
+class Meters:
+    """Who is told how long the stages of an allocation take, in seconds."""
+
+    decided: Callable[[float], None] = _unheard
+    committed: Callable[[float], None] = _unheard
 
 
 class Engine:
@@ -73,6 +89,9 @@ class Engine:
         self.holds_lease: Callable[[], bool] = always  # whether we are the one who may answer
         self.enforced: dict[str, str] = {}  # Pod Security level by namespace, where it forbids hostNetwork
         self.incidents: Counter[IncidentKind] = Counter()  # since the start, by kind
+        self.expired: Counter[State] = Counter()  # since the start, by the state that the claims were in
+        self.report: Callable[[Incident], None] = _unheard
+        self.meters = Meters()
         self._new_id = new_id
         self._answers: dict[str, Answer] = {}
         self._answers_of: dict[ClaimId, list[str]] = {}
@@ -89,7 +108,7 @@ class Engine:
             self._remember(answer)
             if answer.ended is not None:
                 self._fading.append((answer.ended, answer.request_id))
-        log.info("journal: %d claims, %d answers", len(kept.claims), len(kept.answers))
+        tell(log, "journal read", claims=len(kept.claims), answers=len(kept.answers))
 
     # -- requests
 
@@ -179,7 +198,7 @@ class Engine:
         self, ask: Ask, mark: RequestMark | None, seal: Seal, is_wanted: Callable[[], bool]
     ) -> asyncio.Future[bytes]:
         """Decides now; the future is the durable answer."""
-        now = self.now()
+        now, began = self.now(), perf_counter()
         old: Claim | None = None
         taken = self._take_up(ask, now)
         if taken is not None:
@@ -188,6 +207,8 @@ class Engine:
             self.ledger.amend(claim)
         else:
             claim, warnings = self.ledger.reserve(ask, self._new_id(), now)
+        decided = perf_counter()
+        self.meters.decided(decided - began)
         response = seal(claim, warnings)
         answer = Answer(mark.request_id, mark.digest, claim.id, response) if mark else None
         entries: list[Entry] = [Put(claim)] if claim != old else []
@@ -201,6 +222,7 @@ class Engine:
             if mark:
                 del self._under_way[mark.request_id]
             failure = _failure(committed)
+            self.meters.committed(perf_counter() - decided)
             if failure is None:
                 self.ledger.publish(claim.id)
                 if answer:
@@ -306,13 +328,18 @@ class Engine:
         now = self.now()
         due = [claim for claim in self.ledger.due(now) if claim.id not in self._ending]
         if due:
-            log.info("expired: %s", ", ".join(f"{claim.id} ({claim.owner})" for claim in due[:10]))
+            self.expired.update(claim.state for claim in due)
+            shown = [f"{claim.id} ({claim.owner})" for claim in due[:MOST_SHOWN]]
+            tell(log, "expired", count=len(due), allocations=shown)
             self._end([claim.id for claim in due])
         if self.watch and self.ledger.awaits_proof(now):
             self.watch.hurry()
         self.ledger.mend_plans()
+        self.ledger.weigh_verdicts(now)
+        self.ledger.survey(SURVEYED_NODES)
         self._forget_answers(now)
         self._save_changes()
+        self._tell_incidents()
 
     def _end(self, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
         """Ends claims: their ports are free when that is durable, not before."""
@@ -354,8 +381,12 @@ class Engine:
     def _tell_incidents(self) -> None:
         for incident in self.ledger.take_incidents():
             self.incidents[incident.kind] += 1
-            others = "".join(f", {other.id} ({other.owner})" for other in incident.others)
-            log.warning("%s: %s (%s)%s", incident.kind.value, incident.claim.id, incident.claim.owner, others)
+            self.report(incident)
+
+    @property
+    def unsaved(self) -> int:
+        """How many changes of the cluster could not be journalled, and wait for the next tick."""
+        return len(self._unsaved)
 
     # -- answers
 

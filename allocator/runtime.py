@@ -13,8 +13,9 @@ import logging
 import math
 import secrets
 import signal
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,6 @@ import grpc
 from google.rpc import error_details_pb2  # noqa: F401 - reflection then knows the types of our error details
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
@@ -36,16 +34,19 @@ from allocator.cluster.none import IMPLICIT_NODE, NoCluster
 from allocator.config import Config
 from allocator.core.claims import ClaimId, State
 from allocator.core.ledger import Ledger, Rules
-from allocator.engine import Engine
+from allocator.engine import Engine, Meters
 from allocator.journal.contract import Journal
 from allocator.journal.memory import MemoryJournal
 from allocator.journal.sqlite import SqliteJournal
+from allocator.metrics import Metrics, Standing
+from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
 from hostport.flags import Address
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
 if TYPE_CHECKING:
+    from allocator.cluster.events import EventWriter
     from allocator.cluster.lease import Leadership
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,20 @@ class Allocator:
         )
         self._engine = Engine(ledger=Ledger(rules), journal=journal, now=time.time, new_id=_new_id)
         self._engine.watch = self._watch
-        self._registry = CollectorRegistry()
+        self._metrics = Metrics()
+        self._engine.meters = Meters(
+            decided=self._metrics.decide_seconds.observe, committed=self._metrics.commit_seconds.observe
+        )
+        if isinstance(journal, SqliteJournal):
+            journal.on_commit = self._metrics.committed
+        self._events = _events(config, self._may_answer) if config.cluster == "kubernetes" else None
+        self._reports = Reports(
+            discloses_holders=rules.discloses_holders, event=self._events.tell if self._events else nobody
+        )
+        self._engine.report = self._reports.incident
+        self._metrics.registry.register(
+            Standing(self._engine, watch=self._watch, events=self._events.counts if self._events else None)
+        )
         self._health = health.aio.HealthServicer()
         self._leadership = _leadership(config, journal) if config.lease_namespace else None
         if self._leadership is not None:
@@ -114,6 +128,7 @@ class Allocator:
             asyncio.create_task(self._follow(), name="cluster"),
             asyncio.create_task(self._start_serving(), name="start"),
             asyncio.create_task(self._tick(), name="tick"),
+            asyncio.create_task(self._start_telling(), name="events"),
         ]
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -152,6 +167,17 @@ class Allocator:
             self._engine.is_serving = True
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             log.info("serving (cluster %s)", self._config.cluster)
+
+    async def _start_telling(self) -> None:
+        """A fault in telling is no reason to stop deciding."""
+        try:
+            if self._events is not None:
+                await self._events.forever()
+        except Exception:
+            log.exception("no Events are written any more")
+
+    def _may_answer(self) -> bool:
+        return self._engine.is_serving and self._engine.holds_lease()
 
     async def _tick(self) -> None:
         while True:
@@ -198,7 +224,9 @@ class Allocator:
 
     def _grpc_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=SERVER_OPTIONS)
-        pb_grpc.add_AllocatorServiceServicer_to_server(AllocatorService(self._engine, self._registry), server)
+        pb_grpc.add_AllocatorServiceServicer_to_server(
+            AllocatorService(self._engine, self._metrics, self._reports), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         credentials = self._credentials()
@@ -215,38 +243,17 @@ class Allocator:
             return None
         client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
         files = Files(cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=client_ca)
-        Gauge(
-            "hostport_certificate_expiration_timestamp_seconds",
-            "When the certificate ends, in seconds since the epoch",
-            ["name"],
-            registry=self._registry,
-        ).labels("allocator").set_function(lambda: files.expires)
+        self._metrics.certificate("allocator", lambda: files.expires)
         return files.credentials()
 
     def _http_server(self) -> HTTPServer:
-        self._gauges()
-        server = HTTPServer(http.application(self._checks, self._notes, self._registry))
+        server = HTTPServer(http.application(self._checks, self._notes, self._metrics.registry))
         listen = self._config.http
         sockets = bind_sockets(listen.port, listen.host)
         server.add_sockets(sockets)
         port = sockets[0].getsockname()[1]
-        log.info("listening on grpc %s, http %s", self._listening, Address(listen.host, port))
+        log.info("listening on grpc %s, http %s from now on", self._listening, Address(listen.host, port))
         return server
-
-    def _gauges(self) -> None:
-        Gauge("hostport_claims", "Live claims", registry=self._registry).set_function(
-            lambda: sum(1 for _ in self._engine.ledger.claims())
-        )
-        Gauge("hostport_nodes", "Known nodes", registry=self._registry).set_function(
-            lambda: len(self._engine.ledger.node_names())
-        )
-        if watch := self._watch:
-            Gauge(
-                "hostport_watch_lag_seconds",
-                "Seconds since the view of the cluster was last proven current",
-                registry=self._registry,
-            ).set_function(watch.lag)
-            self._registry.register(_Relists(watch))
 
     # -- health
 
@@ -270,23 +277,20 @@ class Allocator:
         return notes
 
 
-class _Relists(Collector):
-    """A counter that the watch keeps."""
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-
-    def collect(self) -> Iterator[Metric]:
-        help_ = "Lists that were needed because the API server had forgotten the history"
-        yield CounterMetricFamily("hostport_relists", help_, value=self._watch.relists())
-
-
 def _watch(kubeconfig: str) -> Watch:
     # Costs 0.3 s and 44 MiB that other clusters do not need.
     from allocator.cluster.client import Client, loader  # noqa: PLC0415
     from allocator.cluster.kubernetes import KubernetesCluster  # noqa: PLC0415
 
     return KubernetesCluster(Client(loader(kubeconfig)))
+
+
+def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:
+    from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
+    from allocator.cluster.events import EventWriter  # noqa: PLC0415
+
+    instance = config.pod_name or socket.gethostname()
+    return EventWriter(Client(loader(config.kubeconfig)), instance=instance, may_write=may_write)
 
 
 def _new_id() -> ClaimId:

@@ -16,12 +16,13 @@ from itertools import islice
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from allocator.core.asks import Ask, Mistake, Refused, Warned
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.engine import Engine, RequestMark, UnavailableError
+from allocator.metrics import Metrics
+from allocator.reports import Reports
 from allocator.watchers import Change, Watchers
 from allocator.wire import (
     STATES,
@@ -36,55 +37,80 @@ from allocator.wire import (
     to_timestamp,
 )
 from hostport.contract import Code, Notice, Reason
+from hostport.logs import tell
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
-SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 T = TypeVar("T")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_POLICY_NAMES = {value: name.removeprefix("POLICY_") for name, value in pb.Policy.items()}
 _CODES = {code: getattr(grpc.StatusCode, code.name) for code in Code}
-
-
-class Metrics:
-    """What the service counts."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.decisions = Counter(
-            "hostport_allocations",
-            "Answers to Allocate, by policy, result (granted, previewed, refused, unavailable) and reason",
-            ["policy", "result", "reason"],
-            registry=registry,
-        )
-        self.seconds = Histogram(
-            "hostport_allocate_seconds",
-            "Time from the arrival of an Allocate call to its answer, the commit included",
-            buckets=SECONDS_BUCKETS,
-            registry=registry,
-        )
 
 
 class AllocatorService(pb_grpc.AllocatorServiceServicer):
     """See proto/hostport/v1/allocator.proto for what each call promises."""
 
-    def __init__(self, engine: Engine, registry: CollectorRegistry) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, reports: Reports) -> None:
         self._engine = engine
-        self._metrics = Metrics(registry)
+        self._metrics = metrics
+        self._reports = reports
         self._watchers = Watchers(engine.ledger)
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
-        started = time.perf_counter()
-        policy = pb.Policy.Name(request.policy).removeprefix("POLICY_") if request.policy in range(5) else "UNKNOWN"
-        async with _answering(context, lambda result, reason: self._count(policy, result, reason)):
+        began = time.perf_counter()
+        try:
             response = await self._allocate(request, context)
-            self._count(policy, "previewed" if request.dry_run else "granted", "")
-        self._metrics.seconds.observe(time.perf_counter() - started)
+        except Refused as refused:
+            reason = refused.mistakes[0].reason.name
+            self._tell(request, "refused", began, reason=reason, detail=str(refused))
+            self._reports.denied(request, refused)
+            await _abort(context, refused.mistakes)
+        except UnavailableError as error:
+            self._tell(request, "unavailable", began, reason=error.reason.name, detail=str(error))
+            await _abort(context, [Mistake(error.reason, "", str(error))])
+        self._tell(request, "previewed" if request.dry_run else "granted", began, got=response.allocation)
         return response
+
+    def _tell(
+        self,
+        request: pb.AllocateRequest,
+        result: str,
+        began: float,
+        *,
+        reason: str = "",
+        detail: str = "",
+        got: pb.Allocation | None = None,
+    ) -> None:
+        """Counts an answer, and writes its canonical line."""
+        seconds = time.perf_counter() - began
+        policy = _POLICY_NAMES.get(request.policy, "UNKNOWN")
+        self._metrics.allocations.inc(policy, result, reason)
+        self._metrics.allocate_seconds.observe(seconds)
+        if not log.isEnabledFor(logging.INFO):
+            return
+        owner = request.owner
+        tell(
+            log,
+            "allocate",
+            request_id=request.request_id,
+            allocation_id=got.id if got else request.allocation_id,
+            kind=owner.kind,
+            namespace=owner.namespace,
+            name=owner.name or f"{owner.generate_name}*",
+            policy=policy,
+            result=result,
+            reason=reason,
+            numbers=[port.host_port for port in got.ports] if got else [],
+            node=got.node if got else "",
+            ms=round(seconds * 1000, 2),
+            detail=detail,
+        )
 
     async def _allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:
         ask = parse_allocate(request)
@@ -106,9 +132,6 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
                 " the Pod will not be created"
             )
             yield Warned(Notice.POD_SECURITY, message)
-
-    def _count(self, policy: str, result: str, reason: str) -> None:
-        self._metrics.decisions.labels(policy, result, reason).inc()
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:  # noqa: N802
         async with _answering(context):
@@ -217,17 +240,13 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 
 
 @asynccontextmanager
-async def _answering(
-    context: Context, count: Callable[[str, str], None] = lambda _result, _reason: None
-) -> AsyncIterator[None]:
+async def _answering(context: Context) -> AsyncIterator[None]:
     """Turns our errors into statuses, at the edge and nowhere else."""
     try:
         yield
     except Refused as refused:
-        count("refused", refused.mistakes[0].reason.name)
         await _abort(context, refused.mistakes)
     except UnavailableError as error:
-        count("unavailable", error.reason.name)
         await _abort(context, [Mistake(error.reason, "", str(error))])
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hostport import logs
 from hostport.flags import Flag, add_flags, address, duration
 from shim.client import Credentials
 from shim.render import RenderOptions, render
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.command == "render":
         return render(render_options(parser, flags), sys.stdout, sys.stderr)
     options = serve_options(parser, flags)
-    logging.basicConfig(level=flags.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(flags.log_level)
     try:
         asyncio.run(serve(options))
     except OSError as error:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostport.contract import Reason
 from hostport.v1.allocator_pb2 import AllocateResponse
 from shim import answers
 from shim.held import AllocationError
-from shim.outcomes import Allocate, Mistake, Refused, Remark, Unreachable
+from shim.outcomes import About, Allocate, Mistake, Refused, Remark, Unreachable
 from shim.patch import build_patch
 from shim.pods import Pod
 from shim.pointers import Op
@@ -49,10 +49,12 @@ class Answer:
     """What goes back with HTTP 200, and what the log and the metrics say of it."""
 
     review: answers.Review
-    subject: str
+    about: About
     result: str  # "untouched", "patched" or "denied"
     reason: str = ""
     detail: str = ""
+    allocation_id: str = ""
+    numbers: tuple[int, ...] = ()
     ops: tuple[Op, ...] = ()
     warnings: tuple[Remark, ...] = ()
 
@@ -71,15 +73,15 @@ async def admit(body: bytes, allocate: Allocate, *, probe: Allocate) -> Answer |
         case NotOurs() as left_alone:
             return _untouched(left_alone)
         case Denied() as found:
-            return _denied(found.uid, found.subject, await _with_allocators_words(found, probe))
+            return _denied(found.about, await _with_allocators_words(found, probe))
         case Ask() as ask:
             return _settled(ask, await allocate(ask.request))
 
 
 def _untouched(found: NotOurs) -> Answer:
     return Answer(
-        review=answers.allowed(found.uid, warnings=found.warnings),
-        subject=found.uid,
+        review=answers.allowed(found.about.request_id, warnings=found.warnings),
+        about=found.about,
         result="untouched",
         detail=found.why,
         warnings=found.warnings,
@@ -89,9 +91,9 @@ def _untouched(found: NotOurs) -> Answer:
 def _settled(ask: Ask, outcome: AllocateResponse | Refused | Unreachable) -> Answer | Unreachable:
     match outcome:
         case Unreachable():
-            return outcome
+            return replace(outcome, about=ask.about)
         case Refused(code, mistakes):
-            return _denied(ask.uid, ask.subject, Refused(code, _in_users_words(mistakes, ask.pod)))
+            return _denied(ask.about, Refused(code, _in_users_words(mistakes, ask.pod)))
         case response:
             return _patched(ask, response)
 
@@ -100,22 +102,25 @@ def _patched(ask: Ask, response: AllocateResponse) -> Answer | Unreachable:
     try:
         ops, warnings = build_patch(ask.pod, response, ask.options)
     except AllocationError as error:
-        return Unreachable(Reason.ALLOCATOR_UNREACHABLE.name, f"the allocator's answer does not fit: {error}")
+        return Unreachable(
+            Reason.ALLOCATOR_UNREACHABLE.name, f"the allocator's answer does not fit: {error}", ask.about
+        )
     allocation = response.allocation
     return Answer(
-        review=answers.allowed(ask.uid, ops=ops, warnings=warnings, allocation_id=allocation.id),
-        subject=ask.subject,
+        review=answers.allowed(ask.about.request_id, ops=ops, warnings=warnings, allocation_id=allocation.id),
+        about=ask.about,
         result="patched",
-        detail=f"{allocation.id or 'dry run'}: {', '.join(str(port.host_port) for port in allocation.ports)}",
+        allocation_id=allocation.id,
+        numbers=tuple(port.host_port for port in allocation.ports),
         ops=tuple(ops),
         warnings=warnings,
     )
 
 
-def _denied(uid: str, subject: str, refused: Refused) -> Answer:
+def _denied(about: About, refused: Refused) -> Answer:
     return Answer(
-        review=answers.denied(uid, code=refused.code, mistakes=refused.mistakes),
-        subject=subject,
+        review=answers.denied(about.request_id, code=refused.code, mistakes=refused.mistakes),
+        about=about,
         result="denied",
         reason=refused.mistakes[0].reason,
         detail=answers.denial_message(refused.mistakes),

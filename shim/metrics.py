@@ -1,41 +1,52 @@
-"""What the shim counts. Its own registry, so that two shims in one process count apart."""
+"""What the shim tells Prometheus. Its own registry, so that two shims in one process count apart."""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector
 
-BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds: from what a healthy answer takes to the API server's longest usual patience."""
+from hostport.metering import BUCKETS, BUILD_INFO, CERTIFICATE_EXPIRY, Counted, Described, program_version
+
+ANSWERS = Described(
+    name="hostport_shim_answers_total",
+    kind="counter",
+    help="Answers to /mutate",
+    labels={
+        "result": "`untouched`, `patched`, `denied`, or `failed` (HTTP 4xx or 5xx)",
+        "reason": "a reason of the contract, or the HTTP reason; empty where there is nothing to explain",
+    },
+)
+ANSWER_SECONDS = Described(
+    name="hostport_shim_answer_seconds",
+    kind="histogram",
+    help="From the headers of a request to its answer",
+    buckets=BUCKETS,
+)
+RPC_SECONDS = Described(
+    name="hostport_shim_rpc_seconds",
+    kind="histogram",
+    help="The wait for the allocator's answer, connecting and repeating included",
+    buckets=BUCKETS,
+)
+IN_FLIGHT = Described(name="hostport_shim_in_flight", kind="gauge", help="Requests under way")
+
+METRICS = (BUILD_INFO, ANSWERS, ANSWER_SECONDS, RPC_SECONDS, IN_FLIGHT, CERTIFICATE_EXPIRY)
 
 
 class Metrics:
-    """The shim's metrics; `docs/` and dashboards go by these names."""
+    """What is counted, and how."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.answers = Counter(
-            "hostport_shim_answers",
-            "Answers to /mutate: untouched, patched, denied (why), failed (HTTP 4xx or 5xx, and why)",
-            ["result", "reason"],
-            registry=self.registry,
-        )
-        self.seconds = Histogram(
-            "hostport_shim_answer_seconds",
-            "Seconds from the headers of a request to its answer",
-            buckets=BUCKETS,
-            registry=self.registry,
-        )
-        self.in_flight = Gauge("hostport_shim_in_flight", "Requests under way", registry=self.registry)
-        Info("hostport_build", "What runs here", registry=self.registry).info(
-            {"component": "shim", "version": program_version()}
-        )
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        BUILD_INFO.info(registry, component="shim", version=program_version())
+        self.answers = Counted(ANSWERS.counter(registry))
+        self.seconds = ANSWER_SECONDS.histogram(registry)
+        self.rpc_seconds = RPC_SECONDS.histogram(registry)
+        self.in_flight = IN_FLIGHT.gauge(registry)
+        self._expiry = CERTIFICATE_EXPIRY.gauge(registry)
 
-
-def program_version() -> str:
-    try:
-        return version("hostport-operator")
-    except PackageNotFoundError:
-        return "unknown"
+    def certificate(self, name: str, expires: Callable[[], float]) -> None:
+        """From now on, when this certificate ends: seconds since the epoch."""
+        self._expiry.labels(name).set_function(expires)

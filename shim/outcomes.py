@@ -18,6 +18,17 @@ LONGEST_WARNING = 200
 LONGEST_QUOTE = 64
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """Whom a review is about, for the log. `name` ends in `*` where it is yet to be generated."""
+
+    request_id: str
+    namespace: str = ""
+    name: str = ""
+    policy: str = ""
+    is_dry_run: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """One thing that stands in the Pod's way: the contract's word, the field that the user wrote, and what to do.
@@ -54,10 +65,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """No decision was had: nothing is known of the Pod's ports."""
+    """No decision was had: nothing is known of the Pod's ports. `about` is whom the log names."""
 
     reason: str
     message: str
+    about: About | None = None
 
 
 Allocate = Callable[[AllocateRequest], Awaitable[AllocateResponse | Refused | Unreachable]]

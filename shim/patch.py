@@ -106,6 +106,6 @@ def _span(bounds: tuple[int, int]) -> str:
 
 def _bare_pod(pod: Pod, held: Iterable[Held]) -> Iterator[Remark]:
     """containerPort is the merge key of apply, so that the same manifest asks for a second port the next time."""
-    if pod.controller_uid is None and pod.is_applied and any(each.is_moved for each in held):
+    if pod.controller is None and pod.is_applied and any(each.is_moved for each in held):
         why = "applying this Pod again unchanged fails, as its containerPort changed"
         yield remark(Notice.BARE_POD_APPLIED, f"{why}: delete and create it, or use a workload such as a StatefulSet")

@@ -61,6 +61,16 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """Who made the Pod: its controller reference."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
     """A Pod of the API server's CREATE. `containers` are followed by the init containers."""
 
@@ -70,7 +80,7 @@ class Pod:
     namespace: str
     labels: dict[str, str]
     annotations: dict[str, str]
-    controller_uid: str | None
+    controller: Controller | None
     is_applied: bool
     host_network: bool
     dns_policy: str
@@ -96,7 +106,7 @@ def parse_pod(raw: Json) -> Pod:
         namespace=text(metadata, "namespace", "metadata"),
         labels=text_map(metadata, "labels", "metadata"),
         annotations=annotations,
-        controller_uid=_controller_uid(metadata),
+        controller=_controller(metadata),
         is_applied="kubectl.kubernetes.io/last-applied-configuration" in annotations or _server_side_applied(metadata),
         host_network=boolean(spec, "hostNetwork", "spec") is True,
         dns_policy=text(spec, "dnsPolicy", "spec"),
@@ -104,11 +114,16 @@ def parse_pod(raw: Json) -> Pod:
     )
 
 
-def _controller_uid(metadata: Json) -> str | None:
-    """The uid of the controller that made the Pod; None for a bare Pod."""
+def _controller(metadata: Json) -> Controller | None:
+    """The controller that made the Pod; None for a bare Pod."""
     for _, path, owner in json_objects(metadata, "ownerReferences", "metadata"):
         if boolean(owner, "controller", path):
-            return text(owner, "uid", path)
+            return Controller(
+                api_version=text(owner, "apiVersion", path),
+                kind=text(owner, "kind", path),
+                name=text(owner, "name", path),
+                uid=text(owner, "uid", path),
+            )
     return None
 
 

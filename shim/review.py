@@ -25,6 +25,7 @@ from hostport.v1.allocator_pb2 import (
     PROTOCOL_UDP,
     AllocateRequest,
     Owner,
+    Policy,
     PortRange,
     PortRequest,
     Protocol,
@@ -32,7 +33,7 @@ from hostport.v1.allocator_pb2 import (
 from shim.constraints import read_constraints
 from shim.fields import FieldError, Json, as_object, boolean, integer, json_object, text, text_map
 from shim.forbidden import forbidden_by_host_network
-from shim.outcomes import Mistake, Remark, mistake, quoted, remark
+from shim.outcomes import About, Mistake, Remark, mistake, quoted, remark
 from shim.pods import Pod, Port, parse_pod
 from shim.preview import previewed
 from shim.settings import (
@@ -55,6 +56,7 @@ POD_INDEX = "apps.kubernetes.io/pod-index"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 
 PROTOCOLS: dict[str, Protocol.ValueType] = {"TCP": PROTOCOL_TCP, "UDP": PROTOCOL_UDP, "SCTP": PROTOCOL_SCTP}
+POLICY_NAMES = {value: name.removeprefix("POLICY_") for name, value in Policy.items()}
 LONGEST_ID = 128
 """Characters of request_id and allocation_id, as the contract has it."""
 
@@ -76,7 +78,7 @@ class Options:
 class NotOurs:
     """Allowed, untouched. `why` is for the log."""
 
-    uid: str
+    about: About
     why: str
     warnings: tuple[Remark, ...] = ()
 
@@ -88,8 +90,7 @@ class Denied:
     `is_neutral` says that the probe's range and stride are not the user's, so that nothing about them counts.
     """
 
-    uid: str
-    subject: str
+    about: About
     mistakes: tuple[Mistake, ...]
     pod: Pod
     probe: AllocateRequest | None = None
@@ -100,8 +101,7 @@ class Denied:
 class Ask:
     """Nothing wrong so far: the request for the allocator, and what the patch will be built from."""
 
-    uid: str
-    subject: str
+    about: About
     request: AllocateRequest
     pod: Pod
     options: Options
@@ -144,18 +144,17 @@ def _request(review: Json) -> Json:
 
 
 def _parse(request: Json) -> NotOurs | Denied | Ask:
-    uid = text(request, "uid", "request")
     why = _not_a_pod_create(request)
     if why:
-        return NotOurs(uid=uid, why=why)
+        return NotOurs(about=_about(request), why=why)
     if request.get("object") is None:
         raise ReviewError("the CREATE of a Pod has no request.object")
     raw = json_object(request, "object", "request")
     annotations = text_map(json_object(raw, "metadata", ""), "annotations", "metadata")
     if MIRROR in annotations:
-        return NotOurs(uid=uid, why="a mirror Pod")
+        return NotOurs(about=_about(request), why="a mirror Pod")
     if annotations.get(ENABLED, "false") == "false":
-        return NotOurs(uid=uid, why=f"{ENABLED} is not true")
+        return NotOurs(about=_about(request), why=f"{ENABLED} is not true")
     return _judge(request, parse_pod(raw))
 
 
@@ -170,42 +169,44 @@ def _not_a_pod_create(request: Json) -> str:
 
 
 def _judge(request: Json, pod: Pod) -> NotOurs | Denied | Ask:
-    uid = text(request, "uid", "request")
     settings, mistakes = parse_settings(pod.annotations)
     index, wrong_index = _index(pod) if settings.policy == POLICY_INDEX else (None, ())
     wrong_ports = tuple(each for port in pod.ports for each in _port_mistakes(port))
     mistakes = (*mistakes, *wrong_index, *wrong_ports, *(forbidden_by_host_network(pod) if pod.ports else ()))
     if not mistakes and not pod.ports:
         why = "no container has a port, so there is nothing to allocate: the Pod is left untouched"
-        return NotOurs(uid=uid, why="no ports", warnings=(remark(Notice.NO_PORTS, why),))
+        about = _about(request, pod, settings)
+        return NotOurs(about=about, why="no ports", warnings=(remark(Notice.NO_PORTS, why),))
     ask = None
     if pod.ports and settings.policy and not wrong_index and not wrong_ports:
         ask = _allocate_request(request=request, pod=pod, settings=settings, index=index)
         if ask.dry_run and previewed(pod):
             _keep_as_it_stands(ask)
     if mistakes or ask is None:
-        return _denied(request, pod, mistakes, ask, is_neutral=settings.numbers is None)
-    return Ask(uid=uid, subject=_subject(request, pod), request=ask, pod=pod, options=_options(settings))
+        return _denied(_about(request, pod, settings), pod, mistakes, ask, is_neutral=settings.numbers is None)
+    return Ask(about=_about(request, pod, settings), request=ask, pod=pod, options=_options(settings))
 
 
 def _denied(
-    request: Json, pod: Pod, mistakes: tuple[Mistake, ...], ask: AllocateRequest | None, *, is_neutral: bool
+    about: About, pod: Pod, mistakes: tuple[Mistake, ...], ask: AllocateRequest | None, *, is_neutral: bool
 ) -> Denied:
     if ask is not None:
         ask.dry_run = True
         ask.ClearField("request_id")
-    return Denied(
-        uid=text(request, "uid", "request"),
-        subject=_subject(request, pod),
-        mistakes=mistakes,
-        pod=pod,
-        probe=ask,
-        is_neutral=is_neutral,
+    return Denied(about=about, mistakes=mistakes, pod=pod, probe=ask, is_neutral=is_neutral)
+
+
+def _about(request: Json, pod: Pod | None = None, settings: Settings | None = None) -> About:
+    uid = text(request, "uid", "request")
+    if pod is None or settings is None:
+        return About(request_id=uid)
+    return About(
+        request_id=uid,
+        namespace=_namespace(request, pod),
+        name=pod.name or f"{pod.generate_name}*",
+        policy=POLICY_NAMES.get(settings.policy, "") if settings.policy is not None else "",
+        is_dry_run=boolean(request, "dryRun", "request") is True,
     )
-
-
-def _subject(request: Json, pod: Pod) -> str:
-    return f"{_namespace(request, pod)}/{pod.name or pod.generate_name + '*'}"
 
 
 def _namespace(request: Json, pod: Pod) -> str:
@@ -277,6 +278,9 @@ def _allocate_request(*, request: Json, pod: Pod, settings: Settings, index: int
     )
     if index is not None:
         ask.index = index
+    if (made_by := pod.controller) is not None:
+        ask.controller.api_version, ask.controller.kind = made_by.api_version, made_by.kind
+        ask.controller.name = made_by.name
     return ask
 
 
@@ -293,7 +297,7 @@ def _owner(request: Json, pod: Pod) -> Owner:
         namespace=_namespace(request, pod),
         name=pod.name,
         generate_name=pod.generate_name,
-        controller_uid=pod.controller_uid or "",
+        controller_uid=pod.controller.uid if pod.controller else "",
     )
 
 

@@ -60,6 +60,8 @@ class Shim:
         self._certificate = _certificate(options)
         self._client = AllocatorClient(options.allocator, options.credentials)
         metrics = Metrics()
+        if certificate := self._certificate:
+            metrics.certificate("shim", lambda: certificate.expires)
         self._desk = Desk(allocator=self._client, metrics=metrics, max_concurrent=options.max_concurrent)
         self._mutate = HTTPServer(
             mutate_application(self._desk),

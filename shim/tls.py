@@ -10,10 +10,12 @@ Rules:
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from pathlib import Path
 
 from hostport.files import FileWatch, no_password
+from hostport.x509 import not_after
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ class Certificate:
         self._watch = FileWatch((cert, key))
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = minimum
+        self.expires = math.nan  # when the certificate ends, seconds since the epoch; not a number: unknown
         self._load_into(self.context)
+        self._note_end()
 
     def refresh(self) -> None:
         """Takes up a pair that changed on disk, if it is one."""
@@ -47,7 +51,15 @@ class Certificate:
             log.warning("the certificate changed while it was loaded, trying again: %s", error)
             self._watch.forget()
             return
+        self._note_end()
         log.info("certificate reloaded: %s", self._cert)
+
+    def _note_end(self) -> None:
+        try:
+            self.expires = not_after(self._cert.read_text(encoding="ascii"))
+        except (OSError, ValueError) as error:  # it serves all the same
+            log.warning("when the certificate ends cannot be found out: %s: %s", self._cert, error)
+            self.expires = math.nan
 
     def _load_into(self, context: ssl.SSLContext) -> None:
         context.load_cert_chain(self._cert, self._key, password=no_password)

@@ -25,11 +25,12 @@ from tornado.web import Application, RequestHandler, stream_request_body
 
 from hostport.contract import Reason
 from hostport.flags import duration
+from hostport.logs import tell
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.admission import Answer, admit
 from shim.answers import failure
 from shim.metrics import Metrics
-from shim.outcomes import Refused, Unreachable
+from shim.outcomes import About, Refused, Unreachable
 from shim.review import ReviewError
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,10 @@ MARGIN = 0.3
 
 PROBE_PATIENCE = 0.5
 """Seconds that a denial waits to hear what else is wrong."""
+
+
+NOBODY = About(request_id="")
+"""Whom a request is about that was no review."""
 
 
 class Allocator(Protocol):
@@ -81,8 +86,15 @@ class Desk:
 
     async def admit(self, body: bytes, *, deadline: float) -> Answer | Unreachable:
         soon = min(deadline, asyncio.get_running_loop().time() + PROBE_PATIENCE)
-        ask = self._allocator.allocate
-        return await admit(body, partial(ask, deadline=deadline), probe=partial(ask, deadline=soon))
+        return await admit(body, partial(self._ask, deadline=deadline), probe=partial(self._ask, deadline=soon))
+
+    async def _ask(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            return await self._allocator.allocate(request, deadline=deadline)
+        finally:
+            self.metrics.rpc_seconds.observe(clock() - began)
 
     def enter(self) -> bool:
         """Counts a request in; False when there are too many."""
@@ -213,20 +225,45 @@ class MutateHandler(_Handler):
 
     def _answer(self, outcome: Answer | Unreachable) -> None:
         if isinstance(outcome, Unreachable):
-            self._refuse(503, outcome.reason, outcome.message)
+            self._refuse(503, outcome.reason, outcome.message, outcome.about or NOBODY)
             return
-        level = logging.INFO if outcome.result == "denied" else logging.DEBUG
-        log.log(level, "%s %s: %s", outcome.result, _line(outcome.subject), _line(outcome.detail))
         self._count(outcome.result, outcome.reason)
+        if log.isEnabledFor(logging.INFO):
+            self._tell(
+                outcome.about,
+                outcome.result,
+                reason=outcome.reason,
+                allocation_id=outcome.allocation_id,
+                numbers=outcome.numbers,
+                detail=outcome.detail,
+            )
         self.send(outcome.review)
 
-    def _refuse(self, code: int, reason: str, message: str) -> None:
-        log.warning("HTTP %d to %s: %s: %s", code, self.request.remote_ip, reason, _line(message))
+    def _refuse(self, code: int, reason: str, message: str, about: About = NOBODY) -> None:
+        self._tell(
+            about, "failed", logging.WARNING, reason=reason, detail=message, code=code, client=self.request.remote_ip
+        )
         self._count("failed", reason)
         self.fail(code, reason, message)
 
+    def _tell(self, about: About, result: str, level: int = logging.INFO, **more: Any) -> None:
+        """The canonical line of an admission."""
+        tell(
+            log,
+            "admission",
+            level,
+            request_id=about.request_id,
+            namespace=about.namespace,
+            name=about.name,
+            policy=about.policy,
+            dry_run=about.is_dry_run,
+            result=result,
+            ms=round((asyncio.get_running_loop().time() - self._arrived) * 1000, 2),
+            **more,
+        )
+
     def _count(self, result: str, reason: str) -> None:
-        self._desk.metrics.answers.labels(result, reason).inc()
+        self._desk.metrics.answers.inc(result, reason)
         if self._desk.is_draining:
             self.set_header("Connection", "close")
 
@@ -283,8 +320,3 @@ def side_application(metrics: Metrics, checks: Callable[[], dict[str, bool]]) ->
 
 def _no_access_log(_: RequestHandler) -> None:
     """Answers are counted, denials and failures logged; an access log would only repeat them."""
-
-
-def _line(text: str) -> str:
-    """What somebody else wrote, as one line of our log."""
-    return text.encode("unicode_escape").decode("ascii")

@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 
 import grpc
-from prometheus_client import CollectorRegistry
 
+from allocator.cluster.happenings import Happening
 from allocator.core.claims import ClaimId
 from allocator.core.ledger import Ledger, Rules
 from allocator.engine import Engine
 from allocator.journal.contract import Journal
+from allocator.metrics import Metrics, Standing
+from allocator.reports import Reports
 from allocator.service import AllocatorService
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
@@ -26,11 +28,18 @@ class Running:
             ledger=Ledger(rules), journal=journal, now=lambda: self.now, new_id=lambda: ClaimId(f"{next(ids):032x}")
         )
         self.engine.is_serving = True
-        self.registry = CollectorRegistry()
+        self.metrics = Metrics()
+        self.registry = self.metrics.registry
+        self.registry.register(Standing(self.engine))
+        self.happenings: list[Happening] = []
+        self.reports = Reports(discloses_holders=rules.discloses_holders, event=self.happenings.append)
+        self.engine.report = self.reports.incident
 
     async def start(self) -> None:
         self._server = grpc.aio.server()
-        pb_grpc.add_AllocatorServiceServicer_to_server(AllocatorService(self.engine, self.registry), self._server)
+        pb_grpc.add_AllocatorServiceServicer_to_server(
+            AllocatorService(self.engine, self.metrics, self.reports), self._server
+        )
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")

@@ -178,6 +178,8 @@ class Client:
         link = await self._renew()
         configuration = link.loaded.configuration
         headers = dict(HEADERS)
+        if method == "PATCH":
+            headers["Content-Type"] = "application/merge-patch+json"
         token = await configuration.get_api_key_with_prefix("BearerToken")
         if token:
             headers["Authorization"] = token.strip()

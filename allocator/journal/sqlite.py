@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import IO, Any
 
 from allocator.core.claims import ClaimId
@@ -57,6 +58,19 @@ CREATE TABLE answers (
 );
 CREATE INDEX answers_by_end ON answers (ended) WHERE ended IS NOT NULL;
 """  # noqa: S608 - constants of this module
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One commit: of how many submissions, how long it took in seconds, and whether it is durable."""
+
+    submissions: int
+    seconds: float
+    is_durable: bool
+
+
+def _unheard(_: Commit) -> None:
+    """Nobody asked to be told."""
 
 
 class _CorruptError(Exception):
@@ -84,6 +98,7 @@ class SqliteJournal:
         """
         self.path = path
         self.set_aside: str | None = None
+        self.on_commit: Callable[[Commit], None] = _unheard
         self._lock = _lock(path)
         self._kept = Kept()
         try:
@@ -182,8 +197,14 @@ class SqliteJournal:
         if error is not None:
             self._settle(loop, batch, error)
             return
+        began = perf_counter()
         commit = loop.run_in_executor(self._committer, self._commit)
-        commit.add_done_callback(lambda done: self._settle(loop, batch, done.result()))
+
+        def committed(done: asyncio.Future[JournalError | None]) -> None:
+            self.on_commit(Commit(len(batch), perf_counter() - began, is_durable=done.result() is None))
+            self._settle(loop, batch, done.result())
+
+        commit.add_done_callback(committed)
 
     def _settle(self, loop: asyncio.AbstractEventLoop, batch: list[_Submission], error: JournalError | None) -> None:
         if error is not None:

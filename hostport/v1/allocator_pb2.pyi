@@ -232,6 +232,36 @@ class Owner(_message.Message):
 Global___Owner: _TypeAlias = Owner  # noqa: Y015
 
 @_typing.final
+class Controller(_message.Message):
+    """Controller names the object that made a Pod: its controller reference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    api_version: _builtins.str
+    """Its API version, such as "apps/v1"."""
+    kind: _builtins.str
+    """Its kind, such as "ReplicaSet"."""
+    name: _builtins.str
+    """Its name; its uid is Owner.controller_uid."""
+    def __init__(
+        self,
+        *,
+        api_version: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_version", b"api_version", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Controller: _TypeAlias = Controller  # noqa: Y015
+
+@_typing.final
 class Toleration(_message.Message):
     """Toleration is core/v1 Toleration."""
 
@@ -454,6 +484,7 @@ class AllocateRequest(_message.Message):
     TTL_FIELD_NUMBER: _builtins.int
     HOST_NETWORK_FIELD_NUMBER: _builtins.int
     ALLOCATION_ID_FIELD_NUMBER: _builtins.int
+    CONTROLLER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeated call idempotent: the same id with the same request gets
     the first answer, also across a restart, while the allocation lives and
@@ -505,6 +536,12 @@ class AllocateRequest(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """Time to live of a lease. Unset: 1 hour. At most 30 days. Pods have none."""
 
+    @_builtins.property
+    def controller(self) -> Global___Controller:
+        """The controller that made the Pod, where it is known: a denial is also told
+        as a Kubernetes Event of it. Decides nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -523,10 +560,11 @@ class AllocateRequest(_message.Message):
         ttl: _duration_pb2.Duration | None = ...,
         host_network: _builtins.bool = ...,
         allocation_id: _builtins.str = ...,
+        controller: Global___Controller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "constraints", b"constraints", "index", b"index", "owner", b"owner", "range", b"range", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "constraints", b"constraints", "controller", b"controller", "index", b"index", "owner", b"owner", "range", b"range", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "allocation_id", b"allocation_id", "constraints", b"constraints", "dry_run", b"dry_run", "host_network", b"host_network", "index", b"index", "may_preempt", b"may_preempt", "owner", b"owner", "policy", b"policy", "ports", b"ports", "priority", b"priority", "range", b"range", "request_id", b"request_id", "stride", b"stride", "ttl", b"ttl", "when_full", b"when_full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "allocation_id", b"allocation_id", "constraints", b"constraints", "controller", b"controller", "dry_run", b"dry_run", "host_network", b"host_network", "index", b"index", "may_preempt", b"may_preempt", "owner", b"owner", "policy", b"policy", "ports", b"ports", "priority", b"priority", "range", b"range", "request_id", b"request_id", "stride", b"stride", "ttl", b"ttl", "when_full", b"when_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
     _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015

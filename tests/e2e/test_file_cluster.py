@@ -11,7 +11,8 @@ from e2e.api import Kubectl
 from e2e.conftest import case_name, start_or_exit
 from e2e.control_plane import ControlPlane, create_namespace
 from e2e.manifests import hostport, numbers, numbers_by_name, pod, port, workload
-from e2e.product import FILE_NAMESPACE, Product, file_product
+from e2e.processes import wait_until
+from e2e.product import FILE_NAMESPACE, HIDDEN, Product, file_product
 from e2e.seen import bound, nodes_by_id, running
 
 pytestmark = pytest.mark.workloads
@@ -77,3 +78,27 @@ def test_the_first_product_sees_the_ports_of_the_second_as_those_of_others(
     refused = plane.kubectl.within("default").try_apply(asking, options=["--dry-run=server"])
 
     assert "PORT_CONFLICT" in refused.stderr
+
+
+def test_a_pod_outside_the_books_shows_in_what_the_scheduler_says(
+    from_file: Product, plane: ControlPlane, kubectl: Kubectl
+) -> None:
+    on_n1 = {"nodeSelector": {"kubernetes.io/hostname": "n1"}}
+    unseen = pod("unseen", {}, port(80, hostPort=26900), **on_n1)
+    unseen["metadata"]["labels"] = {HIDDEN: "true"}
+    kubectl.apply(unseen)
+    running(kubectl, 1)
+
+    kubectl.apply(pod("web-0", hostport(policy="Static"), port(80, hostPort=26900), **on_n1))
+
+    def reported() -> bool:
+        told = from_file.allocator.metrics().splitlines()
+        return {
+            'hostport_port_rejections_total{by="scheduler",explained="false"} 1.0',
+            'hostport_drift{kind="contradicted"} 1.0',
+            'hostport_incidents_total{kind="PortsRefused"} 1.0',
+        } <= set(told)
+
+    wait_until("the contradiction to be reported", reported, seconds=40)
+    log = (plane.logs / "allocator-file.log").read_text(encoding="utf-8")
+    assert "the scheduler finds no node free for 26900/TCP: nobody holds it there as far as" in log

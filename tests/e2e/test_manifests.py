@@ -23,6 +23,7 @@ ALLOWED = {
     ("pods", ("get", "list", "watch")),
     ("nodes", ("list", "watch")),
     ("namespaces", ("list", "watch")),
+    ("events.events.k8s.io", ("create", "patch")),
     ("leases.coordination.k8s.io", ("create",)),
     ("leases.coordination.k8s.io [hostport-allocator]", ("get", "update")),
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,11 +26,12 @@ from shimkit import (
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.admission import admit, users_field
 from shim.answers import denial_message
-from shim.outcomes import Mistake, Refused, Unreachable
+from shim.outcomes import About, Mistake, Refused, Unreachable
 from shim.pods import parse_pod
 from shim.review import ReviewError
 
 WEB = pod(container("a", port("web")))
+ABOUT = About(request_id="u-1", namespace="demo", name="web-3", policy="INDEX")
 MISTAKE = Mistake("NO_INDEX", "index", "policy Index needs an index")
 
 
@@ -63,7 +65,8 @@ def test_an_allocation_becomes_a_patch_and_an_audit_note() -> None:
         "patchType": "JSONPatch",
         "auditAnnotations": {"allocation-id": "a" * 32},
     }
-    assert (answer.subject, answer.result, answer.detail) == ("demo/web-3", "patched", f"{'a' * 32}: 7003")
+    assert (answer.about.namespace, answer.about.name, answer.about.policy) == ("demo", "web-3", "INDEX")
+    assert (answer.result, answer.allocation_id, answer.numbers) == ("patched", "a" * 32, (7003,))
 
 
 @pytest.mark.parametrize("code", [422, 403])
@@ -126,7 +129,7 @@ def test_an_allocator_out_of_reach_is_no_answer() -> None:
     lost = Unreachable("ALLOCATOR_UNREACHABLE", "gone")
     allocate, _ = answering(lost)
 
-    assert run(admit(body(WEB), allocate, probe=allocate)) == lost
+    assert run(admit(body(WEB), allocate, probe=allocate)) == replace(lost, about=ABOUT)
 
 
 def test_an_answer_that_does_not_fit_is_no_answer() -> None:
@@ -135,7 +138,7 @@ def test_an_answer_that_does_not_fit_is_no_answer() -> None:
     outcome = run(admit(body(WEB), allocate, probe=allocate))
 
     expected = "the allocator's answer does not fit: asked for 1 ports, got 0"
-    assert outcome == Unreachable("ALLOCATOR_UNREACHABLE", expected)
+    assert outcome == Unreachable("ALLOCATOR_UNREACHABLE", expected, ABOUT)
 
 
 # -- what the allocator would find wrong besides

@@ -8,6 +8,7 @@ from shimkit import RECORDED, Json, container, pod, port, recorded
 
 from shim.fields import FieldError
 from shim.manifests import admission_review, pods_of
+from shim.outcomes import About
 from shim.review import Ask, parse_review
 
 TEMPLATE: Json = {
@@ -120,7 +121,8 @@ def test_a_review_of_a_pod_is_one_that_the_webhook_understands() -> None:
     found = parse_review(json.dumps(admission_review(pod(container("a", port())), "u-9", dry_run=True)).encode())
 
     assert isinstance(found, Ask)
-    assert (found.uid, found.request.dry_run, found.subject) == ("u-9", True, "demo/web-3")
+    assert found.request.dry_run
+    assert found.about == About(request_id="u-9", namespace="demo", name="web-3", policy="INDEX", is_dry_run=True)
 
 
 @pytest.mark.parametrize("path", sorted(RECORDED.glob("*-pod-0.json")), ids=lambda path: path.stem)

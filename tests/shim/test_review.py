@@ -18,6 +18,7 @@ from hostport.v1.allocator_pb2 import (
     NodeTerm,
     Toleration,
 )
+from shim.outcomes import About
 from shim.review import Ask, Denied, NotOurs, Options, ReviewError, parse_review
 
 
@@ -64,7 +65,7 @@ def test_a_recorded_pod_becomes_a_request(name: str, expected: tuple[int, int, i
     request = found.request
     assert (request.policy, request.range.min, request.range.max, index_of(found)) == expected
     assert request.stride == 100
-    assert request.request_id == found.uid == recorded(name)["request"]["uid"]
+    assert request.request_id == found.about.request_id == recorded(name)["request"]["uid"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_a_recorded_pod_becomes_a_request(name: str, expected: tuple[int, int, i
 def test_a_recorded_review_that_creates_no_pod_is_left_alone(name: str, why: str) -> None:
     what = recorded(name)
 
-    assert parse_review(body(what)) == NotOurs(uid=what["request"]["uid"], why=why)
+    assert parse_review(body(what)) == NotOurs(about=About(request_id=what["request"]["uid"]), why=why)
 
 
 def test_every_recorded_review_is_tested_here() -> None:
@@ -121,6 +122,7 @@ def test_a_statefulsets_pod_is_asked_for_whole() -> None:
             ]
         },
         "may_preempt": True,
+        "controller": {"api_version": "apps/v1", "kind": "StatefulSet", "name": "distributed-db"},
     }
 
 
@@ -174,7 +176,7 @@ def test_host_network_of_the_template_is_told() -> None:
     ],
 )
 def test_who_does_not_ask_is_left_alone(what: Json, why: str) -> None:
-    assert parse_review(body(what)) == NotOurs(uid="u-1", why=why)
+    assert parse_review(body(what)) == NotOurs(about=About(request_id="u-1"), why=why)
 
 
 @pytest.mark.parametrize(

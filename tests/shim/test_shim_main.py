@@ -15,6 +15,7 @@ from shimkit import body, container, pod, port
 from standin import StandIn, serving
 from tornado.httpclient import AsyncHTTPClient
 
+from hostport import logs
 from shim.__main__ import SERVE_FLAGS, build_parser, main, serve_options
 
 
@@ -102,7 +103,11 @@ def test_flags_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) ->
     assert (str(options.allocator), options.shutdown_delay) == ("10.0.0.1:9", 5.0)
 
 
-def test_a_certificate_that_is_not_there_ends_the_start(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_certificate_that_is_not_there_ends_the_start(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "set_up", lambda _level: None)  # it is the whole process's
+
     code = main(["serve", "--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--tls-cert=/no", "--tls-key=/no"])
 
     assert code == 1

@@ -130,7 +130,11 @@ async def test_a_refusal_of_the_allocator_is_a_denial(caplog: pytest.LogCaptureF
 
     told = json.loads(response.body)["response"]["status"]
     assert (response.code, told["code"], told["reason"]) == (200, 403, "PORT_CONFLICT")
-    assert "denied demo/web-3: PORT_CONFLICT: 80/TCP is taken\\nby x" in caplog.messages
+    (line,) = [vars(record)["fields"] for record in caplog.records if record.getMessage() == "admission"]
+    assert (line["namespace"], line["name"], line["result"], line["reason"]) == (
+        "demo", "web-3", "denied", "PORT_CONFLICT",
+    )  # fmt: skip
+    assert line["detail"] == "PORT_CONFLICT: 80/TCP is taken\nby x"
 
 
 async def test_static_without_a_host_port_is_the_allocators_to_deny() -> None:

@@ -1,0 +1,268 @@
+"""What the allocator tells Prometheus.
+
+What happens in a request is counted as it happens (`Metrics`); how things stand is read when it is asked for
+(`Standing`), from counters that are kept anyway and from a survey that walks over the nodes beside the decisions. So a
+scrape costs much the same for ten nodes as for five thousand, and has as many series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from allocator.cluster.contract import Watch
+from allocator.core.claims import State
+from allocator.core.ledger import Tally
+from allocator.core.survey import FULLEST_NODES, MOST_RANGES, Picture, bands
+from allocator.core.upkeep import IncidentKind
+from allocator.engine import Engine
+from allocator.journal.sqlite import Commit
+from hostport.metering import BUCKETS, BUILD_INFO, CERTIFICATE_EXPIRY, Counted, Described, Sample, program_version
+
+RESULTS = (
+    "`granted`, `previewed` (dry run), `refused` (the caller's fault or the state of the world), `unavailable` (ours)"
+)
+RANGE = f"`min-max` as the Pods asked; the {MOST_RANGES} with most claims"
+QUANTILES = (0.5, 0.9, 1.0)
+LIVE_STATES = (State.RESERVED, State.CONFIRMED, State.BOUND, State.LEASED)
+
+ALLOCATIONS = Described(
+    name="hostport_allocations_total",
+    kind="counter",
+    help="Answers to Allocate",
+    labels={
+        "policy": "of the request: `INDEX`, `DYNAMIC`, `PASSTHROUGH`, `STATIC`, `UNSPECIFIED` or `UNKNOWN`",
+        "result": RESULTS,
+        "reason": "a reason of the contract; empty where it was granted",
+    },
+)
+ALLOCATE_SECONDS = Described(
+    name="hostport_allocate_seconds",
+    kind="histogram",
+    help="From the arrival of an Allocate call to its answer, whatever that is",
+    buckets=BUCKETS,
+)
+DECIDE_SECONDS = Described(
+    name="hostport_decide_seconds",
+    kind="histogram",
+    help="The decision alone, of those that were granted",
+    buckets=(0.00005, 0.0001, 0.00025, *BUCKETS),
+)
+COMMIT_SECONDS = Described(
+    name="hostport_commit_seconds",
+    kind="histogram",
+    help="From a decision to its being durable: the wait for the commit under way, and its own",
+    buckets=BUCKETS,
+)
+JOURNAL_BATCH = Described(
+    name="hostport_journal_batch_submissions",
+    kind="histogram",
+    help="How many submissions shared a commit of the journal",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+JOURNAL_SECONDS = Described(
+    name="hostport_journal_commit_seconds",
+    kind="histogram",
+    help="One commit of the journal: an fsync",
+    buckets=BUCKETS,
+)
+JOURNAL_FAILURES = Described(
+    name="hostport_journal_failures_total",
+    kind="counter",
+    help="Commits of the journal that failed; they granted nothing",
+)
+SERVING = Described(
+    name="hostport_serving", kind="gauge", help="1 while this allocator answers, 0 while it starts, waits or stops"
+)
+CLAIMS = Described(
+    name="hostport_claims",
+    kind="gauge",
+    help="Live claims",
+    labels={"state": ", ".join(f"`{state.value}`" for state in LIVE_STATES)},
+)
+UNPLACEABLE = Described(
+    name="hostport_unplaceable_claims",
+    kind="gauge",
+    help="Claims that have candidate nodes and fit on none of them: their Pods stay Pending",
+)
+EXPIRED = Described(
+    name="hostport_expired_total",
+    kind="counter",
+    help="Claims whose time was up: reservations whose Pod never appeared, leases that were not renewed",
+    labels={"state": "`RESERVED` or `LEASED`"},
+)
+OUTSIDERS = Described(
+    name="hostport_outsider_pods", kind="gauge", help="Pods with host ports that were never allocated here"
+)
+OUTSIDER_PORTS = Described(name="hostport_outsider_ports", kind="gauge", help="The host ports of those Pods")
+NODES = Described(name="hostport_nodes", kind="gauge", help="Node objects")
+INCIDENTS = Described(
+    name="hostport_incidents_total",
+    kind="counter",
+    help="What went wrong although every decision was right",
+    labels={"kind": ", ".join(f"`{kind.value}`" for kind in IncidentKind)},
+)
+REJECTIONS = Described(
+    name="hostport_port_rejections_total",
+    kind="counter",
+    help="Times that Kubernetes itself found no free host port for a Pod of ours",
+    labels={
+        "by": "`scheduler` (the Pod waits) or `kubelet` (the Pod has failed)",
+        "explained": "`true` where the books know who holds the ports; `false`: somebody is outside the books",
+    },
+)
+DRIFT = Described(
+    name="hostport_drift",
+    kind="gauge",
+    help="Where books and cluster disagree; 0 is the only good value",
+    labels={
+        "kind": "`contradicted`: claims that the scheduler turns down although the books have room; `held_twice`: ports"
+        " that two Pods have on one node; `unsaved`: changes that are not in the journal yet"
+    },
+)
+RANGE_USED = Described(
+    name="hostport_range_used_ratio",
+    kind="gauge",
+    help="How full a range is on a node, in 0..1, over the nodes where anything of it is held",
+    labels={"range": RANGE, "quantile": "of those nodes: `0.5`, `0.9`, `1` (the fullest)"},
+)
+RANGE_NUMBERS_USED = Described(
+    name="hostport_range_used_numbers",
+    kind="gauge",
+    help="Numbers of a range that are held, summed over the nodes where anything of it is held",
+    labels={"range": RANGE},
+)
+RANGE_NUMBERS = Described(
+    name="hostport_range_numbers",
+    kind="gauge",
+    help="Numbers of a range that may be handed out, summed over the same nodes",
+    labels={"range": RANGE},
+)
+RANGE_NODES = Described(
+    name="hostport_range_nodes",
+    kind="gauge",
+    help="Nodes on which at most this share of a range is held, of those where anything is: a histogram over nodes",
+    labels={"range": RANGE, "le": "upper bound of the share, tenths and 0.95"},
+)
+NODE_RANGE_USED = Described(
+    name="hostport_node_range_used_ratio",
+    kind="gauge",
+    help="How full a range is on the fullest nodes, in 0..1",
+    labels={
+        "node": f"its name; no more than {FULLEST_NODES} series at a time, whatever the size of the cluster",
+        "range": RANGE,
+    },
+)
+EVENTS = Described(
+    name="hostport_events_total",
+    kind="counter",
+    help="Kubernetes Events",
+    labels={
+        "reason": ", ".join(f"`{kind.value}`" for kind in IncidentKind) + ", `Denied`",
+        "result": "`written`, `refused` by the API server, `dropped` for being too many",
+    },
+)
+WATCH_LAG = Described(
+    name="hostport_watch_lag_seconds",
+    kind="gauge",
+    help="Since the view of the cluster was last proven current; +Inf before that (`--cluster kubernetes`)",
+)
+RELISTS = Described(
+    name="hostport_relists_total",
+    kind="counter",
+    help="Lists that were needed because the API server had forgotten the history (`--cluster kubernetes`)",
+)
+
+METRICS = (
+    BUILD_INFO, SERVING, ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
+    JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS, OUTSIDER_PORTS, NODES,
+    RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
+    CERTIFICATE_EXPIRY,
+)  # fmt: skip
+
+
+class Metrics:
+    """What is counted as it happens."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        BUILD_INFO.info(registry, component="allocator", version=program_version())
+        self.allocations = Counted(ALLOCATIONS.counter(registry))
+        self.allocate_seconds = ALLOCATE_SECONDS.histogram(registry)
+        self.decide_seconds = DECIDE_SECONDS.histogram(registry)
+        self.commit_seconds = COMMIT_SECONDS.histogram(registry)
+        self._batch = JOURNAL_BATCH.histogram(registry)
+        self._journal_seconds = JOURNAL_SECONDS.histogram(registry)
+        self._failures = JOURNAL_FAILURES.counter(registry)
+        self._expiry = CERTIFICATE_EXPIRY.gauge(registry)
+
+    def committed(self, commit: Commit) -> None:
+        """A listener of the journal."""
+        self._batch.observe(commit.submissions)
+        self._journal_seconds.observe(commit.seconds)
+        if not commit.is_durable:
+            self._failures.inc()
+
+    def certificate(self, name: str, expires: Callable[[], float]) -> None:
+        """From now on, when this certificate ends: seconds since the epoch."""
+        self._expiry.labels(name).set_function(expires)
+
+
+class Standing(Collector):
+    """How things stand, read when it is asked for. `events` has counts by reason and result."""
+
+    def __init__(
+        self, engine: Engine, *, watch: Watch | None = None, events: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
+        self._engine = engine
+        self._watch = watch
+        self._events = events or {}
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # registering reads nothing
+
+    def collect(self) -> Iterator[Metric]:
+        engine, tally = self._engine, self._engine.ledger.tally()
+        yield SERVING.family([((), float(engine.is_serving and engine.holds_lease()))])
+        yield CLAIMS.family(((state.value,), tally.states.get(state, 0)) for state in LIVE_STATES)
+        yield UNPLACEABLE.family([((), tally.unplaceable)])
+        yield EXPIRED.family(((s.value,), engine.expired[s]) for s in (State.RESERVED, State.LEASED))
+        yield INCIDENTS.family(((kind.value,), engine.incidents[kind]) for kind in IncidentKind)
+        yield REJECTIONS.family(_rejections(tally))
+        yield DRIFT.family(
+            [
+                (("contradicted",), tally.contradictions),
+                (("held_twice",), tally.picture.held_twice),
+                (("unsaved",), engine.unsaved),
+            ]
+        )
+        yield OUTSIDERS.family([((), tally.outsiders)])
+        yield OUTSIDER_PORTS.family([((), tally.outsider_ports)])
+        yield NODES.family([((), tally.known_nodes)])
+        yield EVENTS.family(list(self._events.items()))
+        yield from _ranges(tally.picture)
+        if self._watch is not None:
+            yield WATCH_LAG.family([((), self._watch.lag())])
+            yield RELISTS.family([((), self._watch.relists())])
+
+
+def _rejections(tally: Tally) -> Iterator[Sample]:
+    for judge in ("scheduler", "kubelet"):
+        for explained in (True, False):
+            yield (judge, str(explained).lower()), tally.verdicts.get((judge, explained), 0)
+
+
+def _ranges(picture: Picture) -> Iterator[Metric]:
+    uses = [("-".join(map(str, use.bounds)), use) for use in picture.ranges]
+    yield RANGE_USED.family(((name, f"{q:g}"), use.quantile(q)) for name, use in uses for q in QUANTILES)
+    yield RANGE_NUMBERS_USED.family(((name,), sum(use.used)) for name, use in uses)
+    yield RANGE_NUMBERS.family(((name,), use.size * len(use.used)) for name, use in uses)
+    yield RANGE_NODES.family(
+        chain.from_iterable((((name, f"{le:g}"), use.nodes_up_to(le)) for le in bands()) for name, use in uses)
+    )
+    yield NODE_RANGE_USED.family(((node, "-".join(map(str, bounds))), ratio) for ratio, node, bounds in picture.fullest)

@@ -1,0 +1,138 @@
+"""What people are told: incidents and denials as log lines and Kubernetes Events. Nothing is decided here.
+
+The log names everybody. An Event is read by whoever may look at the Pod, so that it names a holder of another namespace
+only where the operator allows that, as a denial does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from allocator.cluster.happenings import Happening, Subject
+from allocator.core.asks import Refused
+from allocator.core.claims import Claim
+from allocator.core.pods import Judge
+from allocator.core.upkeep import Incident, IncidentKind
+from hostport.logs import tell
+from hostport.v1 import allocator_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+SHOWN_HOLDERS = 3
+ACTIONS = {
+    IncidentKind.UNPLACEABLE: "Plan",
+    IncidentKind.CONFLICT: "Observe",
+    IncidentKind.EXTERNAL_CONFLICT: "Observe",
+    IncidentKind.PORTS_REFUSED: "Observe",
+}
+
+
+def nobody(_: Happening) -> None:
+    """Where there is no cluster there are no Events."""
+
+
+class Reports:
+    """See the module. `event` must return at once."""
+
+    def __init__(self, *, discloses_holders: bool, event: Callable[[Happening], None] = nobody) -> None:
+        self._discloses_holders = discloses_holders
+        self._event = event
+
+    def incident(self, incident: Incident) -> None:
+        claim = incident.claim
+        tell(
+            log,
+            incident.kind.value,
+            logging.WARNING,
+            allocation_id=claim.id,
+            owner=str(claim.owner),
+            node=claim.node,
+            ports=[str(key) for key in claim.keys],
+            holders=[f"{other.owner} ({other.id})" for other in incident.others],
+            says=incident.verdict.by.value if incident.verdict else "",
+            explanation=_sentence(incident, claim, _named),
+        )
+        for one in (claim, *incident.others):
+            self._tell_pod(incident, one)
+
+    def _tell_pod(self, incident: Incident, one: Claim) -> None:
+        """Pods that exist and are ours. A refusal, or a place that is missing, is news for its own Pod alone."""
+        if one.external or one.pod_uid is None or (one is not incident.claim and not _concerns_all(incident)):
+            return
+        owner = one.owner
+        subject = Subject(
+            api_version="v1", kind="Pod", namespace=owner.namespace, name=owner.name, uid=str(one.pod_uid)
+        )
+        note = _sentence(incident, one, lambda other: self._disclosed(other, owner.namespace))
+        kind = incident.kind
+        self._event(Happening(subject=subject, reason=kind.value, action=ACTIONS[kind], note=note))
+
+    def _disclosed(self, other: Claim, namespace: str) -> str:
+        owner = other.owner
+        if self._discloses_holders or not owner.namespace or owner.namespace == namespace:
+            return str(owner)
+        return "a Pod of another namespace" if owner.is_pod else "a lease of another namespace"
+
+    def denied(self, request: pb.AllocateRequest, refused: Refused) -> None:
+        """An Event of the owner that made the Pod; the Pod itself does not exist."""
+        owner, made_by = request.owner, request.controller
+        if request.dry_run or owner.kind != "Pod" or not (made_by.kind and made_by.name and owner.controller_uid):
+            return
+        subject = Subject(
+            api_version=made_by.api_version,
+            kind=made_by.kind,
+            namespace=owner.namespace,
+            name=made_by.name,
+            uid=owner.controller_uid,
+        )
+        note = "; ".join(f"{mistake.reason.name}: {mistake.message}" for mistake in refused.mistakes)
+        self._event(Happening(subject=subject, reason="Denied", action="Allocate", note=note))
+
+
+def _concerns_all(incident: Incident) -> bool:
+    return incident.kind in {IncidentKind.CONFLICT, IncidentKind.EXTERNAL_CONFLICT}
+
+
+def _named(claim: Claim) -> str:
+    return f"{claim.owner} ({claim.id})"
+
+
+def _sentence(incident: Incident, one: Claim, name: Callable[[Claim], str]) -> str:
+    """What happened, as it is told to one of those who are concerned."""
+    everybody = (incident.claim, *incident.others)
+    others = [other for other in everybody if other is not one]
+    keys = [key for key in one.keys if not others or any(key.conflicts_with(k) for other in others for k in other.keys)]
+    ports = ", ".join(str(key) for key in keys or one.keys)
+    holders = ", ".join(name(other) for other in others[:SHOWN_HOLDERS])
+    more = f" and {len(others) - SHOWN_HOLDERS} more" if len(others) > SHOWN_HOLDERS else ""
+    match incident.kind:
+        case IncidentKind.UNPLACEABLE:
+            return (
+                f"{ports} of this Pod is free on none of the nodes where it may run: the last one went to another Pod."
+                " It stays Pending until there is room; free a port, or add a node"
+            )
+        case IncidentKind.CONFLICT:
+            return (
+                f"{ports} on node {one.node} is held by {holders}{more} as well, both granted by the HostPort Operator:"
+                " one of them chose its node by nodeName, or came back with its node. Delete one"
+            )
+        case IncidentKind.EXTERNAL_CONFLICT:
+            return (
+                f"{ports} on node {one.node} is held by {holders}{more} as well, and one of them did not ask the"
+                " HostPort Operator: the program that binds it second fails. Move one of them"
+            )
+        case IncidentKind.PORTS_REFUSED:
+            return f"{_judge(incident, one)} {ports}: {_whom(holders + more)}"
+
+
+def _judge(incident: Incident, one: Claim) -> str:
+    if incident.verdict is not None and incident.verdict.by is Judge.SCHEDULER:
+        return "the scheduler finds no node free for"
+    return f"the kubelet of node {one.node} refused this Pod for want of"
+
+
+def _whom(holders: str) -> str:
+    if holders:
+        return f"held there by {holders}"
+    return "nobody holds it there as far as the HostPort Operator can see"

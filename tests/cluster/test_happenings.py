@@ -1,0 +1,81 @@
+"""What is told as an Event, and when: a clock that tests turn."""
+
+from __future__ import annotations
+
+from allocator.cluster.happenings import (
+    BURST,
+    MOST_SERIES,
+    REPEAT_SECONDS,
+    WRITES_PER_SECOND,
+    Gatherer,
+    Happening,
+    Subject,
+)
+
+
+def happening(pod: str = "web-0", reason: str = "Conflict", note: str = "8080/TCP is held twice") -> Happening:
+    subject = Subject(api_version="v1", kind="Pod", namespace="demo", name=pod, uid=f"uid-{pod}")
+    return Happening(subject=subject, reason=reason, action="Observe", note=note)
+
+
+def write(gatherer: Gatherer, now: float) -> list[tuple[str, int, int]]:
+    """Writes what is due: for each the Pod, how often it was seen, how often it was told before."""
+    written = []
+    for series in gatherer.due(now):
+        written.append((series.happening.subject.name, series.count, series.told))
+        gatherer.written(series, series.count, series.happening.note, now)
+    return written
+
+
+def test_the_first_is_told_at_once_and_repetitions_are_gathered_for_a_minute() -> None:
+    gatherer = Gatherer()
+    for now in (0.0, 0.1, 0.2):
+        gatherer.add(happening(), now)
+    assert write(gatherer, 1.0) == [("web-0", 3, 0)]
+
+    gatherer.add(happening(), 2.0)
+    assert write(gatherer, REPEAT_SECONDS) == []
+    assert gatherer.has_pending()
+    assert write(gatherer, 1.0 + REPEAT_SECONDS) == [("web-0", 4, 3)]
+    assert not gatherer.has_pending()
+
+
+def test_other_words_make_another_event_that_counts_from_one() -> None:
+    gatherer = Gatherer()
+    gatherer.add(happening(note="held by a"), 0.0)
+    write(gatherer, 0.0)
+    (first,) = gatherer._series.values()
+    name = first.name
+
+    gatherer.add(happening(note="held by b"), 10.0)
+
+    assert write(gatherer, REPEAT_SECONDS) == [("web-0", 1, 0)]
+    assert (first.name != name, first.first) == (True, 10.0)
+
+
+def test_reasons_of_one_pod_are_apart() -> None:
+    gatherer = Gatherer()
+    gatherer.add(happening(reason="Conflict"), 0.0)
+    gatherer.add(happening(reason="Unplaceable"), 0.0)
+
+    assert len(write(gatherer, 0.0)) == 2
+
+
+def test_a_bad_day_is_told_slowly() -> None:
+    gatherer = Gatherer()
+    for at in range(500):
+        gatherer.add(happening(f"web-{at}"), 0.0)
+
+    assert len(write(gatherer, 0.0)) == BURST
+    assert len(write(gatherer, 1.0)) == WRITES_PER_SECOND
+    assert len(write(gatherer, 1000.0)) == BURST
+
+
+def test_what_is_remembered_is_bounded_and_what_has_no_room_is_dropped() -> None:
+    gatherer = Gatherer()
+    assert all(gatherer.add(happening(f"web-{at}"), 0.0) for at in range(MOST_SERIES))
+    assert not gatherer.add(happening("one-too-many"), 0.0)
+
+    write(gatherer, 0.0)
+
+    assert gatherer.add(happening("one-too-many"), 1.0)

@@ -1,0 +1,114 @@
+"""Log lines as machines read them."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from hostport.logs import JsonFormatter, tell
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def log(stream: io.StringIO) -> logging.Logger:
+    log = logging.Logger("allocator.test", logging.INFO)  # noqa: LOG001 - of this test alone
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    log.addHandler(handler)
+    return log
+
+
+def line(stream: io.StringIO) -> dict[str, Any]:
+    text = stream.getvalue()
+    assert text.count("\n") == 1
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_a_line_is_one_json_object_whatever_stands_in_it(log: logging.Logger, stream: io.StringIO) -> None:
+    tell(log, "allocate", request_id="u-1", name='we"b\n\u2028é', numbers=(1, 2), ms=0.5)
+
+    found = line(stream)
+
+    assert found.pop("time").endswith("Z")
+    assert found == {
+        "level": "info",
+        "logger": "allocator.test",
+        "message": "allocate",
+        "request_id": "u-1",
+        "name": 'we"b\n\u2028é',
+        "numbers": [1, 2],
+        "ms": 0.5,
+    }
+
+
+def test_an_exception_stays_in_its_line(log: logging.Logger, stream: io.StringIO) -> None:
+    try:
+        raise RuntimeError("a bug")
+    except RuntimeError:
+        log.exception("broken %s", "thing")
+
+    found = line(stream)
+
+    assert found["message"] == "broken thing"
+    assert "RuntimeError: a bug" in found["exception"]
+
+
+def test_the_time_is_that_of_the_record() -> None:
+    record = logging.makeLogRecord({"name": "x", "msg": "m", "levelname": "INFO", "created": 1_700_000_000.0625})
+
+    assert json.loads(JsonFormatter().format(record))["time"] == "2023-11-14T22:13:20.062Z"
+
+
+def test_what_is_not_shown_is_not_rendered(log: logging.Logger, stream: io.StringIO) -> None:
+    tell(log, "quiet", logging.DEBUG, a=1)
+
+    assert stream.getvalue() == ""
+
+
+PROGRAM = """
+import logging, sys
+from hostport import logs
+logs.set_up("warning")
+ours, library = logging.getLogger("allocator.x"), logging.getLogger("kubernetes.rest")
+print("ready", flush=True)
+for line in sys.stdin:
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+        ours.log(level, "ours"); library.log(level, "theirs")
+    print("done", flush=True)
+"""
+
+
+def test_signals_change_the_level_of_our_own_lines_while_the_program_runs() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin and program.stdout and program.stderr  # noqa: PT018
+        assert program.stdout.readline() == "ready\n"
+        for change in (None, signal.SIGUSR1, signal.SIGUSR2):
+            if change:
+                program.send_signal(change)
+            program.stdin.write("go\n")
+            program.stdin.flush()
+            assert program.stdout.readline() == "done\n"
+        program.stdin.close()
+        lines = [json.loads(text) for text in program.stderr]
+
+    warned = ["ours warning", "theirs warning"]
+    assert [f"{each['message']} {each['level']}" for each in lines] == [
+        *warned,
+        "ours debug", "ours info", *warned,
+        *warned,
+    ]  # fmt: skip
