@@ -76,7 +76,7 @@ class Meters:
 
 
 class Engine:
-    """Ledger and journal as one. `now` gives seconds since the epoch, `new_id` a fresh claim id."""
+    """Ledger and journal as one. `now` gives seconds since the epoch and never steps, `new_id` a fresh claim id."""
 
     def __init__(
         self, *, ledger: Ledger, journal: Journal, now: Callable[[], float], new_id: Callable[[], ClaimId]
@@ -103,7 +103,7 @@ class Engine:
 
     def _restore(self) -> None:
         kept = self.journal.load()
-        self.ledger.restore(kept.claims)
+        self.ledger.restore(kept.claims, self.now())
         for answer in sorted(kept.answers, key=lambda answer: answer.ended or 0.0):
             self._remember(answer)
             if answer.ended is not None:
@@ -230,7 +230,7 @@ class Engine:
             elif old is None:
                 self.ledger.abort(claim.id)
             elif self.ledger.get(claim.id) is claim:
-                self.ledger.amend(old)
+                self._restore_claim(old)
             for one in waiting:
                 if one.done():
                     continue  # its caller has gone
@@ -282,9 +282,14 @@ class Engine:
             await self._settled(self.journal.submit([Put(renewed)], always))
         except UnavailableError:
             if old is not None and self.ledger.get(claim_id) is renewed:
-                self.ledger.amend(old)
+                self._restore_claim(old)
             raise
         return renewed
+
+    def _restore_claim(self, old: Claim) -> None:
+        """An amendment could not be made durable; a change that was journalled meanwhile may have taken it along."""
+        self.ledger.amend(old)
+        self._unsaved[old.id] = old
 
     async def _settled(self, committed: asyncio.Future[bool]) -> None:
         try:
@@ -362,21 +367,28 @@ class Engine:
         """Journals what the cluster changed, and what could not be journalled the last time."""
         changes = {**self._unsaved, **self.ledger.take_changes()}
         self._unsaved = {}
-        if not changes:
-            return
         at = self.now()
-        entries: list[Entry] = [
-            Drop(claim_id, at) if claim is None else Put(claim) for claim_id, claim in changes.items()
-        ]
+        entries: list[Entry] = []
         for claim_id, claim in changes.items():
             if claim is None:
+                entries.append(Drop(claim_id, at))
                 self._fade(claim_id, at)
+            elif (current := self._lasting(claim_id)) is not None:
+                entries.append(Put(current))
+        if not entries:
+            return
 
         def settle(committed: asyncio.Future[bool]) -> None:
             if _failure(committed) is not None:
-                self._unsaved = {**changes, **self._unsaved}
+                self._unsaved.update(changes)  # submissions settle in order: what is there is older
 
         self.journal.submit(entries, always).add_done_callback(settle)
+
+    def _lasting(self, claim_id: ClaimId) -> Claim | None:
+        """The claim as it stands, unless it has ended or its end is on the way to the journal: it must not return."""
+        claim = self.ledger.get(claim_id)
+        is_ending = claim is not None and claim.pod_uid is None and claim_id in self._ending
+        return None if is_ending else claim
 
     def _tell_incidents(self) -> None:
         for incident in self.ledger.take_incidents():

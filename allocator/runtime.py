@@ -28,6 +28,7 @@ from tornado.netutil import bind_sockets
 
 from allocator import http
 from allocator.certificates.files import Files
+from allocator.clock import Clock
 from allocator.cluster.contract import Source, Watch
 from allocator.cluster.file import FileCluster
 from allocator.cluster.none import IMPLICIT_NODE, NoCluster
@@ -85,10 +86,11 @@ class Allocator:
     def __init__(self, config: Config, journal: Journal) -> None:
         self._config = config
         self._journal = journal
-        self._watch = _watch(config.kubeconfig) if config.cluster == "kubernetes" else None
+        clock = Clock()
+        self._watch = _watch(config.kubeconfig, clock) if config.cluster == "kubernetes" else None
         self._source: Source = self._watch or NoCluster()
         if config.cluster.startswith("file:"):
-            self._source = FileCluster(Path(config.cluster.removeprefix("file:")))
+            self._source = FileCluster(Path(config.cluster.removeprefix("file:")), now=clock)
         rules = Rules(
             reserved=config.reserved_ports,
             discloses_holders=config.disclose_holders == "all",
@@ -96,7 +98,7 @@ class Allocator:
             when_full=config.when_full,
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
-        self._engine = Engine(ledger=Ledger(rules), journal=journal, now=time.time, new_id=_new_id)
+        self._engine = Engine(ledger=Ledger(rules), journal=journal, now=clock, new_id=_new_id)
         self._engine.watch = self._watch
         self._metrics = Metrics()
         self._engine.meters = Meters(
@@ -277,12 +279,12 @@ class Allocator:
         return notes
 
 
-def _watch(kubeconfig: str) -> Watch:
+def _watch(kubeconfig: str, clock: Clock) -> Watch:
     # Costs 0.3 s and 44 MiB that other clusters do not need.
     from allocator.cluster.client import Client, loader  # noqa: PLC0415
     from allocator.cluster.kubernetes import KubernetesCluster  # noqa: PLC0415
 
-    return KubernetesCluster(Client(loader(kubeconfig)))
+    return KubernetesCluster(Client(loader(kubeconfig)), now=clock)
 
 
 def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:

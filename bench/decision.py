@@ -144,7 +144,7 @@ def build(size: int) -> Ledger:
 
 def crowd(ledger: Ledger) -> None:
     """Reservations of one owner, by hand: an ask for each would take as long as what is measured."""
-    ledger.restore(
+    claims = (
         Claim(
             id=ClaimId(f"crowd-{number}"),
             owner=OWNER,
@@ -154,6 +154,7 @@ def crowd(ledger: Ledger) -> None:
         )
         for number in range(CROWD)
     )
+    ledger.restore(claims, now=0.0)
 
 
 def _node(name: NodeName) -> Node:

@@ -4,7 +4,7 @@ Rules:
 
 * The file is the whole truth: a Pod that is not in it is gone. So it is used only when it parses as a whole, and a
   writer should replace it by rename. What does not parse is reported, and the last good content stays in force.
-* The view is proven up to the file's modification time.
+* The view is proven up to the file's modification time, which cannot be later than the time when it was looked at.
 * A file that has never listed a Pod cannot confirm one, so that no reservation expires for want of it.
 """
 
@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,9 @@ def _documents(text: str) -> Iterable[Any]:
 class FileCluster:
     """See the module."""
 
-    def __init__(self, path: Path, *, poll_seconds: float = POLL_SECONDS) -> None:
+    def __init__(self, path: Path, *, poll_seconds: float = POLL_SECONDS, now: Callable[[], float] = time.time) -> None:
         self._path = path
+        self._now = now
         self._poll_seconds = poll_seconds
         self._synced = asyncio.Event()
         self._content = Content()
@@ -92,6 +94,7 @@ class FileCluster:
 
     async def _look(self, observer: Observer) -> None:
         """Reads the file if it changed; reports trouble once, until it is another."""
+        at = self._now()
         try:
             stat = self._path.stat()
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -103,7 +106,7 @@ class FileCluster:
             return
         self._last_stat, self._last_trouble = seen, ""
         self._tell(observer, content)
-        observer.proven(stat.st_mtime)
+        observer.proven(min(stat.st_mtime, at))
         self._synced.set()
 
     def _report(self, trouble: str) -> None:

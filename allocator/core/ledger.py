@@ -83,7 +83,9 @@ class Ledger:
         self._sticky = Sticky()
         self._seen_until = float("-inf")
         self._confirms = False
-        self._world = World(self._occupancy, self._claims, rules.reserved, rules.discloses_holders)
+        self._world = World(
+            self._occupancy, self._claims, self._register.named, rules.reserved, rules.discloses_holders
+        )
         self._upkeep = Upkeep(self._register, self._world, self._note)
         self._verdicts = Verdicts(self._register, self._world)
         self._survey = Survey(self._register, rules.reserved)
@@ -243,6 +245,7 @@ class Ledger:
     def abort(self, claim_id: ClaimId) -> None:
         """The claim could not be made durable: it never was."""
         self._pending.discard(claim_id)
+        self._changed.pop(claim_id, None)
         self._register.remove(claim_id)
         self._upkeep.found_room()
 
@@ -306,12 +309,18 @@ class Ledger:
     def _is_proven(self, claim: Claim) -> bool:
         return claim.expires is not None and claim.expires <= self._seen_until
 
-    def restore(self, claims: Iterable[Claim]) -> None:
-        """Takes what the journal kept, at start. Plans are checked by the first `observe`."""
+    def restore(self, claims: Iterable[Claim], now: float) -> None:
+        """Takes what the journal kept, at start. Plans are checked by the first `observe`.
+
+        The clock may have been set since: a reservation's time begins anew, as nobody knows how much of it is over.
+        """
         for claim in sorted(claims, key=lambda claim: claim.created):
+            if claim.state is State.RESERVED and claim.expires is not None:
+                claim = replace(claim, expires=now + self._rules.reservation_seconds)  # noqa: PLW2901
             self._register.insert(claim)
             if claim.pod_uid is not None:
                 self._backlog.confirmed(claim)
+        self._upkeep.suspect_all()
 
     # -- the cluster
 
@@ -352,8 +361,13 @@ class Ledger:
         self._seen_until = max(self._seen_until, until)
 
     def take_changes(self) -> dict[ClaimId, Claim | None]:
-        """What the cluster changed since the last call, for the journal: the new claim, or None where it ended."""
-        changed, self._changed = self._changed, {}
+        """What the cluster changed since the last call, for the journal: the new claim, or None where it ended.
+
+        A pending claim is not in the journal yet, and may never be: its changes wait.
+        """
+        changed = {claim_id: claim for claim_id, claim in self._changed.items() if claim_id not in self._pending}
+        for claim_id in changed:
+            del self._changed[claim_id]
         return changed
 
     def mend_plans(self) -> None:

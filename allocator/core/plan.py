@@ -20,21 +20,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 from allocator.core import refusals
 from allocator.core.asks import Ask, Mistake, Refused, Warned, WhenFull
 from allocator.core.candidates import Constraints, NodeName
-from allocator.core.claims import Claim, ClaimId, ClaimPort
+from allocator.core.claims import ClaimId, ClaimPort
 from allocator.core.occupancy import Occupancy, Scope
 from allocator.core.policy import Group, number_groups
 from allocator.core.ports import PortKey, Protocol, normalise_ip
-from allocator.core.room import Move, World, blockers, find_spot, free_nodes
+from allocator.core.room import Move, World, blockers, find_spot, find_wait, free_nodes, gives_way
 from allocator.core.search import Numbers, choices, lowest_free
 from hostport.contract import Reason
-
-MOST_WAITS = 256
-"""Nodes that are looked at for holders that will go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +109,14 @@ def _place_later(
     is_fixed = all(group.number for group in groups)
     numbers = tuple(group.number for group in groups)
     if is_fixed:
-        waiting = _wait_behind(ask, [key for _, key in fixed], scope, world, context.exempt)
-        if waiting:
-            told = refusals.behind(ask, waiting, world)
-            return Placement(_ports(ask, groups, numbers), waiting[0].node, (*warnings, *told))
+        keys = tuple(key for _, key in fixed)
+        rank, may_preempt = ask.priority, ask.may_preempt
+        spot = find_wait(keys, scope, world, context.exempt, priority=rank, may_preempt=may_preempt)
+        if spot:
+            in_the_way = blockers(keys, spot.node, world, context.exempt)
+            going = [claim for claim in in_the_way if gives_way(claim, rank, may_preempt=may_preempt)]
+            told = refusals.behind(ask, going, world)
+            return Placement(_ports(ask, groups, numbers), spot.node, (*warnings, *told), spot.moves)
     if context.when_full is WhenFull.PENDING:
         if not is_fixed:
             numbers = lowest_free(ask, groups, world, lambda _: 0)
@@ -125,31 +125,6 @@ def _place_later(
     if is_fixed or (fixed and not find_spot(tuple(key for _, key in fixed), scope, world, context.exempt)):
         raise Refused(*refusals.conflicts(ask, fixed, scope, world, context.exempt))
     raise Refused(refusals.exhausted(ask, groups, scope, world))
-
-
-def _wait_behind(
-    ask: Ask, keys: Sequence[PortKey], scope: Scope, world: World, exempt: frozenset[ClaimId]
-) -> list[Claim]:
-    """Who is in the way on the first node where all who are will go; nobody where there is no such node."""
-    occupancy = world.occupancy
-    nodes = scope.nodes
-    if not (ask.may_preempt and occupancy.lowest_priority() < ask.priority):
-        leaving = 0
-        for key in keys:
-            leaving |= occupancy.leaving(key)
-        nodes &= leaving
-    for node in islice(occupancy.names_of(nodes), MOST_WAITS):
-        in_the_way = blockers(keys, node, world, exempt)
-        if all(gives_way(claim, ask.priority, may_preempt=ask.may_preempt) for claim in in_the_way):
-            return in_the_way
-    return []
-
-
-def gives_way(holder: Claim, priority: int, *, may_preempt: bool) -> bool:
-    """Whether a holder will go before a Pod of some priority: it terminates, or the scheduler may preempt it."""
-    if not holder.is_settled or not holder.owner.is_pod:
-        return False
-    return holder.is_terminating or (may_preempt and holder.priority < priority)
 
 
 def _place_lease(ask: Ask, groups: list[Group], scope: Scope, world: World) -> Placement:

@@ -13,10 +13,9 @@ from enum import Enum
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.occupancy import Scope
-from allocator.core.plan import gives_way
 from allocator.core.pods import Verdict
 from allocator.core.register import Register
-from allocator.core.room import World, blockers, find_spot, free_nodes
+from allocator.core.room import World, blockers, find_spot, find_wait, free_nodes, gives_way
 from allocator.core.verdicts import Judged
 
 
@@ -96,12 +95,17 @@ class Upkeep:
             return
         exempt = self._register.named(claim.owner) | {claim.id}
         scope = self._occupancy.scope(claim.constraints)
-        spot = find_spot(tuple(claim.keys), scope, self._world, exempt)
+        keys = tuple(claim.keys)
+        spot = find_spot(keys, scope, self._world, exempt)
+        if not spot:
+            if self._waits(claim, scope, exempt):
+                return
+            spot = find_wait(keys, scope, self._world, exempt, priority=claim.priority, may_preempt=claim.may_preempt)
         if spot:
             for claim_id, node in (*spot.moves, (claim.id, spot.node)):
                 self._note(replace(self._register.claims[claim_id], node=node))
             self._has_new_room = True
-        elif claim.node is not None and not self._waits(claim, scope, exempt):
+        elif claim.node is not None:
             self._note(replace(claim, node=None))
             if scope.nodes:
                 self._incidents.append(Incident(IncidentKind.UNPLACEABLE, claim))

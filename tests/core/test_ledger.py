@@ -364,7 +364,7 @@ def test_an_owner_without_a_pod_so_far_waits_for_its_first_one() -> None:
 
     again = watched("n1")
     again.ledger.trust_pods(desk.now)
-    again.ledger.restore(desk.ledger.claims())
+    again.ledger.restore(desk.ledger.claims(), desk.now)
     assert not again.ledger.awaits_sight(wanted), "a restart forgets no Pod that was seen"
 
 
@@ -384,7 +384,7 @@ def test_a_restored_ledger_is_the_same() -> None:
     desk.grant(ask("b", "x:1"))
     desk.grant(lease("relay", "x:0"))
     again = watched("n1", "n2")
-    again.ledger.restore(desk.ledger.claims())
+    again.ledger.restore(desk.ledger.claims(), desk.now)
     again.observe()
 
     assert again.state() == desk.state()

@@ -1,0 +1,255 @@
+"""Faults to plant in the allocator: a test that cannot fail proves nothing.
+
+Each is something that somebody might write. The test says in which world it must be found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from allocator import clock as clock_module
+from allocator.cluster import kubernetes
+from allocator.core import ledger as ledger_module
+from allocator.core import plan, refusals, room, upkeep
+from allocator.core.asks import Ask
+from allocator.core.claims import Claim, ClaimId, State
+from allocator.core.ledger import Ledger
+from allocator.core.occupancy import Occupancy
+from allocator.core.pods import Pod
+from allocator.core.ports import PortKey
+from allocator.core.slots import NodesBySlot
+from allocator.engine import Engine
+from allocator.journal.contract import Drop, Entry, Put
+
+from . import process
+
+Patch = pytest.MonkeyPatch
+
+
+def expire_without_proof(patch: Patch) -> None:
+    """A reservation ends at its deadline, whether or not the watch has shown who exists by then."""
+    patch.setattr(Ledger, "_is_proven", lambda *_: True)
+
+
+def follow_the_wall_clock(patch: Patch) -> None:
+    """A wall clock that is set forward ends reservations whose Pods are on their way."""
+
+    def now(self: Any) -> float:
+        return cast("float", self._wall())
+
+    def init(self: Any, wall: Callable[[], float], steady: Callable[[], float]) -> None:
+        self._wall = wall
+
+    patch.setattr(clock_module.Clock, "__init__", init)
+    patch.setattr(clock_module.Clock, "__call__", now)
+
+
+def admit_where_a_lease_stands(patch: Patch) -> None:
+    """A Pod is given a number that is leased on one of its candidates."""
+    patch.setattr(refusals, "leased", lambda *_: ())
+    patch.setattr(Occupancy, "leased", lambda *_: 0)
+
+
+def forget_the_second_owner(patch: Patch) -> None:
+    """When one of two owners of a port leaves, it counts as free."""
+    vacate = Occupancy._vacate
+
+    def vacate_all(self: Occupancy, place: Any, position: int, key: PortKey, claim: ClaimId) -> None:
+        holders = place.holders.get((key.protocol, key.number), [])
+        for holder in [h for h in holders if h.ip == key.ip]:
+            vacate(self, place, position, key, holder.claim)
+
+    patch.setattr(Occupancy, "_vacate", vacate_all)
+
+
+def take_addresses_at_their_word(patch: Patch) -> None:
+    """0.0.0.0 conflicts with itself alone."""
+
+    def conflicting(self: NodesBySlot, key: PortKey) -> int:
+        return self._by_slot.get((key.protocol, key.number), {}).get(key.ip, 0)
+
+    patch.setattr(NodesBySlot, "conflicting", conflicting)
+
+
+def overlook_plans(patch: Patch) -> None:
+    """Only those who have a node count as holders: what was promised to others is promised again."""
+
+    def blocked(key: PortKey, nodes: int, world: room.World, exempt: frozenset[ClaimId]) -> int:
+        return room._settled(key, nodes, world, exempt)
+
+    patch.setattr(room, "_blocked", blocked)
+
+
+def wait_twice_behind_one(patch: Patch) -> None:
+    """Several Pods are planned behind one terminating Pod."""
+    find_wait = room.find_wait
+
+    def find(keys: Any, scope: Any, world: room.World, exempt: frozenset[ClaimId], **more: Any) -> room.Spot | None:
+        waiting = (claim.id for claim in world.claims.values() if not claim.is_settled)
+        return find_wait(keys, scope, world, exempt.union(waiting), **more)
+
+    patch.setattr(plan, "find_wait", find)
+    patch.setattr(upkeep, "find_wait", find)
+
+
+def give_up_when_displaced(patch: Patch) -> None:
+    """A plan that is displaced does not look for a holder that will go, so that another Pod gets that place too."""
+    patch.setattr(upkeep, "find_wait", lambda *_, **__: None)
+
+
+def count_a_terminating_pod_as_gone(patch: Patch) -> None:
+    seen = Ledger._pod_seen
+
+    def pod_seen(self: Ledger, pod: Pod, now: float) -> None:
+        if pod.is_terminating:
+            self._pod_gone(pod.uid)
+        else:
+            seen(self, pod, now)
+
+    patch.setattr(Ledger, "_pod_seen", pod_seen)
+
+
+def end_the_predecessor(patch: Patch) -> None:
+    """A create for a name ends the claim of the Pod that has it; but the create may fail with AlreadyExists."""
+    reserve = Ledger.reserve
+
+    def reserve_alone(self: Ledger, ask: Ask, claim_id: ClaimId, now: float) -> Any:
+        granted = reserve(self, ask, claim_id, now)
+        for other in self._register.named(ask.owner) - {claim_id}:
+            self._drop(self._claims[other])
+        return granted
+
+    patch.setattr(Ledger, "reserve", reserve_alone)
+
+
+def believe_a_copied_id(patch: Patch) -> None:
+    """Whoever carries the id of a claim is its Pod."""
+    patch.setattr(ledger_module, "is_of_pod", lambda *_: True)
+
+
+def end_what_came_during_a_list(patch: Patch) -> None:
+    """What a list lacks is gone, even if it came after the list was begun."""
+
+    def complete(self: Any, as_of: float) -> None:
+        self._tell([], set(self._observer.known_pods()) - self._listed)
+        self._proven(as_of)
+
+    def began(self: Any) -> None:
+        self._listed = set()
+
+    listed = kubernetes._Pods.listed
+
+    def listed_and_noted(self: Any, items: Sequence[Any]) -> None:
+        self._listed.update(sketch.identity for sketch in items)
+        listed(self, items)
+
+    patch.setattr(kubernetes._Pods, "_listed", set(), raising=False)
+    patch.setattr(kubernetes._Pods, "began", began)
+    patch.setattr(kubernetes._Pods, "listed", listed_and_noted)
+    patch.setattr(kubernetes._Pods, "complete", complete)
+
+
+def never_miss_a_pod_in_a_list(patch: Patch) -> None:
+    """What a list lacks is kept: a deletion that the watch did not tell is never known."""
+    patch.setattr(kubernetes._Pods, "complete", lambda self, as_of: self._proven(as_of))
+
+
+def reply_before_the_commit(patch: Patch) -> None:
+    submit = process.QueueJournal.submit
+
+    def submit_and_believe(
+        self: process.QueueJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool]
+    ) -> asyncio.Future[bool]:
+        submit(self, entries, is_wanted)
+        entries, is_wanted, _ = self.queue.pop()
+        loop = asyncio.get_running_loop()
+        self.queue.append((entries, is_wanted, loop.create_future()))
+        done: asyncio.Future[bool] = loop.create_future()
+        done.set_result(True)
+        return done
+
+    patch.setattr(process.QueueJournal, "submit", submit_and_believe)
+
+
+def forget_reservations_at_start(patch: Patch) -> None:
+    """Only Pods are restored: they are in the list anyway."""
+    restore = Ledger.restore
+
+    def restore_some(self: Ledger, claims: Iterable[Claim], now: float) -> None:
+        restore(self, [claim for claim in claims if claim.state is not State.RESERVED], now)
+
+    patch.setattr(Ledger, "restore", restore_some)
+
+
+def restore_without_ports(patch: Patch) -> None:
+    """The claims are back, the index of ports is not."""
+
+    restore = Ledger.restore
+
+    def restore_claims(self: Ledger, claims: Iterable[Claim], now: float) -> None:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(Occupancy, "stand", lambda *_: None)
+            restore(self, claims, now)
+
+    patch.setattr(Ledger, "restore", restore_claims)
+
+
+def never_expire(patch: Patch) -> None:
+    """A refused Pod's ports are held for ever."""
+    due = Ledger.due
+    patch.setattr(Ledger, "due", lambda self, now: [c for c in due(self, now) if c.state is State.LEASED])
+
+
+def journal_a_move_after_the_end(patch: Patch) -> None:
+    """A plan that is moved while its end is being written is back after a restart."""
+    patch.setattr(Engine, "_lasting", lambda self, claim_id: self.ledger.get(claim_id))
+
+
+def release_before_the_commit(patch: Patch) -> None:
+    """A released port is handed out before the release is durable, so that after a crash it has two holders."""
+    end = Engine._end
+
+    def end_at_once(self: Engine, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
+        for claim_id in claim_ids:
+            self.ledger.end(claim_id)
+        return end(self, claim_ids)
+
+    patch.setattr(Engine, "_end", end_at_once)
+
+
+def forget_the_changes_of_pods(patch: Patch) -> None:
+    """What the cluster changes is not journalled."""
+
+    def only(entries: Sequence[Entry]) -> Iterator[Entry]:
+        return (e for e in entries if not (isinstance(e, Put) and e.claim.pod_uid) and not isinstance(e, Drop))
+
+    submit = process.QueueJournal.submit
+    patch.setattr(
+        process.QueueJournal, "submit", lambda self, entries, is_wanted: submit(self, list(only(entries)), is_wanted)
+    )
+
+
+ANY_PODS = (
+    expire_without_proof,
+    follow_the_wall_clock,
+    admit_where_a_lease_stands,
+    forget_the_second_owner,
+    take_addresses_at_their_word,
+    count_a_terminating_pod_as_gone,
+    end_the_predecessor,
+    believe_a_copied_id,
+    end_what_came_during_a_list,
+    never_miss_a_pod_in_a_list,
+    reply_before_the_commit,
+    forget_reservations_at_start,
+    restore_without_ports,
+    never_expire,
+    journal_a_move_after_the_end,
+    release_before_the_commit,
+    forget_the_changes_of_pods,
+)
+ONE_PORT = (overlook_plans, wait_twice_behind_one, give_up_when_displaced)

@@ -1,0 +1,281 @@
+"""One life of the allocator: the real engine, ledger, reader of objects and sinks of the watch, without sockets.
+
+What is left out is the transport: the lines of the watch are handed over as `watching.Follower` would, and the journal
+is a queue that the test commits, fails, or loses with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any, cast
+from urllib.parse import unquote
+
+from allocator.cluster.client import ApiError, Client, UnreachableError
+from allocator.cluster.kubernetes import NODES, PODS, KubernetesCluster, _Nodes, _Pods
+from allocator.core.asks import Ask, Warned
+from allocator.core.claims import Claim, ClaimId
+from allocator.core.ledger import Ledger, Rules
+from allocator.engine import Engine, RequestMark
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put
+from allocator.journal.records import decode_claim, encode_claim
+
+from .reality import Event, Reality, RealNode, RealPod
+
+CALL_SECONDS = 30.0
+TURNS = 14  # of the event loop, until whatever can happen has happened
+
+
+class Disk:
+    """What is durable."""
+
+    def __init__(self) -> None:
+        self.claims: dict[str, str] = {}
+        self.answers: dict[str, Answer] = {}
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            match entry:
+                case Put(claim):
+                    self.claims[claim.id] = encode_claim(claim)
+                case Drop(claim_id, at):
+                    self.claims.pop(claim_id, None)
+                    for request_id, answer in self.answers.items():
+                        if answer.claim_id == claim_id:
+                            self.answers[request_id] = replace(answer, ended=at)
+                case Answer():
+                    self.answers[entry.request_id] = entry
+                case Forget(before):
+                    ended = [i for i, answer in self.answers.items() if answer.ended and answer.ended < before]
+                    for request_id in ended:
+                        del self.answers[request_id]
+
+    def read(self) -> dict[ClaimId, Claim]:
+        return {ClaimId(claim_id): decode_claim(text) for claim_id, text in self.claims.items()}
+
+
+class QueueJournal:
+    """Submissions wait until the test decides what becomes of them, in order."""
+
+    set_aside: str | None = None
+    identity = "journal"
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.queue: deque[tuple[Sequence[Entry], Callable[[], bool], asyncio.Future[bool]]] = deque()
+
+    def load(self) -> Kept:
+        return Kept(tuple(self.disk.read().values()), tuple(self.disk.answers.values()))
+
+    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.queue.append((entries, is_wanted, future))
+        return future
+
+    def commit(self, most: int = 1 << 30) -> None:
+        for _ in range(min(most, len(self.queue))):
+            entries, is_wanted, future = self.queue.popleft()
+            if is_wanted():
+                self.disk.write(entries)
+            future.set_result(is_wanted())
+
+    def fail(self) -> None:
+        """The disk is full, for the oldest submission."""
+        if self.queue:
+            self.queue.popleft()[2].set_exception(JournalError("disk full"))
+
+    def die(self, written: int) -> None:
+        """The process is killed when some of the queue is written and nobody was told."""
+        for entries, is_wanted, _ in list(self.queue)[:written]:
+            if is_wanted():
+                self.disk.write(entries)
+        self.queue.clear()
+
+    def close(self) -> None:
+        pass
+
+
+class StoreClient:
+    """Answers GET of one Pod from the store, where it can be reached."""
+
+    def __init__(self, reality: Reality) -> None:
+        self._reality = reality
+        self.is_reachable = True
+        self.asked = 0
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
+        self.asked += 1
+        if not self.is_reachable:
+            raise UnreachableError("unreachable")
+        namespace, _, name = path.removeprefix("/api/v1/namespaces/").split("/")
+        pod = self._reality.find(unquote(namespace), unquote(name))
+        if pod is None:
+            raise ApiError(404, "NotFound", "")
+        return json.dumps(self._reality.stamped(pod)).encode()
+
+
+def sealed(claim: Claim, warnings: Sequence[Warned]) -> bytes:
+    """The answer, as the caller needs it."""
+    ports = [(port.container, port.protocol.value, port.host_port, port.host_ip) for port in claim.ports]
+    answer: dict[str, Any] = {"id": claim.id, "node": claim.node, "ports": ports}
+    return json.dumps(answer | {"warnings": [warning.notice.name for warning in warnings]}).encode()
+
+
+class Process:
+    """See the module. `now` is the clock of the allocator."""
+
+    def __init__(
+        self,
+        reality: Reality,
+        disk: Disk,
+        *,
+        now: Callable[[], float],
+        rules: Rules,
+        ids: count[int],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._reality = reality
+        self._loop = loop
+        self.now = now
+        self.journal = QueueJournal(disk)
+        self.ledger = Ledger(rules)
+        self.engine = Engine(
+            ledger=self.ledger, journal=self.journal, now=now, new_id=lambda: ClaimId(f"{next(ids):032x}")
+        )
+        self.client = StoreClient(reality)
+        cluster = KubernetesCluster(cast("Client", self.client), now=now)
+        cluster._observer = self.engine
+        self._cluster = cluster
+        self.engine.watch = cluster
+        self._pods = _Pods(self.engine, self.prove)
+        self._nodes = _Nodes(self.engine)
+        self.known_nodes: dict[str, RealNode] = {}
+        self.told: set[str] = set()  # uids whose Pods were told, and not their end
+        self._listing: deque[RealPod] | None = None  # what is left of a list that is under way
+        self._as_of = 0.0
+        self._proof: tuple[float, int] | None = None
+
+    def inside(self, action: Callable[[], Any]) -> Any:
+        """Does something in the event loop, and lets happen what follows from it."""
+
+        async def turn() -> Any:
+            result = action()
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            return result
+
+        return self._loop.run_until_complete(turn())
+
+    def start(self) -> None:
+        """Nodes, then Pods, then serving."""
+        self.list_nodes()
+        self.begin_list([])
+        self.go_on_listing(1 << 30)
+        self.engine.is_serving = True
+
+    def allocate(self, ask: Ask, request_id: str, decided: Callable[[], None] = lambda: None) -> asyncio.Task[bytes]:
+        """A call whose caller waits for as long as a webhook may take. `decided` is told of the moment of a grant."""
+        deadline = self.now() + CALL_SECONDS
+        mark = RequestMark(request_id, repr(ask).encode())
+
+        def seal(claim: Claim, warnings: Sequence[Warned]) -> bytes:
+            decided()
+            return sealed(claim, warnings)
+
+        call = self.engine.allocate(ask, mark=mark, seal=seal, is_wanted=lambda: self.now() <= deadline)
+        return cast("asyncio.Task[bytes]", self.inside(lambda: self._loop.create_task(call)))
+
+    def commit(self, most: int = 1 << 30) -> None:
+        self.inside(lambda: self.journal.commit(most))
+
+    def die(self, written: int) -> None:
+        """Killed, when some of what was submitted is written."""
+        self.journal.die(written)
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self.inside(lambda: None)
+
+    def tick(self) -> None:
+        self.inside(self.engine.tick)
+
+    # -- the watch
+
+    @property
+    def is_listing(self) -> bool:
+        return self._listing is not None
+
+    def tell_pods(self, events: Sequence[Event], *, twice: bool = False) -> None:
+        lines = [PODS.reader.event(event.line) for event in events]
+        self.inside(lambda: self._pods.changed(lines))
+        if twice:
+            self.inside(lambda: self._pods.changed(lines))
+        for event in events:
+            self._reality.pod_events.remove(event)
+            (self.told.discard if event.type == "DELETED" else self.told.add)(event.subject)
+        self._conclude_proof()
+
+    def tell_nodes(self, most: int) -> None:
+        events = self._reality.node_events[:most]
+        del self._reality.node_events[:most]
+        self.inside(lambda: self._nodes.changed([NODES.reader.event(event.line) for event in events]))
+        for event in events:
+            self.known_nodes.pop(event.subject, None)
+            if event.type != "DELETED":
+                self.known_nodes[event.subject] = cast("RealNode", event.seen)
+
+    def list_nodes(self) -> None:
+        """The watch was lost: a new list."""
+        self._reality.node_events.clear()
+        page = NODES.reader.page(self._reality.page(list(self._reality.nodes.values())))
+
+        def tell() -> None:
+            self._nodes.began()
+            self._nodes.listed(page.items or [])
+            self._nodes.complete(self.now())
+
+        self.inside(tell)
+        self.known_nodes = dict(self._reality.nodes)
+
+    def begin_list(self, last: Sequence[str]) -> None:
+        """The watch was lost: a list of everything as it is now, to be told page by page. `last`: uids for its end."""
+        self._reality.pod_events.clear()
+        self._proof = None
+        self._listing = deque(sorted(self._reality.pods.values(), key=lambda pod: pod.uid in last))
+        self._as_of = self.now()
+        self._pods.began()
+
+    def go_on_listing(self, most: int) -> None:
+        """The next page; after the last one what the list lacks is gone."""
+        assert self._listing is not None
+        items = [self._listing.popleft() for _ in range(min(most, len(self._listing)))]
+        page = PODS.reader.page(self._reality.page(items))
+        self.inside(lambda: self._pods.listed(page.items or []))
+        self.told.update(pod.uid for pod in items)
+        if not self._listing:
+            self.inside(lambda: self._pods.complete(self._as_of))
+            still_coming = {event.subject for event in self._reality.pod_events if event.type == "DELETED"}
+            self.told &= self._reality.pods.keys() | still_coming
+            self._listing = None
+
+    # -- proofs
+
+    def prove(self, until: float) -> None:
+        self._cluster._proven_until = max(self._cluster._proven_until, until)
+        self.engine.proven(until)
+
+    def begin_proof(self) -> None:
+        """Reads the current version; proven as soon as the watch has told everything up to it."""
+        self._proof = (self.now(), self._reality.version)
+        self._conclude_proof()
+
+    def _conclude_proof(self) -> None:
+        if self._proof is None or self.is_listing:
+            return
+        at, version = self._proof
+        if all(event.version > version for event in self._reality.pod_events):
+            self._proof = None
+            self.prove(at)

@@ -1,0 +1,50 @@
+"""The two worlds of `machine`, and proof that they find what they are there to find.
+
+`MODEL_EXAMPLES=20000 pytest tests/model -k world` searches longer; every run without `CI` looks at other examples.
+`MODEL_PROVE=1 pytest tests/model -k fault` plants the faults one by one, which takes some minutes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from .faults import ANY_PODS, ONE_PORT
+from .machine import AnyPods, Common, OnePort
+
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "150"))
+
+LONG = settings(max_examples=EXAMPLES, stateful_step_count=50, suppress_health_check=list(HealthCheck))
+# The same examples every time, and the first that fails is enough.
+PROVING = settings(
+    LONG,
+    max_examples=3000,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    print_blob=False,
+)
+
+
+@pytest.mark.parametrize("world", [AnyPods, OnePort])
+def test_a_world_holds_its_promises(world: type[Common]) -> None:
+    run_state_machine_as_test(world, settings=LONG)
+
+
+@pytest.mark.skipif("MODEL_PROVE" not in os.environ, reason="takes minutes: MODEL_PROVE=1")
+@pytest.mark.parametrize(
+    ("fault", "world"),
+    [*((fault, AnyPods) for fault in ANY_PODS), *((fault, OnePort) for fault in ONE_PORT)],
+    ids=lambda value: value.__name__,
+)
+def test_a_planted_fault_is_found(
+    fault: Callable[[pytest.MonkeyPatch], None], world: type[Common], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(world, settings=PROVING)
