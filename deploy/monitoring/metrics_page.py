@@ -16,9 +16,6 @@ Each program serves `/metrics` on its `--http` port, in Prometheus' text format.
 name of a Pod, a request or an allocation, and the number of series does not grow with the cluster: what is told of
 nodes is told as quantiles and as a histogram over them, and by name of the fullest alone. Beside these there are the
 `process_` metrics of the Python client.
-
-Alerts that use them are in `deploy/monitoring/alerts.yaml`, each with an entry in the [runbooks](runbooks.md); the
-dashboard is `deploy/monitoring/dashboard.json`.
 """
 
 
