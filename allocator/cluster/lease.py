@@ -270,7 +270,7 @@ class Leadership:
             else:
                 if isinstance(decision, Take):
                     log.info("the Lease %s is ours: %s", self._path, decision.right.value)
-                    return decision.serve_at
+                    return self._serve_at  # of the first take: its answer may have been lost, and then it is ours now
                 state = f"another allocator holds the Lease {self._path}: waiting"
             if state != told:
                 told = state

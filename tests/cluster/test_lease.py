@@ -101,7 +101,7 @@ def test_a_lease_that_somebody_else_made_oddly_is_nobodys(obj: dict[str, Any]) -
 
 
 class Api:
-    """A Lease and Pods in memory, with versions; `trouble` is what every request meets."""
+    """A Lease and Pods in memory, with versions; `trouble` is what every request meets, before anything is stored."""
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
@@ -110,6 +110,7 @@ class Api:
             for holder in (ME, OTHER)
         }
         self.trouble: Exception | None = None
+        self.loses_answer = False  # of the next write
         self.version = 0
 
     async def close(self) -> None:
@@ -128,6 +129,9 @@ class Api:
             raise ApiError(409, "Conflict", "it has been modified")
         self.version += 1
         self.lease = {**body, "metadata": {**body["metadata"], "resourceVersion": str(self.version)}}
+        if self.loses_answer:
+            self.loses_answer = False
+            raise UnreachableError("the answer was lost")
         return self._found(self.lease)
 
     def _found(self, obj: dict[str, Any] | None) -> bytes:
@@ -284,3 +288,38 @@ async def test_releasing_what_one_never_had_writes_nothing(api: Api, clock: Cloc
     await candidate(api, clock, ME).release(handed_over=True)
 
     assert api.lease is None
+
+
+async def test_who_took_it_without_hearing_so_waits_as_long_as_who_did(api: Api, clock: Clock) -> None:
+    theirs, mine = candidate(api, clock, OTHER), candidate(api, clock, ME)
+    await theirs.acquire()
+    await theirs.release(handed_over=False)
+    api.loses_answer = True
+
+    assert await mine.acquire(poll_seconds=0.001) == NOW + 36
+    assert mine.is_valid()
+
+
+async def test_who_took_it_from_a_pod_that_is_gone_without_hearing_so_waits_too(api: Api, clock: Clock) -> None:
+    theirs, mine = candidate(api, clock, OTHER), candidate(api, clock, replace(ME, journal="j2"))
+    await theirs.acquire()
+    del api.pods["allocator-other"]
+    api.loses_answer = True
+
+    assert await mine.acquire(poll_seconds=0.001) == NOW + 10
+
+
+async def test_a_renewal_whose_answer_was_lost_is_ours(
+    api: Api, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = candidate(api, clock, ME)
+    await mine.acquire()
+    keeping = asyncio.create_task(mine.keep(pace_seconds=0.001))
+    api.loses_answer = True
+    clock.seconds = 11.0
+    async with asyncio.timeout(5):
+        while not mine.is_valid():
+            await asyncio.sleep(0.001)
+
+    assert "cannot be renewed" in caplog.text
+    keeping.cancel()
