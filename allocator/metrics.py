@@ -21,7 +21,8 @@ from allocator.core.survey import FULLEST_NODES, MOST_RANGES, Picture, bands
 from allocator.core.upkeep import IncidentKind
 from allocator.engine import Engine
 from allocator.journal.sqlite import Commit
-from hostport.metering import BUCKETS, BUILD_INFO, CERTIFICATE_EXPIRY, Counted, Described, Sample, program_version
+from hostport.metering import BUCKETS, BUILD_INFO, CERTIFICATE_EXPIRY, Counted, Described, Sample
+from hostport.version import program_version
 
 RESULTS = (
     "`granted`, `previewed` (dry run), `refused` (the caller's fault or the state of the world), `unavailable` (ours)"
@@ -200,6 +201,7 @@ class Metrics:
         self._journal_seconds = JOURNAL_SECONDS.histogram(registry)
         self._failures = JOURNAL_FAILURES.counter(registry)
         self._expiry = CERTIFICATE_EXPIRY.gauge(registry)
+        self.certificates: dict[str, Callable[[], float]] = {}
 
     def committed(self, commit: Commit) -> None:
         """A listener of the journal."""
@@ -211,6 +213,7 @@ class Metrics:
     def certificate(self, name: str, expires: Callable[[], float]) -> None:
         """From now on, when this certificate ends: seconds since the epoch."""
         self._expiry.labels(name).set_function(expires)
+        self.certificates[name] = expires
 
 
 class Standing(Collector):

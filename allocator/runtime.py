@@ -42,6 +42,7 @@ from allocator.journal.sqlite import SqliteJournal
 from allocator.metrics import Metrics, Standing
 from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
+from allocator.status import Status
 from hostport.flags import Address
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
@@ -118,6 +119,13 @@ class Allocator:
         self._leadership = _leadership(config, journal) if config.lease_namespace else None
         if self._leadership is not None:
             self._engine.holds_lease = self._leadership.is_valid
+        self._status = Status(
+            self._engine,
+            cluster=config.cluster.partition(":")[0],
+            journal="sqlite" if config.journal else "memory",
+            certificates=self._metrics.certificates,
+            leadership=self._leadership,
+        )
         self._is_stopping = False
 
     async def run(self) -> None:
@@ -151,8 +159,10 @@ class Allocator:
 
         """
         if self._leadership is None:
+            self._status.waiting_for = self._first_view
             await self._source.run(self._engine)
             return
+        self._status.waiting_for = "the Lease {}/{}, which another allocator may hold".format(*self._leadership.place)
         serve_at = await self._leadership.acquire()
         await asyncio.gather(self._leadership.keep(), self._follow_from(serve_at))
 
@@ -160,8 +170,14 @@ class Allocator:
         delay = serve_at - time.time()
         if delay > 0:
             log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
+            self._status.waiting_for = f"{delay:.0f} s for what a predecessor without its journal may have admitted"
             await asyncio.sleep(delay)
+        self._status.waiting_for = self._first_view
         await self._source.run(self._engine)
+
+    @property
+    def _first_view(self) -> str:
+        return f"the first full view of {self._config.cluster}"
 
     async def _start_serving(self) -> None:
         await self._source.synced()
@@ -190,6 +206,7 @@ class Allocator:
     async def _drain(self, server: grpc.aio.Server, http_server: HTTPServer) -> None:
         """Finishes what is under way: a call that was decided is still committed and answered."""
         self._is_stopping = True
+        self._status.waiting_for = "its end: it was told to stop"
         log.info("stopping")
         await self._health.enter_graceful_shutdown()
         await server.stop(DRAIN_SECONDS)
@@ -227,7 +244,7 @@ class Allocator:
     def _grpc_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         pb_grpc.add_AllocatorServiceServicer_to_server(
-            AllocatorService(self._engine, self._metrics, self._reports), server
+            AllocatorService(self._engine, self._metrics, self._reports, self._status), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -267,7 +284,7 @@ class Allocator:
         is_synced = self._engine.is_serving or self._is_stopping
         return {
             "journal": None,  # it was read before we listened
-            "cluster": None if is_synced else f"waiting for the first full view of {self._config.cluster}",
+            "cluster": None if is_synced else f"waiting for {self._first_view}",
             "stopping": "SIGTERM was received" if self._is_stopping else None,
         }
 

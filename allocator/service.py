@@ -23,6 +23,7 @@ from allocator.core.claims import Claim, ClaimId, State
 from allocator.engine import Engine, RequestMark, UnavailableError
 from allocator.metrics import Metrics
 from allocator.reports import Reports
+from allocator.status import Status
 from allocator.watchers import Change, Watchers
 from allocator.wire import (
     STATES,
@@ -56,14 +57,16 @@ _CODES = {code: getattr(grpc.StatusCode, code.name) for code in Code}
 class AllocatorService(pb_grpc.AllocatorServiceServicer):
     """See proto/hostport/v1/allocator.proto for what each call promises."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, reports: Reports) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, reports: Reports, status: Status) -> None:
         self._engine = engine
         self._metrics = metrics
         self._reports = reports
+        self._status = status
         self._watchers = Watchers(engine.ledger)
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         began = time.perf_counter()
+        self._status.callers.note(context)
         try:
             response = await self._allocate(request, context)
         except Refused as refused:
@@ -152,7 +155,11 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             if claim is None:
                 message = f"no allocation {request.id[:64]}: it ended or never was"
                 raise Refused(Mistake(Reason.ALLOCATION_NOT_FOUND, "id", message))
-        return pb.GetAllocationResponse(allocation=self._allocation(claim))
+        return pb.GetAllocationResponse(
+            allocation=self._allocation(claim),
+            candidate_count=self._engine.ledger.candidate_count(claim),
+            range=pb.PortRange(min=claim.range[0], max=claim.range[1]) if claim.range else None,
+        )
 
     async def ListAllocations(  # noqa: N802
         self, request: pb.ListAllocationsRequest, context: Context
@@ -216,6 +223,9 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
                 for claim in self._engine.ledger.holders(name, protocol, number)
             ]
         )
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
+        return self._status.response()
 
     def _known_name(self, name: str, field: str) -> NodeName:
         if name not in self._engine.ledger.node_names():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
@@ -90,10 +89,3 @@ CERTIFICATE_EXPIRY = Described(
     help="When the certificate ends, in seconds since the epoch",
     labels={"name": "which certificate; a handful"},
 )
-
-
-def program_version() -> str:
-    try:
-        return version("hostport-operator")
-    except PackageNotFoundError:
-        return "unknown"

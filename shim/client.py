@@ -27,6 +27,7 @@ from hostport.files import FileWatch, no_password
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
+from hostport.version import program_version
 from shim.outcomes import Mistake, Refused, Unreachable
 
 ADMISSION_CODES = {
@@ -56,6 +57,7 @@ RETRIES = {
 }
 
 CHANNEL_OPTIONS = (
+    ("grpc.primary_user_agent", f"hostport-shim/{program_version()}"),
     # By default the pause between attempts grows to two minutes: as long would a shim stay blind after an outage. The
     # minimum is the time that one attempt may take.
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -15,6 +15,7 @@ from allocator.journal.contract import Journal
 from allocator.metrics import Metrics, Standing
 from allocator.reports import Reports
 from allocator.service import AllocatorService
+from allocator.status import Status
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
 
@@ -34,11 +35,12 @@ class Running:
         self.happenings: list[Happening] = []
         self.reports = Reports(discloses_holders=rules.discloses_holders, event=self.happenings.append)
         self.engine.report = self.reports.incident
+        self.status = Status(self.engine, cluster="none", journal="memory", certificates=self.metrics.certificates)
 
     async def start(self) -> None:
         self._server = grpc.aio.server()
         pb_grpc.add_AllocatorServiceServicer_to_server(
-            AllocatorService(self.engine, self.metrics, self.reports), self._server
+            AllocatorService(self.engine, self.metrics, self.reports, self.status), self._server
         )
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()

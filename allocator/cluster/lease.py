@@ -249,6 +249,16 @@ class Leadership:
         self._is_over = False
         self._serve_at = 0.0
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Namespace and name of the Lease."""
+        return self._namespace, self._name
+
+    @property
+    def identity(self) -> str:
+        """What we write into it as its holder."""
+        return self._me.identity
+
     def is_valid(self) -> bool:
         """Whether we may answer: the last renewal that succeeded began less than 10 seconds ago."""
         return self._elapsed() - self._renewed < VALID_SECONDS

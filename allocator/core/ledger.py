@@ -502,6 +502,10 @@ class Ledger:
 
     # -- questions
 
+    def candidate_count(self, claim: Claim) -> int:
+        """On how many of the nodes of now the owner may run."""
+        return self._occupancy.scope(claim.constraints).nodes.bit_count()
+
     def is_unplaceable(self, claim: Claim) -> bool:
         """Whether a claim has candidates and fits on none of them."""
         if claim.is_settled or claim.node is not None:

@@ -864,18 +864,28 @@ class GetAllocationResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ALLOCATION_FIELD_NUMBER: _builtins.int
+    CANDIDATE_COUNT_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    candidate_count: _builtins.int
+    """On how many nodes its owner may run, as they stand now."""
     @_builtins.property
     def allocation(self) -> Global___Allocation:
         """The allocation."""
+
+    @_builtins.property
+    def range(self) -> Global___PortRange:
+        """The bounds that the numbers were chosen from. Unset: they were fixed."""
 
     def __init__(
         self,
         *,
         allocation: Global___Allocation | None = ...,
+        candidate_count: _builtins.int = ...,
+        range: Global___PortRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "range", b"range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "candidate_count", b"candidate_count", "range", b"range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1303,3 +1313,294 @@ class ExplainPortResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainPortResponse: _TypeAlias = ExplainPortResponse  # noqa: Y015
+
+@_typing.final
+class GetStatusRequest(_message.Message):
+    """GetStatusRequest has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    """GetStatusResponse is the state of the allocator that answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Journal(_message.Message):
+        """Journal is where decisions are kept."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KIND_FIELD_NUMBER: _builtins.int
+        SET_ASIDE_FIELD_NUMBER: _builtins.int
+        UNSAVED_COUNT_FIELD_NUMBER: _builtins.int
+        kind: _builtins.str
+        """"sqlite" or "memory"."""
+        set_aside: _builtins.str
+        """Where the file went that could not be read at the start. Empty: it was
+        fine.
+        """
+        unsaved_count: _builtins.int
+        """How many changes of the cluster could not be written, and are tried
+        again.
+        """
+        def __init__(
+            self,
+            *,
+            kind: _builtins.str = ...,
+            set_aside: _builtins.str = ...,
+            unsaved_count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "set_aside", b"set_aside", "unsaved_count", b"unsaved_count"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Watch(_message.Message):
+        """Watch is the view of a live cluster."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PROOF_TIME_FIELD_NUMBER: _builtins.int
+        LAG_FIELD_NUMBER: _builtins.int
+        RELIST_COUNT_FIELD_NUMBER: _builtins.int
+        relist_count: _builtins.int
+        """How often history was lost, so that everything was listed anew."""
+        @_builtins.property
+        def proof_time(self) -> _timestamp_pb2.Timestamp:
+            """When the view was last proven current. Unset: it never was."""
+
+        @_builtins.property
+        def lag(self) -> _duration_pb2.Duration:
+            """How long ago that was. Unset: it never was."""
+
+        def __init__(
+            self,
+            *,
+            proof_time: _timestamp_pb2.Timestamp | None = ...,
+            lag: _duration_pb2.Duration | None = ...,
+            relist_count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag", "proof_time", b"proof_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag", "proof_time", b"proof_time", "relist_count", b"relist_count"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Lease(_message.Message):
+        """Lease is the coordination Lease by which one allocator serves."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAMESPACE_FIELD_NUMBER: _builtins.int
+        NAME_FIELD_NUMBER: _builtins.int
+        IDENTITY_FIELD_NUMBER: _builtins.int
+        HELD_FIELD_NUMBER: _builtins.int
+        namespace: _builtins.str
+        """Its namespace."""
+        name: _builtins.str
+        """Its name."""
+        identity: _builtins.str
+        """holderIdentity of this allocator, whether or not it holds the Lease."""
+        held: _builtins.bool
+        """True while this allocator holds it, so that it may answer."""
+        def __init__(
+            self,
+            *,
+            namespace: _builtins.str = ...,
+            name: _builtins.str = ...,
+            identity: _builtins.str = ...,
+            held: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "identity", b"identity", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class StateCount(_message.Message):
+        """StateCount is how many claims are in a state."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STATE_FIELD_NUMBER: _builtins.int
+        COUNT_FIELD_NUMBER: _builtins.int
+        state: Global___State.ValueType
+        """Never STATE_UNSPECIFIED or STATE_RELEASED."""
+        count: _builtins.int
+        """How many."""
+        def __init__(
+            self,
+            *,
+            state: Global___State.ValueType = ...,
+            count: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "state", b"state"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Certificate(_message.Message):
+        """Certificate is one that this allocator shows or keeps."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: _builtins.int
+        EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+        name: _builtins.str
+        """The word that the metric uses."""
+        @_builtins.property
+        def expire_time(self) -> _timestamp_pb2.Timestamp:
+            """When it ends."""
+
+        def __init__(
+            self,
+            *,
+            name: _builtins.str = ...,
+            expire_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "name", b"name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Caller(_message.Message):
+        """Caller is a program that has called Allocate, as it speaks of itself."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PROGRAM_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        ADDRESS_FIELD_NUMBER: _builtins.int
+        CALL_TIME_FIELD_NUMBER: _builtins.int
+        program: _builtins.str
+        """Its name, such as "hostport-shim"."""
+        version: _builtins.str
+        """Its version. Empty: it told none."""
+        address: _builtins.str
+        """The address that it calls from, without the port."""
+        @_builtins.property
+        def call_time(self) -> _timestamp_pb2.Timestamp:
+            """When it called last."""
+
+        def __init__(
+            self,
+            *,
+            program: _builtins.str = ...,
+            version: _builtins.str = ...,
+            address: _builtins.str = ...,
+            call_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["call_time", b"call_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "call_time", b"call_time", "program", b"program", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    CURRENT_TIME_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    JOURNAL_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    CLAIMS_FIELD_NUMBER: _builtins.int
+    UNPLACEABLE_COUNT_FIELD_NUMBER: _builtins.int
+    OUTSIDER_COUNT_FIELD_NUMBER: _builtins.int
+    NODE_COUNT_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    CALLERS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version of the program."""
+    cluster: _builtins.str
+    """Where nodes and Pods come from: "kubernetes", "file" or "none"."""
+    serving: _builtins.bool
+    """True while it answers all calls, false while it starts, waits or stops."""
+    waiting_for: _builtins.str
+    """Why it does not serve. Empty while it does."""
+    unplaceable_count: _builtins.int
+    """How many of them fit on none of their candidates."""
+    outsider_count: _builtins.int
+    """Pods with host ports that were never allocated here."""
+    node_count: _builtins.int
+    """Node objects."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When this process began."""
+
+    @_builtins.property
+    def current_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of the allocator's own clock."""
+
+    @_builtins.property
+    def journal(self) -> Global___GetStatusResponse.Journal:
+        """Where decisions are kept."""
+
+    @_builtins.property
+    def watch(self) -> Global___GetStatusResponse.Watch:
+        """Unset unless cluster is "kubernetes"."""
+
+    @_builtins.property
+    def lease(self) -> Global___GetStatusResponse.Lease:
+        """Unset where there is none."""
+
+    @_builtins.property
+    def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetStatusResponse.StateCount]:
+        """Claims by state; states without claims are there with 0."""
+
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetStatusResponse.Certificate]:
+        """Certificates, by name."""
+
+    @_builtins.property
+    def callers(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetStatusResponse.Caller]:
+        """Who called lately, newest first; 64 at most."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        current_time: _timestamp_pb2.Timestamp | None = ...,
+        cluster: _builtins.str = ...,
+        serving: _builtins.bool = ...,
+        waiting_for: _builtins.str = ...,
+        journal: Global___GetStatusResponse.Journal | None = ...,
+        watch: Global___GetStatusResponse.Watch | None = ...,
+        lease: Global___GetStatusResponse.Lease | None = ...,
+        claims: _abc.Iterable[Global___GetStatusResponse.StateCount] | None = ...,
+        unplaceable_count: _builtins.int = ...,
+        outsider_count: _builtins.int = ...,
+        node_count: _builtins.int = ...,
+        certificates: _abc.Iterable[Global___GetStatusResponse.Certificate] | None = ...,
+        callers: _abc.Iterable[Global___GetStatusResponse.Caller] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "journal", b"journal", "lease", b"lease", "start_time", b"start_time", "watch", b"watch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "certificates", b"certificates", "claims", b"claims", "cluster", b"cluster", "current_time", b"current_time", "journal", b"journal", "lease", b"lease", "node_count", b"node_count", "outsider_count", b"outsider_count", "serving", b"serving", "start_time", b"start_time", "unplaceable_count", b"unplaceable_count", "version", b"version", "waiting_for", b"waiting_for", "watch", b"watch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015

@@ -80,6 +80,11 @@ class AllocatorServiceStub:
                 request_serializer=hostport_dot_v1_dot_allocator__pb2.ExplainPortRequest.SerializeToString,
                 response_deserializer=hostport_dot_v1_dot_allocator__pb2.ExplainPortResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/hostport.v1.AllocatorService/GetStatus',
+                request_serializer=hostport_dot_v1_dot_allocator__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=hostport_dot_v1_dot_allocator__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class AllocatorServiceServicer:
@@ -152,6 +157,14 @@ class AllocatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """GetStatus tells how this allocator is. It answers before it serves, and
+        where another allocator serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AllocatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -199,6 +212,11 @@ def add_AllocatorServiceServicer_to_server(servicer, server):
                     servicer.ExplainPort,
                     request_deserializer=hostport_dot_v1_dot_allocator__pb2.ExplainPortRequest.FromString,
                     response_serializer=hostport_dot_v1_dot_allocator__pb2.ExplainPortResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=hostport_dot_v1_dot_allocator__pb2.GetStatusRequest.FromString,
+                    response_serializer=hostport_dot_v1_dot_allocator__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -445,6 +463,33 @@ class AllocatorService:
             '/hostport.v1.AllocatorService/ExplainPort',
             hostport_dot_v1_dot_allocator__pb2.ExplainPortRequest.SerializeToString,
             hostport_dot_v1_dot_allocator__pb2.ExplainPortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostport.v1.AllocatorService/GetStatus',
+            hostport_dot_v1_dot_allocator__pb2.GetStatusRequest.SerializeToString,
+            hostport_dot_v1_dot_allocator__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,10 @@ class AllocatorServiceStub:
     """GetNode returns one node with its port map."""
     ExplainPort: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ExplainPortRequest, _allocator_pb2.ExplainPortResponse]
     """ExplainPort tells who holds a port on a node, and since when."""
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.GetStatusRequest, _allocator_pb2.GetStatusResponse]
+    """GetStatus tells how this allocator is. It answers before it serves, and
+    where another allocator serves.
+    """
 
 @_typing.type_check_only
 class AllocatorServiceAsyncStub(AllocatorServiceStub):
@@ -97,6 +101,10 @@ class AllocatorServiceAsyncStub(AllocatorServiceStub):
     """GetNode returns one node with its port map."""
     ExplainPort: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ExplainPortRequest, _allocator_pb2.ExplainPortResponse]  # type: ignore[assignment]
     """ExplainPort tells who holds a port on a node, and since when."""
+    GetStatus: _aio.UnaryUnaryMultiCallable[_allocator_pb2.GetStatusRequest, _allocator_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """GetStatus tells how this allocator is. It answers before it serves, and
+    where another allocator serves.
+    """
 
 class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """AllocatorService allocates host ports and tells who holds them."""
@@ -177,5 +185,15 @@ class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_allocator_pb2.ExplainPortResponse, _abc.Awaitable[_allocator_pb2.ExplainPortResponse]]:
         """ExplainPort tells who holds a port on a node, and since when."""
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _allocator_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_allocator_pb2.GetStatusResponse, _abc.Awaitable[_allocator_pb2.GetStatusResponse]]:
+        """GetStatus tells how this allocator is. It answers before it serves, and
+        where another allocator serves.
+        """
 
 def add_AllocatorServiceServicer_to_server(servicer: AllocatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
