@@ -11,7 +11,8 @@ BENCH  ?=
 CRASH  ?=
 SOAK   ?= 180
 
-# IMG is cut into name and tag; a registry may have a port.
+# IMG is cut into name and tag; a registry may have a port. One digest cannot name the two images made of it.
+$(if $(findstring @,$(IMG)),$(error IMG=$(IMG) has a digest, but names two images: give registry/name:tag, or use the Helm chart, which takes a digest for each))
 TAG     := $(or $(word 2,$(subst :, ,$(lastword $(subst /, ,$(IMG))))),latest)
 NAME    := $(patsubst %:$(TAG),%,$(IMG))
 OVERLAY ?= default
@@ -20,10 +21,10 @@ BUILDER ?= $(shell if docker info >/dev/null 2>&1; then echo docker; else comman
 BUILD_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e soak crash bench images manifests deploy undeploy kind lock clean
+.PHONY: help run test check format proto docs site e2e e2e-images soak crash bench images manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(READY)  ## start allocator and shim here and admit the Pods of examples/distributed-db.yaml
 	@$(PY) examples/run.py
@@ -57,6 +58,9 @@ site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a 
 
 e2e: $(READY)  ## a real control plane (KUBEBUILDER_ASSETS, or built once with Go), real webhook calls
 	$(BIN)/pytest -q tests/e2e
+
+e2e-images: $(READY)  ## build both images on a base made here, and run them on a read-only root (root, buildah, debootstrap)
+	$(BIN)/pytest -q tests/images
 
 soak: $(READY)  ## kill -9 the allocator for 3 minutes behind a real API server, 16 clients (SOAK=seconds)
 	SOAK_SECONDS=$(SOAK) $(BIN)/pytest -q -s tests/e2e/test_soak.py
