@@ -16,6 +16,7 @@ from allocator.metrics import Metrics, Standing
 from allocator.reports import Reports
 from allocator.service import AllocatorService
 from allocator.status import Status
+from hostport.flags import Address
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
 
@@ -44,7 +45,8 @@ class Running:
         )
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.address = Address("127.0.0.1", port)
+        self._channel = grpc.aio.insecure_channel(str(self.address))
         self.stub = pb_grpc.AllocatorServiceStub(self._channel)
 
     async def stop(self) -> None:
