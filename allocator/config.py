@@ -55,6 +55,10 @@ def journal(text: str) -> Path | None:
     return Path(path)
 
 
+def _optional(text: str) -> Address | None:
+    return address(text) if text else None
+
+
 def when_full(text: str) -> WhenFull:
     return WhenFull(one_of(*(value.value for value in WhenFull))(text))
 
@@ -80,6 +84,14 @@ FLAGS = (
     Flag("tls-cert", "", "PEM file with the certificate chain of the gRPC service"),
     Flag("tls-key", "", "PEM file with its private key"),
     Flag("tls-client-ca", "", "PEM file with the CA that client certificates must come from"),
+    Flag("shim-name", "hostport-shim", "common name of the certificates of shims, which alone allocate for Pods"),
+    Flag(
+        "listen-tokens",
+        "",
+        "address for callers with a ServiceAccount token and no certificate; empty: none",
+        _optional,
+    ),
+    Flag("token-audience", "hostport.io", "audience that those tokens must have"),
     Flag("insecure", False, "allow plain text on an address that is not loopback"),
     Flag("log-level", "info", "debug, info, warning or error", one_of("debug", "info", "warning", "error")),
 )
@@ -104,8 +116,16 @@ class Config:
     tls_cert: str
     tls_key: str
     tls_client_ca: str
+    shim_name: str
+    listen_tokens: Address | None
+    token_audience: str
     insecure: bool
     log_level: str
+
+    @property
+    def tells_callers_apart(self) -> bool:
+        """Whether TLS says who calls, and an API server what they may do."""
+        return bool(self.tls_cert) and self.cluster == "kubernetes"
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Config:
@@ -122,6 +142,10 @@ class Config:
             raise ConfigError("--tls-cert and --tls-key go together")
         if config.tls_client_ca and not config.tls_cert:
             raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
+        if config.listen_tokens and not (config.tls_cert and config.cluster == "kubernetes"):
+            raise ConfigError("--listen-tokens needs --cluster kubernetes, --tls-cert and --tls-key")
+        if config.tells_callers_apart and not config.tls_client_ca:
+            raise ConfigError("--cluster kubernetes with --tls-cert needs --tls-client-ca: shims show certificates")
         if not (config.tls_cert or config.insecure or config.listen.is_loopback):
             raise ConfigError(
                 f"--listen {config.listen} is not loopback: set --tls-cert and --tls-key, or --insecure for plain text"

@@ -14,12 +14,14 @@ from allocator.core.asks import Refused
 from allocator.core.claims import Claim
 from allocator.core.pods import Judge
 from allocator.core.upkeep import Incident, IncidentKind
+from hostport.contract import Reason
 from hostport.logs import tell
 from hostport.v1 import allocator_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 SHOWN_HOLDERS = 3
+OF_CALLERS = {Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED}
 ACTIONS = {
     IncidentKind.UNPLACEABLE: "Plan",
     IncidentKind.CONFLICT: "Observe",
@@ -77,6 +79,8 @@ class Reports:
     def denied(self, request: pb.AllocateRequest, refused: Refused) -> None:
         """An Event of the owner that made the Pod; the Pod itself does not exist."""
         owner, made_by = request.owner, request.controller
+        if refused.mistakes[0].reason in OF_CALLERS:  # no shim asked: whoever did gets no Event written
+            return
         if request.dry_run or owner.kind != "Pod" or not (made_by.kind and made_by.name and owner.controller_uid):
             return
         subject = Subject(

@@ -27,6 +27,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from allocator import http
+from allocator.access.guard import Guard
 from allocator.certificates.files import Files
 from allocator.clock import Clock
 from allocator.cluster.contract import Source, Watch
@@ -48,6 +49,7 @@ from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
 if TYPE_CHECKING:
+    from allocator.access.reviews import Reviews
     from allocator.cluster.events import EventWriter
     from allocator.cluster.lease import Leadership
 
@@ -116,6 +118,7 @@ class Allocator:
             Standing(self._engine, watch=self._watch, events=self._events.counts if self._events else None)
         )
         self._health = health.aio.HealthServicer()
+        self._reviews: Reviews | None = None
         self._leadership = _leadership(config, journal) if config.lease_namespace else None
         if self._leadership is not None:
             self._engine.holds_lease = self._leadership.is_valid
@@ -214,6 +217,8 @@ class Allocator:
         if self._leadership is not None:
             await self._leadership.release(handed_over=self._leadership.is_valid() and await self._all_shown())
             await self._leadership.close()
+        if self._reviews is not None:
+            await self._reviews.close()
         http_server.stop()
         await http_server.close_all_connections()
 
@@ -244,26 +249,38 @@ class Allocator:
     def _grpc_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         pb_grpc.add_AllocatorServiceServicer_to_server(
-            AllocatorService(self._engine, self._metrics, self._reports, self._status), server
+            AllocatorService(self._engine, self._metrics, self._reports, self._status, self._guard()), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        credentials = self._credentials()
-        listen = self._config.listen
-        port = (
-            server.add_secure_port(str(listen), credentials) if credentials else server.add_insecure_port(str(listen))
-        )
-        self._listening = Address(listen.host, port)
+        self._listen(server)
         return server
 
-    def _credentials(self) -> grpc.ServerCredentials | None:
-        config = self._config
+    def _listen(self, server: grpc.aio.Server) -> None:
+        config, listen = self._config, self._config.listen
         if not config.tls_cert:
-            return None
-        client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
-        files = Files(cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=client_ca)
+            self._listening = Address(listen.host, server.add_insecure_port(str(listen)))
+            return
+        files = self._files(config.tls_client_ca)
         self._metrics.certificate("allocator", lambda: files.expires)
-        return files.credentials()
+        self._listening = Address(listen.host, server.add_secure_port(str(listen), files.credentials()))
+        if config.listen_tokens:
+            port = server.add_secure_port(str(config.listen_tokens), self._files("").credentials())
+            log.info("listening for tokens on grpc %s", Address(config.listen_tokens.host, port))
+
+    def _files(self, client_ca: str) -> Files:
+        config = self._config
+        return Files(
+            cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=Path(client_ca) if client_ca else None
+        )
+
+    def _guard(self) -> Guard:
+        """Who is let in. Made inside the event loop."""
+        config = self._config
+        self._reviews = _reviews(config) if config.tells_callers_apart else None
+        return Guard(
+            self._reviews, home=config.lease_namespace, shim_name=config.shim_name, audience=config.token_audience
+        )
 
     def _http_server(self) -> HTTPServer:
         server = HTTPServer(http.application(self._checks, self._notes, self._metrics.registry))
@@ -310,6 +327,13 @@ def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:
 
     instance = config.pod_name or socket.gethostname()
     return EventWriter(Client(loader(config.kubeconfig)), instance=instance, may_write=may_write)
+
+
+def _reviews(config: Config) -> Reviews:
+    from allocator.access.reviews import Reviews  # noqa: PLC0415 - as above
+    from allocator.cluster.client import Client, loader  # noqa: PLC0415
+
+    return Reviews(Client(loader(config.kubeconfig)), audience=config.token_audience)
 
 
 def _new_id() -> ClaimId:

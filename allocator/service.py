@@ -17,6 +17,8 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 
+from allocator.access.guard import Guard
+from allocator.access.rights import Verb, unseen
 from allocator.core.asks import Ask, Mistake, Refused, Warned
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
@@ -26,6 +28,8 @@ from allocator.reports import Reports
 from allocator.status import Status
 from allocator.watchers import Change, Watchers
 from allocator.wire import (
+    MAX_NAME,
+    MAX_REQUEST_ID,
     STATES,
     digest,
     parse_allocate,
@@ -57,8 +61,9 @@ _CODES = {code: getattr(grpc.StatusCode, code.name) for code in Code}
 class AllocatorService(pb_grpc.AllocatorServiceServicer):
     """See proto/hostport/v1/allocator.proto for what each call promises."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, reports: Reports, status: Status) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, reports: Reports, status: Status, guard: Guard) -> None:
         self._engine = engine
+        self._guard = guard
         self._metrics = metrics
         self._reports = reports
         self._status = status
@@ -66,7 +71,6 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         began = time.perf_counter()
-        self._status.callers.note(context)
         try:
             response = await self._allocate(request, context)
         except Refused as refused:
@@ -101,11 +105,11 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         tell(
             log,
             "allocate",
-            request_id=request.request_id,
-            allocation_id=got.id if got else request.allocation_id,
-            kind=owner.kind,
-            namespace=owner.namespace,
-            name=owner.name or f"{owner.generate_name}*",
+            request_id=request.request_id[:MAX_REQUEST_ID],
+            allocation_id=got.id if got else request.allocation_id[:MAX_NAME],
+            kind=owner.kind[:MAX_NAME],
+            namespace=owner.namespace[:MAX_NAME],
+            name=owner.name[:MAX_NAME] or f"{owner.generate_name[:MAX_NAME]}*",
             policy=policy,
             result=result,
             reason=reason,
@@ -116,6 +120,8 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         )
 
     async def _allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:
+        caller = await self._guard.allocating(context, request.owner)
+        self._status.callers.note(context)
         ask = parse_allocate(request)
 
         def seal_with_notes(claim: Claim, warnings: Sequence[Warned]) -> bytes:
@@ -123,7 +129,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 
         if request.dry_run:
             return pb.AllocateResponse.FromString(self._engine.preview(ask, seal_with_notes))
-        mark = RequestMark(request.request_id, digest(request)) if request.request_id else None
+        mark = RequestMark(caller.own(request.request_id), digest(request)) if request.request_id else None
         sealed = await self._engine.allocate(ask, mark=mark, seal=seal_with_notes, is_wanted=_wanted(context))
         return pb.AllocateResponse.FromString(sealed)
 
@@ -138,23 +144,28 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:  # noqa: N802
         async with _answering(context):
-            await self._engine.release(_claim_id(request.id))
+            claim_id = _claim_id(request.id)
+            await self._guard.ending(context, claim_id, self._engine.ledger.get(claim_id))
+            await self._engine.release(claim_id)
         return pb.ReleaseResponse()
 
     async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802
         async with _answering(context):
-            claim = await self._engine.renew(_claim_id(request.id), parse_ttl(request))
+            claim_id = _claim_id(request.id)
+            await self._guard.renewing(context, claim_id, self._engine.ledger.get(claim_id))
+            claim = await self._engine.renew(claim_id, parse_ttl(request))
         return pb.RenewResponse(allocation=to_allocation(claim))
 
     async def GetAllocation(  # noqa: N802
         self, request: pb.GetAllocationRequest, context: Context
     ) -> pb.GetAllocationResponse:
         async with _answering(context):
+            claim_id = _claim_id(request.id)
+            await self._guard.seeing(context, claim_id, self._engine.ledger.get(claim_id))
             self._engine.check_serving()
-            claim = self._engine.ledger.get(_claim_id(request.id))
+            claim = self._engine.ledger.get(claim_id)
             if claim is None:
-                message = f"no allocation {request.id[:64]}: it ended or never was"
-                raise Refused(Mistake(Reason.ALLOCATION_NOT_FOUND, "id", message))
+                raise unseen(claim_id)
         return pb.GetAllocationResponse(
             allocation=self._allocation(claim),
             candidate_count=self._engine.ledger.candidate_count(claim),
@@ -165,6 +176,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self, request: pb.ListAllocationsRequest, context: Context
     ) -> pb.ListAllocationsResponse:
         async with _answering(context):
+            await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
             size, after = _page(request)
             wanted = (c for c in self._engine.ledger.claims() if c.id > after and _selects(request, c))
@@ -173,6 +185,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:  # noqa: N802
         async with _answering(context):
+            await self._guard.looking_everywhere(context, Verb.LIST)
             self._engine.check_serving()
             size, after = _page(request)
             wanted = (name for name in self._engine.ledger.node_names() if name > after)
@@ -181,6 +194,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:  # noqa: N802
         async with _answering(context):
+            await self._guard.looking_everywhere(context, Verb.GET)
             self._engine.check_serving()
             name = self._known_name(request.name, "name")
         ports = [to_held_port(key, claim) for key, claim in self._engine.ledger.port_map(name)]
@@ -190,6 +204,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self, request: pb.WatchAllocationsRequest, context: Context
     ) -> AsyncIterator[pb.WatchAllocationsResponse]:
         async with _answering(context):
+            await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
             with self._watchers.watch(partial(_is_watched, request)) as (snapshot, changes):
                 for claim in snapshot:
@@ -212,6 +227,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self, request: pb.ExplainPortRequest, context: Context
     ) -> pb.ExplainPortResponse:
         async with _answering(context):
+            await self._guard.looking_everywhere(context, Verb.GET)
             self._engine.check_serving()
             protocol, number = parse_slot(request)
             name = self._known_name(request.node, "node")
@@ -225,6 +241,8 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         )
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
+        async with _answering(context):
+            await self._guard.looking_everywhere(context, Verb.GET)
         return self._status.response()
 
     def _known_name(self, name: str, field: str) -> NodeName:

@@ -17,19 +17,21 @@ DOMAIN = "hostport.io"
 
 
 class Code(Enum):
-    """The canonical gRPC codes that we use. The value is the HTTP status of the shim's admission answer.
+    """The canonical gRPC codes that we use, with their numbers.
 
-    422 and 403 stand in `response.status.code` of an answer with HTTP status 200 and `allowed: false`; 503 is the
-    HTTP status itself, so that the webhook's `failurePolicy` decides. 409 is avoided: `kubectl apply --server-side`
-    then talks of field managers.
+    In the shim's admission answer 422 and 403 stand in `response.status.code` of an answer with HTTP status 200 and
+    `allowed: false`; 503 is the HTTP status itself, so that the webhook's `failurePolicy` decides. 409 is avoided:
+    `kubectl apply --server-side` then talks of field managers.
     """
 
-    INVALID_ARGUMENT = 422
-    NOT_FOUND = 404
-    FAILED_PRECONDITION = 403
-    RESOURCE_EXHAUSTED = 429
-    UNAVAILABLE = 503
-    DEADLINE_EXCEEDED = 504
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
     @property
     def admission_status(self) -> int:
@@ -194,6 +196,22 @@ class Reason(Enum):
         Code.FAILED_PRECONDITION,
         "Release of an allocation whose Pod lives",
         "Delete the Pod; its ports are freed with it.",
+    )
+    # -- the caller (see docs/security.md)
+    UNAUTHENTICATED = (
+        Code.UNAUTHENTICATED,
+        "The caller shows neither a client certificate that names it nor a token that is accepted",
+        "Connect with a certificate, or send a fresh ServiceAccount token of the allocator's audience.",
+    )
+    PERMISSION_DENIED = (
+        Code.PERMISSION_DENIED,
+        "The caller is known and may not do this",
+        "Have the right that the message names granted by RBAC. Pods get their ports through the webhook alone.",
+    )
+    ACCESS_UNKNOWN = (
+        Code.UNAVAILABLE,
+        "Who the caller is or what it may do could not be found out from the API server; nothing was done",
+        "Retry with the same request_id and back-off; look at the API server and at the allocator's rights.",
     )
     # -- our own fault: the request may be repeated
     NOT_SERVING = (

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from servicekit import Running, Start
 
+from allocator.access.guard import Guard
 from allocator.core.candidates import NodeName
 from allocator.core.ledger import Rules
 from allocator.core.ports import parse_numbers
@@ -28,13 +29,13 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts a service; `durable=True` on the journal of this test, so that a second start is a restart."""
     running: list[tuple[Running, Journal]] = []
 
-    async def start_one(*, durable: bool = False, rules: Rules = RULES) -> Running:
+    async def start_one(*, durable: bool = False, rules: Rules = RULES, guard: Guard | None = None) -> Running:
         for earlier, journal in running:
             await earlier.stop()
             journal.close()
         running.clear()
         journal = SqliteJournal(tmp_path / "journal.db") if durable else MemoryJournal()
-        one = Running(journal, rules)
+        one = Running(journal, rules, guard or Guard())
         running.append((one, journal))
         await one.start()
         return one

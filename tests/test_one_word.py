@@ -23,9 +23,10 @@ from grpc_status import rpc_status
 from kit import claim_port
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from servicekit import Running
+from servicekit import CALLERS, Running, Start
 from tornado.httpclient import AsyncHTTPClient
 
+from allocator.access.guard import Guard
 from allocator.core.candidates import NodeName
 from allocator.core.claims import PodUid
 from allocator.core.pods import Pod
@@ -376,8 +377,18 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     return str(info.reason)
 
 
+@pytest.mark.parametrize("reason", CALLERS, ids=lambda reason: reason.name)
+async def test_a_caller_that_is_not_let_in_reads_what_is_quoted(start: Start, reason: Reason) -> None:
+    service = await start(guard=Guard(CALLERS[reason], audience="hostport.io"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.stub.Allocate(lease(), metadata=(("authorization", "Bearer token"),))
+
+    said = f"{reason_of(caught.value)}: {caught.value.details()}"
+    assert re.fullmatch(quotation(page()[reason.name]), said), said
+
+
 def test_every_reason_is_provoked_here() -> None:
-    assert ADMISSIONS.keys() | CALLS.keys() == set(Reason)
+    assert ADMISSIONS.keys() | CALLS.keys() | CALLERS.keys() == set(Reason)
 
 
 @pytest.mark.parametrize("word", [*Reason, *Notice], ids=lambda word: f"{type(word).__name__} {word.name}")

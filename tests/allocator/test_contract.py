@@ -14,8 +14,9 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from kit import claim_port
-from servicekit import Running, Start
+from servicekit import CALLERS, Reviewer, Running, Start
 
+from allocator.access.guard import Guard
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId, PodUid
 from allocator.core.pods import Pod
@@ -269,6 +270,19 @@ async def test_what_nobody_waits_for_is_dropped_before_its_commit(start: Start) 
     assert list(service.engine.ledger.claims()) == []
 
 
+@pytest.mark.parametrize(("reason", "reviewer"), CALLERS.items(), ids=[reason.name for reason in CALLERS])
+async def test_a_caller_that_is_not_let_in_is_told_why(start: Start, reason: Reason, reviewer: Reviewer) -> None:
+    service = await start(guard=Guard(reviewer, audience="hostport.io"))
+    metadata = (("authorization", "Bearer token"),)
+
+    for call in (
+        service.stub.Allocate(lease(), metadata=metadata),
+        service.stub.ListNodes(pb.ListNodesRequest(), metadata=metadata),
+    ):
+        assert await refusal(call) == (reason.code, reason, [reason])
+    assert list(service.engine.ledger.claims()) == []
+
+
 def test_every_reason_of_the_allocator_has_a_row_here() -> None:
     of_the_shim = {
         Reason.ENABLED_VALUE,
@@ -277,7 +291,7 @@ def test_every_reason_of_the_allocator_has_a_row_here() -> None:
         Reason.ALLOCATOR_UNREACHABLE,
         Reason.TOO_MANY_REQUESTS,
     }
-    provoked = {reason for reason, *_ in MISTAKES} | STATES.keys() | {Reason.DEADLINE_PASSED}
+    provoked = {reason for reason, *_ in MISTAKES} | STATES.keys() | CALLERS.keys() | {Reason.DEADLINE_PASSED}
 
     assert provoked | of_the_shim == set(Reason)
     assert not provoked & of_the_shim

@@ -271,6 +271,11 @@ def test_clients_prove_who_they_are_where_a_client_ca_is_set(tmp_path: Path) -> 
         (["--reservation-ttl=soon"], "'soon' is not a duration"),
         (["--disclose-holders=some"], "'some' is none of same-namespace, all"),
         (["--tls-cert=x"], "--tls-cert and --tls-key go together"),
+        (["--listen-tokens=127.0.0.1:0"], "--listen-tokens needs --cluster kubernetes, --tls-cert and --tls-key"),
+        (
+            ["--cluster=kubernetes", "--tls-cert=x", "--tls-key=x"],
+            "--cluster kubernetes with --tls-cert needs --tls-client-ca",
+        ),
         (["--lease-namespace=x"], "--lease-namespace needs --cluster kubernetes, --pod-name and --pod-uid"),
         (["--journal=sqlite:/proc/none/j.db"], "journal /proc/none/j.db cannot be locked"),
     ],

@@ -24,6 +24,8 @@ ALLOWED = {
     ("nodes", ("list", "watch")),
     ("namespaces", ("list", "watch")),
     ("events.events.k8s.io", ("create", "patch")),
+    ("tokenreviews.authentication.k8s.io", ("create",)),
+    ("subjectaccessreviews.authorization.k8s.io", ("create",)),
     ("leases.coordination.k8s.io", ("create",)),
     ("leases.coordination.k8s.io [hostport-allocator]", ("get", "update")),
 }
@@ -117,7 +119,7 @@ def permissions(plane: ControlPlane, account: str) -> set[tuple[str, tuple[str, 
         for rule in run.json["status"]["resourceRules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
-        if group not in {"authorization.k8s.io", "authentication.k8s.io"}
+        if not resource.startswith("selfsubject")
     }
 
 

@@ -1,0 +1,132 @@
+"""The service behind both of its TLS listeners, and channels of every kind of caller to it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import grpc
+import trustme
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from servicekit import Running
+
+from access.reviewing import AUDIENCE, ReviewServer
+from allocator.access.guard import Guard
+from allocator.access.reviews import Reviews
+from allocator.core.candidates import NodeName
+from allocator.core.ledger import Rules
+from allocator.journal.memory import MemoryJournal
+from allocator.runtime import SERVER_OPTIONS
+from allocator.service import AllocatorService
+from hostport.v1 import allocator_pb2 as pb
+from hostport.v1 import allocator_pb2_grpc as pb_grpc
+
+HOME = "hostport-system"
+SHIM = "hostport-shim"
+
+
+class Clock:
+    """Seconds that tests turn."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC).timestamp()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Secured:
+    """See the module. `server` reviews; `clock` is what ages answers and certificates."""
+
+    def __init__(self, server: ReviewServer) -> None:
+        self.server = server
+        self.clock = Clock()
+        self.authority = trustme.CA()
+        self.reviews = Reviews(server.client(), audience=AUDIENCE, now=self.clock)
+        self.guard = Guard(self.reviews, home=HOME, shim_name=SHIM, audience=AUDIENCE, now=self.clock)
+        self.running = Running(MemoryJournal(), Rules(implicit_node=NodeName("localhost")), self.guard)
+        self._open = AsyncExitStack()
+
+    @property
+    def ledger(self) -> Any:
+        return self.running.engine.ledger
+
+    async def start(self) -> None:
+        issued = self.authority.issue_cert("127.0.0.1", "localhost")
+        pair = [(issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())]
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        running = self.running
+        service = AllocatorService(running.engine, running.metrics, running.reports, running.status, self.guard)
+        pb_grpc.add_AllocatorServiceServicer_to_server(service, self._server)
+        mutual = grpc.ssl_server_credentials(pair, self.authority.cert_pem.bytes(), require_client_auth=True)
+        self.port = self._server.add_secure_port("127.0.0.1:0", mutual)
+        self.token_port = self._server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pair))
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._open.aclose()
+        await self._server.stop(None)
+        await self.reviews.close()
+
+    async def certified(self, name: str | None, *, ca: trustme.CA | None = None, **how: Any) -> Stub:
+        """A caller with a certificate."""
+        issued = (ca or self.authority).issue_cert("client.test", common_name=name, **how)
+        return await self._stub(self.port, issued)
+
+    async def without_certificate(self) -> Stub:
+        return await self._stub(self.port)
+
+    async def bearing(self, token: str = "", *, scheme: str = "Bearer") -> Stub:
+        """A caller with a token, or with nothing."""
+        stub = await self._stub(self.token_port)
+        stub.metadata = (("authorization", f"{scheme} {token}"),) if token else ()
+        return stub
+
+    async def _stub(self, port: int, issued: trustme.LeafCert | None = None) -> Stub:
+        pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes()) if issued else (None, None)
+        credentials = grpc.ssl_channel_credentials(self.authority.cert_pem.bytes(), *pair)
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options)
+        return Stub(await self._open.enter_async_context(channel))
+
+
+class Stub:
+    """Calls by name, with the caller's metadata and a deadline."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        self._stub = pb_grpc.AllocatorServiceStub(channel)
+
+    def __call__(self, method: str, request: Any, seconds: float = 5) -> Awaitable[Any]:
+        call = getattr(self._stub, method)(request, metadata=self.metadata, timeout=seconds)
+        return cast("Awaitable[Any]", call if hasattr(call, "__await__") else _first(call))
+
+
+async def _first(stream: Any) -> Any:
+    return await stream.read()
+
+
+async def outcome(call: Awaitable[Any]) -> str:
+    """`OK`, or the reason of the error, or its bare code where it has none."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        status = rpc_status.from_call(cast("Any", error))
+        info = error_details_pb2.ErrorInfo()
+        return info.reason if status and status.details[0].Unpack(info) else error.code().name
+    return "OK"
+
+
+def lease(name: str = "r1", namespace: str = "", **fields: Any) -> pb.AllocateRequest:
+    owner = pb.Owner(kind="Relay", name=name, namespace=namespace)
+    return pb.AllocateRequest(owner=owner, **{"policy": pb.POLICY_DYNAMIC, "ports": [pb.PortRequest()], **fields})
+
+
+def pod(name: str = "web-0", **fields: Any) -> pb.AllocateRequest:
+    owner = pb.Owner(kind="Pod", namespace="demo", name=name)
+    ports = [pb.PortRequest(container="c", container_port=8080)]
+    return pb.AllocateRequest(owner=owner, **{"policy": pb.POLICY_DYNAMIC, "ports": ports, **fields})

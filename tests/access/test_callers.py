@@ -1,0 +1,86 @@
+"""A caller is read from what it shows, as Kubernetes reads it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import trustme
+
+from allocator.access.callers import ANYBODY, Caller, Role, from_certificate, from_review
+
+AUTHORITY = trustme.CA()
+
+
+def certificate(**names: Any) -> bytes:
+    return AUTHORITY.issue_cert("client.test", **names).cert_chain_pems[0].bytes()
+
+
+def test_a_certificate_names_a_user_and_its_groups() -> None:
+    caller = from_certificate(certificate(common_name="carol", organization_name="media"), "hostport-shim")
+
+    assert caller is not None
+    assert math.isfinite(caller.until)
+    assert caller == Caller(name="carol", groups=("media", "system:authenticated"), until=caller.until)
+
+
+def test_a_shim_is_a_certificate_with_the_name_of_shims() -> None:
+    pem = certificate(common_name="hostport-shim")
+
+    assert [c.role for n in ("hostport-shim", "other") if (c := from_certificate(pem, n))] == [Role.SHIM, Role.USER]
+
+
+@pytest.mark.parametrize("pem", [certificate(), b"no certificate"], ids=["no common name", "no certificate"])
+def test_what_names_nobody_is_nobody(pem: bytes) -> None:
+    assert from_certificate(pem, "hostport-shim") is None
+
+
+USER = {
+    "username": "system:serviceaccount:media:relay",
+    "uid": "u1",
+    "groups": ["system:serviceaccounts", "system:authenticated"],
+    "extra": {"b": ["2"], "a": ["1", "3"]},
+}
+
+
+def test_an_accepted_token_names_a_user() -> None:
+    status = {"authenticated": True, "user": USER, "audiences": ["hostport.io"]}
+
+    assert from_review(status, "hostport.io") == Caller(
+        name="system:serviceaccount:media:relay",
+        uid="u1",
+        groups=("system:serviceaccounts", "system:authenticated"),
+        extra=(("a", ("1", "3")), ("b", ("2",))),
+    )
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param({}, id="an empty status"),
+        pytest.param({"authenticated": False, "user": USER, "audiences": ["hostport.io"]}, id="not authenticated"),
+        pytest.param({"authenticated": "true", "user": USER, "audiences": ["hostport.io"]}, id="a word for true"),
+        pytest.param({"authenticated": True, "user": USER, "audiences": ["vault"]}, id="another audience"),
+        pytest.param({"authenticated": True, "user": USER}, id="a server that knows no audiences"),
+        pytest.param({"authenticated": True, "user": None, "audiences": ["hostport.io"]}, id="no user"),
+        pytest.param({"authenticated": True, "user": {}, "audiences": ["hostport.io"]}, id="a user without a name"),
+    ],
+)
+def test_any_other_token_names_nobody(status: dict[str, Any]) -> None:
+    assert from_review(status, "hostport.io") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace"),
+    [("system:serviceaccount:media:relay", "media"), ("carol", ""), ("system:serviceaccounts:x", "")],
+)
+def test_a_service_account_has_a_namespace(name: str, namespace: str) -> None:
+    assert Caller(name=name).namespace == namespace
+
+
+def test_a_request_id_is_its_users_own_and_one_for_all_shims() -> None:
+    shims = Caller(role=Role.SHIM, name="hostport-shim")
+
+    assert [caller.own("r1") for caller in (Caller(name="carol"), shims, ANYBODY)] == ["carol/r1", "r1", "r1"]
+    assert Caller(name="carol").own("") == ""
