@@ -92,7 +92,7 @@ def _cached_or_built() -> Path:
         raise Unavailable(
             "no control plane: set KUBEBUILDER_ASSETS (setup-envtest prints such a folder), or install Go and run again"
         )
-    with _alone(CACHE):
+    with alone(CACHE):
         if not folder.is_dir():
             _build(folder, etcd=etcd, kubernetes=kubernetes)
     return folder
@@ -108,7 +108,7 @@ def _required(module: str, requirement: str) -> str:
 
 
 @contextlib.contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def alone(cache: Path) -> Iterator[None]:
     """Holds the cache, so that two runs do not build at once and left-overs are surely nobody's."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
@@ -121,9 +121,9 @@ def _alone(cache: Path) -> Iterator[None]:
 def _build(folder: Path, *, etcd: str, kubernetes: str) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=CACHE))
     try:
-        _go_build("etcd", etcd, [f"-o={unfinished / 'etcd'}", ETCD_PACKAGE])
+        go_build("etcd", etcd, [f"-o={unfinished / 'etcd'}", ETCD_PACKAGE])
         packages = [f"{KUBERNETES_MODULE}/cmd/{program}" for program in (*NEEDED[1:], *WORKLOADS)]
-        _go_build("kubernetes", kubernetes, [f"-o={unfinished}/", *packages], ldflags=_version_flags(kubernetes))
+        go_build("kubernetes", kubernetes, [f"-o={unfinished}/", *packages], ldflags=_version_flags(kubernetes))
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -146,7 +146,7 @@ def _version_flags(version: str) -> list[str]:
     ]
 
 
-def _go_build(module: str, version: str, arguments: Sequence[str], *, ldflags: Sequence[str] = ()) -> None:
+def go_build(module: str, version: str, arguments: Sequence[str], *, ldflags: Sequence[str] = ()) -> None:
     """Builds in the folder of the module's own go.mod, so that versions never mix with anything else's.
 
     The settings of the caller's own Go work (flags, workspace) stay outside; the module proxy stays theirs.
