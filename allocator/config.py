@@ -10,6 +10,7 @@ from pathlib import Path
 from allocator.core.asks import WhenFull
 from allocator.core.ledger import RESERVATION_SECONDS
 from allocator.core.ports import DEFAULT_RESERVED, parse_numbers
+from allocator.page.access import Audience, parse_names
 from hostport.flags import Address, Flag, address, duration
 
 
@@ -63,9 +64,20 @@ def when_full(text: str) -> WhenFull:
     return WhenFull(one_of(*(value.value for value in WhenFull))(text))
 
 
+def audience(text: str) -> Audience:
+    return Audience(one_of(*(value.value for value in Audience))(text))
+
+
 FLAGS = (
     Flag("listen", "127.0.0.1:50051", "address of the gRPC service", address),
-    Flag("http", "127.0.0.1:8081", "address of /healthz, /readyz and /metrics", address),
+    Flag("http", "127.0.0.1:8081", "address of /healthz, /readyz, /metrics and the status page", address),
+    Flag(
+        "page",
+        Audience.LOOPBACK.value,
+        "who sees the status page: loopback (in a cluster: who may port-forward), all or off",
+        audience,
+    ),
+    Flag("page-hosts", "", "names by which the page may be asked for, beside addresses and localhost", parse_names),
     Flag("cluster", "none", "where nodes and Pods come from: kubernetes, file:PATH (YAML or JSON) or none", cluster),
     Flag("kubeconfig", "", "file that says how to reach the cluster; without: in-cluster, $KUBECONFIG, ~/.kube/config"),
     Flag("lease-namespace", "", "namespace of the Lease by which one allocator serves; without it there is no Lease"),
@@ -103,6 +115,8 @@ class Config:
 
     listen: Address
     http: Address
+    page: Audience
+    page_hosts: frozenset[str]
     cluster: str
     kubeconfig: str
     journal: Path | None

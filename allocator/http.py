@@ -1,4 +1,7 @@
-"""The allocator's http port: /healthz, /readyz and /metrics, for probes and people. Read-only, plain text."""
+"""The allocator's http port: /healthz, /readyz and /metrics, for everybody, and the status page. Read-only, plain text.
+
+Who may see the page is the affair of `page.access`; probes and scrapes are answered always.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from tornado.web import Application, RequestHandler
+
+from allocator.page.handlers import Page, routes
 
 Checks = Callable[[], Mapping[str, str | None]]
 """What must hold, each with None or with what is wrong."""
@@ -47,12 +52,13 @@ class MetricsHandler(RequestHandler):
         self.finish(generate_latest(self._registry))
 
 
-def application(checks: Checks, notes: Callable[[], list[str]], registry: CollectorRegistry) -> Application:
+def application(checks: Checks, notes: Callable[[], list[str]], registry: CollectorRegistry, page: Page) -> Application:
     return Application(
         [
             (r"/healthz", HealthHandler),
             (r"/readyz", ReadyHandler, {"checks": checks, "notes": notes}),
             (r"/metrics", MetricsHandler, {"registry": registry}),
+            *routes(page),
         ],
         log_function=lambda _handler: None,
     )

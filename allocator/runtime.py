@@ -36,17 +36,22 @@ from allocator.cluster.none import IMPLICIT_NODE, NoCluster
 from allocator.config import Config
 from allocator.core.claims import ClaimId, State
 from allocator.core.ledger import Ledger, Rules
+from allocator.decisions import Decisions
 from allocator.engine import Engine, Meters
 from allocator.journal.contract import Journal
 from allocator.journal.memory import MemoryJournal
 from allocator.journal.sqlite import SqliteJournal
 from allocator.metrics import Metrics, Standing
+from allocator.page.access import Access
+from allocator.page.handlers import Page, page
+from allocator.page.views import Identity, Views
 from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
 from allocator.status import Status
 from hostport.flags import Address
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
+from hostport.version import program_version
 
 if TYPE_CHECKING:
     from allocator.access.reviews import Reviews
@@ -60,6 +65,8 @@ TICK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 HANDOVER_SECONDS = 8.0  # a create that we admitted is stored within milliseconds, if at all; some never are
 LAGGING_SECONDS = 10.0  # a proof takes up to five seconds in a quiet cluster
+MAX_HTTP_BODY = 1 << 16  # nobody has to send one
+IDLE_SECONDS = 120.0
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 20),
     ("grpc.so_reuseport", 0),  # a second allocator on the port must fail, not share it
@@ -116,6 +123,13 @@ class Allocator:
         self._engine.report = self._reports.incident
         self._metrics.registry.register(
             Standing(self._engine, watch=self._watch, events=self._events.counts if self._events else None)
+        )
+        self._decisions = Decisions()
+        self._identity = Identity(
+            version=program_version(),
+            instance=config.pod_name or socket.gethostname(),
+            cluster=config.cluster,
+            started=clock(),
         )
         self._health = health.aio.HealthServicer()
         self._reviews: Reviews | None = None
@@ -249,7 +263,8 @@ class Allocator:
     def _grpc_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         pb_grpc.add_AllocatorServiceServicer_to_server(
-            AllocatorService(self._engine, self._metrics, self._reports, self._status, self._guard()), server
+            AllocatorService(self._engine, self._metrics, self._reports, self._status, self._guard(), self._decisions),
+            server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -283,13 +298,27 @@ class Allocator:
         )
 
     def _http_server(self) -> HTTPServer:
-        server = HTTPServer(http.application(self._checks, self._notes, self._metrics.registry))
+        server = HTTPServer(
+            http.application(self._checks, self._notes, self._metrics.registry, self._page()),
+            max_body_size=MAX_HTTP_BODY,
+            idle_connection_timeout=IDLE_SECONDS,
+        )
         listen = self._config.http
         sockets = bind_sockets(listen.port, listen.host)
         server.add_sockets(sockets)
         port = sockets[0].getsockname()[1]
         log.info("listening on grpc %s, http %s from now on", self._listening, Address(listen.host, port))
         return server
+
+    def _page(self) -> Page:
+        views = Views(
+            engine=self._engine,
+            decisions=self._decisions,
+            identity=self._identity,
+            checks=self._checks,
+            notes=self._notes,
+        )
+        return page(views, Access(audience=self._config.page, names=self._config.page_hosts))
 
     # -- health
 

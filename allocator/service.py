@@ -22,6 +22,7 @@ from allocator.access.rights import Verb, unseen
 from allocator.core.asks import Ask, Mistake, Refused, Warned
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
+from allocator.decisions import Decisions
 from allocator.engine import Engine, RequestMark, UnavailableError
 from allocator.metrics import Metrics
 from allocator.reports import Reports
@@ -61,12 +62,21 @@ _CODES = {code: getattr(grpc.StatusCode, code.name) for code in Code}
 class AllocatorService(pb_grpc.AllocatorServiceServicer):
     """See proto/hostport/v1/allocator.proto for what each call promises."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, reports: Reports, status: Status, guard: Guard) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        reports: Reports,
+        status: Status,
+        guard: Guard,
+        decisions: Decisions,
+    ) -> None:
         self._engine = engine
         self._guard = guard
         self._metrics = metrics
         self._reports = reports
         self._status = status
+        self._decisions = decisions
         self._watchers = Watchers(engine.ledger)
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
@@ -94,26 +104,42 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         detail: str = "",
         got: pb.Allocation | None = None,
     ) -> None:
-        """Counts an answer, and writes its canonical line."""
+        """Counts an answer, keeps it for the status page, and writes its canonical line."""
         seconds = time.perf_counter() - began
         policy = _POLICY_NAMES.get(request.policy, "UNKNOWN")
         self._metrics.allocations.inc(policy, result, reason)
         self._metrics.allocate_seconds.observe(seconds)
+        owner = request.owner
+        allocation_id = got.id if got else request.allocation_id[:MAX_NAME]
+        kind, namespace = owner.kind[:MAX_NAME], owner.namespace[:MAX_NAME]
+        name = owner.name[:MAX_NAME] or f"{owner.generate_name[:MAX_NAME]}*"
+        numbers = [port.host_port for port in got.ports] if got else []
+        self._decisions.note(
+            at=self._engine.now(),
+            owner=(kind, namespace, name),
+            policy=policy,
+            result=result,
+            reason=reason,
+            detail=detail,
+            numbers=numbers,
+            node=got.node if got else "",
+            allocation_id=allocation_id,
+            seconds=seconds,
+        )
         if not log.isEnabledFor(logging.INFO):
             return
-        owner = request.owner
         tell(
             log,
             "allocate",
             request_id=request.request_id[:MAX_REQUEST_ID],
-            allocation_id=got.id if got else request.allocation_id[:MAX_NAME],
-            kind=owner.kind[:MAX_NAME],
-            namespace=owner.namespace[:MAX_NAME],
-            name=owner.name[:MAX_NAME] or f"{owner.generate_name[:MAX_NAME]}*",
+            allocation_id=allocation_id,
+            kind=kind,
+            namespace=namespace,
+            name=name,
             policy=policy,
             result=result,
             reason=reason,
-            numbers=[port.host_port for port in got.ports] if got else [],
+            numbers=numbers,
             node=got.node if got else "",
             ms=round(seconds * 1000, 2),
             detail=detail,

@@ -13,6 +13,7 @@ from allocator.access.rights import Right
 from allocator.cluster.happenings import Happening
 from allocator.core.claims import ClaimId
 from allocator.core.ledger import Ledger, Rules
+from allocator.decisions import Decisions
 from allocator.engine import Engine, UnavailableError
 from allocator.journal.contract import Journal
 from allocator.metrics import Metrics, Standing
@@ -35,6 +36,7 @@ class Running:
             ledger=Ledger(rules), journal=journal, now=lambda: self.now, new_id=lambda: ClaimId(f"{next(ids):032x}")
         )
         self.engine.is_serving = True
+        self.decisions = Decisions()
         self.metrics = Metrics()
         self.registry = self.metrics.registry
         self.registry.register(Standing(self.engine))
@@ -46,7 +48,8 @@ class Running:
     async def start(self) -> None:
         self._server = grpc.aio.server()
         pb_grpc.add_AllocatorServiceServicer_to_server(
-            AllocatorService(self.engine, self.metrics, self.reports, self.status, self._guard), self._server
+            AllocatorService(self.engine, self.metrics, self.reports, self.status, self._guard, self.decisions),
+            self._server,
         )
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()

@@ -30,7 +30,7 @@ from allocator.core.ports import WILDCARD, PortKey, Protocol
 from allocator.core.register import Register
 from allocator.core.room import Move, World
 from allocator.core.sticky import Sticky
-from allocator.core.survey import Picture, Survey
+from allocator.core.survey import MOST_RANGES, Bounds, Picture, Survey
 from allocator.core.upkeep import Incident, Upkeep
 from allocator.core.verdicts import Verdicts
 from hostport.contract import Notice, Reason
@@ -240,6 +240,8 @@ class Ledger:
     def publish(self, claim_id: ClaimId) -> None:
         """The claim is durable: show it."""
         self._pending.discard(claim_id)
+        if claim_id in self._claims:
+            self._occupancy.touch(self._claims[claim_id].node)
         self._tell(claim_id)
 
     def abort(self, claim_id: ClaimId) -> None:
@@ -534,6 +536,34 @@ class Ledger:
         """Who holds a port on a node, on whatever address, pending ones aside, in order of arrival."""
         held = self._occupancy.holders(name, PortKey(WILDCARD, protocol, number))
         return [self._claims[claim_id] for claim_id in held if claim_id not in self._pending]
+
+    def latest(self) -> list[ClaimId]:
+        """The ids of all claims, what changed last first; `get` says which are durable."""
+        return list(reversed(self._claims))
+
+    def held_on(self, name: NodeName) -> Iterator[tuple[int, Claim]]:
+        """Every number that is held on a node and its holder, in no order, pending ones aside."""
+        for number, claim_id in self._occupancy.held_on(name):
+            if claim_id not in self._pending:
+                yield number, self._claims[claim_id]
+
+    @property
+    def changes(self) -> int:
+        """Grows with whatever `claims`, `held_on` and `port_map` show."""
+        return self._occupancy.changes
+
+    def changed_on(self, name: NodeName) -> int:
+        """The value of `changes` when a node last looked different."""
+        return self._occupancy.changed_on(name)
+
+    def ranges(self) -> list[Bounds]:
+        """The ranges that most claims come from, the most used one first."""
+        return [bounds for bounds, _ in self._register.ranges.most_common(MOST_RANGES)]
+
+    @property
+    def reserved(self) -> int:
+        """The numbers that Dynamic and Index never hand out."""
+        return self._rules.reserved
 
     def port_map(self, name: NodeName) -> list[tuple[PortKey, Claim]]:
         """Every port that is held on a node, with its holder, pending ones aside."""

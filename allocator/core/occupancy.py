@@ -68,6 +68,7 @@ class _Place:
 
     node: Node
     known: bool = False
+    changed: int = 0  # the value of `changes` when something last came or went here
     holders: dict[Slot, list[Holder]] = field(default_factory=dict)
     settled: dict[Slot, list[Holder]] = field(default_factory=dict)
     scopes: list[Scope] = field(default_factory=list)
@@ -88,11 +89,13 @@ class Occupancy:
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
         self._floating: set[Scope] = set()
         self._schedulable = 0
+        self.changes = 0  # how often something came or went, for readers that keep what they have counted
 
     # -- nodes
 
     def put_node(self, node: Node) -> None:
         """A Node object appeared or changed."""
+        self.changes += 1
         position = self._position(node.name)
         place = self._at(position)
         place.node, place.known = node, True
@@ -103,6 +106,7 @@ class Occupancy:
 
     def drop_node(self, name: NodeName) -> None:
         """The Node object is gone. What stands there goes on standing there."""
+        self.changes += 1
         position = self._positions.get(name)
         if position is None:
             return
@@ -143,6 +147,25 @@ class Occupancy:
     def pick(self, nodes: int) -> NodeName:
         """One node of a set that is not empty: a schedulable one if there is one."""
         return self._at(lowest(nodes & self._schedulable or nodes)).node.name
+
+    def held_on(self, name: NodeName) -> Iterator[tuple[int, ClaimId]]:
+        """Every number that is held on a node and by whom, in no order."""
+        position = self._positions.get(name)
+        if position is not None:
+            for (_, number), holders in self._at(position).holders.items():
+                for holder in holders:
+                    yield number, holder.claim
+
+    def changed_on(self, name: NodeName) -> int:
+        """The value of `changes` when something last came or went on a node."""
+        position = self._positions.get(name)
+        return 0 if position is None else self._at(position).changed
+
+    def touch(self, name: NodeName | None) -> None:
+        """What stands on a node looks different now, though nothing came or went."""
+        self.changes += 1
+        if name is not None:
+            self._at(self._positions[name]).changed = self.changes
 
     @property
     def positions(self) -> int:
@@ -267,12 +290,14 @@ class Occupancy:
 
     def stand(self, claim: Claim) -> None:
         """The claim's ports are held on its node, and wherever it may still land."""
+        self.changes += 1
         if not claim.is_settled:
             self._float(self.scope(claim.constraints), claim, 1)
         if claim.node is None:
             return
         position = self._position(claim.node)
         place = self._at(position)
+        place.changed = self.changes
         for key in claim.keys:
             place.holders.setdefault((key.protocol, key.number), []).append(Holder(key.ip, claim.id))
             self._standing.add(key, position)
@@ -283,12 +308,14 @@ class Occupancy:
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
+        self.changes += 1
         if not claim.is_settled:
             self._float(self.scope(claim.constraints), claim, -1)
         if claim.node is None:
             return
         position = self._positions[claim.node]
         place = self._at(position)
+        place.changed = self.changes
         for key in claim.keys:
             self._vacate(place, position, key, claim.id)
         if claim.is_settled:

@@ -59,7 +59,9 @@ class Secured:
         pair = [(issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())]
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         running = self.running
-        service = AllocatorService(running.engine, running.metrics, running.reports, running.status, self.guard)
+        service = AllocatorService(
+            running.engine, running.metrics, running.reports, running.status, self.guard, running.decisions
+        )
         pb_grpc.add_AllocatorServiceServicer_to_server(service, self._server)
         mutual = grpc.ssl_server_credentials(pair, self.authority.cert_pem.bytes(), require_client_auth=True)
         self.port = self._server.add_secure_port("127.0.0.1:0", mutual)

@@ -1,0 +1,1 @@
+"""The status page: pure views, HTTP, the stream."""

@@ -1,0 +1,112 @@
+"""What the address of a view may say, and the command lines that go with it."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from kit import Desk, ask, lease, on
+
+from allocator.page import words
+from allocator.page.claims import selects
+from allocator.page.queries import ClaimsQuery, NodesQuery, QueryError, Sort, claims_query, nodes_query
+from allocator.page.strips import Axis
+
+
+def test_an_empty_address_asks_for_everything() -> None:
+    assert nodes_query(lambda _: "") == NodesQuery()
+    assert claims_query(lambda _: "") == ClaimsQuery()
+    assert ClaimsQuery(page=3).is_open
+
+
+def test_every_word_of_the_address_is_understood() -> None:
+    given = {
+        "range": "7000-7100", "sort": "name", "name": " w1 ", "nodes_page": "2",
+        "q": "web", "state": "BOUND", "namespace": "demo", "node": "w1", "page": "3",
+    }  # fmt: skip
+
+    assert nodes_query(lambda name: given.get(name, "")) == NodesQuery(
+        axis=Axis(7000, 7100), sort=Sort.NAME, text="w1", page=2
+    )
+    assert claims_query(lambda name: given.get(name, "")) == ClaimsQuery(
+        text="web", state="BOUND", namespace="demo", node="w1", page=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "says"),
+    [
+        ("range", "8000-7000", "range is '8000-7000': two numbers in 1..65535"),
+        ("range", "0-7000", "range is '0-7000'"),
+        ("range", "1-65536", "range is"),
+        ("range", "7000", "range is '7000'"),
+        ("range", "\u0661-\u0662", "range is"),
+        ("sort", "size", "sort is 'size': fullest or name"),
+        ("nodes_page", "0", "nodes_page is '0': a number from 1 on"),
+        ("page", "-1", "page is '-1'"),
+        ("page", "9" * 5000, "page is '999"),
+        ("state", "bound", "state is 'bound': one of BOUND, CONFIRMED"),
+        ("q", "x" * 254, "q has more than 253 characters"),
+        ("namespace", "x" * 254, "namespace has more than 253 characters"),
+    ],
+)
+def test_a_mistake_is_named(word: str, value: str, says: str) -> None:
+    parse = nodes_query if word in {"range", "sort", "nodes_page"} else claims_query
+
+    with pytest.raises(QueryError, match="^" + says.replace("..", r"\.\.")) as caught:
+        parse(lambda name: value if name == word else "")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        (ClaimsQuery(), {"web-0", "db-0", "relay"}),
+        (ClaimsQuery(text="eb-"), {"web-0"}),
+        (ClaimsQuery(text="shop/web"), {"web-0"}),
+        (ClaimsQuery(text="7001"), {"db-0"}),
+        (ClaimsQuery(text="700"), set()),
+        (ClaimsQuery(text="Service"), {"relay"}),
+        (ClaimsQuery(namespace="demo"), {"db-0"}),
+        (ClaimsQuery(node="n2"), {"relay"}),
+        (ClaimsQuery(state="LEASED"), {"relay"}),
+        (ClaimsQuery(state="RESERVED", text="7000"), {"web-0"}),
+        (ClaimsQuery(state="UNPLACEABLE"), set()),
+        (ClaimsQuery(state="OUTSIDER"), set()),
+    ],
+    ids=str,
+)
+def test_a_filter_selects(query: ClaimsQuery, found: set[str]) -> None:
+    desk = Desk("n1", "n2")
+    desk.grant(ask("web-0", "a:1", namespace="shop", constraints=on("n1")))
+    desk.grant(ask("db-0", "a:1", constraints=on("n1")))
+    desk.grant(lease("relay", "a:1=9000", policy="Static", constraints=on("n2")))
+
+    claims = [claim for claim in desk.ledger.claims() if selects(query, claim, desk.ledger.is_unplaceable)]
+
+    assert {claim.owner.name for claim in claims} == found
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (words.for_nodes(NodesQuery()), "hostport node"),
+        (words.for_node("n1"), "hostport node n1"),
+        (words.for_port("n1", 8080), "hostport who n1 8080"),
+        (words.for_claims(ClaimsQuery()), "hostport list"),
+        (
+            words.for_claims(ClaimsQuery(namespace="demo", node="n1", state="BOUND")),
+            "hostport list -n demo --node n1 --state BOUND",
+        ),
+        (words.for_claims(ClaimsQuery(text="-x y")), "hostport list | grep -F -- '-x y'"),
+    ],
+)
+def test_a_view_has_its_command_line(command: str, line: str) -> None:
+    assert command == line
+
+
+def test_no_value_leaves_its_place_in_a_command_line() -> None:
+    evil = "$(reboot); rm -rf / '\""
+
+    assert shlex.split(words.for_claims(ClaimsQuery(namespace=evil)))[-1] == evil
+    assert shlex.split(words.for_nodes(NodesQuery(text=evil)))[-1] == evil
