@@ -6,21 +6,27 @@ canonical line on each side, `admission` in the shim and `allocate` in the alloc
 
 While a program runs, SIGUSR1 turns debug lines on and SIGUSR2 goes back to `--log-level`: signals need no port. Only
 our own loggers follow; what libraries say in debugging holds bodies of requests, and is never shown.
+
+Beside an event loop, lines are written together, at most `WRITE_SECONDS` late: a `kill -9` may take the
+last ones along.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, TextIO
 
-OURS = ("allocator", "shim", "hostport")
+import msgspec
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False, default=str).encode
+OURS = ("allocator", "shim", "hostport")
+WRITE_SECONDS = 0.02
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,12 +44,10 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        fields: Mapping[str, Any] | None = getattr(record, "fields", None)
-        if fields:
-            line |= fields
+        line |= record.__dict__.get("fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _encode(line)
+        return _encode(line).decode()
 
     def _time(self, created: float) -> str:
         """RFC 3339 with milliseconds; the seconds are rendered once."""
@@ -53,12 +57,39 @@ class JsonFormatter(logging.Formatter):
         return f"{self._stamp}.{int((created - second) * 1000):03d}Z"
 
 
+class GatheringHandler(logging.StreamHandler[TextIO]):
+    """Writes what gathers in a moment at once; where no event loop runs, each line as it comes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+        except Exception:  # noqa: BLE001 - as every handler
+            self.handleError(record)
+        else:
+            if len(self._lines) == 1:
+                loop.call_later(WRITE_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+
 def set_up(level: str, stream: TextIO = sys.stderr) -> None:
     """Logs from `level` on, and listens to the signals. For the main thread, once."""
     # What no line shows need not be found out for each: see "Optimization" in the manual of `logging`.
     logging._srcfile = None  # noqa: SLF001 - the documented switch
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(stream)
+    handler = GatheringHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=max(logging.INFO, _number(level)))
     set_level(level)
@@ -74,7 +105,9 @@ def set_level(level: str) -> None:
 def tell(log: logging.Logger, message: str, level: int = logging.INFO, **fields: Any) -> None:
     """One line with fields. Costs nothing where the level is not shown; no field is rendered here."""
     if log.isEnabledFor(level):
-        log.log(level, message, extra={"fields": fields})
+        record = logging.LogRecord(log.name, level, "", 0, message, None, None)
+        record.__dict__["fields"] = fields
+        log.handle(record)
 
 
 def _number(level: str) -> int:
