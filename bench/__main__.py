@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from bench.decision import decision
 from bench.events import events
+from bench.instructions import instructions
 from bench.measure import Row, machine, markdown, write_json
 from bench.options import Options
 from bench.processes import CHECKOUT
@@ -23,6 +24,7 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "decision": decision,
     "scale": scale,
     "events": events,
+    "instructions": instructions,
 }
 
 

@@ -10,12 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-START_SECONDS = 20.0
+START_SECONDS = 60.0  # under callgrind a start takes most of it
 LOAD_SECONDS = 60.0
+
+
+UNDER: ContextVar[tuple[str, ...]] = ContextVar("UNDER", default=())
+"""A command that runs the servers, such as a profiler."""
 
 
 class ProcessError(Exception):
@@ -43,6 +48,15 @@ class Server:
             time.sleep(0.02)
         raise ProcessError(f"nothing listens on {address}")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def resident_bytes(self) -> int:
+        """What it has in memory."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     def cpu_seconds(self) -> float:
         """CPU time of the process so far, user and system."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -59,11 +73,11 @@ class Server:
 
 @contextlib.contextmanager
 def server(folder: Path, module: str, *arguments: str) -> Iterator[Server]:
-    """Runs `python -m module arguments` until the block ends."""
+    """Runs `python -m module arguments` until the block ends; behind the words of UNDER, where it is set."""
     log = folder / f"{module}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *module.split(), *arguments],
+            [*UNDER.get(), sys.executable, "-m", *module.split(), *arguments],
             cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -115,13 +115,18 @@ def _row(what: str, unit: str, aim: str, options: Options, ours: Arm, bare: Arm)
     return Row(bench="rpc", what=what, unit=unit, ours=of_ours, bare=of_bare, aim=aim, beside=remark)
 
 
+def call(address: str, body: Path, concurrency: int, options: Options) -> dict[str, float]:
+    """Loads a server with Allocate. Returns the generator's report."""
+    return load(
+        *(f"--address={address}", f"--path={ALLOCATE}", f"--body={body}", f"--concurrency={concurrency}"),
+        *(f"--seconds={options.seconds}", f"--warm-up={options.warm_up}"),
+    )
+
+
 def _measure(start: Callable[[], _Running], body: Path, concurrency: int, value: str, options: Options) -> Sample:
     with start() as (address, process):
         before = process.cpu_seconds()
-        report = load(
-            *(f"--address={address}", f"--path={ALLOCATE}", f"--body={body}", f"--concurrency={concurrency}"),
-            *(f"--seconds={options.seconds}", f"--warm-up={options.warm_up}"),
-        )
+        report = call(address, body, concurrency, options)
         report["cpu_us"] = 1e6 * (process.cpu_seconds() - before) / report["total"]
     return Sample(report[value], report)
 

@@ -39,11 +39,11 @@ class Front:
 def webhook(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name:
         files = Path(name)
-        _certificates(files)
+        certificates(files)
         (files / "review.json").write_bytes(review())
         (files / "request.bin").write_bytes(request().SerializeToString())
         with shim(files) as front:
-            _load(front, files, 1, Options(seconds=0.5, warm_up=0.1), f"--answer={files / 'answer.json'}")
+            ask(front, files, 1, Options(seconds=0.5, warm_up=0.1), f"--answer={files / 'answer.json'}")
         return [
             _row(f"webhook, TLS, {CONCURRENCY} concurrent, sqlite journal", "/s", "≥ 0.7", CONCURRENCY, files, options),
             _row("webhook alone, TLS, sqlite journal, p50", "ms", "", 1, files, options),
@@ -96,7 +96,7 @@ def _row(what: str, unit: str, aim: str, concurrency: int, files: Path, options:
     def arm(start: Callable[[Path], contextlib.AbstractContextManager[Front]]) -> Arm:
         def measure() -> Sample:
             with start(files) as front:
-                report = _load(front, files, concurrency, options)
+                report = ask(front, files, concurrency, options)
             return Sample(report["rate" if unit == "/s" else "p50_ms"], report)
 
         return measure
@@ -105,7 +105,7 @@ def _row(what: str, unit: str, aim: str, concurrency: int, files: Path, options:
     return Row(bench="webhook", what=what, unit=unit, ours=ours, bare=bare, aim=aim, beside=_remark(ours, bare))
 
 
-def _load(front: Front, files: Path, concurrency: int, options: Options, *more: str) -> dict[str, float]:
+def ask(front: Front, files: Path, concurrency: int, options: Options, *more: str) -> dict[str, float]:
     before = front.front.cpu_seconds(), front.back.cpu_seconds()
     report = load(
         *(
@@ -129,7 +129,7 @@ def _remark(ours: list[Sample], bare: list[Sample]) -> str:
     return f"generator idle {idle} %, CPU {front} µs, behind it {back} µs"
 
 
-def _certificates(folder: Path) -> None:
+def certificates(folder: Path) -> None:
     """A CA and a certificate for the loopback, both P-256."""
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     authority.cert_pem.write_to_path(folder / "ca.crt")

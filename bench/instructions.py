@@ -1,0 +1,96 @@
+"""Instructions for one request, counted by callgrind: what a noisy machine does not change.
+
+Each server is run by valgrind with one CPU to itself, so that what is compared is work and not speed. Counting begins
+when the server has answered some requests, and counts user space alone. Needs valgrind; no row without it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from bench.measure import Row, Sample
+from bench.options import Options
+from bench.processes import UNDER, ProcessError, Server
+from bench.rpc import allocator, call, echo, request
+from bench.webhook import Front, ask, certificates, relay, review, shim
+
+CONCURRENCY = 16
+WARM_UP = Options(seconds=2.0, warm_up=0.5)
+COUNTED = Options(seconds=4.0, warm_up=0.5)
+
+
+def instructions(_: Options) -> list[Row]:
+    if shutil.which("valgrind") is None:
+        return []
+    with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name:
+        folder = Path(name)
+        certificates(folder)
+        (folder / "request.bin").write_bytes(request().SerializeToString())
+        (folder / "review.json").write_bytes(review())
+        with shim(folder) as front:
+            ask(front, folder, 1, Options(seconds=0.5, warm_up=0.1), f"--answer={folder / 'answer.json'}")
+        return [
+            _row(
+                "Allocate, sqlite journal: instructions in the allocator, over the echo",
+                _rpc(folder, allocator),
+                _rpc(folder, echo),
+            ),
+            _row("webhook: instructions in the shim, over the relay", _webhook(folder, shim), _webhook(folder, relay)),
+        ]
+
+
+def _row(what: str, ours: float, bare: float) -> Row:
+    return Row(bench="instructions", what=what, unit="k", ours=[Sample(ours)], bare=[Sample(bare)])
+
+
+def _rpc(folder: Path, start: Callable[[], AbstractContextManager[tuple[str, Server]]]) -> float:
+    with _counted(folder) as out, start() as (address, process):
+        call(address, folder / "request.bin", CONCURRENCY, WARM_UP)
+        _control(process, "--instr=on")
+        total = call(address, folder / "request.bin", CONCURRENCY, COUNTED)["total"]
+        return _thousands(out, process) / total
+
+
+def _webhook(folder: Path, start: Callable[[Path], AbstractContextManager[Front]]) -> float:
+    """Of the front alone; the process behind it is slowed down just as much."""
+    with _counted(folder) as out, start(folder) as front:
+        ask(front, folder, CONCURRENCY, WARM_UP)
+        _control(front.front, "--instr=on")
+        total = ask(front, folder, CONCURRENCY, COUNTED)["total"]
+        return _thousands(out, front.front) / total
+
+
+@contextmanager
+def _counted(folder: Path) -> Iterator[Path]:
+    command = (
+        "valgrind",
+        "-q",
+        "--tool=callgrind",
+        "--instr-atstart=no",
+        f"--callgrind-out-file={folder}/callgrind.%p",
+    )
+    token = UNDER.set(command)
+    try:
+        yield folder
+    finally:
+        UNDER.reset(token)
+
+
+def _control(process: Server, *what: str) -> None:
+    subprocess.run(["callgrind_control", *what, str(process.pid)], check=True, stdout=subprocess.DEVNULL)
+
+
+def _thousands(folder: Path, process: Server) -> float:
+    """What was counted since it was switched on."""
+    _control(process, "--dump")
+    (counts,) = folder.glob(f"callgrind.{process.pid}.*")
+    totals = re.search(r"^totals: ([0-9]+)$", counts.read_text(), re.MULTILINE)
+    if totals is None:
+        raise ProcessError(f"{counts} has no totals")
+    return int(totals[1]) / 1000
