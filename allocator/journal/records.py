@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.ports import Protocol
 
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_encode = msgspec.json.Encoder().encode
 _PORT_KEYS = ("container", "name", "container_port", "host_ip", "appeared")
 _OPTIONAL_KEYS = ("node", "expires", "pod_uid", "settled_at")
 _RARE_KEYS = ("priority", "may_preempt", "is_terminating")
@@ -38,7 +40,7 @@ def encode_claim(claim: Claim) -> str:
         value = getattr(claim, key)
         if value:
             record[key] = value
-    return _encode(record)
+    return _encode(record).decode()
 
 
 def decode_claim(text: str) -> Claim:
