@@ -14,8 +14,11 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
+
+import msgspec
+from msgspec.structs import replace
 
 from allocator.cluster.contract import PodRef, Watch
 from allocator.core.asks import Ask, Mistake, Refused, Warned
@@ -42,8 +45,7 @@ Seal = Callable[[Claim, Sequence[Warned]], bytes]
 """Serialises the answer, for the journal and the caller alike."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestMark:
+class RequestMark(msgspec.Struct, frozen=True, gc=False):
     """What tells a repeated request: its id, and a digest of everything that it asks."""
 
     request_id: str

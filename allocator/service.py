@@ -10,12 +10,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
+from msgspec.structs import replace
 
 from allocator.access.guard import Guard
 from allocator.access.rights import Verb, unseen

@@ -14,10 +14,10 @@ Rules:
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from allocator.cluster.objects import ALLOCATION_ID, ENFORCE, enforced_level, parse_node, parse_pod
 from allocator.core.candidates import Constraints, Node, NodeName

@@ -6,8 +6,11 @@ the request itself (INVALID_ARGUMENT) are found before anybody looks at the stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
+from msgspec.structs import replace
 
 from allocator.core.candidates import ANYWHERE, Constraints
 from allocator.core.claims import Owner, Shape
@@ -23,9 +26,12 @@ class Policy(Enum):
     PASSTHROUGH = "Passthrough"
     STATIC = "Static"
 
+    # As for Protocol: members are singletons.
+    __hash__ = object.__hash__
+
     @property
     def is_ranged(self) -> bool:
-        return self in {Policy.INDEX, Policy.DYNAMIC}
+        return self is Policy.INDEX or self is Policy.DYNAMIC
 
 
 class WhenFull(Enum):
@@ -35,8 +41,7 @@ class WhenFull(Enum):
     PENDING = "Pending"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortAsk:
+class PortAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One port that is asked for. `host_port` 0: not set."""
 
     container: str = ""
@@ -52,8 +57,7 @@ class PortAsk:
         return f"port {what} of container {self.container}" if self.container else f"port {what}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All the ports of one owner."""
 
     owner: Owner
@@ -76,6 +80,11 @@ class Ask:
         """As the claim will have it."""
         return tuple((p.container, p.name, p.protocol, p.container_port) for p in self.ports)
 
+    @property
+    def form(self) -> Ask:
+        """What the Pods of one workload ask alike, but for an index: without the owner and where it may run."""
+        return replace(self, owner=NOBODY, carried_id="", constraints=ANYWHERE)
+
     def with_unset_defaults(self) -> Ask:
         """Undoes what the API server defaulted.
 
@@ -88,6 +97,9 @@ class Ask:
             self,
             ports=tuple(replace(p, host_port=0) if p.host_port == p.container_port else p for p in self.ports),
         )
+
+
+NOBODY = Owner()
 
 
 @dataclass(frozen=True, slots=True)

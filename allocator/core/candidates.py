@@ -12,8 +12,9 @@ requirements matches nothing), core/v1 toleration.ToleratesTaint, and the schedu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NewType
+
+import msgspec
 
 NodeName = NewType("NodeName", str)
 
@@ -21,8 +22,7 @@ UNSCHEDULABLE_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 TRANSIENT_TAINTS = "node.kubernetes.io/"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taint:
+class Taint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """core/v1 Taint."""
 
     key: str
@@ -30,18 +30,16 @@ class Taint:
     effect: str = "NoSchedule"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What we need to know of a Node object."""
 
     name: NodeName
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Toleration:
+class Toleration(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """core/v1 Toleration."""
 
     key: str = ""
@@ -56,8 +54,7 @@ class Toleration:
         return self.operator not in ("", "Equal") or self.value == taint.value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requirement:
+class Requirement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """core/v1 NodeSelectorRequirement."""
 
     key: str
@@ -89,8 +86,7 @@ class Requirement:
         return have > bound if self.operator == "Gt" else have < bound
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Term:
+class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """core/v1 NodeSelectorTerm: all requirements hold; one without requirements matches nothing."""
 
     expressions: tuple[Requirement, ...] = ()
@@ -104,8 +100,7 @@ class Term:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constraints:
+class Constraints(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where an owner may run. Hashable: equal constraints share one candidate set."""
 
     node_name: NodeName | None = None

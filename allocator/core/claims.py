@@ -10,9 +10,10 @@ Claims are values. A change makes a new one; the ledger says which is in force.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import NewType
+
+import msgspec
 
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName
 from allocator.core.ports import PortKey, Protocol, normalise_ip
@@ -36,9 +37,11 @@ class State(Enum):
     LEASED = "LEASED"
     RELEASED = "RELEASED"
 
+    # As for Protocol: members are singletons.
+    __hash__ = object.__hash__
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """For whom the ports are. `kind` "Pod" is a Pod; anything else leases."""
 
     kind: str = POD
@@ -63,8 +66,7 @@ class Owner:
         return f"{self.kind} {self.namespace}/{name}" if self.namespace else f"{self.kind} {name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimPort:
+class ClaimPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One port of a claim. `container_port` is the one before the allocation."""
 
     container: str = ""
@@ -80,8 +82,7 @@ class ClaimPort:
         return PortKey(normalise_ip(self.host_ip), self.protocol, self.host_port)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Ports that an owner holds on `node`: bound to it, or planned there while it has none."""
 
     id: ClaimId
@@ -112,4 +113,4 @@ class Claim:
     @property
     def is_settled(self) -> bool:
         """Whether `node` is where it is, not where it is planned."""
-        return self.state in {State.BOUND, State.LEASED}
+        return self.state is State.BOUND or self.state is State.LEASED

@@ -16,8 +16,10 @@ Pods are the truth about themselves: a claim's ports, node and constraints come 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
+
+from msgspec.structs import replace
 
 from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned, WhenFull
 from allocator.core.backlog import Backlog

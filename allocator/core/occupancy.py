@@ -291,14 +291,15 @@ class Occupancy:
     def stand(self, claim: Claim) -> None:
         """The claim's ports are held on its node, and wherever it may still land."""
         self.changes += 1
+        keys = tuple(claim.keys)
         if not claim.is_settled:
-            self._float(self.scope(claim.constraints), claim, 1)
+            self._float(self.scope(claim.constraints), keys, 1)
         if claim.node is None:
             return
         position = self._position(claim.node)
         place = self._at(position)
         place.changed = self.changes
-        for key in claim.keys:
+        for key in keys:
             place.holders.setdefault((key.protocol, key.number), []).append(Holder(key.ip, claim.id))
             self._standing.add(key, position)
             for scope in place.scopes:
@@ -309,14 +310,15 @@ class Occupancy:
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
         self.changes += 1
+        keys = tuple(claim.keys)
         if not claim.is_settled:
-            self._float(self.scope(claim.constraints), claim, -1)
+            self._float(self.scope(claim.constraints), keys, -1)
         if claim.node is None:
             return
         position = self._positions[claim.node]
         place = self._at(position)
         place.changed = self.changes
-        for key in claim.keys:
+        for key in keys:
             self._vacate(place, position, key, claim.id)
         if claim.is_settled:
             self._unsettle(claim, place, position)
@@ -368,8 +370,8 @@ class Occupancy:
             for scope in place.scopes:
                 self._refresh(scope, slot)
 
-    def _float(self, scope: Scope, claim: Claim, change: int) -> None:
-        for key in claim.keys:
+    def _float(self, scope: Scope, keys: Iterable[PortKey], change: int) -> None:
+        for key in keys:
             slot = (key.protocol, key.number)
             count = scope.floating.get(slot, 0) + change
             if count:

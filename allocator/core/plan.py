@@ -18,23 +18,23 @@ Nothing here changes anything: a dry run is this module's answer, an allocation 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from allocator.core import refusals
 from allocator.core.asks import Ask, Mistake, Refused, Warned, WhenFull
 from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import ClaimId, ClaimPort
-from allocator.core.occupancy import Occupancy, Scope
+from allocator.core.occupancy import Scope
 from allocator.core.policy import Group, number_groups
-from allocator.core.ports import PortKey, Protocol, normalise_ip
+from allocator.core.ports import PortKey, normalise_ip
 from allocator.core.room import Move, World, blockers, find_spot, find_wait, free_nodes, gives_way
 from allocator.core.search import Numbers, choices, lowest_free
 from hostport.contract import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True, gc=False):
     """The answer to an ask: its ports in the order of the ask, the node to stand on, and the plans to move first."""
 
     ports: tuple[ClaimPort, ...]
@@ -43,8 +43,7 @@ class Placement:
     moves: tuple[Move, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the ledger knows of the asking owner.
 
     within: where it may run; what it asks for, unless the operator knows better.
@@ -76,7 +75,7 @@ def place(ask: Ask, world: World, context: Context) -> Placement:
     return _place_lease(ask, groups, scope, world)
 
 
-def _place_pod(ask: Ask, groups: list[Group], scope: Scope, world: World, context: Context) -> Placement:
+def _place_pod(ask: Ask, groups: Sequence[Group], scope: Scope, world: World, context: Context) -> Placement:
     fixed = _fixed(ask, groups)
     mistakes = tuple(refusals.leased(ask, fixed, scope, world)) if fixed else ()
     if mistakes:
@@ -97,7 +96,7 @@ def _place_pod(ask: Ask, groups: list[Group], scope: Scope, world: World, contex
 
 
 def _place_later(
-    ask: Ask, groups: list[Group], scope: Scope, world: World, context: Context, warnings: tuple[Warned, ...]
+    ask: Ask, groups: Sequence[Group], scope: Scope, world: World, context: Context, warnings: tuple[Warned, ...]
 ) -> Placement:
     """Nothing is free now: behind holders that will go, Pending where that is wanted, else refused.
 
@@ -119,7 +118,7 @@ def _place_later(
             return Placement(_ports(ask, groups, numbers), spot.node, (*warnings, *told), spot.moves)
     if context.when_full is WhenFull.PENDING:
         if not is_fixed:
-            numbers = lowest_free(ask, groups, world, lambda _: 0)
+            numbers = lowest_free(ask, groups, world, lambda *_: 0)
         if numbers:
             return Placement(_ports(ask, groups, numbers), None, (*warnings, refusals.full(scope)))
     if is_fixed or (fixed and not find_spot(tuple(key for _, key in fixed), scope, world, context.exempt)):
@@ -127,7 +126,7 @@ def _place_later(
     raise Refused(refusals.exhausted(ask, groups, scope, world))
 
 
-def _place_lease(ask: Ask, groups: list[Group], scope: Scope, world: World) -> Placement:
+def _place_lease(ask: Ask, groups: Sequence[Group], scope: Scope, world: World) -> Placement:
     if not scope.nodes:
         raise Refused(Mistake(Reason.NODE_NOT_FOUND, "constraints", "no known node satisfies the constraints"))
     occupancy = world.occupancy
@@ -141,18 +140,14 @@ def _place_lease(ask: Ask, groups: list[Group], scope: Scope, world: World) -> P
     if len(fixed) == len(ask.ports):
         numbers = tuple(group.number for group in groups)
         return Placement(_ports(ask, groups, numbers), occupancy.pick(nodes), warnings)
-    numbers = lowest_free(ask, groups, world, lambda p: occupancy.taken(scope, p, ask.low, ask.high))
+    numbers = lowest_free(ask, groups, world, partial(occupancy.taken, scope))
     if numbers:
         return Placement(_ports(ask, groups, numbers), occupancy.pick(nodes), warnings)
     for name in occupancy.names_of(nodes):
-        numbers = lowest_free(ask, groups, world, partial(_taken_on, ask, occupancy, name))
+        numbers = lowest_free(ask, groups, world, partial(occupancy.taken_on, name))
         if numbers:
             return Placement(_ports(ask, groups, numbers), name, warnings)
     raise Refused(refusals.exhausted(ask, groups, scope, world))
-
-
-def _taken_on(ask: Ask, occupancy: Occupancy, name: NodeName, protocol: Protocol) -> int:
-    return occupancy.taken_on(name, protocol, ask.low, ask.high)
 
 
 def _fixed(ask: Ask, groups: Iterable[Group]) -> refusals.Fixed:

@@ -6,8 +6,9 @@ name (or generateName, where it had no name at admission).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from allocator.core.asks import Ask
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName
@@ -21,16 +22,14 @@ class Judge(Enum):
     KUBELET = "kubelet"  # and the Pod has failed
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """That a Pod's host ports are not free: on how many nodes."""
 
     by: Judge
     nodes: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pod:
+class Pod(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What we need to know of a Pod that exists."""
 
     uid: PodUid

@@ -9,15 +9,17 @@ A group's number is fixed here, or left open (0) for Dynamic, which `plan` then 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import lru_cache
+
+import msgspec
 
 from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused
 from allocator.core.ports import MAX_PORT, PortKey, Protocol, format_numbers, normalise_ip, span
 from hostport.contract import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True, gc=False):
     """Ports that share a number: their positions in the ask, and the number or 0."""
 
     members: tuple[int, ...]
@@ -48,13 +50,20 @@ def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
     return groups
 
 
-def number_groups(ask: Ask, reserved: int) -> list[Group]:
+def number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
     """The groups of an ask with the numbers that its policy fixes.
+
+    Who asks plays no part, so that the Pods of a workload share the answer.
 
     Raises:
         Refused: everything that is wrong with the request itself, all mistakes together.
 
     """
+    return _number_groups(ask.form, reserved)
+
+
+@lru_cache(maxsize=1024)
+def _number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
     mistakes: list[Mistake] = []
     found = groups_of(ask)
     if ask.policy.is_ranged and ask.low > ask.high:
@@ -62,10 +71,10 @@ def number_groups(ask: Ask, reserved: int) -> list[Group]:
         mistakes.append(Mistake(Reason.RANGE_INVERTED, "range", message))
     if ask.policy is Policy.INDEX and any(number == 0 for _, number in found):
         mistakes += _index_mistakes(ask, len(found))
-    groups = [
+    groups = tuple(
         Group(tuple(members), number or _fixed(ask, members, position, reserved, mistakes), number != 0)
         for position, (members, number) in enumerate(found)
-    ]
+    )
     if ask.policy is Policy.DYNAMIC and not mistakes and any(not group.number for group in groups):
         mistakes += _dynamic_mistakes(ask, reserved)
     mistakes += _collisions(ask, groups)
@@ -142,7 +151,7 @@ def _dynamic_mistakes(ask: Ask, reserved: int) -> list[Mistake]:
     return [Mistake(Reason.RANGE_RESERVED, "range", message)]
 
 
-def _collisions(ask: Ask, groups: list[Group]) -> list[Mistake]:
+def _collisions(ask: Ask, groups: Sequence[Group]) -> list[Mistake]:
     """Two of the owner's own ports on one number would conflict with each other on every node."""
     mistakes = []
     seen: dict[tuple[Protocol, int], list[tuple[PortKey, PortAsk]]] = {}

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
+import msgspec
+
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, Owner
 from allocator.core.occupancy import Occupancy, Scope
@@ -42,8 +44,7 @@ Move = tuple[ClaimId, NodeName]
 """A plan and the node where it is to stand."""
 
 
-@dataclass(frozen=True, slots=True)
-class Spot:
+class Spot(msgspec.Struct, frozen=True, gc=False):
     """A node to stand on, free after some moves, which are to be made in order."""
 
     node: NodeName

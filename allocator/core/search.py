@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from heapq import nsmallest
 
 from allocator.core.asks import Ask
@@ -23,8 +24,14 @@ from allocator.core.slots import bits
 MOST_TRIES = 8
 """How many choices of the third kind are tried: the first is right unless candidates differ."""
 
+FIRST_LOOK = 1024
+"""How many numbers at the bottom of a range are looked at first."""
+
 Numbers = tuple[int, ...]
 """One for each group."""
+
+Taken = Callable[[Protocol, int, int], int]
+"""The numbers of a protocol from one to another that are not free, less the first."""
 
 
 def choices(
@@ -46,19 +53,32 @@ def choices(
         return
     if previous and _is_allowed(previous, ask, groups, world):
         yield previous
-    found = lowest_free(ask, groups, world, lambda p: world.occupancy.taken(scope, p, ask.low, ask.high))
+    found = lowest_free(ask, groups, world, partial(world.occupancy.taken, scope))
     if found:
         yield found
     else:
         yield from _roomiest(ask, groups, scope, world, used)
 
 
-def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Callable[[Protocol], int]) -> Numbers:
-    """A number for each group, all different; empty when the range has not enough. Bit 0 of a set is `ask.low`."""
-    free = usable(ask, world)
+def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken) -> Numbers:
+    """A number for each group, all different; empty when the range has not enough.
+
+    The bottom of the range is looked at first: the set of a wide one takes longer than all the rest of a decision.
+    """
+    high = ask.low + FIRST_LOOK - 1
+    while high < ask.high:
+        if found := _lowest_free(ask, groups, world, taken, high):
+            return found
+        high = ask.low + 8 * (high - ask.low)
+    return _lowest_free(ask, groups, world, taken, ask.high)
+
+
+def _lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, high: int) -> Numbers:
+    """The same up to `high`. Bit 0 of a set is `ask.low`."""
+    free = _unreserved(ask.low, high, world)
     numbers = [group.number for group in groups]
     for number in numbers:
-        if ask.low <= number <= ask.high:
+        if ask.low <= number <= high:
             free &= ~(1 << (number - ask.low))
     taken_by: dict[Protocol, int] = {}
     for at, group in enumerate(groups):
@@ -68,7 +88,7 @@ def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Callable
         for member in group.members:
             protocol = ask.ports[member].protocol
             if protocol not in taken_by:
-                taken_by[protocol] = taken(protocol)
+                taken_by[protocol] = taken(protocol, ask.low, high)
             here &= ~taken_by[protocol]
         if not here:
             return ()
@@ -80,7 +100,11 @@ def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Callable
 
 def usable(ask: Ask, world: World) -> int:
     """The numbers of the range that are not reserved, less `ask.low`."""
-    return ((1 << (ask.high - ask.low + 1)) - 1) & ~(world.reserved >> ask.low)
+    return _unreserved(ask.low, ask.high, world)
+
+
+def _unreserved(low: int, high: int, world: World) -> int:
+    return ((1 << (high - low + 1)) - 1) & ~(world.reserved >> low)
 
 
 def _is_allowed(numbers: Numbers, ask: Ask, groups: Sequence[Group], world: World) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from allocator.core.candidates import Constraints
 from allocator.core.claims import Claim, Owner, Shape
@@ -19,8 +20,7 @@ Key = tuple[str, ...]
 Numbers = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Had:
+class _Had(msgspec.Struct, frozen=True, gc=False):
     shape: Shape
     numbers: Numbers
 

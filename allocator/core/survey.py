@@ -13,7 +13,7 @@ from heapq import nlargest
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim
 from allocator.core.occupancy import Holder
-from allocator.core.ports import WILDCARD, span
+from allocator.core.ports import WILDCARD, NumberSet, span
 from allocator.core.register import Register
 
 MOST_RANGES = 10
@@ -102,9 +102,11 @@ class Survey:
         return _Walk({bounds: size for bounds, size in sizes.items() if size})
 
     def _look(self, walk: _Walk, node: NodeName, numbers: set[int], settled: Iterable[Collection[Holder]]) -> None:
+        held = NumberSet()
+        for number in numbers:
+            held.add(number)
         for low, high in walk.ranges:
-            inside = span(low, high) & ~self._reserved
-            used = sum(1 for number in numbers if low <= number <= high and inside >> number & 1)
+            used = (held.within(low, high) & ~(self._reserved >> low)).bit_count()
             if used:
                 walk.used.setdefault((low, high), []).append((used, node))
         walk.held_twice += sum(1 for holders in settled if len(holders) > 1 and self._is_held_twice(holders))

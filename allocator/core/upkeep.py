@@ -7,8 +7,10 @@ stands nowhere, whenever something was freed. A change is told through `note`, w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
+
+from msgspec.structs import replace
 
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from allocator.core.claims import Claim, ClaimId
 
 
@@ -18,23 +20,20 @@ class JournalVersionError(JournalError):
     """The operator's fault: the file was written by a newer version, or by another program."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True, gc=False):
     """The claim is in force from now on, in place of any with its id."""
 
     claim: Claim
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True, gc=False):
     """The claim has ended at `at`, seconds since the epoch. Its answers fade from then on."""
 
     claim_id: ClaimId
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What a request was answered: kept so that its repetition gets the same."""
 
     request_id: str
@@ -44,8 +43,7 @@ class Answer:
     ended: float | None = None  # when the claim ended
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True, gc=False):
     """Answers of claims that ended before this time are forgotten."""
 
     before: float

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import structs
 
 from allocator.clock import Clock
 from allocator.cluster.objects import parse_constraints
@@ -271,7 +272,7 @@ class Common(RuleBasedStateMachine):
         self.process.client.is_reachable = is_reachable
         if fate == "lease":
             owner = Owner(kind="Service", namespace="infra", name="relay")
-            self.ask(replace(template.ask(), owner=owner, ttl=LEASE_SECONDS), None)
+            self.ask(structs.replace(template.ask(), owner=owner, ttl=LEASE_SECONDS), None)
         else:
             self.ask(template.ask(), template)
         if fate == "decided":
@@ -382,7 +383,7 @@ class Common(RuleBasedStateMachine):
         ]
         if has_sidecar and self.has_sidecars:
             ports.insert(0, PortAsk(container="mesh", container_port=7002, host_port=7002))
-        ask = replace(create.template.ask(), ports=tuple(ports), host_network=True, carried_id=create.claim)
+        ask = structs.replace(create.template.ask(), ports=tuple(ports), host_network=True, carried_id=create.claim)
         self.ask(ask, create.template, create)
         self.commit()
 

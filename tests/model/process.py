@@ -10,10 +10,11 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import Any, cast
 from urllib.parse import unquote
+
+from msgspec.structs import replace
 
 from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.kubernetes import NODES, PODS, KubernetesCluster, _Nodes, _Pods

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kit import Desk, ask, lease, on, pod
+from msgspec.structs import replace
 
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId
