@@ -179,7 +179,7 @@ class Allocator:
             self._status.waiting_for = self._first_view
             await self._source.run(self._engine)
             return
-        self._status.waiting_for = "the Lease {}/{}, which another allocator may hold".format(*self._leadership.place)
+        self._wait_for("the Lease {}/{}, which another allocator may hold".format(*self._leadership.place))
         serve_at = await self._leadership.acquire()
         await asyncio.gather(self._leadership.keep(), self._follow_from(serve_at))
 
@@ -187,14 +187,17 @@ class Allocator:
         delay = serve_at - time.time()
         if delay > 0:
             log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
-            self._status.waiting_for = f"{delay:.0f} s for what a predecessor without its journal may have admitted"
+            self._wait_for(f"{delay:.0f} s for what a predecessor without its journal may have admitted")
             await asyncio.sleep(delay)
         self._status.waiting_for = self._first_view
         await self._source.run(self._engine)
 
-    @property
+    def _wait_for(self, what: str) -> None:
+        self._status.waiting_for = lambda: what
+
     def _first_view(self) -> str:
-        return f"the first full view of {self._config.cluster}"
+        progress = self._watch.progress() if self._watch else ""
+        return f"the first full view of {self._config.cluster}" + (f": {progress}" if progress else "")
 
     async def _start_serving(self) -> None:
         await self._source.synced()
@@ -223,7 +226,7 @@ class Allocator:
     async def _drain(self, server: grpc.aio.Server, http_server: HTTPServer) -> None:
         """Finishes what is under way: a call that was decided is still committed and answered."""
         self._is_stopping = True
-        self._status.waiting_for = "its end: it was told to stop"
+        self._wait_for("its end: it was told to stop")
         log.info("stopping")
         await self._health.enter_graceful_shutdown()
         await server.stop(DRAIN_SECONDS)
@@ -330,7 +333,7 @@ class Allocator:
         is_synced = self._engine.is_serving or self._is_stopping
         return {
             "journal": None,  # it was read before we listened
-            "cluster": None if is_synced else f"waiting for {self._first_view}",
+            "cluster": None if is_synced else f"waiting for {self._first_view()}",
             "stopping": "SIGTERM was received" if self._is_stopping else None,
         }
 

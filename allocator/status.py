@@ -96,7 +96,7 @@ def _address(peer: str) -> str:
 
 
 class Status:
-    """See the module. `waiting_for` says what a start waits for; empty: for nothing."""
+    """See the module. `waiting_for` tells what a start waits for; empty: for nothing."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Status:
         leadership: Leadership | None = None,
     ) -> None:
         self.callers = Callers(engine.now)
-        self.waiting_for = ""
+        self.waiting_for: Callable[[], str] = str
         self._engine = engine
         self._cluster = cluster
         self._journal = journal
@@ -148,7 +148,7 @@ class Status:
     def _obstacle(self) -> str:
         if self._engine.is_serving:
             return "its Lease, which it cannot renew: another allocator may take over"
-        return self.waiting_for
+        return self.waiting_for()
 
     def _watch(self) -> pb.GetStatusResponse.Watch | None:
         watch = self._engine.watch

@@ -57,6 +57,9 @@ class PodRef:
 class Watch(Source, Protocol):
     """A view that can fall behind what it shows."""
 
+    def progress(self) -> str:
+        """How far the first full view is, for people; empty before it begins."""
+
     def lag(self) -> float:
         """Seconds since the view was last proven current; infinite until it was."""
 

@@ -111,6 +111,10 @@ class KubernetesCluster:
     async def synced(self) -> None:
         await self._synced.wait()
 
+    def progress(self) -> str:
+        """How far the first lists are, for people who wait for them; empty before they begin."""
+        return ", ".join(str(follower.progress) for follower in self._followers if follower.progress.listed)
+
     # -- freshness
 
     def lag(self) -> float:

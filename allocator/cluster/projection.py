@@ -163,6 +163,7 @@ S = TypeVar("S", bound=Sketch)
 class ListMetadata(_Fields):
     resource_version: str = ""
     continue_: str = msgspec.field(default="", name="continue")
+    remaining_item_count: int | None = None  # an estimate; only with `continue`
 
 
 class Page(msgspec.Struct, Generic[S], gc=False):

@@ -28,6 +28,7 @@ from allocator.cluster.projection import Event, Reader, Sketch
 log = logging.getLogger(__name__)
 
 LONGEST_LINE = 16 << 20  # etcd takes 1.5 MiB; JSON may be a few times that
+PROGRESS_SECONDS = 5.0  # between two lines about a list that takes long
 EMPTY_WATCH_SECONDS = 1.0  # a watch that ends sooner without a word has failed
 
 S = TypeVar("S", bound=Sketch)
@@ -76,6 +77,27 @@ class Sink(Protocol[S]):
         """ADDED, MODIFIED and DELETED, in order."""
 
 
+@dataclass(slots=True)
+class Progress:
+    """How far a list is. `about` is the server's estimate of the whole; 0: it gave none."""
+
+    noun: str
+    listed: int = 0
+    about: int = 0
+    told_at: float = 0.0
+
+    def __str__(self) -> str:
+        of_about = f" of about {self.about:,}" if self.about else ""
+        return f"listed {self.listed:,}{of_about} {self.noun}"
+
+    def page(self, items: int, remaining: int | None, now: float) -> None:
+        self.listed += items
+        self.about = self.listed + (remaining or 0)
+        if now - self.told_at >= PROGRESS_SECONDS and remaining:
+            self.told_at = now
+            log.info("%s", self)
+
+
 class Follower(Generic[S]):
     """See the module. `now` gives seconds since the epoch, `chance` a number in [0, 1)."""
 
@@ -96,6 +118,7 @@ class Follower(Generic[S]):
         self._now = now
         self._chance = chance
         self.synced = asyncio.Event()
+        self.progress = Progress(collection.noun)
         self.lists = 0
         self.reached = 0
         self._version = ""  # where the next watch begins; empty: a list is due
@@ -169,6 +192,7 @@ class Follower(Generic[S]):
         """Goes through the pages; one that failed is asked for again when we are called again."""
         if not self._token:
             self._as_of = self._now()
+            self.progress = Progress(self._collection.noun, told_at=self._as_of)
             self._sink.began()
         request = self._page_request(self._token)
         try:
@@ -179,6 +203,7 @@ class Follower(Generic[S]):
                     request = self._page_request(self._token)
                     await _go_out()
                 await self._tell_page(page.items or [])
+                self.progress.page(len(page.items or []), page.metadata.remaining_item_count, self._now())
                 if not self._token:
                     break
         finally:

@@ -37,6 +37,9 @@ class LateWatch:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
+    def progress(self) -> str:
+        return ""
+
     def lag(self) -> float:
         return self._seconds
 
@@ -100,7 +103,7 @@ async def test_it_tells_what_there_is_and_who_has_called(service: Running) -> No
 
 async def test_it_answers_while_the_allocator_starts_and_says_what_it_waits_for(service: Running) -> None:
     service.engine.is_serving = False
-    service.status.waiting_for = "the first full view of kubernetes"
+    service.status.waiting_for = lambda: "the first full view of kubernetes"
 
     told = await ask(service)
 

@@ -215,7 +215,7 @@ class ApiServer:
         version, items = self._snapshots[key]
         metadata: Object = {"resourceVersion": str(version)}
         if start + limit < len(items):
-            metadata["continue"] = f"{key}:{start + limit}"
+            metadata |= {"continue": f"{key}:{start + limit}", "remainingItemCount": len(items) - start - limit}
         body = {"kind": f"{KINDS[resource]}List", "metadata": metadata, "items": items[start : start + limit]}
         return web.json_response(body)
 

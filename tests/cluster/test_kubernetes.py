@@ -45,6 +45,22 @@ async def test_a_list_comes_in_pages(server: ApiServer, follow: Follow) -> None:
     assert server.count("list pods") == 3
 
 
+async def test_a_list_that_takes_long_tells_how_far_it_is(
+    server: ApiServer, follow: Follow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("allocator.cluster.watching.PROGRESS_SECONDS", 0.0)
+    caplog.set_level(logging.INFO)
+    server.put("nodes", node("n1"))
+    for number in range(8):
+        server.put("pods", pod(f"p{number}", "web:80=8000"))
+    cluster = follow(Recorder())
+    await asyncio.wait_for(cluster.synced(), 5)
+
+    said = [record.message for record in caplog.records if record.message.startswith("listed")]
+    assert said == ["listed 3 of about 8 pods", "listed 6 of about 8 pods"]
+    assert cluster.progress() == "listed 1 of about 1 nodes, listed 8 of about 8 pods"
+
+
 async def test_pods_that_hold_nothing_are_not_told(server: ApiServer, follow: Follow) -> None:
     observer = await synced(
         server,
