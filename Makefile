@@ -42,6 +42,7 @@ check: $(READY)  ## lint, types, layers, the proto, and that generated files are
 	@$(PY) -m hostport.contract | diff -u docs/contract.md - || { echo "docs/contract.md is stale: run make docs"; exit 1; }
 	@$(PY) deploy/monitoring/metrics_page.py | diff -u docs/metrics.md - || { echo "docs/metrics.md is stale: run make docs"; exit 1; }
 	@$(PY) deploy/monitoring/dashboard.py | diff -u deploy/monitoring/dashboard.json - || { echo "dashboard.json is stale: run make docs"; exit 1; }
+	@$(PY) -m hostport.cli.manual | diff -u docs/cli.md - || { echo "docs/cli.md is stale: run make docs"; exit 1; }
 
 format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
@@ -50,10 +51,11 @@ format: $(READY)  ## format and fix what can be fixed
 proto: $(READY)  ## generate hostport/v1 from proto/
 	$(PY) proto/generate.py
 
-docs: $(READY)  ## generate docs/contract.md, docs/metrics.md and the dashboard
+docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs/checks.md and the dashboard
 	$(PY) -m hostport.contract > docs/contract.md
 	$(PY) deploy/monitoring/metrics_page.py > docs/metrics.md
 	$(PY) deploy/monitoring/dashboard.py > deploy/monitoring/dashboard.json
+	$(PY) -m hostport.cli.manual > docs/cli.md
 
 site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet

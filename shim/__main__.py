@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hostport import logs
+from hostport.credentials import Credentials
 from hostport.flags import Flag, add_flags, address, duration
-from shim.client import Credentials
 from shim.render import RenderOptions, render
 from shim.runtime import Options, serve
 from shim.tls import VERSIONS

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import grpc
@@ -23,7 +20,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from hostport.contract import DOMAIN, Reason
-from hostport.files import FileWatch, no_password
+from hostport.credentials import Credentials
+from hostport.files import FileWatch
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
@@ -70,33 +68,6 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.service_config", json.dumps(RETRIES)),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """PEM files. None at all: plain text. Without `ca` the system's roots are trusted."""
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return tuple(path for path in (self.ca, self.cert, self.key) if path)
-
-    def load(self) -> grpc.ChannelCredentials | None:
-        """Raises OSError (ssl.SSLError is one) when a file cannot be read, or is not what it should be."""
-        if not self.files:
-            return None
-        self._try()
-        ca, key, cert = (path.read_bytes() if path else None for path in (self.ca, self.key, self.cert))
-        return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
-
-    def _try(self) -> None:
-        """gRPC would accept anything and never connect."""
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.cert and self.key:
-            context.load_cert_chain(self.cert, self.key, password=no_password)
 
 
 class AllocatorClient:

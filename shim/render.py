@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from hostport.credentials import Credentials
 from hostport.flags import Address
 from shim.admission import Answer, admit
-from shim.client import AllocatorClient, Credentials
+from shim.client import AllocatorClient
 from shim.fields import FieldError, as_object
 from shim.manifests import admission_review, pods_of
 from shim.outcomes import Allocate, Unreachable
@@ -45,7 +46,7 @@ class ManifestError(ValueError):
 def render(options: RenderOptions, out: TextIO, err: TextIO) -> int:
     """Prints the Pods that are admitted on `out`, denials and warnings on `err`; 1 if anything was denied."""
     try:
-        pods = [pod for name in options.files for pod in _pods_in(name)]
+        pods = read_pods(options.files)
         return asyncio.run(_render(options, pods, out, err))
     except (ManifestError, OSError) as error:
         print(error, file=err)
@@ -54,10 +55,29 @@ def render(options: RenderOptions, out: TextIO, err: TextIO) -> int:
 
 async def _render(options: RenderOptions, pods: list[dict[str, Any]], out: TextIO, err: TextIO) -> int:
     async with _allocator(options) as allocate:
-        outcomes = [await _mutated(pod, number, allocate, options) for number, pod in enumerate(pods)]
+        return await render_pods(
+            pods, allocate, dry_run=options.allocator is not None, output=options.output, out=out, err=err
+        )
+
+
+def read_pods(files: Sequence[str]) -> list[dict[str, Any]]:
+    """The Pods that the manifests in these files make.
+
+    Raises:
+        ManifestError, OSError: one of them cannot be read.
+
+    """
+    return [pod for name in files for pod in _pods_in(name)]
+
+
+async def render_pods(
+    pods: Sequence[dict[str, Any]], allocate: Allocate, *, dry_run: bool, output: str, out: TextIO, err: TextIO
+) -> int:
+    """As `render`, with whatever allocates. `dry_run`: whether it reserves nothing, as an allocator can."""
+    outcomes = [await _mutated(pod, number, allocate, dry_run=dry_run) for number, pod in enumerate(pods)]
     for outcome in outcomes:
         err.writelines(f"{line}\n" for line in outcome.remarks)
-    _write([outcome.pod for outcome in outcomes if outcome.pod is not None], options.output, out)
+    _write([outcome.pod for outcome in outcomes if outcome.pod is not None], output, out)
     return 0 if all(outcome.pod is not None for outcome in outcomes) else 1
 
 
@@ -69,10 +89,10 @@ class _Outcome:
     remarks: tuple[str, ...]
 
 
-async def _mutated(pod: dict[str, Any], number: int, allocate: Allocate, options: RenderOptions) -> _Outcome:
+async def _mutated(pod: dict[str, Any], number: int, allocate: Allocate, *, dry_run: bool) -> _Outcome:
     metadata = pod["metadata"]
     who = f"{metadata['namespace']}/{metadata.get('name') or metadata.get('generateName', '') + '*'}"
-    review = admission_review(pod, f"render-{number}", dry_run=options.allocator is not None)
+    review = admission_review(pod, f"render-{number}", dry_run=dry_run)
     try:
         answer = await admit(json.dumps(review, default=str).encode(), allocate, probe=allocate)
     except ReviewError as error:

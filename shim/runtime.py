@@ -18,8 +18,9 @@ from socket import socket
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from hostport.credentials import Credentials
 from hostport.flags import Address
-from shim.client import AllocatorClient, Credentials
+from shim.client import AllocatorClient
 from shim.metrics import Metrics
 from shim.tls import VERSIONS, Certificate
 from shim.web import LARGEST_DRAIN, LONGEST_PATIENCE, Desk, mutate_application, side_application

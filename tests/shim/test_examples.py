@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.client import Credentials
+from hostport.credentials import Credentials
 from shim.render import RenderOptions, render
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

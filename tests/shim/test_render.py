@@ -15,8 +15,8 @@ from shimkit import FakeAllocator, Json, decide, patched
 from standin import StandIn, refusing, serving
 from test_patch import PODS
 
+from hostport.credentials import Credentials
 from hostport.flags import Address
-from shim.client import Credentials
 from shim.pointers import applied
 from shim.render import RenderOptions, render
 

@@ -11,9 +11,10 @@ import trustme
 from shimkit import granted
 from standin import Answering, Context, Pair, StandIn, issue, refusing, serving
 
+from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
-from shim.client import AllocatorClient, Credentials
+from shim.client import AllocatorClient
 from shim.outcomes import Mistake, Refused, Unreachable
 
 Outcome = AllocateResponse | Refused | Unreachable

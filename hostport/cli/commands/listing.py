@@ -1,0 +1,138 @@
+"""`hostport list` and `hostport watch`: who holds host ports, now and from now on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import click
+import grpc
+from google.protobuf.json_format import MessageToDict
+
+from hostport.cli import wording
+from hostport.cli.options import NAMESPACES, Command, asking
+from hostport.cli.printing import Column, Output, output_option, remark, show, styled
+from hostport.cli.session import Session
+from hostport.client.aio import AsyncClient
+from hostport.client.errors import HostportError, UnavailableError, error_of
+from hostport.client.renewal import LONGEST_PAUSE
+from hostport.v1 import allocator_pb2 as pb
+
+PAGE = 1000
+STATES = ("RESERVED", "CONFIRMED", "BOUND", "LEASED")
+WATCHED = pb.WatchAllocationsResponse
+
+
+@click.command("list", cls=Command)
+@click.option("--node", metavar="NODE", default="", help="Only what is bound to or planned on this node.")
+@click.option("--owner", metavar="NAME", default="", help="Only what an owner of this name holds.")
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only what is in this state.")
+@output_option
+@asking(NAMESPACES)
+async def list_allocations(session: Session, node: str, owner: str, state: str | None, output: Output) -> None:
+    """List who holds host ports: Pods and leases.
+
+    JSON and YAML are the API's ListAllocationsResponse.
+    """
+    namespace = await session.namespace_or_all()
+    request = pb.ListAllocationsRequest(
+        node=node,
+        namespace=namespace,
+        owner_name=owner,
+        state=pb.State.Value(f"STATE_{state.upper()}") if state else pb.STATE_UNSPECIFIED,
+    )
+    async with session.allocator() as allocator:
+        found = await all_allocations(allocator, request)
+    found.sort(key=lambda each: (each.owner.namespace, wording.owner(each.owner, qualified=False), each.id))
+    if not found and output in {"table", "wide"}:
+        remark(f"Nobody holds host ports{f' in namespace {namespace}' if namespace else ''}.")
+    show(
+        output,
+        found,
+        columns(wording.now(), is_mixed=not namespace),
+        name=lambda each: each.id,
+        data=pb.ListAllocationsResponse(allocations=found),
+    )
+
+
+async def all_allocations(allocator: AsyncClient, request: pb.ListAllocationsRequest) -> list[pb.Allocation]:
+    """Every page."""
+    found: list[pb.Allocation] = []
+    request.page_size = PAGE
+    while True:
+        page = await allocator.call("ListAllocations", request)
+        found.extend(page.allocations)
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+def columns(now: float, *, is_mixed: bool) -> list[Column[pb.Allocation]]:
+    namespace: list[Column[pb.Allocation]] = [Column("NAMESPACE", lambda each: each.owner.namespace)]
+    return [
+        *(namespace if is_mixed else []),
+        Column("OWNER", lambda each: wording.owner(each.owner, qualified=False)),
+        Column("STATE", wording.state),
+        Column("NODE", lambda each: each.node),
+        Column("PORTS", wording.ports),
+        Column("AGE", lambda each: wording.since(each.create_time, now)),
+        Column("EXPIRES", lambda each: wording.until(each, now), is_wide=True),
+        Column("NAMES", lambda each: ",".join(port.name or "-" for port in each.ports), is_wide=True),
+        Column("DESCRIPTION", lambda each: each.owner.description, is_wide=True),
+        Column("ALLOCATION", lambda each: each.id, is_wide=True),
+    ]
+
+
+@click.command("watch", cls=Command)
+@click.option("--node", metavar="NODE", default="", help="Only what is bound to or planned on this node.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True,
+              help="Lines for people, or one JSON object (the API's WatchAllocationsResponse) a line.")  # fmt: skip
+@asking(NAMESPACES)
+async def watch(session: Session, node: str, output: str) -> None:
+    """Show who takes and gives up host ports, as it happens.
+
+    Begins with what is held (`has`), then tells what is new or changed (`takes`) and what ended (`frees`). An allocator
+    that restarts is waited for. Ctrl-C ends it.
+    """
+    request = pb.WatchAllocationsRequest(node=node, namespace=await session.namespace_or_all())
+    async with session.allocator() as allocator:
+        await allocator.call("GetStatus", pb.GetStatusRequest())  # who cannot be reached at all is told so
+        while True:
+            await _follow(allocator, request, output)
+
+
+async def _follow(allocator: AsyncClient, request: pb.WatchAllocationsRequest, output: str) -> None:
+    """One watch, until it breaks off.
+
+    Raises:
+        HostportError: another attempt would not help.
+
+    """
+    call: Any = allocator.stub().WatchAllocations(request, wait_for_ready=True)
+    try:
+        async for event in call:
+            _tell(event, output)
+    except grpc.RpcError as error:
+        failure: HostportError = error_of(error)
+        if not isinstance(failure, UnavailableError) and failure.reason != "WATCH_BEHIND":
+            raise failure from None
+        remark(f"watching again: {failure}")
+    await asyncio.sleep(LONGEST_PAUSE)
+
+
+def _tell(event: Any, output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(MessageToDict(event), ensure_ascii=False))
+        return
+    if event.type == WATCHED.TYPE_SYNCED:
+        return
+    word, style = {WATCHED.TYPE_SNAPSHOT: ("has", "bold"), WATCHED.TYPE_CHANGED: ("takes", "yellow")}.get(
+        event.type, ("frees", "green")
+    )
+    allocation = event.allocation
+    who = wording.owner(allocation.owner, qualified=True)
+    where = f" on {allocation.node}" if allocation.node else ""
+    line = [time.strftime("%H:%M:%S"), styled(word.ljust(5), style), who, wording.ports(allocation) + where]
+    click.echo("  ".join([*line, wording.state(allocation)]))

@@ -1,0 +1,211 @@
+"""Why a Pod has its host ports, or has none: facts in, sentences out. Pure.
+
+What the annotations ask for is read by the webhook's own parser, so that it cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from hostport.cli import wording
+from hostport.cli.cluster import selects, webhook_of
+from hostport.v1 import allocator_pb2 as pb
+from shim.manifests import admission_review
+from shim.outcomes import Mistake
+from shim.review import COMPLETION_INDEX, POD_INDEX, Ask, Denied, NotOurs, ReviewError, parse_review
+from shim.settings import ALLOCATION_ID, ALLOCATIONS, ENABLED, POLICIES
+
+POLICY_NAMES = {value: name for name, value in POLICIES.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What was found. `configuration` None: there is no webhook; `found` None: the allocator has no such allocation."""
+
+    pod: Any
+    namespace_labels: dict[str, str]
+    configuration: Any
+    found: pb.GetAllocationResponse | None
+
+
+@dataclass(frozen=True, slots=True)
+class PortRule:
+    """One port, and how it came to its number."""
+
+    container: str
+    name: str
+    old: str
+    number: int
+    rule: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What is told. `verdict` is one sentence; `is_good` False: the Pod asked for ports and lacks them."""
+
+    verdict: str
+    is_good: bool
+    facts: dict[str, str] = field(default_factory=dict)
+    ports: tuple[PortRule, ...] = ()
+    mistakes: tuple[str, ...] = ()
+
+
+def explain(facts: Facts) -> Explanation:
+    pod = facts.pod
+    metadata = pod["metadata"]
+    annotations: dict[str, str] = metadata.get("annotations") or {}
+    asked = _asked(pod)
+    told = {"Pod": f"{metadata['namespace']}/{metadata['name']}, {_place(pod)}", "Webhook": _webhook(facts)}
+    if ENABLED not in annotations:
+        return _no(told, f"It did not ask: it has no annotation {ENABLED}.", is_good=True)
+    if isinstance(asked, NotOurs):
+        return _no(told, f"It was left alone: {asked.why}.", is_good=True)
+    if isinstance(asked, Denied) and ALLOCATION_ID not in annotations:
+        return _no(told, "It has no ports from us, and would be denied today.", mistakes=asked.mistakes)
+    if ALLOCATION_ID not in annotations:
+        return _no(told, f"It asked, and was never sent to the webhook: {_why_not_sent(facts)}.")
+    if isinstance(asked, Ask):
+        told |= _wishes(asked, pod)
+    ports = tuple(_rules(annotations, asked, facts))
+    told |= _allocation(annotations[ALLOCATION_ID], facts.found)
+    verdict, is_good = _standing(pod, facts.found)
+    return Explanation(verdict=verdict, is_good=is_good, facts=told, ports=ports)
+
+
+def _no(told: dict[str, str], verdict: str, *, is_good: bool = False, mistakes: Sequence[Mistake] = ()) -> Explanation:
+    return Explanation(verdict=verdict, is_good=is_good, facts=told, mistakes=tuple(map(str, mistakes)))
+
+
+def _asked(pod: Any) -> Ask | Denied | NotOurs | None:
+    try:
+        return parse_review(json.dumps(admission_review(pod, "explain", dry_run=True)).encode())
+    except ReviewError:
+        return None
+
+
+def _place(pod: Any) -> str:
+    node, phase = pod.get("spec", {}).get("nodeName"), pod.get("status", {}).get("phase", "Unknown")
+    return f"{phase} on {node}" if node else f"{phase}, on no node yet"
+
+
+def _webhook(facts: Facts) -> str:
+    if facts.configuration is None:
+        return "not installed: there is no MutatingWebhookConfiguration hostport-operator"
+    webhook = webhook_of(facts.configuration)
+    return f"{facts.configuration['metadata']['name']}, failurePolicy {webhook.get('failurePolicy', 'Fail')}"
+
+
+def _why_not_sent(facts: Facts) -> str:
+    """In the order in which the API server decides."""
+    configuration, namespace = facts.configuration, facts.pod["metadata"]["namespace"]
+    if configuration is None:
+        return "the webhook is not installed. Install it, and create the Pod anew"
+    webhook = webhook_of(configuration)
+    if not selects(webhook.get("namespaceSelector") or {}, facts.namespace_labels):
+        return f"the webhook leaves namespace {namespace} alone (namespaceSelector)"
+    if not selects(webhook.get("objectSelector") or {}, facts.pod["metadata"].get("labels") or {}):
+        return "the webhook leaves Pods with these labels alone (objectSelector)"
+    created, installed = (_time(each["metadata"].get("creationTimestamp")) for each in (facts.pod, configuration))
+    if created and installed and created < installed:
+        return "it is older than the webhook's configuration. Create it anew"
+    if webhook.get("failurePolicy") == "Ignore":
+        return "failurePolicy is Ignore, and the webhook did not answer then. Create the Pod anew"
+    return "the annotation was added to a Pod that existed, where it has no effect. Create the Pod anew"
+
+
+def _time(text: Any) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _wishes(asked: Ask, pod: Any) -> dict[str, str]:
+    request = asked.request
+    policy = POLICY_NAMES.get(request.policy, "Index")
+    match policy:
+        case "Index":
+            wish = f"Index, from {request.range.min} to {request.range.max}, stride {request.stride}"
+            return {"Policy": wish, "Index": f"{request.index}, of {_index_source(pod)}"}
+        case "Dynamic":
+            return {"Policy": f"Dynamic, from {request.range.min} to {request.range.max}"}
+    return {"Policy": policy}
+
+
+def _index_source(pod: Any) -> str:
+    metadata = pod["metadata"]
+    if POD_INDEX in (metadata.get("labels") or {}):
+        return f"label {POD_INDEX}"
+    if COMPLETION_INDEX in {**(metadata.get("labels") or {}), **(metadata.get("annotations") or {})}:
+        return COMPLETION_INDEX
+    return "the name"
+
+
+def _allocation(allocation_id: str, found: pb.GetAllocationResponse | None) -> dict[str, str]:
+    if found is None:
+        return {"Allocation": f"{allocation_id}, which the allocator does not know"}
+    held = found.allocation
+    where = f" on {held.node}" if held.node else ""
+    candidates = f"{found.candidate_count} {'node' if found.candidate_count == 1 else 'nodes'}"
+    return {
+        "Candidates": f"{candidates} where it may run, as things stand",
+        "Allocation": f"{held.id}, {wording.state(held)}{where}",
+    }
+
+
+def _rules(annotations: dict[str, str], asked: Any, facts: Facts) -> Iterator[PortRule]:
+    for each in _table(annotations):
+        old, number = int(each["containerPort"]), int(each["hostPort"])
+        yield PortRule(
+            container=str(each["container"]),
+            name=str(each.get("name") or ""),
+            old=f"{old}/{each['protocol']}",
+            number=number,
+            rule=_rule(asked, facts.found, number),
+        )
+
+
+def _table(annotations: dict[str, str]) -> list[dict[str, Any]]:
+    try:
+        table: list[dict[str, Any]] = json.loads(annotations.get(ALLOCATIONS, "[]"))
+    except ValueError:
+        return []
+    return table
+
+
+def _rule(asked: Any, found: pb.GetAllocationResponse | None, number: int) -> str:
+    if not isinstance(asked, Ask):
+        return "as its annotations said then"
+    request = asked.request
+    appeared = found is not None and any(p.appeared and p.host_port == number for p in found.allocation.ports)
+    if appeared:
+        return "came with another webhook, held as it stands"
+    match request.policy:
+        case pb.POLICY_PASSTHROUGH:
+            return "its containerPort"
+        case pb.POLICY_STATIC:
+            return "the hostPort that was written"
+        case pb.POLICY_DYNAMIC:
+            if request.range.min <= number <= request.range.max:
+                return f"lowest of {request.range.min}-{request.range.max} that was free where it may run"
+            return "the hostPort that was written"
+    steps, rest = divmod(number - request.range.min - request.index, request.stride)
+    if rest or steps < 0:
+        return "the hostPort that was written"
+    stride = f" + {steps} * {request.stride}" if steps else ""
+    return f"{request.range.min} + {request.index}{stride}"
+
+
+def _standing(pod: Any, found: pb.GetAllocationResponse | None) -> tuple[str, bool]:
+    phase = pod.get("status", {}).get("phase")
+    if phase in {"Succeeded", "Failed"}:
+        return f"It has finished ({phase}): its ports are free again.", True
+    if found is None:
+        return "It carries numbers that the allocator does not hold for it: delete it, so that it is made anew.", False
+    held = found.allocation
+    if held.unplaceable:
+        return "It has numbers, and they are free on no node where it may run: free a port, or add a node.", False
+    if held.state == pb.STATE_BOUND:
+        return "It has its ports.", True
+    return "It has its numbers, and waits for a node.", True

@@ -1,0 +1,287 @@
+"""What each command prints, whole; a real service answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+from clikit import Ended, hostport, hostport_here, inhabited
+from servicekit import Running, Start
+
+from allocator.core.ledger import Rules
+from hostport.cli import manual, wording
+from hostport.cli.__main__ import cli, run
+from hostport.cli.commands.completion import complete
+from hostport.v1 import allocator_pb2 as pb
+
+DB, LEASE, WEB = (f"{number:032x}" for number in (1, 2, 3))
+
+LIST = """\
+NAMESPACE   OWNER         STATE              NODE   PORTS                 AGE
+demo        Pod/db-0      BOUND              n1     10000/TCP,10100/TCP   5m
+demo        Pod/web-*     RESERVED           n1     7000/TCP              5m
+edge        Pod/ingress   BOUND (external)   n1     53/UDP                5m
+media       Relay/r1      LEASED             n2     21000/UDP             5m
+"""
+
+
+@pytest.fixture
+async def demo(start: Start, monkeypatch: pytest.MonkeyPatch) -> Running:
+    service = await inhabited(await start(rules=Rules()))
+    monkeypatch.setattr(wording, "now", lambda: 1300.0)
+    return service
+
+
+LIST_WIDE = f"""\
+OWNER      STATE    NODE   PORTS       AGE   EXPIRES   NAMES   DESCRIPTION       ALLOCATION
+Relay/r1   LEASED   n2     21000/UDP   5m    55m       rtp     of the EU lobby   {LEASE}
+"""
+NODES = """\
+NODE   ALLOCATIONS   PORTS   KNOWN
+n1     3             4       yes
+n2     1             1       yes
+n3     0             0       yes
+"""
+PORTS = """\
+PORT        STATE      HOLDER
+7000/TCP    RESERVED   Pod/demo/web-*
+10000/TCP   BOUND      Pod/demo/db-0
+10100/TCP   BOUND      Pod/demo/db-0
+53/UDP      BOUND      Pod/edge/ingress
+"""
+WHO = f"""\
+HOLDER           STATE    SINCE   EXPIRES   ALLOCATION
+Relay/media/r1   LEASED   5m      55m       {LEASE}
+"""
+DRY_RUN = """\
+ALLOCATION   NODE   PORTS                     EXPIRES
+(dry run)    n3     media=7000/UDP,9000/TCP   55m
+"""
+RENEWED = f"""\
+ALLOCATION                         NODE   PORTS           EXPIRES
+{LEASE}   n2     rtp=21000/UDP   115m
+"""
+VERSION = """\
+COMPONENT   VERSION   WHERE
+client      0.1.0     -
+allocator   0.1.0     cluster none, up 5m
+"""
+ASK = ["lease", "--owner", "Relay/r2", "--node", "n3"]
+
+CASES: dict[str, tuple[list[str], str]] = {
+    "list": (["list"], LIST),
+    "list -o wide": (["list", "-o", "wide", "-n", "media"], LIST_WIDE),
+    "list --state": (["list", "--state", "bound", "-o", "name", "-n", "demo"], f"{DB}\n"),
+    "node": (["node"], NODES),
+    "node NODE": (["node", "n1"], PORTS),
+    "who": (["who", "n2", "21000/udp"], WHO),
+    "lease --dry-run": ([*ASK, "--port", "media/UDP", "--port", ":9000", "--dry-run"], DRY_RUN),
+    "lease": ([*ASK, "--ttl", "10m", "-o", "name"], f"{4:032x}\n"),
+    "renew": (["renew", LEASE, "--ttl", "2h"], RENEWED),
+    "release": (["release", LEASE, "no-such"], f"{LEASE}\nno-such\n"),
+    "version": (["version"], VERSION),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+async def test_a_command_prints_its_answer_and_nothing_else(demo: Running, case: str) -> None:
+    arguments, expected = CASES[case]
+
+    assert await hostport(demo, *arguments) == Ended(0, expected)
+
+
+REMARKS: dict[str, tuple[list[str], str]] = {
+    "nothing held": (["list", "-n", "empty"], "Nobody holds host ports in namespace empty.\n"),
+    "a free port": (["who", "n2", "80"], "80/TCP on n2 is free.\n"),
+    "a free node": (["node", "n3"], "No host port is held on n3.\n"),
+}
+
+
+@pytest.mark.parametrize("case", REMARKS)
+async def test_an_empty_answer_is_no_error_and_says_so_beside_stdout(demo: Running, case: str) -> None:
+    arguments, remark = REMARKS[case]
+
+    assert await hostport(demo, *arguments) == Ended(0, "", remark)
+
+
+async def test_json_and_yaml_are_the_message_of_the_api(demo: Running) -> None:
+    told = json.loads((await hostport(demo, "who", "n2", "21000/UDP", "-o", "json")).out)
+
+    assert told == yaml.safe_load((await hostport(demo, "who", "n2", "21000/UDP", "-o", "yaml")).out)
+    allocation = told["holders"][0]["allocation"]
+    assert (allocation["id"], allocation["owner"]["name"], allocation["expireTime"]) == (
+        LEASE, "r1", "1970-01-01T01:16:40Z",
+    )  # fmt: skip
+
+
+async def test_every_page_is_asked_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hostport.cli.commands.listing.PAGE", 2)
+    service = await inhabited(await start(rules=Rules()))
+
+    assert len((await hostport(service, "list", "-o", "name")).out.splitlines()) == 4
+
+
+ERRORS: dict[str, tuple[list[str], int, str]] = {
+    "no such node": (["node", "nx"], 3, "NODE_NOT_FOUND: no node nx. "),
+    "no such lease": (["renew", "nope"], 3, "ALLOCATION_NOT_FOUND: no allocation nope: "),
+    "a Pod's claim": (["renew", DB], 4, "NOT_A_LEASE: "),
+    "a range upside down": (["lease", "--owner", "R/r", "--range", "9-8"], 4, "RANGE_INVERTED: "),
+    "no owner": (["lease"], 2, "Missing option '--owner' (see hostport lease --help)\n"),
+    "no Kind/name": (["lease", "--owner", "r"], 2, "owner 'r' is not Kind/name, such as Relay/r1 (see hostport lease --help)\n"),
+    "no port": (["who", "n1", "http"], 2, "Invalid value for 'PORT': 'http' is not a port such as 8080 or 8080/UDP (see hostport who --help)\n"),
+    "a port too large": (["who", "n1", "65536"], 2, "Invalid value for 'PORT': '65536' is not a port"),
+    "-n and -A": (["list", "-A", "-n", "x"], 2, "-n and -A exclude each other (see hostport list --help)\n"),
+    "half a pair": (["list", "--cert", "c.pem"], 2, "--cert and --key go together (see hostport list --help)\n"),
+    "no such file": (["list", "--ca", "/no/such.pem"], 2, "the credentials cannot be used: "),
+    "no manifest": (["render", "-f", "/no/such.yaml"], 2, "[Errno 2] No such file or directory: '/no/such.yaml'\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+async def test_an_error_is_one_line_that_says_what_to_do(demo: Running, case: str) -> None:
+    arguments, code, beginning = ERRORS[case]
+
+    ended = await hostport(demo, *arguments)
+
+    assert (ended.code, ended.out, ended.err[: len(beginning) + 7]) == (code, "", f"error: {beginning}")
+    assert ended.err.count("\n") == 1
+
+
+def test_an_allocator_that_does_not_answer_is_told_from_one_that_refuses() -> None:
+    ended = hostport_here("list", "--server", "127.0.0.1:1", "--timeout", "200ms")
+
+    assert (ended.code, ended.out) == (5, "")
+    assert ended.err.startswith("error: no answer from the allocator: ipv4:127.0.0.1:1: ")
+    assert ended.err.endswith("(is it running, and is --server right?)\n")
+
+
+def test_without_kubectl_it_says_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+    assert hostport_here("node") == Ended(
+        5,
+        "",
+        "error: kubectl cannot be run (No such file or directory): install it, or name the allocator by --server\n",
+    )
+
+
+async def test_the_shims_that_called_are_told_with_their_version_and_a_warning_when_it_is_old(demo: Running) -> None:
+    class Call:
+        def peer(self) -> str:
+            return "ipv4:10.0.0.7:1234"
+
+        def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+            return (("user-agent", "hostport-shim/0.3.0 grpc-python-asyncio/1.85.1"),)
+
+    demo.status.callers.note(Call())
+
+    ended = await hostport(demo, "version")
+
+    assert ended.out.splitlines()[-1] == "shim        0.3.0     10.0.0.7, called 5m ago"
+    assert ended.err == "warning: the shim is 0.3.0, the allocator 0.1.0: only neighbouring minor versions fit\n"
+
+
+async def test_a_command_runs_on_leased_ports_which_are_free_when_it_ends(demo: Running) -> None:
+    shell = 'echo "$HOSTPORT_PORT $HOSTPORT_MEDIA_IN $HOSTPORT_NODE" > "$0"; exit 7'
+    target = "/dev/null"
+
+    ended = await hostport(
+        demo, "lease", "--owner", "Test/me", "--port", "media-in/UDP", "--node", "n3", "--", "sh", "-c", shell, target
+    )
+
+    assert ended == Ended(7)
+    assert (await demo.stub.GetNode(pb.GetNodeRequest(name="n3"))).node.held_port_count == 0
+
+
+def test_every_command_has_help_and_a_page_that_says_the_same() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+
+    assert page == manual.render()
+    for name, command in cli.commands.items():
+        assert command.help, name
+        assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
+        assert hostport_here(name, "--help").code == 0
+
+
+def test_the_plugin_speaks_of_itself_as_kubectl_does() -> None:
+    with CliRunner().isolation(color=False) as (out, _, _):
+        assert run(["who", "--help"], "kubectl hostport") == 0
+        assert out.getvalue().decode().startswith("Usage: kubectl hostport who [OPTIONS] NODE PORT\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["re"], ["render\tShow the Pods of manifests", "renew\t", "release\t"]),
+        (["list", "--state", "b"], ["bound"]),
+        (["list", "--own"], ["--owner\tOnly what an owner of this name holds."]),
+    ],
+    ids=["a command", "a value", "an option"],
+)
+def test_kubectl_is_told_what_may_follow(words: list[str], expected: list[str]) -> None:
+    *told, directive = complete(cli, words)
+
+    assert directive == ":4"
+    assert len(told) == len(expected)
+    assert all(line.startswith(beginning) for line, beginning in zip(told, expected, strict=True))
+
+
+# -- as a process of its own
+
+
+def hostport_program(*arguments: str, stdin: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hostport.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def last_words(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """How it ended, and what it said on stderr."""
+    with process:
+        assert process.stderr is not None
+        return process.wait(20), process.stderr.read()
+
+
+async def test_who_reads_no_further_ends_it_without_a_word(demo: Running) -> None:
+    process = hostport_program("watch", f"--server={demo.address}", "-o", "json")
+    assert process.stdout is not None
+    first = json.loads(await asyncio.to_thread(process.stdout.readline))
+    assert first["type"] == "TYPE_SNAPSHOT"
+    process.stdout.close()
+
+    await demo.stub.Release(pb.ReleaseRequest(id=LEASE))
+
+    assert await asyncio.to_thread(last_words, process) == (141, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+async def test_an_interruption_ends_it_without_a_word(demo: Running, number: signal.Signals) -> None:
+    process = hostport_program("watch", f"--server={demo.address}")
+    assert process.stdout is not None
+    await asyncio.to_thread(process.stdout.readline)
+
+    process.send_signal(number)
+
+    assert await asyncio.to_thread(last_words, process) == (130, "")
+
+
+async def test_what_is_watched_goes_on_when_the_allocator_is_asked_to_give_something_up(demo: Running) -> None:
+    process = hostport_program("watch", f"--server={demo.address}", "-n", "media")
+    assert process.stdout is not None
+    first = await asyncio.to_thread(process.stdout.readline)
+    await demo.stub.Release(pb.ReleaseRequest(id=LEASE))
+    second = await asyncio.to_thread(process.stdout.readline)
+    process.terminate()
+    await asyncio.to_thread(last_words, process)
+
+    assert [line[10:].strip() for line in (first, second)] == [
+        "has    Relay/media/r1  21000/UDP on n2  LEASED",
+        "frees  Relay/media/r1  21000/UDP on n2  RELEASED",
+    ]
