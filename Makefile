@@ -43,6 +43,7 @@ check: $(READY)  ## lint, types, layers, the proto, and that generated files are
 	@$(PY) deploy/monitoring/metrics_page.py | diff -u docs/metrics.md - || { echo "docs/metrics.md is stale: run make docs"; exit 1; }
 	@$(PY) deploy/monitoring/dashboard.py | diff -u deploy/monitoring/dashboard.json - || { echo "dashboard.json is stale: run make docs"; exit 1; }
 	@$(PY) -m hostport.cli.manual | diff -u docs/cli.md - || { echo "docs/cli.md is stale: run make docs"; exit 1; }
+	@$(PY) -m hostport.cli.checks.catalogue | diff -u docs/checks.md - || { echo "docs/checks.md is stale: run make docs"; exit 1; }
 
 format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
@@ -56,6 +57,7 @@ docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs
 	$(PY) deploy/monitoring/metrics_page.py > docs/metrics.md
 	$(PY) deploy/monitoring/dashboard.py > deploy/monitoring/dashboard.json
 	$(PY) -m hostport.cli.manual > docs/cli.md
+	$(PY) -m hostport.cli.checks.catalogue > docs/checks.md
 
 site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from hostport.cli.commands.check import check
 from hostport.cli.commands.completion import VARIABLE, completion
 from hostport.cli.commands.explain import explain_pod
 from hostport.cli.commands.leases import lease, release, renew
@@ -21,7 +22,9 @@ from hostport.cli.commands.version import version
 from hostport.cli.exits import CliError, Exit, exit_of, words
 from hostport.client.errors import HostportError
 
-COMMANDS = (list_allocations, node, who, explain_pod, render, lease, renew, release, watch, version, completion)
+COMMANDS = (
+    check, list_allocations, node, who, explain_pod, render, lease, renew, release, watch, version, completion,
+)  # fmt: skip
 
 
 class Program(click.Group):

@@ -66,7 +66,7 @@ def exit_of(error: HostportError) -> Exit:
 
 
 REMEDIES = {
-    Exit.UNREACHABLE: "is it running, and is --server right?",
+    Exit.UNREACHABLE: "is it running? `hostport check` tells what is broken",
     Exit.NOT_ALLOWED: "see --cert, --token-file and --service-account",
 }
 

@@ -14,8 +14,9 @@ INTRODUCTION = """\
 <!-- Rendered by `make docs` from hostport/cli. Do not edit. -->
 # Command line
 
-`hostport` shows who holds host ports and why, and leases them. The same program is `kubectl hostport`: kubectl finds
-`kubectl-hostport` on the PATH. `pip install '.[cli]'` in a checkout installs it.
+`hostport` shows who holds host ports and why, leases them, and finds out what is broken: `hostport check` looks at
+[these things](checks.md). The same program is `kubectl hostport`: kubectl finds `kubectl-hostport` on the PATH.
+`pip install '.[cli]'` in a checkout installs it.
 
 ## Which allocator it asks
 

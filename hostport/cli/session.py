@@ -51,7 +51,7 @@ class Session:
         async with contextlib.AsyncExitStack() as stack:
             address, name, credentials = self.server, self.server_name, await self._credentials()
             if not address:
-                port = "tokens" if credentials.token or credentials.token_file else "grpc"
+                port = "grpc-tokens" if credentials.token or credentials.token_file else "grpc"
                 way = self.kubectl.forward(self.install_namespace, f"service/{SERVICE}", port)
                 address = await stack.enter_async_context(way)
                 name = name or f"{SERVICE}.{self.install_namespace}.svc"

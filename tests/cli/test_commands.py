@@ -160,7 +160,7 @@ def test_an_allocator_that_does_not_answer_is_told_from_one_that_refuses() -> No
 
     assert (ended.code, ended.out) == (5, "")
     assert ended.err.startswith("error: no answer from the allocator: ipv4:127.0.0.1:1: ")
-    assert ended.err.endswith("(is it running, and is --server right?)\n")
+    assert ended.err.endswith("(is it running? `hostport check` tells what is broken)\n")
 
 
 def test_without_kubectl_it_says_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,79 @@
+"""What a check has seen, as values: each thing, or why it could not be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hostport.v1 import allocator_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """Why something could not be seen. `reason` is the API server's word, such as NotFound; empty: no answer of it."""
+
+    message: str
+    reason: str = ""
+
+    @property
+    def is_missing(self) -> bool:
+        return self.reason == "NotFound"
+
+    @property
+    def is_forbidden(self) -> bool:
+        return self.reason in {"Forbidden", "Unauthorized"}
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """What a ServiceAccount must be allowed. `name` empty: of any name; `is_own`: in the installation's namespace."""
+
+    verb: str
+    resource: str
+    group: str = ""
+    name: str = ""
+    is_own: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}" + (f".{self.group}" if self.group else "")
+
+
+RIGHTS = (
+    *(Right(verb, "pods") for verb in ("get", "list", "watch")),
+    *(Right(verb, "nodes") for verb in ("list", "watch")),
+    *(Right(verb, "namespaces") for verb in ("list", "watch")),
+    *(Right(verb, "events", "events.k8s.io") for verb in ("create", "patch")),
+    *(
+        Right(verb, "leases", "coordination.k8s.io", name, is_own=True)
+        for verb, name in (("get", "hostport-allocator"), ("update", "hostport-allocator"), ("create", ""))
+    ),
+)
+"""What the allocator cannot do without; a test holds it against deploy/base/allocator-rbac.yaml."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The certificate that the shim shows. `distrust`: why the API server would not accept it; empty: it does."""
+
+    where: str
+    expires: float
+    distrust: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything. `rights` are those that are missing; None: there is no ServiceAccount to ask about."""
+
+    version: str | Unseen
+    configuration: Any
+    others: Sequence[str] | Unseen = ()  # webhook configurations of ours that are not of this installation
+    is_backed: bool | Unseen = True  # whether the admission policy refuses Pods without ports
+    shims: Sequence[Any] | Unseen = ()
+    shown: Shown | Unseen
+    dry_run: Any
+    status: pb.GetStatusResponse | Unseen
+    leases: Sequence[Any] | Unseen = ()
+    rights: Sequence[Right] | Unseen | None = None
+    now: float
+    program: str

@@ -1,0 +1,105 @@
+"""`hostport check`: is the installation whole, and which part is broken?"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from hostport.cli import wording
+from hostport.cli.checks.facts import Facts
+from hostport.cli.checks.judging import Finding, Level, judge
+from hostport.cli.checks.looking import look
+from hostport.cli.exits import Exit
+from hostport.cli.options import NAMESPACE, Command, Duration, asking
+from hostport.cli.printing import STYLES, is_terminal, remark, show_data, styled
+from hostport.cli.session import Session
+
+WAIT_PACE = 2.0
+WIDEST = 100
+
+
+@click.command("check", cls=Command)
+@click.option("--wait", type=Duration(), default="0s", help="Repeat until everything holds, for so long at most.")
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True,
+              help="What to print.")  # fmt: skip
+@asking(NAMESPACE)
+async def check(session: Session, wait: float, output: str) -> int:
+    """Check the installation, and name the part that is broken.
+
+    Looks at the API server, the webhook (with a dry run of a Pod in the namespace of -n) and the allocator; changes
+    nothing. Each failure comes with its cause, a remedy and a page. The exit status is 1 when anything does not hold.
+    """
+    namespace = session.namespace or "default"
+    until = wording.now() + wait
+    while True:
+        findings = judge(await look(session, namespace))
+        failed = [each.check.id for each in findings if each.level is Level.FAILED]
+        if not failed or wording.now() + WAIT_PACE > until:
+            break
+        remark(f"waiting for {', '.join(failed)} ({until - wording.now():.0f} s left)")
+        await asyncio.sleep(WAIT_PACE)
+    if output == "table":
+        click.echo("\n".join(lines(findings, width())))
+    else:
+        show_data(output, as_data(findings))
+    return Exit.FAILED if failed else Exit.OK
+
+
+def width() -> int:
+    """0: lines are not wrapped, since no person reads them here."""
+    return min(shutil.get_terminal_size().columns, WIDEST) if is_terminal() else 0
+
+
+def lines(findings: Sequence[Finding], width: int) -> Iterator[str]:
+    group = ""
+    for finding in findings:
+        if finding.check.group != group:
+            if group:
+                yield ""
+            group = finding.check.group
+            yield styled(group, "bold")
+        yield from _told(finding, width)
+    count = Counter(finding.level for finding in findings)
+    yield ""
+    parts = [f"{count[Level.FAILED]} failed", f"{count[Level.WARNING]} warnings", f"{count[Level.OK]} fine"]
+    yield styled(", ".join(parts), STYLES["✗" if count[Level.FAILED] else "✓"])
+
+
+def _told(finding: Finding, width: int) -> Iterator[str]:
+    mark = finding.level.value
+    detail = f" ({finding.detail})" if finding.detail else ""
+    yield f"{styled(mark, STYLES[mark])} {finding.check.holds}{detail}"
+    if finding.level is Level.OK:
+        return
+    for word, text in (("cause", finding.cause), ("fix", finding.fix), ("see", finding.check.link)):
+        line = f"    {f'{word}:':<7}{text}"
+        hanging = " " * 11
+        yield from textwrap.wrap(line, width, subsequent_indent=hanging, break_on_hyphens=False) if width else [line]
+
+
+def as_data(findings: Sequence[Finding]) -> dict[str, Any]:
+    levels = {Level.OK: "ok", Level.WARNING: "warning", Level.FAILED: "failed"}
+    worst = max((list(levels).index(each.level) for each in findings), default=0)
+    return {
+        "result": list(levels.values())[worst],
+        "checks": [
+            {
+                "id": each.check.id,
+                "group": each.check.group,
+                "result": levels[each.level],
+                "holds": each.check.holds,
+                "detail": each.detail,
+                **({} if each.level is Level.OK else {"cause": each.cause, "fix": each.fix, "link": each.check.link}),
+            }
+            for each in findings
+        ],
+    }
+
+
+__all__ = ["Facts", "check"]

@@ -1,0 +1,167 @@
+"""Why a Pod has its ports, or has none: what `hostport explain` says, whole. Pods are made by the webhook's own code."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hostport.cli.commands.explain import _lines
+from hostport.cli.explaining import Facts, explain
+from hostport.v1 import allocator_pb2 as pb
+from shim.offline import offline_allocator
+from shim.render import read_pods, render_pods
+
+ROOT = Path(__file__).parents[2]
+ID = "0af7651916cd43dd8448eb211c80319c"
+
+
+def admitted(example: str, position: int = 0) -> dict[str, Any]:
+    """A Pod of an example as it is stored, with its id, on node n2."""
+    out, err = io.StringIO(), io.StringIO()
+    pods = read_pods([str(ROOT / "examples" / example)])
+    asyncio.run(render_pods(pods, offline_allocator(), dry_run=False, output="json", out=out, err=err))
+    pod: dict[str, Any] = json.loads(out.getvalue())["items"][position]
+    pod["metadata"]["annotations"]["hostport.io/allocation-id"] = ID
+    pod["metadata"].setdefault("name", "web-x7k2p")
+    pod["metadata"]["creationTimestamp"] = "2026-11-24T12:00:00Z"
+    pod["spec"]["nodeName"] = "n2"
+    pod["status"] = {"phase": "Running"}
+    return pod
+
+
+def asking(**annotations: str) -> dict[str, Any]:
+    """A Pod that nobody changed."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "web-0",
+            "namespace": "demo",
+            "creationTimestamp": "2026-11-24T12:00:00Z",
+            "annotations": {f"hostport.io/{key.replace('_', '-')}": value for key, value in annotations.items()},
+        },
+        "spec": {"containers": [{"name": "web", "ports": [{"containerPort": 80, "protocol": "TCP"}]}]},
+        "status": {"phase": "Running"},
+    }
+
+
+def found(state: pb.State.ValueType = pb.STATE_BOUND, **more: Any) -> pb.GetAllocationResponse:
+    return pb.GetAllocationResponse(allocation=pb.Allocation(id=ID, state=state, node="n2", **more), candidate_count=3)
+
+
+def configuration(created: str = "2026-11-20T12:00:00Z", **webhook: Any) -> dict[str, Any]:
+    made = yaml.safe_load((ROOT / "deploy" / "base" / "webhook.yaml").read_text(encoding="utf-8"))
+    made["metadata"]["creationTimestamp"] = created
+    made["webhooks"][0] |= webhook
+    return dict(made)
+
+
+def told(pod: dict[str, Any], **facts: Any) -> str:
+    everything: dict[str, Any] = {
+        "namespace_labels": {"kubernetes.io/metadata.name": pod["metadata"]["namespace"]},
+        "configuration": configuration(),
+        "found": found(),
+    }
+    return "\n".join(_lines(explain(Facts(pod=pod, **everything | facts))))
+
+
+def test_a_replica_of_a_stateful_set_is_told_how_its_numbers_came_about() -> None:
+    assert (
+        told(admitted("distributed-db.yaml", 1))
+        == f"""\
+It has its ports.
+
+Pod:         default/distributed-db-1, Running on n2
+Webhook:     hostport-operator, failurePolicy Fail
+Policy:      Index, from 10000 to 11000, stride 100
+Index:       1, of label apps.kubernetes.io/pod-index
+Candidates:  3 nodes where it may run, as things stand
+Allocation:  {ID}, BOUND on n2
+
+CONTAINER   PORT      ASKED      NUMBER   RULE
+db          primary   8080/TCP   10001    10000 + 1
+db          metrics   9090/TCP   10101    10000 + 1 + 1 * 100"""
+    )
+
+
+def test_a_pod_with_policy_dynamic_is_told_where_its_number_was_searched() -> None:
+    assert told(admitted("game-server.yaml")).splitlines()[-2:] == [
+        "game        game       7777/UDP   20000    lowest of 20000-20999 that was free where it may run",
+        "game        game-tcp   7777/TCP   20000    lowest of 20000-20999 that was free where it may run",
+    ]
+
+
+def test_a_port_that_was_fixed_is_told_to_be() -> None:
+    fixed = "proxy       https   8443/TCP   8443     the hostPort that was written"
+
+    assert told(admitted("edge-proxy.yaml")).splitlines()[-1] == fixed
+
+
+VERDICTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "did not ask": (asking(), {}, "It did not ask: it has no annotation hostport.io/enabled."),
+    "switched off": (asking(enabled="false"), {}, "It was left alone: hostport.io/enabled is not true."),
+    "would be denied": (asking(enabled="true", policy="dynamic"), {},
+                        "It has no ports from us, and would be denied today."),
+    "no webhook": (
+        asking(enabled="true"), {"configuration": None},
+        "It asked, and was never sent to the webhook: the webhook is not installed. Install it, and create the Pod anew.",
+    ),
+    "an excluded namespace": (
+        asking(enabled="true"), {"namespace_labels": {"hostport.io/webhook": "ignore"}},
+        "It asked, and was never sent to the webhook: the webhook leaves namespace demo alone (namespaceSelector).",
+    ),
+    "older than the webhook": (
+        asking(enabled="true"), {"configuration": configuration("2026-11-24T13:00:00Z")},
+        "It asked, and was never sent to the webhook: it is older than the webhook's configuration. Create it anew.",
+    ),
+    "failed open": (
+        asking(enabled="true"), {"configuration": configuration(failurePolicy="Ignore")},
+        ("It asked, and was never sent to the webhook: failurePolicy is Ignore, and the webhook did not answer then."
+        " Create the Pod anew."),
+    ),
+    "annotated later": (
+        asking(enabled="true"), {},
+        ("It asked, and was never sent to the webhook: the annotation was added to a Pod that existed, where it has no"
+        " effect. Create the Pod anew."),
+    ),
+    "unknown to the allocator": (
+        admitted("distributed-db.yaml"), {"found": None},
+        "It carries numbers that the allocator does not hold for it: delete it, so that it is made anew.",
+    ),
+    "waits for a node": (
+        admitted("distributed-db.yaml"), {"found": found(pb.STATE_CONFIRMED)},
+        "It has its numbers, and waits for a node.",
+    ),
+    "unplaceable": (
+        admitted("distributed-db.yaml"), {"found": found(pb.STATE_CONFIRMED, unplaceable=True)},
+        "It has numbers, and they are free on no node where it may run: free a port, or add a node.",
+    ),
+    "finished": (
+        admitted("distributed-db.yaml") | {"status": {"phase": "Succeeded"}}, {"found": None},
+        "It has finished (Succeeded): its ports are free again.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_the_first_line_says_why_it_has_ports_or_has_none(case: str) -> None:
+    pod, facts, verdict = VERDICTS[case]
+
+    assert told(pod, **facts).splitlines()[0] == verdict
+
+
+def test_what_would_be_denied_is_told_in_the_words_of_the_denial() -> None:
+    assert told(asking(enabled="true", policy="dynamic", min_port="many")).splitlines()[-3:] == [
+        "What is wrong with it:",
+        (
+            '  UNKNOWN_POLICY: annotation hostport.io/policy: "dynamic" is none of Index, Dynamic, Passthrough, Static; did you'
+            ' mean "Dynamic"?'
+        ),
+        '  NOT_A_NUMBER: annotation hostport.io/min-port: "many" is not a number: write decimal digits in quotes',
+    ]
