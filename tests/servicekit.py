@@ -53,13 +53,8 @@ class Running:
         )
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
-<<<<<<< HEAD
         self.address = Address("127.0.0.1", port)
         self._channel = grpc.aio.insecure_channel(str(self.address))
-=======
-        self.address = f"127.0.0.1:{port}"
-        self._channel = grpc.aio.insecure_channel(self.address)
->>>>>>> f8439aa (Ask and lease from the command line, and lease from programs)
         self.stub = pb_grpc.AllocatorServiceStub(self._channel)
 
     async def stop(self) -> None:

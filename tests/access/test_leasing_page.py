@@ -15,7 +15,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "leasing.md"
 
 def example(folder: Path) -> dict[str, Any]:
     """What the page's code defines, with the folder of this test."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "def connect" in block]
     names: dict[str, Any] = {}
     exec(compile(code, str(PAGE), "exec"), names)
     names["FOLDER"] = folder

@@ -46,14 +46,14 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 async def held(server: Server | Running) -> dict[str, pb.Allocation]:
     """What the allocator says is leased, by owner."""
-    async with grpc.aio.insecure_channel(server.address) as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = rpc.AllocatorServiceStub(channel)
         page = await stub.ListAllocations(pb.ListAllocationsRequest(), wait_for_ready=True, timeout=10)
         return {each.owner.name: each for each in page.allocations}
 
 
 async def release(server: Server | Running, allocation_id: str) -> None:
-    async with grpc.aio.insecure_channel(server.address) as channel:
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = rpc.AllocatorServiceStub(channel)
         await stub.Release(pb.ReleaseRequest(id=allocation_id), timeout=10)
 
@@ -72,7 +72,7 @@ async def renewed(server: Server | Running, before: pb.Allocation) -> pb.Allocat
 async def test_ports_are_leased_for_the_block_and_free_after_it(service: Running) -> None:
     def use() -> tuple[str, tuple[LeasedPort, ...], int]:
         with (
-            Client(service.address) as client,
+            Client(str(service.address)) as client,
             client.lease("Relay/r1", MEDIA, Port("ctl"), range=RANGE, description="of the EU lobby") as lease,
         ):
             inside.append(asyncio.run_coroutine_threadsafe(held(service), loop).result(10))
@@ -125,7 +125,7 @@ async def test_a_lease_that_somebody_ended_is_told_to_who_listens(service: Runni
         lost.append(error)
         told.set()
 
-    with Client(service.address) as client:
+    with Client(str(service.address)) as client:
         lease = await asyncio.to_thread(client.lease("Relay/r1", MEDIA, ttl=1.5, on_lost=on_lost).acquire)
         await release(service, lease.id)
 
@@ -152,7 +152,7 @@ async def test_the_block_of_a_lost_lease_does_not_end_as_if_nothing_had_been(ser
     loop = asyncio.get_running_loop()
 
     def use() -> None:
-        with Client(service.address) as client, client.lease("Relay/r1", MEDIA, ttl=1.2) as lease:
+        with Client(str(service.address)) as client, client.lease("Relay/r1", MEDIA, ttl=1.2) as lease:
             asyncio.run_coroutine_threadsafe(release(service, lease.id), loop).result(10)
             time.sleep(1.2)
 
@@ -186,7 +186,7 @@ print(lease.number)
 
 
 async def test_the_block_of_asyncio_holds_its_ports_and_gives_them_back(service: Running) -> None:
-    async with AsyncClient(service.address) as client:
+    async with AsyncClient(str(service.address)) as client:
         async with client.lease("Relay/r1", MEDIA, ttl=3) as lease, client.lease("Relay/r2", MEDIA) as other:
             assert (lease.number, other["media"]) == (7000, 7001)
             first = (await held(service))["r1"]
@@ -207,7 +207,7 @@ async def test_the_block_of_asyncio_lives_through_a_kill_of_the_allocator(server
 
 async def test_the_block_of_asyncio_is_cancelled_when_its_lease_is_lost(service: Running) -> None:
     async def use() -> None:
-        async with AsyncClient(service.address) as client, client.lease("Relay/r1", MEDIA, ttl=1.2) as lease:
+        async with AsyncClient(str(service.address)) as client, client.lease("Relay/r1", MEDIA, ttl=1.2) as lease:
             await release(service, lease.id)
             await asyncio.sleep(10)
 
@@ -220,7 +220,10 @@ async def test_the_block_of_asyncio_is_cancelled_when_its_lease_is_lost(service:
 
 async def test_who_listens_is_called_and_not_cancelled(service: Running) -> None:
     lost: list[LeaseLostError] = []
-    async with AsyncClient(service.address) as client, client.lease("Relay/r1", ttl=1.2, on_lost=lost.append) as lease:
+    async with (
+        AsyncClient(str(service.address)) as client,
+        client.lease("Relay/r1", ttl=1.2, on_lost=lost.append) as lease,
+    ):
         await release(service, lease.id)
         await asyncio.sleep(1)
     assert [error.reason for error in lost] == ["ALLOCATION_NOT_FOUND"]
@@ -230,7 +233,7 @@ async def test_a_cancellation_from_outside_stays_one_and_releases(service: Runni
     begun = asyncio.Event()
 
     async def use() -> None:
-        async with AsyncClient(service.address) as client, client.lease("Relay/r1"):
+        async with AsyncClient(str(service.address)) as client, client.lease("Relay/r1"):
             begun.set()
             await asyncio.sleep(60)
 
@@ -256,7 +259,7 @@ REFUSALS: list[tuple[type[HostportError], str, dict[str, Any]]] = [
 async def test_a_refusal_is_raised_with_its_reason_and_its_field(
     service: Running, kind: type[HostportError], reason: str, wish: dict[str, Any]
 ) -> None:
-    async with AsyncClient(service.address) as client:
+    async with AsyncClient(str(service.address)) as client:
         async with client.lease("Relay/holder", Port(number=6000)):
             with pytest.raises(kind) as caught:
                 await client.lease("Relay/r1", **wish).acquire()
@@ -265,7 +268,7 @@ async def test_a_refusal_is_raised_with_its_reason_and_its_field(
 
 
 async def test_a_fixed_number_that_is_held_is_refused_with_the_holder(service: Running) -> None:
-    async with AsyncClient(service.address) as client, client.lease("Relay/holder", Port(number=6000)):
+    async with AsyncClient(str(service.address)) as client, client.lease("Relay/holder", Port(number=6000)):
         with pytest.raises(RefusedError, match="of Relay holder") as caught:
             await client.lease("Relay/r1", Port(number=6000)).acquire()
     assert caught.value.reason == "PORT_CONFLICT"

@@ -6,20 +6,24 @@ shim of its own, whose certificate the cases exchange.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+import yaml
 
 from e2e.binaries import CHECKOUT
 from e2e.control_plane import ControlPlane
@@ -112,7 +116,6 @@ def account_kubeconfig(plane: ControlPlane, server: str, path: Path) -> Path:
 
 def accounts(plane: ControlPlane) -> list[dict[str, Any]]:
     """The ServiceAccounts and rights of the manifests."""
-    import yaml
 
     folder = CHECKOUT / "deploy" / "overlays" / "default"
     done = subprocess.run([plane.binaries["kubectl"], "kustomize", folder], capture_output=True, text=True, check=True)
@@ -192,7 +195,6 @@ def test_a_webhook_that_is_missing_is_named(installation: Installation) -> None:
 
 
 def test_a_ca_bundle_that_is_wrong_is_named(installation: Installation) -> None:
-    import base64
 
     other = base64.b64encode(trustme.CA().cert_pem.bytes()).decode()
     install_webhook(installation, ca_bundle=other)
@@ -232,7 +234,8 @@ def test_rights_that_are_missing_are_named(installation: Installation) -> None:
         assert installation.until("allocator-rights") == {
             "allocator-rights": (
                 "it may not get pods, list pods, watch pods, list nodes, watch nodes, list namespaces, watch namespaces,"
-                " create events.events.k8s.io, patch events.events.k8s.io"
+                " create events.events.k8s.io, patch events.events.k8s.io, create tokenreviews.authentication.k8s.io,"
+                " create subjectaccessreviews.authorization.k8s.io"
             )
         }
     finally:
@@ -275,19 +278,12 @@ def test_a_view_that_has_grown_old_is_named(installation: Installation, folder: 
 
 
 def test_it_waits_until_everything_holds(installation: Installation) -> None:
-    import threading
-
     installation.allocator.kill()
-    timer = threading.Timer(4, installation.allocator.start)
-    timer.start()
-    try:
-        done = installation.check("--wait", "60s")
-    finally:
-        timer.join()
+    with ThreadPoolExecutor(1) as beside:
+        waiting = beside.submit(installation.check, "--wait", "60s")
+        time.sleep(4)
+        installation.allocator.start()  # here: it dies with the thread that starts it
+        done = waiting.result()
 
     assert done.returncode == 0, done
     assert re.match(r"waiting for webhook-admits, allocator-answers \([0-9]+ s left\)\n", done.stderr)
-
-
-def refused(output: str) -> Sequence[str]:
-    return [line for line in output.splitlines() if line.startswith("✗")]

@@ -44,6 +44,8 @@ RIGHTS = (
     *(Right(verb, "nodes") for verb in ("list", "watch")),
     *(Right(verb, "namespaces") for verb in ("list", "watch")),
     *(Right(verb, "events", "events.k8s.io") for verb in ("create", "patch")),
+    Right("create", "tokenreviews", "authentication.k8s.io"),
+    Right("create", "subjectaccessreviews", "authorization.k8s.io"),
     *(
         Right(verb, "leases", "coordination.k8s.io", name, is_own=True)
         for verb, name in (("get", "hostport-allocator"), ("update", "hostport-allocator"), ("create", ""))
