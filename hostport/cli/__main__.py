@@ -45,12 +45,19 @@ class Program(click.Group):
         return list(self.commands)
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-def cli() -> None:
+@click.group(
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.pass_context
+def cli(context: click.Context) -> None:
     """See who holds host ports, and why; lease them; find out what is broken.
 
     Asks the allocator of the cluster that kubectl talks to, or the one of --server.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for _command in COMMANDS:

@@ -26,8 +26,13 @@ INTRODUCTION = """\
   by the authority in the webhook's configuration; `--ca` names another.
 
 Everything about the cluster goes through `kubectl` as a child process, so that contexts, credential plug-ins and
-proxies are the user's own. To show the allocator who asks: `--cert` and `--key`, `--token-file`, or
-`--service-account`, for which kubectl makes a token of the audience `hostport.io`.
+proxies are the user's own.
+
+An allocator in a cluster wants to know who asks ([Security](security.md)). Without further options kubectl makes a
+token of the ServiceAccount `hostport-cli` in `hostport-system`, which may look at everything and change nothing:
+whoever may create such tokens may look. To lease, show an identity that may: `--service-account NAMESPACE/NAME`,
+`--token-file`, or `--cert` and `--key`. Only shims may ask for Pods, so that `hostport render` wants `--offline` there;
+a dry run of the API server (`kubectl apply --dry-run=server`) shows what would be.
 
 ```
 %s

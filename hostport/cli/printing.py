@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 T = TypeVar("T")
 
 GAP = "   "
+UNBOUND = 10_000
 STYLES = {
     "BOUND": "green",
     "LEASED": "cyan",
@@ -82,7 +83,8 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         return
     from rich.console import Console  # noqa: PLC0415 - no pipe pays for it
 
-    Console(highlight=False, soft_wrap=False).print(rich_table(titles, rows))
+    # As wide as it is: the terminal wraps lines, as kubectl's; a number or an id that is cut in two helps nobody.
+    Console(highlight=False, width=UNBOUND).print(rich_table(titles, rows))
 
 
 def plain_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -97,7 +99,7 @@ def rich_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
 
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for title in titles:
-        made.add_column(title, overflow="fold")
+        made.add_column(title, no_wrap=True)
     for row in rows:
         made.add_row(*(Text(cell or "-", style=STYLES.get(cell.split(" ", 1)[0], "")) for cell in row))
     return made

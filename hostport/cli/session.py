@@ -18,6 +18,8 @@ from hostport.credentials import Credentials
 
 SERVICE = "hostport-allocator"
 AUDIENCE = "hostport.io"
+VIEWER = "hostport-cli"
+"""Comes with the installation, and may look at everything; who may make tokens of it decides who does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +68,13 @@ class Session:
             yield await stack.enter_async_context(client)
 
     async def _credentials(self) -> Credentials:
-        if not self.service_account:
-            return self.credentials
-        token = await self.kubectl.token(self.service_account, self.install_namespace, AUDIENCE)
-        return replace(self.credentials, token=token)
+        """With a token: of the ServiceAccount that is named, or of the one that may look where nothing is shown."""
+        given = self.credentials
+        shows_nothing = not (self.server or given.cert or given.token_file)
+        account = self.service_account or (VIEWER if shows_nothing else "")
+        if not account:
+            return given
+        return replace(given, token=await self.kubectl.token(account, self.install_namespace, AUDIENCE))
 
     async def _trusting(self, credentials: Credentials, stack: contextlib.AsyncExitStack) -> Credentials:
         """With the authority of the installation, which the API server has in the webhook's configuration."""

@@ -16,7 +16,7 @@ from hostport.cli import options
 from hostport.cli.__main__ import run
 from hostport.v1 import allocator_pb2 as pb
 
-__all__ = ["Ended", "hostport", "hostport_here", "inhabited"]
+__all__ = ["Ended", "hostport", "hostport_here", "in_loop", "inhabited"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,8 @@ def hostport_here(*arguments: str, stdin: str = "") -> Ended:
         return Ended(code, out.getvalue().decode(), err.getvalue().decode())
 
 
-async def hostport(service: Running, *arguments: str, stdin: str = "") -> Ended:
-    """Runs a command against a service of this event loop."""
-    command, *rest = arguments
+async def in_loop(*arguments: str, stdin: str = "") -> Ended:
+    """Runs a command with its work in this event loop."""
     loop = asyncio.get_running_loop()
 
     def finish(work: Coroutine[Any, Any, Any]) -> Any:
@@ -45,7 +44,13 @@ async def hostport(service: Running, *arguments: str, stdin: str = "") -> Ended:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(options, "finish", finish)
-        return await asyncio.to_thread(hostport_here, command, f"--server={service.address}", *rest, stdin=stdin)
+        return await asyncio.to_thread(hostport_here, *arguments, stdin=stdin)
+
+
+async def hostport(service: Running, *arguments: str, stdin: str = "") -> Ended:
+    """Runs a command against a service of this event loop."""
+    command, *rest = arguments
+    return await in_loop(command, f"--server={service.address}", *rest, stdin=stdin)
 
 
 async def inhabited(service: Running) -> Running:

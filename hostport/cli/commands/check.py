@@ -67,8 +67,12 @@ def lines(findings: Sequence[Finding], width: int) -> Iterator[str]:
         yield from _told(finding, width)
     count = Counter(finding.level for finding in findings)
     yield ""
-    parts = [f"{count[Level.FAILED]} failed", f"{count[Level.WARNING]} warnings", f"{count[Level.OK]} fine"]
+    parts = [f"{count[Level.FAILED]} failed", _counted(count[Level.WARNING], "warning"), f"{count[Level.OK]} fine"]
     yield styled(", ".join(parts), STYLES["✗" if count[Level.FAILED] else "✓"])
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _told(finding: Finding, width: int) -> Iterator[str]:

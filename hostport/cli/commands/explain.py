@@ -19,7 +19,8 @@ from hostport.client.errors import NotFoundError
 from hostport.v1 import allocator_pb2 as pb
 from shim.settings import ALLOCATION_ID
 
-EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events?fieldSelector=reason%3DDenied"
+EVENTS = "/apis/events.k8s.io/v1/namespaces/{}/events?fieldSelector=reason%3DFailedCreate"
+WEBHOOK = "pods.hostport.io"
 
 
 @click.command("explain", cls=Command)
@@ -70,17 +71,17 @@ async def _pod(kubectl: Kubectl, namespace: str, name: str) -> Any:
 
 
 async def _denials(kubectl: Kubectl, namespace: str, name: str) -> str:
-    """The newest denial of an owner whose Pods have such names."""
+    """The newest denial that a controller tells whose Pods have such names."""
     try:
         events = (await kubectl.get(EVENTS.format(namespace)))["items"]
     except KubectlError:
         return ""
-    told = [each for each in events if name.startswith(each.get("regarding", {}).get("name", " "))]
+    told = [each for each in events if WEBHOOK in each.get("note", "") and name.startswith(each["regarding"]["name"])]
     if not told:
         return ""
-    newest = max(told, key=lambda each: each["metadata"].get("creationTimestamp") or "")
-    regarding = newest["regarding"]
-    return f"the last Pod of {regarding['kind']} {regarding['name']} was denied: {newest.get('note', '')}"
+    newest = max(told, key=lambda each: each.get("deprecatedLastTimestamp") or each["metadata"]["creationTimestamp"])
+    regarding, note = newest["regarding"], " ".join(newest["note"].partition(WEBHOOK)[2].split())
+    return f"the last Pod of {regarding['kind']} {regarding['name']} was denied: {note.partition(': ')[2] or note}"
 
 
 async def _configuration(kubectl: Kubectl) -> Any:

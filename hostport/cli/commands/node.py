@@ -35,7 +35,9 @@ HELD: list[Column[pb.HeldPort]] = [
 @output_option
 @asking()
 async def node(session: Session, node: str | None, output: Output) -> None:
-    """Show the port map of NODE; without NODE the nodes, and how much is held on each.
+    """Show the port map of NODE, or the nodes.
+
+    Without NODE it lists the nodes, and how much is held on each.
 
     JSON and YAML are the API's GetNodeResponse or ListNodesResponse. A node is not KNOWN when only Pods or callers name
     it.

@@ -33,9 +33,10 @@ class Program:
               help="What to print.")  # fmt: skip
 @asking()
 async def version(session: Session, is_client_only: bool, output: str) -> None:  # noqa: FBT001
-    """Show the versions of this program, the allocator, and the shims that called it lately.
+    """Show the versions of what runs.
 
-    Says so when they are further apart than one minor version, which is what goes together.
+    Of this program, the allocator, and the shims that called it lately; with a warning when they are further apart than
+    one minor version.
     """
     programs = [Program("client", program_version(), "")]
     if not is_client_only:
