@@ -68,6 +68,12 @@ e2e: $(READY)  ## a real control plane (KUBEBUILDER_ASSETS, or built once with G
 e2e-images: $(READY)  ## build both images on a base made here, and run them on a read-only root (root, buildah, debootstrap)
 	$(BIN)/pytest -q tests/images
 
+browser: $(READY)  ## the status page in Chromium (Debian: chromium chromium-driver); skipped where there is none
+	$(BIN)/pytest -q tests/browser
+
+screenshots: $(READY)  ## the pictures of docs/status-page.md: 4 and 1,000 nodes, claims made through the API
+	$(PY) -m tests.browser.screenshots
+
 soak: $(READY)  ## kill -9 the allocator for 3 minutes behind a real API server, 16 clients (SOAK=seconds)
 	SOAK_SECONDS=$(SOAK) $(BIN)/pytest -q -s tests/e2e/test_soak.py
 

@@ -143,7 +143,7 @@ class Views:
                     "owner": owner_of(claim),
                     "id": claim.id,
                     "since": at(claim.settled_at or claim.created),
-                    "command": words.for_port(name, key.number),
+                    "command": words.for_port(name, key.number, key.protocol.value),
                 }
                 for key, claim in held[:MOST_PORTS]
             ],
@@ -246,7 +246,7 @@ class Views:
         return {
             "total": self.decisions.total,
             "rows": [_decision(one) for one in self.decisions.latest(SHOWN_DECISIONS, results=results)],
-            "command": "hostport watch",
+            "command": words.for_decisions(results),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Iterator
@@ -62,8 +63,7 @@ def show(driver: webdriver.Chrome, width: int, height: int, *, dark: bool = Fals
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def picture(driver: webdriver.Chrome, path: Path, *, whole: bool = False) -> None:
-    import base64
-
-    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
+def picture(driver: webdriver.Chrome, path: Path) -> None:
+    """What is seen now, as PNG."""
+    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "optimizeForSpeed": False})
     path.write_bytes(base64.b64decode(shot["data"]))

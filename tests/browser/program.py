@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from browser.crowd import Crowd
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
+POD = "hostport-allocator-7c9f8d6b5-x2x7k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def running(folder: Path, *flags: str, http: str = "127.0.0.1:0") -> Iterator[Pr
     command = [
         sys.executable, "-m", "allocator", "serve", "--listen=127.0.0.1:0", f"--http={http}", "--journal=memory", *flags,
     ]  # fmt: skip
-    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr, cwd=ROOT) as process:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr, cwd=folder, env=env) as process:
         try:
             yield _listening(process, log)
         finally:
@@ -63,7 +66,7 @@ def crowded(folder: Path, *, nodes: int, games: int, outsiders: int = 1) -> Iter
     crowd = Crowd(folder / "cluster.json", nodes=nodes, games=games, outsiders=outsiders)
     crowd.settle_outsiders()
     crowd.write()
-    with running(folder, f"--cluster=file:{crowd.path}", "--reservation-ttl=1h") as program:
+    with running(folder, f"--cluster=file:{crowd.path.name}", "--reservation-ttl=1h", f"--pod-name={POD}") as program:
         _until(program, lambda status: status["healthy"])
         asyncio.run(crowd.admit(program.grpc))
         _until_seen(program)

@@ -92,13 +92,23 @@ def test_a_filter_selects(query: ClaimsQuery, found: set[str]) -> None:
     [
         (words.for_nodes(NodesQuery()), "hostport node"),
         (words.for_node("n1"), "hostport node n1"),
-        (words.for_port("n1", 8080), "hostport who n1 8080"),
-        (words.for_claims(ClaimsQuery()), "hostport list"),
+        (words.for_port("n1", 53, "UDP"), "hostport who n1 53/UDP"),
+        (words.for_claims(ClaimsQuery()), "hostport list -A"),
+        (words.for_claims(ClaimsQuery(state="OUTSIDER")), "hostport list -A | grep external"),
+        (
+            words.for_claims(ClaimsQuery(state="UNPLACEABLE", node="n1")),
+            "hostport list -A --node n1 | grep unplaceable",
+        ),
+        (words.for_decisions(frozenset()), f'{words.LOG} | grep \'"message":"allocate"\''),
+        (
+            words.for_decisions(frozenset({"refused"})),
+            f'{words.LOG} | grep \'"message":"allocate"\' | grep \'"result":"refused"\'',
+        ),
         (
             words.for_claims(ClaimsQuery(namespace="demo", node="n1", state="BOUND")),
-            "hostport list -n demo --node n1 --state BOUND",
+            "hostport list -n demo --node n1 --state BOUND | grep -v external",
         ),
-        (words.for_claims(ClaimsQuery(text="-x y")), "hostport list | grep -F -- '-x y'"),
+        (words.for_claims(ClaimsQuery(text="-x y")), "hostport list -A | grep -F -- '-x y'"),
     ],
 )
 def test_a_view_has_its_command_line(command: str, line: str) -> None:

@@ -140,7 +140,7 @@ async def test_the_views_show_what_was_allocated(site: Site) -> None:
                 "expires": None,
             }
         ],
-        "command": "hostport list --state RESERVED",
+        "command": "hostport list -A --state RESERVED",
     }
     assert whole["status"]["claims"] == {
         "BOUND": 0, "CONFIRMED": 0, "RESERVED": 1, "LEASED": 1, "OUTSIDER": 0, "UNPLACEABLE": 0,
@@ -152,9 +152,9 @@ async def test_the_views_show_what_was_allocated(site: Site) -> None:
     ]  # fmt: skip
     ports = (await site.view("/nodes/localhost"))["ports"]
     assert [(port["number"], port["state"], port["command"]) for port in ports] == [
-        (10000, "RESERVED", "hostport who localhost 10000"),
-        (10100, "RESERVED", "hostport who localhost 10100"),
-        (7000, "LEASED", "hostport who localhost 7000"),
+        (10000, "RESERVED", "hostport who localhost 10000/TCP"),
+        (10100, "RESERVED", "hostport who localhost 10100/TCP"),
+        (7000, "LEASED", "hostport who localhost 7000/UDP"),
     ]
     assert (await site.view("/decisions?result=refused"))["rows"][0]["owner"]["name"] == "db-0"
 

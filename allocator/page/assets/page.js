@@ -217,9 +217,9 @@ function showNode(view) {
     sizes.observe(strip);
     detail = make("div", { class: "detail" }, strip, make("div", { class: "axis", "aria-hidden": "true" }),
       make("p", { class: "says" }), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Ports of ${view.name}` },
-        make("table", {}, make("thead", {}, make("tr", {},
-          ...["Port", "Holder", "State", "Since", "Ask the command line"].map((text) => make("th", { scope: "col" }, text)))),
-        make("tbody"))), make("p", { class: "command" }));
+        make("table", { role: "table" }, make("thead", { role: "rowgroup" }, make("tr", { role: "row" },
+          ...["Port", "Holder", "State", "Since", "Ask the command line"].map((text) => make("th", { scope: "col", role: "columnheader" }, text)))),
+        make("tbody", { role: "rowgroup" }))), make("p", { class: "command" }));
     item.append(detail);
   }
   const [strip, axis, says, scroll, command] = detail.children;
@@ -231,7 +231,7 @@ function showNode(view) {
     make("button", { type: "button", class: "text", onclick: () => showClaimsOf(view.name) }, "Show its claims"));
   scroll.hidden = !view.ports.length;
   keep(scroll.querySelector("tbody"), view.ports, (port) => `${port.protocol} ${port.number} ${port.ip} ${port.id}`,
-    () => make("tr"), updatePort);
+    () => make("tr", { role: "row" }), updatePort);
   showCommand(command, view.command);
 }
 
@@ -244,11 +244,11 @@ function showClaimsOf(node) {
 function updatePort(tr, port) {
   const where = ["0.0.0.0", ""].includes(port.ip) ? "" : ` on ${port.ip}`;
   tr.replaceChildren(
-    make("td", {}, make("b", {}, String(port.number)), `/${port.protocol}${where}`),
-    make("td", { class: "owner" }, ownerName(port.owner), port.owner.kind === "Pod" ? "" : make("span", { class: "note" }, port.owner.kind)),
-    make("td", {}, stateOf(port.state, port.planned ? "planned here" : "")),
-    make("td", {}, timeOf(port.since)),
-    make("td", {}, make("p", { class: "command" }, ...commandParts(port.command))));
+    cell({}, make("b", {}, String(port.number)), `/${port.protocol}${where}`),
+    cell({ class: "owner" }, ownerName(port.owner), port.owner.kind === "Pod" ? "" : make("span", { class: "note" }, port.owner.kind)),
+    cell({}, stateOf(port.state, port.planned ? "planned here" : "")),
+    cell({}, timeOf(port.since)),
+    cell({}, make("p", { class: "command" }, ...commandParts(port.command))));
 }
 
 // -- claims
@@ -264,7 +264,7 @@ let firstClaims = true;
 function showClaims(view) {
   const filtered = ["q", "state", "namespace", "node"].some((word) => asked[word]);
   by("claims-count").textContent = filtered ? `${count(view.matching)} found` : count(view.matching);
-  keep(by("claim-rows"), view.rows, (row) => row.id, () => make("tr", { class: firstClaims ? null : "fresh" }), updateClaim);
+  keep(by("claim-rows"), view.rows, (row) => row.id, () => make("tr", { role: "row", class: firstClaims ? null : "fresh" }), updateClaim);
   firstClaims = false;
   by("claim-rows").parentElement.hidden = !view.rows.length;
   showPages(by("claims-pages"), view, (page) => ask({ page }));
@@ -289,23 +289,27 @@ function updateClaim(tr, row) {
   const { namespace, name, kind } = row.owner;
   const ends = row.expires && make("span", { class: "note" }, timeOf(row.expires, { until: true }));
   tr.replaceChildren(
-    make("td", { class: "owner" },
+    cell({ class: "owner" },
       namespace && make("button", { type: "button", class: "text muted", title: `Only namespace ${namespace}`,
         onclick: () => ask({ namespace, page: "" }) }, `${namespace}/`),
       make("b", {}, name || "(unnamed)"), kind !== "Pod" && make("span", { class: "note" }, kind)),
-    make("td", {}, stateOf(row.state, row.terminating ? "terminating" : "")),
-    make("td", {}, row.node && make("button", { type: "button", class: "text", title: `Open node ${row.node}`,
+    cell({}, stateOf(row.state, row.terminating ? "terminating" : "")),
+    cell({}, row.node && make("button", { type: "button", class: "text", title: `Open node ${row.node}`,
       onclick: () => openFromTable(row.node) }, row.node),
-    row.planned && make("span", { class: "note beside" }, "planned"),
+    row.planned && make("span", { class: "note beside" }, " planned"),
     row.unplaceable && make("span", { class: "note bad" }, "✗ fits on no node")),
-    make("td", {}, make("span", { class: "ports" }, ...row.ports.map((port) =>
+    cell({}, make("span", { class: "ports" }, ...row.ports.map((port) =>
       make("span", {}, String(port.number), make("small", {}, `/${port.protocol}${port.name ? ` ${port.name}` : ""}`))))),
-    make("td", {}, timeOf(row.created), ends || ""));
+    cell({}, timeOf(row.created), ends || ""));
 }
 
 function openFromTable(node) {
   ask({ open: node, name: node, nodes_page: "" });
   by("nodes").scrollIntoView();
+}
+
+function cell(attributes, ...children) {
+  return make("td", { role: "cell", ...attributes }, ...children);
 }
 
 function stateOf(state, note) {
