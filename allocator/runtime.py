@@ -229,6 +229,7 @@ class Allocator:
         self._wait_for("its end: it was told to stop")
         log.info("stopping")
         await self._health.enter_graceful_shutdown()
+        self._service.finish_streams()
         await server.stop(DRAIN_SECONDS)
         self._engine.is_serving = False
         if self._leadership is not None:
@@ -265,10 +266,10 @@ class Allocator:
 
     def _grpc_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=SERVER_OPTIONS)
-        pb_grpc.add_AllocatorServiceServicer_to_server(
-            AllocatorService(self._engine, self._metrics, self._reports, self._status, self._guard(), self._decisions),
-            server,
+        self._service = AllocatorService(
+            self._engine, self._metrics, self._reports, self._status, self._guard(), self._decisions
         )
+        pb_grpc.add_AllocatorServiceServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self._listen(server)

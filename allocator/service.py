@@ -8,42 +8,39 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
+from google.rpc import status_pb2
 from msgspec.structs import replace
 
 from allocator.access.guard import Guard
 from allocator.access.rights import Verb, unseen
-from allocator.core.asks import Ask, Mistake, Refused, Warned
+from allocator.allocating import Allocating
+from allocator.core.asks import Mistake, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.decisions import Decisions
-from allocator.engine import Engine, RequestMark, UnavailableError
+from allocator.engine import Engine, UnavailableError
 from allocator.metrics import Metrics
 from allocator.reports import Reports
 from allocator.status import Status
+from allocator.streams import Streams
 from allocator.watchers import Change, Watchers
 from allocator.wire import (
-    MAX_NAME,
-    MAX_REQUEST_ID,
     STATES,
-    digest,
-    parse_allocate,
     parse_slot,
     parse_ttl,
-    seal,
     to_allocation,
     to_held_port,
     to_status,
     to_timestamp,
 )
-from hostport.contract import Code, Notice, Reason
-from hostport.logs import tell
+from hostport.contract import Reason
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
@@ -55,8 +52,7 @@ T = TypeVar("T")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_POLICY_NAMES = {value: name.removeprefix("POLICY_") for name, value in pb.Policy.items()}
-_CODES = {code: getattr(grpc.StatusCode, code.name) for code in Code}
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class AllocatorService(pb_grpc.AllocatorServiceServicer):
@@ -73,100 +69,31 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
     ) -> None:
         self._engine = engine
         self._guard = guard
-        self._metrics = metrics
-        self._reports = reports
         self._status = status
-        self._decisions = decisions
+        self._allocating = Allocating(engine, metrics, reports, guard, decisions, status.callers)
+        self._streams = Streams()
         self._watchers = Watchers(engine.ledger)
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
-        began = time.perf_counter()
-        try:
-            response = await self._allocate(request, context)
-        except Refused as refused:
-            reason = refused.mistakes[0].reason.name
-            self._tell(request, "refused", began, reason=reason, detail=str(refused))
-            self._reports.denied(request, refused)
-            await _abort(context, refused.mistakes)
-        except UnavailableError as error:
-            self._tell(request, "unavailable", began, reason=error.reason.name, detail=str(error))
-            await _abort(context, [Mistake(error.reason, "", str(error))])
-        self._tell(request, "previewed" if request.dry_run else "granted", began, got=response.allocation)
-        return response
+        result = await self._allocating.answer(request, context, _wanted(context))
+        if isinstance(result, status_pb2.Status):
+            await _abort(context, result)
+        return result
 
-    def _tell(
-        self,
-        request: pb.AllocateRequest,
-        result: str,
-        began: float,
-        *,
-        reason: str = "",
-        detail: str = "",
-        got: pb.Allocation | None = None,
-    ) -> None:
-        """Counts an answer, keeps it for the status page, and writes its canonical line."""
-        seconds = time.perf_counter() - began
-        policy = _POLICY_NAMES.get(request.policy, "UNKNOWN")
-        self._metrics.allocations.inc(policy, result, reason)
-        self._metrics.allocate_seconds.observe(seconds)
-        owner = request.owner
-        allocation_id = got.id if got else request.allocation_id[:MAX_NAME]
-        kind, namespace = owner.kind[:MAX_NAME], owner.namespace[:MAX_NAME]
-        name = owner.name[:MAX_NAME] or f"{owner.generate_name[:MAX_NAME]}*"
-        numbers = [port.host_port for port in got.ports] if got else []
-        self._decisions.note(
-            at=self._engine.now(),
-            owner=(kind, namespace, name),
-            policy=policy,
-            result=result,
-            reason=reason,
-            detail=detail,
-            numbers=numbers,
-            node=got.node if got else "",
-            allocation_id=allocation_id,
-            seconds=seconds,
-        )
-        if not log.isEnabledFor(logging.INFO):
-            return
-        tell(
-            log,
-            "allocate",
-            request_id=request.request_id[:MAX_REQUEST_ID],
-            allocation_id=allocation_id,
-            kind=kind,
-            namespace=namespace,
-            name=name,
-            policy=policy,
-            result=result,
-            reason=reason,
-            numbers=numbers,
-            node=got.node if got else "",
-            ms=round(seconds * 1000, 2),
-            detail=detail,
-        )
+    async def AllocateStream(  # noqa: N802
+        self, requests: AsyncIterator[pb.AllocateStreamRequest], context: Context
+    ) -> AsyncIterator[pb.AllocateStreamResponse]:
+        async def answer(
+            request: pb.AllocateRequest, is_wanted: Callable[[], bool]
+        ) -> pb.AllocateResponse | status_pb2.Status:
+            return await self._allocating.answer(request, context, is_wanted)
 
-    async def _allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:
-        caller = await self._guard.allocating(context, request.owner)
-        self._status.callers.note(context)
-        ask = parse_allocate(request)
+        async for response in self._streams.answers(requests, answer):
+            yield response
 
-        def seal_with_notes(claim: Claim, warnings: Sequence[Warned]) -> bytes:
-            return seal(claim, [*warnings, *self._notes(ask)])
-
-        if request.dry_run:
-            return pb.AllocateResponse.FromString(self._engine.preview(ask, seal_with_notes))
-        mark = RequestMark(caller.own(request.request_id), digest(request)) if request.request_id else None
-        sealed = await self._engine.allocate(ask, mark=mark, seal=seal_with_notes, is_wanted=_wanted(context))
-        return pb.AllocateResponse.FromString(sealed)
-
-    def _notes(self, ask: Ask) -> Iterator[Warned]:
-        level = self._engine.enforced.get(ask.owner.namespace) if ask.owner.is_pod else None
-        if level:
-            message = (
-                f"namespace {ask.owner.namespace} enforces Pod Security {level}, which refuses hostNetwork:"
-                " the Pod will not be created"
-            )
-            yield Warned(Notice.POD_SECURITY, message)
+    def finish_streams(self) -> None:
+        """They would go on for ever: ends them when they owe no answer."""
+        self._streams.finish()
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:  # noqa: N802
         async with _answering(context):
@@ -299,24 +226,18 @@ async def _answering(context: Context) -> AsyncIterator[None]:
     try:
         yield
     except Refused as refused:
-        await _abort(context, refused.mistakes)
+        await _abort(context, to_status(refused.mistakes))
     except UnavailableError as error:
-        await _abort(context, [Mistake(error.reason, "", str(error))])
+        await _abort(context, to_status([Mistake(error.reason, "", str(error))]))
 
 
-async def _abort(context: Context, mistakes: Sequence[Mistake]) -> NoReturn:
-    code = _CODES[mistakes[0].reason.code]
-    status = to_status(code.value[0], mistakes)
-    # gRPC limits trailers to 8 KiB; a request with hundreds of mistakes is told of the first ones.
-    while status.ByteSize() > 6000 and len(mistakes) > 1:
-        mistakes = mistakes[: len(mistakes) // 2]
-        status = to_status(code.value[0], mistakes)
+async def _abort(context: Context, status: status_pb2.Status) -> NoReturn:
     trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code, status.message, trailers)
+    await context.abort(_CODES[status.code], status.message, trailers)
 
 
 def _wanted(context: Context) -> Callable[[], bool]:
-    """Whether the caller still waits; asked just before the commit."""
+    """Whether the caller still waits."""
     remaining = cast("float | None", context.time_remaining())  # None without a deadline, whatever the stubs say
     deadline = None if remaining is None else time.monotonic() + remaining
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused, Warned, WhenFull
 from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
@@ -24,6 +24,7 @@ MAX_PORTS = 512
 MAX_NAME = 253  # a DNS subdomain, the longest name that Kubernetes has
 MAX_REQUEST_ID = 128
 MAX_DESCRIPTION = 256
+LARGEST_STATUS = 6000
 MAX_TTL = 30 * 24 * 3600.0
 
 _POLICIES = {
@@ -317,10 +318,22 @@ def to_held_port(key: PortKey, claim: Claim) -> pb.HeldPort:
     return held
 
 
-def to_status(code: int, mistakes: Sequence[Mistake]) -> status_pb2.Status:
-    """google.rpc.Status with the ErrorInfo of the first mistake and all of them as field violations."""
-    status = status_pb2.Status(code=code, message="; ".join(mistake.message for mistake in mistakes))
+def to_status(mistakes: Sequence[Mistake]) -> status_pb2.Status:
+    """google.rpc.Status with the ErrorInfo of the first mistake and all of them as field violations.
+
+    As many as fit: gRPC limits trailers to 8 KiB.
+    """
+    status = _to_status(mistakes)
+    while status.ByteSize() > LARGEST_STATUS and len(mistakes) > 1:
+        mistakes = mistakes[: len(mistakes) // 2]
+        status = _to_status(mistakes)
+    return status
+
+
+def _to_status(mistakes: Sequence[Mistake]) -> status_pb2.Status:
     first = mistakes[0]
+    code = code_pb2.Code.Value(first.reason.code.name)
+    status = status_pb2.Status(code=code, message="; ".join(mistake.message for mistake in mistakes))
     status.details.add().Pack(
         error_details_pb2.ErrorInfo(reason=first.reason.name, domain=DOMAIN, metadata={"field": first.field})
     )

@@ -1,7 +1,7 @@
 """Instructions for one request, counted by callgrind: what a noisy machine does not change.
 
-Each server is run by valgrind with one CPU to itself, so that what is compared is work and not speed. Counting begins
-when the server has answered some requests, and counts user space alone. Needs valgrind; no row without it.
+Only the server that is counted is run by valgrind; what runs beside it keeps its speed. Counting begins when it has
+answered some requests, and is of user space alone. Needs valgrind; no row without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.rpc import allocator, call, echo, request
 from bench.webhook import Front, ask, certificates, relay, review, shim
 
 CONCURRENCY = 16
-WARM_UP = Options(seconds=2.0, warm_up=0.5)
+WARM_UP = Options(seconds=4.0, warm_up=1.0)
 COUNTED = Options(seconds=4.0, warm_up=0.5)
 
 
@@ -37,11 +37,15 @@ def instructions(_: Options) -> list[Row]:
             ask(front, folder, 1, Options(seconds=0.5, warm_up=0.1), f"--answer={folder / 'answer.json'}")
         return [
             _row(
-                "Allocate, sqlite journal: instructions in the allocator, over the echo",
-                _rpc(folder, allocator),
-                _rpc(folder, echo),
+                "Allocate: instructions in the allocator, over the echo",
+                _rpc(folder, "allocator", allocator),
+                _rpc(folder, "bench.echo_server", echo),
             ),
-            _row("webhook: instructions in the shim, over the relay", _webhook(folder, shim), _webhook(folder, relay)),
+            _row(
+                "webhook: instructions in the shim, over the relay",
+                _webhook(folder, "shim", shim),
+                _webhook(folder, "bench.relay_server", relay),
+            ),
         ]
 
 
@@ -49,17 +53,16 @@ def _row(what: str, ours: float, bare: float) -> Row:
     return Row(bench="instructions", what=what, unit="k", ours=[Sample(ours)], bare=[Sample(bare)])
 
 
-def _rpc(folder: Path, start: Callable[[], AbstractContextManager[tuple[str, Server]]]) -> float:
-    with _counted(folder) as out, start() as (address, process):
+def _rpc(folder: Path, module: str, start: Callable[[], AbstractContextManager[tuple[str, Server]]]) -> float:
+    with _counted(folder, module) as out, start() as (address, process):
         call(address, folder / "request.bin", CONCURRENCY, WARM_UP)
         _control(process, "--instr=on")
         total = call(address, folder / "request.bin", CONCURRENCY, COUNTED)["total"]
         return _thousands(out, process) / total
 
 
-def _webhook(folder: Path, start: Callable[[Path], AbstractContextManager[Front]]) -> float:
-    """Of the front alone; the process behind it is slowed down just as much."""
-    with _counted(folder) as out, start(folder) as front:
+def _webhook(folder: Path, module: str, start: Callable[[Path], AbstractContextManager[Front]]) -> float:
+    with _counted(folder, module) as out, start(folder) as front:
         ask(front, folder, CONCURRENCY, WARM_UP)
         _control(front.front, "--instr=on")
         total = ask(front, folder, CONCURRENCY, COUNTED)["total"]
@@ -67,15 +70,9 @@ def _webhook(folder: Path, start: Callable[[Path], AbstractContextManager[Front]
 
 
 @contextmanager
-def _counted(folder: Path) -> Iterator[Path]:
-    command = (
-        "valgrind",
-        "-q",
-        "--tool=callgrind",
-        "--instr-atstart=no",
-        f"--callgrind-out-file={folder}/callgrind.%p",
-    )
-    token = UNDER.set(command)
+def _counted(folder: Path, module: str) -> Iterator[Path]:
+    out = f"--callgrind-out-file={folder}/callgrind.%p"
+    token = UNDER.set({module: ("valgrind", "-q", "--tool=callgrind", "--instr-atstart=no", out)})
     try:
         yield folder
     finally:

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -19,8 +20,8 @@ START_SECONDS = 60.0  # under callgrind a start takes most of it
 LOAD_SECONDS = 60.0
 
 
-UNDER: ContextVar[tuple[str, ...]] = ContextVar("UNDER", default=())
-"""A command that runs the servers, such as a profiler."""
+UNDER: ContextVar[Mapping[str, Sequence[str]]] = ContextVar("UNDER", default=MappingProxyType({}))
+"""The words before a module's command, such as those of a profiler."""
 
 
 class ProcessError(Exception):
@@ -73,11 +74,11 @@ class Server:
 
 @contextlib.contextmanager
 def server(folder: Path, module: str, *arguments: str) -> Iterator[Server]:
-    """Runs `python -m module arguments` until the block ends; behind the words of UNDER, where it is set."""
+    """Runs `python -m module arguments` until the block ends; under a tool where UNDER says so."""
     log = folder / f"{module}.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [*UNDER.get(), sys.executable, "-m", *module.split(), *arguments],
+            [*UNDER.get().get(module, ()), sys.executable, "-m", *module.split(), *arguments],
             cwd=CHECKOUT,
             stdin=subprocess.DEVNULL,
             stdout=output,

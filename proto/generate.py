@@ -9,7 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from google.rpc import status_pb2
+
 ROOT = Path(__file__).resolve().parent.parent
+GOOGLE = Path(status_pb2.__file__).parents[2]  # where google/rpc/status.proto lies
 GENERATED = ("allocator_pb2.py", "allocator_pb2.pyi", "allocator_pb2_grpc.py", "allocator_pb2_grpc.pyi")
 
 
@@ -17,7 +20,7 @@ def generate(target: Path) -> None:
     """Runs protoc with the plug-ins of this environment; output goes below `target`."""
     tools = Path(sys.executable).parent
     command = [
-        *(sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}"),
+        *(sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"-I{GOOGLE}"),
         *(f"--plugin={plugin}={tools / plugin}" for plugin in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         *(f"--python_out={target}", f"--grpc_python_out={target}"),
         *(f"--mypy_out=quiet:{target}", f"--mypy_grpc_out=quiet:{target}"),

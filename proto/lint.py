@@ -19,8 +19,10 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
     ServiceDescriptorProto,
 )
+from google.rpc import status_pb2
 
 ROOT = Path(__file__).resolve().parent
+GOOGLE = Path(status_pb2.__file__).parents[2]  # where google/rpc/status.proto lies
 
 # Field numbers in descriptor.proto, of which the paths of comments are made.
 MESSAGE, ENUM, SERVICE, FIELD, NESTED, NESTED_ENUM, VALUE, METHOD = 4, 5, 6, 2, 3, 4, 2, 2
@@ -37,8 +39,8 @@ def describe() -> list[FileDescriptorProto]:
     """Our files with their comments."""
     ours = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.proto"))
     with tempfile.NamedTemporaryFile() as out:
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", "--include_source_info", f"-o{out.name}"]
-        subprocess.run([*command, *ours], check=True)
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"-I{GOOGLE}", f"-o{out.name}"]
+        subprocess.run([*command, "--include_source_info", *ours], check=True)
         return list(FileDescriptorSet.FromString(Path(out.name).read_bytes()).file)
 
 

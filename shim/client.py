@@ -4,6 +4,8 @@ Rules:
 
 * A refusal is an answer: INVALID_ARGUMENT, FAILED_PRECONDITION and RESOURCE_EXHAUSTED in our domain deny the Pod. All
   else, words of ours or not, means that nothing is known, and the webhook's failurePolicy decides.
+* Asks share one stream, so that many of them cost little more than one; see `shim.stream`. What the stream cannot do is
+  done by a call of its own.
 * Nothing waits past the caller's deadline. Within it a call waits for a connection, and is repeated when the allocator
   went away under it: request_id makes that safe, and the channel's throttle keeps it from becoming a storm.
 """
@@ -27,6 +29,7 @@ from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
 from hostport.version import program_version
 from shim.outcomes import Mistake, Refused, Unreachable
+from shim.stream import AskStream
 
 ADMISSION_CODES = {
     grpc.StatusCode.INVALID_ARGUMENT: 422,
@@ -34,6 +37,9 @@ ADMISSION_CODES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: 403,
 }
 """The refusals, by their code, and the status code that the admission answer gives."""
+
+UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 CLOSING_GRACE = 30.0
 """Seconds that calls under way have when their channel is replaced or closed: no deadline is longer."""
@@ -81,12 +87,25 @@ class AllocatorClient:
         self._closing: set[asyncio.Task[None]] = set()
         self._channel = self._connect()
         self._stub = AllocatorServiceStub(self._channel)
+        self._stream = AskStream(self._stub)
 
     async def allocate(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
         """Asks once; `deadline` is a time of the event loop's clock."""
-        patience = deadline - asyncio.get_running_loop().time()
-        if patience <= 0:
+        clock = asyncio.get_running_loop().time
+        if clock() >= deadline:
             return _unreachable("no time was left to ask the allocator")
+        try:
+            answer = await self._stream.ask(request, deadline)
+        except TimeoutError:
+            return _unreachable("DEADLINE_EXCEEDED: it did not answer in time")
+        if isinstance(answer, AllocateResponse):
+            return answer
+        if answer is not None and answer.code != UNAVAILABLE:
+            return _outcome(_CODES[answer.code], answer.message, answer)
+        return await self._ask_alone(request, deadline - clock())
+
+    async def _ask_alone(self, request: AllocateRequest, patience: float) -> AllocateResponse | Refused | Unreachable:
+        """A call of its own: waits for a connection, and is repeated."""
         try:
             return await self._stub.Allocate(request, timeout=patience, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
@@ -98,11 +117,14 @@ class AllocatorClient:
             return
         old, self._channel = self._channel, self._connect()
         self._stub = AllocatorServiceStub(self._channel)
+        self._stream.end()
+        self._stream = AskStream(self._stub)
         closing = asyncio.get_running_loop().create_task(old.close(grace=CLOSING_GRACE))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
+        self._stream.end()
         await asyncio.gather(self._channel.close(grace=None), *self._closing)
 
     def _connect(self) -> grpc.aio.Channel:
@@ -114,23 +136,27 @@ class AllocatorClient:
 
 def outcome_of(error: grpc.aio.AioRpcError) -> Refused | Unreachable:
     """What an error means for the Pod."""
-    code, details = error.code(), list(_details(error))
+    return _outcome(error.code(), error.details() or "", _status(error))
+
+
+def _outcome(code: grpc.StatusCode, message: str, status: status_pb2.Status) -> Refused | Unreachable:
+    details = list(_details(status))
     info = next((each for each in details if isinstance(each, error_details_pb2.ErrorInfo)), None)
     if info is None or info.domain != DOMAIN:
-        return _unreachable(f"{code.name}: {error.details()}")
+        return _unreachable(f"{code.name}: {message}")
     if code not in ADMISSION_CODES:
-        return Unreachable(info.reason, error.details() or code.name)
+        return Unreachable(info.reason, message or code.name)
     violations = [
         Mistake(each.reason or info.reason, each.field, each.description)
         for request in details
         if isinstance(request, error_details_pb2.BadRequest)
         for each in request.field_violations
     ]
-    return Refused(ADMISSION_CODES[code], tuple(violations) or (Mistake(info.reason, "", error.details() or ""),))
+    return Refused(ADMISSION_CODES[code], tuple(violations) or (Mistake(info.reason, "", message),))
 
 
-def _details(error: grpc.aio.AioRpcError) -> Iterable[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest]:
-    for packed in _status(error).details:
+def _details(status: status_pb2.Status) -> Iterable[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest]:
+    for packed in status.details:
         for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest):
             detail = kind()
             if packed.Is(kind.DESCRIPTOR) and packed.Unpack(detail):

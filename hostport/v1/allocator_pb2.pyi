@@ -22,6 +22,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -743,6 +744,124 @@ class AllocateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AllocateResponse: _TypeAlias = AllocateResponse  # noqa: Y015
+
+@_typing.final
+class AllocateStreamRequest(_message.Message):
+    """AllocateStreamRequest is some asks that travel together, and nothing more: it
+    does not matter which ones do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Ask(_message.Message):
+        """Ask is one Allocate call."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TAG_FIELD_NUMBER: _builtins.int
+        TIMEOUT_FIELD_NUMBER: _builtins.int
+        REQUEST_FIELD_NUMBER: _builtins.int
+        tag: _builtins.int
+        """Names the ask in its answer. Every ask of a stream has its own."""
+        @_builtins.property
+        def timeout(self) -> _duration_pb2.Duration:
+            """How long the caller waits for the answer: the deadline of this ask.
+            Unset: as long as the stream lives.
+            """
+
+        @_builtins.property
+        def request(self) -> Global___AllocateRequest:
+            """Required. What is asked."""
+
+        def __init__(
+            self,
+            *,
+            tag: _builtins.int = ...,
+            timeout: _duration_pb2.Duration | None = ...,
+            request: Global___AllocateRequest | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "timeout", b"timeout"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "tag", b"tag", "timeout", b"timeout"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AllocateStreamRequest.Ask]:
+        """The asks: at most 32, and at most 1 MiB together."""
+
+    def __init__(
+        self,
+        *,
+        asks: _abc.Iterable[Global___AllocateStreamRequest.Ask] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllocateStreamRequest: _TypeAlias = AllocateStreamRequest  # noqa: Y015
+
+@_typing.final
+class AllocateStreamResponse(_message.Message):
+    """AllocateStreamResponse is some answers that travel together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Answer(_message.Message):
+        """Answer is how one Allocate call ended."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TAG_FIELD_NUMBER: _builtins.int
+        RESPONSE_FIELD_NUMBER: _builtins.int
+        STATUS_FIELD_NUMBER: _builtins.int
+        tag: _builtins.int
+        """The tag of the ask."""
+        @_builtins.property
+        def response(self) -> Global___AllocateResponse:
+            """What was allocated."""
+
+        @_builtins.property
+        def status(self) -> _status_pb2.Status:
+            """Why not: the status, with its details, that Allocate would have."""
+
+        def __init__(
+            self,
+            *,
+            tag: _builtins.int = ...,
+            response: Global___AllocateResponse | None = ...,
+            status: _status_pb2.Status | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "result", b"result", "status", b"status"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "result", b"result", "status", b"status", "tag", b"tag"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+        _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AllocateStreamResponse.Answer]:
+        """The answers."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___AllocateStreamResponse.Answer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllocateStreamResponse: _TypeAlias = AllocateStreamResponse  # noqa: Y015
 
 @_typing.final
 class ReleaseRequest(_message.Message):

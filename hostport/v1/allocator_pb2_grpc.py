@@ -40,6 +40,11 @@ class AllocatorServiceStub:
                 request_serializer=hostport_dot_v1_dot_allocator__pb2.AllocateRequest.SerializeToString,
                 response_deserializer=hostport_dot_v1_dot_allocator__pb2.AllocateResponse.FromString,
                 _registered_method=True)
+        self.AllocateStream = channel.stream_stream(
+                '/hostport.v1.AllocatorService/AllocateStream',
+                request_serializer=hostport_dot_v1_dot_allocator__pb2.AllocateStreamRequest.SerializeToString,
+                response_deserializer=hostport_dot_v1_dot_allocator__pb2.AllocateStreamResponse.FromString,
+                _registered_method=True)
         self.Release = channel.unary_unary(
                 '/hostport.v1.AllocatorService/Release',
                 request_serializer=hostport_dot_v1_dot_allocator__pb2.ReleaseRequest.SerializeToString,
@@ -95,6 +100,19 @@ class AllocatorServiceServicer:
         """Allocate decides, makes durable and returns host ports for one owner. The
         answer is sent after the decision is on disk. A Pod gets a RESERVED
         allocation, anything else a LEASED one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AllocateStream(self, request_iterator, context):
+        """AllocateStream is Allocate for callers with many asks at once: each ask is
+        decided, made durable and answered for itself, as soon as it can be and in
+        any order, as Allocate would answer it. When the stream ends, an ask that
+        has no answer may or may not have been granted: Allocate it again with its
+        request_id. The stream ends when the allocator stops, when the caller has
+        no more asks and all answers, and when it cancels: what is not on disk by
+        then is not granted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +191,11 @@ def add_AllocatorServiceServicer_to_server(servicer, server):
                     request_deserializer=hostport_dot_v1_dot_allocator__pb2.AllocateRequest.FromString,
                     response_serializer=hostport_dot_v1_dot_allocator__pb2.AllocateResponse.SerializeToString,
             ),
+            'AllocateStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.AllocateStream,
+                    request_deserializer=hostport_dot_v1_dot_allocator__pb2.AllocateStreamRequest.FromString,
+                    response_serializer=hostport_dot_v1_dot_allocator__pb2.AllocateStreamResponse.SerializeToString,
+            ),
             'Release': grpc.unary_unary_rpc_method_handler(
                     servicer.Release,
                     request_deserializer=hostport_dot_v1_dot_allocator__pb2.ReleaseRequest.FromString,
@@ -247,6 +270,33 @@ class AllocatorService:
             '/hostport.v1.AllocatorService/Allocate',
             hostport_dot_v1_dot_allocator__pb2.AllocateRequest.SerializeToString,
             hostport_dot_v1_dot_allocator__pb2.AllocateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AllocateStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/hostport.v1.AllocatorService/AllocateStream',
+            hostport_dot_v1_dot_allocator__pb2.AllocateStreamRequest.SerializeToString,
+            hostport_dot_v1_dot_allocator__pb2.AllocateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

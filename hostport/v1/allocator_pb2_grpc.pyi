@@ -50,6 +50,15 @@ class AllocatorServiceStub:
     answer is sent after the decision is on disk. A Pod gets a RESERVED
     allocation, anything else a LEASED one.
     """
+    AllocateStream: _grpc.StreamStreamMultiCallable[_allocator_pb2.AllocateStreamRequest, _allocator_pb2.AllocateStreamResponse]
+    """AllocateStream is Allocate for callers with many asks at once: each ask is
+    decided, made durable and answered for itself, as soon as it can be and in
+    any order, as Allocate would answer it. When the stream ends, an ask that
+    has no answer may or may not have been granted: Allocate it again with its
+    request_id. The stream ends when the allocator stops, when the caller has
+    no more asks and all answers, and when it cancels: what is not on disk by
+    then is not granted.
+    """
     Release: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ReleaseRequest, _allocator_pb2.ReleaseResponse]
     """Release ends an allocation and frees its ports. Releasing what is gone is OK."""
     Renew: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.RenewRequest, _allocator_pb2.RenewResponse]
@@ -82,6 +91,15 @@ class AllocatorServiceAsyncStub(AllocatorServiceStub):
     """Allocate decides, makes durable and returns host ports for one owner. The
     answer is sent after the decision is on disk. A Pod gets a RESERVED
     allocation, anything else a LEASED one.
+    """
+    AllocateStream: _aio.StreamStreamMultiCallable[_allocator_pb2.AllocateStreamRequest, _allocator_pb2.AllocateStreamResponse]  # type: ignore[assignment]
+    """AllocateStream is Allocate for callers with many asks at once: each ask is
+    decided, made durable and answered for itself, as soon as it can be and in
+    any order, as Allocate would answer it. When the stream ends, an ask that
+    has no answer may or may not have been granted: Allocate it again with its
+    request_id. The stream ends when the allocator stops, when the caller has
+    no more asks and all answers, and when it cancels: what is not on disk by
+    then is not granted.
     """
     Release: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ReleaseRequest, _allocator_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Release ends an allocation and frees its ports. Releasing what is gone is OK."""
@@ -118,6 +136,21 @@ class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Allocate decides, makes durable and returns host ports for one owner. The
         answer is sent after the decision is on disk. A Pod gets a RESERVED
         allocation, anything else a LEASED one.
+        """
+
+    @_abc_1.abstractmethod
+    def AllocateStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_allocator_pb2.AllocateStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_allocator_pb2.AllocateStreamResponse], _abc.AsyncIterator[_allocator_pb2.AllocateStreamResponse]]:
+        """AllocateStream is Allocate for callers with many asks at once: each ask is
+        decided, made durable and answered for itself, as soon as it can be and in
+        any order, as Allocate would answer it. When the stream ends, an ask that
+        has no answer may or may not have been granted: Allocate it again with its
+        request_id. The stream ends when the allocator stops, when the caller has
+        no more asks and all answers, and when it cancels: what is not on disk by
+        then is not granted.
         """
 
     @_abc_1.abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -104,6 +104,8 @@ class Stub:
         self._stub = pb_grpc.AllocatorServiceStub(channel)
 
     def __call__(self, method: str, request: Any, seconds: float = 5) -> Awaitable[Any]:
+        if method == "AllocateStream":
+            return _answered(self._stub.AllocateStream(metadata=self.metadata, timeout=seconds), request)
         call = getattr(self._stub, method)(request, metadata=self.metadata, timeout=seconds)
         return cast("Awaitable[Any]", call if hasattr(call, "__await__") else _first(call))
 
@@ -112,14 +114,23 @@ async def _first(stream: Any) -> Any:
     return await stream.read()
 
 
+async def _answered(stream: Any, request: Any) -> Any:
+    with suppress(grpc.aio.AioRpcError):  # reading tells
+        await stream.write(request)
+    return await stream.read()
+
+
 async def outcome(call: Awaitable[Any]) -> str:
     """`OK`, or the reason of the error, or its bare code where it has none."""
+    info = error_details_pb2.ErrorInfo()
     try:
-        await call
+        answer = await call
     except grpc.aio.AioRpcError as error:
         status = rpc_status.from_call(cast("Any", error))
-        info = error_details_pb2.ErrorInfo()
         return info.reason if status and status.details[0].Unpack(info) else error.code().name
+    if isinstance(answer, pb.AllocateStreamResponse) and answer.answers[0].HasField("status"):
+        answer.answers[0].status.details[0].Unpack(info)
+        return str(info.reason)
     return "OK"
 
 

@@ -24,6 +24,7 @@ def requests(claim_id: str = "0" * 32) -> dict[str, Any]:
     """One for each call."""
     return {
         "Allocate": lease(),
+        "AllocateStream": pb.AllocateStreamRequest(asks=[pb.AllocateStreamRequest.Ask(request=lease("r2"))]),
         "Release": pb.ReleaseRequest(id=claim_id),
         "Renew": pb.RenewRequest(id=claim_id),
         "GetAllocation": pb.GetAllocationRequest(id=claim_id),

@@ -15,10 +15,16 @@ from grpc_status import rpc_status
 from shimkit import FakeAllocator
 
 from hostport.flags import Address
-from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from hostport.v1.allocator_pb2 import (
+    AllocateRequest,
+    AllocateResponse,
+    AllocateStreamRequest,
+    AllocateStreamResponse,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Answering = Callable[[AllocateRequest, Context], Awaitable[AllocateResponse]]
+Streaming = Callable[[AsyncIterator[AllocateStreamRequest], Context], AsyncIterator[AllocateStreamResponse]]
 
 
 def granting() -> Answering:
@@ -36,6 +42,7 @@ class StandIn:
 
     answer: Answering = field(default_factory=granting)
     asked: list[AllocateRequest] = field(default_factory=list)
+    stream: Streaming | None = None  # how it serves AllocateStream; None: it does not know that call
 
     async def allocate(self, request: AllocateRequest, context: Context) -> AllocateResponse:
         self.asked.append(request)
@@ -52,7 +59,14 @@ async def serving(
         request_deserializer=AllocateRequest.FromString,
         response_serializer=AllocateResponse.SerializeToString,
     )
-    handlers = grpc.method_handlers_generic_handler("hostport.v1.AllocatorService", {"Allocate": method})
+    methods: dict[str, Any] = {"Allocate": method}
+    if servicer.stream is not None:
+        methods["AllocateStream"] = grpc.stream_stream_rpc_method_handler(
+            servicer.stream,
+            request_deserializer=AllocateStreamRequest.FromString,
+            response_serializer=AllocateStreamResponse.SerializeToString,
+        )
+    handlers = grpc.method_handlers_generic_handler("hostport.v1.AllocatorService", methods)
     server.add_generic_rpc_handlers((handlers,))
     where = f"127.0.0.1:{port}"
     bound = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)

@@ -1,0 +1,141 @@
+"""What Allocate does with one ask, whichever way it came: as a call of its own, or with others on a stream.
+
+Whatever comes of it is counted and told in one canonical line, here and once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2
+
+from allocator.access.guard import Guard
+from allocator.core.asks import Ask, Mistake, Refused, Warned
+from allocator.core.claims import Claim
+from allocator.decisions import Decisions
+from allocator.engine import Engine, RequestMark, UnavailableError
+from allocator.metrics import Metrics
+from allocator.reports import Reports
+from allocator.status import Callers
+from allocator.wire import MAX_NAME, MAX_REQUEST_ID, digest, parse_allocate, seal, to_status
+from hostport.contract import Notice
+from hostport.logs import tell
+from hostport.v1 import allocator_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_POLICY_NAMES = {value: name.removeprefix("POLICY_") for name, value in pb.Policy.items()}
+
+
+class Allocating:
+    """See the module."""
+
+    def __init__(
+        self, engine: Engine, metrics: Metrics, reports: Reports, guard: Guard, decisions: Decisions, callers: Callers
+    ) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._reports = reports
+        self._guard = guard
+        self._decisions = decisions
+        self._callers = callers
+
+    async def answer(
+        self, request: pb.AllocateRequest, context: Context, is_wanted: Callable[[], bool]
+    ) -> pb.AllocateResponse | status_pb2.Status:
+        """What was allocated, or why not. `is_wanted` is asked just before the commit."""
+        began = time.perf_counter()
+        try:
+            response = await self._allocate(request, context, is_wanted)
+        except Refused as refused:
+            reason = refused.mistakes[0].reason.name
+            self._tell(request, "refused", began, reason=reason, detail=str(refused))
+            self._reports.denied(request, refused)
+            return to_status(refused.mistakes)
+        except UnavailableError as error:
+            self._tell(request, "unavailable", began, reason=error.reason.name, detail=str(error))
+            return to_status([Mistake(error.reason, "", str(error))])
+        self._tell(request, "previewed" if request.dry_run else "granted", began, got=response.allocation)
+        return response
+
+    async def _allocate(
+        self, request: pb.AllocateRequest, context: Context, is_wanted: Callable[[], bool]
+    ) -> pb.AllocateResponse:
+        caller = await self._guard.allocating(context, request.owner)
+        self._callers.note(context)
+        ask = parse_allocate(request)
+
+        def seal_with_notes(claim: Claim, warnings: Sequence[Warned]) -> bytes:
+            return seal(claim, [*warnings, *self._notes(ask)])
+
+        if request.dry_run:
+            return pb.AllocateResponse.FromString(self._engine.preview(ask, seal_with_notes))
+        mark = RequestMark(caller.own(request.request_id), digest(request)) if request.request_id else None
+        sealed = await self._engine.allocate(ask, mark=mark, seal=seal_with_notes, is_wanted=is_wanted)
+        return pb.AllocateResponse.FromString(sealed)
+
+    def _notes(self, ask: Ask) -> Iterator[Warned]:
+        level = self._engine.enforced.get(ask.owner.namespace) if ask.owner.is_pod else None
+        if level:
+            message = (
+                f"namespace {ask.owner.namespace} enforces Pod Security {level}, which refuses hostNetwork:"
+                " the Pod will not be created"
+            )
+            yield Warned(Notice.POD_SECURITY, message)
+
+    def _tell(
+        self,
+        request: pb.AllocateRequest,
+        result: str,
+        began: float,
+        *,
+        reason: str = "",
+        detail: str = "",
+        got: pb.Allocation | None = None,
+    ) -> None:
+        """Counts an answer, keeps it for the status page, and writes its canonical line."""
+        seconds = time.perf_counter() - began
+        policy = _POLICY_NAMES.get(request.policy, "UNKNOWN")
+        self._metrics.allocations.inc(policy, result, reason)
+        self._metrics.allocate_seconds.observe(seconds)
+        owner = request.owner
+        allocation_id = got.id if got else request.allocation_id[:MAX_NAME]
+        kind, namespace = owner.kind[:MAX_NAME], owner.namespace[:MAX_NAME]
+        name = owner.name[:MAX_NAME] or f"{owner.generate_name[:MAX_NAME]}*"
+        numbers = [port.host_port for port in got.ports] if got else []
+        self._decisions.note(
+            at=self._engine.now(),
+            owner=(kind, namespace, name),
+            policy=policy,
+            result=result,
+            reason=reason,
+            detail=detail,
+            numbers=numbers,
+            node=got.node if got else "",
+            allocation_id=allocation_id,
+            seconds=seconds,
+        )
+        if not log.isEnabledFor(logging.INFO):
+            return
+        tell(
+            log,
+            "allocate",
+            request_id=request.request_id[:MAX_REQUEST_ID],
+            allocation_id=allocation_id,
+            kind=kind,
+            namespace=namespace,
+            name=name,
+            policy=policy,
+            result=result,
+            reason=reason,
+            numbers=numbers,
+            node=got.node if got else "",
+            ms=round(seconds * 1000, 2),
+            detail=detail,
+        )

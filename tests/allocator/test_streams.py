@@ -1,0 +1,136 @@
+"""AllocateStream: every ask is an Allocate call of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, status_pb2
+from grpc_status import rpc_status
+from servicekit import Running
+
+from allocator.journal.contract import Entry
+from allocator.streams import Answering, Streams
+from hostport.v1 import allocator_pb2 as pb
+
+Message = pb.AllocateStreamRequest
+Ask = Message.Ask
+
+
+def port(number: int, request_id: str = "") -> pb.AllocateRequest:
+    return pb.AllocateRequest(
+        owner=pb.Owner(kind="Pod", namespace="demo", name=f"db-{number}"),
+        policy=pb.POLICY_STATIC,
+        ports=[pb.PortRequest(container="c", container_port=80, host_port=number)],
+        request_id=request_id,
+    )
+
+
+async def test_an_ask_gets_the_answer_of_a_call(service: Running) -> None:
+    fine, wrong = port(8080, request_id="r"), pb.AllocateRequest()
+    stream = service.stub.AllocateStream()
+    await stream.write(Message(asks=[Ask(tag=7, request=fine), Ask(tag=8, request=wrong)]))
+    await stream.done_writing()
+    answers = {answer.tag: answer async for message in stream for answer in message.answers}
+
+    assert answers[7].response == await service.stub.Allocate(fine)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await service.stub.Allocate(wrong)
+    assert answers[8].status == rpc_status.from_call(refused.value)  # type: ignore[arg-type]
+    assert sorted(answers) == [7, 8]
+
+
+async def test_an_ask_whose_time_is_up_is_not_granted(service: Running) -> None:
+    stream = service.stub.AllocateStream()
+    await stream.write(Message(asks=[Ask(tag=1, timeout=Duration(nanos=1000), request=port(8080))]))
+    message = await stream.read()
+    assert isinstance(message, pb.AllocateStreamResponse)
+    (answer,) = message.answers
+
+    assert (answer.status.code, list(service.engine.ledger.claims())) == (code_pb2.DEADLINE_EXCEEDED, [])
+    stream.cancel()
+
+
+async def test_a_stream_that_is_cancelled_wants_nothing_any_more(service: Running) -> None:
+    submitted: list[Callable[[], bool]] = []
+
+    def submit(_: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        submitted.append(is_wanted)
+        return asyncio.get_running_loop().create_future()
+
+    setattr(service.engine.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+    stream = service.stub.AllocateStream()
+    await stream.write(Message(asks=[Ask(tag=1, request=port(8080))]))
+    await until(lambda: bool(submitted) and submitted[0]())
+
+    stream.cancel()
+
+    await until(lambda: not submitted[0]())
+
+
+# -- without a network
+
+SLOW, QUICK = pb.AllocateRequest(request_id="slow"), pb.AllocateRequest(request_id="quick")
+
+
+async def endless(*messages: Message) -> AsyncIterator[Message]:
+    for message in messages:
+        yield message
+    await asyncio.Event().wait()
+
+
+async def test_an_ask_that_waits_holds_up_no_other() -> None:
+    gate = asyncio.Event()
+    answers = Streams().answers(
+        endless(Message(asks=[Ask(tag=1, request=SLOW), Ask(tag=2, request=QUICK)])), slow(gate)
+    )
+
+    assert await tags(answers) == [2]
+    gate.set()
+    assert await tags(answers) == [1]
+
+
+async def test_a_stream_that_is_to_finish_gives_the_answers_that_it_owes() -> None:
+    gate, streams = asyncio.Event(), Streams()
+    answers = streams.answers(endless(Message(asks=[Ask(tag=1, request=SLOW), Ask(tag=2, request=QUICK)])), slow(gate))
+    await tags(answers)
+
+    streams.finish()
+    gate.set()
+
+    assert await tags(answers) == [1]
+    with pytest.raises(StopAsyncIteration):
+        await anext(answers)
+
+
+async def test_a_fault_is_an_answer_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> pb.AllocateResponse:
+        raise ZeroDivisionError
+
+    with caplog.at_level(logging.CRITICAL, logger="allocator.streams"):
+        message = await anext(Streams().answers(endless(Message(asks=[Ask(tag=1, request=QUICK)])), answer))
+
+    assert [(each.tag, each.status.code) for each in message.answers] == [(1, code_pb2.UNKNOWN)]
+
+
+def slow(gate: asyncio.Event) -> Answering:
+    async def answer(request: pb.AllocateRequest, _: Callable[[], bool]) -> pb.AllocateResponse | status_pb2.Status:
+        if request == SLOW:
+            await gate.wait()
+        return pb.AllocateResponse()
+
+    return answer
+
+
+async def tags(answers: AsyncIterator[pb.AllocateStreamResponse]) -> list[int]:
+    return [each.tag for each in (await anext(answers)).answers]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.01)
