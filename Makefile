@@ -89,7 +89,7 @@ images:  ## build both images (IMG=registry/name:tag makes name-allocator:tag an
 	   $$tool build $(BUILD_FLAGS) -f Dockerfile.$$part -t $(NAME)-$$part:$(TAG) . || exit 1; \
 	 done
 
-manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, cert-manager or dev)
+manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, cert-manager, own-secrets or dev)
 	@mkdir -p build/deploy
 	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' \
 	  'resources: [../../deploy/overlays/$(OVERLAY)]' 'images:' \
@@ -99,7 +99,6 @@ manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, cer
 
 deploy: manifests  ## install into the cluster of kubectl (IMG=registry/name:tag, OVERLAY=default)
 	$(KUBECTL) apply -f build/deploy/manifests.yaml
-	@[ $(OVERLAY) = cert-manager ] || KUBECTL="$(KUBECTL)" deploy/certificates
 	$(KUBECTL) -n hostport-system rollout status deployment/hostport-allocator deployment/hostport-shim --timeout=180s
 
 undeploy: manifests  ## remove it all, the webhook first, so that no Pod waits for what is going

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,20 @@ def _optional(text: str) -> Address | None:
     return address(text) if text else None
 
 
+def names(text: str) -> tuple[str, ...]:
+    """DNS names and addresses, separated by commas.
+
+    Raises:
+        ValueError: one of them is neither.
+
+    """
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    wrong = [each for each in found if not re.fullmatch(r"[A-Za-z0-9.:*-]+", each)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is neither a DNS name nor an address")
+    return found
+
+
 def when_full(text: str) -> WhenFull:
     return WhenFull(one_of(*(value.value for value in WhenFull))(text))
 
@@ -93,9 +108,25 @@ FLAGS = (
         one_of("same-namespace", "all"),
     ),
     Flag("when-full", "Deny", "what becomes of a Pod for which every candidate is full: Deny or Pending", when_full),
+    Flag(
+        "certificates",
+        "files",
+        "files (--tls-cert and so on), or builtin: made here, and kept in Secrets of --lease-namespace",
+        one_of("files", "builtin"),
+    ),
+    Flag("certificate-names", "", "more names and addresses, with commas, for which built-in certificates hold", names),
+    Flag("certificate-lifetime", "720h", "life of a built-in certificate; two thirds of it are used", duration),
+    Flag("ca-lifetime", "8760h", "life of the built-in authority; two thirds of it are used", duration),
+    Flag(
+        "certificate-propagation",
+        "10m",
+        "how long a changed Secret or webhook configuration may take until it is used everywhere",
+        duration,
+    ),
+    Flag("webhook-configuration", "hostport-operator", "where the built-in authority makes itself known"),
     Flag("tls-cert", "", "PEM file with the certificate chain of the gRPC service"),
     Flag("tls-key", "", "PEM file with its private key"),
-    Flag("tls-client-ca", "", "PEM file with the CA that client certificates must come from"),
+    Flag("tls-client-ca", "", "PEM file with the CA that client certificates must come from, beside the built-in one"),
     Flag("shim-name", "hostport-shim", "common name of the certificates of shims, which alone allocate for Pods"),
     Flag(
         "listen-tokens",
@@ -127,6 +158,12 @@ class Config:
     pod_name: str
     pod_uid: str
     when_full: WhenFull
+    certificates: str
+    certificate_names: tuple[str, ...]
+    certificate_lifetime: float
+    ca_lifetime: float
+    certificate_propagation: float
+    webhook_configuration: str
     tls_cert: str
     tls_key: str
     tls_client_ca: str
@@ -139,7 +176,7 @@ class Config:
     @property
     def tells_callers_apart(self) -> bool:
         """Whether TLS says who calls, and an API server what they may do."""
-        return bool(self.tls_cert) and self.cluster == "kubernetes"
+        return (self.is_builtin or bool(self.tls_cert)) and self.cluster == "kubernetes"
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Config:
@@ -152,16 +189,35 @@ class Config:
         config = cls(**{flag.attribute: getattr(arguments, flag.attribute) for flag in FLAGS})
         if config.lease_namespace and not (config.cluster == "kubernetes" and config.pod_name and config.pod_uid):
             raise ConfigError("--lease-namespace needs --cluster kubernetes, --pod-name and --pod-uid")
+        config._check_builtin()
         if bool(config.tls_cert) != bool(config.tls_key):
             raise ConfigError("--tls-cert and --tls-key go together")
-        if config.tls_client_ca and not config.tls_cert:
-            raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
-        if config.listen_tokens and not (config.tls_cert and config.cluster == "kubernetes"):
-            raise ConfigError("--listen-tokens needs --cluster kubernetes, --tls-cert and --tls-key")
-        if config.tells_callers_apart and not config.tls_client_ca:
+        if config.tls_client_ca and not (config.tls_cert or config.is_builtin):
+            raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key, or --certificates builtin")
+        if config.listen_tokens and not config.tells_callers_apart:
+            raise ConfigError("--listen-tokens needs --cluster kubernetes, and --tls-cert or --certificates builtin")
+        if config.tells_callers_apart and not (config.tls_client_ca or config.is_builtin):
             raise ConfigError("--cluster kubernetes with --tls-cert needs --tls-client-ca: shims show certificates")
-        if not (config.tls_cert or config.insecure or config.listen.is_loopback):
+        if not (config.is_builtin or config.tls_cert or config.insecure or config.listen.is_loopback):
             raise ConfigError(
-                f"--listen {config.listen} is not loopback: set --tls-cert and --tls-key, or --insecure for plain text"
+                f"--listen {config.listen} is not loopback: set --certificates builtin, or --tls-cert and --tls-key,"
+                " or --insecure for plain text"
             )
         return config
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the certificates are our own."""
+        return self.certificates == "builtin"
+
+    def _check_builtin(self) -> None:
+        if not self.is_builtin:
+            return
+        if not self.lease_namespace:
+            raise ConfigError("--certificates builtin needs --lease-namespace")
+        if self.tls_cert or self.tls_key:
+            raise ConfigError("--certificates builtin and --tls-cert, --tls-key exclude each other")
+        if self.certificate_lifetime < 6 * self.certificate_propagation:
+            raise ConfigError("--certificate-lifetime must be six times --certificate-propagation or more")
+        if self.ca_lifetime < 2 * self.certificate_lifetime:
+            raise ConfigError("--ca-lifetime must be twice --certificate-lifetime or more")

@@ -1,7 +1,7 @@
 """Wiring, the order of start-up, and shutdown.
 
 Start: lock and read the journal → listen, NOT_SERVING → acquire the Lease, where there is one → see the whole cluster
-once → SERVING.
+once, and have a certificate, where they are built in → SERVING.
 Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → see the Pods that they admitted, and give the Lease
 back → close the journal → exit 0. A second signal exits at once.
 """
@@ -28,7 +28,10 @@ from tornado.netutil import bind_sockets
 
 from allocator import http
 from allocator.access.guard import Guard
+from allocator.certificates.authority import Rules as CertificateRules
 from allocator.certificates.files import Files
+from allocator.certificates.serving import Serving
+from allocator.certificates.settings import Settings
 from allocator.clock import Clock
 from allocator.cluster.contract import Source, Watch
 from allocator.cluster.file import FileCluster
@@ -55,6 +58,7 @@ from hostport.version import program_version
 
 if TYPE_CHECKING:
     from allocator.access.reviews import Reviews
+    from allocator.certificates.keeper import Keeper
     from allocator.cluster.events import EventWriter
     from allocator.cluster.lease import Leadership
 
@@ -143,6 +147,8 @@ class Allocator:
             certificates=self._metrics.certificates,
             leadership=self._leadership,
         )
+        self._serving = Serving(now=clock()) if config.is_builtin else None
+        self._keeper = _keeper(config, self._serving, self._leadership) if self._serving and self._leadership else None
         self._is_stopping = False
 
     async def run(self) -> None:
@@ -158,6 +164,8 @@ class Allocator:
             asyncio.create_task(self._start_telling(), name="events"),
         ]
         stopped = asyncio.create_task(stop.wait(), name="stop")
+        if self._keeper is not None:
+            background.append(asyncio.create_task(self._keeper.forever(), name="certificates"))
         try:
             done, _ = await asyncio.wait([stopped, *background[::2]], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopped}:
@@ -201,6 +209,10 @@ class Allocator:
 
     async def _start_serving(self) -> None:
         await self._source.synced()
+        if self._keeper is not None:
+            await self._keeper.ready()
+            self._metrics.certificate("allocator", self._keeper.expires)
+            self._metrics.certificate("ca", self._keeper.authority_expires)
         if not self._is_stopping:
             self._engine.is_serving = True
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -277,21 +289,28 @@ class Allocator:
 
     def _listen(self, server: grpc.aio.Server) -> None:
         config, listen = self._config, self._config.listen
-        if not config.tls_cert:
+        credentials = self._credentials(config.tls_client_ca)
+        if credentials is None:
             self._listening = Address(listen.host, server.add_insecure_port(str(listen)))
             return
-        files = self._files(config.tls_client_ca)
-        self._metrics.certificate("allocator", lambda: files.expires)
-        self._listening = Address(listen.host, server.add_secure_port(str(listen), files.credentials()))
-        if config.listen_tokens:
-            port = server.add_secure_port(str(config.listen_tokens), self._files("").credentials())
+        self._listening = Address(listen.host, server.add_secure_port(str(listen), credentials))
+        if config.listen_tokens and (tokens := self._credentials("", asks_clients=False)):
+            port = server.add_secure_port(str(config.listen_tokens), tokens)
             log.info("listening for tokens on grpc %s", Address(config.listen_tokens.host, port))
 
-    def _files(self, client_ca: str) -> Files:
+    def _credentials(self, client_ca: str, *, asks_clients: bool = True) -> grpc.ServerCredentials | None:
+        """Of one port; None: plain text."""
         config = self._config
-        return Files(
+        if self._serving is not None:
+            return self._serving.credentials(asks_clients=asks_clients)
+        if not config.tls_cert:
+            return None
+        files = Files(
             cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=Path(client_ca) if client_ca else None
         )
+        if asks_clients:
+            self._metrics.certificate("allocator", lambda: files.expires)
+        return files.credentials()
 
     def _guard(self) -> Guard:
         """Who is let in. Made inside the event loop."""
@@ -335,6 +354,7 @@ class Allocator:
         return {
             "journal": None,  # it was read before we listened
             "cluster": None if is_synced else f"waiting for {self._first_view()}",
+            **({"certificate": self._keeper.missing} if self._keeper else {}),
             "stopping": "SIGTERM was received" if self._is_stopping else None,
         }
 
@@ -343,6 +363,8 @@ class Allocator:
         notes = [f"the journal was corrupt and was set aside as {aside} at start"] if aside else []
         if self._watch and LAGGING_SECONDS < self._watch.lag() < math.inf:
             notes.append(f"the view of the cluster was last proven current {self._watch.lag():.0f} seconds ago")
+        if self._keeper and self._keeper.trouble:
+            notes.append(f"certificates: {self._keeper.trouble}")
         return notes
 
 
@@ -379,3 +401,27 @@ def _leadership(config: Config, journal: Journal) -> Leadership:
 
     me = Holder(pod_uid=config.pod_uid, pod_name=config.pod_name, start=secrets.token_hex(8), journal=journal.identity)
     return Leadership(Client(loader(config.kubeconfig)), me, namespace=config.lease_namespace)
+
+
+def _keeper(config: Config, serving: Serving, leadership: Leadership) -> Keeper:
+    from allocator.certificates.keeper import Keeper  # noqa: PLC0415 - as above
+    from allocator.cluster.client import Client, loader  # noqa: PLC0415
+
+    settings = Settings(
+        namespace=config.lease_namespace,
+        webhook=config.webhook_configuration,
+        shim_name=config.shim_name,
+        more_names=config.certificate_names,
+        rules=CertificateRules(
+            authority_seconds=config.ca_lifetime,
+            certificate_seconds=config.certificate_lifetime,
+            propagation_seconds=config.certificate_propagation,
+        ),
+    )
+    return Keeper(
+        Client(loader(config.kubeconfig)),
+        settings,
+        serving,
+        callers=Path(config.tls_client_ca).read_text if config.tls_client_ca else str,
+        may_write=leadership.is_valid,
+    )

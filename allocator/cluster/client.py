@@ -142,7 +142,7 @@ class Client:
         return await self.send("GET", path, params)
 
     async def send(self, method: str, path: str, params: Params = {}, body: Any = None) -> bytes:  # noqa: B006
-        """Sends JSON, if any, and returns the body of the answer; raises as `get` does."""
+        """Sends JSON, if any, and returns the body of the answer; raises as `get` does. A list is a JSON patch."""
         response = await self._request(method, path, params, body, SILENCE_SECONDS)
         with _translated():
             async with response:
@@ -179,7 +179,7 @@ class Client:
         configuration = link.loaded.configuration
         headers = dict(HEADERS)
         if method == "PATCH":
-            headers["Content-Type"] = "application/merge-patch+json"
+            headers["Content-Type"] = f"application/{'json' if isinstance(body, list) else 'merge'}-patch+json"
         token = await configuration.get_api_key_with_prefix("BearerToken")
         if token:
             headers["Authorization"] = token.strip()

@@ -259,10 +259,16 @@ def test_clients_prove_who_they_are_where_a_client_ca_is_set(tmp_path: Path) -> 
                         call(pb.ListNodesRequest(), timeout=1)
 
 
+BUILTIN = (
+    *("--certificates=builtin", "--cluster=kubernetes"),
+    *("--lease-namespace=x", "--pod-name=x", "--pod-uid=x"),
+)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--listen=0.0.0.0:0"], "0.0.0.0:0 is not loopback: set --tls-cert and --tls-key, or --insecure"),
+        (["--listen=0.0.0.0:0"], "0.0.0.0:0 is not loopback: set --certificates builtin, or --tls-cert and --tls-key"),
         (["--listen=nowhere"], "'nowhere' is not HOST:PORT"),
         (["--cluster=swarm"], "neither kubernetes nor file:PATH nor none"),
         (["--cluster=flie:x"], "'flie:x' is neither kubernetes nor file:PATH nor none"),
@@ -271,11 +277,16 @@ def test_clients_prove_who_they_are_where_a_client_ca_is_set(tmp_path: Path) -> 
         (["--reservation-ttl=soon"], "'soon' is not a duration"),
         (["--disclose-holders=some"], "'some' is none of same-namespace, all"),
         (["--tls-cert=x"], "--tls-cert and --tls-key go together"),
-        (["--listen-tokens=127.0.0.1:0"], "--listen-tokens needs --cluster kubernetes, --tls-cert and --tls-key"),
+        (["--listen-tokens=127.0.0.1:0"], "--listen-tokens needs --cluster kubernetes, and --tls-cert"),
         (
             ["--cluster=kubernetes", "--tls-cert=x", "--tls-key=x"],
             "--cluster kubernetes with --tls-cert needs --tls-client-ca",
         ),
+        (["--certificates=builtin"], "--certificates builtin needs --lease-namespace"),
+        ([*BUILTIN, "--tls-cert=x", "--tls-key=y"], "exclude each other"),
+        ([*BUILTIN, "--certificate-lifetime=59m"], "must be six times --certificate-propagation or more"),
+        ([*BUILTIN, "--ca-lifetime=1h"], "must be twice --certificate-lifetime or more"),
+        ([*BUILTIN, "--certificate-names=a b"], "'a b' is neither a DNS name nor an address"),
         (["--lease-namespace=x"], "--lease-namespace needs --cluster kubernetes, --pod-name and --pod-uid"),
         (["--journal=sqlite:/proc/none/j.db"], "journal /proc/none/j.db cannot be locked"),
     ],

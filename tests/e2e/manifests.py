@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import yaml
+
+from e2e.binaries import CHECKOUT
+from e2e.control_plane import ControlPlane
 
 Pod = dict[str, Any]
 
 ENABLED = "hostport.io/enabled"
+
+
+def rendered(plane: ControlPlane, overlay: str) -> list[dict[str, Any]]:
+    """The objects that an overlay installs."""
+    folder = CHECKOUT / "deploy" / "overlays" / overlay
+    done = subprocess.run([plane.binaries["kubectl"], "kustomize", folder], capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(done.stdout))
 
 
 def hostport(enabled: str = "true", **settings: str | int) -> dict[str, str]:

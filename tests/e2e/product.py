@@ -117,7 +117,7 @@ class Allocator:
 class Shim:
     """The running shim. It can be stopped and started again at the same address."""
 
-    def __init__(self, logs: Path, tls: KeyPair, allocator: Allocator, *, name: str = "shim") -> None:
+    def __init__(self, logs: Path, tls: KeyPair, allocator: Allocator, *more: str, name: str = "shim") -> None:
         port, http_port = free_ports(2)
         self.base = f"https://127.0.0.1:{port}"
         self.log = logs / f"{name}.log"
@@ -128,6 +128,7 @@ class Shim:
             f"--tls-cert={tls.cert}",
             f"--tls-key={tls.key}",
             f"--allocator={allocator.address}",
+            *more,
         )
         self.start()
 
@@ -163,7 +164,7 @@ def watching_product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
     """The product that watches the cluster, with the webhook as users install it."""
     flags = ("--cluster=kubernetes", f"--kubeconfig={plane.kubectl.kubeconfig}")
     with _programs(plane, folder, flags) as running:
-        _install_webhook(running, _configuration())
+        install_webhook(running)
         yield running
 
 
@@ -188,7 +189,7 @@ def file_product(plane: ControlPlane, folder: Path) -> Iterator[Product]:
         _programs(plane, folder, (f"--cluster=file:{cluster}",), suffix="-file") as running,
     ):
         create_namespace(plane, "file-probe", labels=FILE_NAMESPACE)
-        _install_webhook(running, configuration, namespace="file-probe")
+        install_webhook(running, configuration, namespace="file-probe")
         try:
             yield running
         finally:
@@ -223,9 +224,9 @@ def _configuration() -> Any:
     return yaml.safe_load(WEBHOOK.read_text(encoding="utf-8"))
 
 
-def _install_webhook(product: Product, configuration: Any, *, namespace: str = "default") -> None:
+def install_webhook(product: Product, configuration: Any = None, *, namespace: str = "default") -> None:
     """The configuration that users install, but for the way to the shim: here it is no Service."""
-    plane = product.plane
+    plane, configuration = product.plane, configuration or _configuration()
     for webhook in configuration["webhooks"]:
         webhook["clientConfig"] = {"url": f"{product.shim.base}/mutate", "caBundle": plane.pki.ca_bundle}
     plane.kubectl.apply(configuration)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 
 from e2e.api import Kubectl
-from e2e.binaries import CHECKOUT
 from e2e.control_plane import ControlPlane
-from e2e.manifests import hostport, pod, port
+from e2e.manifests import hostport, pod, port, rendered
 from e2e.processes import wait_for
 from e2e.product import Product
 
@@ -28,6 +25,11 @@ ALLOWED = {
     ("subjectaccessreviews.authorization.k8s.io", ("create",)),
     ("leases.coordination.k8s.io", ("create",)),
     ("leases.coordination.k8s.io [hostport-allocator]", ("get", "update")),
+    ("secrets", ("create",)),
+    ("secrets [hostport-ca, hostport-shim-tls]", ("get", "update")),
+    ("configmaps", ("create",)),
+    ("configmaps [hostport-ca]", ("get", "update")),
+    ("mutatingwebhookconfigurations.admissionregistration.k8s.io [hostport-operator]", ("get", "patch")),
 }
 
 RULES_REVIEW = {
@@ -35,12 +37,6 @@ RULES_REVIEW = {
     "kind": "SelfSubjectRulesReview",
     "spec": {"namespace": "hostport-system"},
 }
-
-
-def rendered(plane: ControlPlane, overlay: str) -> list[dict[str, Any]]:
-    folder = CHECKOUT / "deploy" / "overlays" / overlay
-    done = subprocess.run([plane.binaries["kubectl"], "kustomize", folder], capture_output=True, text=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def installed(plane: ControlPlane, product_session: Product) -> Iterator[list[di
         plane.kubectl("delete", "validatingadmissionpolicybinding", name)
 
 
-@pytest.mark.parametrize("overlay", ["default", "dev"])
+@pytest.mark.parametrize("overlay", ["default", "dev", "own-secrets"])
 def test_the_api_server_accepts_every_manifest_without_a_warning(
     plane: ControlPlane, product: Product, overlay: str
 ) -> None:
@@ -130,3 +126,13 @@ def names(rule: dict[str, Any]) -> str:
 def test_the_allocator_may_do_what_is_listed_and_the_shim_nothing(installed: object, plane: ControlPlane) -> None:
     assert permissions(plane, "hostport-allocator") == ALLOWED
     assert permissions(plane, "hostport-shim") == set()
+
+
+@pytest.mark.parametrize("overlay", ["own-secrets", "cert-manager"])
+def test_certificates_from_elsewhere_leave_the_allocator_without_the_rights_to_make_any(
+    plane: ControlPlane, overlay: str
+) -> None:
+    roles = [each for each in rendered(plane, overlay) if each["kind"] in {"Role", "ClusterRole"}]
+    everything = [each for each in rendered(plane, "default") if each["kind"] in {"Role", "ClusterRole"}]
+
+    assert roles == [each for each in everything if each["metadata"]["name"] != "hostport-certificates"]
