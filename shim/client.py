@@ -85,7 +85,7 @@ class AllocatorClient:
         self._credentials = credentials
         self._watch = FileWatch(credentials.files)
         self._closing: set[asyncio.Task[None]] = set()
-        self._channel = self._connect()
+        self._channel = self._connect(credentials.load())
         self._stub = AllocatorServiceStub(self._channel)
         self._stream = AskStream(self._stub)
 
@@ -115,7 +115,11 @@ class AllocatorClient:
         """Takes up credentials that changed on disk: a new channel, while calls end on the old one."""
         if not self._watch.changed():
             return
-        old, self._channel = self._channel, self._connect()
+        credentials = self._credentials.load()
+        if self._watch.changed():
+            self._watch.forget()  # swapped while they were read, so half of them may be old: the next look reads again
+            return
+        old, self._channel = self._channel, self._connect(credentials)
         self._stub = AllocatorServiceStub(self._channel)
         self._stream.end()
         self._stream = AskStream(self._stub)
@@ -127,8 +131,7 @@ class AllocatorClient:
         self._stream.end()
         await asyncio.gather(self._channel.close(grace=None), *self._closing)
 
-    def _connect(self) -> grpc.aio.Channel:
-        credentials = self._credentials.load()
+    def _connect(self, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
         if credentials is None:
             return grpc.aio.insecure_channel(str(self._address), options=CHANNEL_OPTIONS)
         return grpc.aio.secure_channel(str(self._address), credentials, options=CHANNEL_OPTIONS)

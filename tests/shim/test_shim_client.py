@@ -218,6 +218,35 @@ async def test_credentials_are_taken_up_when_they_change(authority: trustme.CA, 
     assert isinstance(known, AllocateResponse)
 
 
+async def test_credentials_that_are_swapped_while_they_are_read_are_read_again(
+    authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials, pair = client_credentials(authority, tmp_path)
+    load, swaps = Credentials.load, [True]
+
+    def swapped(self: Credentials) -> grpc.ChannelCredentials | None:
+        loaded = load(self)
+        if swaps:
+            swaps.clear()
+            pair.write(authority.issue_cert("shim"))
+        return loaded
+
+    async with (
+        serving(StandIn(), credentials=server_credentials(authority)) as address,
+        connected(address, credentials) as client,
+    ):
+        standing = client._channel
+        pair.write(trustme.CA().issue_cert("stranger"))
+        monkeypatch.setattr(Credentials, "load", swapped)
+        client.refresh()
+        assert client._channel is standing
+        client.refresh()
+        assert client._channel is not standing
+        outcome = await client.allocate(AllocateRequest(), deadline=NOW().time() + 5)
+
+    assert isinstance(outcome, AllocateResponse)
+
+
 async def test_broken_credentials_are_refused_and_the_old_ones_stay(authority: trustme.CA, tmp_path: Path) -> None:
     credentials, pair = client_credentials(authority, tmp_path)
     async with (
