@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,6 +234,35 @@ def test_kubectl_is_told_what_may_follow(words: list[str], expected: list[str]) 
     assert directive == ":4"
     assert len(told) == len(expected)
     assert all(line.startswith(beginning) for line, beginning in zip(told, expected, strict=True))
+
+
+SCRIPT = "source <(hostport completion bash); COMP_WORDS=(hostport re) COMP_CWORD=1; _hostport_completion hostport"
+
+
+def test_bash_completes_the_program_that_is_installed() -> None:
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", "-c", f'{SCRIPT}; echo "${{COMPREPLY[@]}}"']
+
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
+
+    assert (done.stdout, done.stderr) == ("render renew release\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_completion_code(shell: str) -> None:
+    ended = hostport_here("completion", shell)
+
+    assert (ended.code, ended.err) == (0, "")
+    assert "_HOSTPORT_COMPLETE" in ended.out
+
+
+def test_kubectl_finds_the_plugin_and_its_completion() -> None:
+    folder = Path(sys.executable).parent
+    helped = subprocess.run([folder / "kubectl-hostport", "who", "-h"], capture_output=True, text=True, check=True)
+    completed = subprocess.run([folder / "kubectl_complete-hostport", "wa"], capture_output=True, text=True, check=True)
+
+    assert helped.stdout.startswith("Usage: kubectl hostport who ")
+    assert re.fullmatch(r"watch\t.*\n:4\n", completed.stdout)
 
 
 # -- as a process of its own
