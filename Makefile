@@ -21,7 +21,7 @@ BUILDER ?= $(shell if docker info >/dev/null 2>&1; then echo docker; else comman
 BUILD_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e e2e-images soak crash bench images manifests deploy undeploy kind lock clean
+.PHONY: help run test check format proto docs site e2e e2e-helm e2e-images soak crash bench images sbom manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,7 @@ check: $(READY)  ## lint, types, layers, the proto, and that generated files are
 	@$(PY) deploy/monitoring/dashboard.py | diff -u deploy/monitoring/dashboard.json - || { echo "dashboard.json is stale: run make docs"; exit 1; }
 	@$(PY) -m hostport.cli.manual | diff -u docs/cli.md - || { echo "docs/cli.md is stale: run make docs"; exit 1; }
 	@$(PY) -m hostport.cli.checks.catalogue | diff -u docs/checks.md - || { echo "docs/checks.md is stale: run make docs"; exit 1; }
+	@$(PY) deploy/chart/chart.py --check
 
 format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
@@ -52,12 +53,13 @@ format: $(READY)  ## format and fix what can be fixed
 proto: $(READY)  ## generate hostport/v1 from proto/
 	$(PY) proto/generate.py
 
-docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs/checks.md and the dashboard
+docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs/checks.md, the dashboard and the Helm chart
 	$(PY) -m hostport.contract > docs/contract.md
 	$(PY) deploy/monitoring/metrics_page.py > docs/metrics.md
 	$(PY) deploy/monitoring/dashboard.py > deploy/monitoring/dashboard.json
 	$(PY) -m hostport.cli.manual > docs/cli.md
 	$(PY) -m hostport.cli.checks.catalogue > docs/checks.md
+	$(PY) deploy/chart/chart.py
 
 site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
@@ -67,6 +69,9 @@ e2e: $(READY)  ## a real control plane (KUBEBUILDER_ASSETS, or built once with G
 
 e2e-images: $(READY)  ## build both images on a base made here, and run them on a read-only root (root, buildah, debootstrap)
 	$(BIN)/pytest -q tests/images
+
+e2e-helm: $(READY)  ## the Helm chart: render, refuse, install, test, upgrade, uninstall on a real control plane (Go, or helm and KUBEBUILDER_ASSETS)
+	$(BIN)/pytest -q tests/helm
 
 browser: $(READY)  ## the status page in Chromium (Debian: chromium chromium-driver); skipped where there is none
 	$(BIN)/pytest -q tests/browser
@@ -89,7 +94,14 @@ images:  ## build both images (IMG=registry/name:tag makes name-allocator:tag an
 	   $$tool build $(BUILD_FLAGS) -f Dockerfile.$$part -t $(NAME)-$$part:$(TAG) . || exit 1; \
 	 done
 
-manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, cert-manager, own-secrets or dev)
+sbom: $(VENV)/sbom/.installed  ## what is in each image, as CycloneDX in build/sbom, from the lock files
+	@mkdir -p build/sbom
+	@for part in allocator shim; do \
+	   $(VENV)/sbom/bin/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
+	     -o build/sbom/$$part.cdx.json requirements/$$part.txt || exit 1; \
+	 done
+
+manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, cert-manager, own-secrets, fail-open or dev)
 	@mkdir -p build/deploy
 	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' \
 	  'resources: [../../deploy/overlays/$(OVERLAY)]' 'images:' \
@@ -104,7 +116,7 @@ deploy: manifests  ## install into the cluster of kubectl (IMG=registry/name:tag
 undeploy: manifests  ## remove it all, the webhook first, so that no Pod waits for what is going
 	$(KUBECTL) delete --ignore-not-found mutatingwebhookconfiguration/hostport-operator
 	$(KUBECTL) delete --ignore-not-found validatingadmissionpolicybinding/hostport-annotations-stay \
-	  validatingadmissionpolicybinding/hostport-ports-given
+	  validatingadmissionpolicybinding/hostport-ports-given validatingadmissionpolicy/hostport-ports-given
 	$(KUBECTL) delete --ignore-not-found -f build/deploy/manifests.yaml
 
 kind:  ## a kind cluster with everything in it, and the example (needs Docker and kind)
@@ -121,6 +133,7 @@ lock:  ## renew the hash-locked dependency lists (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/shim.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra cli pyproject.toml -o requirements/cli.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra docs pyproject.toml -o requirements/docs.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra sbom pyproject.toml -o requirements/sbom.txt
 
 clean:  ## remove what the other verbs made, but for the control plane in .cache
 	rm -rf $(VENV) .local build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -137,4 +150,9 @@ $(READY): requirements/dev.txt pyproject.toml
 $(VENV)/site/.installed: requirements/docs.txt | $(READY)
 	@$(PYTHON) -m venv $(VENV)/site
 	@$(VENV)/site/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	@touch $@
+
+$(VENV)/sbom/.installed: requirements/sbom.txt | $(READY)
+	@$(PYTHON) -m venv $(VENV)/sbom
+	@$(VENV)/sbom/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/sbom.txt
 	@touch $@

@@ -30,7 +30,9 @@ class ControlPlane:
 
 
 @contextlib.contextmanager
-def control_plane(binaries: Binaries, folder: Path, *, nodes: tuple[str, ...]) -> Iterator[ControlPlane]:
+def control_plane(
+    binaries: Binaries, folder: Path, *, nodes: tuple[str, ...], api_server_flags: tuple[str, ...] = ()
+) -> Iterator[ControlPlane]:
     """Starts everything, yields once Pods are accepted, ends everything."""
     pki, logs = Pki(folder), folder / "logs"
     logs.mkdir()
@@ -41,7 +43,7 @@ def control_plane(binaries: Binaries, folder: Path, *, nodes: tuple[str, ...]) -
         admin = pki.client("admin", group="system:masters")
         api = Https(base, pki.trusting(admin))
         kubectl = Kubectl(binaries["kubectl"], pki.kubeconfig(base, admin))
-        server = _api_server(stack, binaries, pki, logs, etcd_port, api_port)
+        server = _api_server(stack, binaries, pki, logs, etcd_port, api_port, api_server_flags)
         server.wait_until("ready", lambda: api.is_ok("/readyz"), seconds=60)
         _controllers(stack, binaries, pki, logs, kubectl.kubeconfig, server_key=folder / "service-accounts.key")
         fleet = stack.enter_context(fake_nodes(api, nodes))
@@ -79,7 +81,13 @@ def _etcd(
 
 
 def _api_server(
-    stack: contextlib.ExitStack, binaries: Binaries, pki: Pki, logs: Path, etcd_port: int, port: int
+    stack: contextlib.ExitStack,
+    binaries: Binaries,
+    pki: Pki,
+    logs: Path,
+    etcd_port: int,
+    port: int,
+    more: tuple[str, ...],
 ) -> Process:
     serving, signing = pki.server("kube-apiserver"), pki.signing_key("service-accounts")
     return _run(
@@ -100,6 +108,7 @@ def _api_server(
         f"--service-account-signing-key-file={signing}",
         "--service-cluster-ip-range=10.96.0.0/16",
         "--endpoint-reconciler-type=none",  # it would insist on an address that is not loopback
+        *more,
     )
 
 

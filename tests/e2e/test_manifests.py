@@ -42,7 +42,7 @@ RULES_REVIEW = {
 @pytest.fixture(scope="module")
 def installed(plane: ControlPlane, product_session: Product) -> Iterator[list[dict[str, Any]]]:
     """Everything but the webhook, which the product under test has installed with its own address."""
-    objects = [each for each in rendered(plane, "default") if each["kind"] != "MutatingWebhookConfiguration"]
+    objects = [each for each in rendered(plane, "fail-open") if each["kind"] != "MutatingWebhookConfiguration"]
     plane.kubectl.apply(*objects)
     yield objects
     for name in ("hostport-annotations-stay", "hostport-ports-given"):
@@ -73,7 +73,16 @@ def test_our_annotations_cannot_be_edited(installed: object, kubectl: Kubectl) -
     )
     assert CHANGE in kubectl.run("annotate", "pod", "web-0", "hostport.io/allocation-id-").stderr
     assert CHANGE in kubectl.run("annotate", "pod", "web-0", "hostport.io/allocated-x=1").stderr
+    behind_the_back = json.dumps({"metadata": {"annotations": {"hostport.io/allocation-id": "forged"}}})
+    assert CHANGE in kubectl.run("patch", "pod", "web-0", "--subresource=status", "-p", behind_the_back).stderr
     kubectl("annotate", "pod", "web-0", "example.com/note=free")
+
+
+def test_the_mirror_of_a_static_pod_is_left_alone(installed: object, kubectl: Kubectl) -> None:
+    mirror = pod("static-n1", hostport() | {"kubernetes.io/config.mirror": "0123456789abcdef"}, port(80), nodeName="n1")
+    kubectl("create", "-f", "-", stdin=json.dumps(mirror))
+
+    kubectl("annotate", "pod", "static-n1", "hostport.io/note=the-kubelet-says-so")
 
 
 def test_a_pod_that_was_given_no_ports_is_refused_when_the_webhook_fails_open(
@@ -96,6 +105,8 @@ def test_a_pod_that_was_given_no_ports_is_refused_when_the_webhook_fails_open(
         )
         kubectl("create", "-f", "-", stdin=json.dumps(pod("plain", {}, port(80))))
         kubectl("create", "-f", "-", stdin=json.dumps(pod("no-ports-0", hostport())))
+        mirror = hostport() | {"kubernetes.io/config.mirror": "0123456789abcdef"}
+        kubectl("create", "-f", "-", stdin=json.dumps(pod("static-n1", mirror, port(80), nodeName="n1")))
     finally:
         product.shim.start()
         set_policy("Fail")

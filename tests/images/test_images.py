@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import ssl
+import subprocess
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,16 @@ def test_the_user_is_a_number_that_is_nobody(image: Container) -> None:
 
 def test_nothing_is_installed_but_what_is_locked(image: Container, request: pytest.FixtureRequest) -> None:
     assert installed(image) == locked(request.node.callspec.params["image"])
+
+
+def test_the_bill_of_materials_tells_what_is_installed(image: Container, request: pytest.FixtureRequest) -> None:
+    program = request.node.callspec.params["image"]
+    subprocess.run(["make", "-s", "-C", str(CHECKOUT), "sbom"], check=True, timeout=300)
+    bill = json.loads((CHECKOUT / "build" / "sbom" / f"{program}.cdx.json").read_text(encoding="utf-8"))
+    told = {f"{each['name'].replace('-', '_').lower()}-{each['version']}" for each in bill["components"]}
+
+    assert bill["bomFormat"] == "CycloneDX"
+    assert installed(image) == told
 
 
 def test_there_is_nothing_left_to_install_or_build_with(image: Container) -> None:

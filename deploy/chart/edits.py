@@ -1,0 +1,118 @@
+"""What of deploy/base becomes a value of the chart: for each object its edits, for each kind whether it is optional."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from spans import Document
+
+NAME = "app.kubernetes.io/name"
+Edit = Callable[[Document], None]
+
+POD = "spec/template/spec"
+CONTAINER = f"{POD}/containers/0"
+EXCLUDED = "<%- range .Values.excludedNamespaces %>, <% . %><%- end %>"
+
+
+def program(name: str, *flags: tuple[str, str]) -> Edit:
+    """What both Deployments have in common; `flags` are (flag, value of the chart)."""
+
+    def edit(deployment: Document) -> None:
+        deployment.replace(f"{CONTAINER}/image", f'<% include "hostport.image" (list $ "{name}") %>')
+        deployment.replace(f"{CONTAINER}/resources", f"<%- toYaml .Values.{name}.resources | nindent 12 %>")
+        deployment.wrap(f"{POD}/priorityClassName", "if .Values.priorityClassName")
+        deployment.replace(f"{POD}/priorityClassName", "<% .Values.priorityClassName %>")
+        for flag, value in flags:
+            deployment.append(f"{CONTAINER}/args", f"- --{flag}=<% .Values.{value} %>", f"if .Values.{value}")
+        deployment.append(f"{CONTAINER}/args", "<%- toYaml . | nindent 12 %>", f"with .Values.{name}.extraArgs")
+        deployment.append(CONTAINER, "imagePullPolicy: <% . %>", "with .Values.image.pullPolicy")
+        deployment.append(f"{POD}/tolerations", "<%- toYaml . | nindent 8 %>", f"with .Values.{name}.tolerations")
+        deployment.append(POD, "imagePullSecrets: <%- toYaml . | nindent 8 %>", "with .Values.image.pullSecrets")
+        deployment.append(POD, "nodeSelector: <%- toYaml . | nindent 8 %>", f"with .Values.{name}.nodeSelector")
+
+    return edit
+
+
+def shim_replicas(deployment: Document) -> None:
+    deployment.replace("spec/replicas", "<% .Values.shim.replicas %>")
+
+
+def webhook(configuration: Document) -> None:
+    configuration.replace("webhooks/0/failurePolicy", "<% .Values.failurePolicy %>")
+    configuration.append_inline("webhooks/0/namespaceSelector/matchExpressions/0/values", EXCLUDED)
+    configuration.append("webhooks/0/clientConfig", "caBundle: <% . %>", "with .Values.certificates.caBundle")
+
+
+def excluded(binding: Document) -> None:
+    namespaces = "spec/matchResources/namespaceSelector/matchExpressions/0"
+    if binding.is_inline(namespaces):
+        binding.append_inline(f"{namespaces}/values", EXCLUDED)
+    else:
+        binding.append(f"{namespaces}/values", "- <% . %>", "range .Values.excludedNamespaces")
+
+
+def budget(document: Document) -> None:
+    document.replace("spec/minAvailable", "<% .Values.podDisruptionBudget.minAvailable %>")
+
+
+def keep(definition: Document) -> None:
+    """Deleting the definition would end every lease: Helm leaves it where it is."""
+    add_to_mapping(definition, "metadata", "annotations", 'helm.sh/resource-policy: "keep"')
+
+
+EDITS: Mapping[tuple[str, str], tuple[Edit, ...]] = {
+    ("Deployment", "hostport-allocator"): (
+        program(
+            "allocator",
+            ("when-full", "whenFull"),
+            ("reserved-ports", "reservedPorts"),
+            ("disclose-holders", "discloseHolders"),
+            ("log-level", "logLevel"),
+        ),
+    ),
+    ("Deployment", "hostport-shim"): (program("shim", ("log-level", "logLevel")), shim_replicas),
+    ("MutatingWebhookConfiguration", "hostport-operator"): (webhook,),
+    ("ValidatingAdmissionPolicyBinding", "hostport-annotations-stay"): (excluded,),
+    ("ValidatingAdmissionPolicyBinding", "hostport-ports-given"): (excluded,),
+    ("PodDisruptionBudget", "hostport-shim"): (budget,),
+}
+
+
+def more_labels(rule: Document) -> None:
+    """By which a Prometheus operator finds its rules."""
+    add_to_mapping(rule, "metadata", "labels", "<%- with .Values.alerts.labels %><%- toYaml . | nindent 4 %><%- end %>")
+
+
+KINDS: Mapping[str, tuple[Edit, ...]] = {"CustomResourceDefinition": (keep,), "PrometheusRule": (more_labels,)}
+
+OPTIONAL = {
+    "PodDisruptionBudget": ".Values.podDisruptionBudget.enabled",
+    "NetworkPolicy": ".Values.networkPolicy.enabled",
+    "ValidatingAdmissionPolicy": ".Values.admissionPolicies.enabled",
+    "ValidatingAdmissionPolicyBinding": ".Values.admissionPolicies.enabled",
+    "PriorityLevelConfiguration": ".Values.flowControl.enabled",
+    "FlowSchema": ".Values.flowControl.enabled",
+}
+"""Kind → the value that it depends on."""
+
+
+def labels(document: Document) -> None:
+    """The labels that say whose everything is; in Pods as well."""
+    if document.kind == "Deployment":
+        add_to_mapping(
+            document, "spec/template/metadata", "labels", '<%- include "hostport.podLabels" . | nindent 8 %>'
+        )
+    if document.is_inline("metadata"):
+        document.append_inline("metadata", ', labels: <% include "hostport.labels" . | fromYaml | toJson %>')
+    else:
+        named = NAME in document.keys("metadata/labels")
+        helper = "hostport.releaseLabels" if named else "hostport.labels"
+        add_to_mapping(document, "metadata", "labels", f'<%- include "{helper}" . | nindent 4 %>')
+
+
+def add_to_mapping(document: Document, parent: str, key: str, line: str) -> None:
+    """Adds lines to a mapping, which is made where it is missing."""
+    if document.has(f"{parent}/{key}"):
+        document.append(f"{parent}/{key}", line)
+    else:
+        document.append(parent, f"{key}:\n  {line}")

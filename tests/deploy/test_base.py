@@ -1,0 +1,170 @@
+"""What deploy/base promises to every cluster, held word by word, without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+BASE = DEPLOY / "base"
+FAIL_OPEN = DEPLOY / "overlays" / "fail-open" / "ports-given.yaml"
+ALONE = ["kube-system", "kube-node-lease", "hostport-system"]
+LEFT_ALONE = {
+    "matchExpressions": [
+        {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ALONE},
+        {"key": "hostport.io/webhook", "operator": "NotIn", "values": ["ignore"]},
+    ]
+}
+LOST_NODE = [
+    {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+    for key in ("not-ready", "unreachable")
+]
+RESTRICTED_POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+RESTRICTED_CONTAINER = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+Object = dict[str, Any]
+
+
+def objects() -> dict[str, Object]:
+    names = yaml.safe_load((BASE / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
+    files = (*(BASE / name for name in names), FAIL_OPEN)
+    every = [each for file in files for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in every}
+
+
+OBJECTS = objects()
+WEBHOOK = OBJECTS["MutatingWebhookConfiguration hostport-operator"]
+PROGRAMS = ("hostport-allocator", "hostport-shim")
+
+
+def pod_of(program: str) -> Object:
+    found: Object = OBJECTS[f"Deployment {program}"]["spec"]["template"]["spec"]
+    return found
+
+
+def test_the_webhook_never_stands_in_a_clusters_way() -> None:
+    (webhook,) = WEBHOOK["webhooks"]
+    conditions = webhook["matchConditions"]
+
+    assert {key: value for key, value in webhook.items() if key != "matchConditions"} == {
+        "name": "pods.hostport.io",
+        "clientConfig": {
+            "service": {"namespace": "hostport-system", "name": "hostport-shim", "path": "/mutate", "port": 443}
+        },
+        "admissionReviewVersions": ["v1"],
+        "rules": [
+            {
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "resources": ["pods"],
+                "operations": ["CREATE"],
+                "scope": "Namespaced",
+            }
+        ],
+        "matchPolicy": "Equivalent",
+        "failurePolicy": "Fail",
+        "sideEffects": "NoneOnDryRun",
+        "reinvocationPolicy": "IfNeeded",
+        "timeoutSeconds": 5,
+        "namespaceSelector": LEFT_ALONE,
+    }
+    assert [condition["name"] for condition in conditions] == ["asks-for-host-ports", "is-no-mirror-pod"]
+    assert [each for each in conditions if "has(object.metadata.annotations)" not in each["expression"]] == []
+
+
+@pytest.mark.parametrize("other", ["istio-sidecar-injector", "linkerd-proxy-injector-webhook-config"])
+def test_the_webhook_is_called_before_injectors(other: str) -> None:
+    assert WEBHOOK["metadata"]["name"] < other
+
+
+@pytest.mark.parametrize("policy", ["hostport-annotations-stay", "hostport-ports-given"])
+def test_the_policies_leave_alone_what_the_webhook_leaves_alone(policy: str) -> None:
+    binding = OBJECTS[f"ValidatingAdmissionPolicyBinding {policy}"]["spec"]
+    conditions = OBJECTS[f"ValidatingAdmissionPolicy {policy}"]["spec"]["matchConditions"]
+
+    assert binding["matchResources"] == {"namespaceSelector": LEFT_ALONE}
+    assert binding["validationActions"] == ["Deny"]
+    assert "kubernetes.io/config.mirror" in str(conditions)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_program_lives_within_the_strictest_profile(program: str) -> None:
+    pod = pod_of(program)
+    (container,) = pod["containers"]
+
+    assert pod["securityContext"].items() >= RESTRICTED_POD.items()
+    assert container["securityContext"] == RESTRICTED_CONTAINER
+    assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
+    labels = OBJECTS["Namespace hostport-system"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_program_leaves_a_lost_node_in_half_a_minute_and_goes_before_no_other_pod(program: str) -> None:
+    pod = pod_of(program)
+
+    assert pod["tolerations"] == LOST_NODE
+    assert pod["priorityClassName"] == "system-cluster-critical"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_probes_ask_nobody_but_the_program_itself(program: str) -> None:
+    (container,) = pod_of(program)["containers"]
+    probes = {key: value["httpGet"] for key, value in container.items() if key.endswith("Probe")}
+
+    assert probes == {
+        "startupProbe": {"path": "/healthz", "port": "http"},
+        "livenessProbe": {"path": "/healthz", "port": "http"},
+        "readinessProbe": {"path": "/readyz", "port": "http"},
+    }
+
+
+def test_a_shim_is_always_there() -> None:
+    deployment, labels = OBJECTS["Deployment hostport-shim"]["spec"], {"app.kubernetes.io/name": "hostport-shim"}
+    pod = pod_of("hostport-shim")
+    (apart,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    (spread,) = pod["topologySpreadConstraints"]
+
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+    }
+    assert OBJECTS["PodDisruptionBudget hostport-shim"]["spec"] == {
+        "minAvailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": {"matchLabels": labels},
+    }
+    assert apart["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert (spread["topologyKey"], spread["matchLabelKeys"]) == ("topology.kubernetes.io/zone", ["pod-template-hash"])
+
+
+def test_a_shim_that_is_told_to_go_has_time_to_be_forgotten_and_to_finish() -> None:
+    pod = pod_of("hostport-shim")
+    forgotten, drained = 10, 30
+
+    assert f"--shutdown-delay={forgotten}s" in pod["containers"][0]["args"]
+    assert pod["terminationGracePeriodSeconds"] > forgotten + drained
+
+
+def test_there_is_one_allocator_and_never_a_second_beside_it() -> None:
+    spec = OBJECTS["Deployment hostport-allocator"]["spec"]
+
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_only_the_allocator_has_a_token_and_its_life_is_an_hour() -> None:
+    def tokens(program: str) -> list[Object]:
+        volumes = [each["projected"] for each in pod_of(program)["volumes"] if "projected" in each]
+        sources = [source for volume in volumes for source in volume["sources"]]
+        return [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
+
+    assert tokens("hostport-shim") == []
+    assert tokens("hostport-allocator") == [{"path": "token", "expirationSeconds": 3600}]

@@ -1,0 +1,267 @@
+"""What the chart makes of its values: what kustomize makes of deploy/base, and what somebody asked to be different."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from e2e.binaries import CHECKOUT
+
+from helm.helm import CHART, RELEASE, Helm, Values, settings
+
+HELMS_OWN = ("app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart")
+NAMES = ("app.kubernetes.io/name", "app.kubernetes.io/part-of")
+CA = "Q0E="
+WEBHOOK = "MutatingWebhookConfiguration hostport-operator"
+SHIM, ALLOCATOR = "Deployment hostport-shim", "Deployment hostport-allocator"
+
+Object = dict[str, Any]
+
+
+def kustomized(overlay: str) -> list[Object]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("no kubectl, which has kustomize in it")
+    folder = CHECKOUT / "deploy" / "overlays" / overlay
+    done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def by_name(objects: Iterable[Object]) -> dict[str, Object]:
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in objects}
+
+
+def without_labels(thing: Object, names: Iterable[str]) -> None:
+    metadata = thing["metadata"]
+    metadata["labels"] = {key: value for key, value in metadata.get("labels", {}).items() if key not in names}
+    if not metadata["labels"]:
+        del metadata["labels"]
+
+
+def bare(objects: Iterable[Object]) -> dict[str, Object]:
+    """Without what Helm adds: its labels, and the mark that keeps definitions of resources."""
+    found = by_name(each for each in objects if each["kind"] != "Namespace")
+    for thing in found.values():
+        without_labels(thing, (*HELMS_OWN, *NAMES))
+        if thing["kind"] == "Deployment":
+            without_labels(thing["spec"]["template"], HELMS_OWN)
+        if thing["kind"] == "CustomResourceDefinition":
+            thing["metadata"]["annotations"].pop("helm.sh/resource-policy", None)
+    return found
+
+
+OVERLAYS: dict[str, tuple[str, Values]] = {
+    "as it is": ("default", {}),
+    "existingSecret": ("own-secrets", {"certificates.mode": "existingSecret", "certificates.caBundle": CA}),
+    "failurePolicy Ignore": ("fail-open", {"failurePolicy": "Ignore"}),
+    "certManager": ("cert-manager", {"certificates.mode": "certManager"}),
+}
+
+
+@pytest.mark.parametrize(("overlay", "values"), OVERLAYS.values(), ids=OVERLAYS)
+def test_both_ways_of_installing_make_the_same_objects(helm: Helm, overlay: str, values: Values) -> None:
+    made = bare(helm.rendered({"image.tag": "dev", **values}))
+    if overlay == "own-secrets":
+        assert made[WEBHOOK]["webhooks"][0]["clientConfig"].pop("caBundle") == CA
+
+    assert made == bare(kustomized(overlay))
+
+
+def test_the_alerts_are_those_of_deploy_monitoring(helm: Helm) -> None:
+    alerts = yaml.safe_load((CHECKOUT / "deploy" / "monitoring" / "alerts.yaml").read_text(encoding="utf-8"))
+    made = by_name(helm.rendered({"alerts": {"enabled": True, "labels": {"release": "prometheus"}}}))
+    rule = made["PrometheusRule hostport-operator"]
+
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert rule["spec"] == alerts["spec"]
+
+
+def test_every_object_says_whose_it_is(helm: Helm) -> None:
+    made = helm.rendered()
+    wanted = {*HELMS_OWN, *NAMES}
+
+    assert [name for name, each in by_name(made).items() if wanted - set(each["metadata"]["labels"])] == []
+
+
+def container(objects: Mapping[str, Object], name: str) -> Object:
+    found: Object = objects[name]["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def test_the_values_reach_the_programs(helm: Helm) -> None:
+    made = by_name(
+        helm.rendered(
+            {
+                "image.repository": "registry.example:5000/team/hostport",
+                "image.tag": "v9",
+                "image.shimDigest": "sha256:" + "ab" * 32,
+                "image.pullPolicy": "Always",
+                "image.pullSecrets": [{"name": "registry"}],
+                "whenFull": "Pending",
+                "reservedPorts": "22,9100-9200",
+                "discloseHolders": "all",
+                "logLevel": "debug",
+                "priorityClassName": "",
+                "shim.replicas": 4,
+                "shim.resources": {"limits": {"memory": "1Gi"}},
+                "shim.extraArgs": ["--max-concurrent=50"],
+                "shim.nodeSelector": {"pool": "system"},
+                "allocator.tolerations": [{"operator": "Exists"}],
+                "allocator.extraArgs": ["--reservation-ttl=60s"],
+            }
+        )
+    )
+    shim, allocator = container(made, SHIM), container(made, ALLOCATOR)
+    shim_pod, allocator_pod = (made[name]["spec"]["template"]["spec"] for name in (SHIM, ALLOCATOR))
+
+    assert shim["image"] == "registry.example:5000/team/hostport-shim@sha256:" + "ab" * 32
+    assert allocator["image"] == "registry.example:5000/team/hostport-allocator:v9"
+    assert shim["args"][-2:] == ["--log-level=debug", "--max-concurrent=50"]
+    assert {
+        "--when-full=Pending",
+        "--reserved-ports=22,9100-9200",
+        "--disclose-holders=all",
+        "--log-level=debug",
+        "--reservation-ttl=60s",
+    } <= set(allocator["args"])
+    assert shim["resources"]["limits"] == {"memory": "1Gi"}
+    assert made[SHIM]["spec"]["replicas"] == 4
+    assert shim_pod["nodeSelector"] == {"pool": "system"}
+    assert allocator_pod["tolerations"][-1] == {"operator": "Exists"}
+    for pod in (shim_pod, allocator_pod):
+        assert pod["containers"][0]["imagePullPolicy"] == "Always"
+        assert pod["imagePullSecrets"] == [{"name": "registry"}]
+        assert "priorityClassName" not in pod
+
+
+def test_excluded_namespaces_are_left_alone_by_webhook_and_policies_alike(helm: Helm) -> None:
+    made = by_name(helm.rendered({"excludedNamespaces": ["legacy", "vendor"], "failurePolicy": "Ignore"}))
+    selectors = [
+        made[WEBHOOK]["webhooks"][0]["namespaceSelector"],
+        *(
+            made[f"ValidatingAdmissionPolicyBinding {name}"]["spec"]["matchResources"]["namespaceSelector"]
+            for name in ("hostport-annotations-stay", "hostport-ports-given")
+        ),
+    ]
+
+    assert made[WEBHOOK]["webhooks"][0]["failurePolicy"] == "Ignore"
+    assert [selector["matchExpressions"] for selector in selectors] == [
+        [
+            {
+                "key": "kubernetes.io/metadata.name",
+                "operator": "NotIn",
+                "values": ["kube-system", "kube-node-lease", "hostport-system", "legacy", "vendor"],
+            },
+            {"key": "hostport.io/webhook", "operator": "NotIn", "values": ["ignore"]},
+        ]
+    ] * 3
+
+
+OFF = {
+    "podDisruptionBudget": {"PodDisruptionBudget"},
+    "networkPolicy": {"NetworkPolicy"},
+    "admissionPolicies": {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"},
+    "flowControl": {"FlowSchema", "PriorityLevelConfiguration"},
+}
+
+
+@pytest.mark.parametrize(("value", "kinds"), OFF.items(), ids=OFF)
+def test_what_is_switched_off_is_not_made(helm: Helm, value: str, kinds: set[str]) -> None:
+    every = {each["kind"] for each in helm.rendered()}
+
+    assert {each["kind"] for each in helm.rendered({f"{value}.enabled": False})} == every - kinds
+    assert kinds <= every
+
+
+WRONG: dict[str, tuple[Values, str]] = {
+    "an unknown value": ({"shim.replica": 3}, "additional properties 'replica' not allowed"),
+    "an unknown value at the top": ({"failurepolicy": "Fail"}, "additional properties 'failurepolicy' not allowed"),
+    "more than one allocator": ({"allocator.replicas": 2}, "additional properties 'replicas' not allowed"),
+    "no shim": ({"shim.replicas": 0}, "minimum: got 0, want 1"),
+    "a policy that is none": ({"failurePolicy": "fail"}, "value must be one of 'Fail', 'Ignore'"),
+    "a mode that is none": ({"certificates.mode": "letsencrypt"}, "value must be one of 'builtin'"),
+    "a flag without dashes": ({"shim.extraArgs": ["log-level=debug"]}, "does not match pattern"),
+    "a digest that is cut off": ({"image.shimDigest": "sha256:abc"}, "does not match pattern"),
+    "a repository with a tag": ({"image.repository": "team/hostport:v1"}, "does not match pattern"),
+    "numbers that are none": ({"reservedPorts": "22-"}, "does not match pattern"),
+    "a namespace that is none": ({"excludedNamespaces": ["Kube_System"]}, "does not match pattern"),
+    "a budget that stops every drain": ({"shim.replicas": 1}, "every node drain would hang"),
+    "own Secrets without an authority": ({"certificates.mode": "existingSecret"}, "set certificates.caBundle"),
+    "an authority that nobody asked for": (
+        {"certificates.caBundle": CA},
+        "caBundle is set, but with certificates.mode",
+    ),
+    "a test where no Pod is given ports": (
+        {"excludedNamespaces": ["default"]},
+        "test.namespace is default, which the webhook leaves alone",
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_values_are_refused_with_a_sentence(helm: Helm, values: Values, said: str) -> None:
+    run = helm.run("template", RELEASE, str(CHART), *settings(values))
+
+    assert run.code != 0
+    assert said in run.stderr
+
+
+def notes(helm: Helm, values: Values) -> str:
+    return helm("install", RELEASE, str(CHART), "--dry-run=client", *settings(values)).stdout.partition("NOTES:")[2]
+
+
+def test_the_notes_say_what_is_there_and_how_to_see_that_it_works(helm: Helm) -> None:
+    said = notes(helm, {})
+
+    assert "helm test hostport --namespace hostport-system" in said
+    assert "kubectl delete mutatingwebhookconfiguration hostport-operator" in said
+    assert "WARNING" not in said
+
+
+def test_the_emergency_command_takes_away_all_that_refuses_a_pod(helm: Helm) -> None:
+    made = by_name(helm.rendered({"failurePolicy": "Ignore"}))
+    said = notes(helm, {"failurePolicy": "Ignore"})
+    gone = "mutatingwebhookconfiguration/hostport-operator validatingadmissionpolicybinding/hostport-ports-given"
+
+    assert f"kubectl delete {gone}" in said
+    assert "ValidatingAdmissionPolicyBinding hostport-ports-given" in made
+    assert "ValidatingAdmissionPolicyBinding hostport-ports-given" not in by_name(helm.rendered())
+
+
+WARNINGS: dict[str, tuple[Values, str]] = {
+    "one shim": ({"shim.replicas": 1, "podDisruptionBudget.enabled": False}, "shim.replicas is 1"),
+    "open and unguarded": (
+        {"failurePolicy": "Ignore", "admissionPolicies.enabled": False},
+        "failurePolicy is Ignore and admissionPolicies are off",
+    ),
+    "annotations that can be edited": ({"admissionPolicies.enabled": False}, "can edit the annotations"),
+    "its own namespace tested": (
+        {"test.namespace": "hostport-system"},
+        "no Pod of hostport-system is given host ports",
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "said"), WARNINGS.values(), ids=WARNINGS)
+def test_the_notes_warn(helm: Helm, values: Values, said: str) -> None:
+    told = " ".join(notes(helm, values).split())
+
+    assert said in told.partition("WARNING: ")[2]
+
+
+def test_the_chart_lints_and_needs_a_cluster_that_is_new_enough(helm: Helm) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART)).stdout
+    old = helm.run("template", RELEASE, str(CHART), "--kube-version=v1.33.9")
+    assert "chart requires kubeVersion: >=1.34.0-0" in old.stderr
+
+
+def test_the_chart_tells_artifact_hub_what_is_new() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    changes = yaml.safe_load(chart["annotations"]["artifacthub.io/changes"])
+
+    assert {change["kind"] for change in changes} <= {"added", "changed", "deprecated", "removed", "fixed", "security"}
+    assert all(change["description"] for change in changes)
