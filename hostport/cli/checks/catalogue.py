@@ -97,9 +97,9 @@ CHECKS = {
             ),
             when_not=(
                 "The API server refuses to talk to the shim (`x509: certificate signed by unknown authority` in "
-                "its messages). `caBundle` must hold the authority that signed the shim's certificate: "
-                "`deploy/certificates` writes it, and so does cert-manager's CA injector in the overlay "
-                "`cert-manager`."
+                "its messages). `caBundle` must hold the authority that signed the shim's certificate. An allocator "
+                "that makes certificates itself writes it, cert-manager's CA injector does so in the overlay "
+                "`cert-manager`, and with Secrets of your own you do: see [Operations](operations.md#certificates)."
             ),
         ),
         Check(
@@ -108,8 +108,9 @@ CHECKS = {
             holds="the shim's certificate is good for a while",
             looks_at="When the certificate that the shim shows ends: a warning a week before, a failure a day before.",
             when_not=(
-                "When it ends, the API server refuses to talk to the shim. Renew it (`deploy/certificates`, "
-                "cert-manager, or your own Secret); the shim takes it up within a second."
+                "When it ends, the API server refuses to talk to the shim. A certificate that the allocator or "
+                "cert-manager makes is renewed with a third of its life left: their logs say why it was not. One of "
+                "your own is yours to renew; the shim takes it up within a second."
             ),
         ),
         Check(
@@ -185,8 +186,9 @@ CHECKS = {
             group="Allocator",
             holds="its ServiceAccount has the rights that it needs",
             looks_at=(
-                "A SubjectAccessReview for each right of `deploy/base/allocator-rbac.yaml`. Needs the right to "
-                "create those; without a ServiceAccount `hostport-allocator` there is nothing to check."
+                "A SubjectAccessReview for each right of `deploy/base/allocator-rbac.yaml`, those for certificates "
+                "where the allocator makes them. Needs the right to create such reviews; without a ServiceAccount "
+                "`hostport-allocator` there is nothing to check."
             ),
             when_not=(
                 "What is missing decides what breaks: without Pods and Nodes the view grows old, without the "
@@ -213,8 +215,8 @@ CHECKS = {
                 "When each certificate that it shows or keeps ends: a warning a week before, a failure a day before."
             ),
             when_not=(
-                "When it ends, shims and services cannot talk to the allocator. Renew it; new connections use it "
-                "at once."
+                "When one ends, shims and services cannot talk to the allocator. As for `webhook-certificate`; new "
+                "connections use a new one at once."
             ),
         ),
         Check(

@@ -8,6 +8,8 @@ from typing import Any
 
 from hostport.v1 import allocator_pb2 as pb
 
+REGISTRATION = "admissionregistration.k8s.io"
+
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
@@ -27,13 +29,17 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """What a ServiceAccount must be allowed. `name` empty: of any name; `is_own`: in the installation's namespace."""
+    """What a ServiceAccount must be allowed. `name` empty: of any name; `is_own`: in the installation's namespace.
+
+    `is_for_certificates`: needed by an allocator alone that makes certificates itself.
+    """
 
     verb: str
     resource: str
     group: str = ""
     name: str = ""
     is_own: bool = False
+    is_for_certificates: bool = False
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource}" + (f".{self.group}" if self.group else "")
@@ -49,6 +55,20 @@ RIGHTS = (
     *(
         Right(verb, "leases", "coordination.k8s.io", name, is_own=True)
         for verb, name in (("get", "hostport-allocator"), ("update", "hostport-allocator"), ("create", ""))
+    ),
+    *(
+        Right(verb, resource, "", name, is_own=True, is_for_certificates=True)
+        for resource, name in (
+            ("secrets", "hostport-ca"),
+            ("secrets", "hostport-shim-tls"),
+            ("configmaps", "hostport-ca"),
+        )
+        for verb in ("get", "update")
+    ),
+    *(Right("create", each, is_own=True, is_for_certificates=True) for each in ("secrets", "configmaps")),
+    *(
+        Right(verb, "mutatingwebhookconfigurations", REGISTRATION, "hostport-operator", is_for_certificates=True)
+        for verb in ("get", "patch")
     ),
 )
 """What the allocator cannot do without; a test holds it against deploy/base/allocator-rbac.yaml."""

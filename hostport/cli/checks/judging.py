@@ -26,6 +26,7 @@ EXPIRY_WARNING, EXPIRY_FAILURE = 7 * DAY, DAY
 LAG_WARNING, LAG_FAILURE = 10.0, 15.0
 HELD_SECONDS = 15.0  # a Lease that was not renewed for so long is held by nobody
 OLDEST = (1, 34)
+AUTHORITY = "ca"
 
 
 class Level(Enum):
@@ -155,7 +156,9 @@ def _certificate(facts: Facts) -> Iterator[Finding]:
         return
     if shown.distrust:
         cause = f"the certificate of {shown.where} does not come from caBundle: {shown.distrust}"
-        fix = "write the authority that signed it into webhooks[0].clientConfig.caBundle (deploy/certificates does)"
+        fix = (
+            "see in the allocator's log why it does not write caBundle, or write the authority of your own Secret there"
+        )
         yield _failed("webhook-trusted", cause, fix)
     else:
         yield _ok("webhook-trusted")
@@ -170,7 +173,9 @@ def _lasts(check: str, expiries: dict[str, float], now: float) -> Finding:
         return _ok(check, f"{age(left)}")
     when = f"ends in {age(left)}" if left > 0 else f"ended {age(-left)} ago"
     made = _failed if left < EXPIRY_FAILURE else _warning
-    return made(check, f"{name} {when}", "renew it: deploy/certificates, cert-manager, or your own Secret")
+    return made(
+        check, f"{name} {when}", "see why it was not renewed: the allocator's log, cert-manager, or your own Secret"
+    )
 
 
 def _admits(facts: Facts) -> Finding:
@@ -289,11 +294,19 @@ def _rights(facts: Facts) -> Iterator[Finding]:
     rights = facts.rights
     if isinstance(rights, Unseen):
         yield _unseen("allocator-rights", rights)
-    elif rights:
+        return
+    if rights is not None and not _makes_certificates(facts.status):
+        rights = [right for right in rights if not right.is_for_certificates]
+    if rights:
         cause = f"it may not {', '.join(map(str, rights))}"
         yield _failed("allocator-rights", cause, "apply deploy/base/allocator-rbac.yaml, or helm upgrade --install")
     elif rights is not None:
         yield _ok("allocator-rights")
+
+
+def _makes_certificates(status: pb.GetStatusResponse | Unseen) -> bool:
+    """Whether it keeps an authority of its own."""
+    return not isinstance(status, Unseen) and any(each.name == AUTHORITY for each in status.certificates)
 
 
 def _journal(status: pb.GetStatusResponse) -> Finding:
