@@ -10,6 +10,7 @@ IMG    ?= localhost/hostport-operator:dev
 BENCH  ?=
 CRASH  ?=
 SOAK   ?= 180
+FAULTS ?=
 
 # IMG is cut into name and tag; a registry may have a port. One digest cannot name the two images made of it.
 $(if $(findstring @,$(IMG)),$(error IMG=$(IMG) has a digest, but names two images: give registry/name:tag, or use the Helm chart, which takes a digest for each))
@@ -21,10 +22,10 @@ BUILDER ?= $(shell if docker info >/dev/null 2>&1; then echo docker; else comman
 BUILD_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e e2e-helm e2e-images soak crash bench images sbom manifests deploy undeploy kind lock clean
+.PHONY: help run test check format proto docs site e2e e2e-helm e2e-images e2e-cluster e2e-kind faults soak crash bench images sbom manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(READY)  ## start allocator and shim here and admit the Pods of examples/distributed-db.yaml
 	@$(PY) examples/run.py
@@ -78,6 +79,16 @@ browser: $(READY)  ## the status page in Chromium (Debian: chromium chromium-dri
 
 screenshots: $(READY)  ## the pictures of docs/status-page.md: 4 and 1,000 nodes, claims made through the API
 	$(PY) -m tests.browser.screenshots
+
+e2e-cluster: $(READY)  ## two real nodes on this machine: install, run the example, break things (root, Linux; 13 minutes)
+	$(BIN)/pytest -q tests/e2e_cluster
+
+e2e-kind: $(READY)  ## the same on kind (needs Docker and kind)
+	HOSTPORT_E2E_DRIVER=kind $(BIN)/pytest -q tests/e2e_cluster
+
+faults: $(READY)  ## measure the table of faults anew and write docs/faults.md (FAULTS="-k shim" for some rows)
+	HOSTPORT_FAULTS=docs/faults.json $(BIN)/pytest -q tests/e2e_cluster/test_faults.py $(FAULTS)
+	PYTHONPATH=tests $(PY) -m e2e_cluster.report docs/faults.json > docs/faults.md
 
 soak: $(READY)  ## kill -9 the allocator for 3 minutes behind a real API server, 16 clients (SOAK=seconds)
 	SOAK_SECONDS=$(SOAK) $(BIN)/pytest -q -s tests/e2e/test_soak.py

@@ -8,7 +8,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,10 @@ class Kubectl:
     program: str
     kubeconfig: Path
     namespace: str | None = None
+    patience: float = 60
 
     def within(self, namespace: str) -> Kubectl:
-        return Kubectl(self.program, self.kubeconfig, namespace)
+        return replace(self, namespace=namespace)
 
     def run(self, *arguments: str, stdin: str = "") -> Run:
         """Runs it and reports whatever happens."""
@@ -101,7 +102,7 @@ class Kubectl:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=self.patience,
             check=False,
             env={"HOME": str(self.kubeconfig.parent), "PATH": "/usr/bin:/bin"},
         )

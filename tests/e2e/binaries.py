@@ -1,7 +1,8 @@
-"""Finds the programs of a control plane, or builds them once.
+"""Finds the programs of a control plane and of nodes, or builds them once.
 
-They come from $KUBEBUILDER_ASSETS where that is set, else from `.cache/control-plane/` of the checkout, which is filled
-with Go where Go is there. Run alone, this prints the folder:
+Those of a control plane come from $KUBEBUILDER_ASSETS where that is set, those of nodes from $HOSTPORT_NODE_ASSETS, else
+from `.cache/` of the checkout, which is filled with Go where Go is there. Run alone, this prints the folder of the
+control plane:
 
     python tests/e2e/binaries.py
 """
@@ -25,12 +26,16 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUILD = Path(__file__).resolve().parent / "build"
 CACHE = CHECKOUT / ".cache" / "control-plane"
+NODE_CACHE = CHECKOUT / ".cache" / "nodes"
 
 NEEDED = ("etcd", "kube-apiserver", "kubectl")
 WORKLOADS = ("kube-controller-manager", "kube-scheduler")
+KUBERNETES_OF_A_NODE = ("kubelet", "kube-proxy")
+CONTAINERD = ("containerd", "containerd-shim-runc-v2", "ctr")
 
 ETCD_PACKAGE = "go.etcd.io/etcd/server/v3"
 KUBERNETES_MODULE = "k8s.io/kubernetes"
+CONTAINERD_MODULE = "github.com/containerd/containerd/v2"
 
 
 class Unavailable(Exception):  # noqa: N818 - a fact about the machine, not a fault
@@ -39,6 +44,18 @@ class Unavailable(Exception):  # noqa: N818 - a fact about the machine, not a fa
 
 class Broken(Exception):  # noqa: N818 - reads as what it says
     """What should be a control plane is none, or a build failed. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One `go build`, in the folder of the module. Without `output` the programs keep the names of their packages."""
+
+    module: str
+    version: str
+    packages: tuple[str, ...]
+    output: str = ""
+    ldflags: tuple[str, ...] = ()
+    tags: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,17 @@ def locate(environ: Mapping[str, str] = os.environ) -> Binaries:
     return _in_folder(_cached_or_built())
 
 
+def locate_for_nodes(environ: Mapping[str, str] = os.environ) -> Binaries:
+    """Finds what a node runs, building it if need be. Raises as `locate` does."""
+    programs = (*KUBERNETES_OF_A_NODE, *CONTAINERD)
+    assets = environ.get("HOSTPORT_NODE_ASSETS")
+    folder = Path(assets) if assets else _cached_or_built_for_nodes()
+    found = _in_folder(folder, programs)
+    if missing := [program for program in programs if program not in found.paths]:
+        raise Broken(f"{folder} has no {', '.join(missing)}; unset HOSTPORT_NODE_ASSETS to build them here")
+    return found
+
+
 def _in_assets(folder: Path) -> Binaries:
     found = dict(_in_folder(folder).paths)
     if "kubectl" not in found and (kubectl := shutil.which("kubectl")):
@@ -78,23 +106,50 @@ def _in_assets(folder: Path) -> Binaries:
     return Binaries(found)
 
 
-def _in_folder(folder: Path) -> Binaries:
-    programs = (*NEEDED, *WORKLOADS)
+def _in_folder(folder: Path, programs: Sequence[str] = (*NEEDED, *WORKLOADS)) -> Binaries:
     return Binaries({program: folder / program for program in programs if os.access(folder / program, os.X_OK)})
 
 
 def _cached_or_built() -> Path:
     etcd, kubernetes = _required("etcd", ETCD_PACKAGE), _required("kubernetes", KUBERNETES_MODULE)
-    folder = CACHE / f"kubernetes-{kubernetes}-etcd-{etcd}"
+    return _once(
+        CACHE / f"kubernetes-{kubernetes}-etcd-{etcd}",
+        Build("etcd", etcd, (ETCD_PACKAGE,), output="etcd"),
+        _kubernetes(kubernetes, (*NEEDED[1:], *WORKLOADS)),
+        otherwise="no control plane: set KUBEBUILDER_ASSETS (setup-envtest prints such a folder)",
+    )
+
+
+def _cached_or_built_for_nodes() -> Path:
+    kubernetes, containerd = _required("kubernetes", KUBERNETES_MODULE), _required("containerd", CONTAINERD_MODULE)
+    return _once(
+        NODE_CACHE / f"kubernetes-{kubernetes}-containerd-{containerd}",
+        _kubernetes(kubernetes, KUBERNETES_OF_A_NODE),
+        Build(
+            "containerd",
+            containerd,
+            tuple(f"{CONTAINERD_MODULE}/cmd/{program}" for program in CONTAINERD),
+            ldflags=(f"-X {CONTAINERD_MODULE}/version.Version={containerd}",),
+            tags="no_btrfs no_devmapper no_zfs",  # snapshotters that need headers of C libraries
+        ),
+        otherwise="no programs for a node: set HOSTPORT_NODE_ASSETS",
+    )
+
+
+def _kubernetes(version: str, programs: Sequence[str]) -> Build:
+    packages = tuple(f"{KUBERNETES_MODULE}/cmd/{program}" for program in programs)
+    return Build("kubernetes", version, packages, ldflags=tuple(_version_flags(version)))
+
+
+def _once(folder: Path, *builds: Build, otherwise: str) -> Path:
+    """The folder; where it is not there yet, what is to be in it is built first."""
     if folder.is_dir():
         return folder
     if shutil.which("go") is None:
-        raise Unavailable(
-            "no control plane: set KUBEBUILDER_ASSETS (setup-envtest prints such a folder), or install Go and run again"
-        )
-    with alone(CACHE):
+        raise Unavailable(f"{otherwise}, or install Go and run again")
+    with alone(folder.parent):
         if not folder.is_dir():
-            _build(folder, etcd=etcd, kubernetes=kubernetes)
+            _build(folder, builds)
     return folder
 
 
@@ -118,12 +173,11 @@ def alone(cache: Path) -> Iterator[None]:
         yield
 
 
-def _build(folder: Path, *, etcd: str, kubernetes: str) -> None:
-    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=CACHE))
+def _build(folder: Path, builds: Sequence[Build]) -> None:
+    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
     try:
-        go_build("etcd", etcd, [f"-o={unfinished / 'etcd'}", ETCD_PACKAGE])
-        packages = [f"{KUBERNETES_MODULE}/cmd/{program}" for program in (*NEEDED[1:], *WORKLOADS)]
-        go_build("kubernetes", kubernetes, [f"-o={unfinished}/", *packages], ldflags=_version_flags(kubernetes))
+        for build in builds:
+            go_build(build, unfinished)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -146,18 +200,19 @@ def _version_flags(version: str) -> list[str]:
     ]
 
 
-def go_build(module: str, version: str, arguments: Sequence[str], *, ldflags: Sequence[str] = ()) -> None:
+def go_build(build: Build, folder: Path) -> None:
     """Builds in the folder of the module's own go.mod, so that versions never mix with anything else's.
 
     The settings of the caller's own Go work (flags, workspace) stay outside; the module proxy stays theirs.
     """
+    module, version = build.module, build.version
     environ = os.environ | {"GOFLAGS": "-mod=readonly", "GOWORK": "off", "CGO_ENABLED": "0"}
-    flags = ["-trimpath", "-buildvcs=false", "-ldflags", " ".join(["-s", "-w", *ldflags])]
+    flags = ["-trimpath", "-buildvcs=false", "-tags", build.tags, "-ldflags", " ".join(["-s", "-w", *build.ldflags])]
     _say(f"building {module} {version} (once; minutes on a cold Go cache)")
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            ["go", "build", *flags, *arguments],
+            ["go", "build", *flags, f"-o={folder}/{build.output}", *build.packages],
             cwd=BUILD / module,
             env=environ,
             stdin=subprocess.DEVNULL,

@@ -33,18 +33,17 @@ class Pki:
         """As clientConfig.caBundle wants it."""
         return base64.b64encode(self.ca.read_bytes()).decode()
 
-    def server(self, name: str) -> KeyPair:
-        """A certificate for a server on loopback."""
-        return self._write(name, self._authority.issue_cert("127.0.0.1", "localhost"))
+    def server(self, name: str, *more: str) -> KeyPair:
+        """A certificate for a server on loopback, and at more addresses or names."""
+        return self._write(name, self._authority.issue_cert("127.0.0.1", "localhost", *more))
 
     def client(self, name: str, *, group: str | None = None) -> KeyPair:
         """A certificate that says who a client is: the user is the common name, the group the organization.
 
         The host name is nobody's; without any, Go refuses the certificate for an empty extension.
         """
-        return self._write(
-            name, self._authority.issue_cert(f"{name}.client", common_name=name, organization_name=group)
-        )
+        host = f"{name.replace(':', '-')}.client"
+        return self._write(name, self._authority.issue_cert(host, common_name=name, organization_name=group))
 
     def signing_key(self, name: str) -> Path:
         """A key for ServiceAccount tokens."""

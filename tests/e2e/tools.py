@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.binaries import BUILD, CACHE, alone, go_build
+from e2e.binaries import BUILD, CACHE, Build, alone, go_build
 
 
 @cache
@@ -28,7 +28,7 @@ def tool(name: str) -> Path:
         pytest.skip(f"{name} is not on $PATH, and without Go it cannot be built")
     with alone(path.parent):
         unfinished = path.with_name(f"unfinished-{name}")
-        go_build(name, version, [f"-o={unfinished}", package])
+        go_build(Build(name, version, (package,), output=unfinished.name), unfinished.parent)
         unfinished.rename(path)
     return path
 

@@ -64,10 +64,14 @@ def base_image() -> str:
 def build(img: str = IMG, base: str | None = None) -> Images:
     """Builds both through the verb that people use, without pulling anything."""
     require_tools()
-    flags = f"--pull-never --layers --build-arg PYTHON_IMAGE={base or base_image()} {' '.join(_authorities())}"
-    run(["make", "-s", "-C", str(CHECKOUT), "images", f"IMG={img}", "BUILDER=buildah", f"BUILD_FLAGS={flags}"])
+    run(["make", "-s", "-C", str(CHECKOUT), "images", f"IMG={img}", "BUILDER=buildah", f"BUILD_FLAGS={flags(base)}"])
     name, _, tag = img.rpartition(":")
     return Images(f"{name}-allocator:{tag}", f"{name}-shim:{tag}")
+
+
+def flags(base: str | None = None) -> str:
+    """BUILD_FLAGS that build on the base that was made here, and pull nothing."""
+    return f"--pull-never --layers --build-arg PYTHON_IMAGE={base or base_image()} {' '.join(_authorities())}"
 
 
 def run(command: Sequence[str]) -> str:

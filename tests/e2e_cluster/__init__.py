@@ -1,0 +1,1 @@
+"""The product on real nodes: kubelets, containers and the Service network."""

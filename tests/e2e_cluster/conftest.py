@@ -1,0 +1,95 @@
+"""One cluster and one installation for the whole session, made the way users make them.
+
+Where the machine can have no cluster everything is skipped with one line that says why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e import binaries
+from e2e.binaries import CHECKOUT
+from e2e.processes import Timeout
+from images import building
+
+from e2e_cluster.driver import Access, Driver, Unavailable
+from e2e_cluster.installed import Installed
+
+IMG = "localhost/hostport-operator:e2e"
+
+
+def pytest_configure() -> None:
+    """A terminated run must tear down like an interrupted one."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Everything that a run writes. Kept when a case failed, for its logs."""
+    path = Path(tempfile.mkdtemp(prefix="hostport-nodes-"))
+    yield path
+    if request.session.testsfailed:
+        sys.stderr.write(f"\ne2e-cluster: the logs of this run are in {path}\n")
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def chosen_driver(folder: Path) -> Driver:
+    if os.environ.get("HOSTPORT_E2E_DRIVER", "linux") == "kind":
+        from e2e_cluster.kind import KindCluster
+
+        return KindCluster(folder)
+    from e2e_cluster.linux import LinuxCluster
+
+    return LinuxCluster(folder)
+
+
+@pytest.fixture(scope="session")
+def driver(request: pytest.FixtureRequest, folder: Path) -> Driver:
+    """A build takes minutes and tells so, past the capture."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        try:
+            return chosen_driver(folder)
+        except (Unavailable, building.Unavailable) as reason:
+            pytest.exit(f"e2e-cluster skipped, none of its cases ran: {reason}", returncode=0)
+        except binaries.Broken as reason:
+            pytest.exit(f"e2e-cluster: {reason}", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def access(driver: Driver) -> Iterator[Access]:
+    try:
+        yield driver.create()
+    except (Timeout, RuntimeError) as reason:
+        pytest.exit(f"e2e-cluster: {reason}", returncode=1)
+    finally:
+        driver.delete()
+
+
+@pytest.fixture(scope="session")
+def installed(driver: Driver, access: Access, folder: Path) -> Installed:
+    """`make images deploy` of a fresh clone. Loading the images stands in for a registry."""
+    clone = folder / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(clone)], check=True)
+    make(driver, clone, "images", f"IMG={IMG}")
+    name, tag = IMG.rsplit(":", 1)
+    driver.load(f"{name}-allocator:{tag}", f"{name}-shim:{tag}")
+    make(driver, clone, "deploy", f"IMG={IMG}")
+    return Installed(driver, access, clone)
+
+
+def make(driver: Driver, clone: Path, *verbs: str) -> None:
+    environ = {key: value for key, value in os.environ.items() if key not in {"MAKEFLAGS", "MAKELEVEL"}}
+    done = subprocess.run(
+        driver.make(*verbs), cwd=clone, env=environ, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, f"make {verbs}: {done.stdout[-3000:]}{done.stderr[-3000:]}"

@@ -1,0 +1,92 @@
+"""The table of faults: 16 clients create Pods, something breaks, and no two Pods ever conflict."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.binaries import CHECKOUT
+
+from e2e_cluster import load, report
+from e2e_cluster.driver import Access
+from e2e_cluster.faults import FAULTS, Failures, Fault
+from e2e_cluster.installed import Installed
+
+CLIENTS, PLAIN_CLIENTS = 16, 2
+DELAY = 8  # seconds of quiet before the fault
+NODES = ("load-1", "load-2")
+RESULTS = Path(os.environ.get("HOSTPORT_FAULTS", CHECKOUT / "build" / "faults.json"))
+NEVER_DELAYED = 3.0  # seconds; a call of a webhook that hangs takes 5
+HERE = {"key": "e2e.hostport.io/no-machine", "effect": "NoSchedule"}
+
+
+@pytest.fixture(scope="module")
+def paper_nodes(access: Access, installed: Installed) -> Iterator[None]:
+    """Entries in the API: a Pod that names one is admitted and planned there, and costs nobody anything."""
+    for name in NODES:
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"taints": [HERE]}}
+        access.kubectl("create", "-f", "-", stdin=json.dumps(node))
+    access.kubectl("create", "namespace", load.NAMESPACE)
+    yield
+    access.kubectl("delete", "node", *NODES)
+
+
+def run_load(access: Access, seconds: int, folder: Path) -> subprocess.Popen[str]:
+    config = folder / "load.json"
+    shown = access.kubectl("config", "view", "--raw", "--flatten", "-o", "json")
+    config.write_text(shown.stdout, encoding="utf-8")
+    command = [sys.executable, load.__file__, str(config), str(seconds), str(CLIENTS), str(PLAIN_CLIENTS), *NODES]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def measure(fault: Fault, installed: Installed, folder: Path) -> dict[str, Any]:
+    with run_load(installed.access, fault.seconds, folder) as clients:
+        try:
+            time.sleep(DELAY)
+            fault.inflict(installed)
+            said, _ = clients.communicate(timeout=fault.seconds + 60)
+        finally:
+            clients.kill()
+    seen: dict[str, Any] = json.loads(said)
+    return {
+        "fault": fault.name,
+        "seconds": fault.seconds,
+        "bound": fault.gap,
+        "clients": CLIENTS,
+        "plain_clients": PLAIN_CLIENTS,
+        "delay": DELAY,
+        "cluster": installed.driver.name,
+        "machine": report.machine(),
+        **seen,
+    }
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace("`", "").replace(" ", "-"))
+def test_creations_go_on(fault: Fault, installed: Installed, paper_nodes: None, folder: Path) -> None:
+    installed.wait_until_settled()
+    row = measure(fault, installed, folder)
+    report.record(RESULTS, row)
+    sys.stderr.write(f"\n{report.line_of(row)}{report.failures([row])}")
+
+    asking, plain = row["asking"], row["plain"]
+    assert row["conflicts"] == []
+    assert asking["creations"] > fault.seconds
+    assert asking["longest_gap"] <= fault.gap
+    match fault.may_fail:
+        case Failures.NONE:
+            assert asking["failed"] == 0
+        case Failures.INSIDE_THE_GAP:
+            assert asking["failed_outside_gap"] == 0
+        case Failures.UNTIL_IT_IS_BACK:
+            assert asking["last_failure"] <= DELAY + fault.gap
+    assert plain["failed"] == 0
+    assert plain["slowest"] < NEVER_DELAYED
+    if not fault.loses_a_node:
+        installed.wait_until_settled()
