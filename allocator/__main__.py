@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import uvloop
 
 from allocator.config import FLAGS, Config, ConfigError
 from allocator.journal.contract import JournalError
@@ -49,7 +50,7 @@ def _serve(config: Config) -> int:
     from allocator.runtime import serve  # noqa: PLC0415 - grpc is not needed to dump a journal
 
     try:
-        asyncio.run(serve(config))
+        uvloop.run(serve(config))
     except (JournalError, OSError, RuntimeError) as error:
         log.critical("cannot serve: %s", error)
         return 1

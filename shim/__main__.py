@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import uvloop
 
 from hostport import logs
 from hostport.credentials import Credentials
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = serve_options(parser, flags)
     logs.set_up(flags.log_level)
     try:
-        asyncio.run(serve(options))
+        uvloop.run(serve(options))
     except OSError as error:
         logging.getLogger("shim").error("cannot start: %s", error)  # noqa: TRY400 - the user's mistake, no trace
         return 1
