@@ -7,15 +7,18 @@ carries everything: each reason, each field, what to do.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from shim.outcomes import Mistake, Remark
 from shim.pointers import Op
 from shim.review import API_VERSION, KIND
 
 Review = dict[str, Any]
+
+_encode = msgspec.json.Encoder().encode
 
 MOST_SHOWN = 20
 """Mistakes in one message: a Pod may have hundreds of ports, and an Event 1,024 characters."""
@@ -25,7 +28,7 @@ def allowed(uid: str, *, ops: Sequence[Op] = (), warnings: Iterable[Remark] = ()
     response: Review = {"uid": uid, "allowed": True}
     if ops:
         response["patchType"] = "JSONPatch"
-        response["patch"] = base64.b64encode(json.dumps(ops).encode()).decode("ascii")
+        response["patch"] = base64.b64encode(_encode(ops)).decode("ascii")
     return _review(response, warnings, {"allocation-id": allocation_id})
 
 

@@ -11,10 +11,10 @@ Rules:
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import NoReturn
+
+import msgspec
 
 from hostport.contract import Notice, Reason
 from hostport.v1.allocator_pb2 import (
@@ -117,18 +117,14 @@ def parse_review(body: bytes) -> NotOurs | Denied | Ask:
 
 def _load(body: bytes) -> Json:
     try:
-        review = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        review = msgspec.json.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ReviewError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
         raise ReviewError("the body is nested too deeply") from error
-    except ValueError as error:
+    except msgspec.DecodeError as error:
         raise ReviewError(f"the body is not JSON: {error}") from error
     return as_object(review, "the body")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _request(review: Json) -> Json:

@@ -14,12 +14,12 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tornado.web import Application, RequestHandler, stream_request_body
 
@@ -34,6 +34,8 @@ from shim.outcomes import About, Refused, Unreachable
 from shim.review import ReviewError
 
 log = logging.getLogger(__name__)
+
+_encode = msgspec.json.Encoder().encode
 
 LARGEST_REVIEW = 3 << 20
 """Bytes. The API server's own limit for an object is 3 MiB; etcd's is 1.5."""
@@ -135,7 +137,7 @@ class _Handler(RequestHandler):
 
     def send(self, what: dict[str, Any]) -> None:
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(what, separators=(",", ":")) + "\n")
+        self.finish(_encode(what) + b"\n")
 
 
 class NotFoundHandler(_Handler):
