@@ -26,16 +26,22 @@ def example(folder: Path) -> dict[str, Any]:
 async def test_a_service_leases_with_its_token_and_the_token_may_change(secured: Secured, tmp_path: Path) -> None:
     page = example(tmp_path)
     secured.authority.cert_pem.write_to_path(tmp_path / "ca.crt")
-    secured.server.grant(account("media", "relay"), "create", "media")
+    secured.server.grant(account("media", "relay"), "create delete", "media")
 
-    def two_leases() -> list[tuple[str, str]]:
-        leases = []
-        with page["connect"](f"localhost:{secured.token_port}") as channel:
+    secured.server.add("token-0", account("media", "relay"))
+    (tmp_path / "token").write_text("token-0", encoding="utf-8")
+
+    def two_leases() -> None:
+        with page["connect"](f"localhost:{secured.token_port}") as client:
             for number in range(2):
                 secured.server.add(f"token-{number}", account("media", "relay"))
                 (tmp_path / "token").write_text(f"token-{number}", encoding="utf-8")
-                leases.append(page["lease"](channel, f"r{number}", f"id-{number}"))
-        return [(lease.owner.namespace, lease.owner.name) for lease in leases]
+                with client.lease(f"Relay/r{number}"):
+                    owners.extend((claim.owner.namespace, claim.owner.name) for claim in secured.ledger.claims())
 
-    assert await asyncio.to_thread(two_leases) == [("media", "r0"), ("media", "r1")]
+    owners: list[tuple[str, str]] = []
+    await asyncio.to_thread(two_leases)
+
+    assert owners == [("media", "r0"), ("media", "r1")]
+    assert list(secured.ledger.claims()) == []
     assert [spec["token"] for spec in secured.server.specs("TokenReview")] == ["token-0", "token-1"]
