@@ -69,7 +69,7 @@ class Allocating:
     ) -> pb.AllocateResponse:
         caller = await self._guard.allocating(context, request.owner)
         self._callers.note(context)
-        ask = parse_allocate(request)
+        ask = parse_allocate(request).within(self._engine.lease_namespace)
 
         def seal_with_notes(claim: Claim, warnings: Sequence[Warned]) -> bytes:
             return seal(claim, [*warnings, *self._notes(ask)])

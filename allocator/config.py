@@ -96,6 +96,7 @@ FLAGS = (
     Flag("cluster", "none", "where nodes and Pods come from: kubernetes, file:PATH (YAML or JSON) or none", cluster),
     Flag("kubeconfig", "", "file that says how to reach the cluster; without: in-cluster, $KUBECONFIG, ~/.kube/config"),
     Flag("lease-namespace", "", "namespace of the Lease by which one allocator serves; without it there is no Lease"),
+    Flag("port-leases", False, "keep leases as PortLease objects; those without a namespace in --lease-namespace"),
     Flag("pod-name", "", "our Pod, for the Lease"),
     Flag("pod-uid", "", "its uid, for the Lease"),
     Flag("journal", "sqlite:hostport-journal.db", "where decisions are kept: sqlite:PATH or memory", journal),
@@ -155,6 +156,7 @@ class Config:
     reservation_ttl: float
     disclose_holders: str
     lease_namespace: str
+    port_leases: bool
     pod_name: str
     pod_uid: str
     when_full: WhenFull
@@ -189,6 +191,8 @@ class Config:
         config = cls(**{flag.attribute: getattr(arguments, flag.attribute) for flag in FLAGS})
         if config.lease_namespace and not (config.cluster == "kubernetes" and config.pod_name and config.pod_uid):
             raise ConfigError("--lease-namespace needs --cluster kubernetes, --pod-name and --pod-uid")
+        if config.port_leases and config.cluster != "kubernetes":
+            raise ConfigError("--port-leases needs --cluster kubernetes")
         config._check_builtin()
         if bool(config.tls_cert) != bool(config.tls_key):
             raise ConfigError("--tls-cert and --tls-key go together")

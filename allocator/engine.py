@@ -6,6 +6,7 @@ Rules:
 * What was decided is published or aborted by the outcome of its commit, whether or not the caller still waits.
 * A repeated request gets the first answer: from `_answers` once it is durable, from `_under_way` before.
 * What the cluster changes is true already; the journal follows, and is asked again where it fails.
+* Where it is not certain yet that a decision was not made durable, its ports stay taken until it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -27,7 +28,7 @@ from allocator.core.claims import Claim, ClaimId, PodUid, State
 from allocator.core.ledger import LEASE_SECONDS, Ledger
 from allocator.core.pods import Pod
 from allocator.core.upkeep import Incident, IncidentKind
-from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Put
+from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Put, Recorded
 from hostport.contract import Reason
 from hostport.logs import tell
 
@@ -38,6 +39,7 @@ STALE_SECONDS = 2.0  # older than that, a view alone is no reason to deny
 SIGHT_SECONDS = 2.0  # less than half of what the API server gives a webhook
 SIGHT_POLL_SECONDS = 0.02
 ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
+END_SECONDS = 4.0  # how long a caller waits for an end; an API server that is away must not keep it
 SURVEYED_NODES = 250  # a tick: about a millisecond, and 5,000 nodes in ten seconds
 MOST_SHOWN = 10
 
@@ -89,6 +91,7 @@ class Engine:
         self.is_serving = False
         self.watch: Watch | None = None  # the view of the cluster, where it can be asked
         self.holds_lease: Callable[[], bool] = always  # whether we are the one who may answer
+        self.lease_namespace = ""  # of leases whose owners name none
         self.enforced: dict[str, str] = {}  # Pod Security level by namespace, where it forbids hostNetwork
         self.incidents: Counter[IncidentKind] = Counter()  # since the start, by kind
         self.expired: Counter[State] = Counter()  # since the start, by the state that the claims were in
@@ -106,7 +109,10 @@ class Engine:
     def _restore(self) -> None:
         kept = self.journal.load()
         self.ledger.restore(kept.claims, self.now())
+        before = self.now() - ANSWER_SECONDS
         for answer in sorted(kept.answers, key=lambda answer: answer.ended or 0.0):
+            if answer.ended is not None and answer.ended < before:
+                continue
             self._remember(answer)
             if answer.ended is not None:
                 self._fading.append((answer.ended, answer.request_id))
@@ -230,7 +236,7 @@ class Engine:
                 if answer:
                     self._remember(answer)
             elif old is None:
-                self.ledger.abort(claim.id)
+                _once_certain(committed, lambda: self.ledger.abort(claim.id))
             elif self.ledger.get(claim.id) is claim:
                 self._restore_claim(old)
             for one in waiting:
@@ -295,9 +301,63 @@ class Engine:
 
     async def _settled(self, committed: asyncio.Future[bool]) -> None:
         try:
-            await asyncio.shield(committed)
+            async with asyncio.timeout(END_SECONDS):
+                await asyncio.shield(committed)
         except JournalError as error:
-            raise UnavailableError(Reason.JOURNAL_UNAVAILABLE, _unavailable_text(error)) from error
+            raise UnavailableError(error.reason, _unavailable_text(error)) from error
+        except TimeoutError as error:
+            message = (
+                "the API server does not answer: what was asked is still being tried. Repeat the call to learn of it"
+            )
+            raise UnavailableError(Reason.LEASE_NOT_STORED, message) from error
+
+    # -- leases that the cluster keeps
+
+    def recover_leases(self, recorded: Iterable[Recorded]) -> list[ClaimId]:
+        """Before serving: these are the leases. Returns the ids of those in the books that are not among them.
+
+        Nobody was told of the latter, or somebody has ended them: the answers to their requests are forgotten at once.
+        """
+        stored = {one.claim.id: one for one in recorded}
+        lost = [claim.id for claim in self.leases() if claim.id not in stored]
+        for claim_id in lost:
+            self.ledger.end(claim_id)
+            for request_id in self._answers_of.pop(claim_id, ()):
+                self._answers.pop(request_id, None)
+        entries: list[Entry] = [Drop(claim_id, 0.0) for claim_id in lost]
+        for one in stored.values():
+            entries += self._taken_back(one)
+        if entries:
+            self.journal.submit(entries, always).add_done_callback(_failure)  # the next start would find the same
+        return lost
+
+    def _taken_back(self, recorded: Recorded) -> Iterator[Entry]:
+        claim, answer = recorded.claim, recorded.answer
+        known = self.ledger.get(claim.id)
+        if known is None:
+            self.ledger.restore([claim], self.now())
+            yield Put(claim)
+        elif (claim.expires or 0.0) > (known.expires or 0.0):
+            longer = replace(known, expires=claim.expires)
+            self.ledger.amend(longer)
+            yield Put(longer)
+        if answer is not None and answer.request_id not in self._answers:
+            self._remember(answer)
+            yield answer
+
+    def leases(self) -> Iterator[Claim]:
+        """The leases in force."""
+        return (claim for claim in self.ledger.claims() if claim.state is State.LEASED)
+
+    def is_known(self, claim_id: ClaimId) -> bool:
+        """Whether there is such a claim, also one that is still being decided."""
+        return self.ledger.has(claim_id)
+
+    def end_leases(self, claim_ids: Iterable[ClaimId]) -> None:
+        """Somebody has ended these, whether or not that is in the journal yet."""
+        for claim_id in claim_ids:
+            if self.ledger.get(claim_id) is not None and claim_id not in self._ending:
+                self._end([claim_id])
 
     # -- time and the cluster
 
@@ -338,7 +398,7 @@ class Engine:
             self.expired.update(claim.state for claim in due)
             shown = [f"{claim.id} ({claim.owner})" for claim in due[:MOST_SHOWN]]
             tell(log, "expired", count=len(due), allocations=shown)
-            self._end([claim.id for claim in due])
+            self._end_all(due)
         if self.watch and self.ledger.awaits_proof(now):
             self.watch.hurry()
         self.ledger.mend_plans()
@@ -347,6 +407,15 @@ class Engine:
         self._forget_answers(now)
         self._save_changes()
         self._tell_incidents()
+
+    def _end_all(self, due: Sequence[Claim]) -> None:
+        """Each lease by itself: its end may take longer than that of others."""
+        reservations = [claim.id for claim in due if claim.state is not State.LEASED]
+        if reservations:
+            self._end(reservations)
+        for claim in due:
+            if claim.state is State.LEASED:
+                self._end([claim.id])
 
     def _end(self, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
         """Ends claims: their ports are free when that is durable, not before."""
@@ -421,14 +490,29 @@ class Engine:
         self.journal.submit([Forget(before)], always).add_done_callback(_failure)
 
 
-def _failure(committed: asyncio.Future[bool]) -> UnavailableError | None:
+def _failure(committed: asyncio.Future[bool]) -> Refused | UnavailableError | None:
     """What a commit came to: None when it is durable."""
+    if committed.cancelled():
+        return UnavailableError(Reason.NOT_SERVING, "the allocator is stopping; retry")
     error = committed.exception()
+    if isinstance(error, Refused):
+        return error
     if error is not None:
-        return UnavailableError(Reason.JOURNAL_UNAVAILABLE, _unavailable_text(error))
+        reason = error.reason if isinstance(error, JournalError) else Reason.JOURNAL_UNAVAILABLE
+        return UnavailableError(reason, _unavailable_text(error))
     if not committed.result():
         return UnavailableError(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
     return None
+
+
+def _once_certain(committed: asyncio.Future[bool], do: Callable[[], None]) -> None:
+    """Does it now, or when it is certain that nothing of a failed submission is kept."""
+    error = None if committed.cancelled() else committed.exception()
+    until = error.until if isinstance(error, JournalError) else None
+    if until is None:
+        do()
+    else:
+        until.add_done_callback(lambda done: None if done.cancelled() else do())
 
 
 def _unavailable_text(error: BaseException) -> str:

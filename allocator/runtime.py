@@ -40,7 +40,7 @@ from allocator.config import Config
 from allocator.core.claims import ClaimId, State
 from allocator.core.ledger import Ledger, Rules
 from allocator.decisions import Decisions
-from allocator.engine import Engine, Meters
+from allocator.engine import Engine, Meters, always
 from allocator.journal.contract import Journal
 from allocator.journal.memory import MemoryJournal
 from allocator.journal.sqlite import SqliteJournal
@@ -60,11 +60,14 @@ if TYPE_CHECKING:
     from allocator.access.reviews import Reviews
     from allocator.certificates.keeper import Keeper
     from allocator.cluster.events import EventWriter
-    from allocator.cluster.lease import Leadership
+    from allocator.cluster.lease import Leadership, Legacy
+    from allocator.portleases.keeper import LeaseKeeper
+    from allocator.portleases.parts import Parts
 
 log = logging.getLogger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AllocatorService"].full_name
+DEFAULT_NAMESPACE = "default"  # of leases that name none, where no allocator has a Pod of its own
 TICK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 HANDOVER_SECONDS = 8.0  # a create that we admitted is stored within milliseconds, if at all; some never are
@@ -101,6 +104,9 @@ class Allocator:
         self._config = config
         self._journal = journal
         clock = Clock()
+        self._leadership = _leadership(config, journal) if config.lease_namespace else None
+        holds_lease = self._leadership.is_valid if self._leadership else always
+        leases = _port_leases(config, journal, holds_lease, clock) if config.port_leases else None
         self._watch = _watch(config.kubeconfig, clock) if config.cluster == "kubernetes" else None
         self._source: Source = self._watch or NoCluster()
         if config.cluster.startswith("file:"):
@@ -112,8 +118,15 @@ class Allocator:
             when_full=config.when_full,
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
-        self._engine = Engine(ledger=Ledger(rules), journal=journal, now=clock, new_id=_new_id)
+        self._engine = Engine(
+            ledger=Ledger(rules), journal=leases.journal if leases else journal, now=clock, new_id=_new_id
+        )
         self._engine.watch = self._watch
+        self._engine.holds_lease = holds_lease
+        self._lease_keeper: LeaseKeeper | None = None
+        if leases is not None:
+            self._engine.lease_namespace = config.lease_namespace or DEFAULT_NAMESPACE
+            self._lease_keeper = leases.keeper(self._engine, legacy=self._legacy)
         self._metrics = Metrics()
         self._engine.meters = Meters(
             decided=self._metrics.decide_seconds.observe, committed=self._metrics.commit_seconds.observe
@@ -137,9 +150,6 @@ class Allocator:
         )
         self._health = health.aio.HealthServicer()
         self._reviews: Reviews | None = None
-        self._leadership = _leadership(config, journal) if config.lease_namespace else None
-        if self._leadership is not None:
-            self._engine.holds_lease = self._leadership.is_valid
         self._status = Status(
             self._engine,
             cluster=config.cluster.partition(":")[0],
@@ -175,6 +185,8 @@ class Allocator:
             for task in (stopped, *background):
                 task.cancel()
             await asyncio.gather(stopped, *background, return_exceptions=True)
+            if self._lease_keeper is not None:
+                await self._lease_keeper.close()
 
     async def _follow(self) -> None:
         """Follows the cluster; with a Lease only once it is ours, and late enough that nothing is on its way.
@@ -184,8 +196,7 @@ class Allocator:
 
         """
         if self._leadership is None:
-            self._status.waiting_for = self._first_view
-            await self._source.run(self._engine)
+            await self._follow_now()
             return
         self._wait_for("the Lease {}/{}, which another allocator may hold".format(*self._leadership.place))
         serve_at = await self._leadership.acquire()
@@ -197,8 +208,27 @@ class Allocator:
             log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
             self._wait_for(f"{delay:.0f} s for what a predecessor without its journal may have admitted")
             await asyncio.sleep(delay)
+        await self._follow_now()
+
+    async def _follow_now(self) -> None:
+        """Leases before Pods: nothing is served that does not know them."""
         self._status.waiting_for = self._first_view
-        await self._source.run(self._engine)
+        if self._lease_keeper is None:
+            await self._source.run(self._engine)
+            return
+        keeper = self._lease_keeper
+
+        async def pods_after_leases() -> None:
+            await keeper.synced()
+            await self._source.run(self._engine)
+
+        await asyncio.gather(keeper.run(), pods_after_leases())
+
+    def _legacy(self) -> Legacy:
+        """Without a Lease there is one allocator with one journal."""
+        from allocator.cluster.lease import Legacy  # noqa: PLC0415 - loaded by then
+
+        return self._leadership.legacy if self._leadership else Legacy.JOURNAL
 
     def _wait_for(self, what: str) -> None:
         self._status.waiting_for = lambda: what
@@ -244,8 +274,10 @@ class Allocator:
         self._service.finish_streams()
         await server.stop(DRAIN_SECONDS)
         self._engine.is_serving = False
+        is_written = await self._lease_keeper.stop() if self._lease_keeper else True
         if self._leadership is not None:
-            await self._leadership.release(handed_over=self._leadership.is_valid() and await self._all_shown())
+            is_shown = self._leadership.is_valid() and await self._all_shown()
+            await self._leadership.release(handed_over=is_written and is_shown)
             await self._leadership.close()
         if self._reviews is not None:
             await self._reviews.close()
@@ -374,6 +406,13 @@ def _watch(kubeconfig: str, clock: Clock) -> Watch:
     from allocator.cluster.kubernetes import KubernetesCluster  # noqa: PLC0415
 
     return KubernetesCluster(Client(loader(kubeconfig)), now=clock)
+
+
+def _port_leases(config: Config, journal: Journal, may_write: Callable[[], bool], clock: Clock) -> Parts:
+    from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
+    from allocator.portleases.parts import Parts  # noqa: PLC0415
+
+    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock)
 
 
 def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:

@@ -141,6 +141,11 @@ class Reason(Enum):
         "The time to live is negative, zero or more than 30 days, or was set for a Pod",
         "Send 1 s to 30 days, or leave it unset for 1 hour; Pods have none.",
     )
+    NAMESPACE_NOT_FOUND = (
+        Code.INVALID_ARGUMENT,
+        "A lease is asked for an owner whose namespace does not exist, or is being deleted",
+        "Create the namespace, or name another.",
+    )
     REQUEST_ID_REUSED = (
         Code.INVALID_ARGUMENT,
         "The request_id was used before with another request",
@@ -228,6 +233,11 @@ class Reason(Enum):
         Code.UNAVAILABLE,
         "The decision could not be made durable (disk full, I/O error); nothing was allocated",
         "Retry with the same request_id and back-off; see the allocator's log.",
+    )
+    LEASE_NOT_STORED = (
+        Code.UNAVAILABLE,
+        "The API server did not take, change or delete the PortLease of a lease; nothing was granted or ended",
+        "Retry with the same request_id and back-off; the message has the API server's words.",
     )
     DEADLINE_PASSED = (
         Code.DEADLINE_EXCEEDED,

@@ -27,10 +27,13 @@ from servicekit import CALLERS, Running, Start
 from tornado.httpclient import AsyncHTTPClient
 
 from allocator.access.guard import Guard
+from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import PodUid
 from allocator.core.pods import Pod
 from allocator.journal.contract import Entry, JournalError
+from allocator.portleases.journal import NotStoredError
+from allocator.portleases.store import no_namespace
 from allocator.watchers import MOST_UNREAD
 from hostport.contract import Notice, Reason
 from hostport.flags import Address
@@ -261,6 +264,17 @@ async def held_by_pod(service: Running) -> None:
     await service.stub.Release(pb.ReleaseRequest(id=claim.id))
 
 
+async def lease_not_stored(service: Running) -> None:
+    error = NotStoredError("PortLease media/r1-3f2a9c01b7: 403 Forbidden: exceeded quota: ports")
+    setattr(service.engine.journal, "submit", failing(error))  # noqa: B010 - mypy minds the assignment
+    await service.stub.Allocate(lease())
+
+
+async def namespace_not_found(service: Running) -> None:
+    setattr(service.engine.journal, "submit", failing(Refused(no_namespace("media"))))  # noqa: B010 - as above
+    await service.stub.Allocate(lease())
+
+
 async def watch_behind(service: Running) -> None:
     watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest())
     await watch.read()  # SYNCED: from here on changes gather
@@ -284,6 +298,8 @@ CALLS: dict[Reason, Callable[[Running], Awaitable[Any]]] = {
     Reason.NOT_A_LEASE: not_a_lease,
     Reason.HELD_BY_POD: held_by_pod,
     Reason.WATCH_BEHIND: watch_behind,
+    Reason.NAMESPACE_NOT_FOUND: namespace_not_found,
+    Reason.LEASE_NOT_STORED: lease_not_stored,
 }
 
 TWO_PORTS = ({"name": "a", "containerPort": 80}, {"name": "b", "containerPort": 81})

@@ -87,6 +87,14 @@ class Fate(Enum):
     GONE = "it is gone"
 
 
+class Legacy(Enum):
+    """What we have of what the last holder promised."""
+
+    NOTHING = "nothing"
+    JOURNAL = "its journal"
+    EVERYTHING = "it handed over in order: all is in the cluster"
+
+
 class Right(Enum):
     """By what right a Lease is taken."""
 
@@ -124,14 +132,21 @@ def decide(record: Record | None, me: Holder, *, now: float, quiet: float, fate:
     right = _right(holder, me, quiet, fate)
     if right is None:
         return Wait(TAKEOVER_SECONDS - quiet)
-    has_journal = me.journal != "" and record.journal == me.journal
     pause = VALID_SECONDS if right is Right.POD_GONE else 0.0
-    if not has_journal and not record.handed_over:
+    if legacy(record, me) is Legacy.NOTHING:
         pause = UNSEEN_SECONDS
     if not pause or record.renewed is None:  # None: nobody ever held it
         return Take(right)
     serve_at = min(now - quiet, record.renewed + CLOCK_SKEW_SECONDS) + pause
     return Take(right, serve_at if serve_at > now else 0.0)
+
+
+def legacy(record: Record | None, me: Holder) -> Legacy:
+    """What the last holder left to us. One of whom nothing is known has left nothing."""
+    if record is not None and record.handed_over:
+        return Legacy.EVERYTHING
+    has_journal = record is not None and me.journal != "" and record.journal == me.journal
+    return Legacy.JOURNAL if has_journal else Legacy.NOTHING
 
 
 def _right(holder: Holder | None, me: Holder, quiet: float, fate: Fate) -> Right | None:
@@ -248,6 +263,7 @@ class Leadership:
         self._turn = asyncio.Lock()  # of a step, or of the release
         self._is_over = False
         self._serve_at = 0.0
+        self.legacy = Legacy.NOTHING  # of the last holder, once the Lease is ours
 
     @property
     def place(self) -> tuple[str, str]:
@@ -332,7 +348,7 @@ class Leadership:
             raise LostError(f"the Lease {self._path} is not ours any more")
         if isinstance(decision, Take):
             if decision.right is not Right.OURS:
-                self._serve_at = decision.serve_at
+                self._serve_at, self.legacy = decision.serve_at, legacy(record, self._me)
             await self._take(record, is_ours=decision.right is Right.OURS)
             self._renewed = began
         return decision

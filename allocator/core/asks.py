@@ -85,6 +85,12 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """What the Pods of one workload ask alike, but for an index: without the owner and where it may run."""
         return replace(self, owner=NOBODY, carried_id="", constraints=ANYWHERE)
 
+    def within(self, namespace: str) -> Ask:
+        """A lease whose owner names no namespace belongs to this one."""
+        if self.owner.namespace or self.owner.is_pod:
+            return self
+        return replace(self, owner=replace(self.owner, namespace=namespace))
+
     def with_unset_defaults(self) -> Ask:
         """Undoes what the API server defaulted.
 

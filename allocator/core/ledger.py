@@ -516,6 +516,10 @@ class Ledger:
             return False
         return self._occupancy.scope(claim.constraints).nodes != 0
 
+    def has(self, claim_id: ClaimId) -> bool:
+        """Whether the books have a claim of this id, pending ones included."""
+        return claim_id in self._claims
+
     def get(self, claim_id: ClaimId) -> Claim | None:
         return None if claim_id in self._pending else self._claims.get(claim_id)
 

@@ -10,10 +10,17 @@ from typing import Protocol
 import msgspec
 
 from allocator.core.claims import Claim, ClaimId
+from hostport.contract import Reason
 
 
 class JournalError(Exception):
-    """The environment's fault: the disk is full, broken, or the file is in use. Nothing of the submission is kept."""
+    """The environment's fault: the disk is full, broken, or the file is in use. Nothing of the submission is kept.
+
+    `until`: where that is not certain yet, it is when this is done; until then what was to be kept counts as taken.
+    """
+
+    reason = Reason.JOURNAL_UNAVAILABLE
+    until: asyncio.Future[None] | None = None
 
 
 class JournalVersionError(JournalError):
@@ -47,6 +54,14 @@ class Forget(msgspec.Struct, frozen=True, gc=False):
     """Answers of claims that ended before this time are forgotten."""
 
     before: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A claim that is in force, and the answer to its request, where that had an id."""
+
+    claim: Claim
+    answer: Answer | None
 
 
 Entry = Put | Drop | Answer | Forget

@@ -17,10 +17,12 @@ from kit import claim_port
 from servicekit import CALLERS, Reviewer, Running, Start
 
 from allocator.access.guard import Guard
+from allocator.core.asks import Mistake, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId, PodUid
 from allocator.core.pods import Pod
 from allocator.journal.contract import Entry, JournalError
+from allocator.portleases.journal import NotStoredError
 from allocator.watchers import MOST_UNREAD
 from hostport.contract import DOMAIN, Code, Reason, render_markdown
 from hostport.v1 import allocator_pb2 as pb
@@ -200,14 +202,28 @@ async def view_stale(service: Running) -> None:
     await service.stub.Allocate(pod("b", **static(500)))
 
 
-async def journal_unavailable(service: Running) -> None:
+def fail_commits(service: Running, error: Exception) -> None:
     def submit(entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        future.set_exception(JournalError("database or disk is full"))
+        future.set_exception(error)
         return future
 
     setattr(service.engine.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+
+
+async def journal_unavailable(service: Running) -> None:
+    fail_commits(service, JournalError("database or disk is full"))
     await service.stub.Allocate(pod())
+
+
+async def lease_not_stored(service: Running) -> None:
+    fail_commits(service, NotStoredError("PortLease default/r1-0: 403 Forbidden"))
+    await service.stub.Allocate(lease())
+
+
+async def namespace_not_found(service: Running) -> None:
+    fail_commits(service, Refused(Mistake(Reason.NAMESPACE_NOT_FOUND, "owner.namespace", "there is none")))
+    await service.stub.Allocate(lease())
 
 
 async def watch_behind(service: Running) -> None:
@@ -234,6 +250,8 @@ STATES: dict[Reason, list[Case]] = {
     Reason.NOT_SERVING: [not_serving],
     Reason.VIEW_STALE: [view_stale],
     Reason.JOURNAL_UNAVAILABLE: [journal_unavailable],
+    Reason.LEASE_NOT_STORED: [lease_not_stored],
+    Reason.NAMESPACE_NOT_FOUND: [namespace_not_found],
     Reason.ALLOCATION_NOT_FOUND: [
         lambda service: service.stub.Renew(pb.RenewRequest(id="f" * 32)),
         lambda service: service.stub.GetAllocation(pb.GetAllocationRequest(id="garbage")),

@@ -287,6 +287,7 @@ BUILTIN = (
         ([*BUILTIN, "--certificate-lifetime=59m"], "must be six times --certificate-propagation or more"),
         ([*BUILTIN, "--ca-lifetime=1h"], "must be twice --certificate-lifetime or more"),
         ([*BUILTIN, "--certificate-names=a b"], "'a b' is neither a DNS name nor an address"),
+        (["--port-leases"], "--port-leases needs --cluster kubernetes"),
         (["--lease-namespace=x"], "--lease-namespace needs --cluster kubernetes, --pod-name and --pod-uid"),
         (["--journal=sqlite:/proc/none/j.db"], "journal /proc/none/j.db cannot be locked"),
     ],

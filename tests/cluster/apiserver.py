@@ -2,6 +2,9 @@
 
 Each request for which a fault is scripted gets it instead of its answer, in order: `script("watch pods", Fail(500))`.
 Requests are named `list pods`, `watch pods`, and so on; `requests` has them all, with the version or page asked for.
+
+PortLeases can be written, too: `create`, `get`, `patch` (of the status) and `delete`. As with a real server a creation
+loses its status, a patch of another version is a conflict, and a deletion may name the uid that it means.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import json
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Any, NoReturn
 
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
@@ -19,7 +23,9 @@ from kubernetes.aio.client.configuration import Configuration
 from allocator.cluster.client import Client, Loaded
 
 Object = dict[str, Any]
-KINDS = {"pods": "Pod", "nodes": "Node", "namespaces": "Namespace"}
+KINDS = {"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "portleases": "PortLease"}
+VERBS = {"POST": "create", "GET": "get", "PATCH": "patch", "DELETE": "delete"}
+GROUP = "/apis/hostport.io/v1alpha1"
 PROBE_SECONDS = 10  # a watch that is to be shorter gets its bookmark at once
 
 
@@ -54,6 +60,11 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """A write is done, and the connection breaks before its answer."""
+
+
+@dataclass(frozen=True)
 class Plain:
     """No fault: the next one in the script is for the request after this."""
 
@@ -63,7 +74,7 @@ def error_event(code: int, message: str = "scripted") -> Lines:
     return Lines((json.dumps({"type": "ERROR", "object": status}).encode(),))
 
 
-Fault = Fail | Hang | Cut | Lines | Plain
+Fault = Fail | Hang | Cut | Lines | Lost | Plain
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,17 @@ class ApiServer:
         self._scripts: dict[str, deque[Fault]] = defaultdict(deque)
         self._news = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.namespaces_gone: set[str] = set()
+        self.is_away = False  # every request breaks off
+        self._uids = count(1)
 
     async def start(self) -> None:
         app = web.Application()
         app.router.add_get("/api/v1/{resource}", self._serve)
+        app.router.add_get(GROUP + "/{resource}", self._serve)
+        app.router.add_post(GROUP + "/namespaces/{namespace}/{resource}", self._one)
+        app.router.add_route("*", GROUP + "/namespaces/{namespace}/{resource}/{name}", self._one)
+        app.router.add_patch(GROUP + "/namespaces/{namespace}/{resource}/{name}/status", self._one)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -176,7 +194,70 @@ class ApiServer:
         async with self._news:
             self._news.notify_all()
 
+    async def _one(self, request: web.Request) -> web.StreamResponse:
+        """A request about one object."""
+        resource, verb = request.match_info["resource"], VERBS[request.method]
+        name = f"{verb} {resource}"
+        self.requests.append(name)
+        fault = self._scripts[name].popleft() if self._scripts[name] else None
+        if isinstance(fault, Fail):
+            return _failure(fault)
+        if isinstance(fault, Hang):
+            await asyncio.sleep(60)
+        body = await request.json() if request.can_read_body else {}
+        namespace = request.match_info["namespace"]
+        if self.is_away:
+            self._break(request)
+        answer = getattr(self, f"_{verb}")(resource, namespace, request.match_info.get("name", ""), body)
+        if isinstance(fault, Lost):
+            self._break(request)
+        return answer if isinstance(answer, web.Response) else web.json_response(answer)
+
+    def _break(self, request: web.Request) -> NoReturn:
+        assert request.transport is not None
+        request.transport.abort()
+        raise asyncio.CancelledError
+
+    def find(self, resource: str, namespace: str, name: str) -> Object | None:
+        return self._objects[resource].get(f"{namespace}/{name}")
+
+    def all(self, resource: str) -> list[Object]:
+        return list(self._objects[resource].values())
+
+    def _create(self, resource: str, namespace: str, _: str, body: Object) -> Object | web.Response:
+        name = body["metadata"]["name"]
+        if namespace in self.namespaces_gone:
+            return _failure(Fail(404, f'namespaces "{namespace}" not found'))
+        if self.find(resource, namespace, name):
+            return _failure(Fail(409, f'{resource} "{name}" already exists'))
+        metadata = {"namespace": namespace, "uid": f"u{next(self._uids)}", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        fresh = {key: value for key, value in body.items() if key != "status"}
+        return self.put(resource, {**fresh, "metadata": {**body["metadata"], **metadata}})
+
+    def _get(self, resource: str, namespace: str, name: str, _: Object) -> Object | web.Response:
+        return self.find(resource, namespace, name) or _failure(Fail(404, f'{resource} "{name}" not found'))
+
+    def _patch(self, resource: str, namespace: str, name: str, body: Object) -> Object | web.Response:
+        found = self.find(resource, namespace, name)
+        if found is None:
+            return _failure(Fail(404, f'{resource} "{name}" not found'))
+        version = body.get("metadata", {}).get("resourceVersion", found["metadata"]["resourceVersion"])
+        if version != found["metadata"]["resourceVersion"]:
+            return _failure(Fail(409, "the object has been modified"))
+        return self.put(resource, {**found, "status": {**found.get("status", {}), **body["status"]}})
+
+    def _delete(self, resource: str, namespace: str, name: str, body: Object) -> Object | web.Response:
+        found = self.find(resource, namespace, name)
+        if found is None:
+            return _failure(Fail(404, f'{resource} "{name}" not found'))
+        if body.get("preconditions", {}).get("uid", found["metadata"]["uid"]) != found["metadata"]["uid"]:
+            return _failure(Fail(409, "Precondition failed: UID"))
+        self.delete(resource, name, namespace)
+        return {"kind": "Status", "status": "Success"}
+
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if self.is_away:
+            self._break(request)
         resource, query = request.match_info["resource"], request.query
         is_watch = query.get("watch") == "1"
         name = f"{'watch' if is_watch else 'list'} {resource}"

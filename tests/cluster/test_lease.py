@@ -14,12 +14,14 @@ from allocator.cluster.lease import (
     Fate,
     Holder,
     Leadership,
+    Legacy,
     LostError,
     Record,
     Right,
     Take,
     Wait,
     decide,
+    legacy,
     parse,
     render,
 )
@@ -75,6 +77,30 @@ ROWS = {
 @pytest.mark.parametrize(("found", "quiet", "fate", "decision"), ROWS.values(), ids=ROWS.keys())
 def test_who_takes_the_lease(found: Record | None, quiet: float, fate: Fate, decision: Take | Wait) -> None:
     assert decide(found, ME, now=NOW, quiet=quiet, fate=fate) == decision
+
+
+LEGACIES = {
+    "no Lease ever stood": (None, Legacy.NOTHING),
+    "our journal": (record(OTHER, journal="j1"), Legacy.JOURNAL),
+    "another journal": (record(OTHER, journal="j2"), Legacy.NOTHING),
+    "no journal": (record(OTHER, journal=""), Legacy.NOTHING),
+    "handed over": (record(None, journal="j2", handed_over=True), Legacy.EVERYTHING),
+}
+
+
+@pytest.mark.parametrize(("found", "left"), LEGACIES.values(), ids=LEGACIES.keys())
+def test_what_the_last_holder_left(found: Record | None, left: Legacy) -> None:
+    assert legacy(found, ME) is left
+
+
+async def test_what_was_left_is_remembered_when_the_answer_to_taking_it_is_lost(api: Api, clock: Clock) -> None:
+    theirs, mine = candidate(api, clock, OTHER), candidate(api, clock, ME)
+    await theirs.acquire()
+    await theirs.release(handed_over=True)
+    api.loses_answer = True
+    await mine.acquire(poll_seconds=0.001)
+
+    assert mine.legacy is Legacy.EVERYTHING
 
 
 def test_a_journal_without_a_name_is_nobodys() -> None:

@@ -21,6 +21,8 @@ ALLOWED = {
     ("nodes", ("list", "watch")),
     ("namespaces", ("list", "watch")),
     ("events.events.k8s.io", ("create", "patch")),
+    ("portleases.hostport.io", ("create", "delete", "get", "list", "watch")),
+    ("portleases/status.hostport.io", ("patch",)),
     ("tokenreviews.authentication.k8s.io", ("create",)),
     ("subjectaccessreviews.authorization.k8s.io", ("create",)),
     ("leases.coordination.k8s.io", ("create",)),

@@ -1,0 +1,186 @@
+"""The journal of an allocator whose leases are PortLeases: a lease is durable when journal and object say so.
+
+Rules:
+
+* Grant: journal → object → its status. Only then is it durable. Where that fails, it never was: the submission fails
+  at once, and its ports stay taken until the object is certainly gone (`JournalError.until`).
+* End: object → journal. A deletion that does not get through is tried until it does; the ports are held meanwhile.
+* Renewal: journal. The object follows (`keeper`), unless the lease is renewed for longer than ever before: then the
+  object is told first what a reader without the journal has to allow for.
+* Everything else, Pods above all, goes straight through.
+
+What a crash leaves: a lease in the journal without a granted object was told to nobody, or has been ended. An object
+that is not granted holds nothing. A granted object that the journal lacks is a lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from typing import Any
+
+from allocator.cluster.client import ApiError, UnreachableError
+from allocator.core.asks import Refused
+from allocator.core.claims import Claim, ClaimId, State
+from allocator.journal.contract import Answer, Drop, Entry, Journal, JournalError, Kept, Put
+from allocator.portleases.objects import name_of, ttl_of
+from allocator.portleases.shelf import Shelf
+from allocator.portleases.store import Store
+from hostport.contract import Reason
+
+STORE_SECONDS = 4.0  # for the object and its status together
+RENEW_SECONDS = 3.0  # less than a caller is kept waiting: what it is told must be true
+MOST_WRITES = 16  # at once, so that the renewal of our own Lease finds few before it
+
+Future = asyncio.Future[bool]
+
+
+class NotStoredError(JournalError):
+    """The environment's fault: the API server does not take the object."""
+
+    reason = Reason.LEASE_NOT_STORED
+
+
+class LeaseJournal:
+    """See the module. `now` gives seconds since the epoch."""
+
+    def __init__(self, inner: Journal, store: Store, shelf: Shelf, *, now: Callable[[], float]) -> None:
+        self.set_aside, self.identity = inner.set_aside, inner.identity
+        self._inner = inner
+        self._store = store
+        self._shelf = shelf
+        self._now = now
+        self._leases: set[ClaimId] = set()  # those that have an object, or had
+        self._busy: set[ClaimId] = set()
+        self._slots = asyncio.Semaphore(MOST_WRITES)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def busy(self) -> Collection[ClaimId]:
+        """The leases whose objects are being written or deleted."""
+        return self._busy
+
+    def load(self) -> Kept:
+        return self._inner.load()
+
+    def adopt(self, claim_ids: Iterable[ClaimId]) -> None:
+        """At start: these leases have objects."""
+        self._leases.update(claim_ids)
+
+    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> Future:
+        match entries:
+            case [Put(claim), *rest] if claim.state is State.LEASED and claim.id not in self._leases:
+                answer = next((entry for entry in rest if isinstance(entry, Answer)), None)
+                self._leases.add(claim.id)
+                self._busy.add(claim.id)
+                return self._start(self._grant(claim, answer, self._inner.submit(entries, is_wanted), is_wanted))
+            case [Put(claim)] if claim.state is State.LEASED and self._outgrows(claim):
+                return self._start(self._renew(claim, is_wanted))
+            case [Drop(claim_id)] if claim_id in self._leases:
+                self._busy.add(claim_id)
+                return self._start(self._end(entries, claim_id))
+        return self._inner.submit(entries, is_wanted)
+
+    async def stop(self) -> None:
+        """Gives up what is under way; the next start finds it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    # -- grant
+
+    async def _grant(self, claim: Claim, answer: Answer | None, kept: Future, is_wanted: Callable[[], bool]) -> bool:
+        try:
+            if not await kept:
+                self._forget(claim.id)
+                return False
+        except JournalError:
+            self._forget(claim.id)
+            raise
+        try:
+            async with asyncio.timeout(STORE_SECONDS), self._slots:
+                stored = await self._store.create(claim)
+                if not is_wanted():
+                    self._undo(claim)
+                    return False
+                stored = await self._store.grant(stored, claim, answer)
+        except Refused:
+            self._undo(claim)
+            raise
+        except TimeoutError as error:
+            trouble = f"not within {STORE_SECONDS:g} s: {self._store.trouble or 'no answer'}"
+            raise self._not_stored(claim, trouble) from error
+        except (ApiError, UnreachableError) as error:
+            raise self._not_stored(claim, error) from error
+        if not self._shelf.put(stored):
+            raise self._not_stored(claim, "it was deleted while it was being granted")
+        self._busy.discard(claim.id)
+        return True
+
+    def _not_stored(self, claim: Claim, trouble: object) -> NotStoredError:
+        failure = NotStoredError(f"PortLease {claim.owner.namespace}/{name_of(claim)}: {trouble}")
+        failure.until = self._undo(claim)
+        return failure
+
+    def _undo(self, claim: Claim) -> asyncio.Future[None]:
+        """Sees to it that nothing stands for the claim; the answer to its request is forgotten with it."""
+
+        async def undo() -> None:
+            await self._store.delete_whatever_there_is(claim)
+            with contextlib.suppress(JournalError):  # the next start finds no object
+                await self._inner.submit([Drop(claim.id, 0.0)], _always)
+            self._forget(claim.id)
+
+        return self._start(undo())
+
+    # -- end
+
+    async def _end(self, entries: Sequence[Entry], claim_id: ClaimId) -> bool:
+        try:
+            stored = self._shelf.of(claim_id)
+            if stored is not None:
+                await self._store.delete(stored)
+                self._shelf.drop(stored.uid)
+            ended = await self._inner.submit(entries, _always)
+            self._leases.discard(claim_id)
+        finally:
+            self._busy.discard(claim_id)
+        return ended
+
+    # -- renewal
+
+    def _outgrows(self, claim: Claim) -> bool:
+        stored = self._shelf.of(claim.id)
+        return stored is not None and ttl_of(claim, self._now()) > stored.ttl
+
+    async def _renew(self, claim: Claim, is_wanted: Callable[[], bool]) -> bool:
+        stored = self._shelf.of(claim.id)
+        try:
+            if stored is not None:
+                async with asyncio.timeout(RENEW_SECONDS):
+                    self._shelf.put(await self._store.renew(stored, claim, ttl_of(claim, self._now())))
+        except TimeoutError as error:
+            raise NotStoredError(f"PortLease {stored}: no answer for {RENEW_SECONDS:g} s") from error
+        except (ApiError, UnreachableError) as error:
+            raise NotStoredError(f"PortLease {stored}: {error}") from error
+        return await self._inner.submit([Put(claim)], is_wanted)
+
+    # -- what is under way
+
+    def _forget(self, claim_id: ClaimId) -> None:
+        self._leases.discard(claim_id)
+        self._busy.discard(claim_id)
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _always() -> bool:
+    return True

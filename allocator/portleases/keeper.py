@@ -1,0 +1,228 @@
+"""Reads the PortLeases at the start, follows them, and keeps objects and leases in step.
+
+Rules:
+
+* At the start the leases are what the cluster has stored, listed consistently, before anything is served and after the
+  coordination Lease is ours. Every grant that a predecessor answered was stored while its Lease was valid, so it is in
+  that list; what it stored later it has told to nobody.
+* A lease in the journal whose object is missing has ended. An object that the journal does not know is taken up, with
+  the answer to its request.
+* Renewals are written to the objects every 10 seconds. Of a lease that is not in the predecessor's journal, and was not
+  handed over in order either, the last ones are unknown: it gets its whole time anew, so that it does not end before
+  its holder was told.
+* An object that is deleted ends its lease: at once where the watch tells, or when a list lacks it.
+* What else there is to do is done every 10 seconds (`tidy`); what fails then is tried the next time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+from msgspec.structs import replace
+
+from allocator.cluster.client import ApiError, Client, UnreachableError
+from allocator.cluster.lease import Legacy
+from allocator.cluster.projection import Event
+from allocator.cluster.watching import Collection as Kind
+from allocator.cluster.watching import Follower, Pace
+from allocator.core.claims import Claim, ClaimId
+from allocator.journal.contract import Recorded
+from allocator.portleases.journal import LeaseJournal
+from allocator.portleases.objects import API, READER, PortLeaseSketch, Stored, parse
+from allocator.portleases.shelf import Shelf
+from allocator.portleases.store import Store
+from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores
+
+log = logging.getLogger(__name__)
+
+PORT_LEASES: Final = Kind("portleases.hostport.io", f"{API}/portleases", READER)
+PACE: Final = Pace()
+TIDY_SECONDS = 10.0
+MOST_AT_ONCE = 8
+LAST_SECONDS = 2.0  # for the renewals that were not written yet, when we stop
+
+
+class Books(Protocol):
+    """The engine, as far as leases are concerned."""
+
+    def recover_leases(self, recorded: Iterable[Recorded]) -> Collection[ClaimId]:
+        """At start: these are the leases. Returns the ids of those in the books that are not among them: they ended."""
+
+    def leases(self) -> Iterator[Claim]:
+        """The leases in force."""
+
+    def is_known(self, claim_id: ClaimId) -> bool:
+        """Whether there is such a claim, also one that is still being granted."""
+
+    def end_leases(self, claim_ids: Iterable[ClaimId]) -> None:
+        """Their objects have gone."""
+
+
+class LeaseKeeper:
+    """See the module. `legacy`: what a predecessor left us, once we may ask."""
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        store: Store,
+        shelf: Shelf,
+        journal: LeaseJournal,
+        books: Books,
+        legacy: Callable[[], Legacy],
+        may_write: Callable[[], bool],
+        pace: Pace = PACE,
+        now: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._shelf = shelf
+        self._journal = journal
+        self._books = books
+        self._legacy = legacy
+        self._may_write = may_write
+        self._now = now
+        self._follower = Follower(client, PORT_LEASES, self, pace=pace, now=now, chance=chance)
+        self._missing: set[str] = set()
+        self._is_recovered = False
+        self._unfinished: set[ClaimId] = set()
+        self._trouble = ""
+
+    async def run(self, *, pace_seconds: float = TIDY_SECONDS) -> None:
+        """Follows and tidies, for ever."""
+        await asyncio.gather(self._follower.forever(), self._tidy_forever(pace_seconds))
+
+    async def synced(self) -> None:
+        """Returns when the leases are in the books."""
+        await self._follower.synced.wait()
+
+    async def stop(self) -> bool:
+        """Writes what is to be written, for a moment; whether the objects now tell everything."""
+        is_whole = False
+        if self._is_recovered and self._may_write():
+            try:
+                async with asyncio.timeout(LAST_SECONDS):
+                    is_whole = await self.tidy()
+            except TimeoutError:
+                log.warning("not every renewal of a lease was written: a successor gives them their whole time")
+        await self._journal.stop()
+        return is_whole
+
+    async def close(self) -> None:
+        """Lets go of the connection."""
+        await self._client.close()
+
+    # -- what the API server tells
+
+    def began(self) -> None:
+        self._missing = self._shelf.uids()
+
+    def listed(self, items: Sequence[PortLeaseSketch]) -> None:
+        for sketch in items:
+            self._missing.discard(sketch.identity)
+            self._see(sketch)
+
+    def complete(self, as_of: float) -> None:
+        if not self._is_recovered:
+            self._recover()
+        for uid in self._missing:
+            self._gone(uid)
+        self._missing = set()
+
+    def changed(self, events: Sequence[Event[PortLeaseSketch]]) -> None:
+        for event in events:
+            if event.type == "DELETED":
+                self._gone(event.object.identity)
+            else:
+                self._see(event.object)
+
+    def _see(self, sketch: PortLeaseSketch) -> None:
+        try:
+            stored = parse(sketch)
+        except ValueError as error:
+            log.warning("PortLease %s (uid %s) cannot be read: %s", sketch.metadata.name, sketch.identity, error)
+            return
+        if stored.is_going:
+            self._gone(stored.uid)
+        else:
+            self._shelf.put(stored)
+
+    def _gone(self, uid: str) -> None:
+        stored = self._shelf.drop(uid)
+        if self._is_recovered and stored and stored.claim and stored.id not in self._journal.busy:
+            log.info("PortLease %s was deleted: its lease %s has ended", stored, stored.id)
+            self._books.end_leases([stored.id])
+
+    # -- the start
+
+    def _recover(self) -> None:
+        recorded = [
+            Recorded(self._resumed(stored, claim), stored.answer) for stored in self._shelf if (claim := stored.claim)
+        ]
+        self._journal.adopt(one.claim.id for one in recorded)
+        self._unfinished = set(self._books.recover_leases(recorded))
+        self._is_recovered = True
+        log.info("%d leases are stored; %d of the journal have ended", len(recorded), len(self._unfinished))
+
+    def _resumed(self, stored: Stored, claim: Claim) -> Claim:
+        """Where its last renewal may be unknown, the lease gets its whole time anew."""
+        legacy = self._legacy()
+        if legacy is Legacy.EVERYTHING or (legacy is Legacy.JOURNAL and self._books.is_known(claim.id)):
+            return claim
+        return replace(claim, expires=max(claim.expires or 0.0, self._now() + stored.ttl))
+
+    # -- tidying up
+
+    async def _tidy_forever(self, pace_seconds: float) -> None:
+        await self.synced()
+        while True:
+            await asyncio.sleep(pace_seconds)
+            if self._may_write():
+                await self.tidy()
+
+    async def tidy(self) -> bool:
+        """Does what there is to do, once; whether all of it succeeded."""
+        leases: Mapping[ClaimId, Claim] = {claim.id: claim for claim in self._books.leases()}
+        due = chores(
+            leases,
+            self._shelf,
+            is_known=self._books.is_known,
+            busy=self._journal.busy,
+            unfinished=self._unfinished,
+        )
+        slots = asyncio.Semaphore(MOST_AT_ONCE)
+
+        async def do(chore: Chore) -> bool:
+            async with slots:
+                return await self._done(chore)
+
+        done = await asyncio.gather(*(do(chore) for chore in list(due)))
+        if all(done):
+            self._trouble = ""
+        return all(done)
+
+    async def _done(self, chore: Chore) -> bool:
+        try:
+            match chore:
+                case End(claim_id):
+                    self._books.end_leases([claim_id])
+                case Delete(stored):
+                    await self._store.delete_once(stored)
+                    self._shelf.drop(stored.uid)
+                    log.info("PortLease %s stood for nothing and was deleted", stored)
+                case Renew(stored, claim):
+                    self._shelf.put(await self._store.renew(stored, claim))
+                case Explain(stored):
+                    self._shelf.put(await self._store.explain(stored))
+        except (ApiError, UnreachableError) as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                log.warning("PortLeases cannot be written, trying again: %s", error)
+            return False
+        return True

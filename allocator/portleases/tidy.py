@@ -1,0 +1,88 @@
+"""What has to be done so that leases and their objects agree. Pure.
+
+* A lease whose object has gone has ended: somebody deleted it.
+* A granted object without a lease is of a grant that nobody was ever told of: it is deleted. Who took over has listed
+  every grant that was answered (see `keeper`), so that whatever shows up later was not.
+* An object that we did not grant is told so, in its status. Those that a predecessor had not finished are deleted.
+* Where a lease was renewed, its object is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from allocator.core.claims import Claim, ClaimId
+from allocator.portleases.objects import Stored, whole
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The lease has ended."""
+
+    claim_id: ClaimId
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The object stands for nothing."""
+
+    stored: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """The object shows an old end."""
+
+    stored: Stored
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """The object holds nothing, and should say so."""
+
+    stored: Stored
+
+
+Chore = End | Delete | Renew | Explain
+
+
+def chores(
+    leases: Mapping[ClaimId, Claim],
+    objects: Iterable[Stored],
+    *,
+    is_known: Callable[[ClaimId], bool],
+    busy: Collection[ClaimId],
+    unfinished: Collection[ClaimId],
+) -> Iterator[Chore]:
+    """See the module.
+
+    Args:
+        leases: those that are in force.
+        objects: those that exist.
+        is_known: whether the books have a claim, also one that is still being granted.
+        busy: the leases whose objects are just being written or deleted: left alone.
+        unfinished: what was being granted when a predecessor died.
+
+    """
+    standing = set()
+    for stored in objects:
+        claim = leases.get(stored.id)
+        if stored.claim is not None:
+            standing.add(stored.id)
+        if stored.id in busy:
+            continue
+        if stored.claim is None:
+            if stored.id in unfinished:
+                yield Delete(stored)
+            elif not stored.is_explained:
+                yield Explain(stored)
+        elif claim is not None:
+            if whole(claim.expires) != stored.claim.expires:
+                yield Renew(stored, claim)
+        elif not is_known(stored.id):
+            yield Delete(stored)
+    for claim_id in leases:
+        if claim_id not in standing and claim_id not in busy:
+            yield End(claim_id)

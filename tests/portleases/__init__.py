@@ -1,0 +1,1 @@
+"""Leases as PortLeases, against a simulated API server. `make e2e` has the real one."""
