@@ -13,6 +13,7 @@ from bench.events import events
 from bench.instructions import instructions
 from bench.measure import Row, machine, markdown, write_json
 from bench.options import Options
+from bench.page import page
 from bench.processes import CHECKOUT
 from bench.rpc import rpc
 from bench.scale import scale
@@ -24,6 +25,7 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "decision": decision,
     "scale": scale,
     "events": events,
+    "page": page,
     "instructions": instructions,
 }
 

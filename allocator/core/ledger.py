@@ -543,9 +543,18 @@ class Ledger:
         held = self._occupancy.holders(name, PortKey(WILDCARD, protocol, number))
         return [self._claims[claim_id] for claim_id in held if claim_id not in self._pending]
 
-    def latest(self) -> list[ClaimId]:
-        """The ids of all claims, what changed last first; `get` says which are durable."""
-        return list(reversed(self._claims))
+    @property
+    def count(self) -> int:
+        """How many claims there are, pending ones among them."""
+        return len(self._claims)
+
+    def latest(self, skip: int, most: int) -> list[ClaimId]:
+        """Ids, what changed last first; `get` says which are durable."""
+        return list(islice(reversed(self._claims), skip, skip + most))
+
+    def in_order_of_change(self) -> list[ClaimId]:
+        """All ids, what changed last at the end; `get` says which are durable."""
+        return list(self._claims)
 
     def held_on(self, name: NodeName) -> Iterator[tuple[int, Claim]]:
         """Every number that is held on a node and its holder, in no order, pending ones aside."""

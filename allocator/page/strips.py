@@ -115,8 +115,13 @@ class Board:
         names = ledger.node_names()
         for gone in self.strips.keys() - set(names):
             self._put(gone, None)
-        stale = (name for name in names if self._seen.get(name) != ledger.changed_on(name))
-        async for name in in_slices(stale):
+        await in_slices(
+            [name for name in names if self._seen.get(name) != ledger.changed_on(name)], self._count, batch=1
+        )
+
+    def _count(self, names: Sequence[NodeName]) -> None:
+        ledger = self.ledger
+        for name in names:
             self._seen[name] = ledger.changed_on(name)
             self._put(name, strip_of(ledger.held_on(name), self.axis, ledger.reserved))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,26 +188,31 @@ class Views:
         return await self._shared(query, lambda: self._matching_claims(query))
 
     def _every_claim(self, query: ClaimsQuery) -> View:
-        ids = self.engine.ledger.latest()
-        first, _ = _place(query.page, len(ids), CLAIMS_PAGE)
-        return self._claims_view(query, ids[first : first + CLAIMS_PAGE], len(ids))
+        ledger = self.engine.ledger
+        first, _ = _place(query.page, ledger.count, CLAIMS_PAGE)
+        return self._claims_view(query, ledger.latest(first, CLAIMS_PAGE), ledger.count)
 
     async def _matching_claims(self, query: ClaimsQuery) -> View:
         ledger = self.engine.ledger
+        selects = claims.selector(query, ledger.is_unplaceable)
         matching: list[ClaimId] = []
-        async for claim_id in in_slices(self._ids(query)):
-            claim = ledger.get(claim_id)
-            if claim is not None and claims.selects(query, claim, ledger.is_unplaceable):
-                matching.append(claim_id)
+
+        def look(ids: Sequence[ClaimId]) -> None:
+            found = map(ledger.get, ids)
+            matching.extend(claim.id for claim in found if claim is not None and selects(claim))
+
+        await in_slices(self._ids(query), look)
+        matching.reverse()
         first, _ = _place(query.page, len(matching), CLAIMS_PAGE)
         return self._claims_view(query, matching[first : first + CLAIMS_PAGE], len(matching))
 
     def _ids(self, query: ClaimsQuery) -> list[ClaimId]:
-        """Those that have to be looked at: a node's own where one is named."""
+        """Those that have to be looked at, what changed last at the end; where a node is named, its own by age."""
         ledger = self.engine.ledger
         if not query.node:
-            return ledger.latest()
-        return list(dict.fromkeys(claim.id for _, claim in ledger.held_on(NodeName(query.node))))
+            return ledger.in_order_of_change()
+        held = {claim.id: claim.created for _, claim in ledger.held_on(NodeName(query.node))}
+        return sorted(held, key=held.__getitem__)
 
     def _claims_view(self, query: ClaimsQuery, ids: list[ClaimId], matching: int) -> View:
         ledger = self.engine.ledger
