@@ -44,6 +44,7 @@ from allocator.engine import Engine, Meters, always
 from allocator.journal.contract import Journal
 from allocator.journal.memory import MemoryJournal
 from allocator.journal.sqlite import SqliteJournal
+from allocator.malformed import tell_briefly
 from allocator.metrics import Metrics, Standing
 from allocator.page.access import Access
 from allocator.page.handlers import Page, page
@@ -52,6 +53,7 @@ from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
 from allocator.status import Status
 from hostport.flags import Address
+from hostport.limits import raise_file_limit
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 from hostport.version import program_version
@@ -74,11 +76,24 @@ HANDOVER_SECONDS = 8.0  # a create that we admitted is stored within millisecond
 LAGGING_SECONDS = 10.0  # a proof takes up to five seconds in a quiet cluster
 MAX_HTTP_BODY = 1 << 16  # nobody has to send one
 IDLE_SECONDS = 120.0
+MOST_CONNECTIONS = 2000
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 20),
     ("grpc.so_reuseport", 0),  # a second allocator on the port must fail, not share it
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    # What a stranger may cost: a connection takes about 100 KiB. The bound is that of one listener, so that nobody on
+    # the one for tokens keeps a shim out. A connection that is idle, or whose handshake does not come, is closed.
+    ("grpc.max_allowed_incoming_connections", MOST_CONNECTIONS),
+    ("grpc.max_concurrent_streams", 256),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    # Every connection ends, whatever its peer does: what it was given by a right or certificate that is gone, and what
+    # it did not read, goes with it. Calls go over to the next connection; a watch has to begin anew.
+    ("grpc.max_connection_age_ms", 1_800_000),
+    ("grpc.max_connection_age_grace_ms", 30_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
 )
 
 
@@ -90,6 +105,8 @@ async def serve(config: Config) -> None:
         OSError, RuntimeError: an address cannot be listened on.
 
     """
+    raise_file_limit()
+    tell_briefly()
     journal: Journal = SqliteJournal(config.journal) if config.journal else MemoryJournal()
     try:
         await Allocator(config, journal).run()

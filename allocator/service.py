@@ -5,6 +5,7 @@ Every refusal leaves as one status with google.rpc details; the mapping from our
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import time
@@ -47,6 +48,7 @@ from hostport.v1 import allocator_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
+UNREAD_SECONDS = 30.0
 
 T = TypeVar("T")
 
@@ -83,6 +85,9 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
     async def AllocateStream(  # noqa: N802
         self, requests: AsyncIterator[pb.AllocateStreamRequest], context: Context
     ) -> AsyncIterator[pb.AllocateStreamResponse]:
+        async with _answering(context):
+            await self._guard.streaming(context)
+
         async def answer(
             request: pb.AllocateRequest, is_wanted: Callable[[], bool]
         ) -> pb.AllocateResponse | status_pb2.Status:
@@ -153,20 +158,19 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         ports = [to_held_port(key, claim) for key, claim in self._engine.ledger.port_map(name)]
         return pb.GetNodeResponse(node=self._node(name), ports=ports)
 
-    async def WatchAllocations(  # noqa: N802
+    async def WatchAllocations(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
         self, request: pb.WatchAllocationsRequest, context: Context
-    ) -> AsyncIterator[pb.WatchAllocationsResponse]:
+    ) -> None:
         async with _answering(context):
             await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
             with self._watchers.watch(partial(_is_watched, request)) as (snapshot, changes):
                 for claim in snapshot:
-                    yield self._event(pb.WatchAllocationsResponse.TYPE_SNAPSHOT, claim)
-                yield pb.WatchAllocationsResponse(type=pb.WatchAllocationsResponse.TYPE_SYNCED)
+                    await _send(context, self._event(pb.WatchAllocationsResponse.TYPE_SNAPSHOT, claim))
+                await _send(context, pb.WatchAllocationsResponse(type=pb.WatchAllocationsResponse.TYPE_SYNCED))
                 while change := await changes.get():
-                    yield self._change(change)
-            message = "this watcher did not read its events in time, so that some are missing. Watch again"
-            raise Refused(Mistake(Reason.WATCH_BEHIND, "", message))
+                    await _send(context, self._change(change))
+            raise _behind()
 
     def _change(self, change: Change) -> pb.WatchAllocationsResponse:
         if change.is_end:
@@ -215,6 +219,23 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             allocation_count=len({claim.id for _, claim in held}),
             held_port_count=len({(key.protocol, key.number) for key, _ in held}),
         )
+
+
+# -- watches
+
+
+async def _send(context: Context, event: pb.WatchAllocationsResponse) -> None:
+    """Raises Refused where the watcher takes nothing for so long that its queue only grows."""
+    try:
+        async with asyncio.timeout(UNREAD_SECONDS):
+            await context.write(event)
+    except TimeoutError:
+        raise _behind() from None
+
+
+def _behind() -> Refused:
+    message = "this watcher did not read its events in time, so that some are missing. Watch again"
+    return Refused(Mistake(Reason.WATCH_BEHIND, "", message))
 
 
 # -- errors

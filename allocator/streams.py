@@ -89,6 +89,8 @@ class Streams:
         try:
             while ready := await gathered(stream.answers):
                 yield pb.AllocateStreamResponse(answers=ready)
+            if reader.done() and not reader.cancelled() and (error := reader.exception()):
+                raise error  # what came was no message
         finally:
             stream.is_open = False
             reader.cancel()

@@ -213,6 +213,11 @@ class Reason(Enum):
         "The caller is known and may not do this",
         "Have the right that the message names granted by RBAC. Pods get their ports through the webhook alone.",
     )
+    TOO_MANY_CALLS = (
+        Code.RESOURCE_EXHAUSTED,
+        "A caller that is no shim has 64 calls under way, or all together have 256; answers that nobody reads count",
+        "Read the answers of the calls that you have made, then retry with back-off.",
+    )
     ACCESS_UNKNOWN = (
         Code.UNAVAILABLE,
         "Who the caller is or what it may do could not be found out from the API server; nothing was done",

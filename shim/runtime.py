@@ -16,10 +16,12 @@ from pathlib import Path
 from socket import socket
 
 from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 
 from hostport.credentials import Credentials
 from hostport.flags import Address
+from hostport.limits import raise_file_limit
 from shim.client import AllocatorClient
 from shim.metrics import Metrics
 from shim.tls import VERSIONS, Certificate
@@ -35,6 +37,24 @@ DRAIN = 30.0
 
 BACKLOG = 1024
 """Connections that may wait for a handshake. The API server opens one for each review beyond its 25 idle ones."""
+
+
+IDLE = 120.0
+"""Seconds until a connection that says nothing, or does not finish its handshake, is closed. The API server closes its
+own after 90: were we first, a review could be on its way."""
+
+MOST_CONNECTIONS = 4000
+"""Of one port. A connection takes about 60 KiB."""
+
+
+class BoundedServer(HTTPServer):
+    """Takes so many connections and hangs up on more: nobody's idle ones may cost the others their memory."""
+
+    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
+        if len(self._connections) >= MOST_CONNECTIONS:
+            stream.close()
+            return
+        super().handle_stream(stream, address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +84,14 @@ class Shim:
         if certificate := self._certificate:
             metrics.certificate("shim", lambda: certificate.expires)
         self._desk = Desk(allocator=self._client, metrics=metrics, max_concurrent=options.max_concurrent)
-        self._mutate = HTTPServer(
+        self._mutate = BoundedServer(
             mutate_application(self._desk),
             ssl_options=self._certificate.context if self._certificate else None,
             max_body_size=LARGEST_DRAIN,
             body_timeout=LONGEST_PATIENCE,
+            idle_connection_timeout=IDLE,
         )
-        self._side = HTTPServer(side_application(metrics, self._checks))
+        self._side = BoundedServer(side_application(metrics, self._checks), idle_connection_timeout=IDLE)
         self._is_listening = False
         self.address = _listen(self._mutate, options.listen)
         self.side_address = _listen(self._side, options.http)
@@ -117,6 +138,7 @@ class Shim:
 
 async def serve(options: Options) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
+    raise_file_limit()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _first_signal(number, asked))

@@ -6,8 +6,8 @@ Rules:
   deadline counts from the headers, whatever has to be done.
 * What is refused for its form is still read to its end, up to a bound, so that the client reads the answer rather than
   a reset connection.
-* A request counts as under way from its headers to its answer; more than `max_concurrent` of them are turned away at
-  once, since a queue would only make all of them late.
+* A request counts as under way from its headers to its answer; more than `max_concurrent` of them, or more bytes of
+  bodies than `MOST_BYTES`, are turned away at once, since a queue would only make all of them late.
 * Liveness and readiness never ask the allocator: with it gone, a restarted or unlisted shim helps nobody.
 """
 
@@ -39,6 +39,9 @@ _encode = msgspec.json.Encoder().encode
 
 LARGEST_REVIEW = 3 << 20
 """Bytes. The API server's own limit for an object is 3 MiB; etcd's is 1.5."""
+
+MOST_BYTES = 64 << 20
+"""Bytes of all bodies that are under way. A Pod has some thousand; a thousand of 3 MiB would be the end of us."""
 
 LARGEST_DRAIN = 16 << 20
 """Bytes that are read of a body that is refused. Beyond, the connection is closed."""
@@ -83,6 +86,7 @@ class Desk:
         self._allocator = allocator
         self._max_concurrent = max_concurrent
         self._in_flight = 0
+        self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -98,17 +102,19 @@ class Desk:
         finally:
             self.metrics.rpc_seconds.observe(clock() - began)
 
-    def enter(self) -> bool:
-        """Counts a request in; False when there are too many."""
-        if self._in_flight >= self._max_concurrent:
+    def enter(self, size: int) -> bool:
+        """Counts a request with a body of so many bytes in; False when there are too many."""
+        if self._in_flight >= self._max_concurrent or self._bytes + size > MOST_BYTES:
             return False
         self._in_flight += 1
+        self._bytes += size
         self.metrics.in_flight.inc()
         self._idle.clear()
         return True
 
-    def leave(self) -> None:
+    def leave(self, size: int) -> None:
         self._in_flight -= 1
+        self._bytes -= size
         self.metrics.in_flight.dec()
         if not self._in_flight:
             self._idle.set()
@@ -155,6 +161,7 @@ class MutateHandler(_Handler):
         self._desk = desk
         self._body = bytearray()
         self._size = 0
+        self._expected = 0
         self._arrived = asyncio.get_running_loop().time()
         self._is_counted = False
         self._is_answering = False
@@ -163,7 +170,8 @@ class MutateHandler(_Handler):
     def prepare(self) -> None:
         self._why_not = self._judge_headers()
         if self._why_not is None:
-            self._is_counted = self._desk.enter()
+            self._expected = self._length() or LARGEST_REVIEW  # without a length it may be any
+            self._is_counted = self._desk.enter(self._expected)
             if not self._is_counted:
                 self._why_not = 503, Reason.TOO_MANY_REQUESTS.name, "too many requests are under way"
         elif self._why_not[0] == 405 or self._length() > LARGEST_DRAIN:
@@ -203,7 +211,7 @@ class MutateHandler(_Handler):
     def _leave(self) -> None:
         if self._is_counted:
             self._is_counted = False
-            self._desk.leave()
+            self._desk.leave(self._expected)
 
     def _judge_headers(self) -> tuple[int, str, str] | None:
         if self.request.method != "POST":

@@ -10,6 +10,7 @@ import grpc
 from allocator.access.callers import Caller
 from allocator.access.guard import Guard
 from allocator.access.rights import Right
+from allocator.access.turnstile import MOST_OF_ONE
 from allocator.cluster.happenings import Happening
 from allocator.core.claims import ClaimId
 from allocator.core.ledger import Ledger, Rules
@@ -82,8 +83,21 @@ class Reviewer:
         return False
 
 
-CALLERS = {
-    Reason.UNAUTHENTICATED: Reviewer(),
-    Reason.PERMISSION_DENIED: Reviewer(Caller(name="carol")),
-    Reason.ACCESS_UNKNOWN: Reviewer(is_away=True),
+def _knowing(reviewer: Reviewer) -> Callable[[], Guard]:
+    return lambda: Guard(reviewer, audience="hostport.io")
+
+
+def _crowded() -> Guard:
+    """A guard that has let in as many calls of a user as it lets in."""
+    guard = Guard(Reviewer(Caller(name="carol")), audience="hostport.io")
+    guard.turnstile.under_way["carol"] = MOST_OF_ONE
+    return guard
+
+
+CALLERS: dict[Reason, Callable[[], Guard]] = {
+    Reason.UNAUTHENTICATED: _knowing(Reviewer()),
+    Reason.PERMISSION_DENIED: _knowing(Reviewer(Caller(name="carol"))),
+    Reason.TOO_MANY_CALLS: _crowded,
+    Reason.ACCESS_UNKNOWN: _knowing(Reviewer(is_away=True)),
 }
+"""How a caller comes not to be let in."""

@@ -26,7 +26,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from servicekit import CALLERS, Running, Start
 from tornado.httpclient import AsyncHTTPClient
 
-from allocator.access.guard import Guard
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import PodUid
@@ -395,7 +394,7 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
 
 @pytest.mark.parametrize("reason", CALLERS, ids=lambda reason: reason.name)
 async def test_a_caller_that_is_not_let_in_reads_what_is_quoted(start: Start, reason: Reason) -> None:
-    service = await start(guard=Guard(CALLERS[reason], audience="hostport.io"))
+    service = await start(guard=CALLERS[reason]())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await service.stub.Allocate(lease(), metadata=(("authorization", "Bearer token"),))
 

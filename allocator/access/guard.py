@@ -24,12 +24,14 @@ from allocator.access.rights import (
     Verb,
     check_is_user,
     check_kind,
+    check_may_stream,
     lacks,
     namespace_of,
     namespace_of_new,
     to_end,
     unseen,
 )
+from allocator.access.turnstile import Turnstile
 from allocator.core.asks import Mistake, Refused
 from allocator.core.claims import Claim
 from hostport.contract import Reason
@@ -74,15 +76,21 @@ class Guard:
         self._shim_name = shim_name
         self._audience = audience
         self._now = now
+        self.turnstile = Turnstile()
 
     async def allocating(self, context: Context, owner: pb.Owner) -> Caller:
         """For Allocate. A lease without a namespace is given one here, before anything is made of the request."""
         caller = await self._caller(context)
         check_kind(caller, owner.kind)
         if caller.role is Role.USER:
+            self.turnstile.enter(context, caller)
             owner.namespace = namespace_of_new(caller, owner.namespace, self._home)
             await self._check(caller, Right(Verb.CREATE, owner.namespace))
         return caller
+
+    async def streaming(self, context: Context) -> None:
+        """For AllocateStream, with many asks under way at once: for shims. Each ask passes `allocating` besides."""
+        check_may_stream(await self._caller(context))
 
     async def ending(self, context: Context, claim_id: str, claim: Claim | None) -> None:
         """For Release."""
@@ -127,6 +135,8 @@ class Guard:
     async def _user(self, context: Context) -> Caller:
         caller = await self._caller(context)
         check_is_user(caller)
+        if caller.role is Role.USER:
+            self.turnstile.enter(context, caller)
         return caller
 
     async def _caller(self, context: Context) -> Caller:

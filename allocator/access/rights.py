@@ -62,6 +62,13 @@ def check_is_user(caller: Caller) -> None:
         raise Refused(Mistake(Reason.PERMISSION_DENIED, "", "a shim allocates for Pods, and does nothing else"))
 
 
+def check_may_stream(caller: Caller) -> None:
+    """Raises Refused for a user: it has few leases, and what it may have under way is counted by the call."""
+    if caller.role is Role.USER:
+        message = f"{caller.name} is no shim: AllocateStream is for shims. Use Allocate"
+        raise Refused(Mistake(Reason.PERMISSION_DENIED, "", message))
+
+
 def namespace_of_new(caller: Caller, asked: str, home: str) -> str:
     """The namespace of a lease: the one that is asked for, else the ServiceAccount's own, else the operator's."""
     return asked or caller.namespace or home

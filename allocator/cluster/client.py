@@ -30,6 +30,7 @@ import aiohttp
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from yaml import YAMLError
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def loader(kubeconfig: str, environ: Mapping[str, str] = os.environ) -> Load:
             kept: Any = await load_kube_config(  # type: ignore[no-untyped-call]
                 path, client_configuration=configuration, persist_config=False
             )
-        except (ConfigException, OSError, ValueError, TypeError, KeyError) as error:
+        except (ConfigException, OSError, ValueError, TypeError, KeyError, YAMLError) as error:
             where = kubeconfig or "no --kubeconfig, and not in a cluster"
             raise ClusterConfigError(f"no way to reach a cluster is known ({where}): {error}") from error
         if "exec" not in (kept._user or {}):  # noqa: SLF001 - as the package's own refresh_token asks

@@ -19,8 +19,9 @@ async def server() -> AsyncIterator[ReviewServer]:
 
 
 @pytest.fixture
-async def secured(server: ReviewServer) -> AsyncIterator[Secured]:
-    secured = Secured(server)
+async def secured(server: ReviewServer, request: pytest.FixtureRequest) -> AsyncIterator[Secured]:
+    """With options of the gRPC server, if a test marks them: @pytest.mark.parametrize("secured", [...], indirect=True)."""
+    secured = Secured(server, getattr(request, "param", None))
     await secured.start()
     yield secured
     await secured.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -41,7 +41,8 @@ class Clock:
 class Secured:
     """See the module. `server` reviews; `clock` is what ages answers and certificates."""
 
-    def __init__(self, server: ReviewServer) -> None:
+    def __init__(self, server: ReviewServer, options: Mapping[str, int] | None = None) -> None:
+        self._options = dict(SERVER_OPTIONS) | dict(options or {})
         self.server = server
         self.clock = Clock()
         self.authority = trustme.CA()
@@ -54,15 +55,22 @@ class Secured:
     def ledger(self) -> Any:
         return self.running.engine.ledger
 
+    def at_end(self, close: Callable[[], Awaitable[None]]) -> None:
+        self._open.push_async_callback(close)
+
+    @property
+    def watchers(self) -> int:
+        return len(self.service._watchers._queues)
+
     async def start(self) -> None:
         issued = self.authority.issue_cert("127.0.0.1", "localhost")
         pair = [(issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())]
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._server = grpc.aio.server(options=tuple(self._options.items()))
         running = self.running
-        service = AllocatorService(
+        self.service = AllocatorService(
             running.engine, running.metrics, running.reports, running.status, self.guard, running.decisions
         )
-        pb_grpc.add_AllocatorServiceServicer_to_server(service, self._server)
+        pb_grpc.add_AllocatorServiceServicer_to_server(self.service, self._server)
         mutual = grpc.ssl_server_credentials(pair, self.authority.cert_pem.bytes(), require_client_auth=True)
         self.port = self._server.add_secure_port("127.0.0.1:0", mutual)
         self.token_port = self._server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pair))

@@ -23,7 +23,7 @@ from tornado.httputil import HTTPHeaders
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.runtime import Options, Shim
-from shim.web import LARGEST_DRAIN, LARGEST_REVIEW, patience
+from shim.web import LARGEST_DRAIN, LARGEST_REVIEW, MOST_BYTES, patience
 
 ANYWHERE = Address("127.0.0.1", 0)
 NOBODY = Address("127.0.0.1", 1)
@@ -167,6 +167,7 @@ async def test_static_without_a_host_port_is_the_allocators_to_deny() -> None:
             b" " * (LARGEST_REVIEW + 1), (413, "RequestEntityTooLarge", "larger than 3145728 bytes"), id="one byte more"
         ),
         pytest.param(b" " * (4 << 20), (413, "RequestEntityTooLarge", "larger than 3145728 bytes"), id="4 MiB"),
+        pytest.param(b" " * (10 << 20), (413, "RequestEntityTooLarge", "larger than 3145728 bytes"), id="10 MiB"),
         pytest.param(b" " * LARGEST_REVIEW, (400, "BadRequest", "the body is not JSON"), id="exactly the limit"),
     ],
 )
@@ -224,6 +225,42 @@ async def test_a_chunked_body_counts_too(served: Served) -> None:
     line = await raw(served, head, *[chunk] * 4, b"0\r\n\r\n")
 
     assert line == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+
+
+async def test_bodies_that_never_end_are_bounded_in_all(served: Served) -> None:
+    head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    fits, writers = MOST_BYTES // LARGEST_REVIEW, []
+    for _ in range(fits):
+        _, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
+        writer.write(head % LARGEST_REVIEW + b"{")
+        writers.append(writer)
+    while served.shim._desk._in_flight < fits:
+        await asyncio.sleep(0.01)
+
+    refused = await served.review(b" " * LARGEST_REVIEW)
+    assert status(refused) == (503, "TOO_MANY_REQUESTS", "TOO_MANY_REQUESTS: too many requests are under way")
+    assert (await served.review(WEB)).code == 200, "a Pod is small"
+    for writer in writers:
+        writer.close()
+    while served.shim._desk._in_flight:
+        await asyncio.sleep(0.01)
+    assert (await served.review(b" " * LARGEST_REVIEW)).code == 400
+    assert served.shim._desk._bytes == 0
+
+
+async def test_more_connections_than_are_allowed_are_hung_up_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shim.runtime.MOST_CONNECTIONS", 3)
+    kept = [await asyncio.open_connection(served.shim.address.host, served.shim.address.port) for _ in range(3)]
+    for _, writer in kept:
+        writer.write(b"POST")
+
+    assert await raw(served, b"POST /mutate HTTP/1.1\r\n") == b""
+    for _, writer in kept:
+        writer.close()
+    while (await served.review(WEB)).code != 200:
+        await asyncio.sleep(0.01)
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_longer_under_way(served: Served) -> None:
