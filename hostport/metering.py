@@ -87,5 +87,5 @@ CERTIFICATE_EXPIRY = Described(
     name="hostport_certificate_expiration_timestamp_seconds",
     kind="gauge",
     help="When the certificate ends, in seconds since the epoch",
-    labels={"name": "which certificate; a handful"},
+    labels={"name": "`allocator`, `shim`, or `ca`: the built-in authority"},
 )

@@ -14,18 +14,17 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from allocator.certificates import objects
-from allocator.certificates.authority import Authority, Certificates, advance, certified, next_due
-from allocator.certificates.issuing import Pair, ends, parse_all, pem, read_all
+from allocator.certificates.authority import Authority, advance, certified, next_due
+from allocator.certificates.issuing import Pair, ends, parse_all, pem
 from allocator.certificates.objects import AUTHORITY, SHIM_TLS, Object, UnreadableError
+from allocator.certificates.seen import Paths, Seen, look
 from allocator.certificates.serving import Serving
 from allocator.certificates.settings import Settings
 from allocator.cluster.client import ApiError, UnreachableError
@@ -34,31 +33,8 @@ from allocator.cluster.lease import Api
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-SOON_SECONDS = 1.0  # after a change, or a failure
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """What one look found. None: there is no such object."""
-
-    webhook: Object | None
-    config_map: Object | None
-    shim: Object | None
-    authority: Object | None
-    unknown: frozenset[str]  # the places that could not be read
-
-    def names(self, successor: Pair | None) -> bool | None:
-        """Whether every place names it as trusted; None: not all of them could be seen, and nobody contradicts."""
-        if successor is None:
-            return None
-        bundles = [
-            *(objects.webhook_bundles(self.webhook) if self.webhook else []),
-            *([objects.config_map_bundle(self.config_map)] if self.config_map else []),
-            *([objects.shim_bundle(self.shim)] if self.shim else []),
-        ]
-        if any(pem([successor.certificate]) not in bundle for bundle in bundles):
-            return False
-        return None if self.unknown or not (self.config_map and self.shim) else True
+SOON_SECONDS = 1.0  # after a change, and while there is no certificate
+LEASE_SECONDS = 0.1  # until the Lease is ours, which asks nobody anything
 
 
 class Keeper:
@@ -88,10 +64,7 @@ class Keeper:
         self._ready = asyncio.Event()
         self._has_written = False
         self.trouble = ""  # what keeps us from it now
-        core = f"/api/v1/namespaces/{settings.namespace}"
-        self._secrets, self._config_maps = f"{core}/secrets", f"{core}/configmaps"
-        self._shim_secret, self._config_map = f"{self._secrets}/{SHIM_TLS}", f"{self._config_maps}/{AUTHORITY}"
-        self._webhook = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{settings.webhook}"
+        self._paths = Paths(settings.namespace, settings.webhook)
 
     async def ready(self) -> None:
         """Returns when the certificate of this allocator is there."""
@@ -120,7 +93,7 @@ class Keeper:
     async def _turn(self) -> float:
         """Looks and writes; returns after how many seconds to do so again."""
         if not self._may_write():
-            return SOON_SECONDS
+            return LEASE_SECONDS
         troubles: list[str] = []
         try:
             await self._round(troubles)
@@ -130,23 +103,23 @@ class Keeper:
             log.exception("the certificates were not looked after this time")
             troubles.append("a fault of the allocator's own")
         self._say("; ".join(troubles))
-        if troubles or self._has_written or self._authority is None:
+        if self._has_written or self._authority is None or not self._ready.is_set():
             return SOON_SECONDS
         due = next_due(self._authority, filter(None, (self._shims, self._own)), self._settings.rules)
         return min(LOOK_SECONDS, max(0.0, due - self._now()) + 0.1)
 
     async def _round(self, troubles: list[str]) -> None:
         self._has_written = False
-        seen = await self._look(troubles)
+        seen = await look(self._api, self._paths, troubles)
         authority = await self._keep_authority(seen)
         settings, now, bundle = self._settings, self._now(), authority.bundle
         self._shims = certified(_held_by_shims(seen), settings.shim, authority, settings.rules, now=now)
-        for what, place in (
-            ("webhook configuration", self._keep_webhook(seen, bundle)),
-            ("ConfigMap", self._keep_config_map(seen, bundle)),
-            ("Secret of the shims", self._keep_shims(seen, self._shims, bundle)),
-        ):
-            await _attempt(what, place, troubles)
+        with _told(self._paths.webhook, troubles):
+            await self._keep_webhook(seen, bundle)
+        with _told(self._paths.config_map, troubles):
+            await self._keep_config_map(seen, bundle)
+        with _told(self._paths.shims, troubles):
+            await self._keep_shims(seen, self._shims, bundle)
         self._own = certified(self._own, settings.allocator, authority, settings.rules, now=now)
         self._serve(self._own, bundle + self._further_callers(troubles))
 
@@ -165,34 +138,7 @@ class Keeper:
             log.info("serving with a certificate of %s", own.certificate.issuer.rfc4514_string())
             self._ready.set()
 
-    # -- looking
-
-    async def _look(self, troubles: list[str]) -> _Seen:
-        """The authority last, and it must be seen."""
-        unknown: set[str] = set()
-
-        async def place(path: str) -> Object | None:
-            try:
-                return await self._get(path)
-            except ApiError as error:
-                unknown.add(path)
-                troubles.append(f"{path}: {error}")
-                return None
-
-        webhook, config_map, shim = [await place(each) for each in (self._webhook, self._config_map, self._shim_secret)]
-        authority = await self._get(f"{self._secrets}/{AUTHORITY}")
-        return _Seen(webhook=webhook, config_map=config_map, shim=shim, authority=authority, unknown=frozenset(unknown))
-
-    async def _get(self, path: str) -> Object | None:
-        try:
-            found: Object = json.loads(await self._api.send("GET", path))
-        except ApiError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
-                return None
-            raise
-        return found
-
-    def _held_authority(self, seen: _Seen) -> Authority | None:
+    def _held_authority(self, seen: Seen) -> Authority | None:
         """What the Secret says; where it says nothing, what we remember."""
         if seen.authority is None:
             return self._authority
@@ -204,37 +150,39 @@ class Keeper:
 
     # -- writing
 
-    async def _keep_authority(self, seen: _Seen) -> Authority:
+    async def _keep_authority(self, seen: Seen) -> Authority:
         held = self._held_authority(seen)
+        if held is None and self._paths.shims in seen.unknown:
+            raise UnreachableError("no authority is made before it is known whom the shims trust")
         authority = advance(
             held,
             self._settings.rules,
             is_spread=seen.names(held.successor) if held else None,
             now=self._now(),
-            also_trusted=_trusted_by(seen),
+            also_trusted=seen.trusted_by_shims(),
         )
         secret = objects.authority_secret(authority, seen.authority, self._settings.namespace)
         if secret != seen.authority:
-            await self._put(self._secrets, secret)
+            await self._put(self._paths.secrets, secret)
             _tell(held, authority)
         self._authority = authority
         return authority
 
-    async def _keep_webhook(self, seen: _Seen, bundle: str) -> None:
+    async def _keep_webhook(self, seen: Seen, bundle: str) -> None:
         configuration = seen.webhook
         if configuration is not None and any(old != bundle for old in objects.webhook_bundles(configuration)):
             patch = objects.webhook_patch(configuration, bundle)
-            await self._send("PATCH", self._webhook, patch)
+            await self._send("PATCH", self._paths.webhook, patch)
 
-    async def _keep_config_map(self, seen: _Seen, bundle: str) -> None:
+    async def _keep_config_map(self, seen: Seen, bundle: str) -> None:
         old = seen.config_map
-        if self._config_map not in seen.unknown and (old is None or objects.config_map_bundle(old) != bundle):
-            await self._put(self._config_maps, objects.config_map(bundle, old, self._settings.namespace))
+        if self._paths.config_map not in seen.unknown and (old is None or objects.config_map_bundle(old) != bundle):
+            await self._put(self._paths.config_maps, objects.config_map(bundle, old, self._settings.namespace))
 
-    async def _keep_shims(self, seen: _Seen, pair: Pair, bundle: str) -> None:
-        secret = objects.shim_secret(pair, bundle, seen.shim, self._settings.namespace)
-        if self._shim_secret not in seen.unknown and secret != seen.shim:
-            await self._put(self._secrets, secret)
+    async def _keep_shims(self, seen: Seen, pair: Pair, bundle: str) -> None:
+        secret = objects.shim_secret(pair, bundle, seen.shims, self._settings.namespace)
+        if self._paths.shims not in seen.unknown and secret != seen.shims:
+            await self._put(self._paths.secrets, secret)
 
     async def _put(self, collection: str, obj: Object) -> None:
         metadata = obj["metadata"]
@@ -256,26 +204,23 @@ class Keeper:
         self.trouble = trouble
 
 
-def _held_by_shims(seen: _Seen) -> Pair | None:
-    if seen.shim is None:
+def _held_by_shims(seen: Seen) -> Pair | None:
+    if seen.shims is None:
         return None
     try:
-        return objects.shim_pair(seen.shim)
+        return objects.shim_pair(seen.shims)
     except UnreadableError as error:
         log.warning("the Secret %s is written anew: %s", SHIM_TLS, error)
         return None
 
 
-async def _attempt(what: str, work: Awaitable[None], troubles: list[str]) -> None:
+@contextmanager
+def _told(path: str, troubles: list[str]) -> Iterator[None]:
+    """A place that fails is no reason to leave the next one."""
     try:
-        await work
+        yield
     except (ApiError, UnreachableError) as error:
-        troubles.append(f"{what}: {error}")
-
-
-def _trusted_by(seen: _Seen) -> Certificates:
-    """Whom the shims trust."""
-    return read_all(objects.shim_bundle(seen.shim)) if seen.shim else ()
+        troubles.append(f"{path}: {error}")
 
 
 def _tell(before: Authority | None, after: Authority) -> None:

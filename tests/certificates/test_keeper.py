@@ -218,6 +218,21 @@ async def test_after_the_loss_of_the_authority_its_certificates_stay_trusted(des
     assert new != old
 
 
+async def test_no_authority_is_made_before_it_is_known_whom_the_shims_trust(desk: Desk) -> None:
+    (before,) = desk.bundles()
+    desk.api.put(CA, None)
+    desk.api.fault = {SHIM_TLS: "get"}
+    desk.start()
+    await desk.turn()
+    assert desk.writes() == []
+    desk.api.fault = {}
+
+    await desk.turn()
+
+    (after,) = desk.bundles()
+    assert after.startswith(before)
+
+
 async def test_who_does_not_hold_the_lease_writes_nothing() -> None:
     desk = Desk()
     desk.holds_lease = False
@@ -265,8 +280,10 @@ async def test_another_who_writes_at_the_same_time_is_not_overwritten(desk: Desk
     assert desk.keeper.trouble == ""
 
 
-@pytest.mark.parametrize("fault", ["get", "write"])
-@pytest.mark.parametrize("place", [SHIM_TLS, CONFIG_MAP, WEBHOOK])
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [(SHIM_TLS, "write"), (CONFIG_MAP, "get"), (CONFIG_MAP, "write"), (WEBHOOK, "get"), (WEBHOOK, "write")],
+)
 async def test_a_place_that_fails_is_told_and_holds_up_no_other(place: str, fault: str) -> None:
     desk = Desk()
     desk.api.fault = {place: fault}

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import itertools
 import json
+import re
 import sys
 import tempfile
 import time
@@ -63,8 +64,13 @@ class Installed:
         return self.kubectl.get(what)["data"]
 
 
-def read(text: str) -> list[Certificate]:
-    return load_pem_x509_certificates(base64.b64decode(text))
+def read(pem: bytes) -> list[Certificate]:
+    return load_pem_x509_certificates(pem)
+
+
+def decoded(text: str) -> list[Certificate]:
+    """As a Secret has them."""
+    return read(base64.b64decode(text))
 
 
 def webhook(plane: ControlPlane, base: str) -> dict[str, Any]:
@@ -147,17 +153,17 @@ def test_from_nothing_to_a_webhook_that_works(installed: Installed, kubectl: Kub
     assert installed.bundle() == installed.data("configmap/hostport-ca")["ca.crt"]
     secret = installed.data("secret/hostport-shim-tls")
     assert base64.b64decode(secret["ca.crt"]).decode() == installed.bundle()
-    assert read(secret["tls.crt"])[0].issuer in {each.subject for each in read(secret["ca.crt"])}
+    assert decoded(secret["tls.crt"])[0].issuer in {each.subject for each in decoded(secret["ca.crt"])}
 
 
 @pytest.mark.parametrize("what", ["secret/hostport-ca", "secret/hostport-shim-tls", "configmap/hostport-ca"])
 def test_what_is_deleted_comes_back(installed: Installed, kubectl: Kubectl, what: str) -> None:
-    signer = read(installed.data("secret/hostport-ca")["ca.crt"])[-1]
+    signer = decoded(installed.data("secret/hostport-ca")["ca.crt"])[-1]
     installed.kubectl("delete", what)
 
     wait_until(f"{what} to be back", lambda: installed.kubectl.run("get", what).code == 0, seconds=15)
 
-    assert signer in read(installed.data("secret/hostport-ca")["ca.crt"]), "not another authority, but the same"
+    assert signer in decoded(installed.data("secret/hostport-ca")["ca.crt"]), "not another authority, but the same"
     create_soon(kubectl, "web-0")
 
 
@@ -181,6 +187,32 @@ def test_applying_the_manifests_again_takes_no_bundle_away(installed: Installed)
     assert installed.bundle() != ""
 
 
+def test_a_killed_allocator_comes_back_with_the_authority_that_it_had(installed: Installed, kubectl: Kubectl) -> None:
+    create_soon(kubectl, "before-0")
+    known = read(installed.data("configmap/hostport-ca")["ca.crt"].encode())
+
+    installed.allocator.kill()
+    begin = time.monotonic()
+    installed.allocator.start()
+
+    seconds = time.monotonic() - begin
+    assert {*known} & {*read(installed.data("configmap/hostport-ca")["ca.crt"].encode())}
+    create_soon(kubectl, "after-0")
+    assert seconds < 15  # and not the 36 that one without the journal waits
+
+
+def test_when_certificates_end_is_told(installed: Installed) -> None:
+    """With lives of seconds, each ends within the next minute."""
+    told = installed.allocator.metrics() + installed.shim.metrics()
+    ends = dict(
+        re.findall(r'^hostport_certificate_expiration_timestamp_seconds{name="(\w+)"} (\S+)$', told, re.MULTILINE)
+    )
+
+    left = {name: float(end) - time.time() for name, end in ends.items()}
+    assert left.keys() == {"allocator", "ca", "shim"}
+    assert all(0 < seconds < 60 for seconds in left.values()), left
+
+
 def test_certificates_and_authorities_follow_one_another_and_no_creation_fails(
     installed: Installed, namespace: str, kubectl: Kubectl, pool: Callable[[int], Pool]
 ) -> None:
@@ -193,7 +225,7 @@ def test_certificates_and_authorities_follow_one_another_and_no_creation_fails(
         time.sleep(ROLL_SECONDS)
         end = time.monotonic()
 
-    tally, shown = clients.tally, [read(each["tls.crt"])[0] for each in installed.mount.versions[before:]]
+    tally, shown = clients.tally, [decoded(each["tls.crt"])[0] for each in installed.mount.versions[before:]]
     leaves = [leaf for leaf, _ in itertools.groupby(shown)]
     signers = [name for name, _ in itertools.groupby(leaf.issuer.rfc4514_string() for leaf in leaves)]
     sys.stderr.write(
