@@ -59,6 +59,11 @@ SERVE_FLAGS = (
     Flag("insecure", False, "allow plain HTTP on an address that is not loopback"),
     *ALLOCATOR_FLAGS,
     Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _count),
+    Flag(
+        "reuse-port",
+        False,
+        "share the address of --listen with other shims that say so: the kernel spreads connections",
+    ),
     Flag("shutdown-delay", "0s", "how long to be unready before accepting no more", duration),
     Flag("log-level", "info", "debug, info, warning or error", _level),
 )
@@ -90,6 +95,7 @@ def serve_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
         tls_min_version=VERSIONS[flags.tls_min_version],
         credentials=credentials(parser, flags),
         max_concurrent=flags.max_concurrent,
+        reuse_port=flags.reuse_port,
         shutdown_delay=flags.shutdown_delay,
     )
 

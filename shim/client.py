@@ -62,11 +62,12 @@ RETRIES = {
 
 CHANNEL_OPTIONS = (
     ("grpc.primary_user_agent", f"hostport-shim/{program_version()}"),
-    # By default the pause between attempts grows to two minutes: as long would a shim stay blind after an outage. The
-    # minimum is the time that one attempt may take.
+    # By default the pause between attempts grows to two minutes: as long would a shim stay blind after an outage. There
+    # is one allocator and a handful of shims, so asking often costs nobody anything. The minimum is the time that one
+    # attempt may take.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 300),
     # A node that dies says no goodbye.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

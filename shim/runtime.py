@@ -69,6 +69,7 @@ class Options:
     tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
     credentials: Credentials = field(default_factory=Credentials)
     max_concurrent: int = 1000
+    reuse_port: bool = False
     shutdown_delay: float = 0.0
 
 
@@ -93,7 +94,7 @@ class Shim:
         )
         self._side = BoundedServer(side_application(metrics, self._checks), idle_connection_timeout=IDLE)
         self._is_listening = False
-        self.address = _listen(self._mutate, options.listen)
+        self.address = _listen(self._mutate, options.listen, reuse_port=options.reuse_port)
         self.side_address = _listen(self._side, options.http)
         self._is_listening = True
         self._polling = asyncio.get_running_loop().create_task(self._poll())
@@ -166,9 +167,9 @@ def _certificate(options: Options) -> Certificate | None:
     return Certificate(cert=options.tls_cert, key=options.tls_key, minimum=options.tls_min_version)
 
 
-def _listen(server: HTTPServer, address: Address) -> Address:
+def _listen(server: HTTPServer, address: Address, *, reuse_port: bool = False) -> Address:
     """Binds and returns the address that was really bound."""
-    sockets: list[socket] = bind_sockets(address.port, address.host, backlog=BACKLOG)
+    sockets: list[socket] = bind_sockets(address.port, address.host, backlog=BACKLOG, reuse_port=reuse_port)
     server.add_sockets(sockets)
     host, port = sockets[0].getsockname()[:2]
     return Address(host, port)

@@ -64,7 +64,7 @@ class World:
         )
         said = json.loads(answer.body)
         if answer.code != 200:
-            return f'Internal error occurred: failed calling webhook "pods.hostport.io": failed to call webhook: {said["message"]}'
+            return f'Internal error occurred: failed calling webhook "again.pods.hostport.io": failed to call webhook: {said["message"]}'
         status = said["response"].get("status", {})
         reason, message = status.get("reason", ""), status.get("message", "")
         denial = f'admission webhook "pods.hostport.io" denied the request: {message}'

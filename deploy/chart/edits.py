@@ -10,25 +10,28 @@ NAME = "app.kubernetes.io/name"
 Edit = Callable[[Document], None]
 
 POD = "spec/template/spec"
-CONTAINER = f"{POD}/containers/0"
 EXCLUDED = "<%- range .Values.excludedNamespaces %>, <% . %><%- end %>"
 
 
-def program(name: str, *flags: tuple[str, str]) -> Edit:
-    """What both Deployments have in common; `flags` are (flag, value of the chart)."""
+def program(name: str, *flags: tuple[str, str], containers: int = 1) -> Edit:
+    """What both Deployments have in common; `flags` are (flag, value of the chart). All containers are of one kind."""
 
     def edit(deployment: Document) -> None:
-        deployment.replace(f"{CONTAINER}/image", f'<% include "hostport.image" (list $ "{name}") %>')
-        deployment.replace(f"{CONTAINER}/resources", f"<%- toYaml .Values.{name}.resources | nindent 12 %>")
+        for each in range(containers):
+            edit_container(deployment, f"{POD}/containers/{each}")
         deployment.wrap(f"{POD}/priorityClassName", "if .Values.priorityClassName")
         deployment.replace(f"{POD}/priorityClassName", "<% .Values.priorityClassName %>")
-        for flag, value in flags:
-            deployment.append(f"{CONTAINER}/args", f"- --{flag}=<% .Values.{value} %>", f"if .Values.{value}")
-        deployment.append(f"{CONTAINER}/args", "<%- toYaml . | nindent 12 %>", f"with .Values.{name}.extraArgs")
-        deployment.append(CONTAINER, "imagePullPolicy: <% . %>", "with .Values.image.pullPolicy")
         deployment.append(f"{POD}/tolerations", "<%- toYaml . | nindent 8 %>", f"with .Values.{name}.tolerations")
         deployment.append(POD, "imagePullSecrets: <%- toYaml . | nindent 8 %>", "with .Values.image.pullSecrets")
         deployment.append(POD, "nodeSelector: <%- toYaml . | nindent 8 %>", f"with .Values.{name}.nodeSelector")
+
+    def edit_container(deployment: Document, path: str) -> None:
+        deployment.replace(f"{path}/image", f'<% include "hostport.image" (list $ "{name}") %>')
+        deployment.replace(f"{path}/resources", f"<%- toYaml .Values.{name}.resources | nindent 12 %>")
+        for flag, value in flags:
+            deployment.append(f"{path}/args", f"- --{flag}=<% .Values.{value} %>", f"if .Values.{value}")
+        deployment.append(f"{path}/args", "<%- toYaml . | nindent 12 %>", f"with .Values.{name}.extraArgs")
+        deployment.append(path, "imagePullPolicy: <% . %>", "with .Values.image.pullPolicy")
 
     return edit
 
@@ -38,7 +41,9 @@ def shim_replicas(deployment: Document) -> None:
 
 
 def webhook(configuration: Document) -> None:
-    configuration.replace("webhooks/0/failurePolicy", "<% .Values.failurePolicy %>")
+    """The entry between the two fails open anyway. What all three have in common stands in the first."""
+    for each in (0, 2):
+        configuration.replace(f"webhooks/{each}/failurePolicy", "<% .Values.failurePolicy %>")
     configuration.append_inline("webhooks/0/namespaceSelector/matchExpressions/0/values", EXCLUDED)
     configuration.append("webhooks/0/clientConfig", "caBundle: <% . %>", "with .Values.certificates.caBundle")
 
@@ -70,9 +75,10 @@ EDITS: Mapping[tuple[str, str], tuple[Edit, ...]] = {
             ("log-level", "logLevel"),
         ),
     ),
-    ("Deployment", "hostport-shim"): (program("shim", ("log-level", "logLevel")), shim_replicas),
+    ("Deployment", "hostport-shim"): (program("shim", ("log-level", "logLevel"), containers=2), shim_replicas),
     ("MutatingWebhookConfiguration", "hostport-operator"): (webhook,),
     ("ValidatingAdmissionPolicyBinding", "hostport-annotations-stay"): (excluded,),
+    ("ValidatingAdmissionPolicyBinding", "hostport-every-port-given"): (excluded,),
     ("ValidatingAdmissionPolicyBinding", "hostport-ports-given"): (excluded,),
     ("PodDisruptionBudget", "hostport-shim"): (budget,),
 }

@@ -16,7 +16,8 @@ Json = dict[str, Any]
 WIDTH = 24  # columns of Grafana's grid
 HEIGHT = 8
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-WEBHOOK = 'name="pods.hostport.io"'
+WEBHOOK = 'name=~"(copied.|again.)?pods.hostport.io"'
+INSISTING = 'name=~"(copied|again).pods.hostport.io"'
 LONG = "15m"  # for what is rare
 MONTH = "30d"
 OBJECTIVE = 0.001  # of the calls may fail
@@ -186,7 +187,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 about="Failed open: failurePolicy is Ignore and nobody answered. Excluded: no annotation, so no call;"
                 " that is as it should be.",
                 queries=[
-                    ("failed open", rate("apiserver_admission_webhook_fail_open_count", match=WEBHOOK)),
+                    ("failed open", rate("apiserver_admission_webhook_fail_open_count", match=INSISTING)),
                     ("excluded", rate("apiserver_admission_match_condition_exclusions_total", match=WEBHOOK)),
                 ],
                 unit="reqps",

@@ -49,34 +49,54 @@ def pod_of(program: str) -> Object:
     return found
 
 
-def test_the_webhook_never_stands_in_a_clusters_way() -> None:
-    (webhook,) = WEBHOOK["webhooks"]
-    conditions = webhook["matchConditions"]
+NEVER_IN_THE_WAY = {
+    "clientConfig": {
+        "service": {"namespace": "hostport-system", "name": "hostport-shim", "path": "/mutate", "port": 443}
+    },
+    "admissionReviewVersions": ["v1"],
+    "rules": [
+        {
+            "apiGroups": [""],
+            "apiVersions": ["v1"],
+            "resources": ["pods"],
+            "operations": ["CREATE"],
+            "scope": "Namespaced",
+        }
+    ],
+    "matchPolicy": "Equivalent",
+    "sideEffects": "NoneOnDryRun",
+    "reinvocationPolicy": "IfNeeded",
+    "timeoutSeconds": 5,
+    "namespaceSelector": LEFT_ALONE,
+}
+ENTRIES = {
+    "copied.pods.hostport.io": ("Fail", ["brings-an-allocation-id"]),
+    "pods.hostport.io": ("Ignore", []),
+    "again.pods.hostport.io": ("Fail", ["has-ports", "was-not-answered"]),
+}
+"""In this order: what one fails to answer the next asks again, and no Pod passes for answered by what it brings."""
 
-    assert {key: value for key, value in webhook.items() if key != "matchConditions"} == {
-        "name": "pods.hostport.io",
-        "clientConfig": {
-            "service": {"namespace": "hostport-system", "name": "hostport-shim", "path": "/mutate", "port": 443}
-        },
-        "admissionReviewVersions": ["v1"],
-        "rules": [
-            {
-                "apiGroups": [""],
-                "apiVersions": ["v1"],
-                "resources": ["pods"],
-                "operations": ["CREATE"],
-                "scope": "Namespaced",
-            }
-        ],
-        "matchPolicy": "Equivalent",
-        "failurePolicy": "Fail",
-        "sideEffects": "NoneOnDryRun",
-        "reinvocationPolicy": "IfNeeded",
-        "timeoutSeconds": 5,
-        "namespaceSelector": LEFT_ALONE,
+
+def test_the_webhook_never_stands_in_a_clusters_way() -> None:
+    for webhook in WEBHOOK["webhooks"]:
+        assert {key: webhook[key] for key in NEVER_IN_THE_WAY} == NEVER_IN_THE_WAY
+
+
+def test_a_pod_is_asked_about_again_and_refused_only_after_that() -> None:
+    asked = ["asks-for-host-ports", "is-no-mirror-pod"]
+    entries = {
+        webhook["name"]: (webhook["failurePolicy"], [each["name"] for each in webhook["matchConditions"]])
+        for webhook in WEBHOOK["webhooks"]
     }
-    assert [condition["name"] for condition in conditions] == ["asks-for-host-ports", "is-no-mirror-pod"]
-    assert [each for each in conditions if "has(object.metadata.annotations)" not in each["expression"]] == []
+
+    assert list(entries) == list(ENTRIES)
+    assert entries == {name: (policy, [*asked, *more]) for name, (policy, more) in ENTRIES.items()}
+
+
+def test_no_condition_fails_for_a_pod_without_annotations() -> None:
+    looks = [each["expression"] for webhook in WEBHOOK["webhooks"] for each in webhook["matchConditions"]]
+
+    assert [each for each in looks if "annotations" in each and "has(object.metadata.annotations)" not in each] == []
 
 
 @pytest.mark.parametrize("other", ["istio-sidecar-injector", "linkerd-proxy-injector-webhook-config"])
@@ -84,7 +104,7 @@ def test_the_webhook_is_called_before_injectors(other: str) -> None:
     assert WEBHOOK["metadata"]["name"] < other
 
 
-@pytest.mark.parametrize("policy", ["hostport-annotations-stay", "hostport-ports-given"])
+@pytest.mark.parametrize("policy", ["hostport-annotations-stay", "hostport-every-port-given", "hostport-ports-given"])
 def test_the_policies_leave_alone_what_the_webhook_leaves_alone(policy: str) -> None:
     binding = OBJECTS[f"ValidatingAdmissionPolicyBinding {policy}"]["spec"]
     conditions = OBJECTS[f"ValidatingAdmissionPolicy {policy}"]["spec"]["matchConditions"]
@@ -97,10 +117,9 @@ def test_the_policies_leave_alone_what_the_webhook_leaves_alone(policy: str) -> 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_program_lives_within_the_strictest_profile(program: str) -> None:
     pod = pod_of(program)
-    (container,) = pod["containers"]
 
     assert pod["securityContext"].items() >= RESTRICTED_POD.items()
-    assert container["securityContext"] == RESTRICTED_CONTAINER
+    assert [each["securityContext"] for each in pod["containers"]] == [RESTRICTED_CONTAINER] * len(pod["containers"])
     assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
     labels = OBJECTS["Namespace hostport-system"]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -116,14 +135,15 @@ def test_each_program_leaves_a_lost_node_in_half_a_minute_and_goes_before_no_oth
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_probes_ask_nobody_but_the_program_itself(program: str) -> None:
-    (container,) = pod_of(program)["containers"]
-    probes = {key: value["httpGet"] for key, value in container.items() if key.endswith("Probe")}
+    for container in pod_of(program)["containers"]:
+        probes = {key: value["httpGet"] for key, value in container.items() if key.endswith("Probe")}
+        port = next(each["name"] for each in container["ports"] if each["name"].startswith("http"))
 
-    assert probes == {
-        "startupProbe": {"path": "/healthz", "port": "http"},
-        "livenessProbe": {"path": "/healthz", "port": "http"},
-        "readinessProbe": {"path": "/readyz", "port": "http"},
-    }
+        assert probes == {
+            "startupProbe": {"path": "/healthz", "port": port},
+            "livenessProbe": {"path": "/healthz", "port": port},
+            "readinessProbe": {"path": "/readyz", "port": port},
+        }
 
 
 def test_a_shim_is_always_there() -> None:
@@ -150,8 +170,19 @@ def test_a_shim_that_is_told_to_go_has_time_to_be_forgotten_and_to_finish() -> N
     pod = pod_of("hostport-shim")
     forgotten, drained = 10, 30
 
-    assert f"--shutdown-delay={forgotten}s" in pod["containers"][0]["args"]
+    assert all(f"--shutdown-delay={forgotten}s" in container["args"] for container in pod["containers"])
     assert pod["terminationGracePeriodSeconds"] > forgotten + drained
+
+
+def test_the_two_shims_of_a_pod_differ_in_nothing_but_name_and_port_of_their_own() -> None:
+    def bare(container: Object, port: str) -> str:
+        kept = {key: value for key, value in container.items() if key not in {"name", "ports"}}
+        return str(kept).replace(port, "PORT").replace("http-twin", "http")
+
+    shim, twin = pod_of("hostport-shim")["containers"]
+
+    assert bare(shim, "8082") == bare(twin, "8083")
+    assert "--reuse-port" in shim["args"]
 
 
 def test_there_is_one_allocator_and_never_a_second_beside_it() -> None:

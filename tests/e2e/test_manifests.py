@@ -93,7 +93,7 @@ def test_a_pod_that_was_given_no_ports_is_refused_when_the_webhook_fails_open(
     config = "mutatingwebhookconfiguration/hostport-operator"
 
     def set_policy(value: str) -> None:
-        change = [{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": value}]
+        change = [{"op": "replace", "path": f"/webhooks/{each}/failurePolicy", "value": value} for each in (0, 2)]
         plane.kubectl("patch", config, "--type=json", "-p", json.dumps(change))
 
     asking = pod("web-0", hostport(policy="Dynamic", min_port=22100, max_port=22199), port(80))
@@ -114,6 +114,31 @@ def test_a_pod_that_was_given_no_ports_is_refused_when_the_webhook_fails_open(
         set_policy("Fail")
 
     assert "was given none" in denial
+
+
+def test_a_port_that_was_not_given_is_refused_when_the_webhook_fails_open(
+    installed: object, plane: ControlPlane, product: Product, kubectl: Kubectl
+) -> None:
+    """As when a later webhook adds a container, and ours is not reached when it is asked anew."""
+    config = "mutatingwebhookconfiguration/hostport-operator"
+    answered = {"hostport.io/allocation-id": "0" * 32, "hostport.io/allocations": '[{"name":"a","hostPort":22500}]'}
+    two = pod("web-0", hostport() | answered, port(22500, "a"), port(22501, "b"))
+
+    def set_policy(value: str) -> None:
+        change = [{"op": "replace", "path": f"/webhooks/{each}/failurePolicy", "value": value} for each in (0, 2)]
+        plane.kubectl("patch", config, "--type=json", "-p", json.dumps(change))
+
+    set_policy("Ignore")
+    product.shim.stop()
+    try:
+        wait_for(
+            "the policy to refuse it",
+            lambda: kubectl.run("create", "-f", "-", stdin=json.dumps(two)).stderr,
+            lambda said: "the Pod has 2 ports and was given 1" in said,
+        )
+    finally:
+        product.shim.start()
+        set_policy("Fail")
 
 
 def permissions(plane: ControlPlane, account: str) -> set[tuple[str, tuple[str, ...]]]:

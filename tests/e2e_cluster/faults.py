@@ -10,9 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from e2e_cluster.installed import ALLOCATOR, SHIM, Installed
+from e2e.processes import wait_until
 
+from e2e_cluster.installed import ALLOCATOR, LABEL, SHIM, Installed
+
+SHORT_LIVES = ("--certificate-lifetime=72s", "--ca-lifetime=120s", "--certificate-propagation=12s")
+"""A certificate is renewed 46 s after it was made, and the authority has been followed after some 95 s."""
 FORCED = ("--grace-period=0", "--force")
+
+
+def nothing(_: Installed) -> None:
+    """For comparison."""
 
 
 class Failures(Enum):
@@ -33,19 +41,20 @@ class Fault:
     gap: float
     may_fail: Failures = Failures.NONE
     loses_a_node: bool = False
-
-
-def nothing(_: Installed) -> None:
-    """For comparison."""
+    before: Callable[[Installed], None] = nothing
+    after: Callable[[Installed], None] = nothing
 
 
 def restart_shims(installed: Installed) -> None:
     _roll_out(installed, SHIM)
 
 
-def kill_shim(installed: Installed) -> None:
-    pod = installed.pods(SHIM)[0]
-    installed.kill(pod, pod["spec"]["containers"][0]["name"])
+def kill_shims(installed: Installed) -> None:
+    """Every process of every shim, one after another; each time the one before is back."""
+    for pod in installed.pods(SHIM):
+        for container in pod["spec"]["containers"]:
+            installed.kill(pod, container["name"])
+            time.sleep(10)
 
 
 def drain_node_of_a_shim(installed: Installed) -> None:
@@ -69,11 +78,25 @@ def drain_node_of_the_allocator(installed: Installed) -> None:
     installed.uncordon()
 
 
-def delete_shims(installed: Installed) -> None:
-    installed.kubectl("delete", "pods", "-l", f"app.kubernetes.io/name={SHIM}", *FORCED)
+def shorten_lives(installed: Installed) -> None:
+    installed.make_authority_anew(*SHORT_LIVES)
+
+
+def await_rollover(installed: Installed) -> None:
+    """Nothing is done to it: its time has come. The authority is followed by another, and signs certificates anew."""
+    authority, certificate = installed.certificates()
+    wait_until("a certificate to be renewed", lambda: installed.certificates()[1] != certificate, seconds=60)
+    wait_until("the authority to be followed", lambda: installed.certificates()[0] != authority, seconds=120)
+
+
+def restore_lives(installed: Installed) -> None:
+    installed.make_authority_anew()
 
 
 def delete_everything(installed: Installed) -> None:
+    """First the shims, and when they are back all Pods."""
+    installed.kubectl("delete", "pods", "-l", LABEL + SHIM, *FORCED)
+    installed.wait_until_settled()
     installed.kubectl("delete", "pods", "--all", *FORCED)
 
 
@@ -88,10 +111,18 @@ def _roll_out(installed: Installed, deployment: str) -> None:
 
 
 FAULTS = (
-    Fault(name="none, for comparison", inflict=nothing, seconds=30, gap=2),
+    Fault(name="none, for comparison", inflict=nothing, seconds=20, gap=2),
     Fault(name="rolling restart of the shims", inflict=restart_shims, gap=2),
-    Fault(name="`kill -9` of a shim", inflict=kill_shim, gap=2),
+    Fault(name="`kill -9` of every process of the shims in turn", inflict=kill_shims, gap=2),
     Fault(name="drain of a shim's node", inflict=drain_node_of_a_shim, gap=2),
+    Fault(
+        name="roll-over of authority and certificates",
+        inflict=await_rollover,
+        seconds=120,
+        gap=2,
+        before=shorten_lives,
+        after=restore_lives,
+    ),
     Fault(name="`kill -9` of the allocator", inflict=kill_allocator, gap=4),
     Fault(name="rollout of the allocator", inflict=restart_allocator, gap=20, may_fail=Failures.INSIDE_THE_GAP),
     Fault(
@@ -100,17 +131,17 @@ FAULTS = (
         gap=20,
         may_fail=Failures.INSIDE_THE_GAP,
     ),
-    Fault(name="all shims deleted at once", inflict=delete_shims, gap=60, may_fail=Failures.UNTIL_IT_IS_BACK),
     Fault(
-        name="all Pods of the operator deleted at once",
+        name="all shims deleted, then all Pods of the operator",
         inflict=delete_everything,
+        seconds=90,
         gap=60,
         may_fail=Failures.UNTIL_IT_IS_BACK,
     ),
     Fault(
         name="power-off of the allocator's node",
         inflict=power_off_node_of_the_allocator,
-        seconds=150,
+        seconds=135,
         gap=120,
         may_fail=Failures.UNTIL_IT_IS_BACK,
         loses_a_node=True,

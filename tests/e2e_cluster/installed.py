@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from e2e.api import Kubectl
+from e2e.manifests import hostport, pod, port
 from e2e.processes import wait_until
 
 from e2e_cluster.driver import Access, Driver
 
 NAMESPACE = "hostport-system"
 SHIM, ALLOCATOR = "hostport-shim", "hostport-allocator"
+AUTHORITY, SHIM_TLS = "hostport-ca", "hostport-shim-tls"
+LABEL = "app.kubernetes.io/name="
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Installed:
         return replace(self.access.kubectl, namespace=NAMESPACE, patience=150)
 
     def pods(self, program: str) -> list[dict[str, Any]]:
-        return self.kubectl.pods(f"app.kubernetes.io/name={program}")
+        return self.kubectl.pods(LABEL + program)
 
     def kill(self, pod: dict[str, Any], container: str) -> None:
         """kill -9 of a container's first process."""
@@ -43,6 +47,33 @@ class Installed:
     def uncordon(self) -> None:
         for node in self.access.nodes:
             self.kubectl("uncordon", node)
+
+    def make_authority_anew(self, *flags: str) -> None:
+        """One whose life the flags say, and certificates of it; none of them: what the manifests say.
+
+        The allocator keeps an authority that it knows, so none may run meanwhile.
+        """
+        self.kubectl("scale", f"deployment/{ALLOCATOR}", "--replicas=0")
+        wait_until("the allocator to be gone", lambda: not self.kubectl.get("pods", "-l", LABEL + ALLOCATOR)["items"])
+        self.kubectl("delete", "secret", AUTHORITY)
+        self.access.kubectl("apply", "-f", str(self.clone / "build" / "deploy" / "manifests.yaml"))
+        if flags:
+            adding = [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": flag} for flag in flags]
+            self.kubectl("patch", f"deployment/{ALLOCATOR}", "--type=json", "-p", json.dumps(adding))
+        self.kubectl("rollout", "status", f"deployment/{ALLOCATOR}", "--timeout=60s")
+        wait_until("every shim to know the authority", self._is_trusted, seconds=60)
+
+    def _is_trusted(self) -> bool:
+        """By so many answers in a row that surely every shim gave one."""
+        asking = json.dumps(pod("preview", hostport(policy="Dynamic"), port(80)))
+        return all(
+            self.access.kubectl.run("create", "--dry-run=server", "-f", "-", stdin=asking).code == 0 for _ in range(30)
+        )
+
+    def certificates(self) -> tuple[str, str]:
+        """The authority that signs, and the shims' certificate, as they stand in their Secrets."""
+        both = (self.kubectl.get("secret", name)["data"]["tls.crt"] for name in (AUTHORITY, SHIM_TLS))
+        return next(both), next(both)
 
     def wait_until_settled(self, *, seconds: float = 60) -> None:
         """All Pods are there and ready, and nothing of the past is left."""

@@ -19,6 +19,7 @@ CLUSTER = "hostport-e2e"
 CONFIG = {
     "kind": "Cluster",
     "apiVersion": "kind.x-k8s.io/v1alpha4",
+    "kubeadmConfigPatches": ["kind: KubeletConfiguration\nsyncFrequency: 5s\n"],  # as in linux.py
     "nodes": [{"role": "control-plane"}, {"role": "worker"}, {"role": "worker"}],
 }
 WORKERS = "!node-role.kubernetes.io/control-plane"

@@ -45,6 +45,7 @@ PACKAGES = {
     "ip": "iproute2",
 }
 CNI = Path("/usr/lib/cni")
+SYNC = "5s"  # how often a kubelet looks at Secrets; by default every minute, and a roll-over would take many
 
 
 class LinuxCluster:
@@ -282,6 +283,7 @@ def kubelet_config(ca: Path) -> dict[str, object]:
         "failCgroupV1": False,
         "failSwapOn": False,
         "resolvConf": "/etc/resolv.conf",
+        "syncFrequency": SYNC,
         "volumePluginDir": "/var/lib/kubelet/volumeplugins",
         # The disk is the machine's, and may be full of other things.
         "imageGCHighThresholdPercent": 100,

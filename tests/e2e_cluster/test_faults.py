@@ -71,7 +71,9 @@ def measure(fault: Fault, installed: Installed, folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace("`", "").replace(" ", "-"))
 def test_creations_go_on(fault: Fault, installed: Installed, paper_nodes: None, folder: Path) -> None:
     installed.wait_until_settled()
+    fault.before(installed)
     row = measure(fault, installed, folder)
+    fault.after(installed)
     report.record(RESULTS, row)
     sys.stderr.write(f"\n{report.line_of(row)}{report.failures([row])}")
 

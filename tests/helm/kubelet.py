@@ -36,7 +36,7 @@ class Hosted:
     def __init__(self, plane: ControlPlane, network: ServiceNetwork, pod: Pod, folder: Path) -> None:
         self._pod, self._folder = pod, folder
         self._kubectl = plane.kubectl.within(pod["metadata"]["namespace"])
-        (container,) = pod["spec"]["containers"]
+        container = pod["spec"]["containers"][0]  # the twin is the same once more
         numbers = dict(zip((each["containerPort"] for each in container["ports"]), free_ports(8), strict=False))
         self.ports = {each["name"]: numbers[each["containerPort"]] for each in container["ports"]}
         paths = {mount["mountPath"]: self._volume(mount["name"]) for mount in container["volumeMounts"]}

@@ -106,8 +106,8 @@ CASES: dict[str, tuple[Series, Series]] = {
         },
     ),
     "HostPortWebhookFailsOpen": (
-        {'apiserver_admission_webhook_fail_open_count{name="pods.hostport.io"}': "0+1x60"},
-        {'apiserver_admission_webhook_fail_open_count{name="other"}': "0+1x60"},
+        {'apiserver_admission_webhook_fail_open_count{name="again.pods.hostport.io"}': "0+1x60"},
+        {'apiserver_admission_webhook_fail_open_count{name="pods.hostport.io"}': "0+1x60"},  # is asked again
     ),
     "HostPortDrift": (
         {'hostport_drift{kind="held_twice"}': STEADY},

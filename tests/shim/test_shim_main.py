@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import pytest
 from shimkit import body, container, pod, port
@@ -46,6 +47,30 @@ async def test_it_says_where_it_listens_serves_and_stops_cleanly() -> None:
         code = await asyncio.wait_for(process.wait(), 5)
 
     assert (review.code, ready.code, code) == (200, 200, 0)
+
+
+async def test_while_one_of_two_on_a_port_is_dead_the_other_takes_every_connection() -> None:
+    data, headers = body(pod(container("a", port()))), {"Content-Type": "application/json"}
+    async with serving(StandIn()) as address, started(f"--allocator={address}", "--reuse-port") as (first, mutate, _):
+        listen = urlsplit(mutate).netloc
+        async with started(f"--allocator={address}", "--reuse-port", f"--listen={listen}"):
+            first.kill()
+            await first.wait()
+            answers = [
+                await AsyncHTTPClient().fetch(mutate, method="POST", body=data, headers=headers) for _ in range(20)
+            ]
+
+    assert [answer.code for answer in answers] == [200] * 20
+
+
+async def test_two_do_not_share_a_port_unasked() -> None:
+    async with started("--reuse-port") as (_, mutate, _side):
+        arguments = ("serve", f"--listen={urlsplit(mutate).netloc}", "--http=127.0.0.1:0")
+        second = await asyncio.create_subprocess_exec(sys.executable, "-m", "shim", *arguments, stderr=PIPE)
+        _, said = await asyncio.wait_for(second.communicate(), 10)
+
+    assert second.returncode == 1
+    assert "Address already in use" in said.decode()
 
 
 async def test_a_second_signal_ends_it_at_once() -> None:
