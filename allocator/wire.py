@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
+from sys import intern
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -139,13 +140,13 @@ def digest(request: pb.AllocateRequest) -> bytes:
 
 
 def _owner(owner: pb.Owner, mistakes: list[Mistake]) -> Owner:
-    parsed = Owner(
-        kind=owner.kind,
-        namespace=owner.namespace,
+    parsed = Owner(  # what many owners have alike is kept once
+        kind=intern(owner.kind),
+        namespace=intern(owner.namespace),
         name=owner.name,
-        generate_name=owner.generate_name,
+        generate_name=intern(owner.generate_name),
         uid=owner.uid,
-        controller_uid=owner.controller_uid,
+        controller_uid=intern(owner.controller_uid),
         description=owner.description,
     )
     if not parsed.kind:
@@ -181,8 +182,8 @@ def _ports(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake]) -
 def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mistake]) -> PortAsk:
     protocol = asked.protocol
     port = PortAsk(
-        container=asked.container,
-        name=asked.name,
+        container=intern(asked.container),
+        name=intern(asked.name),
         protocol=_PROTOCOLS.get(protocol, Protocol.TCP),
         container_port=asked.container_port,
         host_port=asked.host_port,

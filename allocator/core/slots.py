@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import TypeVar
 
 from allocator.core.ports import WILDCARD, PortKey, Protocol, lowest
 
@@ -12,49 +13,61 @@ Slot = tuple[Protocol, int]
 
 
 class NodesBySlot:
-    """(protocol, number) → address → set of nodes."""
+    """(protocol, number) → address → set of nodes. The wildcard, which nearly all ports have, has a map of its own."""
 
-    __slots__ = ("_by_slot",)
+    __slots__ = ("_anywhere", "_by_ip")
 
     def __init__(self) -> None:
-        self._by_slot: dict[Slot, dict[str, int]] = {}
+        self._anywhere: dict[Slot, int] = {}
+        self._by_ip: dict[Slot, dict[str, int]] = {}
 
     def add(self, key: PortKey, position: int) -> None:
-        by_ip = self._by_slot.setdefault((key.protocol, key.number), {})
+        slot = (key.protocol, key.number)
+        if key.ip == WILDCARD:
+            self._anywhere[slot] = self._anywhere.get(slot, 0) | 1 << position
+            return
+        by_ip = self._by_ip.setdefault(slot, {})
         by_ip[key.ip] = by_ip.get(key.ip, 0) | 1 << position
 
     def discard(self, key: PortKey, position: int) -> None:
         slot = (key.protocol, key.number)
-        by_ip = self._by_slot.get(slot, {})
-        nodes = by_ip.get(key.ip, 0) & ~(1 << position)
-        if nodes:
-            by_ip[key.ip] = nodes
-        elif by_ip.pop(key.ip, 0) and not by_ip:
-            del self._by_slot[slot]
+        if key.ip == WILDCARD:
+            _discard(self._anywhere, slot, position)
+            return
+        by_ip = self._by_ip.get(slot, {})
+        _discard(by_ip, key.ip, position)
+        if not by_ip:
+            self._by_ip.pop(slot, None)
 
     def conflicting(self, key: PortKey) -> int:
         """The nodes with a port that conflicts with the key."""
-        by_ip = self._by_slot.get((key.protocol, key.number))
-        if not by_ip:
-            return 0
-        if key.ip != WILDCARD:
-            return by_ip.get(WILDCARD, 0) | by_ip.get(key.ip, 0)
-        return self._union(by_ip)
+        slot = (key.protocol, key.number)
+        if key.ip == WILDCARD:
+            return self.of_slot(slot)
+        return self._anywhere.get(slot, 0) | self._by_ip.get(slot, {}).get(key.ip, 0)
 
     def of_slot(self, slot: Slot) -> int:
         """The nodes with this protocol and number on any address."""
-        return self._union(self._by_slot.get(slot, {}))
+        nodes = self._anywhere.get(slot, 0)
+        for of_ip in self._by_ip.get(slot, {}).values() if self._by_ip else ():
+            nodes |= of_ip
+        return nodes
 
     def slots_on(self, nodes: int) -> Iterator[Slot]:
         """The slots with one of these nodes."""
-        return (slot for slot, by_ip in self._by_slot.items() if self._union(by_ip) & nodes)
+        return (slot for slot in self._anywhere.keys() | self._by_ip.keys() if self.of_slot(slot) & nodes)
 
-    @staticmethod
-    def _union(by_ip: dict[str, int]) -> int:
-        nodes = 0
-        for of_ip in by_ip.values():
-            nodes |= of_ip
-        return nodes
+
+K = TypeVar("K")
+
+
+def _discard(sets: dict[K, int], key: K, position: int) -> None:
+    """Takes a node out of one of some sets; an empty one is forgotten."""
+    nodes = sets.get(key, 0) & ~(1 << position)
+    if nodes:
+        sets[key] = nodes
+    else:
+        sets.pop(key, None)
 
 
 class CountedNodesBySlot(NodesBySlot):

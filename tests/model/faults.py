@@ -20,7 +20,7 @@ from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.ledger import Ledger
 from allocator.core.occupancy import Occupancy
 from allocator.core.pods import Pod
-from allocator.core.ports import PortKey
+from allocator.core.ports import WILDCARD, PortKey
 from allocator.core.slots import NodesBySlot
 from allocator.engine import Engine
 from allocator.journal.contract import Drop, Entry, Put
@@ -70,7 +70,8 @@ def take_addresses_at_their_word(patch: Patch) -> None:
     """0.0.0.0 conflicts with itself alone."""
 
     def conflicting(self: NodesBySlot, key: PortKey) -> int:
-        return self._by_slot.get((key.protocol, key.number), {}).get(key.ip, 0)
+        slot = (key.protocol, key.number)
+        return self._anywhere.get(slot, 0) if key.ip == WILDCARD else self._by_ip.get(slot, {}).get(key.ip, 0)
 
     patch.setattr(NodesBySlot, "conflicting", conflicting)
 
