@@ -12,8 +12,10 @@ from bench.decision import decision
 from bench.events import events
 from bench.instructions import instructions
 from bench.measure import Row, machine, markdown, write_json
+from bench.memory import memory
 from bench.options import Options
 from bench.page import page
+from bench.pods import pods
 from bench.processes import CHECKOUT
 from bench.rpc import rpc
 from bench.scale import scale
@@ -26,6 +28,8 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "scale": scale,
     "events": events,
     "page": page,
+    "memory": memory,
+    "pods": pods,
     "instructions": instructions,
 }
 
@@ -35,11 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="how often ours and bare take turns (default 5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default 2)")
+    parser.add_argument("--pods", type=int, default=20_000, help="how many Pods fill the API server (default 20,000)")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(BENCHES)
     if unknown:
         parser.error(f"no bench {', '.join(sorted(unknown))}: there are {', '.join(BENCHES)}")
-    return run(options.names or list(BENCHES), Options(rounds=options.rounds, seconds=options.seconds))
+    return run(
+        options.names or list(BENCHES), Options(rounds=options.rounds, seconds=options.seconds, pods=options.pods)
+    )
 
 
 def run(names: Sequence[str], options: Options) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.tally import Load, LoadError, Template
 
 ALLOWED = b'"allowed":true'
+CHUNKED, LAST_CHUNK = b"\r\ntransfer-encoding: chunked", b"\r\n0\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -31,12 +32,14 @@ class HttpsLoad:
     template: Template
     concurrency: int
     last_answer: bytes = b""
+    client: tuple[Path, Path] | None = None  # certificate and key to show
+    expects: tuple[bytes, bytes] = (b"HTTP/1.1 200", ALLOWED)  # how an answer begins, and what is in it
 
     def run(self, load: Load) -> None:
         """Until the load has enough.
 
         Raises:
-            LoadError: an answer was not HTTP 200 with an allowed review.
+            LoadError: an answer was not what was expected.
 
         """
         head = (
@@ -44,6 +47,8 @@ class HttpsLoad:
             f"Accept: application/json\r\nContent-Length: {self.template.size}\r\n\r\n"
         ).encode()
         context = ssl.create_default_context(cafile=self.ca)
+        if self.client:
+            context.load_cert_chain(*self.client)
         with selectors.DefaultSelector() as selector:
             connections = [self._connect(context) for _ in range(self.concurrency)]
             try:
@@ -92,18 +97,27 @@ class HttpsLoad:
                 raise LoadError("the server closed the connection")
         except ssl.SSLWantReadError:
             pass
-        end = connection.received.find(b"\r\n\r\n")
-        if end < 0 or len(connection.received) < end + 4 + _length(connection.received, end):
+        if not _is_whole(connection.received):
             return False
         self._check(connection.received)
         connection.received.clear()
         return True
 
     def _check(self, answer: bytearray) -> None:
-        if not answer.startswith(b"HTTP/1.1 200") or ALLOWED not in answer:
-            raise LoadError(f"not allowed: {bytes(answer[:2000])!r}")
+        begins, has = self.expects
+        if not answer.startswith(begins) or has not in answer:
+            raise LoadError(f"not as expected: {bytes(answer[:2000])!r}")
         if not self.last_answer:
             self.last_answer = bytes(answer)
+
+
+def _is_whole(answer: bytearray) -> bool:
+    end = answer.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    if CHUNKED in answer[:end].lower():
+        return answer.endswith(LAST_CHUNK)
+    return len(answer) >= end + 4 + _length(answer, end)
 
 
 def _length(answer: bytearray, end: int) -> int:

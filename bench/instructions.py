@@ -21,8 +21,7 @@ from bench.rpc import allocator, call, echo, request
 from bench.webhook import Front, ask, certificates, relay, review, shim
 
 CONCURRENCY = 16
-WARM_UP = Options(seconds=4.0, warm_up=1.0)
-COUNTED = Options(seconds=4.0, warm_up=0.5)
+WARM_UP, COUNTED = "--requests=100", "--requests=500"
 
 
 def instructions(_: Options) -> list[Row]:
@@ -55,17 +54,17 @@ def _row(what: str, ours: float, bare: float) -> Row:
 
 def _rpc(folder: Path, module: str, start: Callable[[], AbstractContextManager[tuple[str, Server]]]) -> float:
     with _counted(folder, module) as out, start() as (address, process):
-        call(address, folder / "request.bin", CONCURRENCY, WARM_UP)
+        call(address, folder / "request.bin", CONCURRENCY, Options(), WARM_UP)
         _control(process, "--instr=on")
-        total = call(address, folder / "request.bin", CONCURRENCY, COUNTED)["total"]
+        total = call(address, folder / "request.bin", CONCURRENCY, Options(), COUNTED)["total"]
         return _thousands(out, process) / total
 
 
 def _webhook(folder: Path, module: str, start: Callable[[Path], AbstractContextManager[Front]]) -> float:
     with _counted(folder, module) as out, start(folder) as front:
-        ask(front, folder, CONCURRENCY, WARM_UP)
+        ask(front, folder, CONCURRENCY, Options(), WARM_UP)
         _control(front.front, "--instr=on")
-        total = ask(front, folder, CONCURRENCY, COUNTED)["total"]
+        total = ask(front, folder, CONCURRENCY, Options(), COUNTED)["total"]
         return _thousands(out, front.front) / total
 
 

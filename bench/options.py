@@ -12,3 +12,4 @@ class Options:
     rounds: int = 5
     seconds: float = 2.0
     warm_up: float = 0.5
+    pods: int = 20_000

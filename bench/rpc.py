@@ -61,8 +61,10 @@ def allocator(journal: str = "sqlite", *cluster: str) -> Iterator[tuple[str, Ser
     with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name:
         folder = Path(name)
         kept = f"sqlite:{folder / 'journal.db'}" if journal == "sqlite" else journal
-        flags = (f"--listen={address}", "--http=127.0.0.1:0", f"--journal={kept}", *(cluster or ("--cluster=none",)))
+        http = free_address()
+        flags = (f"--listen={address}", f"--http={http}", f"--journal={kept}", *(cluster or ("--cluster=none",)))
         with server(folder, "allocator", "serve", *flags) as process:
+            process.http = http
             process.wait_for(address)
             wait_until_serving(address)
             yield address, process
@@ -92,11 +94,26 @@ def rpc(options: Options) -> list[Row]:
             return arm(lambda: allocator(journal)), arm(echo)
 
         return [
-            _row("Allocate, 50 concurrent, sqlite journal", "/s", "≥ 0.5", options, *arms("sqlite", 50, "rate")),
+            _row("Allocate, 50 concurrent, sqlite journal", "/s", "≥ 0.75", options, *arms("sqlite", 50, "rate")),
             _row("Allocate, 50 concurrent, memory journal", "/s", "", options, *arms("memory", 50, "rate")),
             _row("Allocate alone, sqlite journal, p50", "ms", "", options, *arms("sqlite", 1, "p50_ms")),
             _row("Allocate alone, memory journal, p50", "ms", "≤ 1.3", options, *arms("memory", 1, "p50_ms")),
+            _commits(body, options),
         ]
+
+
+def _commits(body: Path, options: Options) -> Row:
+    """How many allocations share an fsync of the journal."""
+
+    def measure() -> Sample:
+        with allocator() as (address, process):
+            call(address, body, 50, options)
+            submissions, commits = (process.metric(f"hostport_journal_batch_submissions_{x}") for x in ("sum", "count"))
+        return Sample(submissions / commits)
+
+    ours = [measure() for _ in range(options.rounds)]
+    what = "allocations for each fsync, 50 concurrent"
+    return Row(bench="rpc", what=what, unit="", ours=ours, bare=[Sample(1.0)] * len(ours), aim="≥ 10")
 
 
 def idle_and_cpu(ours: list[Sample], bare: list[Sample]) -> str:
@@ -115,11 +132,11 @@ def _row(what: str, unit: str, aim: str, options: Options, ours: Arm, bare: Arm)
     return Row(bench="rpc", what=what, unit=unit, ours=of_ours, bare=of_bare, aim=aim, beside=remark)
 
 
-def call(address: str, body: Path, concurrency: int, options: Options) -> dict[str, float]:
+def call(address: str, body: Path, concurrency: int, options: Options, *more: str) -> dict[str, float]:
     """Loads a server with Allocate. Returns the generator's report."""
     return load(
         *(f"--address={address}", f"--path={ALLOCATE}", f"--body={body}", f"--concurrency={concurrency}"),
-        *(f"--seconds={options.seconds}", f"--warm-up={options.warm_up}"),
+        *(f"--seconds={options.seconds}", f"--warm-up={options.warm_up}", *more),
     )
 
 

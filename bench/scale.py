@@ -35,7 +35,7 @@ def _rows(rounds: int) -> Iterator[Row]:
             unit="s",
             ours=[Sample(each["synced_seconds"]) for each in figures],
             bare=[Sample(each["bare_seconds"]) for each in figures],
-            aim="≤ 1.5",
+            aim="≤ 1.3",
             beside=f"{memory:,.0f} B for each of {figures[0]['holding_pods']:,} Pods with ports, the others included",
         )
 

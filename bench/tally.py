@@ -17,9 +17,9 @@ TOKEN = b"@@serial@@"
 class Template:
     """A request of fixed size in which every TOKEN becomes the request's number."""
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, first: int = 1) -> None:
         self._parts = text.split(TOKEN)
-        self._serial = 0
+        self._serial = first - 1
         self.size = len(text)
 
     def next(self) -> bytes:
@@ -29,10 +29,11 @@ class Template:
 
 @dataclass(slots=True)
 class Load:
-    """How long to go on, and what was counted after the warm-up."""
+    """How long to go on, and what was counted after the warm-up. With `requests`: that many, all of them counted."""
 
     warm_up: float
     seconds: float
+    requests: int = 0
     latencies: list[float] = field(default_factory=list)
     total: int = 0  # with those of the warm-up
     measured: float = 0.0
@@ -49,11 +50,11 @@ class Load:
     def is_over(self, now: float) -> bool:
         """Looks at the clock: begins to count after the warm-up, and ends."""
         if not self._counting_since:
-            if now - self._began >= self.warm_up:
+            if self.requests or now - self._began >= self.warm_up:
                 self._counting_since, self._cpu_since = now, time.process_time()
             return False
         self.measured = now - self._counting_since
-        if self.measured < self.seconds:
+        if self.total < self.requests or (not self.requests and self.measured < self.seconds):
             return False
         self.cpu = time.process_time() - self._cpu_since
         return True

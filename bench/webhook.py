@@ -45,9 +45,25 @@ def webhook(options: Options) -> list[Row]:
         with shim(files) as front:
             ask(front, files, 1, Options(seconds=0.5, warm_up=0.1), f"--answer={files / 'answer.json'}")
         return [
-            _row(f"webhook, TLS, {CONCURRENCY} concurrent, sqlite journal", "/s", "≥ 0.7", CONCURRENCY, files, options),
-            _row("webhook alone, TLS, sqlite journal, p50", "ms", "", 1, files, options),
+            *_rates(files, options),
+            _row("webhook alone, TLS, sqlite journal, p50", "ms", "", 1, files, options, relay),
         ]
+
+
+def _rates(files: Path, options: Options) -> Iterator[Row]:
+    what = f"webhook, TLS, {CONCURRENCY} concurrent, sqlite journal"
+    over_relay = _row(what, "/s", "≥ 0.9", CONCURRENCY, files, options, relay)
+    yield over_relay
+    yield _row(f"{what}, over a handler that asks nobody", "/s", "≥ 0.6", CONCURRENCY, files, options, handler)
+    ours, bare = ([Sample(each.beside["back_cpu_us"]) for each in side] for side in (over_relay.ours, over_relay.bare))
+    yield Row(
+        bench="webhook",
+        what="CPU of the allocator for an admission, over the echo",
+        unit="µs",
+        ours=ours,
+        bare=bare,
+        beside=f"{1e6 / median(ours):,.0f} admissions/s on one core",
+    )
 
 
 def review() -> bytes:
@@ -84,6 +100,12 @@ def relay(files: Path) -> Iterator[Front]:
 
 
 @contextmanager
+def handler(files: Path) -> Iterator[Front]:
+    with _front(files, "bench.null_webhook", f"--answer={files / 'answer.json'}") as (address, front):
+        yield Front(address, front, front)
+
+
+@contextmanager
 def _front(files: Path, module: str, *arguments: str) -> Iterator[tuple[str, Server]]:
     address = free_address()
     pair = (f"--tls-cert={files / 'tls.crt'}", f"--tls-key={files / 'tls.key'}")
@@ -92,8 +114,11 @@ def _front(files: Path, module: str, *arguments: str) -> Iterator[tuple[str, Ser
         yield address, process
 
 
-def _row(what: str, unit: str, aim: str, concurrency: int, files: Path, options: Options) -> Row:
-    def arm(start: Callable[[Path], contextlib.AbstractContextManager[Front]]) -> Arm:
+_Start = Callable[[Path], contextlib.AbstractContextManager[Front]]
+
+
+def _row(what: str, unit: str, aim: str, concurrency: int, files: Path, options: Options, against: _Start) -> Row:
+    def arm(start: _Start) -> Arm:
         def measure() -> Sample:
             with start(files) as front:
                 report = ask(front, files, concurrency, options)
@@ -101,7 +126,7 @@ def _row(what: str, unit: str, aim: str, concurrency: int, files: Path, options:
 
         return measure
 
-    ours, bare = alternate(options.rounds, arm(shim), arm(relay))
+    ours, bare = alternate(options.rounds, arm(shim), arm(against))
     return Row(bench="webhook", what=what, unit=unit, ours=ours, bare=bare, aim=aim, beside=_remark(ours, bare))
 
 

@@ -59,17 +59,18 @@ class Figures:
 # -- the server
 
 
-def pod_bytes(number: int, version: int = VERSION, *, nodes: int) -> bytes:
-    """A Pod as the API server prints it; one in five has a host port."""
+def pod_bytes(number: int, version: int = VERSION, *, nodes: int, one_in: int = ONE_IN) -> bytes:
+    """A Pod as the API server prints it; one in `one_in` has a host port, none where that is 0."""
     start, middle, end = _POD_TEMPLATE
-    host = f'"hostPort":{20000 + number // nodes // ONE_IN},' if number % ONE_IN == 0 else ""
+    each = one_in or 1
+    host = f'"hostPort":{20000 + number // nodes // each},' if one_in and number % one_in == 0 else ""
     return b"".join(
         (
             start,
             f'"name":"web-{number}","namespace":"team-{number % 200}","uid":"00000000-0000-4000-8000-{number:012d}",'
             f'"resourceVersion":"{version}","generateName":"web-",'.encode(),
             middle,
-            f'"nodeName":"node-{number // ONE_IN % nodes}","containers":[{{"name":"c","image":"registry/app:1","ports":'
+            f'"nodeName":"node-{number // each % nodes}","containers":[{{"name":"c","image":"registry/app:1","ports":'
             f'[{{"name":"web",{host}"containerPort":8080,"protocol":"TCP"}}]}}],'.encode(),
             end,
         )
@@ -117,11 +118,12 @@ _NODE_TEMPLATE = _node_template()
 class Server:
     """Answers lists and watches of nodes, pods and namespaces."""
 
-    def __init__(self, nodes: int, pods: int, *, events: float, page_seconds: float) -> None:
+    def __init__(self, nodes: int, pods: int, *, events: float, page_seconds: float, one_in: int) -> None:
         self._nodes = nodes
         self._sizes = {"nodes": nodes, "pods": pods, "namespaces": 0}
         self._events = events
         self._page_seconds = page_seconds
+        self._one_in = one_in
         self._version = VERSION
 
     def app(self) -> web.Application:
@@ -135,7 +137,9 @@ class Server:
         return web.Response(text=str(self._version - VERSION))
 
     def _item(self, resource: str, number: int) -> bytes:
-        return node_bytes(number) if resource == "nodes" else pod_bytes(number, nodes=self._nodes)
+        if resource == "nodes":
+            return node_bytes(number)
+        return pod_bytes(number, nodes=self._nodes, one_in=self._one_in)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         resource = request.match_info["resource"]
@@ -169,12 +173,13 @@ class Server:
     def _change(self) -> bytes:
         self._version += 1
         number = random.randrange(self._sizes["pods"])
-        pod = pod_bytes(number, self._version, nodes=self._nodes)
+        pod = pod_bytes(number, self._version, nodes=self._nodes, one_in=self._one_in)
         return b'{"type":"MODIFIED","object":' + pod + b"}\n"
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    server = Server(arguments.nodes, arguments.pods, events=arguments.events, page_seconds=arguments.page_seconds)
+    rates = {"events": arguments.events, "page_seconds": arguments.page_seconds}
+    server = Server(arguments.nodes, arguments.pods, one_in=arguments.one_in, **rates)
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -184,10 +189,11 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def serving(
-    *, nodes: int = 5_000, pods: int = 150_000, events: float = 0.0, page_seconds: float = 0.0
+    *, nodes: int = 5_000, pods: int = 150_000, events: float = 0.0, page_seconds: float = 0.0, one_in: int = ONE_IN
 ) -> Iterator[str]:
     """A server in a process of its own; its URL. `events`: changes of Pods a second on each watch."""
-    flags = (f"--nodes={nodes}", f"--pods={pods}", f"--events={events}", f"--page-seconds={page_seconds}")
+    sizes = (f"--nodes={nodes}", f"--pods={pods}", f"--one-in={one_in}")
+    flags = (*sizes, f"--events={events}", f"--page-seconds={page_seconds}")
     process = subprocess.Popen([*_SELF, "serve", *flags], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
@@ -284,6 +290,7 @@ def main() -> None:
     parser.add_argument("which", nargs="?", default="measure", choices=["measure", "serve", "bare", "ours"])
     parser.add_argument("--nodes", type=int, default=5_000)
     parser.add_argument("--pods", type=int, default=150_000)
+    parser.add_argument("--one-in", type=int, default=ONE_IN)
     parser.add_argument("--events", type=float, default=0.0)
     parser.add_argument("--page-seconds", type=float, default=0.0)
     parser.add_argument("--url", default="")
@@ -293,7 +300,8 @@ def main() -> None:
         return
     result: Any
     if arguments.which == "measure":
-        with serving(nodes=arguments.nodes, pods=arguments.pods, page_seconds=arguments.page_seconds) as url:
+        page_seconds, one_in = arguments.page_seconds, arguments.one_in
+        with serving(nodes=arguments.nodes, pods=arguments.pods, page_seconds=page_seconds, one_in=one_in) as url:
             result = asdict(measure(url, pods=arguments.pods))
     else:
         result = asyncio.run((_bare if arguments.which == "bare" else _ours)(arguments.url))

@@ -1,0 +1,85 @@
+"""Resident bytes for each Pod and each claim, over the bound that we set ourselves (the column `bare`).
+
+Pods: the allocator of `bench.scale` with nodes alone, with Pods without host ports, and with Pods that have one.
+Claims: an engine with a journal in memory that grants, each with the answer that is kept for its repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+from allocator.core.candidates import NodeName
+from allocator.core.claims import ClaimId
+from allocator.core.ledger import Ledger, Rules
+from allocator.engine import Engine, RequestMark, always
+from allocator.journal.memory import MemoryJournal
+from allocator.wire import digest, parse_allocate, seal
+from bench.measure import Row, Sample
+from bench.options import Options
+from bench.processes import CHECKOUT
+from bench.rpc import request
+from bench.scale import SIMULATOR
+from bench.tally import Template
+from hostport.v1 import allocator_pb2 as pb
+
+OTHERS, HOLDERS, CLAIMS = 150_000, 30_000, 20_000
+
+
+def memory(_: Options) -> list[Row]:
+    nodes = _grown(pods=0, one_in=0)
+    others = (_grown(pods=OTHERS, one_in=0) - nodes) / OTHERS
+    holders = (_grown(pods=HOLDERS, one_in=1) - nodes) / HOLDERS
+    command = [sys.executable, "-m", "bench.memory"]
+    claims = float(subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return [
+        _row("resident bytes for each Pod with a host port", holders, 1000),
+        _row("resident bytes for each other Pod", others, 50),
+        _row("resident bytes for each claim, its answer included", claims, 600),
+    ]
+
+
+def _row(what: str, bytes_: float, bound: float) -> Row:
+    return Row(bench="memory", what=what, unit="B", ours=[Sample(bytes_)], bare=[Sample(bound)], aim="≤ 1")
+
+
+def _grown(*, pods: int, one_in: int) -> float:
+    """How much the allocator grows by a cluster of 5,000 nodes and some Pods."""
+    command = [sys.executable, str(SIMULATOR), "measure", f"--pods={pods}", f"--one-in={one_in}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures = json.loads(done.stdout)
+    return float(figures["synced_bytes"] - figures["idle_bytes"])
+
+
+async def _claims() -> float:
+    """How much an engine grows by a claim."""
+    ids = count()
+    ledger = Ledger(Rules(implicit_node=NodeName("node")))
+    engine = Engine(ledger=ledger, journal=MemoryJournal(), now=time.time, new_id=lambda: ClaimId(f"{next(ids):032x}"))
+    engine.is_serving = True
+    template = Template(request().SerializeToString())
+
+    async def grant(number: int) -> None:
+        for _ in range(number):
+            asked = pb.AllocateRequest.FromString(template.next())
+            mark = RequestMark(asked.request_id, digest(asked))
+            await engine.allocate(parse_allocate(asked), mark=mark, seal=seal, is_wanted=always)
+
+    await grant(1000)
+    before = _resident()
+    await grant(CLAIMS)
+    return (_resident() - before) / CLAIMS
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    print(asyncio.run(_claims()))

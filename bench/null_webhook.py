@@ -1,0 +1,59 @@
+"""The null webhook: a bare Tornado TLS handler that answers every review with one constant patch, and asks nobody."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import re
+import ssl
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler
+
+UID = re.compile(rb'"uid":"([^"]+)"')  # the first one is the review's
+PATCH = b'[{"op":"add","path":"/metadata/annotations/bench.hostport.io~1null","value":"1"}]'
+ANSWER = b"".join(
+    (
+        b'{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","response":{"uid":"%s","allowed":true,',
+        b'"patchType":"JSONPatch","patch":"',
+        base64.b64encode(PATCH),
+        b'"}}',
+    )
+)
+
+
+class Null(RequestHandler):
+    """Looks for the uid alone."""
+
+    def initialize(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def post(self) -> None:
+        found = UID.search(self.request.body)
+        self.set_header("Content-Type", "application/json")
+        self.finish(self._answer.replace(b"%s", found[1] if found else b""))
+
+
+async def serve(options: argparse.Namespace) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(options.tls_cert, options.tls_key)
+    answer = options.answer.read_bytes() if options.answer else ANSWER
+    application = Application([("/mutate", Null, {"answer": answer})], log_function=lambda _: None)
+    host, port = options.listen.rsplit(":", 1)
+    HTTPServer(application, ssl_options=context).listen(int(port), host)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.null_webhook", description=__doc__)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--answer", type=Path, help="file with another body, so that answers are of one size")
+    parser.add_argument("--tls-cert", required=True)
+    parser.add_argument("--tls-key", required=True)
+    asyncio.run(serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

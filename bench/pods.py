@@ -1,0 +1,177 @@
+"""Pods created through a real kube-apiserver: with our webhook, with the null webhook, and with none.
+
+One API server and one etcd, no controllers and no scheduler. Each of the three has a namespace of its own, so that they
+take turns on the same server; who is not measured is stopped, and does nothing. At the end our namespace is filled, and
+measured again: what is there already must not matter.
+
+Needs KUBEBUILDER_ASSETS or Go, as `make e2e` does; no row without.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.measure import Row, Sample, median
+from bench.options import Options
+from bench.processes import CHECKOUT, Server, free_address, load, server
+from bench.rpc import WIDE_RANGE, allocator
+from bench.tally import TOKEN
+
+sys.path.insert(0, str(CHECKOUT / "tests"))
+
+from e2e.binaries import NEEDED, Binaries, Broken, Unavailable, locate
+from e2e.control_plane import ControlPlane, control_plane, create_namespace
+from e2e.pki import KeyPair
+
+CLIENTS = 16
+NODES = 10
+OURS, NULL, NONE = "ours", "null", "none"
+
+
+@dataclass(slots=True)
+class Field:
+    """The API server, and what is behind the webhooks."""
+
+    plane: ControlPlane
+    admin: KeyPair
+    folder: Path
+    ours: tuple[Server, ...]
+    null: tuple[Server, ...]
+    serial: Iterator[int]
+
+
+def pods(options: Options) -> list[Row]:
+    try:
+        found = locate()
+    except (Unavailable, Broken) as error:
+        print(f"pods: {error}", file=sys.stderr)
+        return []
+    binaries = Binaries({program: found.paths[program] for program in NEEDED})
+    with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name, _field(binaries, Path(name)) as field:
+        return list(_rows(field, options))
+
+
+def _rows(field: Field, options: Options) -> Iterator[Row]:
+    at_16 = _turns(field, CLIENTS, options)
+    alone = _turns(field, 1, options)
+    rates = {which: [Sample(each["rate"], each) for each in reports] for which, reports in at_16.items()}
+    ours, null, none = (median(rates[which]) for which in (OURS, NULL, NONE))
+    yield _row(
+        f"Pods created through kube-apiserver, {CLIENTS} clients, over the null webhook",
+        "/s",
+        rates[OURS],
+        rates[NULL],
+        "≥ 0.8",
+        f"no webhook: {none:,.0f} /s; ours {ours / none:.2f} of it, the null webhook {null / none:.2f}; generator idle"
+        f" {100 * median(rates[OURS], 'idle'):.0f} %",
+    )
+    for quantile, aim in (("p50_ms", "≤ 2 ms more"), ("p99_ms", "≤ 8 ms more")):
+        mine, bare = ([Sample(each[quantile]) for each in alone[which]] for which in (OURS, NULL))
+        more = median(mine) - median(bare)
+        what = f"a creation by one client, {quantile.removesuffix('_ms')}, over the null webhook"
+        yield _row(what, "ms", mine, bare, aim, f"{more:+.2f} ms")
+    made = _fill(field, options)
+    full = [Sample(_measure(field, OURS, CLIENTS, options)["rate"]) for _ in rates[OURS]]
+    what = f"Pods created, {CLIENTS} clients, with {made:,} Pods there over the first"
+    yield _row(what, "/s", full, rates[OURS], "≥ 0.9", "")
+
+
+def _row(what: str, unit: str, ours: list[Sample], bare: list[Sample], aim: str, beside: str) -> Row:
+    return Row(bench="pods", what=what, unit=unit, ours=ours, bare=bare, aim=aim, beside=beside)
+
+
+def _turns(field: Field, clients: int, options: Options) -> dict[str, list[dict[str, float]]]:
+    order = (OURS, NULL, NONE)
+    reports: dict[str, list[dict[str, float]]] = {which: [] for which in order}
+    for number in range(options.rounds):
+        for which in order[:: -1 if number % 2 else 1]:
+            reports[which].append(_measure(field, which, clients, options))
+    return reports
+
+
+def _measure(field: Field, which: str, clients: int, options: Options) -> dict[str, float]:
+    with ExitStack() as stack:
+        for each in {OURS: field.null, NULL: field.ours, NONE: (*field.ours, *field.null)}[which]:
+            stack.enter_context(each.paused())
+        time.sleep(1)  # who was stopped catches up
+        return _create(field, which, clients, f"--seconds={options.seconds}", f"--warm-up={options.warm_up}")
+
+
+def _fill(field: Field, options: Options) -> int:
+    """Creates Pods until there are as many as wanted; returns how many there are."""
+    there = len(field.plane.api.ask("GET", "/api/v1/namespaces/ours/pods", timeout=60).json["items"])
+    if there < options.pods:
+        _create(field, OURS, CLIENTS, f"--requests={options.pods - there}")
+    return max(there, options.pods)
+
+
+def _create(field: Field, which: str, clients: int, *more: str) -> dict[str, float]:
+    return load(
+        *(f"--address={field.plane.api.base.removeprefix('https://')}", f"--path=/api/v1/namespaces/{which}/pods"),
+        *(f"--body={field.folder / 'pod.json'}", f"--ca={field.plane.pki.ca}", "--created"),
+        *("--client", str(field.admin.cert), str(field.admin.key), f"--concurrency={clients}"),
+        *(f"--first={next(field.serial) * 1_000_000}", *more),
+    )
+
+
+@contextmanager
+def _field(binaries: Binaries, folder: Path) -> Iterator[Field]:
+    (folder / "plane").mkdir()
+    (folder / "pod.json").write_text(json.dumps(_pod()))
+    with control_plane(binaries, folder / "plane", nodes=()) as plane, ExitStack() as stack:
+        for number in range(NODES):
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{number}"}}
+            plane.api.ask("POST", "/api/v1/nodes", node)
+        for which in (OURS, NULL, NONE):
+            create_namespace(plane, which)
+        tls = plane.pki.server("webhook")
+        flags = ("--cluster=kubernetes", f"--kubeconfig={plane.kubectl.kubeconfig}")
+        address, back = stack.enter_context(allocator("sqlite", *flags))
+        start = partial(_webhook, stack, plane, folder, tls)
+        shim = start(OURS, "shim", "serve", "--http=127.0.0.1:0", f"--allocator={address}")
+        null = start(NULL, "bench.null_webhook")
+        time.sleep(2)  # the API server learns of its webhooks
+        yield Field(plane, plane.pki.client("bench", group="system:masters"), folder, (shim, back), (null,), count(1))
+
+
+def _webhook(stack: ExitStack, plane: ControlPlane, folder: Path, tls: KeyPair, which: str, *command: str) -> Server:
+    """Starts a webhook, which the API server calls for the Pods of its namespace by the rules of the installation."""
+    address = free_address()
+    flags = (f"--listen={address}", f"--tls-cert={tls.cert}", f"--tls-key={tls.key}")
+    process = stack.enter_context(server(folder, *command, *flags))
+    process.wait_for(address)
+    configuration = yaml.safe_load((CHECKOUT / "deploy" / "base" / "webhook.yaml").read_text())
+    configuration["metadata"]["name"] = f"bench-{which}"
+    (webhook,) = configuration["webhooks"]
+    webhook["clientConfig"] = {"url": f"https://{address}/mutate", "caBundle": plane.pki.ca_bundle}
+    webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": which}}
+    plane.api.ask("POST", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", configuration)
+    return process
+
+
+def _pod() -> dict[str, Any]:
+    annotations = {
+        "hostport.io/enabled": "true",
+        "hostport.io/policy": "Dynamic",
+        "hostport.io/min-port": str(WIDE_RANGE.min),
+        "hostport.io/max-port": str(WIDE_RANGE.max),
+    }
+    ports = [{"name": "primary", "containerPort": 8080}, {"name": "metrics", "containerPort": 9090}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"pod-{TOKEN.decode()}", "annotations": annotations},
+        "spec": {"containers": [{"name": "main", "image": "registry.example/app:1", "ports": ports}]},
+    }
