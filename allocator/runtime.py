@@ -164,6 +164,8 @@ class Allocator:
             instance=config.pod_name or socket.gethostname(),
             cluster=config.cluster,
             started=clock(),
+            epoch=self._leadership.identity.rpartition("/")[2] if self._leadership else "",
+            certificates=self._metrics.certificates,
         )
         self._health = health.aio.HealthServicer()
         self._reviews: Reviews | None = None

@@ -48,6 +48,8 @@ class Identity:
     instance: str
     cluster: str
     started: float
+    epoch: str = ""  # what tells this start in the Lease; empty where there is none
+    certificates: Mapping[str, Callable[[], float]] = field(default_factory=dict)  # when each of ours ends
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +80,8 @@ class Views:
             "instance": self.identity.instance,
             "cluster": self.identity.cluster,
             "started": at(self.identity.started),
+            "epoch": self.identity.epoch,
+            "certificates": {name: at(ends()) for name, ends in sorted(self.identity.certificates.items())},
             "now": at(engine.now()),
             "watch_age_seconds": None if lag is None or lag == float("inf") else round(lag, 1),
             "claims": {

@@ -72,6 +72,7 @@ function showFacts(status) {
   const facts = [
     ["Version", status.version],
     ["Instance", status.instance],
+    status.epoch && ["Epoch", status.epoch],
     ["Up", age((Date.parse(status.now) - Date.parse(status.started)) / 1000)],
     ["Cluster", status.cluster],
     status.cluster === "kubernetes" && ["View proven", watch === null ? "not yet" : `${age(watch)} ago`],
@@ -105,6 +106,9 @@ function showTroubles(status, wrong) {
     drift.contradicted && { id: "contradicted", text:
       `‼ The scheduler turns down ${count(drift.contradicted)} claims although the books have room for them.` },
     drift.unsaved && { id: "unsaved", text: `‼ ${count(drift.unsaved)} changes wait to be written to the journal.` },
+    ...Object.entries(status.certificates).filter(([, ends]) => daysTo(ends, status.now) < 7).map(([name, ends]) => ({
+      id: name, bad: daysTo(ends, status.now) < 0, text: `‼ The certificate of ${name} ends ${ends.replace("T", " ").replace("Z", " UTC")}.`,
+    })),
     Object.values(incidents).some(Boolean) && { id: "incidents", text:
       `‼ Incidents since the start: ${listed(incidents)}. The log and the Events of the Pods tell which.` },
   ].filter(Boolean);
@@ -113,6 +117,8 @@ function showTroubles(status, wrong) {
     item.textContent = trouble.text;
   });
 }
+
+const daysTo = (then, now) => (Date.parse(then) - Date.parse(now)) / 86400000;
 
 function showRanges(ranges) {
   const select = by("range");
