@@ -15,6 +15,7 @@ from sitekit import Open, Site
 
 from allocator.page.access import Access, Audience
 from allocator.page.live import MOST_READERS
+from allocator.page.views import Identity
 from hostport.v1 import allocator_pb2 as pb
 
 
@@ -169,6 +170,27 @@ async def test_what_is_wrong_stands_in_the_header(site: Site) -> None:
     assert status["healthy"] is False
     assert status["checks"]["cluster"] == "waiting for the first full view"
     assert "Lease" in status["checks"]["lease"]
+
+
+async def test_the_header_says_which_start_this_is_and_when_certificates_end(site: Site) -> None:
+    site.page.views.identity = Identity(
+        version="1.2.3",
+        instance="here",
+        cluster="kubernetes",
+        started=900.0,
+        epoch="0123abcd",
+        certificates={"allocator": lambda: 86400.0},
+    )
+
+    status = await site.view("/status")
+
+    assert {name: status[name] for name in ("version", "instance", "epoch", "started", "certificates")} == {
+        "version": "1.2.3",
+        "instance": "here",
+        "epoch": "0123abcd",
+        "started": "1970-01-01T00:15:00Z",
+        "certificates": {"allocator": "1970-01-02T00:00:00Z"},
+    }
 
 
 async def test_claims_and_nodes_come_in_pages_the_latest_claim_first(site: Site) -> None:

@@ -22,6 +22,7 @@ let mapped = { nodes: [], size: 1 };
 /** Asks for something else: the address follows, pages begin anew. */
 function ask(changes) {
   Object.assign(asked, changes);
+  if (troubled && troubled !== "/events") complain("", null); // it was about what was asked before
   const words = new URLSearchParams(WORDS.filter((word) => asked[word]).map((word) => [word, asked[word]]));
   history.replaceState(null, "", words.size ? `/?${words}` : "/");
   by("here").href = location.href;
