@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -34,7 +35,7 @@ class Program(click.Group):
         try:
             outcome = super().invoke(ctx)
             sys.stdout.flush()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             return Exit.INTERRUPTED
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,7 +67,6 @@ for _command in COMMANDS:
 
 def main() -> int:
     """The programs `hostport` and `kubectl-hostport`."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, as Ctrl-C does
     is_plugin = Path(sys.argv[0]).name.startswith("kubectl-")
     return run(sys.argv[1:], "kubectl hostport" if is_plugin else "hostport")
 

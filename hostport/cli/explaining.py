@@ -147,11 +147,11 @@ def _allocation(allocation_id: str, found: pb.GetAllocationResponse | None) -> d
         return {"Allocation": f"{allocation_id}, which the allocator does not know"}
     held = found.allocation
     where = f" on {held.node}" if held.node else ""
+    told = {"Allocation": f"{held.id}, {wording.state(held)}{where}"}
+    if held.state == pb.STATE_BOUND:
+        return told  # it runs where it is bound
     candidates = f"{found.candidate_count} {'node' if found.candidate_count == 1 else 'nodes'}"
-    return {
-        "Candidates": f"{candidates} where it may run, as things stand",
-        "Allocation": f"{held.id}, {wording.state(held)}{where}",
-    }
+    return {"Candidates": f"{candidates} where it may run, as things stand", **told}
 
 
 def _rules(annotations: dict[str, str], asked: Any, facts: Facts) -> Iterator[PortRule]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,7 +123,15 @@ def asking(*more: Sequence[Callable[[Any], Any]]) -> Callable[[Body], Callable[.
 
 def finish(work: Coroutine[Any, Any, int | None]) -> int | None:
     """Runs a command in an event loop of its own. Tests put it into theirs: gRPC knows one loop in a process."""
-    return asyncio.run(work)
+    return asyncio.run(_until_told(work))
+
+
+async def _until_told(work: Coroutine[Any, Any, int | None]) -> int | None:
+    """SIGTERM ends the work as Ctrl-C does: it is cancelled, and may clean up. An exception anywhere might be lost."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
 
 
 def _session(options: dict[str, Any]) -> Session:

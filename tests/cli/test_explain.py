@@ -81,13 +81,19 @@ Pod:         default/distributed-db-1, Running on n2
 Webhook:     hostport-operator, failurePolicy Fail
 Policy:      Index, from 10000 to 11000, stride 100
 Index:       1, of label apps.kubernetes.io/pod-index
-Candidates:  3 nodes where it may run, as things stand
 Allocation:  {ID}, BOUND on n2
 
 CONTAINER   PORT      ASKED      NUMBER   RULE
 db          primary   8080/TCP   10001    10000 + 1
 db          metrics   9090/TCP   10101    10000 + 1 + 1 * 100"""
     )
+
+
+def test_a_pod_that_waits_for_a_node_is_told_how_many_there_are_for_it() -> None:
+    assert told(admitted("distributed-db.yaml"), found=found(pb.STATE_CONFIRMED)).splitlines()[6:8] == [
+        "Candidates:  3 nodes where it may run, as things stand",
+        f"Allocation:  {ID}, CONFIRMED on n2",
+    ]
 
 
 def test_a_pod_with_policy_dynamic_is_told_where_its_number_was_searched() -> None:

@@ -235,7 +235,9 @@ def test_rights_that_are_missing_are_named(installation: Installation) -> None:
             "allocator-rights": (
                 "it may not get pods, list pods, watch pods, list nodes, watch nodes, list namespaces, watch namespaces,"
                 " create events.events.k8s.io, patch events.events.k8s.io, create tokenreviews.authentication.k8s.io,"
-                " create subjectaccessreviews.authorization.k8s.io"
+                " create subjectaccessreviews.authorization.k8s.io, create portleases.hostport.io,"
+                " delete portleases.hostport.io, get portleases.hostport.io, list portleases.hostport.io,"
+                " watch portleases.hostport.io, patch portleases/status.hostport.io"
             )
         }
     finally:

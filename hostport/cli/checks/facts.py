@@ -52,6 +52,8 @@ RIGHTS = (
     *(Right(verb, "events", "events.k8s.io") for verb in ("create", "patch")),
     Right("create", "tokenreviews", "authentication.k8s.io"),
     Right("create", "subjectaccessreviews", "authorization.k8s.io"),
+    *(Right(verb, "portleases", "hostport.io") for verb in ("create", "delete", "get", "list", "watch")),
+    Right("patch", "portleases/status", "hostport.io"),
     *(
         Right(verb, "leases", "coordination.k8s.io", name, is_own=True)
         for verb, name in (("get", "hostport-allocator"), ("update", "hostport-allocator"), ("create", ""))

@@ -138,6 +138,7 @@ async def _missing_rights(kubectl: Kubectl, namespace: str) -> list[Right] | Non
 
 
 async def _is_allowed(kubectl: Kubectl, namespace: str, right: Right) -> bool:
+    resource, _, subresource = right.resource.partition("/")
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
@@ -146,7 +147,8 @@ async def _is_allowed(kubectl: Kubectl, namespace: str, right: Right) -> bool:
             "groups": ["system:authenticated", "system:serviceaccounts", f"system:serviceaccounts:{namespace}"],
             "resourceAttributes": {
                 "verb": right.verb,
-                "resource": right.resource,
+                "resource": resource,
+                "subresource": subresource,
                 "group": right.group,
                 "name": right.name,
                 "namespace": namespace if right.is_own else "",
