@@ -231,17 +231,21 @@ class Allocator:
 
     async def _follow_now(self) -> None:
         """Leases before Pods: nothing is served that does not know them."""
-        self._status.waiting_for = self._first_view
         if self._lease_keeper is None:
-            await self._source.run(self._engine)
+            await self._follow_pods()
             return
         keeper = self._lease_keeper
+        self._wait_for("the first list of PortLeases")
 
         async def pods_after_leases() -> None:
             await keeper.synced()
-            await self._source.run(self._engine)
+            await self._follow_pods()
 
         await asyncio.gather(keeper.run(), pods_after_leases())
+
+    async def _follow_pods(self) -> None:
+        self._status.waiting_for = self._first_view
+        await self._source.run(self._engine)
 
     def _legacy(self) -> Legacy:
         """Without a Lease there is one allocator with one journal."""

@@ -177,6 +177,8 @@ class Follower(Generic[S]):
         if isinstance(error, ApiError) and error.status == 403:
             verb = "watch" if self._version else "list"
             trouble = f"RBAC lacks the verb {verb} on {noun} of all namespaces ({error.message})"
+        elif isinstance(error, ApiError) and error.status == 404:
+            trouble = f"the API server knows no {noun}: is their CustomResourceDefinition installed? ({error})"
         if trouble != self._trouble:
             self._trouble = trouble
             log.warning("%s cannot be followed, trying again: %s", noun, trouble)

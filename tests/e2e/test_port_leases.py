@@ -213,9 +213,9 @@ def test_what_a_lease_costs_in_time(
     )
     took: dict[str, list[float]] = {}
     try:
-        for _ in range(200):
-            for name, allocator in (("PortLeases", installed.allocator), ("the journal alone", alone)):
-                for what, request in (("lease", lease_request(namespace)), ("Pod", pod_request(namespace))):
+        for what, request in (("Pod", pod_request(namespace)), ("lease", lease_request(namespace))):
+            for _ in range(300):
+                for name, allocator in (("PortLeases", installed.allocator), ("the journal alone", alone)):
                     began = time.perf_counter()
                     got = allocator._stub.Allocate(request, timeout=10).allocation
                     took.setdefault(f"{what}, {name}", []).append((time.perf_counter() - began) * 1000)
@@ -223,7 +223,7 @@ def test_what_a_lease_costs_in_time(
     finally:
         alone.stop()
 
-    shown = {case: (statistics.median(times), sorted(times)[-2]) for case, times in took.items()}
+    shown = {case: (statistics.median(times), sorted(times)[-4]) for case, times in took.items()}
     lines = [f"{case:32} p50 {median:6.2f} ms   p99 {p99:6.2f} ms" for case, (median, p99) in shown.items()]
     with capsys.disabled():
         sys.stdout.write("\n" + "\n".join(lines) + "\n")

@@ -235,7 +235,7 @@ async def test_an_older_journal_does_not_shorten_a_lease(world: World) -> None:
 # -- the start itself
 
 
-async def test_nothing_is_in_the_books_before_the_list_is_whole(world: World) -> None:
+async def test_nothing_is_in_the_books_before_the_list_is_whole(world: World, caplog: pytest.LogCaptureFixture) -> None:
     first = await world.allocator()
     await first.lease()
     await first.die()
@@ -245,6 +245,7 @@ async def test_nothing_is_in_the_books_before_the_list_is_whole(world: World) ->
 
     assert second.held == {NUMBER}
     assert world.server.count("list portleases") == 5
+    assert "is their CustomResourceDefinition installed?" in caplog.text
 
 
 async def test_what_was_made_by_hand_while_nobody_served_holds_nothing(world: World) -> None:
