@@ -31,7 +31,6 @@ from hostport.contract import Reason
 
 STORE_SECONDS = 4.0  # for the object and its status together
 RENEW_SECONDS = 3.0  # less than a caller is kept waiting: what it is told must be true
-MOST_WRITES = 16  # at once, so that the renewal of our own Lease finds few before it
 
 Future = asyncio.Future[bool]
 
@@ -53,7 +52,6 @@ class LeaseJournal:
         self._now = now
         self._leases: set[ClaimId] = set()  # those that have an object, or had
         self._busy: set[ClaimId] = set()
-        self._slots = asyncio.Semaphore(MOST_WRITES)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -102,7 +100,7 @@ class LeaseJournal:
             self._forget(claim.id)
             raise
         try:
-            async with asyncio.timeout(STORE_SECONDS), self._slots:
+            async with asyncio.timeout(STORE_SECONDS):
                 stored = await self._store.create(claim)
                 if not is_wanted():
                     self._undo(claim)

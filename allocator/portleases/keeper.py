@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 PORT_LEASES: Final = Kind("portleases.hostport.io", f"{API}/portleases", READER)
 PACE: Final = Pace()
 TIDY_SECONDS = 10.0
-MOST_AT_ONCE = 8
 LAST_SECONDS = 2.0  # for the renewals that were not written yet, when we stop
 
 
@@ -196,13 +195,7 @@ class LeaseKeeper:
             busy=self._journal.busy,
             unfinished=self._unfinished,
         )
-        slots = asyncio.Semaphore(MOST_AT_ONCE)
-
-        async def do(chore: Chore) -> bool:
-            async with slots:
-                return await self._done(chore)
-
-        done = await asyncio.gather(*(do(chore) for chore in list(due)))
+        done = await asyncio.gather(*map(self._done, list(due)))
         if all(done):
             self._trouble = ""
         return all(done)

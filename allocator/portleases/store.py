@@ -7,6 +7,7 @@ Rules:
   the uid.
 * A write begins only while the coordination Lease is valid, and is given up after 4 seconds: before anybody takes over
   a Lease that has fallen silent.
+* At most 16 writes are under way: the renewal of our own Lease finds few before it.
 * A namespace that is not there is the caller's mistake; whatever else the API server refuses is trouble of ours.
 """
 
@@ -41,6 +42,7 @@ from hostport.contract import Reason
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 4.0
+MOST_WRITES = 16
 
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ class Store:
         self._may_write = may_write
         self._now = now
         self._chance = chance
+        self._slots = asyncio.Semaphore(MOST_WRITES)
         self.trouble = ""  # why something is being asked again
 
     async def create(self, claim: Claim) -> Stored:
@@ -163,13 +166,14 @@ class Store:
         return _read(await self._send(method, path, body))
 
     async def _send(self, method: str, path: str, body: Any) -> bytes:
-        if not self._may_write():
-            raise UnreachableError("the allocator cannot renew its Lease: it writes nothing")
-        try:
-            async with asyncio.timeout(WRITE_SECONDS):
-                return await self._client.send(method, path, {}, body)
-        except TimeoutError as error:
-            raise UnreachableError(f"no answer for {WRITE_SECONDS:g} s") from error
+        async with self._slots:
+            if not self._may_write():
+                raise UnreachableError("the allocator cannot renew its Lease: it writes nothing")
+            try:
+                async with asyncio.timeout(WRITE_SECONDS):
+                    return await self._client.send(method, path, {}, body)
+            except TimeoutError as error:
+                raise UnreachableError(f"no answer for {WRITE_SECONDS:g} s") from error
 
     async def _insist(self, attempt: Callable[[], Awaitable[T]], *, is_patient: bool = False) -> T:
         """Repeats an attempt; a patient one also when the API server says no, which people may mend."""

@@ -13,6 +13,7 @@ from allocator.core.asks import Refused
 from allocator.core.claims import Claim
 from allocator.core.ledger import LEASE_SECONDS
 from allocator.engine import UnavailableError, always
+from allocator.portleases.store import MOST_WRITES
 from hostport.contract import Reason
 from portleases.conftest import World
 from portleases.stack import NODE, NUMBER, Allocator, lease_ask, seal, shown
@@ -175,6 +176,29 @@ async def test_a_creation_that_hangs_is_given_up(world: World, monkeypatch: pyte
     world.server.script("create portleases", Hang())
 
     assert await refusal(one) is Reason.LEASE_NOT_STORED
+
+
+async def test_many_leases_at_once_are_written_a_few_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = await world.allocator()
+    most = under_way = 0
+    send = one.keeper._client._request
+
+    async def counted(method: str, *arguments: Any) -> Any:
+        nonlocal most, under_way
+        under_way += method != "GET"
+        most = max(most, under_way)
+        try:
+            return await send(method, *arguments)
+        finally:
+            under_way -= method != "GET"
+
+    monkeypatch.setattr(one.keeper._client, "_request", counted)
+
+    claims = await asyncio.gather(*(one.lease(number=NUMBER + n, name=f"r{n}") for n in range(60)))
+
+    assert most == MOST_WRITES
+    assert len(shown(world.server)) == 60
+    assert one.held == {port.host_port for claim in claims for port in claim.ports}
 
 
 async def test_a_namespace_that_is_not_there_is_the_callers_mistake(world: World) -> None:
