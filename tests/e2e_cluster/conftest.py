@@ -5,6 +5,7 @@ Where the machine can have no cluster everything is skipped with one line that s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 from e2e import binaries
 from e2e.binaries import CHECKOUT
 from e2e.processes import Timeout
+from e2e.tools import tool
 from images import building
 
 from e2e_cluster.driver import Access, Driver, Unavailable
@@ -57,6 +59,8 @@ def driver(request: pytest.FixtureRequest, folder: Path) -> Driver:
     """A build takes minutes and tells so, past the capture."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
+        with contextlib.suppress(pytest.skip.Exception):
+            tool("helm")  # the cluster's network has no way out: what is not here by then cannot be built
         try:
             return chosen_driver(folder)
         except (Unavailable, building.Unavailable) as reason:

@@ -18,6 +18,9 @@ CHART = CHECKOUT / "deploy" / "chart" / "hostport-operator"
 NAMESPACE = "hostport-system"
 RELEASE = "hostport"
 
+NEW_ENOUGH = "--kube-version=v1.36.0"
+"""What a rendering without a cluster takes itself to be for."""
+
 Values = Mapping[str, Any]
 
 
@@ -57,7 +60,7 @@ class Helm:
 
     def rendered(self, values: Values | None = None) -> list[dict[str, Any]]:
         """The objects that an installation would make, without the hooks."""
-        run = self("template", RELEASE, str(CHART), "--no-hooks", *settings(values or {}))
+        run = self("template", RELEASE, str(CHART), "--no-hooks", NEW_ENOUGH, *settings(values or {}))
         return [each for each in yaml.safe_load_all(run.stdout) if each]
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from e2e.binaries import CHECKOUT
 
-from helm.helm import CHART, RELEASE, Helm, Values, settings
+from helm.helm import CHART, NEW_ENOUGH, RELEASE, Helm, Values, settings
 
 HELMS_OWN = ("app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart")
 NAMES = ("app.kubernetes.io/name", "app.kubernetes.io/part-of")
+MARK = {"helm.sh/resource-policy": "keep"}
 CA = "Q0E="
 WEBHOOK = "MutatingWebhookConfiguration hostport-operator"
 SHIM, ALLOCATOR = "Deployment hostport-shim", "Deployment hostport-allocator"
@@ -50,7 +53,7 @@ def bare(objects: Iterable[Object]) -> dict[str, Object]:
         if thing["kind"] == "Deployment":
             without_labels(thing["spec"]["template"], HELMS_OWN)
         if thing["kind"] == "CustomResourceDefinition":
-            thing["metadata"]["annotations"].pop("helm.sh/resource-policy", None)
+            assert thing["metadata"].pop("annotations", MARK) == MARK
     return found
 
 
@@ -204,7 +207,7 @@ WRONG: dict[str, tuple[Values, str]] = {
 
 @pytest.mark.parametrize(("values", "said"), WRONG.values(), ids=WRONG)
 def test_wrong_values_are_refused_with_a_sentence(helm: Helm, values: Values, said: str) -> None:
-    run = helm.run("template", RELEASE, str(CHART), *settings(values))
+    run = helm.run("template", RELEASE, str(CHART), NEW_ENOUGH, *settings(values))
 
     assert run.code != 0
     assert said in run.stderr
@@ -257,6 +260,15 @@ def test_the_chart_lints_and_needs_a_cluster_that_is_new_enough(helm: Helm) -> N
     assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART)).stdout
     old = helm.run("template", RELEASE, str(CHART), "--kube-version=v1.33.9")
     assert "chart requires kubeVersion: >=1.34.0-0" in old.stderr
+
+
+def test_the_chart_can_be_packed_for_a_registry(helm: Helm, tmp_path: Path) -> None:
+    helm("package", str(CHART), f"--destination={tmp_path}")
+    (packed,) = tmp_path.iterdir()
+
+    with tarfile.open(packed) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers()}
+    assert {"Chart.yaml", "README.md", "values.schema.json", "files/dry_run.py", "templates/webhook.yaml"} <= names
 
 
 def test_the_chart_tells_artifact_hub_what_is_new() -> None:
