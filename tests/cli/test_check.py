@@ -45,7 +45,7 @@ def status(**fields: Any) -> Status:
 
 def configuration(**webhook: Any) -> dict[str, Any]:
     made = yaml.safe_load((ROOT / "deploy" / "base" / "webhook.yaml").read_text(encoding="utf-8"))
-    made["webhooks"][0] |= webhook
+    made["webhooks"][-1] |= webhook
     return dict(made)
 
 

@@ -58,7 +58,7 @@ def found(state: pb.State.ValueType = pb.STATE_BOUND, **more: Any) -> pb.GetAllo
 def configuration(created: str = "2026-11-20T12:00:00Z", **webhook: Any) -> dict[str, Any]:
     made = yaml.safe_load((ROOT / "deploy" / "base" / "webhook.yaml").read_text(encoding="utf-8"))
     made["metadata"]["creationTimestamp"] = created
-    made["webhooks"][0] |= webhook
+    made["webhooks"][-1] |= webhook
     return dict(made)
 
 

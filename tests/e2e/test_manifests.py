@@ -47,7 +47,7 @@ def installed(plane: ControlPlane, product_session: Product) -> Iterator[list[di
     objects = [each for each in rendered(plane, "fail-open") if each["kind"] != "MutatingWebhookConfiguration"]
     plane.kubectl.apply(*objects)
     yield objects
-    for name in ("hostport-annotations-stay", "hostport-ports-given"):
+    for name in ("hostport-annotations-stay", "hostport-ports-given", "hostport-every-port-given"):
         plane.kubectl("delete", "validatingadmissionpolicybinding", name)
 
 
