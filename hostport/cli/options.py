@@ -47,7 +47,12 @@ WHERE: Sequence[Callable[[Any], Any]] = (
     _option("--cert", type=FILE, help="Certificate file to show to the allocator."),
     _option("--key", type=FILE, help="Its key file."),
     _option("--token-file", type=FILE, help="File with a ServiceAccount token of audience hostport.io."),
-    _option("--service-account", metavar="[NS/]NAME", default="", help="Ask with a token of it, made by kubectl."),
+    _option(
+        "--service-account",
+        metavar="[NS/]NAME",
+        default="",
+        help="Ask with a token of it, made by kubectl. In a cluster, without any other identity: hostport-cli.",
+    ),
     _option("--server-name", metavar="NAME", default="", help="Name that the allocator's certificate must have."),
     _option("--timeout", type=Duration(), default="5s", show_default=True, help="How long to wait for an answer."),
     _option(

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -316,3 +317,13 @@ async def test_what_is_watched_goes_on_when_the_allocator_is_asked_to_give_somet
         "has    Relay/media/r1  21000/UDP on n2  LEASED",
         "frees  Relay/media/r1  21000/UDP on n2  RELEASED",
     ]
+
+
+def test_a_wait_needs_no_value() -> None:
+    begin = time.monotonic()
+    ended = hostport_here("check", "--kubeconfig=/none", "--server=127.0.0.1:1", "--timeout=100ms", "--wait", "1s")
+
+    assert (ended.code, time.monotonic() - begin < 60) == (1, True)
+    (wait,) = [param for param in cli.commands["check"].params if param.name == "wait"]
+    assert isinstance(wait, click.Option)
+    assert wait.flag_value == "5m"

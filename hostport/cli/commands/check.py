@@ -25,7 +25,14 @@ WIDEST = 100
 
 
 @click.command("check", cls=Command)
-@click.option("--wait", type=Duration(), default="0s", help="Repeat until everything holds, for so long at most.")
+@click.option(
+    "--wait",
+    type=Duration(),
+    is_flag=False,
+    flag_value="5m",
+    default="0s",
+    help="Repeat until everything holds, for so long at most; without a value for 5m.",
+)
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True,
               help="What to print.")  # fmt: skip
 @asking(NAMESPACE)
