@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -135,6 +136,25 @@ async def test_what_was_deleted_comes_back_as_it_was(desk: Desk, path: str) -> N
     await desk.turn()
 
     assert desk.data() == before
+
+
+@pytest.mark.parametrize("kind", [trustme.KeyType.ECDSA, trustme.KeyType.RSA], ids=["EC", "RSA"])
+async def test_an_authority_that_cert_manager_or_openssl_has_left_is_taken_up(kind: trustme.KeyType) -> None:
+    """Shims that run go on trusting, since the signer stays."""
+    desk, left = Desk(), trustme.CA(key_type=kind)
+    cert, key = (blob.bytes() for blob in (left.cert_pem, left.private_key_pem))
+    data = {"tls.crt": base64.b64encode(cert).decode(), "tls.key": base64.b64encode(key).decode()}
+    desk.api.put(CA, {"metadata": {"name": "hostport-ca", "namespace": NAMESPACE}, "type": "Opaque", "data": data})
+    desk.now = time.time()
+
+    await desk.turn()
+
+    secret, shims = desk.api.get(CA), desk.api.get(SHIM_TLS)
+    assert secret
+    assert shims
+    assert secret["type"] == "Opaque"
+    assert desk.bundles() == {cert.decode()}
+    assert is_from(objects.authority_of(secret).signer, objects.shim_pair(shims).certificate)
 
 
 async def test_shims_whose_secret_was_deleted_get_a_new_certificate(desk: Desk) -> None:

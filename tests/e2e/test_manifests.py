@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from allocator.__main__ import parser as allocator_parser
+from allocator.config import Config
 from e2e.api import Kubectl
 from e2e.control_plane import ControlPlane
 from e2e.manifests import hostport, pod, port, rendered
 from e2e.processes import wait_for
 from e2e.product import Product
+from shim.__main__ import build_parser, serve_options
 
 CHANGE = "hostport.io/ annotations of a Pod cannot be changed"
 ALLOWED = {
@@ -164,6 +168,32 @@ def names(rule: dict[str, Any]) -> str:
 def test_the_allocator_may_do_what_is_listed_and_the_shim_nothing(installed: object, plane: ControlPlane) -> None:
     assert permissions(plane, "hostport-allocator") == ALLOWED
     assert permissions(plane, "hostport-shim") == set()
+
+
+@pytest.mark.parametrize(
+    ("overlay", "certificates"),
+    [
+        ("default", ("builtin", "", "")),
+        ("dev", ("builtin", "", "")),
+        ("own-secrets", ("files", "/etc/hostport/tls/tls.crt", "/etc/hostport/tls/ca.crt")),
+        ("cert-manager", ("files", "/etc/hostport/tls/tls.crt", "/etc/hostport/tls/ca.crt")),
+    ],
+)
+def test_the_flags_of_every_overlay_go_together(
+    plane: ControlPlane, overlay: str, certificates: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each program makes of them what it would make of them in the cluster."""
+    for name in ("HOSTPORT_POD_NAME", "HOSTPORT_POD_UID"):
+        monkeypatch.setenv(name, "given by the kubelet")
+    deployments = {each["metadata"]["name"]: each for each in rendered(plane, overlay) if each["kind"] == "Deployment"}
+    args = {name: each["spec"]["template"]["spec"]["containers"][0]["args"] for name, each in deployments.items()}
+
+    config = Config.of(allocator_parser().parse_args(args["hostport-allocator"]))
+    options = serve_options(build_parser(), build_parser().parse_args(args["hostport-shim"]))
+
+    assert (config.certificates, config.tls_cert, config.tls_client_ca) == certificates
+    assert config.tells_callers_apart
+    assert (options.tls_cert, options.credentials.cert) == (Path("/etc/hostport/tls/tls.crt"),) * 2
 
 
 @pytest.mark.parametrize("overlay", ["own-secrets", "cert-manager"])
