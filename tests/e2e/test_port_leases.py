@@ -214,8 +214,10 @@ def test_what_a_lease_costs_in_time(
     took: dict[str, list[float]] = {}
     try:
         for what, request in (("Pod", pod_request(namespace)), ("lease", lease_request(namespace))):
+            both = [("the journal alone", alone), ("PortLeases", installed.allocator)]
             for _ in range(300):
-                for name, allocator in (("PortLeases", installed.allocator), ("the journal alone", alone)):
+                both.reverse()  # who is asked first is woken up
+                for name, allocator in both:
                     began = time.perf_counter()
                     got = allocator._stub.Allocate(request, timeout=10).allocation
                     took.setdefault(f"{what}, {name}", []).append((time.perf_counter() - began) * 1000)
