@@ -1,0 +1,69 @@
+// The table of claims, what changed last first.
+
+import { ask, asked, onAsked } from "./asked.js";
+import { by, keep, make, showCommand } from "./dom.js";
+import { Refresher } from "./source.js";
+import { cell, guarded, showPages, stateOf } from "./views.js";
+import { count, timeOf } from "./words.js";
+
+const FIRST_CLAIM = `kubectl apply -f examples/distributed-db.yaml`;
+const FIRST_LEASE =
+  `grpcurl -plaintext -d '{"owner": {"kind": "Relay", "name": "r1"}, "policy": "POLICY_DYNAMIC", "ports": [{}]}' \\\n` +
+  `  127.0.0.1:50051 hostport.v1.AllocatorService/Allocate`;
+
+export const claims = new Refresher(async () => {
+  const query = Object.fromEntries(["q", "state", "namespace", "node", "page"].map((word) => [word, asked[word]]));
+  const view = await guarded("/claims", query);
+  if (view) showClaims(view);
+}, 2000);
+
+let firstClaims = true;
+
+function showClaims(view) {
+  const filtered = ["q", "state", "namespace", "node"].some((word) => asked[word]);
+  by("claims-count").textContent = filtered ? `${count(view.matching)} found` : count(view.matching);
+  keep(by("claim-rows"), view.rows, (row) => row.id, () => make("tr", { role: "row", class: firstClaims ? null : "fresh" }), updateClaim);
+  firstClaims = false;
+  by("claim-rows").parentElement.hidden = !view.rows.length;
+  showPages(by("claims-pages"), view, (page) => ask({ page }));
+  showCommand(by("claims-command"), view.command);
+  const empty = by("claims-empty");
+  empty.hidden = Boolean(view.rows.length);
+  if (view.rows.length) return;
+  if (filtered) {
+    empty.replaceChildren("No claim is like that. ", make("button", { type: "button", onclick: clearFilters }, "Clear the filters"));
+  } else {
+    empty.replaceChildren("Nobody holds a port yet. Create a Pod that asks for one, or lease one:",
+      make("code", {}, `${FIRST_CLAIM}\n${FIRST_LEASE}`));
+  }
+}
+
+function clearFilters() {
+  by("q").value = "";
+  ask({ q: "", state: "", namespace: "", node: "", page: "" });
+}
+
+function updateClaim(tr, row) {
+  const { namespace, name, kind } = row.owner;
+  const ends = row.expires && make("span", { class: "note" }, timeOf(row.expires, { until: true }));
+  tr.replaceChildren(
+    cell({ class: "owner" },
+      namespace && make("button", { type: "button", class: "text muted", title: `Only namespace ${namespace}`,
+        onclick: () => ask({ namespace, page: "" }) }, `${namespace}/`),
+      make("b", {}, name || "(unnamed)"), kind !== "Pod" && make("span", { class: "note" }, kind)),
+    cell({}, stateOf(row.state, row.terminating ? "terminating" : "")),
+    cell({}, row.node && make("button", { type: "button", class: "text", title: `Open node ${row.node}`,
+      onclick: () => openFromTable(row.node) }, row.node),
+    row.planned && make("span", { class: "note beside" }, " planned"),
+    row.unplaceable && make("span", { class: "note bad" }, "✗ fits on no node")),
+    cell({}, make("span", { class: "ports" }, ...row.ports.map((port) =>
+      make("span", {}, String(port.number), make("small", {}, `/${port.protocol}${port.name ? ` ${port.name}` : ""}`))))),
+    cell({}, timeOf(row.created), ends || ""));
+}
+
+function openFromTable(node) {
+  ask({ open: node, name: node, nodes_page: "" });
+  by("nodes").scrollIntoView();
+}
+
+onAsked(["q", "state", "namespace", "node", "page"], () => claims.now());
