@@ -16,6 +16,7 @@ from hostport.cli.checks.facts import Facts
 from hostport.cli.checks.judging import Finding, Level, judge
 from hostport.cli.checks.looking import look
 from hostport.cli.exits import Exit
+from hostport.cli.kubectl import KubectlError
 from hostport.cli.options import NAMESPACE, Command, Duration, asking
 from hostport.cli.printing import STYLES, is_terminal, remark, show_data, styled
 from hostport.cli.session import Session
@@ -42,7 +43,7 @@ async def check(session: Session, wait: float, output: str) -> int:
     Looks at the API server, the webhook (with a dry run of a Pod in the namespace of -n) and the allocator; changes
     nothing. Each failure comes with its cause, a remedy and a page. The exit status is 1 when anything does not hold.
     """
-    namespace = session.namespace or "default"
+    namespace = await _namespace(session)
     until = wording.now() + wait
     while True:
         findings = judge(await look(session, namespace))
@@ -56,6 +57,14 @@ async def check(session: Session, wait: float, output: str) -> int:
     else:
         show_data(output, as_data(findings))
     return Exit.FAILED if failed else Exit.OK
+
+
+async def _namespace(session: Session) -> str:
+    """Where the dry run is made; without a cluster it does not matter."""
+    try:
+        return await session.namespace_of_pod()
+    except KubectlError:
+        return "default"
 
 
 def width() -> int:
