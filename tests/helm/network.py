@@ -73,7 +73,8 @@ class ServiceNetwork:
         meta, spec = service["metadata"], service["spec"]
         for port in spec["ports"]:
             for host in (spec["clusterIP"], f"{meta['name']}.{meta['namespace']}.svc"):
-                self.routes[f"{host}:{port['port']}"] = ports[port["targetPort"]]
+                if port["targetPort"] in ports:  # the twin does not run here
+                    self.routes[f"{host}:{port['port']}"] = ports[port["targetPort"]]
 
     def selector(self, folder: Path) -> Path:
         """What tells an API server to reach Services through the proxy."""
