@@ -14,8 +14,8 @@ from e2e.processes import wait_until
 
 from e2e_cluster.installed import ALLOCATOR, LABEL, SHIM, Installed
 
-SHORT_LIVES = ("--certificate-lifetime=72s", "--ca-lifetime=120s", "--certificate-propagation=12s")
-"""A certificate is renewed 46 s after it was made, and the authority has been followed after some 95 s."""
+SHORT_LIVES = ("--certificate-lifetime=60s", "--ca-lifetime=120s", "--certificate-propagation=10s")
+"""A certificate is renewed 38 s after it was made, and the authority has been followed after some 90 s."""
 FORCED = ("--grace-period=0", "--force")
 
 

@@ -67,7 +67,7 @@ def line_of(row: dict[str, Any]) -> str:
         row["seconds"],
         f"{asking['creations']:,}",
         asking["failed"],
-        f"{asking['longest_gap']:.1f} s",
+        f"{asking['longest_gap']:.1f} s" + (" (over)" if asking["longest_gap"] > row["bound"] else ""),
         f"≤ {row['bound']:g} s",
         f"{asking['p50'] * 1000:.0f} / {asking['p99'] * 1000:.0f} ms",
         len(row["conflicts"]),
