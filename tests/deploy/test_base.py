@@ -44,6 +44,21 @@ WEBHOOK = OBJECTS["MutatingWebhookConfiguration hostport-operator"]
 PROGRAMS = ("hostport-allocator", "hostport-shim")
 
 
+def empty(thing: Any, path: str = "") -> list[str]:
+    """Where nothing stands behind a key."""
+    if isinstance(thing, dict):
+        return [found for key, value in thing.items() for found in empty(value, f"{path}/{key}")]
+    if isinstance(thing, list):
+        return [found for index, value in enumerate(thing) for found in empty(value, f"{path}/{index}")]
+    return [path] if thing is None else []
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_no_sentence_was_taken_for_keys(name: str) -> None:
+    """In braces a comma ends a value, unless that is quoted."""
+    assert empty(OBJECTS[name]) == []
+
+
 def pod_of(program: str) -> Object:
     found: Object = OBJECTS[f"Deployment {program}"]["spec"]["template"]["spec"]
     return found
