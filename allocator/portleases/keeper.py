@@ -21,6 +21,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final, Protocol
 
 from msgspec.structs import replace
@@ -186,7 +187,7 @@ class LeaseKeeper:
                 await self.tidy()
 
     async def tidy(self) -> bool:
-        """Does what there is to do, once; whether all of it succeeded."""
+        """Does what there is to do, once; whether the objects now tell every renewal."""
         leases: Mapping[ClaimId, Claim] = {claim.id: claim for claim in self._books.leases()}
         due = chores(
             leases,
@@ -214,8 +215,10 @@ class LeaseKeeper:
                 case Explain(stored):
                     self._shelf.put(await self._store.explain(stored))
         except (ApiError, UnreachableError) as error:
+            if isinstance(error, ApiError) and error.status == HTTPStatus.NOT_FOUND:
+                return True  # it has gone, and the watch will tell
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 log.warning("PortLeases cannot be written, trying again: %s", error)
-            return False
+            return not isinstance(chore, Renew)
         return True

@@ -316,6 +316,22 @@ async def test_renewals_go_on_while_the_api_server_is_away(world: World) -> None
     assert [expires(obj) for obj in shown(world.server)] == ["2026-01-01T01:10:00Z"]
 
 
+async def test_only_a_renewal_that_is_not_stored_spoils_an_orderly_hand_over(world: World) -> None:
+    one = await world.allocator()
+    claim = await one.lease()
+    world.server.put("portleases", made_by_hand("a" * 32))
+    await until(lambda: len(one.keeper._shelf.uids()) == 2)
+    world.server.script("patch portleases", Fail(422))
+    assert await one.keeper.tidy()
+
+    world.now += 60
+    await one.engine.renew(claim.id, None)
+    world.server.script("patch portleases", Fail(500), Fail(500))
+
+    assert not await one.keeper.tidy()
+    assert await one.keeper.stop()
+
+
 # -- the end
 
 
