@@ -111,14 +111,14 @@ def _roll_out(installed: Installed, deployment: str) -> None:
 
 
 FAULTS = (
-    Fault(name="none, for comparison", inflict=nothing, seconds=20, gap=2),
+    Fault(name="none, for comparison", inflict=nothing, seconds=15, gap=2),
     Fault(name="rolling restart of the shims", inflict=restart_shims, gap=2),
     Fault(name="`kill -9` of every process of the shims in turn", inflict=kill_shims, gap=2),
     Fault(name="drain of a shim's node", inflict=drain_node_of_a_shim, gap=2),
     Fault(
         name="roll-over of authority and certificates",
         inflict=await_rollover,
-        seconds=120,
+        seconds=105,
         gap=2,
         before=shorten_lives,
         after=restore_lives,
@@ -134,14 +134,14 @@ FAULTS = (
     Fault(
         name="all shims deleted, then all Pods of the operator",
         inflict=delete_everything,
-        seconds=90,
+        seconds=70,
         gap=60,
         may_fail=Failures.UNTIL_IT_IS_BACK,
     ),
     Fault(
         name="power-off of the allocator's node",
         inflict=power_off_node_of_the_allocator,
-        seconds=135,
+        seconds=130,
         gap=120,
         may_fail=Failures.UNTIL_IT_IS_BACK,
         loses_a_node=True,
