@@ -23,6 +23,7 @@ from e2e.tools import tool
 from images import building
 
 from e2e_cluster.driver import Access, Driver, Unavailable
+from e2e_cluster.faults import Fault
 from e2e_cluster.installed import Installed
 
 IMG = "localhost/hostport-operator:e2e"
@@ -31,6 +32,16 @@ IMG = "localhost/hostport-operator:e2e"
 def pytest_configure() -> None:
     """A terminated run must tear down like an interrupted one."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What loses a node comes last of all: it does not come back."""
+
+    def loses_a_node(item: pytest.Item) -> bool:
+        fault = getattr(getattr(item, "callspec", None), "params", {}).get("fault")
+        return isinstance(fault, Fault) and fault.loses_a_node
+
+    items.sort(key=loses_a_node)
 
 
 @pytest.fixture(scope="session")
