@@ -169,11 +169,13 @@ def wait_until_allowed(
 ) -> None:
     """Until the API server has heard of a change of RBAC, which it does by itself, in its time.
 
-    `resource` is `RESOURCE`, `RESOURCE.GROUP` or either with `/NAME`. kubectl would want to know the resource.
+    `resource` is `RESOURCE.GROUP`, `RESOURCE/SUBRESOURCE.GROUP` or either with `:NAME`. kubectl would want to know it.
     """
-    full, _, name = resource.partition("/")
-    plural, _, group = full.partition(".")
-    attributes = {"verb": verb, "group": group, "resource": plural, "name": name, "namespace": namespace}
+    full, _, name = resource.partition(":")
+    path, _, group = full.partition(".")
+    plural, _, sub = path.partition("/")
+    attributes = {"verb": verb, "group": group, "resource": plural, "subresource": sub, "name": name}
+    attributes["namespace"] = namespace
     spec = {"user": user, "groups": [*groups, "system:authenticated"], "resourceAttributes": attributes}
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
 

@@ -1,0 +1,193 @@
+"""Each right of the allocator is needed: without a rule of its roles something that users rely on is gone, and nothing else.
+
+A rule that is added fails here until it is said what it is for. The roles for the built-in certificates are held to their
+need by test_certificates, which runs with them and no others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.binaries import CHECKOUT
+from e2e.control_plane import ControlPlane, create_namespace
+from e2e.processes import Process, Timeout, wait_until
+from e2e.secured import ACCOUNT, AUDIENCE, SYSTEM, Caller, Secured, apply_rights, token_of, wait_until_allowed
+from hostport.v1 import allocator_pb2 as pb
+
+Json = dict[str, Any]
+
+RULES_FILE = CHECKOUT / "deploy" / "base" / "allocator-rbac.yaml"
+USER = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
+SERVES, WARNS, TELLS, TOKENS, RIGHTS, LEASES = (
+    "it serves",
+    "it warns of Pod Security",
+    "it tells a denial as an Event",
+    "it knows whose a token is",
+    "it knows what a user may do",
+    "it leases",
+)
+
+LOST: dict[str, set[str]] = {
+    "get/list/watch pods": {SERVES},
+    "list/watch nodes": {SERVES},
+    "list/watch namespaces": {WARNS},
+    "create/patch events": {TELLS},
+    "create tokenreviews": {TOKENS},
+    "create subjectaccessreviews": {TOKENS, RIGHTS, LEASES},
+    "create/delete/get/list/watch portleases": {SERVES},
+    "patch portleases/status": {LEASES},
+    "get/update leases": {SERVES},
+    "create leases": {SERVES},
+}
+"""What is lost with a rule. An allocator that does not serve is asked for nothing else."""
+
+
+def name_of(rule: Json) -> str:
+    return f"{'/'.join(rule['verbs'])} {'/'.join(rule['resources'])}"
+
+
+def roles() -> list[Json]:
+    documents = yaml.safe_load_all(RULES_FILE.read_text(encoding="utf-8"))
+    return [
+        each for each in documents if each["kind"] in {"Role", "ClusterRole"} and each["metadata"]["name"] == ACCOUNT
+    ]
+
+
+RULES = [name_of(rule) for role in roles() for rule in role["rules"]]
+
+
+def without(name: str) -> list[Json]:
+    """The roles, with one rule less."""
+    left = copy.deepcopy(roles())
+    for role in left:
+        role["rules"] = [rule for rule in role["rules"] if name_of(rule) != name]
+    return left
+
+
+@pytest.fixture(scope="module")
+def allocator(plane: ControlPlane, product_session: object, folder: Path) -> Iterator[Secured]:
+    apply_rights(plane)
+    watched = create_namespace(plane, "rights", labels={"pod-security.kubernetes.io/enforce": "restricted"})
+    watched("create", "serviceaccount", "relay")
+    watched(
+        *("create", "rolebinding", "relay", "--clusterrole=hostport-portleases-editor"),
+        *("--serviceaccount=rights:relay", "--user=carol"),
+    )
+    yield Secured(plane, folder, "allocator-rights", "--port-leases")
+    plane.kubectl.apply(*roles())
+
+
+@contextlib.contextmanager
+def running_without(plane: ControlPlane, allocator: Secured, name: str) -> Iterator[Process]:
+    """The allocator, once the API server has heard of its rights."""
+    plane.kubectl.apply(*without(name))
+    for role in roles():
+        for rule in role["rules"]:
+            verb, resource = rule["verbs"][0], f"{rule['resources'][0]}.{rule['apiGroups'][0]}".rstrip(".")
+            named = [f"{resource}:{each}" for each in rule.get("resourceNames", [])] or [resource]
+            is_kept = name_of(rule) != name
+            if is_kept or not any(
+                verb in other["verbs"] and rule["resources"] == other["resources"]
+                for r in without(name)
+                for other in r["rules"]
+            ):
+                wait_until_allowed(plane, USER, verb, named[0], SYSTEM, expected=is_kept)
+    with allocator.running() as process:
+        yield process
+
+
+def serves(process: Process, allocator: Secured, seconds: float) -> bool:
+    try:
+        wait_until(
+            "the allocator to be ready", lambda: process.exit_code is not None or allocator.is_ready(), seconds=seconds
+        )
+    except Timeout:
+        return False
+    return process.exit_code is None
+
+
+def pod(name: str, number: int, **more: Any) -> pb.AllocateRequest:
+    owner = pb.Owner(kind="Pod", namespace="rights", name=name, controller_uid="rs-1")
+    ports = [pb.PortRequest(container="main", container_port=number, host_port=number)]
+    made_by = pb.Controller(api_version="apps/v1", kind="ReplicaSet", name="web")
+    return pb.AllocateRequest(owner=owner, policy=pb.POLICY_STATIC, ports=ports, controller=made_by, **more)
+
+
+def warns(plane: ControlPlane, allocator: Secured) -> bool:
+    with allocator.certified("hostport-shim") as shim:
+        answer = shim("Allocate", pod("warned-0", 23000, dry_run=True))
+    return "POD_SECURITY" in {warning.reason for warning in answer.warnings}
+
+
+def tells(plane: ControlPlane, allocator: Secured) -> bool:
+    """A Pod that names a node is refused for what is leased there."""
+    events = plane.kubectl.within("rights")
+    events("delete", "events", "--all")
+    with allocator.certified("hostport-shim") as shim:
+        refused = pod("denied-0", 23001, constraints=pb.NodeConstraints(node_name="n1"))
+        shim("Allocate", refused)
+        refused.owner.name = "denied-1"
+        assert shim.outcome("Allocate", refused) == "PORT_CONFLICT"
+
+    def is_told() -> bool:
+        return any(each["reason"] == "Denied" for each in events.get("events")["items"])
+
+    try:
+        wait_until("an Event", is_told, seconds=5)
+    except Timeout:
+        return False
+    return True
+
+
+def knows_tokens(plane: ControlPlane, allocator: Secured) -> bool:
+    with allocator.bearing(token_of(plane, "rights", "relay", AUDIENCE)) as relay:
+        return knows(relay)
+
+
+def knows_rights(plane: ControlPlane, allocator: Secured) -> bool:
+    with allocator.certified("carol") as carol:
+        return knows(carol)
+
+
+def knows(caller: Caller) -> bool:
+    outcome = caller.outcome("ListAllocations", pb.ListAllocationsRequest(namespace="rights"))
+    assert outcome in {"OK", "ACCESS_UNKNOWN"}, "never taken for a stranger, and what is not known is not open"
+    return outcome == "OK"
+
+
+def leases(plane: ControlPlane, allocator: Secured) -> bool:
+    with allocator.certified("carol") as carol:
+        return carol.lease("rights") == "OK"
+
+
+Probe = Callable[[ControlPlane, Secured], bool]
+PROBES: dict[str, Probe] = {WARNS: warns, TELLS: tells, TOKENS: knows_tokens, RIGHTS: knows_rights, LEASES: leases}
+
+
+def lost(plane: ControlPlane, allocator: Secured, process: Process, *, patience: float) -> set[str]:
+    if not serves(process, allocator, patience):
+        return {SERVES}
+    return {what for what, works in PROBES.items() if not works(plane, allocator)}
+
+
+def test_it_is_said_of_each_rule_what_it_is_for() -> None:
+    assert len(RULES) == len(set(RULES))
+    assert set(RULES) == LOST.keys()
+
+
+def test_with_all_its_rules_nothing_is_lost(plane: ControlPlane, allocator: Secured) -> None:
+    with running_without(plane, allocator, "nothing") as process:
+        assert lost(plane, allocator, process, patience=30) == set()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_is_needed(plane: ControlPlane, allocator: Secured, rule: str) -> None:
+    with running_without(plane, allocator, rule) as process:
+        assert lost(plane, allocator, process, patience=6) == LOST[rule]
