@@ -56,10 +56,14 @@ class Installed:
         self.kubectl("scale", f"deployment/{ALLOCATOR}", "--replicas=0")
         wait_until("the allocator to be gone", lambda: not self.kubectl.get("pods", "-l", LABEL + ALLOCATOR)["items"])
         self.kubectl("delete", "secret", AUTHORITY)
-        self.access.kubectl("apply", "-f", str(self.clone / "build" / "deploy" / "manifests.yaml"))
-        if flags:
-            adding = [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": flag} for flag in flags]
-            self.kubectl("patch", f"deployment/{ALLOCATOR}", "--type=json", "-p", json.dumps(adding))
+        if flags:  # at once with the replica: one that starts and is stopped again leaves the next one to wait
+            change: list[dict[str, Any]] = [
+                {"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": flag} for flag in flags
+            ]
+            change += [{"op": "replace", "path": "/spec/replicas", "value": 1}]
+            self.kubectl("patch", f"deployment/{ALLOCATOR}", "--type=json", "-p", json.dumps(change))
+        else:
+            self.access.kubectl("apply", "-f", str(self.clone / "build" / "deploy" / "manifests.yaml"))
         self.kubectl("rollout", "status", f"deployment/{ALLOCATOR}", "--timeout=60s")
         wait_until("every shim to know the authority", self._is_trusted, seconds=60)
 
