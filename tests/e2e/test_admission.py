@@ -335,7 +335,7 @@ def test_without_the_shim_only_pods_that_ask_are_refused(product: Product, kubec
     finally:
         product.shim.start()
 
-    assert f'failed calling webhook "{WEBHOOK}"' in refused.stderr
+    assert f'failed calling webhook "again.{WEBHOOK}"' in refused.stderr
     kubectl.apply(pod("asking-0", hostport(min_port=22000), port(80)))
     assert numbers(kubectl.get("pod", "asking-0")) == [22000]
 
@@ -352,7 +352,7 @@ def test_without_the_allocator_pods_are_refused_and_its_return_is_seen_at_once(
     finally:
         product.allocator.start()
 
-    assert f'failed calling webhook "{WEBHOOK}"' in refused.stderr
+    assert f'failed calling webhook "again.{WEBHOOK}"' in refused.stderr
     assert "ALLOCATOR_UNREACHABLE" in refused.stderr
     wait_for(
         "the shim to find the allocator",
