@@ -93,8 +93,10 @@ class Guard:
         check_may_stream(await self._caller(context))
 
     async def ending(self, context: Context, claim_id: str, claim: Claim | None) -> None:
-        """For Release."""
-        await self._check_over(await self._user(context), to_end(claim, self._home), claim_id, claim)
+        """For Release. What is gone is released already, whoever asks: a repeated call must not fail."""
+        caller = await self._user(context)
+        if claim is not None:
+            await self._check_over(caller, to_end(claim, self._home), claim_id, claim)
 
     async def renewing(self, context: Context, claim_id: str, claim: Claim | None) -> None:
         """For Renew."""

@@ -79,9 +79,9 @@ def namespace_of(claim: Claim, home: str) -> str:
     return claim.owner.namespace or home
 
 
-def to_end(claim: Claim | None, home: str) -> Right:
-    """What Release needs. What is gone is released already, but not everybody is told that it is gone."""
-    return Right(Verb.DELETE, EVERYWHERE if claim is None or claim.owner.is_pod else namespace_of(claim, home))
+def to_end(claim: Claim, home: str) -> Right:
+    """What Release needs: a Pod's reservation is nobody's lease."""
+    return Right(Verb.DELETE, EVERYWHERE if claim.owner.is_pod else namespace_of(claim, home))
 
 
 def lacks(caller: Caller, right: Right) -> Refused:

@@ -218,7 +218,18 @@ async def test_rights_in_a_namespace_show_and_end_what_is_there(secured: Secured
     assert claims(secured) == []
 
 
-@pytest.mark.parametrize("method", ["Release", "Renew", "GetAllocation"])
+async def test_anothers_lease_cannot_be_released_and_what_is_gone_can_by_anybody(secured: Secured) -> None:
+    secured.server.add("other", OTHER)
+    secured.server.grant(OTHER, ALL, "other")
+    theirs = (await (await secured.bearing("other"))("Allocate", lease())).allocation
+    stub = await relay(secured)
+
+    assert await outcome(stub("Release", pb.ReleaseRequest(id=theirs.id))) == "ALLOCATION_NOT_FOUND"
+    assert [claim.id for claim in claims(secured)] == [theirs.id]
+    assert await outcome(stub("Release", pb.ReleaseRequest(id="0" * 32))) == "OK"
+
+
+@pytest.mark.parametrize("method", ["Renew", "GetAllocation"])
 async def test_anothers_lease_is_answered_like_one_that_never_was(secured: Secured, method: str) -> None:
     secured.server.add("other", OTHER)
     secured.server.grant(OTHER, ALL, "other")
@@ -313,6 +324,7 @@ async def test_without_an_answer_nothing_is_open(secured: Secured, broken: tuple
     for each in (stub, user):
         answers = await outcomes(each)
         assert answers.pop("AllocateStream") in {"ACCESS_UNKNOWN", "PERMISSION_DENIED"}, "a certificate needs no review"
+        assert answers.pop("Release") in {"ACCESS_UNKNOWN", "OK"}, "to end what is gone takes no right, but a name"
         assert set(answers.values()) == {"ACCESS_UNKNOWN"}
     assert claims(secured) == []
     assert await outcome((await secured.certified(SHIM))("Allocate", pod())) == "OK", "shims need no review"

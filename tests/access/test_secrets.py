@@ -51,6 +51,7 @@ async def call_all(secured: Secured, token: str, listener: Listener, *, scheme: 
     outcomes = set()
     for method, request in {
         "Allocate": lease(),
+        "Renew": pb.RenewRequest(id="0" * 32),
         "Release": pb.ReleaseRequest(id="0" * 32),
         "ListNodes": pb.ListNodesRequest(),
     }.items():
