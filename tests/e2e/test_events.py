@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -124,7 +125,9 @@ def test_one_story_is_told_by_both_logs(product: Product, kubectl: Kubectl) -> N
         text = (product.plane.logs / f"{program}.log").read_text(encoding="utf-8")
         return [line for each in text.splitlines() if (line := json.loads(each)).get("allocation_id") == allocation_id]
 
-    (shim,), (allocator,) = lines("shim")[:1], lines("allocator")[:1]
+    shim, allocator = (
+        wait_for(f"the line of the {program}", partial(lines, program), bool)[0] for program in ("shim", "allocator")
+    )
     assert (shim["message"], allocator["message"]) == ("admission", "allocate")
     for line in (shim, allocator):
         assert (line["namespace"], line["name"], line["numbers"]) == (kubectl.namespace, "web-0", [24050])

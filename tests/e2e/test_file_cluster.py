@@ -99,6 +99,9 @@ def test_a_pod_outside_the_books_shows_in_what_the_scheduler_says(
             'hostport_incidents_total{kind="PortsRefused"} 1.0',
         } <= set(told)
 
+    log = plane.logs / "allocator-file.log"
     wait_until("the contradiction to be reported", reported, seconds=40)
-    log = (plane.logs / "allocator-file.log").read_text(encoding="utf-8")
-    assert "the scheduler finds no node free for 26900/TCP: nobody holds it there as far as" in log
+    wait_until(
+        "the log to say so too",
+        lambda: "the scheduler finds no node free for 26900/TCP: nobody holds it there as far as" in log.read_text(),
+    )
