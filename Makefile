@@ -20,6 +20,8 @@ OVERLAY ?= default
 KUBECTL ?= kubectl
 BUILDER ?= $(shell if docker info >/dev/null 2>&1; then echo docker; else command -v podman || command -v buildah; fi)
 BUILD_FLAGS ?=
+# Processes that share the tests: one for each core of the smallest machine that we test on.
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format proto docs site e2e e2e-helm e2e-images e2e-cluster e2e-kind faults soak crash bench images sbom manifests deploy undeploy kind lock clean
@@ -31,7 +33,7 @@ run: $(READY)  ## start allocator and shim here and admit the Pods of examples/d
 	@$(PY) examples/run.py
 
 test: $(READY)  ## unit, property and socket tests (no Go, no cluster)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile
 
 check: $(READY)  ## lint, types, layers, the proto, and that generated files are fresh
 	$(BIN)/ruff check .

@@ -61,20 +61,19 @@ def test_a_mistake_is_named(word: str, value: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        (ClaimsQuery(), {"web-0", "db-0", "relay"}),
-        (ClaimsQuery(text="eb-"), {"web-0"}),
-        (ClaimsQuery(text="shop/web"), {"web-0"}),
-        (ClaimsQuery(text="7001"), {"db-0"}),
-        (ClaimsQuery(text="00"), {"web-0", "db-0", "relay"}),
-        (ClaimsQuery(text="Service"), {"relay"}),
-        (ClaimsQuery(namespace="demo"), {"db-0"}),
-        (ClaimsQuery(node="n2"), {"relay"}),
-        (ClaimsQuery(state="LEASED"), {"relay"}),
-        (ClaimsQuery(state="RESERVED", text="7000"), {"web-0"}),
-        (ClaimsQuery(state="UNPLACEABLE"), set()),
-        (ClaimsQuery(state="OUTSIDER"), set()),
+        pytest.param(ClaimsQuery(), {"web-0", "db-0", "relay"}, id="nothing asked"),
+        pytest.param(ClaimsQuery(text="eb-"), {"web-0"}, id="a part of the name"),
+        pytest.param(ClaimsQuery(text="shop/web"), {"web-0"}, id="namespace and name"),
+        pytest.param(ClaimsQuery(text="7001"), {"db-0"}, id="a number"),
+        pytest.param(ClaimsQuery(text="00"), {"web-0", "db-0", "relay"}, id="a part of numbers"),
+        pytest.param(ClaimsQuery(text="Service"), {"relay"}, id="the kind"),
+        pytest.param(ClaimsQuery(namespace="demo"), {"db-0"}, id="the namespace"),
+        pytest.param(ClaimsQuery(node="n2"), {"relay"}, id="the node"),
+        pytest.param(ClaimsQuery(state="LEASED"), {"relay"}, id="the state"),
+        pytest.param(ClaimsQuery(state="RESERVED", text="7000"), {"web-0"}, id="state and number"),
+        pytest.param(ClaimsQuery(state="UNPLACEABLE"), set(), id="a state nobody is in"),
+        pytest.param(ClaimsQuery(state="OUTSIDER"), set(), id="Pods that are not ours"),
     ],
-    ids=str,
 )
 def test_a_filter_selects(query: ClaimsQuery, found: set[str]) -> None:
     desk = Desk("n1", "n2")
