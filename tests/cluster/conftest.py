@@ -12,7 +12,7 @@ from allocator.cluster.watching import Pace
 from cluster.apiserver import ApiServer
 from cluster.observing import Recorder
 
-PACE = Pace(page=3, stall_seconds=0.15, proof_seconds=0.01, proof_grace=0.005, probe_stall=0.1)
+PACE = Pace(page=3, stall_seconds=0.5, proof_seconds=0.01, proof_grace=0.005, probe_stall=0.4)
 
 Follow = Callable[..., KubernetesCluster]
 
