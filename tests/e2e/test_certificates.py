@@ -27,8 +27,9 @@ from e2e.control_plane import ControlPlane
 from e2e.manifests import hostport, pod, port, rendered
 from e2e.mounted import Mount
 from e2e.pki import KeyPair
-from e2e.processes import wait_for, wait_until
+from e2e.processes import Timeout, wait_for, wait_until
 from e2e.product import Allocator, Product, Shim, install_webhook
+from e2e.rights import NOTHING, rules, take_away
 from e2e.soak import Clients, Witness
 from e2e.test_live_cluster import Pool, pool
 
@@ -42,6 +43,7 @@ CONFIGURATION = "mutatingwebhookconfiguration/hostport-operator"
 LAG = 2.0  # of the mounted Secret
 LIVES = ("--certificate-propagation=4s", "--certificate-lifetime=24s", "--ca-lifetime=48s")
 ROLL_SECONDS = 85.0  # an authority signs for 36 seconds, so three of them sign
+ROLES = "hostport-certificates"
 ASKING = hostport(policy="Dynamic", min_port=26000, max_port=26999)
 
 
@@ -199,6 +201,66 @@ def test_a_killed_allocator_comes_back_with_the_authority_that_it_had(installed:
     assert {*known} & {*read(installed.data("configmap/hostport-ca")["ca.crt"].encode())}
     create_soon(kubectl, "after-0")
     assert seconds < 15  # and not the 36 that one without the journal waits
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What somebody does to an object; `verb` is kubectl's, and its flags."""
+
+    what: str
+    verb: tuple[str, ...]
+    is_there: Callable[[Installed], bool]
+    """Whether it is not mended yet."""
+
+
+STRANGER = base64.b64encode(b"stranger").decode()
+
+
+def edit(data: dict[str, str]) -> tuple[str, ...]:
+    return ("patch", "--type=merge", "-p", json.dumps({"data": data}))
+
+
+NEEDED_FOR = {
+    "get/update secrets": Mistake(
+        "secret/hostport-shim-tls",
+        edit({"tls.crt": STRANGER}),
+        lambda installed: installed.data("secret/hostport-shim-tls")["tls.crt"] == STRANGER,
+    ),
+    "get/update configmaps": Mistake(
+        "configmap/hostport-ca",
+        edit({"ca.crt": STRANGER}),
+        lambda installed: installed.data("configmap/hostport-ca")["ca.crt"] == STRANGER,
+    ),
+    "create secrets/configmaps": Mistake(
+        "secret/hostport-ca",
+        ("delete",),
+        lambda installed: installed.kubectl.run("get", "secret/hostport-ca").code != 0,
+    ),
+    "get/patch mutatingwebhookconfigurations": Mistake(
+        CONFIGURATION,
+        ("patch", "--type=json", "-p", '[{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]'),
+        lambda installed: installed.bundle() == "",
+    ),
+}
+"""What is mended by each rule."""
+
+
+def test_it_is_said_of_each_rule_what_it_is_for() -> None:
+    assert sorted(rules(ROLES)) == sorted(NEEDED_FOR)
+
+
+@pytest.mark.parametrize("rule", NEEDED_FOR)
+def test_without_a_rule_a_mistake_stays_and_with_it_it_is_mended(installed: Installed, rule: str) -> None:
+    mistake = NEEDED_FOR[rule]
+    verb, *flags = mistake.verb
+    take_away(installed.plane, ROLES, rule)
+    try:
+        installed.kubectl(verb, mistake.what, *flags)
+        with pytest.raises(Timeout):
+            wait_until("it to be mended", lambda: not mistake.is_there(installed), seconds=8)
+    finally:
+        take_away(installed.plane, ROLES, NOTHING)
+    wait_until("it to be mended", lambda: not mistake.is_there(installed), seconds=15)
 
 
 def test_when_certificates_end_is_told(installed: Installed) -> None:

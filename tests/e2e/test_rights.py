@@ -1,30 +1,23 @@
 """Each right of the allocator is needed: without a rule of its roles something that users rely on is gone, and nothing else.
 
-A rule that is added fails here until it is said what it is for. The roles for the built-in certificates are held to their
-need by test_certificates, which runs with them and no others.
+The roles for the built-in certificates are held to their need in test_certificates, which runs with them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from e2e.binaries import CHECKOUT
 from e2e.control_plane import ControlPlane, create_namespace
 from e2e.processes import Process, Timeout, wait_until
-from e2e.secured import ACCOUNT, AUDIENCE, SYSTEM, Caller, Secured, apply_rights, token_of, wait_until_allowed
+from e2e.rights import NOTHING, rules, take_away
+from e2e.secured import ACCOUNT, AUDIENCE, Caller, Secured, apply_rights, token_of
 from hostport.v1 import allocator_pb2 as pb
 
-Json = dict[str, Any]
-
-RULES_FILE = CHECKOUT / "deploy" / "base" / "allocator-rbac.yaml"
-USER = f"system:serviceaccount:{SYSTEM}:{ACCOUNT}"
 SERVES, WARNS, TELLS, TOKENS, RIGHTS, LEASES = (
     "it serves",
     "it warns of Pod Security",
@@ -49,26 +42,7 @@ LOST: dict[str, set[str]] = {
 """What is lost with a rule. An allocator that does not serve is asked for nothing else."""
 
 
-def name_of(rule: Json) -> str:
-    return f"{'/'.join(rule['verbs'])} {'/'.join(rule['resources'])}"
-
-
-def roles() -> list[Json]:
-    documents = yaml.safe_load_all(RULES_FILE.read_text(encoding="utf-8"))
-    return [
-        each for each in documents if each["kind"] in {"Role", "ClusterRole"} and each["metadata"]["name"] == ACCOUNT
-    ]
-
-
-RULES = [name_of(rule) for role in roles() for rule in role["rules"]]
-
-
-def without(name: str) -> list[Json]:
-    """The roles, with one rule less."""
-    left = copy.deepcopy(roles())
-    for role in left:
-        role["rules"] = [rule for rule in role["rules"] if name_of(rule) != name]
-    return left
+RULES = rules(ACCOUNT)
 
 
 @pytest.fixture(scope="module")
@@ -81,24 +55,12 @@ def allocator(plane: ControlPlane, product_session: object, folder: Path) -> Ite
         *("--serviceaccount=rights:relay", "--user=carol"),
     )
     yield Secured(plane, folder, "allocator-rights", "--port-leases")
-    plane.kubectl.apply(*roles())
+    take_away(plane, ACCOUNT, NOTHING)
 
 
 @contextlib.contextmanager
 def running_without(plane: ControlPlane, allocator: Secured, name: str) -> Iterator[Process]:
-    """The allocator, once the API server has heard of its rights."""
-    plane.kubectl.apply(*without(name))
-    for role in roles():
-        for rule in role["rules"]:
-            verb, resource = rule["verbs"][0], f"{rule['resources'][0]}.{rule['apiGroups'][0]}".rstrip(".")
-            named = [f"{resource}:{each}" for each in rule.get("resourceNames", [])] or [resource]
-            is_kept = name_of(rule) != name
-            if is_kept or not any(
-                verb in other["verbs"] and rule["resources"] == other["resources"]
-                for r in without(name)
-                for other in r["rules"]
-            ):
-                wait_until_allowed(plane, USER, verb, named[0], SYSTEM, expected=is_kept)
+    take_away(plane, ACCOUNT, name)
     with allocator.running() as process:
         yield process
 
@@ -183,7 +145,7 @@ def test_it_is_said_of_each_rule_what_it_is_for() -> None:
 
 
 def test_with_all_its_rules_nothing_is_lost(plane: ControlPlane, allocator: Secured) -> None:
-    with running_without(plane, allocator, "nothing") as process:
+    with running_without(plane, allocator, NOTHING) as process:
         assert lost(plane, allocator, process, patience=30) == set()
 
 
