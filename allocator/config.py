@@ -135,6 +135,12 @@ FLAGS = (
         "address for callers with a ServiceAccount token and no certificate; empty: none",
         _optional,
     ),
+    Flag(
+        "listen-health",
+        "",
+        "address for grpc.health.v1 alone, in plain text as the kubelet's grpc probe speaks it; empty: none",
+        _optional,
+    ),
     Flag("token-audience", "hostport.io", "audience that those tokens must have"),
     Flag("insecure", False, "allow plain text on an address that is not loopback"),
     Flag("log-level", "info", "debug, info, warning or error", one_of("debug", "info", "warning", "error")),
@@ -171,6 +177,7 @@ class Config:
     tls_client_ca: str
     shim_name: str
     listen_tokens: Address | None
+    listen_health: Address | None
     token_audience: str
     insecure: bool
     log_level: str

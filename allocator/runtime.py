@@ -181,10 +181,11 @@ class Allocator:
         self._is_stopping = False
 
     async def run(self) -> None:
-        server = self._grpc_server()
+        server, health_server = self._grpc_server(), self._health_server()
         stop = self._signals()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
+        await health_server.start()
         http_server = self._http_server()
         background = [
             asyncio.create_task(self._follow(), name="cluster"),
@@ -201,6 +202,7 @@ class Allocator:
                 task.result()  # a loop that ends has failed: so do we
         finally:
             await self._drain(server, http_server)
+            await health_server.stop(None)
             for task in (stopped, *background):
                 task.cancel()
             await asyncio.gather(stopped, *background, return_exceptions=True)
@@ -340,6 +342,15 @@ class Allocator:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self._listen(server)
+        return server
+
+    def _health_server(self) -> grpc.aio.Server:
+        """For the kubelet, whose grpc probe speaks no TLS and shows nothing. Nothing else is served there."""
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if listen := self._config.listen_health:
+            port = server.add_insecure_port(str(listen))
+            log.info("listening for health on grpc %s", Address(listen.host, port))
         return server
 
     def _listen(self, server: grpc.aio.Server) -> None:

@@ -41,6 +41,8 @@ class Program:
         lines = []
         for line in process.stderr:
             lines.append(line)
+            if found := re.search(r"listening for health on grpc (\S+)\"", line):
+                self.health = found[1]
             found = re.search(r"listening on grpc (\S+), http (\S+)", line)
             if found:
                 self.grpc, self.http = found[1], found[2]
@@ -213,6 +215,21 @@ def test_only_tls_13_is_spoken(
             else:
                 with pytest.raises(OSError, match=r"SSL|reset"):
                     context.wrap_socket(connection, server_hostname=host)
+
+
+def test_the_kubelet_asks_for_health_in_plain_text_and_gets_nothing_else(
+    tmp_path: Path, authorities: Authorities
+) -> None:
+    flags = write_tls(tmp_path, authorities["old"])
+    with (
+        running("--journal=memory", "--listen-health=127.0.0.1:0", *flags) as program,
+        grpc.insecure_channel(program.health) as channel,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        status = health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+        assert status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
+            pb_grpc.AllocatorServiceStub(channel).Allocate(two_ports(), timeout=5)
 
 
 def test_the_end_of_the_certificate_that_serves_is_told(tmp_path: Path, authorities: Authorities) -> None:

@@ -151,14 +151,20 @@ def test_each_program_leaves_a_lost_node_in_half_a_minute_and_goes_before_no_oth
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_probes_ask_nobody_but_the_program_itself(program: str) -> None:
     for container in pod_of(program)["containers"]:
-        probes = {key: value["httpGet"] for key, value in container.items() if key.endswith("Probe")}
-        port = next(each["name"] for each in container["ports"] if each["name"].startswith("http"))
+        ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+        http = next(name for name in ports if name.startswith("http"))
+        is_alive = {"path": "/healthz", "port": http}
+        is_ready = (
+            {"grpc": {"port": ports["grpc-health"]}}
+            if program == "hostport-allocator"
+            else {"httpGet": {"path": "/readyz", "port": http}}
+        )
 
-        assert probes == {
-            "startupProbe": {"path": "/healthz", "port": port},
-            "livenessProbe": {"path": "/healthz", "port": port},
-            "readinessProbe": {"path": "/readyz", "port": port},
+        assert {name: container[name].get("httpGet") for name in ("startupProbe", "livenessProbe")} == {
+            "startupProbe": is_alive,
+            "livenessProbe": is_alive,
         }
+        assert is_ready.items() <= container["readinessProbe"].items()
 
 
 def test_a_shim_is_always_there() -> None:
