@@ -35,13 +35,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What loses a node comes last of all: it does not come back."""
+    """What needs a cluster with nothing in it comes first, and what loses a node last: it does not come back."""
 
     def loses_a_node(item: pytest.Item) -> bool:
         fault = getattr(getattr(item, "callspec", None), "params", {}).get("fault")
         return isinstance(fault, Fault) and fault.loses_a_node
 
-    items.sort(key=loses_a_node)
+    items.sort(key=lambda item: (item.get_closest_marker("bare") is None, loses_a_node(item)))
 
 
 @pytest.fixture(scope="session")
@@ -91,13 +91,19 @@ def access(driver: Driver) -> Iterator[Access]:
 
 
 @pytest.fixture(scope="session")
-def installed(driver: Driver, access: Access, folder: Path) -> Installed:
-    """`make images deploy` of a fresh clone. Loading the images stands in for a registry."""
+def clone(driver: Driver, access: Access, folder: Path) -> Path:
+    """A fresh clone, after `make images`. Loading them stands in for a registry."""
     clone = folder / "clone"
     subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(clone)], check=True)
     make(driver, clone, "images", f"IMG={IMG}")
     name, tag = IMG.rsplit(":", 1)
     driver.load(f"{name}-allocator:{tag}", f"{name}-shim:{tag}")
+    return clone
+
+
+@pytest.fixture(scope="session")
+def installed(driver: Driver, access: Access, clone: Path) -> Installed:
+    """`make deploy`."""
     make(driver, clone, "deploy", f"IMG={IMG}")
     return Installed(driver, access, clone)
 

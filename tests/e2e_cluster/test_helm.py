@@ -1,37 +1,35 @@
-"""The Helm chart on real nodes, after `make deploy` has made room for it: nothing here stands in for a kubelet."""
+"""The Helm chart on real nodes, before anything else is installed: nothing here stands in for a kubelet."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from e2e.binaries import CHECKOUT
 from e2e.manifests import hostport, is_untouched, numbers, pod, port
-from e2e.processes import wait_for, wait_until
+from e2e.processes import wait_for
 from e2e.tools import tool
 from helm.helm import CHART, RELEASE, Helm, settings
 
-from e2e_cluster.conftest import IMG, make
-from e2e_cluster.installed import NAMESPACE, Installed
+from e2e_cluster.conftest import IMG
+from e2e_cluster.driver import Access
 
 
 @pytest.fixture
-def helm(installed: Installed, folder: Path) -> Iterator[Helm]:
-    """The images are on the nodes; what `make deploy` installed goes, and comes back for whoever is next."""
-    make(installed.driver, installed.clone, "undeploy", f"IMG={IMG}")
-    kubectl = installed.access.kubectl
-    wait_until("the namespace to be gone", lambda: kubectl.run("get", "namespace", NAMESPACE).code != 0, seconds=120)
-    yield Helm(str(tool("helm")), folder, kubectl.kubeconfig)
-    make(installed.driver, installed.clone, "deploy", f"IMG={IMG}")
+def helm(access: Access, clone: Path, folder: Path) -> Helm:
+    """The images are on the nodes, and nothing of ours is in the cluster."""
+    return Helm(str(tool("helm")), folder, access.kubectl.kubeconfig)
 
 
-def test_a_release_works_says_so_and_goes_without_a_trace(helm: Helm, installed: Installed) -> None:
-    kubectl = installed.access.kubectl.within("default")
+@pytest.mark.bare
+def test_a_release_works_says_so_and_goes_without_a_trace(helm: Helm, access: Access, clone: Path) -> None:
+    kubectl = access.kubectl.within("default")
+    chart = clone / CHART.relative_to(CHECKOUT)
     repository, _, tag = IMG.rpartition(":")
     images = settings({"image.repository": repository, "image.tag": tag, "image.pullPolicy": "Never"})
 
-    helm("install", RELEASE, str(CHART), "--create-namespace", "--wait", "--timeout=110s", *images)
+    helm("install", RELEASE, str(chart), "--create-namespace", "--wait", "--timeout=110s", *images)
     tested = helm("test", RELEASE, "--timeout=100s")
     assert "Phase:          Succeeded" in tested.stdout
 
