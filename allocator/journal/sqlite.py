@@ -3,7 +3,8 @@
 Durability: WAL with synchronous=FULL, so that a commit is on disk when it returns. What several callers submit while a
 commit is under way shares the next one (group commit). Rows are put into the transaction on the event loop, which takes
 microseconds; only the commit, which waits for the disk, is on a thread. (Rows put there would hand the interpreter lock
-to and fro for each of them.)
+to and fro for each of them.) A commit costs as much CPU as several decisions, so that it waits while the loop has other
+things to do, which may be decisions that can share it; an idle loop commits at once.
 
 Opening:
 
@@ -45,6 +46,11 @@ log = logging.getLogger(__name__)
 APPLICATION_ID = 0x48505254  # "HPRT", in the header of the file: see file(1)
 SCHEMA_VERSION = 1
 MAX_BATCH = 512
+ENOUGH = 32
+LONGEST_SECONDS = 0.02
+"""A commit is begun at the latest with so many submissions, or so long after the first."""
+QUIET_TURNS, TURN_SECONDS = 5, 0.00003
+"""Turns of the event loop in a row, each shorter than any that does something, after which it counts as idle."""
 
 _SCHEMA = f"""
 PRAGMA application_id = {APPLICATION_ID};
@@ -122,7 +128,7 @@ class SqliteJournal:
         self._waiting.append(submission)
         if not self._is_busy:
             self._is_busy = True
-            loop.call_soon(self._write, loop)
+            self._gather(loop, perf_counter() + LONGEST_SECONDS)
         return submission.future
 
     def close(self) -> None:
@@ -187,6 +193,15 @@ class SqliteJournal:
 
     # -- writing
 
+    def _gather(self, loop: asyncio.AbstractEventLoop, until: float, turn: float = 0.0, quiet: int = 0) -> None:
+        """Has the batch written when the loop is idle, or when it is enough or late. `turn` is when this one began."""
+        now = perf_counter()
+        quiet = quiet + 1 if now - turn < TURN_SECONDS else 0
+        if quiet == QUIET_TURNS or len(self._waiting) >= ENOUGH or now >= until:
+            self._write(loop)
+        else:
+            loop.call_soon(self._gather, loop, until, now, quiet)
+
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """Writes what has gathered, and has it committed; what comes meanwhile gathers for the next time."""
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
@@ -210,7 +225,7 @@ class SqliteJournal:
         if error is not None:
             self._roll_back()
         _resolve(batch, error)
-        self._write(loop)
+        self._gather(loop, perf_counter() + LONGEST_SECONDS)
 
     def _apply(self, batch: list[_Submission]) -> JournalError | None:
         """Puts a batch into an open transaction: in memory, no fsync."""
