@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from hostport.contract import Reason
 from hostport.v1.allocator_pb2 import AllocateResponse
@@ -44,8 +46,7 @@ FIELDS = {
 """Fields of the request by what the user wrote, if anything; a port is found by its position."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What goes back with HTTP 200, and what the log and the metrics say of it."""
 
     review: answers.Review

@@ -6,13 +6,16 @@ Rule: what comes in under these names proves nothing and is replaced; what is no
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
+
+import msgspec
 
 from shim.held import Held
 from shim.pods import Pod
 from shim.pointers import Op, add, escaped, remove
 from shim.settings import ALLOCATED, ALLOCATION_ID, ALLOCATIONS, PREFIX
+
+_encode = msgspec.json.Encoder().encode
 
 LONGEST_NAME = 63
 """Of the part behind the slash; Kubernetes refuses more."""
@@ -39,7 +42,7 @@ def audit_annotations(held: tuple[Held, ...], allocation_id: str) -> dict[str, s
         base = _base(each)
         name = base if len(holders[base]) == 1 else _with_container(each.container, base)
         annotations.setdefault(ALLOCATED + name, str(each.number))
-    annotations[ALLOCATIONS] = json.dumps([_entry(each) for each in held], separators=(",", ":"))
+    annotations[ALLOCATIONS] = _encode([_entry(each) for each in held]).decode()
     return annotations | ({ALLOCATION_ID: allocation_id} if allocation_id else {})
 
 

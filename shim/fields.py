@@ -4,7 +4,7 @@ Rules:
 
 * `null` is the same as absent, as it is for the API server, save for the elements of a list.
 * A wrong type is never coerced: `true` is no integer, `"80"` is no integer, 80.0 is no integer.
-* Text must be encodable: JSON can spell half a surrogate pair, which no wire format can carry.
+* Text is valid Unicode: the parser refuses half a surrogate pair, which no wire format can carry.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from shim.outcomes import quoted
 
 Json = Mapping[str, Any]
+
+_TEXT_ALONE = {str}
 
 
 class FieldError(ValueError):
@@ -29,13 +31,19 @@ def json_object(parent: Json, key: str, path: str) -> Json:
     value = parent.get(key)
     if value is None:
         return {}
-    return as_object(value, join(path, key))
+    if not isinstance(value, dict):
+        raise FieldError(join(path, key), "an object", value)
+    return value
 
 
 def json_objects(parent: Json, key: str, path: str) -> Iterator[tuple[int, str, Json]]:
     """The elements of a list of objects, each with its position and its path; none when absent."""
-    for at, value in enumerate(json_list(parent, key, path)):
-        element = f"{join(path, key)}[{at}]"
+    found = json_list(parent, key, path)
+    if not found:
+        return
+    where = join(path, key)
+    for at, value in enumerate(found):
+        element = f"{where}[{at}]"
         yield at, element, as_object(value, element)
 
 
@@ -51,7 +59,11 @@ def json_list(parent: Json, key: str, path: str) -> Sequence[Any]:
 def text(parent: Json, key: str, path: str) -> str:
     """The text at a key; empty when absent."""
     value = parent.get(key)
-    return "" if value is None else as_text(value, join(path, key))
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise FieldError(join(path, key), "a string", value)
+    return value
 
 
 def integer(parent: Json, key: str, path: str) -> int:
@@ -73,11 +85,11 @@ def boolean(parent: Json, key: str, path: str) -> bool | None:
 
 def text_map(parent: Json, key: str, path: str) -> dict[str, str]:
     """A map of text to text; a null value is empty text, as it is for the API server."""
+    found = json_object(parent, key, path)
+    if {*map(type, found.values())} <= _TEXT_ALONE:
+        return dict(found)
     where = join(path, key)
-    return {
-        as_text(name, f"a key of {where}"): "" if value is None else as_text(value, f"{where}[{quoted(name)}]")
-        for name, value in json_object(parent, key, path).items()
-    }
+    return {name: "" if value is None else as_text(value, f"{where}[{quoted(name)}]") for name, value in found.items()}
 
 
 def texts(parent: Json, key: str, path: str) -> list[str]:
@@ -93,10 +105,6 @@ def as_object(value: object, path: str) -> Json:
 def as_text(value: object, path: str) -> str:
     if not isinstance(value, str):
         raise FieldError(path, "a string", value)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise FieldError(path, "valid Unicode", value) from error
     return value
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from hostport.v1.allocator_pb2 import AllocatedPort, Allocation, Protocol
 from shim.pods import Pod, Port
@@ -15,8 +16,7 @@ class AllocationError(ValueError):
     """The allocator's fault: its answer does not fit the question. Nothing may be patched by it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A port and its number. `at` is the place of its container in `Pod.containers`.
 
     `old` is the containerPort before the allocation. On reinvocation the Pod shows the new number already, and only

@@ -7,7 +7,8 @@ API server (`Refused`). What is wrong with us is a *failed call* (`Unreachable`)
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from hostport.contract import Notice, Reason
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
@@ -18,8 +19,7 @@ LONGEST_WARNING = 200
 LONGEST_QUOTE = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class About(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Whom a review is about, for the log. `name` ends in `*` where it is yet to be generated."""
 
     request_id: str
@@ -29,8 +29,7 @@ class About:
     is_dry_run: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
+class Mistake(msgspec.Struct, frozen=True, gc=False):
     """One thing that stands in the Pod's way: the contract's word, the field that the user wrote, and what to do.
 
     The reason is text because a newer allocator may know reasons that this shim does not.
@@ -44,8 +43,7 @@ class Mistake:
         return f"{self.reason}: {self.field}: {self.message}" if self.field else f"{self.reason}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(msgspec.Struct, frozen=True, gc=False):
     """A warning for an admitted Pod."""
 
     reason: str
@@ -55,16 +53,14 @@ class Remark:
         return clipped(f"{self.reason}: {self.message}", LONGEST_WARNING)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The Pod is denied. `code` is the admission answer's status code, 422 or 403."""
 
     code: int
     mistakes: tuple[Mistake, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unreachable:
+class Unreachable(msgspec.Struct, frozen=True):
     """No decision was had: nothing is known of the Pod's ports. `about` is whom the log names."""
 
     reason: str

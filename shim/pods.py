@@ -12,7 +12,8 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from shim.fields import Json, boolean, integer, is_integer, json_object, json_objects, text, text_map
 
@@ -20,8 +21,7 @@ PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 HOOKS = ("postStart", "preStop")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Port:
+class Port(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One containerPort entry. Zero means unset; numbers are as large as the user wrote them."""
 
     pointer: str
@@ -34,16 +34,14 @@ class Port:
     host_ip: str
 
 
-@dataclass(frozen=True, slots=True)
-class NumericProbe:
+class NumericProbe(msgspec.Struct, frozen=True, gc=False):
     """A probe or lifecycle handler that names a port of the Pod by number. `pointer` is that of the number."""
 
     pointer: str
     port: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Container:
+class Container(msgspec.Struct, frozen=True, kw_only=True):
     """A container or init container. `env` is None when the field is absent."""
 
     pointer: str
@@ -60,8 +58,7 @@ class Container:
         return self.all_ports if self.is_counted else ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Controller:
+class Controller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who made the Pod: its controller reference."""
 
     api_version: str
@@ -70,11 +67,10 @@ class Controller:
     uid: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pod:
-    """A Pod of the API server's CREATE. `containers` are followed by the init containers."""
+class Pod(msgspec.Struct, frozen=True, kw_only=True):
+    """A Pod of the API server's CREATE. After `containers` stand the init containers; `ports` are those that count."""
 
-    raw: Json
+    spec: Json
     name: str
     generate_name: str
     namespace: str
@@ -85,22 +81,16 @@ class Pod:
     host_network: bool
     dns_policy: str
     containers: tuple[Container, ...]
-
-    @property
-    def ports(self) -> tuple[Port, ...]:
-        return tuple(port for container in self.containers for port in container.ports)
-
-    @property
-    def spec(self) -> Json:
-        return json_object(self.raw, "spec", "")
+    ports: tuple[Port, ...]
 
 
 def parse_pod(raw: Json) -> Pod:
     """Raises FieldError where a field that matters here has an impossible type."""
     metadata, spec = json_object(raw, "metadata", ""), json_object(raw, "spec", "")
     annotations = text_map(metadata, "annotations", "metadata")
+    containers = (*_containers(spec, "containers"), *_containers(spec, "initContainers"))
     return Pod(
-        raw=raw,
+        spec=spec,
         name=text(metadata, "name", "metadata"),
         generate_name=text(metadata, "generateName", "metadata"),
         namespace=text(metadata, "namespace", "metadata"),
@@ -110,7 +100,8 @@ def parse_pod(raw: Json) -> Pod:
         is_applied="kubectl.kubernetes.io/last-applied-configuration" in annotations or _server_side_applied(metadata),
         host_network=boolean(spec, "hostNetwork", "spec") is True,
         dns_policy=text(spec, "dnsPolicy", "spec"),
-        containers=(*_containers(spec, "containers"), *_containers(spec, "initContainers")),
+        containers=containers,
+        ports=tuple(port for container in containers for port in container.ports),
     )
 
 
@@ -173,9 +164,10 @@ def _env(container: Json, path: str) -> tuple[Json, ...] | None:
 
 def _probes(container: Json, path: str, pointer: str) -> Iterator[NumericProbe]:
     for key in PROBES:
-        yield from _handlers(json_object(container, key, path), f"{path}.{key}", f"{pointer}/{key}")
+        if probe := json_object(container, key, path):
+            yield from _handlers(probe, f"{path}.{key}", f"{pointer}/{key}")
     lifecycle = json_object(container, "lifecycle", path)
-    for key in HOOKS:
+    for key in HOOKS if lifecycle else ():
         hook = json_object(lifecycle, key, f"{path}.lifecycle")
         yield from _handlers(hook, f"{path}.lifecycle.{key}", f"{pointer}/lifecycle/{key}")
 

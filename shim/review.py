@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 import msgspec
 
@@ -26,11 +25,9 @@ from hostport.v1.allocator_pb2 import (
     AllocateRequest,
     Owner,
     Policy,
-    PortRange,
-    PortRequest,
     Protocol,
 )
-from shim.constraints import read_constraints
+from shim.constraints import write_constraints
 from shim.fields import FieldError, Json, as_object, boolean, integer, json_object, text, text_map
 from shim.forbidden import forbidden_by_host_network
 from shim.outcomes import About, Mistake, Remark, mistake, quoted, remark
@@ -65,8 +62,7 @@ class ReviewError(ValueError):
     """The caller's fault: the body is no AdmissionReview that we can answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the user said that matters only when the patch is built. `range` bounds Index and Dynamic alone."""
 
     keep_dns: bool = False
@@ -74,8 +70,7 @@ class Options:
     range: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotOurs:
+class NotOurs(msgspec.Struct, frozen=True, kw_only=True):
     """Allowed, untouched. `why` is for the log."""
 
     about: About
@@ -83,8 +78,7 @@ class NotOurs:
     warnings: tuple[Remark, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Denied:
+class Denied(msgspec.Struct, frozen=True, kw_only=True):
     """The user's mistakes. `probe` is a request whose refusal tells what else is wrong; None when none makes sense.
 
     `is_neutral` says that the probe's range and stride are not the user's, so that nothing about them counts.
@@ -97,8 +91,7 @@ class Denied:
     is_neutral: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing wrong so far: the request for the allocator, and what the patch will be built from."""
 
     about: About
@@ -260,18 +253,28 @@ def _allocate_request(*, request: Json, pod: Pod, settings: Settings, index: int
     ask = AllocateRequest(
         request_id=text(request, "uid", "request"),
         dry_run=boolean(request, "dryRun", "request") is True,
-        owner=_owner(request, pod),
         policy=settings.policy or POLICY_INDEX,
-        range=PortRange(min=low, max=high),
         stride=stride,
-        ports=[_port_request(port) for port in pod.ports],
-        constraints=read_constraints(pod.spec),
         priority=_int32(pod.spec, "priority"),
         may_preempt=text(pod.spec, "preemptionPolicy", "spec") != "Never",
         when_full=settings.when_full,
         host_network=pod.host_network,
         allocation_id=carried if len(carried) <= LONGEST_ID else "",
     )
+    # In place: a message that is made apart is copied into its parent.
+    ask.range.min, ask.range.max = low, high
+    _write_owner(request, pod, ask.owner)
+    for port in pod.ports:
+        ask.ports.add(
+            container=port.container,
+            name=port.name,
+            protocol=PROTOCOLS[port.protocol],
+            container_port=port.container_port,
+            host_port=port.host_port,
+            host_ip=port.host_ip,
+        )
+    ask.constraints.SetInParent()
+    write_constraints(pod.spec, ask.constraints)
     if index is not None:
         ask.index = index
     if (made_by := pod.controller) is not None:
@@ -287,25 +290,12 @@ def _keep_as_it_stands(ask: AllocateRequest) -> None:
         port.host_port = port.host_port or port.container_port
 
 
-def _owner(request: Json, pod: Pod) -> Owner:
-    return Owner(
-        kind="Pod",
-        namespace=_namespace(request, pod),
-        name=pod.name,
-        generate_name=pod.generate_name,
-        controller_uid=pod.controller.uid if pod.controller else "",
-    )
-
-
-def _port_request(port: Port) -> PortRequest:
-    return PortRequest(
-        container=port.container,
-        name=port.name,
-        protocol=PROTOCOLS[port.protocol],
-        container_port=port.container_port,
-        host_port=port.host_port,
-        host_ip=port.host_ip,
-    )
+def _write_owner(request: Json, pod: Pod, into: Owner) -> None:
+    into.kind = "Pod"
+    into.namespace = _namespace(request, pod)
+    into.name = pod.name
+    into.generate_name = pod.generate_name
+    into.controller_uid = pod.controller.uid if pod.controller else ""
 
 
 def _int32(spec: Json, key: str) -> int:

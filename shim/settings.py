@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+import msgspec
 
 from hostport.contract import Reason
 from hostport.v1.allocator_pb2 import (
@@ -58,8 +59,7 @@ RANGED = frozenset({POLICY_INDEX, POLICY_DYNAMIC})
 _Value = TypeVar("_Value")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the annotations say. `policy` is None when it is unknown, `numbers` when one of them is wrong."""
 
     policy: Policy.ValueType | None
