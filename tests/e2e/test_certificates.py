@@ -203,6 +203,47 @@ def test_a_killed_allocator_comes_back_with_the_authority_that_it_had(installed:
     assert seconds < 15  # and not the 36 that one without the journal waits
 
 
+def test_when_certificates_end_is_told(installed: Installed) -> None:
+    """With lives of seconds, each ends within the next minute."""
+    told = installed.allocator.metrics() + installed.shim.metrics()
+    ends = dict(
+        re.findall(r'^hostport_certificate_expiration_timestamp_seconds{name="(\w+)"} (\S+)$', told, re.MULTILINE)
+    )
+
+    left = {name: float(end) - time.time() for name, end in ends.items()}
+    assert left.keys() == {"allocator", "ca", "shim"}
+    assert all(0 < seconds < 60 for seconds in left.values()), left
+
+
+def test_certificates_and_authorities_follow_one_another_and_no_creation_fails(
+    installed: Installed, namespace: str, kubectl: Kubectl, pool: Callable[[int], Pool]
+) -> None:
+    create_soon(kubectl, "first-0")
+    witness = Witness(installed.plane.api, namespace)
+    clients = Clients(installed.plane.api, namespace, pool(4).spec, count=8, webhook=installed.shim.base)
+    before = len(installed.mount.versions)
+    with witness.watching(), clients.working():
+        begin = time.monotonic()
+        time.sleep(ROLL_SECONDS)
+        end = time.monotonic()
+
+    tally, shown = clients.tally, [decoded(each["tls.crt"])[0] for each in installed.mount.versions[before:]]
+    leaves = [leaf for leaf, _ in itertools.groupby(shown)]
+    signers = [name for name, _ in itertools.groupby(leaf.issuer.rfc4514_string() for leaf in leaves)]
+    sys.stderr.write(
+        f"\n| creations | failed | longest pause | certificates of the shim | authorities that signed them |\n"
+        f"|---|---|---|---|---|\n| {len(tally.created)} | {tally.unavailable + tally.others.total()} |"
+        f" {tally.longest_pause(begin, end):.2f} s | {len(leaves)} | {len(signers)} |\n"
+    )
+    assert (tally.unavailable, dict(tally.others), witness.conflicts) == (0, {}, [])
+    assert len(leaves) >= 4
+    assert len(signers) >= 3
+    assert len(set(signers)) == len(signers)
+
+
+# -- rights: last, as nothing is renewed meanwhile
+
+
 @dataclass(frozen=True)
 class Mistake:
     """What somebody does to an object; `verb` is kubectl's, and its flags."""
@@ -261,41 +302,3 @@ def test_without_a_rule_a_mistake_stays_and_with_it_it_is_mended(installed: Inst
     finally:
         take_away(installed.plane, ROLES, NOTHING)
     wait_until("it to be mended", lambda: not mistake.is_there(installed), seconds=15)
-
-
-def test_when_certificates_end_is_told(installed: Installed) -> None:
-    """With lives of seconds, each ends within the next minute."""
-    told = installed.allocator.metrics() + installed.shim.metrics()
-    ends = dict(
-        re.findall(r'^hostport_certificate_expiration_timestamp_seconds{name="(\w+)"} (\S+)$', told, re.MULTILINE)
-    )
-
-    left = {name: float(end) - time.time() for name, end in ends.items()}
-    assert left.keys() == {"allocator", "ca", "shim"}
-    assert all(0 < seconds < 60 for seconds in left.values()), left
-
-
-def test_certificates_and_authorities_follow_one_another_and_no_creation_fails(
-    installed: Installed, namespace: str, kubectl: Kubectl, pool: Callable[[int], Pool]
-) -> None:
-    create_soon(kubectl, "first-0")
-    witness = Witness(installed.plane.api, namespace)
-    clients = Clients(installed.plane.api, namespace, pool(4).spec, count=8, webhook=installed.shim.base)
-    before = len(installed.mount.versions)
-    with witness.watching(), clients.working():
-        begin = time.monotonic()
-        time.sleep(ROLL_SECONDS)
-        end = time.monotonic()
-
-    tally, shown = clients.tally, [decoded(each["tls.crt"])[0] for each in installed.mount.versions[before:]]
-    leaves = [leaf for leaf, _ in itertools.groupby(shown)]
-    signers = [name for name, _ in itertools.groupby(leaf.issuer.rfc4514_string() for leaf in leaves)]
-    sys.stderr.write(
-        f"\n| creations | failed | longest pause | certificates of the shim | authorities that signed them |\n"
-        f"|---|---|---|---|---|\n| {len(tally.created)} | {tally.unavailable + tally.others.total()} |"
-        f" {tally.longest_pause(begin, end):.2f} s | {len(leaves)} | {len(signers)} |\n"
-    )
-    assert (tally.unavailable, dict(tally.others), witness.conflicts) == (0, {}, [])
-    assert len(leaves) >= 4
-    assert len(signers) >= 3
-    assert len(set(signers)) == len(signers)
