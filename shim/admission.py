@@ -1,6 +1,6 @@
 """One review, from its bytes to its answer. The only I/O is the `Allocate` that is handed in.
 
-`shim.web` calls it with the wire behind, `shim.render` with whatever the command line names, tests with a function.
+`shim.desk` calls it with the wire behind, `shim.render` with whatever the command line names, tests with a function.
 """
 
 from __future__ import annotations

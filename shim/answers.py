@@ -47,16 +47,10 @@ def denial_message(mistakes: Sequence[Mistake]) -> str:
     return f"{len(mistakes)} mistakes: {shown}" + (f"; and {more} more" if more > 0 else "")
 
 
-def failure(code: int, reason: str, message: str) -> Review:
+def failure(code: int, reason: str, message: str) -> bytes:
     """The body of an HTTP error: a Status, as the API server itself would send."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Status",
-        "status": "Failure",
-        "code": code,
-        "reason": reason,
-        "message": f"{reason}: {message}",
-    }
+    status = {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason}
+    return _encode({**status, "message": f"{reason}: {message}"}) + b"\n"
 
 
 def _review(response: Review, warnings: Iterable[Remark], audit: Mapping[str, str]) -> Review:

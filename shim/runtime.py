@@ -23,9 +23,11 @@ from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
 from shim.client import AllocatorClient
+from shim.desk import Desk
 from shim.metrics import Metrics
+from shim.mutate import LARGEST_DRAIN, Webhook
 from shim.tls import VERSIONS, Certificate
-from shim.web import LARGEST_DRAIN, LONGEST_PATIENCE, Desk, mutate_application, side_application
+from shim.web import side_application
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +88,9 @@ class Shim:
             metrics.certificate("shim", lambda: certificate.expires)
         self._desk = Desk(allocator=self._client, metrics=metrics, max_concurrent=options.max_concurrent)
         self._mutate = BoundedServer(
-            mutate_application(self._desk),
+            Webhook(self._desk),
             ssl_options=self._certificate.context if self._certificate else None,
             max_body_size=LARGEST_DRAIN,
-            body_timeout=LONGEST_PATIENCE,
             idle_connection_timeout=IDLE,
         )
         self._side = BoundedServer(side_application(metrics, self._checks), idle_connection_timeout=IDLE)

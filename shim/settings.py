@@ -7,7 +7,6 @@ ignored: a later version may know them.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -88,7 +87,7 @@ def parse_settings(annotations: Mapping[str, str]) -> tuple[Settings, tuple[Mist
 
 def parse_number(value: str) -> int | None:
     """Decimal digits and nothing else, of any size; None otherwise."""
-    if not re.fullmatch(r"[0-9]+", value):
+    if not (value.isascii() and value.isdigit()):
         return None
     digits = value.lstrip("0") or "0"
     return int(digits) if len(digits) <= 18 else 10**18  # as good as any: too large for whatever it counts

@@ -22,8 +22,9 @@ from tornado.httputil import HTTPHeaders
 
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from shim.desk import MOST_BYTES, patience
+from shim.mutate import LARGEST_DRAIN, LARGEST_REVIEW
 from shim.runtime import Options, Shim
-from shim.web import LARGEST_DRAIN, LARGEST_REVIEW, MOST_BYTES, patience
 
 ANYWHERE = Address("127.0.0.1", 0)
 NOBODY = Address("127.0.0.1", 1)
@@ -275,7 +276,7 @@ async def test_a_client_that_leaves_in_the_middle_is_no_longer_under_way(served:
 
 
 async def test_a_client_that_sends_no_more_is_no_longer_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shim.runtime.LONGEST_PATIENCE", 0.1)
+    monkeypatch.setattr("shim.mutate.LONGEST_PATIENCE", 0.1)
     head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
     async with running() as served:
         reader, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
@@ -371,7 +372,7 @@ async def test_a_fault_of_ours_is_counted_and_answered(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("shim.web.Desk.admit", broken)
+    monkeypatch.setattr("shim.desk.Desk.admit", broken)
     response = await served.review(WEB)
     metrics = (await served.side("/metrics")).body.decode()
 

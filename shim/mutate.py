@@ -1,0 +1,225 @@
+"""POST /mutate: an AdmissionReview in, an AdmissionReview out.
+
+Every new Pod waits for this path, so that it stands on Tornado's HTTP server itself: the routes, templates and cookies
+of its handlers would cost as much as reading the review.
+
+Rules:
+
+* Every request is answered, with a Status of one line where it is no review, and before the API server gives up: the
+  deadline counts from the headers, whatever has to be done.
+* What is refused for its form is still read to its end, up to a bound, so that the client reads the answer rather than
+  a reset connection.
+* A request counts as under way from its headers to its answer; more than `max_concurrent` of them, or more bytes of
+  bodies than `MOST_BYTES`, are turned away at once, since a queue would only make all of them late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http.client import responses
+from typing import Any, cast
+from urllib.parse import parse_qs
+
+import msgspec
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+from hostport.contract import Reason
+from hostport.logs import tell
+from shim.admission import Answer
+from shim.answers import failure
+from shim.desk import LONGEST_PATIENCE, Desk, patience
+from shim.outcomes import About, Unreachable
+from shim.review import ReviewError
+
+log = logging.getLogger(__name__)
+
+PATH = "/mutate"
+
+LARGEST_REVIEW = 3 << 20
+"""Bytes. The API server's own limit for an object is 3 MiB; etcd's is 1.5."""
+
+LARGEST_DRAIN = 16 << 20
+"""Bytes that are read of a body that is refused. Beyond, the connection is closed."""
+
+NOBODY = About(request_id="")
+"""Whom a request is about that was no review."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Webhook(HTTPServerConnectionDelegate):
+    """What the HTTP server hands its requests to."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._answering: set[asyncio.Task[None]] = set()
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        return _Request(self._desk, cast("HTTP1Connection", request_conn), self._answering)
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """An answer that is no review: the HTTP code, a word and a sentence."""
+
+    code: int
+    reason: str
+    message: str
+
+
+class _Request(HTTPMessageDelegate):
+    """One request, from its headers to its answer. The methods are called by Tornado, in this order."""
+
+    def __init__(self, desk: Desk, connection: HTTP1Connection, answering: set[asyncio.Task[None]]) -> None:
+        self._desk = desk
+        self._connection = connection
+        self._answering = answering
+        self._method = self._path = self._query = ""
+        self._body = bytearray()
+        self._size = self._expected = 0
+        self._arrived = 0.0
+        self._is_counted = False
+        self._why_not: _Refusal | None = None
+        self._too_late: asyncio.TimerHandle | None = None
+
+    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
+        loop = asyncio.get_running_loop()
+        self._arrived = loop.time()
+        self._too_late = loop.call_later(LONGEST_PATIENCE, self._connection.close)  # nobody waits longer for an answer
+        self._method, target, _ = cast("RequestStartLine", start_line)
+        self._path, _, self._query = target.partition("?")
+        length = _length(headers)
+        self._why_not = self._judge(headers, length)
+        if self._why_not is None:
+            self._expected = length or LARGEST_REVIEW  # without a length it may be any
+            self._is_counted = self._desk.enter(self._expected)
+            if not self._is_counted:
+                self._why_not = _Refusal(503, Reason.TOO_MANY_REQUESTS.name, "too many requests are under way")
+        elif self._why_not.code in {404, 405} or length > LARGEST_DRAIN:
+            self._refuse(self._why_not)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._why_not is None and self._size <= LARGEST_REVIEW:
+            self._body += chunk
+
+    def finish(self) -> None:
+        """The body is whole."""
+        self._end_wait()
+        if self._why_not is None and self._size > LARGEST_REVIEW:
+            self._why_not = _too_large()
+        if self._why_not is not None:
+            self._refuse(self._why_not)
+            return
+        task = asyncio.get_running_loop().create_task(self._answer())
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    def on_connection_close(self) -> None:
+        """The client has left before its body was whole. Once it is, the request is under way until it is answered."""
+        self._leave()
+
+    def _end_wait(self) -> None:
+        if self._too_late is not None:
+            self._too_late.cancel()
+
+    def _judge(self, headers: HTTPHeaders, length: int) -> _Refusal | None:
+        if self._path != PATH:
+            return _Refusal(404, "NotFound", f"there is nothing at {self._path!r}")
+        if self._method != "POST":
+            return _Refusal(405, "MethodNotAllowed", f"{self._method} is not allowed here: POST an AdmissionReview")
+        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            message = f"the content type must be application/json, not {kind!r}"
+            return _Refusal(415, "UnsupportedMediaType", message)
+        return _too_large() if length > LARGEST_REVIEW else None
+
+    async def _answer(self) -> None:
+        try:
+            outcome = await self._desk.admit(bytes(self._body), deadline=self._deadline())
+            self._settle(outcome)
+        except ReviewError as error:
+            self._refuse(_Refusal(400, "BadRequest", str(error)))
+        except Exception:
+            log.exception("a review was not answered")
+            self._desk.metrics.answers.inc("failed", "InternalError")
+            self._send(500, failure(500, "InternalServerError", f"{self._method} {self._path}"))
+
+    def _deadline(self) -> float:
+        timeouts = parse_qs(self._query).get("timeout", [""])
+        return self._arrived + patience(timeouts[-1])
+
+    def _settle(self, outcome: Answer | Unreachable) -> None:
+        if isinstance(outcome, Unreachable):
+            self._refuse(_Refusal(503, outcome.reason, outcome.message), outcome.about or NOBODY)
+            return
+        if log.isEnabledFor(logging.INFO):
+            self._tell(
+                outcome.about,
+                outcome.result,
+                reason=outcome.reason,
+                allocation_id=outcome.allocation_id,
+                numbers=outcome.numbers,
+                detail=outcome.detail,
+            )
+        self._desk.metrics.answers.inc(outcome.result, outcome.reason)
+        self._send(200, _encode(outcome.review) + b"\n")
+
+    def _refuse(self, why: _Refusal, about: About = NOBODY) -> None:
+        if why.code != 404:
+            client = getattr(self._connection.context, "remote_ip", "")
+            self._tell(
+                about, "failed", logging.WARNING, reason=why.reason, detail=why.message, code=why.code, client=client
+            )
+            self._desk.metrics.answers.inc("failed", why.reason)
+        more = {"Allow": "POST"} if why.code == 405 else {}
+        self._send(why.code, failure(why.code, why.reason, " ".join(why.message.split())), **more)
+
+    def _send(self, code: int, body: bytes, **more: str) -> None:
+        headers = HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))} | more)
+        if self._desk.is_draining:
+            headers["Connection"] = "close"
+        line = ResponseStartLine("HTTP/1.1", code, responses.get(code, "Unknown"))
+        self._connection.write_headers(line, headers, b"" if self._method == "HEAD" else body)
+        self._connection.finish()
+        self._leave()
+        self._desk.metrics.seconds.observe(asyncio.get_running_loop().time() - self._arrived)
+
+    def _leave(self) -> None:
+        self._end_wait()
+        if self._is_counted:
+            self._is_counted = False
+            self._desk.leave(self._expected)
+
+    def _tell(self, about: About, result: str, level: int = logging.INFO, **more: Any) -> None:
+        """The canonical line of an admission."""
+        tell(
+            log,
+            "admission",
+            level,
+            request_id=about.request_id,
+            namespace=about.namespace,
+            name=about.name,
+            policy=about.policy,
+            dry_run=about.is_dry_run,
+            result=result,
+            ms=round((asyncio.get_running_loop().time() - self._arrived) * 1000, 2),
+            **more,
+        )
+
+
+def _length(headers: HTTPHeaders) -> int:
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+
+
+def _too_large() -> _Refusal:
+    return _Refusal(413, "RequestEntityTooLarge", f"the body is larger than {LARGEST_REVIEW} bytes")
