@@ -86,6 +86,7 @@ def table(result: Result) -> str:
         "retries until answered": counts.retries,
         "repeated request_ids": counts.repeats,
         "allocations acknowledged": counts.acknowledged,
+        "answers on a stream": counts.streamed,
         "denied": counts.denied,
         "renewals acknowledged": counts.renewed,
         "releases acknowledged": counts.released,

@@ -1,6 +1,7 @@
 """Clients that ask, retry until they are answered, release, renew, and repeat what was answered already.
 
-Each has a connection of its own and a random stream of its own. What a client is told, it tells the model.
+Each has a connection and chance of its own; some allocate by calls, others on a stream as shims do. What a client is
+told, it tells the model.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.rpc.status_pb2 import Status
 
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
+from shim.stream import AskStream
 
 from .model import Ask, Grant, Hold, Model, Outcome
 from .server import CHANNEL_OPTIONS
@@ -44,16 +47,19 @@ NO_ANSWER = frozenset(
 )
 """Codes that say nothing about what was decided."""
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
 
 class Client:
     """One of the clients."""
 
-    def __init__(self, name: str, address: str, model: Model, random: Random) -> None:
+    def __init__(self, name: str, address: str, model: Model, random: Random, *, has_stream: bool) -> None:
         self._name = name
         self._model = model
         self._random = random
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub: Any = pb_grpc.AllocatorServiceStub(self._channel)
+        self._stream = AskStream(self._stub) if has_stream else None
         self._asked: list[Ask] = []
         self._held: list[Grant] = []
         self._serial = 0
@@ -68,6 +74,8 @@ class Client:
             await action()
 
     async def close(self) -> None:
+        if self._stream:
+            self._stream.end()
         await self._channel.close()
 
     async def repeat_all(self) -> None:
@@ -155,8 +163,7 @@ class Client:
     async def _answered(self, ask: Ask) -> Grant | None:
         def send(timeout: float) -> Awaitable[pb.AllocateResponse]:
             ask.sent += 1
-            answer: Awaitable[pb.AllocateResponse] = self._stub.Allocate(ask.request, timeout=timeout)
-            return answer
+            return self._sent(ask.request, timeout)
 
         try:
             response = await self._until_answered(send)
@@ -164,6 +171,21 @@ class Client:
             self._model.denied(ask, error.code().name)
             return None
         return self._model.granted(ask, response)
+
+    async def _sent(self, request: pb.AllocateRequest, patience: float) -> pb.AllocateResponse:
+        """What comes on the stream is told as a call would tell it."""
+        deadline = asyncio.get_running_loop().time() + patience
+        try:
+            answer = await self._stream.ask(request, deadline) if self._stream else None
+        except TimeoutError as error:
+            raise _failed(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer on the stream") from error
+        if isinstance(answer, Status):
+            raise _failed(_CODES[answer.code], answer.message)
+        if answer is not None:
+            self._model.counts.streamed += 1
+            return answer
+        made: pb.AllocateResponse = await self._stub.Allocate(request, timeout=patience)
+        return made
 
     async def _until_answered(self, send: Callable[[float], Awaitable[T]]) -> T:
         """Sends the same again until somebody answers.
@@ -232,3 +254,7 @@ class Client:
             )
             for position, protocol in enumerate(protocols)
         ]
+
+
+def _failed(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)

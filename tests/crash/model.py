@@ -87,6 +87,7 @@ class Counts:
     retries: int = 0
     repeats: int = 0
     acknowledged: int = 0
+    streamed: int = 0
     denied: int = 0
     released: int = 0
     renewed: int = 0

@@ -45,7 +45,7 @@ async def crash(plan: Plan) -> Result:
     result = Result(Model())
     server = Server(plan.folder, journal=plan.journal, sabotage=plan.sabotage)
     clients = [
-        Client(f"c{number}", server.address, result.model, Random(f"{plan.seed}/{number}"))
+        Client(f"c{number}", server.address, result.model, Random(f"{plan.seed}/{number}"), has_stream=number % 2 == 1)
         for number in range(plan.clients + 1)
     ]
     run = _Run(plan, result, server, clients[:-1], clients[-1])

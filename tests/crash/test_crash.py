@@ -22,6 +22,7 @@ def test_nothing_acknowledged_is_lost_or_handed_out_twice(tmp_path: Path) -> Non
     assert [violation.text for violation in result.model.violations] == []
     assert result.model.counts.kills == 4
     assert result.model.counts.acknowledged > 50
+    assert result.model.counts.streamed > 20
 
 
 @pytest.mark.parametrize("fault", ["reply-before-commit", "forget-answers", "forget-releases", "blind-restart"])
