@@ -39,6 +39,10 @@ class Holder(NamedTuple):
     claim: ClaimId
 
 
+Holders = tuple[Holder, ...]
+"""Of one slot of a node. Nearly always one, of which a tuple takes half the room of a list."""
+
+
 def _number_sets() -> dict[Protocol, NumberSet]:
     return {protocol: NumberSet() for protocol in Protocol}
 
@@ -69,8 +73,8 @@ class _Place:
     node: Node
     known: bool = False
     changed: int = 0  # the value of `changes` when something last came or went here
-    holders: dict[Slot, list[Holder]] = field(default_factory=dict)
-    settled: dict[Slot, list[Holder]] = field(default_factory=dict)
+    holders: dict[Slot, Holders] = field(default_factory=dict)
+    settled: dict[Slot, Holders] = field(default_factory=dict)
     scopes: list[Scope] = field(default_factory=list)
 
 
@@ -172,7 +176,7 @@ class Occupancy:
         """How many positions there are, vacant ones among them."""
         return len(self._places)
 
-    def held_at(self, position: int) -> tuple[NodeName, set[int], Collection[list[Holder]]] | None:
+    def held_at(self, position: int) -> tuple[NodeName, set[int], Collection[Holders]] | None:
         """A node by its position: its name, the numbers that are held, and who is settled there, slot by slot."""
         place = self._places[position]
         if place is None:
@@ -300,12 +304,15 @@ class Occupancy:
         place = self._at(position)
         place.changed = self.changes
         for key in keys:
-            place.holders.setdefault((key.protocol, key.number), []).append(Holder(key.ip, claim.id))
+            slot, holder = (key.protocol, key.number), Holder(key.ip, claim.id)
+            place.holders[slot] = (*place.holders.get(slot, ()), holder)
             self._standing.add(key, position)
             for scope in place.scopes:
                 scope.standing[key.protocol].add(key.number)
-        if claim.is_settled:
-            self._settle(claim, place, position)
+            if claim.is_settled:
+                self._settle(claim, place, position, key, slot, holder)
+        if claim.is_settled and claim.owner.is_pod:
+            self._priorities[claim.priority] += 1
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
@@ -324,20 +331,16 @@ class Occupancy:
             self._unsettle(claim, place, position)
         self._forget_if_idle(position)
 
-    def _settle(self, claim: Claim, place: _Place, position: int) -> None:
-        if claim.owner.is_pod:
-            self._priorities[claim.priority] += 1
-        for key in claim.keys:
-            slot = (key.protocol, key.number)
-            holders = place.settled.setdefault(slot, [])
-            holders.append(Holder(key.ip, claim.id))
-            self._settled.add(key, position)
-            if claim.state is State.LEASED:
-                self._leased.add(key, position)
-            if claim.is_terminating:
-                self._leaving.add(key, position)
-            for scope in place.scopes if len(holders) == 1 else ():
-                scope.settled[slot] = scope.settled.get(slot, 0) + 1
+    def _settle(self, claim: Claim, place: _Place, position: int, key: PortKey, slot: Slot, holder: Holder) -> None:
+        earlier = place.settled.get(slot, ())
+        place.settled[slot] = (*earlier, holder)
+        self._settled.add(key, position)
+        if claim.state is State.LEASED:
+            self._leased.add(key, position)
+        if claim.is_terminating:
+            self._leaving.add(key, position)
+        for scope in () if earlier else place.scopes:
+            scope.settled[slot] = scope.settled.get(slot, 0) + 1
 
     def _unsettle(self, claim: Claim, place: _Place, position: int) -> None:
         if claim.owner.is_pod:
@@ -346,8 +349,7 @@ class Occupancy:
                 del self._priorities[claim.priority]
         for key in claim.keys:
             slot = (key.protocol, key.number)
-            holders = place.settled[slot]
-            holders.remove(Holder(key.ip, claim.id))
+            holders = place.settled[slot] = _without(place.settled[slot], Holder(key.ip, claim.id))
             if not any(holder.ip == key.ip for holder in holders):
                 self._settled.discard(key, position)
             if claim.state is State.LEASED:
@@ -361,8 +363,7 @@ class Occupancy:
 
     def _vacate(self, place: _Place, position: int, key: PortKey, claim: ClaimId) -> None:
         slot = (key.protocol, key.number)
-        holders = place.holders[slot]
-        holders.remove(Holder(key.ip, claim))
+        holders = place.holders[slot] = _without(place.holders[slot], Holder(key.ip, claim))
         if not any(holder.ip == key.ip for holder in holders):
             self._standing.discard(key, position)
         if not holders:
@@ -486,3 +487,9 @@ class Occupancy:
             for holder in holders
         ]
         return sorted(held, key=lambda entry: (entry[0].protocol.value, entry[0].number, entry[0].ip, entry[1]))
+
+
+def _without(holders: Holders, holder: Holder) -> Holders:
+    """Less the first that equals it: a claim may hold a slot twice."""
+    at = holders.index(holder)
+    return (*holders[:at], *holders[at + 1 :])

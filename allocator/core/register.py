@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 from allocator.core.claims import Claim, ClaimId, Owner, PodUid, Shape, State
 from allocator.core.occupancy import Occupancy
 
-Index = dict[tuple[str, str], dict[ClaimId, None]]
-"""Ids by key, in the order of insertion."""
+Key = tuple[str, str]
+"""A namespace, and a name or a uid."""
 
 
 class Register:
@@ -19,8 +18,8 @@ class Register:
         self.occupancy = Occupancy()
         self.claims: dict[ClaimId, Claim] = {}
         self.by_pod: dict[PodUid, ClaimId] = {}
-        self.by_name: Index = {}  # Pods by namespace and name
-        self.by_controller: Index = {}  # reservations by namespace and controller uid, oldest first
+        self.by_name: dict[Key, tuple[ClaimId, ...]] = {}  # Pods: one of a name, two while one follows the other
+        self.by_controller: dict[Key, dict[ClaimId, None]] = {}  # reservations, oldest first: there may be many
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
         self.unsettled: set[ClaimId] = set()
         self.expiring: set[ClaimId] = set()
@@ -38,8 +37,10 @@ class Register:
         if claim.id in self.claims:
             raise AssertionError(f"claim {claim.id} exists")
         self.claims[claim.id] = claim
-        for index, key in self._keys(claim):
-            index.setdefault(key, {})[claim.id] = None
+        if name := claim.owner.full_name:
+            self.by_name[name] = (*self.by_name.get(name, ()), claim.id)
+        if controller := _waits_for(claim):
+            self.by_controller.setdefault(controller, {})[claim.id] = None
         if claim.pod_uid is not None:
             self.by_pod[claim.pod_uid] = claim.id
         if not claim.is_settled:
@@ -56,10 +57,14 @@ class Register:
         claim = self.claims[claim_id]
         self.occupancy.leave(claim)
         del self.claims[claim_id]
-        for index, key in self._keys(claim):
-            del index[key][claim_id]
-            if not index[key]:
-                del index[key]
+        if name := claim.owner.full_name:
+            left = tuple(each for each in self.by_name.pop(name) if each != claim_id)
+            if left:
+                self.by_name[name] = left
+        if controller := _waits_for(claim):
+            del self.by_controller[controller][claim_id]
+            if not self.by_controller[controller]:
+                del self.by_controller[controller]
         if claim.pod_uid is not None:
             del self.by_pod[claim.pod_uid]
         self.unsettled.discard(claim_id)
@@ -94,10 +99,8 @@ class Register:
             if not self.ranges[claim.range]:
                 del self.ranges[claim.range]
 
-    def _keys(self, claim: Claim) -> Iterator[tuple[Index, tuple[str, str]]]:
-        """The indexes that a claim belongs to, with its key in each."""
-        owner = claim.owner
-        if owner.full_name:
-            yield self.by_name, owner.full_name
-        if claim.state is State.RESERVED and owner.controller_uid:
-            yield self.by_controller, (owner.namespace, owner.controller_uid)
+
+def _waits_for(claim: Claim) -> Key | None:
+    """The controller whose next Pod a reservation may be."""
+    owner = claim.owner
+    return (owner.namespace, owner.controller_uid) if claim.state is State.RESERVED and owner.controller_uid else None
