@@ -6,6 +6,7 @@ proven is the chart's own: its flags, certificates, rights and names.
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from e2e.api import Run
 from e2e.control_plane import ControlPlane, create_namespace
 from e2e.manifests import hostport, is_untouched, numbers, pod, port
@@ -210,3 +212,38 @@ def test_uninstall_leaves_nothing_that_blocks_a_pod(release: Release) -> None:
 def test_what_was_uninstalled_can_be_installed_again(release: Release) -> None:
     release.helm("install", RELEASE, str(CHART))
     release.helm("uninstall", RELEASE)
+
+
+def test_certificates_of_ones_own_are_enough(release: Release) -> None:
+    """Of an authority that only the webhook's caBundle and the Secrets know; nobody may make others."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    kubectl = release.plane.kubectl.within(NAMESPACE)
+    kubectl("delete", "secrets", "--all")
+    for program in ("hostport-allocator", "hostport-shim"):
+        issued = authority.issue_cert(f"{program}.{NAMESPACE}.svc", common_name=program)
+        data = {
+            "tls.crt": issued.cert_chain_pems[0].bytes(),
+            "tls.key": issued.private_key_pem.bytes(),
+            "ca.crt": authority.cert_pem.bytes(),
+        }
+        kubectl.apply(secret(f"{program}-tls", data))
+    bundle = base64.b64encode(authority.cert_pem.bytes()).decode()
+    release.helm(
+        *("install", RELEASE, str(CHART)),
+        *settings({"certificates.mode": "existingSecret", "certificates.caBundle": bundle}),
+    )
+    own = Release(release.helm, release.plane, release.network, release.folder)
+    try:
+        own.host("hostport-allocator")
+        own.host("hostport-shim")
+        made = wait_for("the webhook to work", lambda: ask(own.plane, "own", 23000), lambda run: run.code == 0)
+    finally:
+        own.stop()
+        release.helm("uninstall", RELEASE)
+
+    assert numbers(made.json) == [23000]
+
+
+def secret(name: str, data: dict[str, bytes]) -> dict[str, Any]:
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
