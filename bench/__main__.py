@@ -19,6 +19,7 @@ from bench.pods import pods
 from bench.processes import CHECKOUT
 from bench.rpc import rpc
 from bench.scale import scale
+from bench.stages import stages
 from bench.webhook import webhook
 
 BENCHES: dict[str, Callable[[Options], list[Row]]] = {
@@ -30,6 +31,7 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "page": page,
     "memory": memory,
     "pods": pods,
+    "stages": stages,
     "instructions": instructions,
 }
 

@@ -29,7 +29,7 @@ from bench.scale import SIMULATOR
 from bench.tally import Template
 from hostport.v1 import allocator_pb2 as pb
 
-OTHERS, HOLDERS, CLAIMS = 150_000, 30_000, 20_000
+OTHERS, HOLDERS, CLAIMS, IMPORTS = 150_000, 30_000, 20_000, 5
 
 
 def memory(_: Options) -> list[Row]:
@@ -42,7 +42,25 @@ def memory(_: Options) -> list[Row]:
         _row("resident bytes for each Pod with a host port", holders, 1000),
         _row("resident bytes for each other Pod", others, 50),
         _row("resident bytes for each claim, its answer included", claims, 600),
+        *_imports(),
     ]
+
+
+def _imports() -> list[Row]:
+    """The shim over the libraries that it cannot do without: CPU to import them, and the resident size then."""
+    ours = [_imported("shim.__main__") for _ in range(IMPORTS)]
+    bare = [_imported("grpc.aio, tornado.httpserver, uvloop, hostport.v1.allocator_pb2_grpc") for _ in range(IMPORTS)]
+    return [
+        Row(bench="memory", what=what, unit=unit, ours=[s[at] for s in ours], bare=[s[at] for s in bare])
+        for at, (what, unit) in enumerate((("shim: CPU to import it", "ms"), ("shim: resident once imported", "MiB")))
+    ]
+
+
+def _imported(modules: str) -> tuple[Sample, Sample]:
+    code = f"import {modules}, resource; r = resource.getrusage(0); print(r.ru_utime + r.ru_stime, r.ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True)
+    seconds, kibibytes = map(float, done.stdout.split())
+    return Sample(1000 * seconds), Sample(kibibytes / 1024)
 
 
 def _row(what: str, bytes_: float, bound: float) -> Row:

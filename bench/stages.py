@@ -1,0 +1,142 @@
+"""What the interpreter needs for one admission, stage by stage, each alone in a loop: CPU in µs, and its share of all.
+
+The column `bare` is the sum of the stages of that program. What is not here is not ours: gRPC, Tornado, TLS, the event
+loop, the disk. Caches are warm, so that under load each takes up to twice as long.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any
+
+from allocator.core.asks import Ask
+from allocator.core.candidates import NodeName
+from allocator.core.claims import ClaimId
+from allocator.core.ledger import Ledger, Rules
+from allocator.journal.contract import Answer, Put
+from allocator.journal.sqlite import SqliteJournal
+from allocator.wire import digest, parse_allocate, seal
+from bench.measure import Row, Sample, median
+from bench.options import Options
+from bench.rpc import SERIAL, request
+from bench.webhook import review
+from hostport import logs
+from hostport.v1 import allocator_pb2 as pb
+from shim import answers
+from shim.patch import build_patch
+from shim.review import Ask as Asked
+from shim.review import parse_review
+
+TURNS = 2000
+
+Stage = Callable[[], object]
+
+
+def stages(options: Options) -> list[Row]:
+    with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name, (Path(name) / "log").open("w") as log_file:
+        line = _log_line(log_file)
+        of_shim = _of_shim() | {"write a log line": line}
+        with closing(SqliteJournal(Path(name) / "journal.db")) as journal:
+            of_allocator = _of_allocator(journal) | {"write a log line": line}
+            return [*_rows("shim", of_shim, options), *_rows("allocator", of_allocator, options)]
+
+
+def _rows(program: str, found: dict[str, Stage], options: Options) -> list[Row]:
+    taken = {what: [Sample(_cpu(stage)) for _ in range(options.rounds)] for what, stage in found.items()}
+    whole = sum(median(samples) for samples in taken.values())
+    return [
+        Row(bench="stages", what=f"{program}: {what}", unit="µs", ours=samples, bare=[Sample(whole)] * options.rounds)
+        for what, samples in taken.items()
+    ]
+
+
+def _cpu(stage: Stage) -> float:
+    """Of one turn, in µs."""
+    began = time.process_time_ns()
+    for _ in range(TURNS):
+        stage()
+    return (time.process_time_ns() - began) / TURNS / 1000
+
+
+def _of_shim() -> dict[str, Stage]:
+    body = review().replace(SERIAL.encode(), b"0000000001")
+    asked = parse_review(body)
+    if not isinstance(asked, Asked):
+        raise TypeError("the review asks for nothing")
+    response = _granted(asked.request)
+    ops, warnings = build_patch(asked.pod, response, asked.options)
+    return {
+        "read the review": lambda: parse_review(body),
+        "build the patch": lambda: build_patch(asked.pod, response, asked.options),
+        "write the answer": lambda: answers.allowed("uid", ops=ops, warnings=warnings, allocation_id="id"),
+    }
+
+
+def _granted(asked: pb.AllocateRequest) -> pb.AllocateResponse:
+    ledger = Ledger(Rules(implicit_node=NodeName("node")))
+    claim, warnings = ledger.reserve(parse_allocate(asked), ClaimId("0" * 32), 0.0)
+    return pb.AllocateResponse.FromString(seal(claim, warnings))
+
+
+def _of_allocator(journal: SqliteJournal) -> dict[str, Stage]:
+    asked = request()
+    ask: Ask = parse_allocate(asked)
+    ledger, ids = Ledger(Rules(implicit_node=NodeName("node"))), itertools.count(1)
+    claim, warnings = ledger.reserve(ask, ClaimId("0" * 32), 0.0)
+    sealed, mark = seal(claim, warnings), digest(asked)
+    tables = journal._tables  # noqa: SLF001 - a stage by itself
+    connection: sqlite3.Connection = journal._connection  # noqa: SLF001
+
+    def decide() -> None:
+        claim_id = ClaimId(f"{next(ids):032x}")
+        ledger.reserve(ask, claim_id, 0.0)
+        ledger.publish(claim_id)
+        ledger.end(claim_id)  # or the next one would meet a fuller range
+
+    def record() -> None:
+        """In transactions of 20, without their commit, which waits for the disk."""
+        serial = next(ids)
+        if serial % 20 == 0:
+            connection.execute("ROLLBACK") if connection.in_transaction else None
+            connection.execute("BEGIN IMMEDIATE")
+        tables.apply(Put(claim))
+        tables.apply(Answer(f"request-{serial}", mark, claim.id, sealed))
+
+    connection.execute("BEGIN IMMEDIATE")
+    return {
+        "read the request": lambda: parse_allocate(asked),
+        "digest it": lambda: digest(asked),
+        "decide, take and end": decide,
+        "seal the answer": lambda: seal(claim, warnings),
+        "read it again for the log": lambda: pb.AllocateResponse.FromString(sealed),
+        "rows of the journal": record,
+    }
+
+
+def _log_line(stream: IO[str]) -> Stage:
+    log = logging.getLogger("bench.stages")
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    handler = logs.GatheringHandler(stream)  # type: ignore[arg-type]
+    handler.setFormatter(logs.JsonFormatter())
+    log.addHandler(handler)
+    fields: dict[str, Any] = {
+        "request_id": "0" * 36,
+        "allocation_id": "0" * 32,
+        "namespace": "demo",
+        "name": "distributed-db-0",
+        "policy": "DYNAMIC",
+        "result": "granted",
+        "reason": "",
+        "numbers": [10000, 10001],
+        "ms": 1.23,
+        "detail": "",
+    }
+    return lambda: logs.tell(log, "allocate", **fields)
