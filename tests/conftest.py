@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from allocator.journal.sqlite import SqliteJournal
 
 settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("default")
+
+
+def pytest_configure() -> None:
+    """In the background of a shell Ctrl-C is ignored, by us and so by every program that we start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 RULES = Rules(reserved=parse_numbers("22,6443"), implicit_node=NodeName("localhost"))
 
