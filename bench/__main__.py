@@ -53,10 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(names: Sequence[str], options: Options) -> int:
     rows: list[Row] = []
-    for name in names:
-        began = time.perf_counter()
-        rows += BENCHES[name](options)
-        print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    try:
+        for name in names:
+            began = time.perf_counter()
+            rows += BENCHES[name](options)
+            print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    finally:  # one that fails takes nothing from the others
+        tell(rows, names, options)
+    return 0
+
+
+def tell(rows: Sequence[Row], names: Sequence[str], options: Options) -> None:
     about = machine()
     path = write_json(rows, asdict(options) | {"names": list(names)})
     print(markdown(rows))
@@ -65,7 +72,6 @@ def run(names: Sequence[str], options: Options) -> int:
         f" Medians of {options.rounds} rounds in turns; spread: lowest and highest ratio of one round."
         f"\nRaw figures: {path.relative_to(CHECKOUT)}"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from e2e.pki import KeyPair
 CLIENTS = 16
 NODES = 10
 OURS, NULL, NONE = "ours", "null", "none"
+MET_FIRST = "pods.hostport.io"
 
 
 @dataclass(slots=True)
@@ -147,16 +148,21 @@ def _field(binaries: Binaries, folder: Path) -> Iterator[Field]:
 
 
 def _webhook(stack: ExitStack, plane: ControlPlane, folder: Path, tls: KeyPair, which: str, *command: str) -> Server:
-    """Starts a webhook, which the API server calls for the Pods of its namespace by the rules of the installation."""
+    """Starts a webhook, which the API server calls for the Pods of its namespace by the rules of the installation.
+
+    Ours has all of its entries; of the null webhook one is enough, the one that new Pods meet.
+    """
     address = free_address()
     flags = (f"--listen={address}", f"--tls-cert={tls.cert}", f"--tls-key={tls.key}")
     process = stack.enter_context(server(folder, *command, *flags))
     process.wait_for(address)
     configuration = yaml.safe_load((CHECKOUT / "deploy" / "base" / "webhook.yaml").read_text())
     configuration["metadata"]["name"] = f"bench-{which}"
-    (webhook,) = configuration["webhooks"]
-    webhook["clientConfig"] = {"url": f"https://{address}/mutate", "caBundle": plane.pki.ca_bundle}
-    webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": which}}
+    if which == NULL:
+        configuration["webhooks"] = [each for each in configuration["webhooks"] if each["name"] == MET_FIRST]
+    for webhook in configuration["webhooks"]:
+        webhook["clientConfig"] = {"url": f"https://{address}/mutate", "caBundle": plane.pki.ca_bundle}
+        webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": which}}
     plane.api.ask("POST", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", configuration)
     return process
 
