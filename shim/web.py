@@ -22,16 +22,19 @@ class _Handler(RequestHandler):
         self.clear_header("Server")
 
     def write_error(self, status_code: int, **_: Any) -> None:
-        message = f"{self.request.method} {self.request.path}"
+        self.fail(status_code, self._reason.replace(" ", ""), f"{self.request.method} {self.request.path}")
+
+    def fail(self, code: int, reason: str, message: str) -> None:
+        self.set_status(code)
         self.set_header("Content-Type", "application/json")
-        self.finish(failure(status_code, self._reason.replace(" ", ""), message))
+        self.finish(failure(code, reason, message))
 
 
 class NotFoundHandler(_Handler):
     """Any path that is none of ours."""
 
     def prepare(self) -> None:
-        self.send_error(404)
+        self.fail(404, "NotFound", f"there is nothing at {self.request.path!r}")
 
 
 class HealthHandler(_Handler):

@@ -311,8 +311,8 @@ class Occupancy:
                 scope.standing[key.protocol].add(key.number)
             if claim.is_settled:
                 self._settle(claim, place, position, key, slot, holder)
-        if claim.is_settled and claim.owner.is_pod:
-            self._priorities[claim.priority] += 1
+        if claim.is_settled:
+            self._count_priority(claim, 1)
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
@@ -329,6 +329,7 @@ class Occupancy:
             self._vacate(place, position, key, claim.id)
         if claim.is_settled:
             self._unsettle(claim, place, position)
+            self._count_priority(claim, -1)
         self._forget_if_idle(position)
 
     def _settle(self, claim: Claim, place: _Place, position: int, key: PortKey, slot: Slot, holder: Holder) -> None:
@@ -343,10 +344,6 @@ class Occupancy:
             scope.settled[slot] = scope.settled.get(slot, 0) + 1
 
     def _unsettle(self, claim: Claim, place: _Place, position: int) -> None:
-        if claim.owner.is_pod:
-            self._priorities[claim.priority] -= 1
-            if not self._priorities[claim.priority]:
-                del self._priorities[claim.priority]
         for key in claim.keys:
             slot = (key.protocol, key.number)
             holders = place.settled[slot] = _without(place.settled[slot], Holder(key.ip, claim.id))
@@ -360,6 +357,12 @@ class Occupancy:
                 del place.settled[slot]
                 for scope in place.scopes:
                     self._refresh_settled(scope, slot)
+
+    def _count_priority(self, claim: Claim, change: int) -> None:
+        if claim.owner.is_pod:
+            self._priorities[claim.priority] += change
+            if not self._priorities[claim.priority]:
+                del self._priorities[claim.priority]
 
     def _vacate(self, place: _Place, position: int, key: PortKey, claim: ClaimId) -> None:
         slot = (key.protocol, key.number)
