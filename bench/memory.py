@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from allocator.core.ledger import Ledger, Rules
 from allocator.engine import Engine, RequestMark, always
 from allocator.journal.memory import MemoryJournal
 from allocator.wire import digest, parse_allocate, seal
-from bench.measure import Row, Sample
+from bench.measure import Row, Sample, alternate
 from bench.options import Options
 from bench.processes import CHECKOUT
 from bench.rpc import request
@@ -48,19 +49,20 @@ def memory(_: Options) -> list[Row]:
 
 def _imports() -> list[Row]:
     """The shim over the libraries that it cannot do without: CPU to import them, and the resident size then."""
-    ours = [_imported("shim.__main__") for _ in range(IMPORTS)]
-    bare = [_imported("grpc.aio, tornado.httpserver, uvloop, hostport.v1.allocator_pb2_grpc") for _ in range(IMPORTS)]
+    libraries = "grpc.aio, tornado.httpserver, uvloop, hostport.v1.allocator_pb2_grpc"
+    ours, bare = alternate(IMPORTS, partial(_imported, "shim.__main__"), partial(_imported, libraries))
+    sizes, bare_sizes = ([Sample(each.beside["mib"]) for each in side] for side in (ours, bare))
     return [
-        Row(bench="memory", what=what, unit=unit, ours=[s[at] for s in ours], bare=[s[at] for s in bare])
-        for at, (what, unit) in enumerate((("shim: CPU to import it", "ms"), ("shim: resident once imported", "MiB")))
+        Row(bench="memory", what="shim: CPU to import it", unit="ms", ours=ours, bare=bare),
+        Row(bench="memory", what="shim: resident once imported", unit="MiB", ours=sizes, bare=bare_sizes),
     ]
 
 
-def _imported(modules: str) -> tuple[Sample, Sample]:
+def _imported(modules: str) -> Sample:
     code = f"import {modules}, resource; r = resource.getrusage(0); print(r.ru_utime + r.ru_stime, r.ru_maxrss)"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True)
     seconds, kibibytes = map(float, done.stdout.split())
-    return Sample(1000 * seconds), Sample(kibibytes / 1024)
+    return Sample(1000 * seconds, {"mib": kibibytes / 1024})
 
 
 def _row(what: str, bytes_: float, bound: float) -> Row:

@@ -91,10 +91,11 @@ def _of_shim() -> dict[str, Stage]:
         raise TypeError("the review asks for nothing")
     response = _granted(asked.request)
     ops, warnings = build_patch(asked.pod, response, asked.options)
+    encode = msgspec.json.Encoder().encode
     return {
         "read the review": lambda: parse_review(body),
         "build the patch": lambda: build_patch(asked.pod, response, asked.options),
-        "write the answer": lambda: answers.allowed("uid", ops=ops, warnings=warnings, allocation_id="id"),
+        "write the answer": lambda: encode(answers.allowed("uid", ops=ops, warnings=warnings, allocation_id="id")),
     }
 
 
@@ -123,7 +124,7 @@ def _of_allocator(journal: SqliteJournal) -> dict[str, Stage]:
         """In transactions of 20, without their commit, which waits for the disk."""
         serial = next(ids)
         if serial % 20 == 0:
-            connection.execute("ROLLBACK") if connection.in_transaction else None
+            connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
         tables.apply(Put(claim))
         tables.apply(Answer(f"request-{serial}", mark, claim.id, sealed))
