@@ -38,7 +38,9 @@ class Fleet:
         self._api.ask("DELETE", f"/api/v1/nodes/{name}")
 
     def look_once(self) -> None:
-        """resourceVersion=0 reads the API server's cache, as a kubelet does."""
+        """resourceVersion=0 reads the API server's cache, as a kubelet does. Without nodes there is nothing to look for."""
+        if not self._addresses:
+            return
         answer = self._api.ask("GET", "/api/v1/pods?resourceVersion=0")
         if answer.status != 200:
             log.warning("fake kubelet: %s", answer.text)
