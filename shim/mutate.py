@@ -39,6 +39,7 @@ from shim.answers import failure
 from shim.desk import LONGEST_PATIENCE, Desk, patience
 from shim.outcomes import About, Unreachable
 from shim.review import ReviewError
+from shim.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ LARGEST_REVIEW = 3 << 20
 
 LARGEST_DRAIN = 16 << 20
 """Bytes that are read of a body that is refused. Beyond, the connection is closed."""
+
+MOST_AT_ONCE = 8
+"""Reviews that are read in one turn of the event loop, before what they ask for leaves."""
 
 NOBODY = About(request_id="")
 """Whom a request is about that was no review."""
@@ -62,9 +66,10 @@ class Webhook(HTTPServerConnectionDelegate):
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._answering: set[asyncio.Task[None]] = set()
+        self._turns = Turns(MOST_AT_ONCE)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        return _Request(self._desk, cast("HTTP1Connection", request_conn), self._answering)
+        return _Request(self._desk, cast("HTTP1Connection", request_conn), self._answering, self._turns)
 
 
 class _Refusal(msgspec.Struct, frozen=True):
@@ -78,10 +83,13 @@ class _Refusal(msgspec.Struct, frozen=True):
 class _Request(HTTPMessageDelegate):
     """One request, from its headers to its answer. The methods are called by Tornado, in this order."""
 
-    def __init__(self, desk: Desk, connection: HTTP1Connection, answering: set[asyncio.Task[None]]) -> None:
+    def __init__(
+        self, desk: Desk, connection: HTTP1Connection, answering: set[asyncio.Task[None]], turns: Turns
+    ) -> None:
         self._desk = desk
         self._connection = connection
         self._answering = answering
+        self._turns = turns
         self._method = self._path = self._query = ""
         self._body = bytearray()
         self._size = self._expected = 0
@@ -119,6 +127,9 @@ class _Request(HTTPMessageDelegate):
         if self._why_not is not None:
             self._refuse(self._why_not)
             return
+        self._turns.begin(self._begin)
+
+    def _begin(self) -> None:
         task = asyncio.get_running_loop().create_task(self._answer())
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)

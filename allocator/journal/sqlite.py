@@ -25,15 +25,17 @@ SQLite 3.7.0 to 3.51.2 can corrupt a WAL that two connections checkpoint at once
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import fcntl
 import json
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from time import perf_counter
 from typing import IO, Any
 
@@ -46,7 +48,7 @@ log = logging.getLogger(__name__)
 APPLICATION_ID = 0x48505254  # "HPRT", in the header of the file: see file(1)
 SCHEMA_VERSION = 1
 MAX_BATCH = 512
-ENOUGH = 32
+ENOUGH = 16
 LONGEST_SECONDS = 0.02
 """A commit is begun at the latest with so many submissions, or so long after the first."""
 QUIET_TURNS, TURN_SECONDS = 5, 0.00003
@@ -91,6 +93,27 @@ class _Submission:
     is_kept: bool = False
 
 
+class _Committer:
+    """The thread on which commits wait for the disk. An executor's futures would cost as much as a commit's rows."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def do(self, work: Callable[[], None]) -> None:
+        self._work.put(work)
+
+    def stop(self) -> None:
+        """When the work is done."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+
 class SqliteJournal:
     """See the module. All calls come from one event loop's thread."""
 
@@ -116,7 +139,7 @@ class SqliteJournal:
         self._tables = _Tables(self._connection)
         self._waiting: list[_Submission] = []
         self._is_busy = False  # a batch is gathering its last submissions, or is being committed
-        self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._committer = _Committer()
 
     def load(self) -> Kept:
         kept, self._kept = self._kept, Kept()
@@ -132,7 +155,7 @@ class SqliteJournal:
         return submission.future
 
     def close(self) -> None:
-        self._committer.shutdown(wait=True)
+        self._committer.stop()
         if self._waiting:
             batch, self._waiting = self._waiting, []
             _resolve(batch, self._apply(batch) or self._commit())
@@ -213,13 +236,17 @@ class SqliteJournal:
             self._settle(loop, batch, error)
             return
         began = perf_counter()
-        commit = loop.run_in_executor(self._committer, self._commit)
 
-        def committed(done: asyncio.Future[JournalError | None]) -> None:
-            self.on_commit(Commit(len(batch), perf_counter() - began, is_durable=done.result() is None))
-            self._settle(loop, batch, done.result())
+        def commit() -> None:
+            error = self._commit()
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(committed, error)
 
-        commit.add_done_callback(committed)
+        def committed(error: JournalError | None) -> None:
+            self.on_commit(Commit(len(batch), perf_counter() - began, is_durable=error is None))
+            self._settle(loop, batch, error)
+
+        self._committer.do(commit)
 
     def _settle(self, loop: asyncio.AbstractEventLoop, batch: list[_Submission], error: JournalError | None) -> None:
         if error is not None:
