@@ -5,7 +5,9 @@ Rules:
 * The ledger is touched from the event loop alone, and never across an await: a decision and its taking are one step.
 * What was decided is published or aborted by the outcome of its commit, whether or not the caller still waits.
 * A repeated request gets the first answer: from `_answers` once it is durable, from `_under_way` before.
-* What the cluster changes is true already; the journal follows, and is asked again where it fails.
+* What the cluster changes is true already; the journal follows, and is asked again where it fails. It follows with what
+  is journalled next, and before it, or with the next tick: a commit of its own for each Pod would cost as much as the
+  one that gave the Pod its ports.
 * Where it is not certain yet that a decision was not made durable, its ports stay taken until it is.
 """
 
@@ -220,7 +222,7 @@ class Engine:
         response = seal(claim, warnings)
         answer = Answer(mark.request_id, mark.digest, claim.id, response) if mark else None
         entries: list[Entry] = [Put(claim)] if claim != old else []
-        committed = self.journal.submit(entries + ([answer] if answer else []), is_wanted)
+        committed = self._submit(entries + ([answer] if answer else []), is_wanted)
         outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         waiting = [outcome]
         if mark:
@@ -287,7 +289,7 @@ class Engine:
         old = self.ledger.get(claim_id)
         self.ledger.amend(renewed)
         try:
-            await self._settled(self.journal.submit([Put(renewed)], always))
+            await self._settled(self._submit([Put(renewed)], always))
         except UnavailableError:
             if old is not None and self.ledger.get(claim_id) is renewed:
                 self._restore_claim(old)
@@ -328,7 +330,7 @@ class Engine:
         for one in stored.values():
             entries += self._taken_back(one)
         if entries:
-            self.journal.submit(entries, always).add_done_callback(_failure)  # the next start would find the same
+            self._submit(entries, always).add_done_callback(_failure)  # the next start would find the same
         return lost
 
     def _taken_back(self, recorded: Recorded) -> Iterator[Entry]:
@@ -375,7 +377,6 @@ class Engine:
         if lists_pods:
             self.ledger.trust_pods(now)
         self.ledger.observe(nodes=nodes, gone_nodes=gone_nodes, pods=pods, gone_pods=gone_pods, now=now)
-        self._save_changes()
         self._tell_incidents()
 
     def known_pods(self) -> Collection[PodUid]:
@@ -405,37 +406,11 @@ class Engine:
         self.ledger.weigh_verdicts(now)
         self.ledger.survey(SURVEYED_NODES)
         self._forget_answers(now)
-        self._save_changes()
+        self.save_changes()
         self._tell_incidents()
 
-    def _end_all(self, due: Sequence[Claim]) -> None:
-        """Each lease by itself: its end may take longer than that of others."""
-        reservations = [claim.id for claim in due if claim.state is not State.LEASED]
-        if reservations:
-            self._end(reservations)
-        for claim in due:
-            if claim.state is State.LEASED:
-                self._end([claim.id])
-
-    def _end(self, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
-        """Ends claims: their ports are free when that is durable, not before."""
-        at = self.now()
-        committed = self.journal.submit([Drop(claim_id, at) for claim_id in claim_ids], always)
-        self._ending.update(dict.fromkeys(claim_ids, committed))
-
-        def settle(committed: asyncio.Future[bool]) -> None:
-            is_durable = _failure(committed) is None
-            for claim_id in claim_ids:
-                del self._ending[claim_id]
-                if is_durable:
-                    self.ledger.end(claim_id)
-                    self._fade(claim_id, at)
-
-        committed.add_done_callback(settle)
-        return committed
-
-    def _save_changes(self) -> None:
-        """Journals what the cluster changed, and what could not be journalled the last time."""
+    def save_changes(self) -> None:
+        """Journals what the cluster changed, and what could not be journalled the last time. At the end, too."""
         changes = {**self._unsaved, **self.ledger.take_changes()}
         self._unsaved = {}
         at = self.now()
@@ -454,6 +429,37 @@ class Engine:
                 self._unsaved.update(changes)  # submissions settle in order: what is there is older
 
         self.journal.submit(entries, always).add_done_callback(settle)
+
+    def _end_all(self, due: Sequence[Claim]) -> None:
+        """Each lease by itself: its end may take longer than that of others."""
+        reservations = [claim.id for claim in due if claim.state is not State.LEASED]
+        if reservations:
+            self._end(reservations)
+        for claim in due:
+            if claim.state is State.LEASED:
+                self._end([claim.id])
+
+    def _end(self, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
+        """Ends claims: their ports are free when that is durable, not before."""
+        at = self.now()
+        committed = self._submit([Drop(claim_id, at) for claim_id in claim_ids], always)
+        self._ending.update(dict.fromkeys(claim_ids, committed))
+
+        def settle(committed: asyncio.Future[bool]) -> None:
+            is_durable = _failure(committed) is None
+            for claim_id in claim_ids:
+                del self._ending[claim_id]
+                if is_durable:
+                    self.ledger.end(claim_id)
+                    self._fade(claim_id, at)
+
+        committed.add_done_callback(settle)
+        return committed
+
+    def _submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        """Journals, after what was changed before."""
+        self.save_changes()
+        return self.journal.submit(entries, is_wanted)
 
     def _lasting(self, claim_id: ClaimId) -> Claim | None:
         """The claim as it stands, unless it has ended or its end is on the way to the journal: it must not return."""
@@ -487,7 +493,7 @@ class Engine:
             return
         while self._fading and self._fading[0][0] < before:
             self._answers.pop(self._fading.popleft()[1], None)
-        self.journal.submit([Forget(before)], always).add_done_callback(_failure)
+        self._submit([Forget(before)], always).add_done_callback(_failure)
 
 
 def _failure(committed: asyncio.Future[bool]) -> Refused | UnavailableError | None:

@@ -206,6 +206,7 @@ class Allocator:
             for task in (stopped, *background):
                 task.cancel()
             await asyncio.gather(stopped, *background, return_exceptions=True)
+            self._engine.save_changes()
             if self._lease_keeper is not None:
                 await self._lease_keeper.close()
 

@@ -61,6 +61,7 @@ class Running:
     async def stop(self) -> None:
         await self._channel.close()
         await self._server.stop(None)
+        self.engine.save_changes()
 
 
 Start = Callable[..., Awaitable[Running]]
