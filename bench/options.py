@@ -11,5 +11,5 @@ class Options:
 
     rounds: int = 5
     seconds: float = 2.0
-    warm_up: float = 0.5
+    warm_up: float = 2.0  # the first 500 requests of a process take up to twice as long as the others
     pods: int = 20_000
