@@ -71,7 +71,7 @@ async def test_a_certificate_that_ends_is_refused_on_the_connection_that_stands(
     shim = await secured.certified(SHIM, not_after=datetime.now(UTC) + timedelta(hours=1))
     assert await outcome(shim("Allocate", pod("a"))) == "OK"
 
-    secured.clock.now += 3600
+    secured.clock.now += 3660  # well beyond: the certificate counts whole seconds, from a moment after the clock stood
     assert await outcome(shim("Allocate", pod("b"))) == "UNAUTHENTICATED"
 
 
