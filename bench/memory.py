@@ -1,6 +1,6 @@
 """Resident bytes for each Pod and each claim, over the bound that we set ourselves (the column `bare`).
 
-Pods: the allocator of `bench.scale` with nodes alone, with Pods without host ports, and with Pods that have one.
+Pods: the allocator of `bench.scale` with few and with many Pods, all without host ports, or each with one.
 Claims: an engine with a journal in memory that grants, each with the answer that is kept for its repetition.
 """
 
@@ -31,8 +31,8 @@ from bench.scale import SIMULATOR
 from bench.tally import Template
 from hostport.v1 import allocator_pb2 as pb
 
-OTHERS, HOLDERS, CLAIMS, IMPORTS = 150_000, 30_000, 20_000, 5
-ROUNDS = 3  # what the allocator of libc holds back differs by megabytes from one process to the next
+FEW, OTHERS, HOLDERS, CLAIMS, IMPORTS = 10_000, 200_000, 50_000, 20_000, 5
+ROUNDS = 3  # what libc holds back differs by megabytes from one process to the next
 
 
 def memory(_: Options) -> list[Row]:
@@ -40,9 +40,8 @@ def memory(_: Options) -> list[Row]:
     holders: list[float] = []
     claims: list[float] = []
     for _round in range(ROUNDS):
-        nodes = _grown(pods=0, one_in=0)
-        others.append((_grown(pods=OTHERS, one_in=0) - nodes) / OTHERS)
-        holders.append((_grown(pods=HOLDERS, one_in=1) - nodes) / HOLDERS)
+        others.append(_each(OTHERS, one_in=0))
+        holders.append(_each(HOLDERS, one_in=1))
         command = [sys.executable, "-m", "bench.memory"]
         done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True)
         claims.append(float(done.stdout))
@@ -76,6 +75,11 @@ def _imported(modules: str) -> Sample:
 def _row(what: str, sizes: Sequence[float], bound: float) -> Row:
     ours, bare = [Sample(size) for size in sizes], [Sample(bound) for _ in sizes]
     return Row(bench="memory", what=what, unit="B", ours=ours, bare=bare, aim="≤ 1")
+
+
+def _each(pods: int, *, one_in: int) -> float:
+    """What a Pod adds once there are a few: the first ones find room in what the nodes left behind."""
+    return (_grown(pods=pods, one_in=one_in) - _grown(pods=FEW, one_in=one_in)) / (pods - FEW)
 
 
 def _grown(*, pods: int, one_in: int) -> float:
