@@ -31,15 +31,14 @@ from bench.scale import SIMULATOR
 from bench.tally import Template
 from hostport.v1 import allocator_pb2 as pb
 
-FEW, OTHERS, HOLDERS, CLAIMS, IMPORTS = 10_000, 200_000, 50_000, 20_000, 5
-ROUNDS = 3  # what libc holds back differs by megabytes from one process to the next
+FEW, OTHERS, HOLDERS, CLAIMS = 10_000, 200_000, 50_000, 20_000
 
 
-def memory(_: Options) -> list[Row]:
+def memory(options: Options) -> list[Row]:
     others: list[float] = []
     holders: list[float] = []
     claims: list[float] = []
-    for _round in range(ROUNDS):
+    for _round in range(options.rounds):  # what libc holds back differs by megabytes from one process to the next
         others.append(_each(OTHERS, one_in=0))
         holders.append(_each(HOLDERS, one_in=1))
         command = [sys.executable, "-m", "bench.memory"]
@@ -49,14 +48,14 @@ def memory(_: Options) -> list[Row]:
         _row("resident bytes for each Pod with a host port", holders, 1000),
         _row("resident bytes for each other Pod", others, 50),
         _row("resident bytes for each claim, its answer included", claims, 600),
-        *_imports(),
+        *_imports(options),
     ]
 
 
-def _imports() -> list[Row]:
+def _imports(options: Options) -> list[Row]:
     """The shim over the libraries that it cannot do without: CPU to import them, and the resident size then."""
     libraries = "grpc.aio, tornado.httpserver, uvloop, hostport.v1.allocator_pb2_grpc"
-    ours, bare = alternate(IMPORTS, partial(_imported, "shim.__main__"), partial(_imported, libraries))
+    ours, bare = alternate(options.rounds, partial(_imported, "shim.__main__"), partial(_imported, libraries))
     sizes, bare_sizes = ([Sample(each.beside["mib"]) for each in side] for side in (ours, bare))
     return [
         Row(bench="memory", what="shim: CPU to import it", unit="ms", ours=ours, bare=bare),
