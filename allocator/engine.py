@@ -101,7 +101,7 @@ class Engine:
         self.meters = Meters()
         self._new_id = new_id
         self._answers: dict[str, Answer] = {}
-        self._answers_of: dict[ClaimId, list[str]] = {}
+        self._answers_of: dict[ClaimId, tuple[str, ...]] = {}  # request_ids: nearly always one
         self._fading: deque[tuple[float, str]] = deque()  # (when the claim ended, request_id), in that order
         self._under_way: dict[str, tuple[bytes, list[asyncio.Future[bytes]]]] = {}  # digest, and who waits
         self._ending: dict[ClaimId, asyncio.Future[bool]] = {}
@@ -481,7 +481,7 @@ class Engine:
 
     def _remember(self, answer: Answer) -> None:
         self._answers[answer.request_id] = answer
-        self._answers_of.setdefault(answer.claim_id, []).append(answer.request_id)
+        self._answers_of[answer.claim_id] = (*self._answers_of.get(answer.claim_id, ()), answer.request_id)
 
     def _fade(self, claim_id: ClaimId, at: float) -> None:
         for request_id in self._answers_of.pop(claim_id, ()):
