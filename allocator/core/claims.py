@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from functools import lru_cache
 from typing import NewType
 
 import msgspec
@@ -26,6 +27,16 @@ POD = "Pod"
 
 Shape = tuple[tuple[str, str, Protocol, int], ...]
 """Container, name, protocol and old containerPort of each port."""
+
+
+Bounds = tuple[int, int]
+"""The lowest and the highest number of a range."""
+
+
+@lru_cache(maxsize=1024)
+def bounds(low: int, high: int) -> Bounds:
+    """Cached: there are many claims and few ranges, which then are one object each."""
+    return low, high
 
 
 class State(Enum):
@@ -95,7 +106,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     expires: float | None = None
     settled_at: float | None = None  # when its Pod was first seen on its node
     pod_uid: PodUid | None = None
-    range: tuple[int, int] | None = None  # the bounds that its numbers were chosen from; None: they were fixed
+    range: Bounds | None = None  # the bounds that its numbers were chosen from; None: they were fixed
     priority: int = 0  # spec.priority of the Pod
     may_preempt: bool = False
     is_terminating: bool = False  # the Pod has a deletionTimestamp; it holds its ports until it is gone

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned, WhenFull
 from allocator.core.backlog import Backlog
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
-from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
+from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodUid, State, bounds
 from allocator.core.plan import Context, Placement, place
 from allocator.core.pods import Judge, Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
 from allocator.core.policy import number_groups
@@ -32,7 +32,7 @@ from allocator.core.ports import WILDCARD, PortKey, Protocol
 from allocator.core.register import Register
 from allocator.core.room import Move, World
 from allocator.core.sticky import Sticky
-from allocator.core.survey import MOST_RANGES, Bounds, Picture, Survey
+from allocator.core.survey import MOST_RANGES, Picture, Survey
 from allocator.core.upkeep import Incident, Upkeep
 from allocator.core.verdicts import Verdicts
 from hostport.contract import Notice, Reason
@@ -133,7 +133,7 @@ class Ledger:
             constraints=within,
             node=placement.node,
             expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
-            range=(ask.low, ask.high) if ask.policy.is_ranged else None,
+            range=bounds(ask.low, ask.high) if ask.policy.is_ranged else None,
             priority=ask.priority,
             may_preempt=ask.may_preempt,
         )
@@ -573,7 +573,7 @@ class Ledger:
 
     def ranges(self) -> list[Bounds]:
         """The ranges that most claims come from, the most used one first."""
-        return [bounds for bounds, _ in self._register.ranges.most_common(MOST_RANGES)]
+        return [each for each, _ in self._register.ranges.most_common(MOST_RANGES)]
 
     @property
     def reserved(self) -> int:

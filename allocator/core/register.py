@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from allocator.core.claims import Claim, ClaimId, Owner, PodUid, Shape, State
+from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, State
 from allocator.core.occupancy import Occupancy
 
 Key = tuple[str, str]
@@ -25,7 +25,7 @@ class Register:
         self.expiring: set[ClaimId] = set()
         self.unplanned: set[ClaimId] = set()  # those of the unsettled that stand nowhere
         self.states: Counter[State] = Counter()  # of what we granted
-        self.ranges: Counter[tuple[int, int]] = Counter()  # of what we granted, by the range that it came from
+        self.ranges: Counter[Bounds] = Counter()  # of what we granted, by the range that it came from
         self.outsider_ports = 0  # held by Pods that we never granted anything
 
     def named(self, owner: Owner) -> frozenset[ClaimId]:

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Claim
+from allocator.core.claims import Bounds, Claim
 from allocator.core.occupancy import Holder
 from allocator.core.ports import WILDCARD, NumberSet, span
 from allocator.core.register import Register
 
 MOST_RANGES = 10
 FULLEST_NODES = 10
-
-Bounds = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
-from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
+from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodUid, State, bounds
 from allocator.core.ports import Protocol
 
 _encode = msgspec.json.Encoder().encode
@@ -88,9 +88,9 @@ def _decode_port(record: dict[str, Any]) -> ClaimPort:
     return ClaimPort(**{**record, "protocol": Protocol(record["protocol"])})
 
 
-def _decode_range(record: list[int]) -> tuple[int, int]:
+def _decode_range(record: list[int]) -> Bounds:
     low, high = record
-    return int(low), int(high)
+    return bounds(int(low), int(high))
 
 
 def _encode_constraints(constraints: Constraints) -> dict[str, Any]:
