@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
+from itertools import compress
 
 from allocator.core.asks import Ask
 from allocator.core.occupancy import Scope
 from allocator.core.policy import Group
 from allocator.core.ports import Protocol, lowest
 from allocator.core.room import World
-from allocator.core.slots import bits
 
 MOST_TRIES = 8
 """How many choices of the third kind are tried: the first is right unless candidates differ."""
@@ -51,7 +51,7 @@ def choices(
     if all(group.number for group in groups):
         yield tuple(group.number for group in groups)
         return
-    if previous and _is_allowed(previous, ask, groups, world):
+    if previous and _is_allowed(previous, ask, groups, usable(ask, world)):
         yield previous
     found = lowest_free(ask, groups, world, partial(world.occupancy.taken, scope))
     if found:
@@ -107,11 +107,10 @@ def _unreserved(low: int, high: int, world: World) -> int:
     return ((1 << (high - low + 1)) - 1) & ~(world.reserved >> low)
 
 
-def _is_allowed(numbers: Numbers, ask: Ask, groups: Sequence[Group], world: World) -> bool:
-    """Whether numbers from elsewhere are such as the ask could have got."""
+def _is_allowed(numbers: Numbers, ask: Ask, groups: Sequence[Group], free: int) -> bool:
+    """Whether numbers from elsewhere are such as the ask could have got; `free` as from `usable`."""
     if len(numbers) != len(groups) or len(set(numbers)) != len(numbers):
         return False
-    free = usable(ask, world)
     return all(
         number == group.number if group.number else ask.low <= number <= ask.high and free >> (number - ask.low) & 1
         for number, group in zip(numbers, groups, strict=True)
@@ -123,7 +122,8 @@ def _roomiest(
 ) -> Iterator[Numbers]:
     """Tuples in use, then the roomiest number for each group by itself; only where there is room at all."""
     free = usable(ask, world)
-    numbers = [ask.low + at for at in bits(free)]
+    # By its digits: to take one bit after the other from a large set copies the set each time.
+    numbers = list(compress(range(ask.low, ask.high + 1), map(int, f"{free:b}"[::-1])))
     rooms = _rooms(ask, groups, scope, world, numbers)
     index = {number: at for at, number in enumerate(numbers)}
 
@@ -131,7 +131,7 @@ def _roomiest(
         wanted = zip(groups, rooms, choice, strict=True)
         return min(of_group[index[number]] for group, of_group, number in wanted if not group.number)
 
-    allowed = [choice for choice in used if _is_allowed(choice, ask, groups, world)]
+    allowed = [choice for choice in used if _is_allowed(choice, ask, groups, free)]
     ranked = nsmallest(MOST_TRIES, ((-room(choice), choice) for choice in allowed))
     yield from (choice for left, choice in ranked if left < 0)
     yield from _combined(groups, numbers, rooms)
