@@ -500,9 +500,9 @@ class Ledger:
             picture=self._survey.picture,
         )
 
-    def survey(self, nodes: int) -> None:
-        """Goes on with the walk that measures how full ranges are: so many nodes of it."""
-        self._survey.step(nodes)
+    def survey(self, most: int) -> None:
+        """Goes on with the walk that measures how full ranges are: so many nodes and held numbers of it, or one node."""
+        self._survey.step(most)
 
     # -- questions
 

@@ -79,18 +79,21 @@ class Survey:
         self._walk: _Walk | None = None
         self.picture = Picture()
 
-    def step(self, nodes: int) -> None:
-        """Looks at so many nodes."""
+    def step(self, most: int) -> None:
+        """Looks at nodes until so many of them and of the numbers that they hold have been counted; at one at least."""
         walk = self._walk = self._walk or self._begun()
         occupancy = self._register.occupancy
-        for position in range(walk.position, walk.position + nodes):
-            if position >= occupancy.positions:
+        while most > 0:
+            if walk.position >= occupancy.positions:
                 self.picture, self._walk = walk.picture(), None
                 return
-            held = occupancy.held_at(position)
+            held = occupancy.held_at(walk.position)
+            walk.position += 1
+            most -= 1
             if held is not None:
-                self._look(walk, *held)
-        walk.position += nodes
+                name, numbers, settled = held
+                most -= len(numbers)
+                self._look(walk, name, numbers, settled)
 
     def _begun(self) -> _Walk:
         sizes = {

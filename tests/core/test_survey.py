@@ -13,10 +13,10 @@ def fill(desk: Desk, node: str, count: int, low: int = 7000, high: int = 7009) -
         desk.grant(ask(f"{node}-{low}-{number}", "web:80", constraints=on(node), low=low, high=high))
 
 
-def picture(desk: Desk, *, nodes: int = 1000) -> Picture:
+def picture(desk: Desk, *, most: int = 1000) -> Picture:
     """After a whole walk, and the walk that was under way before."""
     for _ in range(4):
-        desk.ledger.survey(nodes)
+        desk.ledger.survey(most)
     return desk.ledger.tally().picture
 
 
@@ -53,6 +53,17 @@ def test_a_walk_goes_a_few_nodes_at_a_time() -> None:
 
     desk.ledger.survey(9)
     assert [use.used for use in desk.ledger.tally().picture.ranges] == [(1,)]
+
+
+def test_a_crowded_node_is_looked_at_whole_and_leaves_the_others_for_later() -> None:
+    desk = Desk("n1", "n2")
+    fill(desk, "n1", 10)
+    fill(desk, "n2", 1)
+    desk.ledger.survey(5)
+    assert desk.ledger.tally().picture == Picture()
+
+    desk.ledger.survey(5)
+    assert [use.used for use in desk.ledger.tally().picture.ranges] == [(1, 10)]
 
 
 def test_figures_are_bounded_however_large_the_cluster() -> None:
