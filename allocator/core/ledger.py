@@ -501,7 +501,7 @@ class Ledger:
         )
 
     def survey(self, most: int) -> None:
-        """Goes on with the walk that measures how full ranges are: so many nodes and held numbers of it, or one node."""
+        """Goes on with the walk that measures how full ranges are: so many nodes and numbers of it, or one node."""
         self._survey.step(most)
 
     # -- questions
