@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
-from itertools import compress
 
 from allocator.core.asks import Ask
 from allocator.core.occupancy import Scope
 from allocator.core.policy import Group
 from allocator.core.ports import Protocol, lowest
 from allocator.core.room import World
+from allocator.core.slots import bits
 
 MOST_TRIES = 8
 """How many choices of the third kind are tried: the first is right unless candidates differ."""
@@ -122,8 +122,7 @@ def _roomiest(
 ) -> Iterator[Numbers]:
     """Tuples in use, then the roomiest number for each group by itself; only where there is room at all."""
     free = usable(ask, world)
-    # By its digits: to take one bit after the other from a large set copies the set each time.
-    numbers = list(compress(range(ask.low, ask.high + 1), map(int, f"{free:b}"[::-1])))
+    numbers = [ask.low + at for at in bits(free)]
     rooms = _rooms(ask, groups, scope, world, numbers)
     index = {number: at for at, number in enumerate(numbers)}
 
