@@ -69,18 +69,23 @@ class Installation:
         self.plane, self.allocator, self.shim, self.tls, self.lease_flags = plane, allocator, shim, tls, flags
 
     def check(self, *more: str) -> subprocess.CompletedProcess[str]:
-        running = self.checking(*more)
-        stdout, stderr = running.communicate(timeout=90)
-        return subprocess.CompletedProcess(running.args, running.returncode, stdout, stderr)
+        return subprocess.run(**self._call(*more), timeout=90, check=False)
 
     def checking(self, *more: str) -> subprocess.Popen[str]:
+        """The same, under way."""
+        return subprocess.Popen(**self._call(*more))
+
+    def _call(self, *more: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "hostport.cli", "check", f"--server={self.allocator.address}", *more]
         program = self.plane.binaries["kubectl"]
-        environ = {"PATH": f"{Path(program).parent}:{os.environ['PATH']}", "HOME": str(self.plane.logs)}
-        return subprocess.Popen(
-            [*command, f"--kubeconfig={self.plane.kubectl.kubeconfig}"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT, env=environ,
-        )  # fmt: skip
+        return {
+            "args": [*command, f"--kubeconfig={self.plane.kubectl.kubeconfig}"],
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "cwd": CHECKOUT,
+            "env": {"PATH": f"{Path(program).parent}:{os.environ['PATH']}", "HOME": str(self.plane.logs)},
+        }
 
     def broken(self) -> dict[str, str]:
         """What does not hold, with its cause; asserts that each has a remedy and a link to a page that has it."""
