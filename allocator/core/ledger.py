@@ -541,7 +541,7 @@ class Ledger:
     def holders(self, name: NodeName, protocol: Protocol, number: int) -> list[Claim]:
         """Who holds a port on a node, on whatever address, pending ones aside, in order of arrival."""
         held = self._occupancy.holders(name, PortKey(WILDCARD, protocol, number))
-        return [self._claims[claim_id] for claim_id in held if claim_id not in self._pending]
+        return [claim for claim in held if claim.id not in self._pending]
 
     @property
     def count(self) -> int:
@@ -558,9 +558,9 @@ class Ledger:
 
     def held_on(self, name: NodeName) -> Iterator[tuple[int, Claim]]:
         """Every number that is held on a node and its holder, in no order, pending ones aside."""
-        for number, claim_id in self._occupancy.held_on(name):
-            if claim_id not in self._pending:
-                yield number, self._claims[claim_id]
+        for number, claim in self._occupancy.held_on(name):
+            if claim.id not in self._pending:
+                yield number, claim
 
     @property
     def changes(self) -> int:
@@ -583,7 +583,7 @@ class Ledger:
     def port_map(self, name: NodeName) -> list[tuple[PortKey, Claim]]:
         """Every port that is held on a node, with its holder, pending ones aside."""
         held = self._occupancy.port_map(name)
-        return [(key, self._claims[claim_id]) for key, claim_id in held if claim_id not in self._pending]
+        return [(key, claim) for key, claim in held if claim.id not in self._pending]
 
 
 def _appearances(ports: tuple[ClaimPort, ...]) -> Iterator[Warned]:

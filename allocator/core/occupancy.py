@@ -3,8 +3,8 @@
 Every claim *stands* on at most one node: the one that it is bound to, or the one that it is planned on. Three indexes
 follow from that; they change only in `stand`, `leave` and the node methods:
 
-* node → key → holders: the truth, one entry for each owner, so that one of two may leave;
-* (protocol, number) → address → set of nodes, as a bitmap over node positions: on which nodes does an ask conflict?
+* node → slot → the claims that hold it: the truth, with all of them, so that one of two may leave;
+* slot → address → set of nodes, as a bitmap over node positions: on which nodes does an ask conflict?
   One union answers for all nodes at once. There are two more, of those who are settled and of leases alone, since plans
   can be moved and the scheduler does not know leases;
 * scope → protocol → set of numbers that stand on any of its nodes: which numbers are free on *every* candidate?
@@ -19,28 +19,20 @@ that some claim has on those nodes; `floating` counts exactly the unsettled clai
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from allocator.core.candidates import Constraints, Node, NodeName
-from allocator.core.claims import Claim, ClaimId, State
-from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, lowest
-from allocator.core.slots import CountedNodesBySlot, NodesBySlot, Slot, bits
+from allocator.core.claims import Claim, State
+from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
+from allocator.core.slots import CountedNodesBySlot, NodesBySlot, bits
 
 IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
 
 
-class Holder(NamedTuple):
-    """Who holds a slot of a node, and on which address."""
-
-    ip: str
-    claim: ClaimId
-
-
-Holders = tuple[Holder, ...]
-"""Of one slot of a node. Nearly always one, of which a tuple takes half the room of a list."""
+Holders = tuple[Claim, ...]
+"""The claims that hold a slot of a node, on whatever address, in order of arrival. Nearly always one."""
 
 
 def _number_sets() -> dict[Protocol, NumberSet]:
@@ -74,7 +66,6 @@ class _Place:
     known: bool = False
     changed: int = 0  # the value of `changes` when something last came or went here
     holders: dict[Slot, Holders] = field(default_factory=dict)
-    settled: dict[Slot, Holders] = field(default_factory=dict)
     scopes: list[Scope] = field(default_factory=list)
 
 
@@ -152,13 +143,13 @@ class Occupancy:
         """One node of a set that is not empty: a schedulable one if there is one."""
         return self._at(lowest(nodes & self._schedulable or nodes)).node.name
 
-    def held_on(self, name: NodeName) -> Iterator[tuple[int, ClaimId]]:
+    def held_on(self, name: NodeName) -> Iterator[tuple[int, Claim]]:
         """Every number that is held on a node and by whom, in no order."""
         position = self._positions.get(name)
         if position is not None:
-            for (_, number), holders in self._at(position).holders.items():
+            for slot, holders in self._at(position).holders.items():
                 for holder in holders:
-                    yield number, holder.claim
+                    yield number_of(slot), holder
 
     def changed_on(self, name: NodeName) -> int:
         """The value of `changes` when something last came or went on a node."""
@@ -176,12 +167,12 @@ class Occupancy:
         """How many positions there are, vacant ones among them."""
         return len(self._places)
 
-    def held_at(self, position: int) -> tuple[NodeName, set[int], Collection[Holders]] | None:
-        """A node by its position: its name, the numbers that are held, and who is settled there, slot by slot."""
+    def held_at(self, position: int) -> tuple[NodeName, set[int], Mapping[Slot, Holders]] | None:
+        """A node by its position: its name, the numbers that are held, and who holds each slot."""
         place = self._places[position]
         if place is None:
             return None
-        return place.node.name, {number for _, number in place.holders}, place.settled.values()
+        return place.node.name, {number_of(slot) for slot in place.holders}, place.holders
 
     def _position(self, name: NodeName) -> int:
         position = self._positions.get(name)
@@ -226,8 +217,7 @@ class Occupancy:
                 scope.nodes |= 1 << position
                 place.scopes.append(scope)
         for slot in self._slots(scope):
-            protocol, number = slot
-            scope.standing[protocol].add(number)
+            scope.standing[protocol_of(slot)].add(number_of(slot))
             settled = (self._settled.of_slot(slot) & scope.nodes).bit_count()
             if settled:
                 scope.settled[slot] = settled
@@ -252,7 +242,7 @@ class Occupancy:
             scope.nodes |= bit
             place.scopes.append(scope)
             for slot in place.holders:
-                scope.standing[slot[0]].add(slot[1])
+                scope.standing[protocol_of(slot)].add(number_of(slot))
                 self._refresh_settled(scope, slot)
         elif was and not now:
             scope.nodes &= ~bit
@@ -271,9 +261,8 @@ class Occupancy:
 
     def _refresh(self, scope: Scope, slot: Slot) -> None:
         """Clears a number that nobody on the scope's nodes has any more."""
-        protocol, number = slot
         if not self._standing.of_slot(slot) & scope.nodes:
-            scope.standing[protocol].discard(number)
+            scope.standing[protocol_of(slot)].discard(number_of(slot))
 
     def _evict_idle_scopes(self) -> None:
         idle = len(self._scopes) - len(self._floating) - IDLE_SCOPES
@@ -295,29 +284,33 @@ class Occupancy:
     def stand(self, claim: Claim) -> None:
         """The claim's ports are held on its node, and wherever it may still land."""
         self.changes += 1
-        keys = tuple(claim.keys)
-        if not claim.is_settled:
+        keys, is_settled = _by_slot(claim), claim.is_settled
+        if not is_settled:
             self._float(self.scope(claim.constraints), keys, 1)
         if claim.node is None:
             return
         position = self._position(claim.node)
         place = self._at(position)
         place.changed = self.changes
-        for key in keys:
-            slot, holder = (key.protocol, key.number), Holder(key.ip, claim.id)
-            place.holders[slot] = (*place.holders.get(slot, ()), holder)
-            self._standing.add(key, position)
+        alone = (claim,)  # one object for all slots that nobody else holds
+        for slot, key in keys:
+            others = place.holders.get(slot, ())
+            if is_settled:
+                self._settle(claim, place, position, slot, key.ip, others)
+            if not others:
+                place.holders[slot] = alone
+            elif others[-1] is not claim:  # it may have the slot already, on another address
+                place.holders[slot] = (*others, claim)
+            self._standing.add(slot, key.ip, position)
             for scope in place.scopes:
                 scope.standing[key.protocol].add(key.number)
-            if claim.is_settled:
-                self._settle(claim, place, position, key, slot, holder)
-        if claim.is_settled:
+        if is_settled:
             self._count_priority(claim, 1)
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
         self.changes += 1
-        keys = tuple(claim.keys)
+        keys = _by_slot(claim)
         if not claim.is_settled:
             self._float(self.scope(claim.constraints), keys, -1)
         if claim.node is None:
@@ -325,38 +318,35 @@ class Occupancy:
         position = self._positions[claim.node]
         place = self._at(position)
         place.changed = self.changes
-        for key in keys:
-            self._vacate(place, position, key, claim.id)
+        for slot, key in keys:
+            self._vacate(claim, place, position, slot, key)
         if claim.is_settled:
-            self._unsettle(claim, place, position)
+            for slot, key in keys:
+                self._unsettle(claim, place, position, slot, key)
             self._count_priority(claim, -1)
         self._forget_if_idle(position)
 
-    def _settle(self, claim: Claim, place: _Place, position: int, key: PortKey, slot: Slot, holder: Holder) -> None:
-        earlier = place.settled.get(slot, ())
-        place.settled[slot] = (*earlier, holder)
-        self._settled.add(key, position)
+    def _settle(self, claim: Claim, place: _Place, position: int, slot: Slot, ip: str, earlier: Holders) -> None:
+        self._settled.add(slot, ip, position)
         if claim.state is State.LEASED:
-            self._leased.add(key, position)
+            self._leased.add(slot, ip, position)
         if claim.is_terminating:
-            self._leaving.add(key, position)
-        for scope in () if earlier else place.scopes:
-            scope.settled[slot] = scope.settled.get(slot, 0) + 1
+            self._leaving.add(slot, ip, position)
+        if not any(holder.is_settled for holder in earlier):
+            for scope in place.scopes:
+                scope.settled[slot] = scope.settled.get(slot, 0) + 1
 
-    def _unsettle(self, claim: Claim, place: _Place, position: int) -> None:
-        for key in claim.keys:
-            slot = (key.protocol, key.number)
-            holders = place.settled[slot] = _without(place.settled[slot], Holder(key.ip, claim.id))
-            if not any(holder.ip == key.ip for holder in holders):
-                self._settled.discard(key, position)
-            if claim.state is State.LEASED:
-                self._leased.discard(key, position)
-            if claim.is_terminating:
-                self._leaving.discard(key, position)
-            if not holders:
-                del place.settled[slot]
-                for scope in place.scopes:
-                    self._refresh_settled(scope, slot)
+    def _unsettle(self, claim: Claim, place: _Place, position: int, slot: Slot, key: PortKey) -> None:
+        left = [holder for holder in place.holders.get(slot, ()) if holder.is_settled]
+        if not any(key in holder.keys for holder in left):
+            self._settled.discard(slot, key.ip, position)
+        if claim.state is State.LEASED:
+            self._leased.discard(slot, key.ip, position)
+        if claim.is_terminating:
+            self._leaving.discard(slot, key.ip, position)
+        if not left:
+            for scope in place.scopes:
+                self._refresh_settled(scope, slot)
 
     def _count_priority(self, claim: Claim, change: int) -> None:
         if claim.owner.is_pod:
@@ -364,19 +354,19 @@ class Occupancy:
             if not self._priorities[claim.priority]:
                 del self._priorities[claim.priority]
 
-    def _vacate(self, place: _Place, position: int, key: PortKey, claim: ClaimId) -> None:
-        slot = (key.protocol, key.number)
-        holders = place.holders[slot] = _without(place.holders[slot], Holder(key.ip, claim))
-        if not any(holder.ip == key.ip for holder in holders):
-            self._standing.discard(key, position)
-        if not holders:
-            del place.holders[slot]
-            for scope in place.scopes:
-                self._refresh(scope, slot)
+    def _vacate(self, claim: Claim, place: _Place, position: int, slot: Slot, key: PortKey) -> None:
+        left = tuple(holder for holder in place.holders.get(slot, ()) if holder is not claim)
+        if not any(key in holder.keys for holder in left):
+            self._standing.discard(slot, key.ip, position)
+        if left:
+            place.holders[slot] = left
+            return
+        place.holders.pop(slot, None)  # it may be gone already, with another address of the claim
+        for scope in place.scopes:
+            self._refresh(scope, slot)
 
-    def _float(self, scope: Scope, keys: Iterable[PortKey], change: int) -> None:
-        for key in keys:
-            slot = (key.protocol, key.number)
+    def _float(self, scope: Scope, keys: Iterable[tuple[Slot, PortKey]], change: int) -> None:
+        for slot, key in keys:
             count = scope.floating.get(slot, 0) + change
             if count:
                 scope.floating[slot] = count
@@ -408,8 +398,9 @@ class Occupancy:
         numbers = 0
         if position is None:
             return numbers
-        for of_protocol, number in self._at(position).holders:
-            if of_protocol is protocol and low <= number <= high:
+        for slot in self._at(position).holders:
+            number = number_of(slot)
+            if protocol_of(slot) is protocol and low <= number <= high:
                 numbers |= 1 << (number - low)
         for scope in self._floating:
             if scope.nodes >> position & 1:
@@ -430,11 +421,12 @@ class Occupancy:
         Free candidates, less the unsettled claims that could land on them.
         """
         size, settled = scope.nodes.bit_count(), scope.settled.get
-        rooms = [size - settled((protocol, number), 0) for number in numbers]
+        slots = [slot_of(protocol, number) for number in numbers]
+        rooms = [size - settled(slot, 0) for slot in slots]
         for other in self._floating:
             if other.meets(scope):
                 floating = other.floating.get
-                rooms = [room - floating((protocol, number), 0) for room, number in zip(rooms, numbers, strict=True)]
+                rooms = [room - floating(slot, 0) for room, slot in zip(rooms, slots, strict=True)]
         return rooms
 
     def leaving(self, key: PortKey) -> int:
@@ -447,7 +439,7 @@ class Occupancy:
 
     def reach(self, key: PortKey, scope: Scope) -> int:
         """The nodes to which plans that have the key's number could be moved, one making room for the next."""
-        slot = (key.protocol, key.number)
+        slot = key.slot
         left = {other for other in self._floating if slot in other.floating}
         nodes = scope.nodes
         while met := {other for other in left if other.nodes & nodes}:
@@ -462,37 +454,32 @@ class Occupancy:
 
     def landable(self, key: PortKey) -> int:
         """The nodes on which an unsettled claim with this protocol and number, on any address, could land."""
-        nodes = 0
+        nodes, slot = 0, key.slot
         for scope in self._floating:
-            if (key.protocol, key.number) in scope.floating:
+            if slot in scope.floating:
                 nodes |= scope.nodes
         return nodes
 
-    def holders(self, name: NodeName, key: PortKey) -> list[ClaimId]:
+    def holders(self, name: NodeName, key: PortKey) -> Holders:
         """Who stands on the node with a port that conflicts with the key, in order of arrival."""
         position = self._positions.get(name)
         if position is None:
-            return []
-        return [
-            holder.claim
-            for holder in self._at(position).holders.get((key.protocol, key.number), ())
-            if holder.ip == key.ip or WILDCARD in (holder.ip, key.ip)
-        ]
+            return ()
+        holders = self._at(position).holders.get(key.slot, ())
+        if key.ip == WILDCARD:
+            return holders
+        return tuple(holder for holder in holders if any(key.conflicts_with(other) for other in holder.keys))
 
-    def port_map(self, name: NodeName) -> list[tuple[PortKey, ClaimId]]:
+    def port_map(self, name: NodeName) -> list[tuple[PortKey, Claim]]:
         """Every port of a node and its holder, ordered by protocol, number, address and claim."""
         position = self._positions.get(name)
         if position is None:
             return []
-        held = [
-            (PortKey(holder.ip, protocol, number), holder.claim)
-            for (protocol, number), holders in self._at(position).holders.items()
-            for holder in holders
-        ]
-        return sorted(held, key=lambda entry: (entry[0].protocol.value, entry[0].number, entry[0].ip, entry[1]))
+        claims = {holder.id: holder for holders in self._at(position).holders.values() for holder in holders}
+        held = [(key, claim) for claim in claims.values() for key in claim.keys]
+        return sorted(held, key=lambda entry: (entry[0].protocol.value, entry[0].number, entry[0].ip, entry[1].id))
 
 
-def _without(holders: Holders, holder: Holder) -> Holders:
-    """Less the first that equals it: a claim may hold a slot twice."""
-    at = holders.index(holder)
-    return (*holders[:at], *holders[at + 1 :])
+def _by_slot(claim: Claim) -> list[tuple[Slot, PortKey]]:
+    """The keys of a claim, each with its slot: one object for all maps that it goes into."""
+    return [(key.slot, key) for key in claim.keys]

@@ -97,7 +97,7 @@ def cautions(ask: Ask, groups: Iterable[Group], scope: Scope, world: World) -> I
 def _held_on(ask: Ask, key: PortKey, nodes: int, world: World, exempt: frozenset[ClaimId]) -> str:
     parts = []
     for name in islice(world.occupancy.names_of(nodes), SHOWN_HOLDERS):
-        holders = [world.claims[h] for h in world.occupancy.holders(name, key) if h not in exempt]
+        holders = [claim for claim in world.occupancy.holders(name, key) if claim.id not in exempt]
         parts.append(f"{name} by {', '.join(_holder(ask, claim, world) for claim in holders[:SHOWN_HOLDERS])}")
     more = nodes.bit_count() - SHOWN_HOLDERS
     return ", ".join(parts) + (f", and on {more} more" if more > 0 else "")

@@ -18,7 +18,7 @@ class Register:
         self.occupancy = Occupancy()
         self.claims: dict[ClaimId, Claim] = {}
         self.by_pod: dict[PodUid, ClaimId] = {}
-        self.by_name: dict[Key, tuple[ClaimId, ...]] = {}  # Pods: one of a name, two while one follows the other
+        self._by_name: dict[str, dict[str, tuple[ClaimId, ...]]] = {}  # Pods, by namespace and name: one, two meanwhile
         self.by_controller: dict[Key, dict[ClaimId, None]] = {}  # reservations, oldest first: there may be many
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
         self.unsettled: set[ClaimId] = set()
@@ -30,15 +30,17 @@ class Register:
 
     def named(self, owner: Owner) -> frozenset[ClaimId]:
         """Succession: the claims of Pods with this very namespace and name."""
-        name = owner.full_name
-        return frozenset(self.by_name.get(name, ())) if name else frozenset()
+        if owner.full_name is None:
+            return frozenset()
+        return frozenset(self._by_name.get(owner.namespace, {}).get(owner.name, ()))
 
     def insert(self, claim: Claim) -> None:
         if claim.id in self.claims:
             raise AssertionError(f"claim {claim.id} exists")
         self.claims[claim.id] = claim
-        if name := claim.owner.full_name:
-            self.by_name[name] = (*self.by_name.get(name, ()), claim.id)
+        if claim.owner.full_name:
+            names = self._by_name.setdefault(claim.owner.namespace, {})
+            names[claim.owner.name] = (*names.get(claim.owner.name, ()), claim.id)
         if controller := _waits_for(claim):
             self.by_controller.setdefault(controller, {})[claim.id] = None
         if claim.pod_uid is not None:
@@ -57,10 +59,8 @@ class Register:
         claim = self.claims[claim_id]
         self.occupancy.leave(claim)
         del self.claims[claim_id]
-        if name := claim.owner.full_name:
-            left = tuple(each for each in self.by_name.pop(name) if each != claim_id)
-            if left:
-                self.by_name[name] = left
+        if claim.owner.full_name:
+            self._forget_name(claim)
         if controller := _waits_for(claim):
             del self.by_controller[controller][claim_id]
             if not self.by_controller[controller]:
@@ -77,6 +77,17 @@ class Register:
         """The claim in place of the one with its id."""
         self.remove(claim.id)
         self.insert(claim)
+
+    def _forget_name(self, claim: Claim) -> None:
+        namespace, name = claim.owner.namespace, claim.owner.name
+        names = self._by_name[namespace]
+        left = tuple(each for each in names[name] if each != claim.id)
+        if left:
+            names[name] = left
+            return
+        del names[name]
+        if not names:
+            del self._by_name[namespace]
 
     def _count_shape(self, claim: Claim, change: int) -> None:
         if len(claim.ports) < 2 or not claim.owner.is_pod:

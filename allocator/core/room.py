@@ -128,15 +128,15 @@ def free_nodes(keys: Iterable[PortKey], scope: Scope, world: World, exempt: froz
 
 def blockers(keys: Iterable[PortKey], node: NodeName, world: World, exempt: frozenset[ClaimId]) -> list[Claim]:
     """Who stands in the way of the keys on a node, each once."""
-    found = {holder: None for key in keys for holder in world.occupancy.holders(node, key)}
-    return [world.claims[holder] for holder in found if holder not in exempt]
+    found = {holder.id: holder for key in keys for holder in world.occupancy.holders(node, key)}
+    return [holder for holder in found.values() if holder.id not in exempt]
 
 
 def _blocked(key: PortKey, nodes: int, world: World, exempt: frozenset[ClaimId]) -> int:
     """Those of the nodes where anybody conflicts with the key who is not exempt."""
     blocked = world.occupancy.conflicting(key) & nodes
     for node in _nodes_of(exempt, world) if blocked else ():
-        if exempt.issuperset(world.occupancy.holders(node, key)):
+        if all(holder.id in exempt for holder in world.occupancy.holders(node, key)):
             blocked &= ~world.occupancy.only(node)
     return blocked
 

@@ -1,4 +1,4 @@
-"""Slots (a protocol and a number) and the sets of nodes on which they are held, as bitmaps over node positions."""
+"""The sets of nodes on which slots (a protocol and a number) are held, as bitmaps over node positions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TypeVar
 
-from allocator.core.ports import WILDCARD, PortKey, Protocol
-
-Slot = tuple[Protocol, int]
-"""A protocol and a number, whatever the address."""
+from allocator.core.ports import WILDCARD, PortKey, Slot
 
 
 class NodesBySlot:
-    """(protocol, number) → address → set of nodes. The wildcard, which nearly all ports have, has a map of its own."""
+    """Slot → address → set of nodes. The wildcard, which nearly all ports have, has a map of its own."""
 
     __slots__ = ("_anywhere", "_by_ip")
 
@@ -21,27 +18,26 @@ class NodesBySlot:
         self._anywhere: dict[Slot, int] = {}
         self._by_ip: dict[Slot, dict[str, int]] = {}
 
-    def add(self, key: PortKey, position: int) -> None:
-        slot = (key.protocol, key.number)
-        if key.ip == WILDCARD:
+    def add(self, slot: Slot, ip: str, position: int) -> None:
+        """The slot is the caller's object: one for all indexes."""
+        if ip == WILDCARD:
             self._anywhere[slot] = self._anywhere.get(slot, 0) | 1 << position
             return
         by_ip = self._by_ip.setdefault(slot, {})
-        by_ip[key.ip] = by_ip.get(key.ip, 0) | 1 << position
+        by_ip[ip] = by_ip.get(ip, 0) | 1 << position
 
-    def discard(self, key: PortKey, position: int) -> None:
-        slot = (key.protocol, key.number)
-        if key.ip == WILDCARD:
+    def discard(self, slot: Slot, ip: str, position: int) -> None:
+        if ip == WILDCARD:
             _discard(self._anywhere, slot, position)
             return
         by_ip = self._by_ip.get(slot, {})
-        _discard(by_ip, key.ip, position)
+        _discard(by_ip, ip, position)
         if not by_ip:
             self._by_ip.pop(slot, None)
 
     def conflicting(self, key: PortKey) -> int:
         """The nodes with a port that conflicts with the key."""
-        slot = (key.protocol, key.number)
+        slot = key.slot
         if key.ip == WILDCARD:
             return self.of_slot(slot)
         return self._anywhere.get(slot, 0) | self._by_ip.get(slot, {}).get(key.ip, 0)
@@ -77,17 +73,17 @@ class CountedNodesBySlot(NodesBySlot):
 
     def __init__(self) -> None:
         super().__init__()
-        self._counts: Counter[tuple[PortKey, int]] = Counter()
+        self._counts: Counter[tuple[Slot, str, int]] = Counter()
 
-    def add(self, key: PortKey, position: int) -> None:
-        self._counts[key, position] += 1
-        super().add(key, position)
+    def add(self, slot: Slot, ip: str, position: int) -> None:
+        self._counts[slot, ip, position] += 1
+        super().add(slot, ip, position)
 
-    def discard(self, key: PortKey, position: int) -> None:
-        self._counts[key, position] -= 1
-        if not self._counts[key, position]:
-            del self._counts[key, position]
-            super().discard(key, position)
+    def discard(self, slot: Slot, ip: str, position: int) -> None:
+        self._counts[slot, ip, position] -= 1
+        if not self._counts[slot, ip, position]:
+            del self._counts[slot, ip, position]
+            super().discard(slot, ip, position)
 
 
 def bits(numbers: int) -> Iterator[int]:

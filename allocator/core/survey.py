@@ -6,14 +6,15 @@ fullest. A number counts as used on a node whoever holds it there, under any pro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
+from itertools import combinations
 
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Bounds, Claim
-from allocator.core.occupancy import Holder
-from allocator.core.ports import WILDCARD, NumberSet, span
+from allocator.core.occupancy import Holders
+from allocator.core.ports import NumberSet, Slot, span
 from allocator.core.register import Register
 
 MOST_RANGES = 10
@@ -102,7 +103,7 @@ class Survey:
         }
         return _Walk({bounds: size for bounds, size in sizes.items() if size})
 
-    def _look(self, walk: _Walk, node: NodeName, numbers: set[int], settled: Iterable[Collection[Holder]]) -> None:
+    def _look(self, walk: _Walk, node: NodeName, numbers: set[int], holders: Mapping[Slot, Holders]) -> None:
         held = NumberSet()
         for number in numbers:
             held.add(number)
@@ -110,21 +111,20 @@ class Survey:
             used = (held.within(low, high) & ~(self._reserved >> low)).bit_count()
             if used:
                 walk.used.setdefault((low, high), []).append((used, node))
-        walk.held_twice += sum(1 for holders in settled if len(holders) > 1 and self._is_held_twice(holders))
+        walk.held_twice += sum(1 for slot, each in holders.items() if len(each) > 1 and _is_held_twice(slot, each))
 
-    def _is_held_twice(self, holders: Iterable[Holder]) -> bool:
-        """A Pod and its successor of the same name may hold one port for a moment."""
-        seen: list[tuple[str, Claim]] = []
-        for ip, claim_id in holders:
-            claim = self._register.claims[claim_id]
-            if any(_clash(claim, other) and (ip == at or WILDCARD in (ip, at)) for at, other in seen):
-                return True
-            seen.append((ip, claim))
+
+def _is_held_twice(slot: Slot, holders: Holders) -> bool:
+    """Whether two who are settled clash. A Pod and its successor of the same name may hold one port for a moment."""
+    settled = [claim for claim in holders if claim.is_settled]
+    return any(_clash(slot, one, other) for one, other in combinations(settled, 2))
+
+
+def _clash(slot: Slot, one: Claim, other: Claim) -> bool:
+    if one.owner.full_name is not None and one.owner.full_name == other.owner.full_name:
         return False
-
-
-def _clash(one: Claim, other: Claim) -> bool:
-    return one.id != other.id and (one.owner.full_name is None or one.owner.full_name != other.owner.full_name)
+    mine = [key for key in one.keys if key.slot == slot]
+    return any(key.conflicts_with(theirs) for key in mine for theirs in other.keys)
 
 
 def bands() -> Iterator[float]:

@@ -20,7 +20,7 @@ from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.ledger import Ledger
 from allocator.core.occupancy import Occupancy
 from allocator.core.pods import Pod
-from allocator.core.ports import WILDCARD, PortKey
+from allocator.core.ports import WILDCARD, PortKey, Slot
 from allocator.core.slots import NodesBySlot
 from allocator.engine import Engine
 from allocator.journal.contract import Drop, Entry, Put
@@ -58,10 +58,10 @@ def forget_the_second_owner(patch: Patch) -> None:
     """When one of two owners of a port leaves, it counts as free."""
     vacate = Occupancy._vacate
 
-    def vacate_all(self: Occupancy, place: Any, position: int, key: PortKey, claim: ClaimId) -> None:
-        holders = place.holders.get((key.protocol, key.number), [])
-        for holder in [h for h in holders if h.ip == key.ip]:
-            vacate(self, place, position, key, holder.claim)
+    def vacate_all(self: Occupancy, _: Claim, place: Any, position: int, slot: Slot, key: PortKey) -> None:
+        for holder in place.holders.get(slot, ()):
+            if key in holder.keys:
+                vacate(self, holder, place, position, slot, key)
 
     patch.setattr(Occupancy, "_vacate", vacate_all)
 
@@ -70,7 +70,7 @@ def take_addresses_at_their_word(patch: Patch) -> None:
     """0.0.0.0 conflicts with itself alone."""
 
     def conflicting(self: NodesBySlot, key: PortKey) -> int:
-        slot = (key.protocol, key.number)
+        slot = key.slot
         return self._anywhere.get(slot, 0) if key.ip == WILDCARD else self._by_ip.get(slot, {}).get(key.ip, 0)
 
     patch.setattr(NodesBySlot, "conflicting", conflicting)
