@@ -184,6 +184,22 @@ class Event(msgspec.Struct, Generic[S], gc=False):
         return self.object.metadata.resource_version or ""
 
 
+class _Head(msgspec.Struct):
+    metadata: ListMetadata
+
+
+_HEAD = msgspec.json.Decoder(_Head)
+
+
+def head_of_page(begin: bytes) -> ListMetadata | None:
+    """The metadata of a list by its first bytes, as the API server writes it before the items. None: not among them."""
+    head, items, _ = begin.partition(b',"items":[')
+    try:
+        return _HEAD.decode(head + b"}").metadata if items else None
+    except msgspec.DecodeError:
+        return None
+
+
 class _RawPage(msgspec.Struct):
     metadata: ListMetadata
     items: list[msgspec.Raw] | None = None

@@ -5,6 +5,8 @@ Rules:
 * A list is consistent: its first page is asked for without a resourceVersion, so that it is as new as etcd at that
   moment, and the other pages are of the same moment. What it lacks is gone: the sink is told where a list begins and
   where it is complete.
+* While a page comes in and is told, the server works on the one after it, whose token stands in the first bytes. Never
+  on more: what we have not told yet would pile up.
 * A watch goes on from where the list or the last watch ended. `reached` says up to which resourceVersion everything
   has been told; versions only grow between two lists, so that a repeated event is known and dropped.
 * History that the server has forgotten (410, in whatever form and wherever) means a new list, and nothing else does.
@@ -22,8 +24,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from allocator.cluster.backoff import pause
-from allocator.cluster.client import ApiError, Client, UnreachableError
-from allocator.cluster.projection import Event, Reader, Sketch
+from allocator.cluster.client import SILENCE_SECONDS, ApiError, Client, Params, UnreachableError
+from allocator.cluster.projection import Event, ListMetadata, Reader, Sketch, head_of_page
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,14 @@ class Progress:
         if now - self.told_at >= PROGRESS_SECONDS and remaining:
             self.told_at = now
             log.info("%s", self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """A page that was asked for. `head` comes with its first bytes: None where those do not tell, or never came."""
+
+    head: asyncio.Future[ListMetadata | None]
+    body: asyncio.Task[bytes]
 
 
 class Follower(Generic[S]):
@@ -196,20 +206,25 @@ class Follower(Generic[S]):
             self._as_of = self._now()
             self.progress = Progress(self._collection.noun, told_at=self._as_of)
             self._sink.began()
-        request = self._page_request(self._token)
+        under_way = [self._ask_page(self._token)]
         try:
             while True:
-                page = self._collection.reader.page(await request)
+                asked = under_way[-1]
+                head = await asked.head
+                if head and head.continue_:
+                    under_way.append(self._ask_page(head.continue_))
+                page = self._collection.reader.page(await asked.body)
                 self._token = page.metadata.continue_
-                if self._token:  # under way while we deal with this one
-                    request = self._page_request(self._token)
-                    await _go_out()
+                if self._token and under_way[-1] is asked:
+                    under_way.append(self._ask_page(self._token))
+                under_way.remove(asked)
                 await self._tell_page(page.items or [])
                 self.progress.page(len(page.items or []), page.metadata.remaining_item_count, self._now())
                 if not self._token:
                     break
         finally:
-            request.cancel()
+            for asked in under_way:
+                asked.body.cancel()
         self._sink.complete(self._as_of)
         self._version = page.metadata.resource_version
         self.reached = _number(self._version)
@@ -218,13 +233,27 @@ class Follower(Generic[S]):
         self._moved.set()
         self._recovered()
 
-    def _page_request(self, token: str) -> asyncio.Task[bytes]:
+    def _ask_page(self, token: str) -> _Asked:
         params = {"limit": str(self._pace.page)}
         if token:
             params["continue"] = token
-        request = asyncio.create_task(self._client.get(self._collection.path, params))
-        request.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if we were ended
-        return request
+        head: asyncio.Future[ListMetadata | None] = asyncio.get_running_loop().create_future()
+        body = asyncio.create_task(self._read_page(params, head))
+        body.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if we were ended
+        return _Asked(head, body)
+
+    async def _read_page(self, params: Params, head: asyncio.Future[ListMetadata | None]) -> bytes:
+        body: list[bytes] = []
+        try:
+            async with self._client.stream(self._collection.path, params, SILENCE_SECONDS) as chunks:
+                async for chunk in chunks:
+                    if not body:
+                        head.set_result(head_of_page(chunk))
+                    body.append(chunk)
+        finally:
+            if not head.done():
+                head.set_result(None)
+        return b"".join(body)
 
     async def _tell_page(self, items: Sequence[S]) -> None:
         for start in range(0, len(items), self._pace.batch):
@@ -310,12 +339,6 @@ class Follower(Generic[S]):
         """Somebody knows that the watch misses what there is."""
         if self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())
-
-
-async def _go_out() -> None:
-    """Lets a request that was just made reach the wire: it takes aiohttp a few turns of the loop."""
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 def watch_params(version: str, seconds: float) -> dict[str, str]:

@@ -14,6 +14,7 @@ import json
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, NoReturn
 
@@ -65,6 +66,13 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Halved:
+    """The first bytes of a list; what is left comes when `go` is set."""
+
+    go: asyncio.Event
+
+
+@dataclass(frozen=True)
 class Plain:
     """No fault: the next one in the script is for the request after this."""
 
@@ -74,7 +82,7 @@ def error_event(code: int, message: str = "scripted") -> Lines:
     return Lines((json.dumps({"type": "ERROR", "object": status}).encode(),))
 
 
-Fault = Fail | Hang | Cut | Lines | Lost | Plain
+Fault = Fail | Hang | Cut | Lines | Lost | Halved | Plain
 
 
 @dataclass(frozen=True)
@@ -274,7 +282,8 @@ class ApiServer:
         if not is_watch:
             if isinstance(fault, Hang):
                 await asyncio.sleep(60)
-            return self._list(resource, int(query["limit"]), query.get("continue", ""))
+            page = self._list(resource, int(query["limit"]), query.get("continue", ""))
+            return await _halved(request, page, fault.go) if isinstance(fault, Halved) else page
         if int(query["resourceVersion"]) < self._forgotten:
             return _failure(Fail(410, "too old resource version"))
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -298,7 +307,7 @@ class ApiServer:
         if start + limit < len(items):
             metadata |= {"continue": f"{key}:{start + limit}", "remainingItemCount": len(items) - start - limit}
         body = {"kind": f"{KINDS[resource]}List", "metadata": metadata, "items": items[start : start + limit]}
-        return web.json_response(body)
+        return web.json_response(body, dumps=partial(json.dumps, separators=(",", ":")))  # as the real one
 
     async def _watch(
         self, response: web.StreamResponse, resource: str, version: int, fault: Fault | None, *, is_probe: bool
@@ -327,6 +336,17 @@ class ApiServer:
             async with self._news:
                 if position == len(self._history):
                     await self._news.wait()
+
+
+async def _halved(request: web.Request, page: web.Response, go: asyncio.Event) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    assert isinstance(page.body, bytes)
+    half = page.body.index(b'"items":[') + 20
+    await response.write(page.body[:half])
+    await go.wait()
+    await response.write(page.body[half:])
+    return response
 
 
 async def _send(response: web.StreamResponse, lines: Iterable[bytes]) -> None:

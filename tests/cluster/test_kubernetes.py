@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from allocator.core.candidates import Node, NodeName
-from cluster.apiserver import ApiServer, Cut, Fail, Fault, Hang, Lines, Plain, error_event
+from cluster.apiserver import ApiServer, Cut, Fail, Fault, Halved, Hang, Lines, Plain, error_event
 from cluster.conftest import PACE, Follow
 from cluster.observing import Recorder, namespace, node, pod
 
@@ -43,6 +43,33 @@ async def test_a_list_comes_in_pages(server: ApiServer, follow: Follow) -> None:
     await synced(server, follow, *(pod(f"p{n}", "web:80=8000") for n in range(8)))
 
     assert server.count("list pods") == 3
+
+
+async def test_the_next_page_is_asked_for_while_one_comes_in_and_no_further_one(
+    server: ApiServer, follow: Follow
+) -> None:
+    go = asyncio.Event()
+    server.script("list pods", Halved(go))
+    server.put("nodes", node("n1"))
+    for number in range(8):
+        server.put("pods", pod(f"p{number}", "web:80=8000"))
+    observer = Recorder()
+    follow(observer)
+    await observer.until(lambda: server.count("list pods") == 2)
+    await asyncio.sleep(0.1)
+
+    assert (server.count("list pods"), observer.pods) == (2, {})
+    go.set()
+    await observer.has_pods(*(f"p{number}" for number in range(8)))
+    assert server.count("list pods") == 3
+
+
+async def test_a_page_that_breaks_off_is_asked_for_again(server: ApiServer, follow: Follow) -> None:
+    server.script("list pods", Plain(), Fail(500))
+    observer = await synced(server, follow, *(pod(f"p{n}", "web:80=8000") for n in range(8)))
+
+    pages = [request.partition(":")[2] for request in server.requests if request.startswith("list pods")]
+    assert (pages, len(observer.pods)) == (["", "3", "3", "6"], 8)
 
 
 async def test_a_list_that_takes_long_tells_how_far_it_is(

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocator.cluster.objects import enforced_level, parse_node, parse_pod
-from allocator.cluster.projection import MALFORMED, NamespaceSketch, NodeSketch, PodSketch, Reader, Shared, level_of
+from allocator.cluster.projection import (
+    MALFORMED,
+    ListMetadata,
+    NamespaceSketch,
+    NodeSketch,
+    PodSketch,
+    Reader,
+    Shared,
+    head_of_page,
+    level_of,
+)
 
 WORDS = st.sampled_from(["", "a", "b", "c-1", "NoSchedule", "Equal", "Exists", "In", "ü"])
 JUNK = st.sampled_from([None, 1, "x", [], {}, [1], {"a": 1}])
@@ -132,6 +142,23 @@ def test_what_is_no_list_and_no_event_is_a_value_error(text: bytes) -> None:
         Reader(PodSketch).page(text)
     with pytest.raises(ValueError, match=r"."):
         Reader(PodSketch).event(text)
+
+
+FIRST = b'{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7","continue":"t","remainingItemCount":9}'
+HEADS = {
+    "all of it": (FIRST + b',"items":[]}', ListMetadata(resource_version="7", continue_="t", remaining_item_count=9)),
+    "cut off in the first item": (FIRST + b',"items":[{"met', ListMetadata("7", "t", 9)),
+    "the last page": (b'{"metadata":{"resourceVersion":"7"},"items":[{', ListMetadata(resource_version="7")),
+    "cut off before the items": (FIRST + b',"ite', None),
+    "items first": (b'{"items":[{"metadata":{"continue":"t"}}', None),
+    "other items first": (b'{"spec":{"a":1,"items":[{"metadata":{}}]},"metadata":{}', None),
+    "metadata that is none": (b'{"metadata":7,"items":[', None),
+}
+
+
+@pytest.mark.parametrize(("begin", "head"), HEADS.values(), ids=HEADS)
+def test_the_first_bytes_of_a_page_tell_of_the_next(begin: bytes, head: ListMetadata | None) -> None:
+    assert head_of_page(begin) == head
 
 
 def test_equal_parts_of_different_pods_are_one_object() -> None:
