@@ -132,26 +132,15 @@ def believe_a_copied_id(patch: Patch) -> None:
     patch.setattr(ledger_module, "is_of_pod", lambda *_: True)
 
 
-def end_what_came_during_a_list(patch: Patch) -> None:
-    """What a list lacks is gone, even if it came after the list was begun."""
-
-    def complete(self: Any, as_of: float) -> None:
-        self._tell([], set(self._observer.known_pods()) - self._listed)
-        self._proven(as_of)
-
-    def began(self: Any) -> None:
-        self._listed = set()
-
+def take_a_page_for_the_list(patch: Patch) -> None:
+    """What the pages so far lack is gone; but it may stand on the next one."""
     listed = kubernetes._Pods.listed
 
-    def listed_and_noted(self: Any, items: Sequence[Any]) -> None:
-        self._listed.update(sketch.identity for sketch in items)
+    def listed_and_over(self: Any, items: Sequence[Any]) -> None:
         listed(self, items)
+        self._tell([], self._missing)
 
-    patch.setattr(kubernetes._Pods, "_listed", set(), raising=False)
-    patch.setattr(kubernetes._Pods, "began", began)
-    patch.setattr(kubernetes._Pods, "listed", listed_and_noted)
-    patch.setattr(kubernetes._Pods, "complete", complete)
+    patch.setattr(kubernetes._Pods, "listed", listed_and_over)
 
 
 def never_miss_a_pod_in_a_list(patch: Patch) -> None:
@@ -243,7 +232,7 @@ ANY_PODS = (
     count_a_terminating_pod_as_gone,
     end_the_predecessor,
     believe_a_copied_id,
-    end_what_came_during_a_list,
+    take_a_page_for_the_list,
     never_miss_a_pod_in_a_list,
     reply_before_the_commit,
     forget_reservations_at_start,
