@@ -1,13 +1,16 @@
 """What Allocate does with one ask, whichever way it came: as a call of its own, or with others on a stream.
 
-Whatever comes of it is counted and told in one canonical line, here and once.
+Whatever comes of it is counted and told in one canonical line, here and once, when the answer is on its way: nobody
+waits for that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -51,17 +54,21 @@ class Allocating:
     ) -> pb.AllocateResponse | status_pb2.Status:
         """What was allocated, or why not. `is_wanted` is asked just before the commit."""
         began = time.perf_counter()
+
+        def tell_soon(result: str, **more: Any) -> None:
+            seconds = time.perf_counter() - began
+            asyncio.get_running_loop().call_soon(partial(self._tell, request, result, seconds, **more))
+
         try:
             response = await self._allocate(request, context, is_wanted)
         except Refused as refused:
-            reason = refused.mistakes[0].reason.name
-            self._tell(request, "refused", began, reason=reason, detail=str(refused))
+            tell_soon("refused", reason=refused.mistakes[0].reason.name, detail=str(refused))
             self._reports.denied(request, refused)
             return to_status(refused.mistakes)
         except UnavailableError as error:
-            self._tell(request, "unavailable", began, reason=error.reason.name, detail=str(error))
+            tell_soon("unavailable", reason=error.reason.name, detail=str(error))
             return to_status([Mistake(error.reason, "", str(error))])
-        self._tell(request, "previewed" if request.dry_run else "granted", began, got=response.allocation)
+        tell_soon("previewed" if request.dry_run else "granted", got=response.allocation)
         return response
 
     async def _allocate(
@@ -93,14 +100,13 @@ class Allocating:
         self,
         request: pb.AllocateRequest,
         result: str,
-        began: float,
+        seconds: float,
         *,
         reason: str = "",
         detail: str = "",
         got: pb.Allocation | None = None,
     ) -> None:
         """Counts an answer, keeps it for the status page, and writes its canonical line."""
-        seconds = time.perf_counter() - began
         policy = _POLICY_NAMES.get(request.policy, "UNKNOWN")
         self._metrics.allocations.inc(policy, result, reason)
         self._metrics.allocate_seconds.observe(seconds)

@@ -392,6 +392,10 @@ class Occupancy:
                 numbers |= other.floating_numbers[protocol].within(low, high)
         return numbers
 
+    def gap(self, scope: Scope, protocol: Protocol, low: int) -> int:
+        """The lowest number from `low` on with which nobody stands on the scope's nodes: all below it are taken."""
+        return scope.standing[protocol].gap(low)
+
     def taken_on(self, name: NodeName, protocol: Protocol, low: int, high: int) -> int:
         """What `taken` says, of one node, without keeping a scope for it."""
         position = self._positions.get(name)

@@ -25,7 +25,7 @@ MOST_TRIES = 8
 """How many choices of the third kind are tried: the first is right unless candidates differ."""
 
 FIRST_LOOK = 1024
-"""How many numbers at the bottom of a range are looked at first."""
+"""How many numbers from the first gap on are looked at first."""
 
 Numbers = tuple[int, ...]
 """One for each group."""
@@ -53,33 +53,40 @@ def choices(
         return
     if previous and _is_allowed(previous, ask, groups, usable(ask, world)):
         yield previous
-    found = lowest_free(ask, groups, world, partial(world.occupancy.taken, scope))
+    found = lowest_free(ask, groups, world, partial(world.occupancy.taken, scope), _gap(ask, groups, scope, world))
     if found:
         yield found
     else:
         yield from _roomiest(ask, groups, scope, world, used)
 
 
-def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken) -> Numbers:
-    """A number for each group, all different; empty when the range has not enough.
+def _gap(ask: Ask, groups: Sequence[Group], scope: Scope, world: World) -> int:
+    """From where on there may be a free number for any group: in a large cluster the bottom of a range is full."""
+    protocols = {ask.ports[member].protocol for group in groups if not group.number for member in group.members}
+    return min(world.occupancy.gap(scope, protocol, ask.low) for protocol in protocols)
 
-    The bottom of the range is looked at first: the set of a wide one takes longer than all the rest of a decision.
+
+def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, low: int = 0) -> Numbers:
+    """A number for each group, all different; empty when the range has not enough. None below `low` is free.
+
+    A few are looked at first: the set of a wide range takes longer than all the rest of a decision.
     """
-    high = ask.low + FIRST_LOOK - 1
+    low = max(low, ask.low)
+    high = low + FIRST_LOOK - 1
     while high < ask.high:
-        if found := _lowest_free(ask, groups, world, taken, high):
+        if found := _lowest_free(ask, groups, world, taken, low, high):
             return found
-        high = ask.low + 8 * (high - ask.low)
-    return _lowest_free(ask, groups, world, taken, ask.high)
+        high = low + 8 * (high - low)
+    return _lowest_free(ask, groups, world, taken, low, ask.high) if low <= ask.high else ()
 
 
-def _lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, high: int) -> Numbers:
-    """The same up to `high`. Bit 0 of a set is `ask.low`."""
-    free = _unreserved(ask.low, high, world)
+def _lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, low: int, high: int) -> Numbers:
+    """The same from `low` to `high`. Bit 0 of a set is `low`."""
+    free = _unreserved(low, high, world)
     numbers = [group.number for group in groups]
     for number in numbers:
-        if ask.low <= number <= high:
-            free &= ~(1 << (number - ask.low))
+        if low <= number <= high:
+            free &= ~(1 << (number - low))
     taken_by: dict[Protocol, int] = {}
     for at, group in enumerate(groups):
         if group.number:
@@ -88,12 +95,12 @@ def _lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, 
         for member in group.members:
             protocol = ask.ports[member].protocol
             if protocol not in taken_by:
-                taken_by[protocol] = taken(protocol, ask.low, high)
+                taken_by[protocol] = taken(protocol, low, high)
             here &= ~taken_by[protocol]
         if not here:
             return ()
         found = lowest(here)
-        numbers[at] = ask.low + found
+        numbers[at] = low + found
         free &= ~(1 << found)
     return tuple(numbers)
 
