@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import contains
 from pathlib import Path
 
 import aiohttp
@@ -126,6 +128,17 @@ class Load:
             return repr(error)
 
 
+def shown_by(pair: Pair) -> bytes:
+    """The certificate as gRPC tells of it."""
+    return pem([pair.certificate]).encode()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
 def counting(seen: set[bytes]) -> StandIn:
     """An allocator that notes who asks, and is slow now and then."""
     allocator = StandIn()
@@ -162,6 +175,7 @@ async def test_no_request_fails_through_twenty_reloads(tmp_path: Path, monkeypat
                 for change in changes[number % 3 :] + changes[: number % 3]:
                     change(stage)
                     await asyncio.sleep(0.05)
+                await until(partial(contains, callers, shown_by(stage.shim)))
         await shim.stop()
 
     assert set(load.answers) == {"allowed"}
