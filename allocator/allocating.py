@@ -57,7 +57,9 @@ class Allocating:
 
         def tell_soon(result: str, **more: Any) -> None:
             seconds = time.perf_counter() - began
-            asyncio.get_running_loop().call_soon(partial(self._tell, request, result, seconds, **more))
+            # Not in the next turn of the event loop but in the one after it: a stream's answers leave in the next.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, partial(self._tell, request, result, seconds, **more))
 
         try:
             response = await self._allocate(request, context, is_wanted)

@@ -172,23 +172,35 @@ class _Request(HTTPMessageDelegate):
         if isinstance(outcome, Unreachable):
             self._refuse(_Refusal(503, outcome.reason, outcome.message), outcome.about or NOBODY)
             return
+        self._send(200, _encode(outcome.review) + b"\n")
+        asyncio.get_running_loop().call_soon(self._tell_answered, outcome, self._milliseconds())
+
+    def _tell_answered(self, outcome: Answer, ms: float) -> None:
+        """When the answers of this turn of the event loop are on their way: nobody waits for that."""
+        self._desk.metrics.answers.inc(outcome.result, outcome.reason)
         if log.isEnabledFor(logging.INFO):
             self._tell(
                 outcome.about,
                 outcome.result,
+                ms=ms,
                 reason=outcome.reason,
                 allocation_id=outcome.allocation_id,
                 numbers=outcome.numbers,
                 detail=outcome.detail,
             )
-        self._desk.metrics.answers.inc(outcome.result, outcome.reason)
-        self._send(200, _encode(outcome.review) + b"\n")
 
     def _refuse(self, why: _Refusal, about: About = NOBODY) -> None:
         if why.code != 404:
             client = getattr(self._connection.context, "remote_ip", "")
             self._tell(
-                about, "failed", logging.WARNING, reason=why.reason, detail=why.message, code=why.code, client=client
+                about,
+                "failed",
+                logging.WARNING,
+                ms=self._milliseconds(),
+                reason=why.reason,
+                detail=why.message,
+                code=why.code,
+                client=client,
             )
             self._desk.metrics.answers.inc("failed", why.reason)
         more = {"Allow": "POST"} if why.code == 405 else {}
@@ -222,9 +234,12 @@ class _Request(HTTPMessageDelegate):
             policy=about.policy,
             dry_run=about.is_dry_run,
             result=result,
-            ms=round((asyncio.get_running_loop().time() - self._arrived) * 1000, 2),
             **more,
         )
+
+    def _milliseconds(self) -> float:
+        """Since the headers."""
+        return round((asyncio.get_running_loop().time() - self._arrived) * 1000, 2)
 
 
 def _length(headers: HTTPHeaders) -> int:

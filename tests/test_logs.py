@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hostport.logs import JsonFormatter, tell
+from hostport.logs import WRITE_SECONDS, GatheringHandler, JsonFormatter, tell
 
 
 @pytest.fixture
@@ -75,6 +76,27 @@ def test_what_is_not_shown_is_not_rendered(log: logging.Logger, stream: io.Strin
     tell(log, "quiet", logging.DEBUG, a=1)
 
     assert stream.getvalue() == ""
+
+
+async def test_beside_an_event_loop_lines_are_written_together_as_they_were_told(stream: io.StringIO) -> None:
+    log = logging.Logger("allocator.test", logging.INFO)  # noqa: LOG001 - of this test alone
+    handler = GatheringHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    log.addHandler(handler)
+    names = ["a"]
+    log.info("100%% of %s", names)
+    names.append("b")
+    tell(log, "second", unencodable={1: 2, "a": Unprintable()})
+    tell(log, "third")
+
+    assert stream.getvalue() == ""
+    await asyncio.sleep(2 * WRITE_SECONDS)
+    assert [json.loads(each)["message"] for each in stream.getvalue().splitlines()] == ["100% of ['a']", "third"]
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise ValueError("no")
 
 
 PROGRAM = """
