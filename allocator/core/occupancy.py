@@ -392,9 +392,9 @@ class Occupancy:
                 numbers |= other.floating_numbers[protocol].within(low, high)
         return numbers
 
-    def gap(self, scope: Scope, protocol: Protocol, low: int) -> int:
-        """The lowest number from `low` on with which nobody stands on the scope's nodes: all below it are taken."""
-        return scope.standing[protocol].gap(low)
+    def gap(self, scope: Scope, protocol: Protocol, low: int, reserved: int) -> int:
+        """The lowest number from `low` on that is not reserved and with which nobody stands on the scope's nodes."""
+        return scope.standing[protocol].gap(low, reserved)
 
     def taken_on(self, name: NodeName, protocol: Protocol, low: int, high: int) -> int:
         """What `taken` says, of one node, without keeping a scope for it."""

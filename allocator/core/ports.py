@@ -103,7 +103,7 @@ class NumberSet:
 
     def __init__(self) -> None:
         self._bytes = bytearray()
-        self._full = (0, 0)  # from the one to below the other every number is a member, as far as was looked
+        self._full = (0, 0)  # from the one to below the other there is no gap, as far as was looked
 
     def add(self, number: int) -> None:
         at = number >> 3
@@ -119,12 +119,15 @@ class NumberSet:
         if begin <= number < end:
             self._full = begin, number
 
-    def gap(self, low: int) -> int:
-        """The lowest number from `low` on that is no member. Goes on from where the last look for it ended."""
+    def gap(self, low: int, others: int) -> int:
+        """The lowest number from `low` on that is neither a member nor one of some others, which are always the same.
+
+        Goes on from where the last look for it ended.
+        """
         begin, end = self._full
         at = end if begin == low else low
         while True:
-            gap = lowest(~self.within(at, at + WINDOW - 1))
+            gap = lowest(~(self.within(at, at + WINDOW - 1) | others >> at & (1 << WINDOW) - 1))
             at += gap
             if gap < WINDOW:
                 self._full = low, at

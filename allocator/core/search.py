@@ -63,7 +63,7 @@ def choices(
 def _gap(ask: Ask, groups: Sequence[Group], scope: Scope, world: World) -> int:
     """From where on there may be a free number for any group: in a large cluster the bottom of a range is full."""
     protocols = {ask.ports[member].protocol for group in groups if not group.number for member in group.members}
-    return min(world.occupancy.gap(scope, protocol, ask.low) for protocol in protocols)
+    return min(world.occupancy.gap(scope, protocol, ask.low, world.reserved) for protocol in protocols)
 
 
 def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, low: int = 0) -> Numbers:
