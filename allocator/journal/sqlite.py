@@ -51,7 +51,7 @@ MAX_BATCH = 512
 ENOUGH = 16
 LONGEST_SECONDS = 0.02
 """A commit is begun at the latest with so many submissions, or so long after the first."""
-QUIET_TURNS, TURN_SECONDS = 5, 0.00003
+QUIET_TURNS, TURN_SECONDS = 8, 0.00003
 """Turns of the event loop in a row, each shorter than any that does something, after which it counts as idle."""
 
 _SCHEMA = f"""
