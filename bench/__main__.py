@@ -69,7 +69,7 @@ def tell(rows: Sequence[Row], names: Sequence[str], options: Options) -> None:
     print(markdown(rows))
     print(
         f"\n{about['cores']} cores, {about['cpu']}, Python {about['python']}, grpcio {about['packages']['grpcio']}."
-        f" Medians of {options.rounds} rounds in turns; spread: lowest and highest ratio of one round."
+        f" Medians of {options.rounds} rounds in turns; spread: where another run would be, by these rounds."
         f"\nRaw figures: {path.relative_to(CHECKOUT)}"
     )
 

@@ -31,7 +31,7 @@ from bench.scale import SIMULATOR
 from bench.tally import Template
 from hostport.v1 import allocator_pb2 as pb
 
-FEW, OTHERS, HOLDERS, CLAIMS = 10_000, 200_000, 50_000, 20_000
+FEW, OTHERS, HOLDERS, CLAIMS = 10_000, 400_000, 50_000, 20_000
 
 
 def memory(options: Options) -> list[Row]:
