@@ -184,22 +184,6 @@ class Event(msgspec.Struct, Generic[S], gc=False):
         return self.object.metadata.resource_version or ""
 
 
-class _Head(msgspec.Struct):
-    metadata: ListMetadata
-
-
-_HEAD = msgspec.json.Decoder(_Head)
-
-
-def head_of_page(begin: bytes) -> ListMetadata | None:
-    """The metadata of a list by its first bytes, as the API server writes it before the items. None: not among them."""
-    head, items, _ = begin.partition(b',"items":[')
-    try:
-        return _HEAD.decode(head + b"}").metadata if items else None
-    except msgspec.DecodeError:
-        return None
-
-
 class _RawPage(msgspec.Struct):
     metadata: ListMetadata
     items: list[msgspec.Raw] | None = None
@@ -283,6 +267,15 @@ def _decode(text: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
+
+
+def head_of_page(begin: bytes) -> ListMetadata | None:
+    """The metadata of a list by its first bytes, as the API server writes it before the items. None: not among them."""
+    head, items, _ = begin.partition(b',"items":[')
+    try:
+        return _decode(head + b"}", _RawPage).metadata if items else None
+    except ValueError:
+        return None
 
 
 class Shared:

@@ -8,7 +8,7 @@ from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, 
 from allocator.core.occupancy import Occupancy
 
 Key = tuple[str, str]
-"""A namespace, and a name or a uid."""
+"""A namespace and a uid."""
 
 
 class Register:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
+from waiting import until
 
 from access import http2
 from access.reviewing import account
@@ -18,12 +18,6 @@ from allocator.malformed import tell_briefly
 from hostport.v1 import allocator_pb2 as pb
 
 RELAY = account("media", "relay")
-
-
-async def until(is_so: Callable[[], bool], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not is_so():
-            await asyncio.sleep(0.01)
 
 
 async def relay(secured: Secured, token: str = "relay", user: str = RELAY) -> Stub:

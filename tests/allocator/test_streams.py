@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 from servicekit import Running
+from waiting import until
 
 from allocator.journal.contract import Entry
 from allocator.streams import Answering, Streams
@@ -128,9 +129,3 @@ def slow(gate: asyncio.Event) -> Answering:
 
 async def tags(answers: AsyncIterator[pb.AllocateStreamResponse]) -> list[int]:
     return [each.tag for each in (await anext(answers)).answers]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.01)

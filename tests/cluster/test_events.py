@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
+from waiting import until
 
 from allocator.cluster import events, happenings
 from allocator.cluster.client import Client, Loaded
@@ -79,12 +80,6 @@ async def writer(server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) 
     yield writer
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def test_an_event_is_written_as_kubectl_reads_it(server: Server, writer: EventWriter) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cluster.apiserver import Fail, Fault, Hang, Lost
 from kit import on
+from waiting import until
 
 from allocator.core.asks import Refused
 from allocator.core.claims import Claim
@@ -17,12 +18,6 @@ from allocator.portleases.store import MOST_WRITES
 from hostport.contract import Reason
 from portleases.conftest import World
 from portleases.stack import NODE, NUMBER, Allocator, lease_ask, seal, shown
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def refusal(one: Allocator) -> Reason:

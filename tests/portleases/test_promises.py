@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
@@ -12,6 +11,7 @@ from cluster.apiserver import ApiServer, Fail, Fault, Lost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit import on
+from waiting import until
 
 from allocator.core.asks import Refused
 from allocator.core.claims import Claim, ClaimId
@@ -94,7 +94,7 @@ class Holders:
         for obj in shown(self._world.server):
             if claim is not None and obj["spec"]["allocationID"] == claim.id:
                 self._world.server.delete("portleases", obj["metadata"]["name"], "lessee")
-                await until(lambda: self._one.engine.ledger.get(claim.id) is None)
+                await until(lambda: self._one.engine.ledger.get(claim.id) is None, seconds=10, every=0.001)
 
     async def _wait(self, seconds: float) -> None:
         self._world.now += seconds
@@ -114,7 +114,7 @@ class Holders:
             self._one.engine.tick()
 
     async def _quiet(self) -> None:
-        await until(lambda: not self._one.journal._tasks)
+        await until(lambda: not self._one.journal._tasks, seconds=10, every=0.001)
 
     def _check(self) -> None:
         held = {claim.id: claim for claim in self._one.engine.leases()}
@@ -131,12 +131,6 @@ class Holders:
         assert sorted(objects) == sorted(leases)
         assert set(self._one.inner._disk.claims) == leases
         assert self._one.taken == self._one.held
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def run(steps: list[Any]) -> None:

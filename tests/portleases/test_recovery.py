@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from cluster.apiserver import Fail, Hang
+from waiting import until
 
 from allocator.cluster.lease import Legacy
 from allocator.core.asks import Refused
@@ -13,7 +14,7 @@ from allocator.core.ledger import LEASE_SECONDS
 from allocator.engine import RequestMark, UnavailableError, always
 from portleases.conftest import World
 from portleases.stack import NUMBER, Allocator, lease_ask, seal, shown
-from portleases.test_leases import made_by_hand, until
+from portleases.test_leases import made_by_hand
 
 BOTH = pytest.mark.parametrize("keeps_journal", [True, False], ids=["with its journal", "without"])
 

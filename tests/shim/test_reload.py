@@ -17,6 +17,7 @@ import grpc
 import pytest
 from shimkit import body, container, pod, port, review
 from standin import Context, StandIn, serving
+from waiting import until
 
 from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, issue, new_authority, pem
 from allocator.certificates.serving import Serving
@@ -131,12 +132,6 @@ class Load:
 def shown_by(pair: Pair) -> bytes:
     """The certificate as gRPC tells of it."""
     return pem([pair.certificate]).encode()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 def counting(seen: set[bytes]) -> StandIn:
