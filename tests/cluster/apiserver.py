@@ -300,7 +300,7 @@ class ApiServer:
                 return _failure(Fail(410, "the provided continue parameter is too old"))
             start = int(offset)
         else:
-            key = str(self.version)
+            key = f"{resource}@{self.version}"
             self._snapshots[key] = (self.version, list(self._objects[resource].values()))
         version, items = self._snapshots[key]
         metadata: Object = {"resourceVersion": str(version)}

@@ -72,6 +72,16 @@ async def test_a_page_that_breaks_off_is_asked_for_again(server: ApiServer, foll
     assert (pages, len(observer.pods)) == (["", "3", "3", "6"], 8)
 
 
+async def test_a_list_of_another_kind_between_two_pages_changes_nothing(server: ApiServer, follow: Follow) -> None:
+    server.script("list namespaces", Fail(500))
+    server.script("list pods", Plain(), Fail(500))
+    observer = await synced(server, follow, *(pod(f"p{n}", "web:80=8000") for n in range(8)))
+
+    lists = [request.split()[1] for request in server.requests if request.startswith("list ")]
+    assert lists[2:] == ["pods", "pods", "namespaces", "pods", "pods"]
+    assert sorted(observer.pods) == [f"p{n}" for n in range(8)]
+
+
 async def test_a_list_that_takes_long_tells_how_far_it_is(
     server: ApiServer, follow: Follow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
