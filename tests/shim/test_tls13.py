@@ -47,4 +47,5 @@ def test_only_tls_13_is_spoken_to_the_allocator(tmp_path: Path, version: ssl.TLS
                     with pytest.raises(ssl.SSLError, match="NO_SHARED_CIPHER"):
                         context.wrap_socket(connection, server_side=True)
         finally:
-            client.communicate(timeout=20)
+            client.kill()  # its interpreter would wait for ever, now and then, for a lock of a thread that it has ended
+            client.communicate()
