@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from sys import intern
 from typing import Any
 
 import msgspec
 
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodUid, State, bounds
-from allocator.core.ports import Protocol
+
+
+class _Record(msgspec.Struct, gc=False):
+    """A record as it stands. Its constraints are read for themselves: there are many claims and few constraints."""
+
+    id: str
+    owner: Owner
+    state: State
+    ports: tuple[ClaimPort, ...]
+    created: float
+    constraints: msgspec.Raw = msgspec.Raw(b"")
+    node: str | None = None
+    expires: float | None = None
+    settled_at: float | None = None
+    pod_uid: str | None = None
+    range: Bounds | None = None
+    priority: int = 0
+    may_preempt: bool = False
+    is_terminating: bool = False
+
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Record).decode
 _PORT_KEYS = ("container", "name", "container_port", "host_ip", "appeared")
 _OPTIONAL_KEYS = ("node", "expires", "pod_uid", "settled_at")
 _RARE_KEYS = ("priority", "may_preempt", "is_terminating")
@@ -44,32 +66,44 @@ def encode_claim(claim: Claim) -> str:
 
 
 def decode_claim(text: str) -> Claim:
-    """The claim that a line stands for.
+    """The claim that a line stands for. What many claims have alike is one object, as in those that were asked for.
 
     Raises:
         ValueError: the text is not what encode_claim writes.
 
     """
     try:
-        record = json.loads(text)
+        record = _decode(text)
         return Claim(
-            id=ClaimId(_text(record["id"])),
-            owner=Owner(**{key: _text(value) for key, value in record["owner"].items()}),
-            state=State(record["state"]),
-            ports=tuple(_decode_port(port) for port in record["ports"]),
-            created=float(record["created"]),
-            constraints=_decode_constraints(record.get("constraints", {})),
-            node=NodeName(_text(record["node"])) if "node" in record else None,
-            expires=float(record["expires"]) if "expires" in record else None,
-            settled_at=float(record["settled_at"]) if "settled_at" in record else None,
-            pod_uid=PodUid(_text(record["pod_uid"])) if "pod_uid" in record else None,
-            range=_decode_range(record["range"]) if "range" in record else None,
-            priority=int(record.get("priority", 0)),
-            may_preempt=bool(record.get("may_preempt")),
-            is_terminating=bool(record.get("is_terminating")),
+            id=ClaimId(record.id),
+            owner=_kept_once(record.owner),
+            state=record.state,
+            ports=tuple(map(_decode_port, record.ports)),
+            created=record.created,
+            constraints=_decode_constraints(bytes(record.constraints)) if record.constraints else ANYWHERE,
+            node=None if record.node is None else NodeName(intern(record.node)),
+            expires=record.expires,
+            settled_at=record.settled_at,
+            pod_uid=None if record.pod_uid is None else PodUid(record.pod_uid),
+            range=None if record.range is None else bounds(*record.range),
+            priority=record.priority,
+            may_preempt=record.may_preempt,
+            is_terminating=record.is_terminating,
         )
-    except (TypeError, KeyError, AttributeError) as error:
+    except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a claim record: {error!r}") from error
+
+
+def _kept_once(owner: Owner) -> Owner:
+    return Owner(
+        kind=intern(owner.kind),
+        namespace=intern(owner.namespace),
+        name=owner.name,
+        generate_name=intern(owner.generate_name),
+        uid=owner.uid,
+        controller_uid=intern(owner.controller_uid),
+        description=owner.description,
+    )
 
 
 def _encode_port(port: ClaimPort) -> dict[str, Any]:
@@ -81,16 +115,18 @@ def _encode_port(port: ClaimPort) -> dict[str, Any]:
     return record
 
 
-def _decode_port(record: dict[str, Any]) -> ClaimPort:
-    number = record["host_port"]
-    if not isinstance(number, int) or not 1 <= number <= 65535:
-        raise ValueError(f"{number!r} is no port")
-    return ClaimPort(**{**record, "protocol": Protocol(record["protocol"])})
-
-
-def _decode_range(record: list[int]) -> Bounds:
-    low, high = record
-    return bounds(int(low), int(high))
+def _decode_port(port: ClaimPort) -> ClaimPort:
+    if not 1 <= port.host_port <= 65535:
+        raise ValueError(f"{port.host_port} is no port")
+    return ClaimPort(
+        container=intern(port.container),
+        name=intern(port.name),
+        protocol=port.protocol,
+        container_port=port.container_port,
+        host_port=port.host_port,
+        host_ip=intern(port.host_ip),
+        appeared=port.appeared,
+    )
 
 
 def _encode_constraints(constraints: Constraints) -> dict[str, Any]:
@@ -109,7 +145,9 @@ def _encode_constraints(constraints: Constraints) -> dict[str, Any]:
     return {key: value for key, value in record.items() if value}
 
 
-def _decode_constraints(record: dict[str, Any]) -> Constraints:
+@lru_cache(maxsize=1024)
+def _decode_constraints(text: bytes) -> Constraints:
+    record = json.loads(text)
     return Constraints(
         node_name=NodeName(record["node_name"]) if "node_name" in record else None,
         selector=tuple(sorted(record.get("selector", {}).items())),
@@ -129,9 +167,3 @@ def _decode_constraints(record: dict[str, Any]) -> Constraints:
 
 def _requirement(parts: list[str]) -> Requirement:
     return Requirement(key=parts[0], operator=parts[1], values=tuple(parts[2:]))
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value

@@ -39,7 +39,6 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import IO, Any
 
-from allocator.core.claims import ClaimId
 from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put
 from allocator.journal.records import decode_claim, encode_claim
 
@@ -339,9 +338,13 @@ class _Tables:
         """After a rollback the memory is not to be trusted."""
         execute = self._connection.execute
         self._claims: dict[str, int] = dict(execute("SELECT id, seq FROM claims"))
-        self._answers: dict[str, list[int]] = {}
+        self._answers: dict[str, tuple[int, ...]] = {}
+        same = {claim_id: claim_id for claim_id in self._claims}
         for claim_id, seq in execute("SELECT claim_id, seq FROM answers WHERE ended IS NULL"):
-            self._answers.setdefault(claim_id, []).append(seq)
+            self._add_answer(same.get(claim_id, claim_id), seq)
+
+    def _add_answer(self, claim_id: str, seq: int) -> None:
+        self._answers[claim_id] = (*self._answers.get(claim_id, ()), seq)
 
     def apply(self, entry: Entry) -> None:
         execute = self._connection.execute
@@ -352,7 +355,7 @@ class _Tables:
             case Answer(request_id, digest, claim_id, response, ended):
                 answer = (request_id, digest, claim_id, response, ended)
                 cursor = execute("INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?)", answer)
-                self._answers.setdefault(claim_id, []).append(_row_id(cursor))
+                self._add_answer(claim_id, _row_id(cursor))
             case Drop(claim_id, at):
                 execute("DELETE FROM claims WHERE seq = ?", (self._claims.pop(claim_id, None),))
                 for seq in self._answers.pop(claim_id, ()):
@@ -418,14 +421,15 @@ def _read_all(connection: sqlite3.Connection) -> Kept:
         raise _CorruptError("; ".join(problems))
     try:
         claims = tuple(decode_claim(body) for (body,) in connection.execute("SELECT body FROM claims ORDER BY id"))
-        if len({claim.id for claim in claims}) < len(claims):
+        ids = {claim.id: claim.id for claim in claims}
+        if len(ids) < len(claims):
             raise ValueError("two records have one id")
     except ValueError as error:
         raise _CorruptError(str(error)) from error
     if len(list(connection.execute("SELECT identity FROM journal"))) != 1:
         raise _CorruptError("it has no identity")
     answers = tuple(
-        Answer(request_id, digest, ClaimId(claim_id), response, ended)
+        Answer(request_id, digest, ids.get(claim_id, claim_id), response, ended)
         for _, request_id, digest, claim_id, response, ended in connection.execute("SELECT * FROM answers ORDER BY seq")
     )
     return Kept(claims, answers)
