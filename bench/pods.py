@@ -1,8 +1,11 @@
-"""Pods created through a real kube-apiserver: with our webhook, with the null webhook, and with none.
+"""Pods created through a real kube-apiserver: with our webhook, with a null webhook, and with none.
 
-One API server and one etcd, no controllers and no scheduler. Each of the three has a namespace of its own, so that they
-take turns on the same server; who is not measured is stopped, and does nothing. At the end our namespace is filled, and
-measured again: what is there already must not matter.
+One API server and one etcd, no controllers and no scheduler. Each has a namespace of its own, so that they take turns
+on the same server; who is not measured is stopped, and does nothing. At the end our namespace is filled, and measured
+again: what is there already must not matter.
+
+There are two null webhooks, neither of which asks anybody. One has a single entry and adds an annotation. The other
+has all of our entries, and answers what our shim answered once: what it needs more is the API server's own.
 
 Needs KUBEBUILDER_ASSETS or Go, as `make e2e` does; no row without.
 """
@@ -10,6 +13,7 @@ Needs KUBEBUILDER_ASSETS or Go, as `make e2e` does; no row without.
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -25,9 +29,9 @@ import yaml
 
 from bench.measure import Row, Sample, median
 from bench.options import Options
-from bench.processes import CHECKOUT, Server, free_address, load, server
-from bench.rpc import allocator
-from bench.tally import TOKEN
+from bench.processes import CHECKOUT, Server, cpu_seconds, free_address, load, server
+from bench.rpc import SERIAL, allocator
+from bench.webhook import PATH, RECORDED
 
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
@@ -37,7 +41,7 @@ from e2e.pki import KeyPair
 
 CLIENTS = 16
 NODES = 10
-OURS, NULL, NONE = "ours", "null", "none"
+OURS, NULL, ALIKE, NONE = "ours", "null", "alike", "none"
 MET_FIRST = "pods.hostport.io"
 RANGE = (1024, 65535)
 """As wide as can be: nobody schedules the Pods, so that each number is taken on every node. With less room the last
@@ -51,9 +55,13 @@ class Field:
     plane: ControlPlane
     admin: KeyPair
     folder: Path
-    ours: tuple[Server, ...]
-    null: tuple[Server, ...]
+    behind: dict[str, dict[str, Server]]
     serial: Iterator[int]
+
+    def processes(self, which: str) -> dict[str, int]:
+        """Who has to do with a creation: names and pids."""
+        behind = {name: each.pid for name, each in self.behind[which].items()}
+        return {"API server": self.plane.server.pid, "etcd": self.plane.etcd_server.pid, **behind}
 
 
 def pods(options: Options) -> list[Row]:
@@ -81,15 +89,35 @@ def _rows(field: Field, options: Options) -> Iterator[Row]:
         f"no webhook: {none:,.0f} /s; ours {ours / none:.2f} of it, the null webhook {null / none:.2f}; generator idle"
         f" {100 * median(rates[OURS], 'idle'):.0f} %",
     )
+    yield _row("the same, over a null webhook with our entries and patch", "/s", rates[OURS], rates[ALIKE], "", "")
+    yield _cpu(field, at_16, f"CPU for a creation, {CLIENTS} clients, over the null webhook")
     for quantile, aim in (("p50_ms", "≤ 2 ms more"), ("p99_ms", "≤ 8 ms more")):
-        mine, bare = ([Sample(each[quantile]) for each in alone[which]] for which in (OURS, NULL))
-        more = median(mine) - median(bare)
+        mine, bare, alike = ([Sample(each[quantile]) for each in alone[which]] for which in (OURS, NULL, ALIKE))
+        more, theirs = (median(samples) - median(bare) for samples in (mine, alike))
         what = f"a creation by one client, {quantile.removesuffix('_ms')}, over the null webhook"
-        yield _row(what, "ms", mine, bare, aim, f"{more:+.2f} ms")
+        yield _row(what, "ms", mine, bare, aim, f"{more:+.2f} ms; with our entries and patch {theirs:+.2f}")
+    yield _cpu(field, alone, "CPU for a creation, one client, over the null webhook")
     made = _fill(field, options)
     full = [Sample(_measure(field, OURS, CLIENTS, options)["rate"]) for _ in rates[OURS]]
     what = f"Pods created, {CLIENTS} clients, with {made:,} Pods there over the first"
     yield _row(what, "/s", full, rates[OURS], "≥ 0.9", "")
+
+
+def _cpu(field: Field, reports: dict[str, list[dict[str, float]]], what: str) -> Row:
+    """What all processes together need for a creation, and each beside it."""
+
+    def of_all(which: str) -> list[Sample]:
+        return [Sample(sum(each[_cost(name)] for name in field.processes(which))) for each in reports[which]]
+
+    def of_each(which: str) -> str:
+        costs = {name: statistics.median(r[_cost(name)] for r in reports[which]) for name in field.processes(which)}
+        return f"{which}: " + ", ".join(f"{name} {cost:.1f}" for name, cost in costs.items())
+
+    return _row(what, "ms", of_all(OURS), of_all(NULL), "", "; ".join(map(of_each, (OURS, NULL, ALIKE, NONE))))
+
+
+def _cost(name: str) -> str:
+    return f"cpu_ms {name}"
 
 
 def _row(what: str, unit: str, ours: list[Sample], bare: list[Sample], aim: str, beside: str) -> Row:
@@ -97,7 +125,7 @@ def _row(what: str, unit: str, ours: list[Sample], bare: list[Sample], aim: str,
 
 
 def _turns(field: Field, clients: int, options: Options) -> dict[str, list[dict[str, float]]]:
-    order = (OURS, NULL, NONE)
+    order = (OURS, NULL, ALIKE, NONE)
     reports: dict[str, list[dict[str, float]]] = {which: [] for which in order}
     for number in range(options.rounds):
         for which in order[:: -1 if number % 2 else 1]:
@@ -107,10 +135,15 @@ def _turns(field: Field, clients: int, options: Options) -> dict[str, list[dict[
 
 def _measure(field: Field, which: str, clients: int, options: Options) -> dict[str, float]:
     with ExitStack() as stack:
-        for each in {OURS: field.null, NULL: field.ours, NONE: (*field.ours, *field.null)}[which]:
-            stack.enter_context(each.paused())
+        for other, servers in field.behind.items():
+            for each in servers.values() if other != which else ():
+                stack.enter_context(each.paused())
         time.sleep(1)  # who was stopped catches up
-        return _create(field, which, clients, f"--seconds={options.seconds}", f"--warm-up={options.warm_up}")
+        pids = field.processes(which)
+        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+        report = _create(field, which, clients, f"--seconds={options.seconds}", f"--warm-up={options.warm_up}")
+        used = {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
+    return report | {_cost(name): 1000 * seconds / report["total"] for name, seconds in used.items()}
 
 
 def _fill(field: Field, options: Options) -> int:
@@ -138,22 +171,27 @@ def _field(binaries: Binaries, folder: Path) -> Iterator[Field]:
         for number in range(NODES):
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{number}"}}
             plane.api.ask("POST", "/api/v1/nodes", node)
-        for which in (OURS, NULL, NONE):
+        for which in (OURS, NULL, ALIKE, NONE):
             create_namespace(plane, which)
         tls = plane.pki.server("webhook")
         flags = ("--cluster=kubernetes", f"--kubeconfig={plane.kubectl.kubeconfig}")
         address, back = stack.enter_context(allocator("sqlite", *flags))
         start = partial(_webhook, stack, plane, folder, tls)
-        shim = start(OURS, "shim", "serve", "--http=127.0.0.1:0", f"--allocator={address}")
-        null = start(NULL, "bench.null_webhook")
+        shim, mutate = start(OURS, "shim", "serve", "--http=127.0.0.1:0", f"--allocator={address}")
+        null, _ = start(NULL, "bench.null_webhook")
+        (folder / "answer.json").write_bytes(_answer(mutate, plane.pki.ca, folder))
+        alike, _ = start(ALIKE, "bench.null_webhook", f"--answer={folder / 'answer.json'}")
         time.sleep(2)  # the API server learns of its webhooks
-        yield Field(plane, plane.pki.client("bench", group="system:masters"), folder, (shim, back), (null,), count(1))
+        behind = {OURS: {"shim": shim, "allocator": back}, NULL: {"webhook": null}, ALIKE: {"webhook": alike}, NONE: {}}
+        yield Field(plane, plane.pki.client("bench", group="system:masters"), folder, behind, count(1))
 
 
-def _webhook(stack: ExitStack, plane: ControlPlane, folder: Path, tls: KeyPair, which: str, *command: str) -> Server:
+def _webhook(
+    stack: ExitStack, plane: ControlPlane, folder: Path, tls: KeyPair, which: str, *command: str
+) -> tuple[Server, str]:
     """Starts a webhook, which the API server calls for the Pods of its namespace by the rules of the installation.
 
-    Ours has all of its entries; of the null webhook one is enough, the one that new Pods meet.
+    The null webhook has one entry of them, the one that new Pods meet. Returns its process and address.
     """
     address = free_address()
     flags = (f"--listen={address}", f"--tls-cert={tls.cert}", f"--tls-key={tls.key}")
@@ -167,7 +205,23 @@ def _webhook(stack: ExitStack, plane: ControlPlane, folder: Path, tls: KeyPair, 
         webhook["clientConfig"] = {"url": f"https://{address}/mutate", "caBundle": plane.pki.ca_bundle}
         webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": which}}
     plane.api.ask("POST", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", configuration)
-    return process
+    return process, address
+
+
+def _answer(address: str, authority: Path, folder: Path) -> bytes:
+    """What our shim answers for a Pod, with `%s` for the uid."""
+    record = json.loads(RECORDED.read_text())
+    record["request"] |= {"uid": f"00000000-0000-4000-8000-00{SERIAL}", "namespace": OURS, "name": f"pod-{SERIAL}"}
+    record["request"]["object"] = _pod() | {"metadata": {**_pod()["metadata"], "namespace": OURS}}
+    (folder / "review.json").write_text(json.dumps(record))
+    kept = folder / "answered.json"
+    load(
+        *(f"--address={address}", f"--path={PATH}", f"--body={folder / 'review.json'}", f"--ca={authority}"),
+        *("--concurrency=1", "--requests=2", "--warm-up=0", f"--answer={kept}"),
+    )
+    answer = json.loads(kept.read_bytes())
+    answer["response"]["uid"] = "%s"
+    return json.dumps(answer, separators=(",", ":")).encode()
 
 
 def _pod() -> dict[str, Any]:
@@ -181,6 +235,6 @@ def _pod() -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": f"pod-{TOKEN.decode()}", "annotations": annotations},
+        "metadata": {"name": f"pod-{SERIAL}", "annotations": annotations},
         "spec": {"containers": [{"name": "main", "image": "registry.example/app:1", "ports": ports}]},
     }

@@ -21,6 +21,7 @@ class ControlPlane:
     api: Https
     server: Process
     etcd: Https
+    etcd_server: Process
     kubectl: Kubectl
     pki: Pki
     binaries: Binaries
@@ -38,7 +39,7 @@ def control_plane(
     logs.mkdir()
     with contextlib.ExitStack() as stack:
         etcd_port, etcd_peer_port, api_port = free_ports(3)
-        _etcd(stack, binaries, folder, logs, etcd_port, etcd_peer_port)
+        etcd_server = _etcd(stack, binaries, folder, logs, etcd_port, etcd_peer_port)
         base = f"https://127.0.0.1:{api_port}"
         admin = pki.client("admin", group="system:masters")
         api = Https(base, pki.trusting(admin))
@@ -48,7 +49,7 @@ def control_plane(
         _controllers(stack, binaries, pki, logs, kubectl.kubeconfig, server_key=folder / "service-accounts.key")
         fleet = stack.enter_context(fake_nodes(api, nodes))
         etcd = Https(f"http://127.0.0.1:{etcd_port}")
-        plane = ControlPlane(api, server, etcd, kubectl, pki, binaries, nodes, fleet, logs)
+        plane = ControlPlane(api, server, etcd, etcd_server, kubectl, pki, binaries, nodes, fleet, logs)
         _make_namespace_usable(plane, "default")
         yield plane
 
@@ -61,7 +62,7 @@ def _run(stack: contextlib.ExitStack, program: str, binaries: Binaries, logs: Pa
 
 def _etcd(
     stack: contextlib.ExitStack, binaries: Binaries, folder: Path, logs: Path, client_port: int, peer_port: int
-) -> None:
+) -> Process:
     client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
     etcd = _run(
         stack,
@@ -78,6 +79,7 @@ def _etcd(
         "--log-level=warn",
     )
     etcd.wait_until("healthy", lambda: Https(client).is_ok("/health"))
+    return etcd
 
 
 def _api_server(
