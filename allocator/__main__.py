@@ -15,7 +15,7 @@ import uvloop
 from allocator.config import FLAGS, Config, ConfigError
 from allocator.journal.contract import JournalError
 from allocator.journal.sqlite import dump
-from hostport import logs
+from hostport import garbage, logs
 from hostport.flags import add_flags
 
 log = logging.getLogger("allocator")
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(config: Config) -> int:
     logs.set_up(config.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
+    garbage.start()
     from allocator.runtime import serve  # noqa: PLC0415 - grpc is not needed to dump a journal
 
     try:

@@ -52,6 +52,7 @@ from allocator.page.views import Identity, Views
 from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
 from allocator.status import Status
+from hostport import garbage
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
 from hostport.v1 import allocator_pb2 as pb
@@ -270,6 +271,7 @@ class Allocator:
             self._metrics.certificate("allocator", self._keeper.expires)
             self._metrics.certificate("ca", self._keeper.authority_expires)
         if not self._is_stopping:
+            garbage.serve()
             self._engine.is_serving = True
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             log.info("serving (cluster %s)", self._config.cluster)

@@ -19,6 +19,7 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 
+from hostport import garbage
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
@@ -145,6 +146,7 @@ async def serve(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _first_signal(number, asked))
     shim = Shim(options)
+    garbage.serve()
     log.info("listening on %s (http %s)", shim.url, shim.side_address)
     await asked.wait()
     await shim.stop()

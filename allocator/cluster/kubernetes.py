@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import random
 import time
@@ -50,8 +49,6 @@ NODES: Final = Collection("nodes", "/api/v1/nodes", Reader(NodeSketch))
 NAMESPACES: Final = Collection("namespaces", "/api/v1/namespaces", Reader(NamespaceSketch))
 PACE: Final = Pace()
 LOOK_SECONDS = 0.5
-FIRST_VIEW_OBJECTS = 1_000_000
-"""How many objects are made before the first view until garbage is looked for."""
 
 
 class KubernetesCluster:
@@ -101,17 +98,11 @@ class KubernetesCluster:
         async def tell_synced() -> None:
             await nodes.synced.wait()
             await pods.synced.wait()
-            gc.freeze()
-            gc.set_threshold(*usual)
             self._synced.set()
 
-        # What the first lists make stays: to look through it for garbage again and again takes a sixth of the start.
-        usual = gc.get_threshold()
-        gc.set_threshold(FIRST_VIEW_OBJECTS)
         try:
             await _all(nodes.forever(), pods_after_nodes(), namespaces.forever(), self._prover.forever(), tell_synced())
         finally:
-            gc.set_threshold(*usual)
             await self._client.close()
 
     def _follower(self, collection: Collection[S], sink: Sink[S]) -> Follower[S]:

@@ -223,6 +223,9 @@ async def _bare(url: str) -> dict[str, float]:
 
 async def _ours(url: str) -> dict[str, float]:
     """The whole allocator but for its servers: engine, ledger, an empty journal, the source."""
+    from hostport import garbage
+
+    garbage.start()
     from kubernetes.aio.client.configuration import Configuration
 
     import allocator.runtime  # noqa: F401 - what the program imports counts
