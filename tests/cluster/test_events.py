@@ -108,7 +108,7 @@ async def test_an_event_is_written_as_kubectl_reads_it(server: Server, writer: E
 
 async def test_a_repetition_is_counted_in_the_same_event(server: Server, writer: EventWriter, clock: Clock) -> None:
     writer.tell(conflict())
-    await until(lambda: len(server.got) == 1)
+    await until(lambda: writer.counts)  # its answer has come, too
     for _ in range(4):
         writer.tell(conflict())
     clock.now += happenings.REPEAT_SECONDS
@@ -122,7 +122,7 @@ async def test_a_repetition_is_counted_in_the_same_event(server: Server, writer:
 async def test_an_event_that_has_expired_is_written_anew(server: Server, writer: EventWriter, clock: Clock) -> None:
     server.statuses.extend([201, 404])
     writer.tell(conflict())
-    await until(lambda: len(server.got) == 1)
+    await until(lambda: writer.counts)  # its answer has come, too
     writer.tell(conflict())
     clock.now += happenings.REPEAT_SECONDS
     await until(lambda: len(server.got) == 3)
