@@ -119,7 +119,7 @@ async def test_a_slow_allocator_is_given_up_at_the_deadline() -> None:
 
     assert isinstance(outcome, Unreachable)
     assert "DEADLINE_EXCEEDED" in outcome.message
-    assert NOW().time() - before < 5
+    assert NOW().time() - before < 1
 
 
 async def test_nothing_is_asked_after_the_deadline() -> None:
@@ -137,7 +137,7 @@ async def test_an_absent_allocator_is_waited_for_until_the_deadline() -> None:
         outcome = await client.allocate(AllocateRequest(), deadline=before + 0.2)
 
     assert isinstance(outcome, Unreachable)
-    assert 0.1 < NOW().time() - before < 5
+    assert 0.1 < NOW().time() - before < 1
 
 
 async def test_an_allocator_that_returns_is_found_within_a_second() -> None:
@@ -150,7 +150,7 @@ async def test_an_allocator_that_returns_is_found_within_a_second() -> None:
             outcome = await client.allocate(AllocateRequest(), deadline=before + 5)
 
     assert isinstance(outcome, AllocateResponse)
-    assert NOW().time() - before < 2.5
+    assert NOW().time() - before < 1.5
 
 
 async def test_a_call_is_repeated_when_the_allocator_goes_away_under_it() -> None:

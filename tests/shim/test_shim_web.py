@@ -334,16 +334,14 @@ def test_the_answer_is_due_before_the_api_servers_deadline(timeout: str, seconds
 
 async def test_a_slow_allocator_is_503_before_the_deadline() -> None:
     release, entered = asyncio.Event(), asyncio.Event()
-    took: list[float] = []
     async with running(hanging(release, entered)) as served:
-        for _ in range(3):  # a busy machine may lose a fifth of a second itself
-            before = asyncio.get_running_loop().time()
-            response = await served.review(WEB, "?timeout=400ms")
-            took.append(asyncio.get_running_loop().time() - before)
-            assert status(response)[:2] == (503, "ALLOCATOR_UNREACHABLE")
+        before = asyncio.get_running_loop().time()
+        response = await served.review(WEB, "?timeout=400ms")
+        took = asyncio.get_running_loop().time() - before
         release.set()
 
-    assert min(took) < 0.4
+    assert status(response)[:2] == (503, "ALLOCATOR_UNREACHABLE")
+    assert took < 0.4
 
 
 async def test_an_absent_allocator_is_503(caplog: pytest.LogCaptureFixture) -> None:
@@ -360,7 +358,7 @@ async def test_an_absent_allocator_delays_no_denial_for_long() -> None:
         response = await served.review(pod(container("a", port()), annotations={"stride": "x"}))
 
     assert json.loads(response.body)["response"]["status"]["reason"] == "NOT_A_NUMBER"
-    assert asyncio.get_running_loop().time() - before < 3
+    assert asyncio.get_running_loop().time() - before < 1.5
 
 
 async def test_a_bad_timeout_is_no_error(served: Served) -> None:
