@@ -140,15 +140,7 @@ def digest(request: pb.AllocateRequest) -> bytes:
 
 
 def _owner(owner: pb.Owner, mistakes: list[Mistake]) -> Owner:
-    parsed = Owner(  # what many owners have alike is kept once
-        kind=intern(owner.kind),
-        namespace=intern(owner.namespace),
-        name=owner.name,
-        generate_name=intern(owner.generate_name),
-        uid=owner.uid,
-        controller_uid=intern(owner.controller_uid),
-        description=owner.description,
-    )
+    parsed = Owner.kept_once(owner)
     if not parsed.kind:
         _invalid(mistakes, "owner.kind", 'owner.kind is missing: "Pod", or what you are')
     if parsed.is_pod and not parsed.namespace:

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from functools import lru_cache
-from typing import NewType
+from sys import intern
+from typing import Any, NewType
 
 import msgspec
 
@@ -62,6 +63,19 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uid: str = ""
     controller_uid: str = ""
     description: str = ""
+
+    @classmethod
+    def kept_once(cls, fields: Any) -> Owner:
+        """The owner with the fields of a message or record. What many owners have alike is one object."""
+        return cls(
+            kind=intern(fields.kind),
+            namespace=intern(fields.namespace),
+            name=fields.name,
+            generate_name=intern(fields.generate_name),
+            uid=fields.uid,
+            controller_uid=intern(fields.controller_uid),
+            description=fields.description,
+        )
 
     @property
     def is_pod(self) -> bool:

@@ -76,7 +76,7 @@ def decode_claim(text: str) -> Claim:
         record = _decode(text)
         return Claim(
             id=ClaimId(record.id),
-            owner=_kept_once(record.owner),
+            owner=Owner.kept_once(record.owner),
             state=record.state,
             ports=tuple(map(_decode_port, record.ports)),
             created=record.created,
@@ -92,18 +92,6 @@ def decode_claim(text: str) -> Claim:
         )
     except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a claim record: {error!r}") from error
-
-
-def _kept_once(owner: Owner) -> Owner:
-    return Owner(
-        kind=intern(owner.kind),
-        namespace=intern(owner.namespace),
-        name=owner.name,
-        generate_name=intern(owner.generate_name),
-        uid=owner.uid,
-        controller_uid=intern(owner.controller_uid),
-        description=owner.description,
-    )
 
 
 def _encode_port(port: ClaimPort) -> dict[str, Any]:
