@@ -151,7 +151,7 @@ def test_a_port_that_was_not_given_is_refused_when_the_webhook_fails_open(
         wait_for(
             "the policy to refuse it",
             lambda: kubectl.run("create", "-f", "-", stdin=json.dumps(two)).stderr,
-            lambda said: "the Pod has more ports than it was given" in said,
+            lambda said: "the Pod has 2 ports and was given 1" in said,
         )
     finally:
         product.shim.start()
