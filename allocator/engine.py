@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -24,7 +25,7 @@ import msgspec
 from msgspec.structs import replace
 
 from allocator.cluster.contract import PodRef, Watch
-from allocator.core.asks import Ask, Mistake, Refused, Warned
+from allocator.core.asks import Ask, Mistake, Refused, UndecidedError, Warned
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import Claim, ClaimId, PodUid, State
 from allocator.core.ledger import LEASE_SECONDS, Ledger
@@ -201,7 +202,8 @@ class Engine:
         """
         self.check_serving()
         now = self.now()
-        claim, warnings = self.ledger.take_up(ask, now) or self.ledger.preview(ask, now)
+        with _deciding():
+            claim, warnings = self.ledger.take_up(ask, now) or self.ledger.preview(ask, now)
         return seal(replace(claim, id=ClaimId("")), warnings)
 
     def _grant(
@@ -210,13 +212,14 @@ class Engine:
         """Decides now; the future is the durable answer."""
         now, began = self.now(), perf_counter()
         old: Claim | None = None
-        taken = self._take_up(ask, now)
-        if taken is not None:
-            claim, warnings = taken
-            old = self.ledger.get(claim.id)
-            self.ledger.amend(claim)
-        else:
-            claim, warnings = self.ledger.reserve(ask, self._new_id(), now)
+        with _deciding():
+            taken = self._take_up(ask, now)
+            if taken is not None:
+                claim, warnings = taken
+                old = self.ledger.get(claim.id)
+                self.ledger.amend(claim)
+            else:
+                claim, warnings = self.ledger.reserve(ask, self._new_id(), now)
         decided = perf_counter()
         self.meters.decided(decided - began)
         response = seal(claim, warnings)
@@ -402,7 +405,7 @@ class Engine:
             self._end_all(due)
         if self.watch and self.ledger.awaits_proof(now):
             self.watch.hurry()
-        self.ledger.mend_plans()
+        self.ledger.look_for_room()
         self.ledger.weigh_verdicts(now)
         self.ledger.survey(SURVEYED)
         self._forget_answers(now)
@@ -494,6 +497,15 @@ class Engine:
         while self._fading and self._fading[0][0] < before:
             self._answers.pop(self._fading.popleft()[1], None)
         self._submit([Forget(before)], always).add_done_callback(_failure)
+
+
+@contextmanager
+def _deciding() -> Iterator[None]:
+    """A search that was cut off is no answer: the caller asks again."""
+    try:
+        yield
+    except UndecidedError as error:
+        raise UnavailableError(Reason.SEARCH_INCOMPLETE, str(error)) from error
 
 
 def _failure(committed: asyncio.Future[bool]) -> Refused | UnavailableError | None:

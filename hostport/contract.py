@@ -30,6 +30,7 @@ class Code(Enum):
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
+    ABORTED = 10
     UNAVAILABLE = 14
     UNAUTHENTICATED = 16
 
@@ -233,6 +234,11 @@ class Reason(Enum):
         Code.UNAVAILABLE,
         "The ports seem to be taken, and whether their holders still exist could not be found out",
         "Retry with back-off; look at the API server and at `hostport_watch_lag_seconds`.",
+    )
+    SEARCH_INCOMPLETE = (
+        Code.ABORTED,  # not UNAVAILABLE, which clients repeat at once
+        "The search for free ports was cut off: it is not known whether there is room, and nothing is said to be taken",
+        "Retry with back-off; ask for fewer ports in one Pod, or for a Pod that can run on more nodes.",
     )
     JOURNAL_UNAVAILABLE = (
         Code.UNAVAILABLE,

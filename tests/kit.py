@@ -85,6 +85,20 @@ def claim_port(text: str) -> ClaimPort:
     )
 
 
+PAIRS = ((500, 501), (501, 502), (500, 502))
+"""Any two of these meet in one number, and no number is in all of them."""
+
+
+def fill_with_pairs(ledger: Ledger, now: float) -> None:
+    """Fourteen nodes, each with the plan of one pair: none takes another pair, and only trying it all out shows that."""
+    ledger.observe(nodes=[node(f"pair-{n:02}") for n in range(14)], now=now)
+    for n in range(len(ledger.node_names())):
+        one, other = PAIRS[n % 3]
+        claim_id = ClaimId(f"pair-{n:02}")
+        ledger.reserve(ask(f"pair-{n:02}", f"x:1={one}", f"y:2={other}", policy="Static"), claim_id, now)
+        ledger.publish(claim_id)
+
+
 class Desk:
     """A ledger with a clock and ids of its own: `grant` says what a caller would see."""
 

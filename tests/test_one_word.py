@@ -20,7 +20,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from kit import claim_port
+from kit import PAIRS, claim_port, fill_with_pairs
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from servicekit import CALLERS, Running, Start
@@ -207,6 +207,13 @@ async def view_stale(world: World) -> str:
     return await world.admit(static("web-0", 9000), patience="1s")
 
 
+async def search_incomplete(world: World) -> str:
+    fill_with_pairs(world.service.engine.ledger, world.service.now)
+    one, other = PAIRS[0]
+    numbers = ({"containerPort": 80, "hostPort": one}, {"containerPort": 81, "hostPort": other})
+    return await world.admit(pod("web-0", *numbers, policy="Static"), patience="1s")
+
+
 def failing(error: Exception) -> Callable[[Sequence[Entry], object], asyncio.Future[bool]]:
     def submit(entries: Sequence[Entry], is_wanted: object) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -327,6 +334,7 @@ ADMISSIONS: dict[Reason, Case] = {
     Reason.UNCONFIRMED_BACKLOG: unconfirmed_backlog,
     Reason.NOT_SERVING: not_serving,
     Reason.VIEW_STALE: view_stale,
+    Reason.SEARCH_INCOMPLETE: search_incomplete,
     Reason.JOURNAL_UNAVAILABLE: journal_unavailable,
     Reason.DEADLINE_PASSED: deadline_passed,
     Reason.ALLOCATOR_UNREACHABLE: allocator_unreachable,

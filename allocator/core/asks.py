@@ -125,6 +125,10 @@ class Refused(Exception):  # noqa: N818 - not an error of ours: an answer
         self.mistakes = mistakes
 
 
+class UndecidedError(Exception):
+    """The search was cut off: neither granted nor denied, and nothing changed. The same ask may be repeated."""
+
+
 @dataclass(frozen=True, slots=True)
 class Warned:
     """Something that may surprise people later, for an ask that is granted."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 from msgspec.structs import replace
 
@@ -25,12 +25,12 @@ from allocator.core.asks import Ask, Mistake, Policy, Refused, Warned, WhenFull
 from allocator.core.backlog import Backlog
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
 from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodUid, State, bounds
+from allocator.core.matching import Move, World, blockers, key_of
 from allocator.core.plan import Context, Placement, place
 from allocator.core.pods import Judge, Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
 from allocator.core.policy import number_groups
 from allocator.core.ports import WILDCARD, PortKey, Protocol
 from allocator.core.register import Register
-from allocator.core.room import Move, World
 from allocator.core.sticky import Sticky
 from allocator.core.survey import MOST_RANGES, Picture, Survey
 from allocator.core.upkeep import Incident, Upkeep
@@ -86,7 +86,12 @@ class Ledger:
         self._seen_until = float("-inf")
         self._confirms = False
         self._world = World(
-            self._occupancy, self._claims, self._register.named, rules.reserved, rules.discloses_holders
+            self._occupancy,
+            self._claims,
+            self._register.named,
+            self._register.shareable,
+            rules.reserved,
+            rules.discloses_holders,
         )
         self._upkeep = Upkeep(self._register, self._world, self._note)
         self._verdicts = Verdicts(self._register, self._world)
@@ -101,6 +106,7 @@ class Ledger:
 
         Raises:
             Refused: the ask is wrong in itself, or nothing fits.
+            UndecidedError: the search was cut off.
 
         """
         claim, placement = self._draft(ask, ClaimId(""), now)
@@ -110,7 +116,7 @@ class Ledger:
         """Decides and takes: the claim counts from here on, and is pending until `publish` or `abort`.
 
         Raises:
-            Refused: as for `preview`.
+            Refused, UndecidedError: as for `preview`.
 
         """
         claim, placement = self._draft(ask, claim_id, now)
@@ -161,6 +167,7 @@ class Ledger:
 
         Raises:
             Refused: it is the Pod's own claim, and it no longer fits.
+            UndecidedError: whether it fits is not known. The claim stays as it is.
 
         """
         claim = self._claims.get(ClaimId(ask.carried_id))
@@ -175,10 +182,13 @@ class Ledger:
             replace(port, host_port=known.host_port if known else port.host_port or port.container_port)
             for port, known in zip(ask.ports, recognised, strict=True)
         )
+        # Whoever was admitted without room, to wait for it, goes on waiting.
+        when_full = WhenFull.PENDING if claim.node is None else ask.when_full or self._rules.when_full
+        exempt = self._register.named(ask.owner) | {claim.id}
         placement = place(
             replace(ask, policy=Policy.STATIC, ports=fixed),
             self._world,
-            Context(within=within, exempt=self._register.named(ask.owner) | {claim.id}),
+            Context(within=within, exempt=exempt, when_full=when_full),
         )
         ports = tuple(
             known or replace(placed, appeared=True) for known, placed in zip(recognised, placement.ports, strict=True)
@@ -193,8 +203,7 @@ class Ledger:
         self._register.replace(claim)
         self._tell(claim.id)
         if not claim.is_settled:
-            self._upkeep.look_around(claim)
-            self._upkeep.mend()
+            self._upkeep.mend_now(claim)
 
     def _is_own(self, claim: Claim, ask: Ask, now: float) -> bool:
         owner, asker = claim.owner, ask.owner
@@ -226,15 +235,19 @@ class Ledger:
     def doubtful(self, ask: Ask, limit: int) -> list[Claim]:
         """Pods on the candidates that hold what an ask wants: were they gone, it might be granted."""
         ask = ask.with_unset_defaults()
-        wanted = {group.number for group in number_groups(ask, self._rules.reserved) if group.number}
-        wants_any = ask.policy is Policy.DYNAMIC
-        scope = self._occupancy.scope(self._constraints(ask))
+        fixed = [
+            key_of(ask.ports[member], group.number)
+            for group in number_groups(ask, self._rules.reserved)
+            if group.number
+            for member in group.members
+        ]
+        low, high = (ask.low, ask.high) if ask.policy is Policy.DYNAMIC else (0, -1)
+        scope, exempt = self._occupancy.scope(self._constraints(ask)), self._register.named(ask.owner)
         found: dict[ClaimId, Claim] = {}
         for node in islice(self._occupancy.names_of(scope.nodes), limit):
-            for key, claim in self.port_map(node):
-                is_wanted = key.number in wanted or (wants_any and ask.low <= key.number <= ask.high)
-                if is_wanted and claim.pod_uid is not None:
-                    found[claim.id] = claim
+            held = chain(blockers(fixed, node, self._world, exempt), self._occupancy.held_within(node, low, high))
+            pods = (claim for claim in held if claim.pod_uid is not None)
+            found.update((claim.id, claim) for claim in islice(pods, limit))
         return list(found.values())[:limit]
 
     # -- the life of a claim
@@ -250,8 +263,9 @@ class Ledger:
         """The claim could not be made durable: it never was."""
         self._pending.discard(claim_id)
         self._changed.pop(claim_id, None)
+        claim = self._claims[claim_id]
         self._register.remove(claim_id)
-        self._upkeep.found_room()
+        self._upkeep.found_room(claim)
 
     def end(self, claim_id: ClaimId) -> None:
         """The claim's end is durable: its ports are free. A claim that a Pod has taken up meanwhile goes on."""
@@ -348,11 +362,14 @@ class Ledger:
         now: float,
     ) -> None:
         """What changed in the cluster since the last time."""
+        have_nodes_changed = False
         for name in gone_nodes:
             self._occupancy.drop_node(name)
-            self._upkeep.suspect_all()
+            have_nodes_changed = True
         for node in nodes:
             self._occupancy.put_node(node)
+            have_nodes_changed = True
+        if have_nodes_changed:
             self._upkeep.suspect_all()
         for uid in gone_pods:
             self._pod_gone(uid)
@@ -375,7 +392,20 @@ class Ledger:
         return changed
 
     def mend_plans(self) -> None:
-        """Plans anew what stands where it cannot stay (displaced, or its node is no candidate any more) or nowhere."""
+        """Plans anew what stands where it cannot stay (displaced, or its node is no candidate any more) or nowhere.
+
+        A bounded amount: `has_plans_to_mend` says whether there is more.
+        """
+        self._upkeep.mend()
+
+    @property
+    def has_plans_to_mend(self) -> bool:
+        """Whether `mend_plans` did not get to all of them."""
+        return self._upkeep.has_more
+
+    def look_for_room(self) -> None:
+        """On every tick: what stands nowhere is looked at again, some of it on each."""
+        self._upkeep.go_round()
         self._upkeep.mend()
 
     def take_incidents(self) -> list[Incident]:
@@ -454,8 +484,9 @@ class Ledger:
 
     def _move(self, moves: Iterable[Move]) -> None:
         for claim_id, node in moves:
-            self._upkeep.found_room()
-            self._note(replace(self._claims[claim_id], node=node))
+            claim = self._claims[claim_id]
+            self._note(replace(claim, node=node))
+            self._upkeep.found_room(claim)
 
     def _tell(self, claim_id: ClaimId) -> None:
         """Tells the listener of a claim that is visible and new or changed."""
@@ -468,7 +499,7 @@ class Ledger:
         self._verdicts.forget(claim.id)
         if self.listener:
             self.listener(claim, True)
-        self._upkeep.found_room()
+        self._upkeep.found_room(claim)
         if claim.owner.is_pod:
             self._sticky.remember(claim)
 

@@ -4,58 +4,43 @@ Every claim *stands* on at most one node: the one that it is bound to, or the on
 follow from that; they change only in `stand`, `leave` and the node methods:
 
 * node → slot → the claims that hold it: the truth, with all of them, so that one of two may leave;
-* slot → address → set of nodes, as a bitmap over node positions: on which nodes does an ask conflict?
-  One union answers for all nodes at once. There are two more, of those who are settled and of leases alone, since plans
-  can be moved and the scheduler does not know leases;
-* scope → protocol → set of numbers that stand on any of its nodes: which numbers are free on *every* candidate?
+* slot → address → set of nodes, as a bitmap over node positions: on which nodes does an ask conflict? One such map for
+  each kind of holder, since they differ in what may be done about them: a plan can be moved, a terminating Pod goes by
+  itself, a Pod of lower priority may be preempted, and of a lease the scheduler knows nothing;
+* scope → counts of numbers (`scopes`): which numbers are free on *every* candidate?
 
 A *scope* is the candidate set of equal constraints. A claim without a node may land anywhere in its scope, so its
-numbers count as taken for every scope that shares a node with it (`floating`).
+numbers count as taken for every scope that shares a node with it.
 
-Invariants: a scope's `nodes` is the set of nodes that its constraints accept; its `standing` holds exactly the numbers
-that some claim has on those nodes; `floating` counts exactly the unsettled claims of that scope.
+Invariants: a scope's `nodes` is the set of nodes that its constraints accept; every map of nodes by slot has exactly
+the ports of the claims of its kind.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, State
-from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
-from allocator.core.slots import CountedNodesBySlot, NodesBySlot, bits
+from allocator.core.counting import Planes, plus
+from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
+from allocator.core.scopes import BLOCK, Cover, Scope
+from allocator.core.slots import NodesBySlot, bits
 
 IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
 
+NARROW = 64
+"""Nodes of a scope that each of them knows. Of wider scopes every change asks whether they have the node."""
+
+MOST_BUILT = 128
+"""Blocks that one question may build: 32,768 numbers, some 40 ms over 5,000 nodes."""
+
 
 Holders = tuple[Claim, ...]
 """The claims that hold a slot of a node, on whatever address, in order of arrival. Nearly always one."""
-
-
-def _number_sets() -> dict[Protocol, NumberSet]:
-    return {protocol: NumberSet() for protocol in Protocol}
-
-
-@dataclass(slots=True, eq=False)
-class Scope:
-    """The candidate nodes of equal constraints, as a bitmap over node positions, and what is taken there."""
-
-    constraints: Constraints
-    nodes: int = 0
-    standing: dict[Protocol, NumberSet] = field(default_factory=_number_sets)
-    settled: dict[Slot, int] = field(default_factory=dict)  # on how many of its nodes somebody is settled with it
-    floating: dict[Slot, int] = field(default_factory=dict)
-    floating_numbers: dict[Protocol, NumberSet] = field(default_factory=_number_sets)
-
-    def meets(self, other: Scope) -> bool:
-        """Whether a claim of one may land where a claim of the other may. A scope always meets itself."""
-        return self is other or self.nodes & other.nodes != 0
-
-    def is_single(self) -> bool:
-        return self.nodes & (self.nodes - 1) == 0 and self.nodes != 0
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +51,7 @@ class _Place:
     known: bool = False
     changed: int = 0  # the value of `changes` when something last came or went here
     holders: dict[Slot, Holders] = field(default_factory=dict)
-    scopes: list[Scope] = field(default_factory=list)
+    scopes: list[Scope] = field(default_factory=list)  # the narrow ones
 
 
 class Occupancy:
@@ -76,13 +61,15 @@ class Occupancy:
         self._places: list[_Place | None] = []  # by position; None: vacant
         self._positions: dict[NodeName, int] = {}
         self._vacant: list[int] = []
-        self._standing = NodesBySlot()
-        self._settled = NodesBySlot()
-        self._leased = CountedNodesBySlot()
-        self._leaving = CountedNodesBySlot()
-        self._priorities: Counter[int] = Counter()  # of settled Pods
+        self._planned = NodesBySlot()
+        self._leased = NodesBySlot()
+        self._leaving = NodesBySlot()
+        self._staying: dict[int, NodesBySlot] = {}  # by priority
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
-        self._floating: set[Scope] = set()
+        self._wide: list[Scope] = []
+        self._floating: set[Scope] = set()  # those with unsettled claims
+        self._surprising: set[Scope] = set()  # those of them that may land where they do not stand
+        self._ranks: Counter[int] = Counter()  # of unsettled Pods that may preempt
         self._schedulable = 0
         self.changes = 0  # how often something came or went, for readers that keep what they have counted
 
@@ -143,6 +130,13 @@ class Occupancy:
         """One node of a set that is not empty: a schedulable one if there is one."""
         return self._at(lowest(nodes & self._schedulable or nodes)).node.name
 
+    def name_at(self, position: int) -> NodeName:
+        return self._at(position).node.name
+
+    def position_of(self, name: NodeName) -> int | None:
+        """The position of a node; None where nothing names it."""
+        return self._positions.get(name)
+
     def held_on(self, name: NodeName) -> Iterator[tuple[int, Claim]]:
         """Every number that is held on a node and by whom, in no order."""
         position = self._positions.get(name)
@@ -150,6 +144,15 @@ class Occupancy:
             for slot, holders in self._at(position).holders.items():
                 for holder in holders:
                     yield number_of(slot), holder
+
+    def held_within(self, name: NodeName, low: int, high: int) -> Iterator[Claim]:
+        """Who holds a number of [low, high] on a node, in no order."""
+        position = self._positions.get(name)
+        if position is None or low > high:
+            return
+        for slot, holders in self._at(position).holders.items():
+            if low <= number_of(slot) <= high:
+                yield from holders
 
     def changed_on(self, name: NodeName) -> int:
         """The value of `changes` when something last came or went on a node."""
@@ -215,54 +218,51 @@ class Occupancy:
         for position, place in enumerate(self._places):
             if place is not None and self._accepts(scope, place):
                 scope.nodes |= 1 << position
-                place.scopes.append(scope)
-        for slot in self._slots(scope):
-            scope.standing[protocol_of(slot)].add(number_of(slot))
-            settled = (self._settled.of_slot(slot) & scope.nodes).bit_count()
-            if settled:
-                scope.settled[slot] = settled
+        self._enrol(scope)
         self._evict_idle_scopes()
         return scope
-
-    def _slots(self, scope: Scope) -> Iterable[Slot]:
-        """The slots that are held on a scope's nodes."""
-        if scope.is_single():
-            return self._at(lowest(scope.nodes)).holders
-        return self._standing.slots_on(scope.nodes)
 
     @staticmethod
     def _accepts(scope: Scope, place: _Place) -> bool:
         return (place.known or scope.constraints.node_name is not None) and scope.constraints.accepts(place.node)
 
+    def _enrol(self, scope: Scope) -> None:
+        """From now on the scope hears of what changes on its nodes."""
+        scope.is_wide = scope.nodes.bit_count() > NARROW
+        if scope.is_wide:
+            self._wide.append(scope)
+            return
+        for position in bits(scope.nodes):
+            self._at(position).scopes.append(scope)
+
+    def _withdraw(self, scope: Scope) -> None:
+        if scope.is_wide:
+            self._wide.remove(scope)
+            return
+        for position in bits(scope.nodes):
+            self._at(position).scopes.remove(scope)
+
+    def _scopes_of(self, place: _Place, position: int) -> list[Scope]:
+        bit = 1 << position
+        return [*place.scopes, *(scope for scope in self._wide if scope.nodes & bit)]
+
     def _rescope(self, scope: Scope, position: int) -> None:
         """Puts a node into a scope or takes it out, as the constraints say."""
         place, bit = self._at(position), 1 << position
         was, now = bool(scope.nodes & bit), self._accepts(scope, place)
-        if now and not was:
-            scope.nodes |= bit
-            place.scopes.append(scope)
-            for slot in place.holders:
-                scope.standing[protocol_of(slot)].add(number_of(slot))
-                self._refresh_settled(scope, slot)
-        elif was and not now:
-            scope.nodes &= ~bit
-            place.scopes.remove(scope)
-            for slot in place.holders:
-                self._refresh(scope, slot)
-                self._refresh_settled(scope, slot)
-
-    def _refresh_settled(self, scope: Scope, slot: Slot) -> None:
-        """Counts anew on how many nodes of the scope somebody is settled with the slot."""
-        count = (self._settled.of_slot(slot) & scope.nodes).bit_count()
-        if count:
-            scope.settled[slot] = count
-        else:
-            scope.settled.pop(slot, None)
-
-    def _refresh(self, scope: Scope, slot: Slot) -> None:
-        """Clears a number that nobody on the scope's nodes has any more."""
-        if not self._standing.of_slot(slot) & scope.nodes:
-            scope.standing[protocol_of(slot)].discard(number_of(slot))
+        if was == now:
+            return
+        self._withdraw(scope)
+        scope.nodes ^= bit
+        self._enrol(scope)
+        for slot, holders in place.holders.items():
+            cover, number = scope.covers.get(protocol_of(slot)), number_of(slot)
+            if cover is None or not cover.has_built(number):
+                continue
+            (cover.arrive if now else cover.depart)(number)
+            if any(holder.is_settled for holder in holders):
+                (cover.settled.add if now else cover.settled.discard)(number)
+        self._note_floats(scope)
 
     def _evict_idle_scopes(self) -> None:
         idle = len(self._scopes) - len(self._floating) - IDLE_SCOPES
@@ -274,193 +274,272 @@ class Occupancy:
                 return
             if scope not in self._floating:
                 del self._scopes[constraints]
-                for position in bits(scope.nodes):
-                    self._at(position).scopes.remove(scope)
+                self._withdraw(scope)
+                for position in () if scope.is_wide else bits(scope.nodes):
                     self._forget_if_idle(position)
                 idle -= 1
+
+    def _cover(self, scope: Scope, protocol: Protocol, low: int, high: int) -> Cover:
+        """The counts of a scope, with all the blocks of [low, high]."""
+        cover = scope.covers.get(protocol)
+        if cover is None:
+            cover = scope.covers[protocol] = Cover()
+        missing = cover.missing(low, high)
+        for block in bits(missing) if missing else ():
+            self._build(scope, protocol, cover, block)
+        return cover
+
+    def _build(self, scope: Scope, protocol: Protocol, cover: Cover, block: int) -> None:
+        """Counts the numbers of a block for the first time."""
+        for slot in self._slots(scope, protocol, block):
+            settled = (self._settled_of(slot) & scope.nodes).bit_count()
+            held = ((self._settled_of(slot) | self._planned.of_slot(slot)) & scope.nodes).bit_count()
+            if held:
+                cover.held.put(number_of(slot), held)
+                cover.standing.add(number_of(slot))
+                cover.settled.put(number_of(slot), settled)
+        cover.built |= 1 << block
+
+    def _slots(self, scope: Scope, protocol: Protocol, block: int) -> Iterable[Slot]:
+        """The slots of a block that may be held on a scope's nodes: all of its numbers, or what there is at all."""
+        numbers = range(block * BLOCK, (block + 1) * BLOCK)
+        held: Iterable[Slot] | None
+        if scope.is_single():
+            holders = self._at(lowest(scope.nodes)).holders
+            held = holders if len(holders) < BLOCK else None
+        else:
+            kinds = (self._planned, self._leased, self._leaving, *self._staying.values())
+            held = {slot for kind in kinds for slot in kind.slots()} if sum(map(len, kinds)) < BLOCK else None
+        if held is None:
+            return [slot_of(protocol, number) for number in numbers]
+        return [slot for slot in held if protocol_of(slot) is protocol and number_of(slot) in numbers]
+
+    def build(self, scope: Scope, protocol: Protocol, low: int, high: int) -> bool:
+        """Counts what has not been counted of [low, high]; False where so much is missing that more asks are needed."""
+        cover = scope.covers.get(protocol)
+        missing = cover.missing(low, high) if cover else Cover().missing(low, high)
+        blocks = list(bits(missing)) if missing else []
+        for block in blocks[:MOST_BUILT]:
+            self._cover(scope, protocol, block * BLOCK, block * BLOCK)
+        return len(blocks) <= MOST_BUILT
 
     # -- claims
 
     def stand(self, claim: Claim) -> None:
         """The claim's ports are held on its node, and wherever it may still land."""
         self.changes += 1
-        keys, is_settled = _by_slot(claim), claim.is_settled
-        if not is_settled:
-            self._float(self.scope(claim.constraints), keys, 1)
+        keys = _by_slot(claim)
+        if not claim.is_settled:
+            self._float(claim, keys, 1)
         if claim.node is None:
             return
         position = self._position(claim.node)
-        place = self._at(position)
+        place, nodes = self._at(position), self._kind_of(claim)
         place.changed = self.changes
-        alone = (claim,)  # one object for all slots that nobody else holds
+        scopes, alone = self._scopes_of(place, position), (claim,)  # one object for all slots that nobody else holds
         for slot, key in keys:
             others = place.holders.get(slot, ())
-            if is_settled:
-                self._settle(claim, place, position, slot, key.ip, others)
             if not others:
                 place.holders[slot] = alone
+                _arrive(scopes, key, is_first=True, is_settled=claim.is_settled)
             elif others[-1] is not claim:  # it may have the slot already, on another address
                 place.holders[slot] = (*others, claim)
-            self._standing.add(slot, key.ip, position)
-            for scope in place.scopes:
-                scope.standing[key.protocol].add(key.number)
-        if is_settled:
-            self._count_priority(claim, 1)
+                is_first_settled = claim.is_settled and not any(holder.is_settled for holder in others)
+                _arrive(scopes, key, is_first=False, is_settled=is_first_settled)
+            nodes.add(slot, key.ip, position)
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
         self.changes += 1
         keys = _by_slot(claim)
         if not claim.is_settled:
-            self._float(self.scope(claim.constraints), keys, -1)
+            self._float(claim, keys, -1)
         if claim.node is None:
             return
         position = self._positions[claim.node]
         place = self._at(position)
         place.changed = self.changes
+        scopes = self._scopes_of(place, position)
         for slot, key in keys:
-            self._vacate(claim, place, position, slot, key)
-        if claim.is_settled:
-            for slot, key in keys:
-                self._unsettle(claim, place, position, slot, key)
-            self._count_priority(claim, -1)
+            self._vacate(claim, place, position, slot, key, scopes)
+        if claim.priority in self._staying and not self._staying[claim.priority]:
+            del self._staying[claim.priority]
         self._forget_if_idle(position)
 
-    def _settle(self, claim: Claim, place: _Place, position: int, slot: Slot, ip: str, earlier: Holders) -> None:
-        self._settled.add(slot, ip, position)
-        if claim.state is State.LEASED:
-            self._leased.add(slot, ip, position)
-        if claim.is_terminating:
-            self._leaving.add(slot, ip, position)
-        if not any(holder.is_settled for holder in earlier):
-            for scope in place.scopes:
-                scope.settled[slot] = scope.settled.get(slot, 0) + 1
-
-    def _unsettle(self, claim: Claim, place: _Place, position: int, slot: Slot, key: PortKey) -> None:
-        left = [holder for holder in place.holders.get(slot, ()) if holder.is_settled]
-        if not any(key in holder.keys for holder in left):
-            self._settled.discard(slot, key.ip, position)
-        if claim.state is State.LEASED:
-            self._leased.discard(slot, key.ip, position)
-        if claim.is_terminating:
-            self._leaving.discard(slot, key.ip, position)
-        if not left:
-            for scope in place.scopes:
-                self._refresh_settled(scope, slot)
-
-    def _count_priority(self, claim: Claim, change: int) -> None:
-        if claim.owner.is_pod:
-            self._priorities[claim.priority] += change
-            if not self._priorities[claim.priority]:
-                del self._priorities[claim.priority]
-
-    def _vacate(self, claim: Claim, place: _Place, position: int, slot: Slot, key: PortKey) -> None:
-        left = tuple(holder for holder in place.holders.get(slot, ()) if holder is not claim)
-        if not any(key in holder.keys for holder in left):
-            self._standing.discard(slot, key.ip, position)
+    def _vacate(
+        self, claim: Claim, place: _Place, position: int, slot: Slot, key: PortKey, scopes: Iterable[Scope]
+    ) -> None:
+        nodes, holders = self._kind_of(claim), place.holders.get(slot, ())
+        left = tuple(holder for holder in holders if holder is not claim)
+        if not any(key in holder.keys for holder in left if self._kind_of(holder) is nodes):
+            nodes.discard(slot, key.ip, position)
+        if len(left) == len(holders):
+            return  # gone already, with another address of the claim
         if left:
             place.holders[slot] = left
-            return
-        place.holders.pop(slot, None)  # it may be gone already, with another address of the claim
-        for scope in place.scopes:
-            self._refresh(scope, slot)
-
-    def _float(self, scope: Scope, keys: Iterable[tuple[Slot, PortKey]], change: int) -> None:
-        for slot, key in keys:
-            count = scope.floating.get(slot, 0) + change
-            if count:
-                scope.floating[slot] = count
-                scope.floating_numbers[key.protocol].add(key.number)
-            else:
-                del scope.floating[slot]
-                scope.floating_numbers[key.protocol].discard(key.number)
-        if scope.floating:
-            self._floating.add(scope)
         else:
-            self._floating.discard(scope)
+            del place.holders[slot]
+        is_last_settled = claim.is_settled and not any(holder.is_settled for holder in left)
+        _depart(scopes, key, is_last=not left, is_settled=is_last_settled)
 
-    # -- questions
+    def _kind_of(self, claim: Claim) -> NodesBySlot:
+        """The nodes of the holders of this kind: they can be moved, stay, go by themselves, or may be preempted."""
+        if not claim.is_settled:
+            return self._planned
+        if claim.state is State.LEASED:
+            return self._leased
+        if claim.is_terminating:
+            return self._leaving
+        staying = self._staying.get(claim.priority)
+        if staying is None:
+            staying = self._staying[claim.priority] = NodesBySlot()
+        return staying
+
+    def _float(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]], change: int) -> None:
+        scope = self.scope(claim.constraints)
+        for _, key in keys:
+            scope.float(key, change)
+        scope.floats += change
+        scope.roaming += change if claim.node is None else 0
+        if claim.may_preempt:
+            self._ranks[claim.priority] += change
+            if not self._ranks[claim.priority]:
+                del self._ranks[claim.priority]
+        self._note_floats(scope)
+
+    def _note_floats(self, scope: Scope) -> None:
+        (self._floating.add if scope.floats else self._floating.discard)(scope)
+        (self._surprising.add if scope.can_surprise else self._surprising.discard)(scope)
+
+    # -- questions about numbers
 
     def taken(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
         """The numbers in [low, high] that are not free on every node of the scope, less `low`.
 
         A number is taken where somebody stands with it, whatever the address, and where an unsettled claim could land.
         """
-        numbers = scope.standing[protocol].within(low, high)
+        numbers = self._cover(scope, protocol, low, high).standing.within(low, high)
+        for other in self._surprising:
+            if other.meets(scope):
+                numbers |= other.floating_numbers(protocol, low, high)
+        return numbers
+
+    def loads(self, scope: Scope, protocol: Protocol, low: int, high: int) -> Planes:
+        """For each number of [low, high], less `low`: on how many of the scope's nodes somebody is settled with it, and
+        how many unsettled claims with it could land in the scope. The rest of the nodes is the number's room.
+        """
+        loads = self._cover(scope, protocol, low, high).settled.within(low, high)
         for other in self._floating:
             if other.meets(scope):
-                numbers |= other.floating_numbers[protocol].within(low, high)
-        return numbers
+                loads = plus(loads, other.floating_planes(protocol, low, high))
+        return loads
 
-    def gap(self, scope: Scope, protocol: Protocol, low: int, reserved: int) -> int:
-        """The lowest number from `low` on that is not reserved and with which nobody stands on the scope's nodes."""
-        return scope.standing[protocol].gap(low, reserved)
+    def stuck(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
+        """The numbers of [low, high] with which somebody is settled on every node of the scope, less `low`."""
+        return scope.on_all(self._cover(scope, protocol, low, high).settled.within(low, high), low, high)
 
-    def taken_on(self, name: NodeName, protocol: Protocol, low: int, high: int) -> int:
-        """What `taken` says, of one node, without keeping a scope for it."""
-        position = self._positions.get(name)
-        numbers = 0
-        if position is None:
-            return numbers
-        for slot in self._at(position).holders:
-            number = number_of(slot)
-            if protocol_of(slot) is protocol and low <= number <= high:
-                numbers |= 1 << (number - low)
-        for scope in self._floating:
-            if scope.nodes >> position & 1:
-                numbers |= scope.floating_numbers[protocol].within(low, high)
-        return numbers
+    def full(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
+        """The numbers of [low, high] that somebody has on every node of the scope, less `low`."""
+        return scope.on_all(self._cover(scope, protocol, low, high).held.within(low, high), low, high)
+
+    def reached(self, scope: Scope) -> list[Scope]:
+        """The scopes to which plans could be moved, one making room for the next; the scope itself is the first."""
+        found, nodes, left = [scope], scope.nodes, self._surprising - {scope}
+        while met := [other for other in left if other.nodes & nodes]:
+            left = left.difference(met)
+            found += met
+            for other in met:
+                nodes |= other.nodes
+        return found
+
+    # -- questions about nodes
 
     def conflicting(self, key: PortKey) -> int:
         """The nodes on which somebody stands whose port conflicts with the key."""
-        return self._standing.conflicting(key)
+        return self._planned.conflicting(key) | self.settled(key)
+
+    def planned(self, key: PortKey) -> int:
+        """The nodes with a plan whose port conflicts with the key."""
+        return self._planned.conflicting(key)
 
     def settled(self, key: PortKey) -> int:
         """The nodes on which somebody is settled, not planned, whose port conflicts with the key."""
-        return self._settled.conflicting(key)
+        nodes = self._leased.conflicting(key) | self._leaving.conflicting(key)
+        for staying in self._staying.values():
+            nodes |= staying.conflicting(key)
+        return nodes
 
-    def rooms(self, scope: Scope, protocol: Protocol, numbers: Sequence[int]) -> list[int]:
-        """How many more claims could land in the scope with each number, as far as counting tells.
-
-        Free candidates, less the unsettled claims that could land on them.
+    def staying(self, key: PortKey, rank: int | None) -> int:
+        """The nodes with a conflicting holder that will not go: a lease, or a Pod that neither terminates nor may be
+        preempted by a Pod of this rank, its priority. None: it preempts nobody.
         """
-        size, settled = scope.nodes.bit_count(), scope.settled.get
-        slots = [slot_of(protocol, number) for number in numbers]
-        rooms = [size - settled(slot, 0) for slot in slots]
-        for other in self._floating:
-            if other.meets(scope):
-                floating = other.floating.get
-                rooms = [room - floating(slot, 0) for room, slot in zip(rooms, slots, strict=True)]
-        return rooms
+        nodes = self._leased.conflicting(key)
+        for priority, staying in self._staying.items():
+            if rank is None or priority >= rank:
+                nodes |= staying.conflicting(key)
+        return nodes
 
-    def leaving(self, key: PortKey) -> int:
-        """The nodes on which a terminating Pod holds a port that conflicts with the key."""
-        return self._leaving.conflicting(key)
+    def _settled_of(self, slot: Slot) -> int:
+        nodes = self._leased.of_slot(slot) | self._leaving.of_slot(slot)
+        for staying in self._staying.values():
+            nodes |= staying.of_slot(slot)
+        return nodes
 
-    def lowest_priority(self) -> int:
-        """Of all Pods that are settled; 0 where there are none."""
-        return min(self._priorities, default=0)
+    def leaving_slots(self) -> Iterator[Slot]:
+        """The slots that a terminating Pod holds anywhere."""
+        return self._leaving.slots()
 
-    def reach(self, key: PortKey, scope: Scope) -> int:
-        """The nodes to which plans that have the key's number could be moved, one making room for the next."""
-        slot = key.slot
-        left = {other for other in self._floating if slot in other.floating}
-        nodes = scope.nodes
+    def preemptable_slots(self, rank: int) -> Iterator[Slot]:
+        """The slots that a Pod holds anywhere which a Pod of this rank may preempt; some more than once."""
+        for priority, staying in self._staying.items():
+            if priority < rank:
+                yield from staying.slots()
+
+    def some_leave(self, rank: int | None) -> bool:
+        """Whether anybody at all terminates or may be preempted by a Pod of this rank."""
+        if self._leaving:
+            return True
+        return rank is not None and any(priority < rank and nodes for priority, nodes in self._staying.items())
+
+    def planned_at(self, slot: Slot) -> int:
+        """The nodes with a plan that has the slot, on whatever address."""
+        return self._planned.of_slot(slot)
+
+    def addressed(self) -> Iterator[Slot]:
+        """The slots that an unsettled claim has on one address only."""
+        return (slot for scope in self._floating for slot in scope.addressed)
+
+    @property
+    def highest_rank(self) -> int | None:
+        """The highest priority of an unsettled Pod that may preempt; None where there is none."""
+        return max(self._ranks, default=None)
+
+    def reach(self, key: PortKey, nodes: int) -> int:
+        """The nodes to which plans that have the key's number could be moved, one making room for the next.
+
+        They are moved out of `nodes`, which are among them.
+        """
+        left = {other for other in self._surprising if _has(other, key)}
         while met := {other for other in left if other.nodes & nodes}:
             left -= met
             for other in met:
                 nodes |= other.nodes
         return nodes
 
+    @property
+    def has_leases(self) -> bool:
+        """Whether there is any lease."""
+        return bool(self._leased)
+
     def leased(self, key: PortKey) -> int:
         """The nodes with a lease that conflicts with the key."""
         return self._leased.conflicting(key)
 
     def landable(self, key: PortKey) -> int:
-        """The nodes on which an unsettled claim with this protocol and number, on any address, could land."""
-        nodes, slot = 0, key.slot
-        for scope in self._floating:
-            if slot in scope.floating:
+        """The nodes on which an unsettled claim with a port that conflicts with the key could land, or stands."""
+        nodes = self._planned.conflicting(key)
+        for scope in self._surprising:
+            if scope.floats_into(key):
                 nodes |= scope.nodes
         return nodes
 
@@ -469,10 +548,18 @@ class Occupancy:
         position = self._positions.get(name)
         if position is None:
             return ()
+        return self.holders_at(position, key)
+
+    def holders_at(self, position: int, key: PortKey) -> Holders:
+        """The same, of a node by its position."""
         holders = self._at(position).holders.get(key.slot, ())
         if key.ip == WILDCARD:
             return holders
         return tuple(holder for holder in holders if any(key.conflicts_with(other) for other in holder.keys))
+
+    def holders_of(self, position: int, slot: Slot) -> Holders:
+        """Who holds a slot of a node, on whatever address."""
+        return self._at(position).holders.get(slot, ())
 
     def port_map(self, name: NodeName) -> list[tuple[PortKey, Claim]]:
         """Every port of a node and its holder, ordered by protocol, number, address and claim."""
@@ -482,6 +569,35 @@ class Occupancy:
         claims = {holder.id: holder for holders in self._at(position).holders.values() for holder in holders}
         held = [(key, claim) for claim in claims.values() for key in claim.keys]
         return sorted(held, key=lambda entry: (entry[0].protocol.value, entry[0].number, entry[0].ip, entry[1].id))
+
+
+def _arrive(scopes: Iterable[Scope], key: PortKey, *, is_first: bool, is_settled: bool) -> None:
+    """A node of the scopes has a holder more: the first one there, or the first that is settled, or neither."""
+    for scope in scopes:
+        cover = scope.covers.get(key.protocol)
+        if cover is None or not cover.has_built(key.number):
+            continue
+        if is_first:
+            cover.arrive(key.number)
+        if is_settled:
+            cover.settled.add(key.number)
+
+
+def _depart(scopes: Iterable[Scope], key: PortKey, *, is_last: bool, is_settled: bool) -> None:
+    for scope in scopes:
+        cover = scope.covers.get(key.protocol)
+        if cover is None or not cover.has_built(key.number):
+            continue
+        if is_last:
+            cover.depart(key.number)
+        if is_settled:
+            cover.settled.discard(key.number)
+
+
+def _has(scope: Scope, key: PortKey) -> bool:
+    """Whether an unsettled claim of the scope has the key's protocol and number, on whatever address."""
+    counts = scope.floating.get(key.protocol)
+    return counts is not None and counts.has(key.number)
 
 
 def _by_slot(claim: Claim) -> list[tuple[Slot, PortKey]]:

@@ -2,8 +2,10 @@
 
 Rules:
 
-* Fixed numbers are refused only when no candidate can take them all, even after moving plans. A number that is leased
-  on any candidate is refused: the scheduler does not know leases and might choose that node.
+* A denial is a proof: no candidate can take the numbers, even after moving plans, and for Dynamic no numbers of the
+  range are left on any. A search that was cut off is neither yes nor no (`UndecidedError`).
+* Every way to an answer ends in the same checks: no number that is leased on any candidate, since the scheduler does
+  not know leases and might choose that node; no number under Index or Dynamic that is reserved.
 * No conflict for admission are holders that will go: those that terminate, and those that the Pod may preempt. The Pod
   is planned behind them. (A Pending Pod starts the moment the port is free; a refused one after a long back-off.)
 * A lease stands at once, so it needs one node: where nobody stands with its numbers, and where no unsettled claim that
@@ -23,15 +25,29 @@ from functools import partial
 import msgspec
 
 from allocator.core import refusals
-from allocator.core.asks import Ask, Mistake, Refused, Warned, WhenFull
+from allocator.core.asks import Ask, Mistake, Refused, UndecidedError, Warned, WhenFull
 from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import ClaimId, ClaimPort
-from allocator.core.occupancy import Scope
+from allocator.core.matching import (
+    Move,
+    Spot,
+    Steps,
+    World,
+    blockers,
+    find_spot,
+    find_wait,
+    key_of,
+    open_for_lease,
+    rank_of,
+    somebody_goes,
+)
 from allocator.core.policy import Group, number_groups
-from allocator.core.ports import PortKey, normalise_ip
-from allocator.core.room import Move, World, blockers, find_spot, find_wait, free_nodes, gives_way
-from allocator.core.search import Numbers, choices, lowest_free
+from allocator.core.search import Numbers, Wanted, choices, lowest_free
+from allocator.core.together import Stage, Together, anyhow
 from hostport.contract import Reason
+
+LIKELY_STEPS = 100
+"""Steps for each choice of Dynamic that is only likely: the verdict has steps of its own."""
 
 
 class Placement(msgspec.Struct, frozen=True, gc=False):
@@ -64,105 +80,179 @@ def place(ask: Ask, world: World, context: Context) -> Placement:
     """Numbers and a node for an ask.
 
     Raises:
-        Refused: the ask is wrong in itself, or nothing fits.
+        Refused: the ask is wrong in itself, or it is proven that nothing fits.
+        UndecidedError: the search was cut off before either was known.
 
     """
     ask = ask.with_unset_defaults()
     groups = number_groups(ask, world.reserved)
     scope = world.occupancy.scope(context.within)
     if ask.owner.is_pod:
-        return _place_pod(ask, groups, scope, world, context)
-    return _place_lease(ask, groups, scope, world)
+        rank = rank_of(ask.priority, may_preempt=ask.may_preempt)
+        wanted = Wanted(ask, groups, scope, world, context.exempt, rank)
+        return _Pod(wanted, context).placed()
+    return _placed_lease(Wanted(ask, groups, scope, world))
 
 
-def _place_pod(ask: Ask, groups: Sequence[Group], scope: Scope, world: World, context: Context) -> Placement:
-    fixed = _fixed(ask, groups)
-    mistakes = tuple(refusals.leased(ask, fixed, scope, world)) if fixed else ()
-    if mistakes:
-        raise Refused(*mistakes)
-    warnings = tuple(refusals.cautions(ask, groups, scope, world))
-    previous = _by_group(context.previous, groups)
-    used = (_by_group(numbers, groups) for numbers in context.used)
-    for numbers in choices(ask, groups, scope, world, previous=previous, used=used):
-        keys = tuple(_keys(ask, groups, numbers))
-        if not scope.nodes:
-            return Placement(_ports(ask, groups, numbers), None, warnings)
-        if len(fixed) < len(keys) and any(world.occupancy.leased(key) & scope.nodes for key in keys):
-            continue
-        spot = find_spot(keys, scope, world, context.exempt)
-        if spot:
-            return Placement(_ports(ask, groups, numbers), spot.node, warnings, spot.moves)
-    return _place_later(ask, groups, scope, world, context, warnings)
+class _Pod:
+    """The way of one Pod's ask. Every way out is `_granted`."""
+
+    def __init__(self, wanted: Wanted, context: Context) -> None:
+        self._wanted = wanted
+        self._context = context
+        self._steps = Steps()
+
+    def placed(self) -> Placement:
+        wanted, scope = self._wanted, self._wanted.scope
+        leased = tuple(refusals.leased(wanted.ask, fixed_of(wanted), scope, wanted.world))
+        if leased:
+            raise Refused(*leased)
+        found = self._likely() or self._free() or self._behind() or self._pending()
+        if found:
+            return found
+        if self._steps.are_spent:
+            raise UndecidedError(refusals.undecided(wanted))
+        raise Refused(*self._denial())
+
+    def _likely(self) -> Placement | None:
+        """What is nearly always the answer. Finding nothing here proves nothing."""
+        wanted, context = self._wanted, self._context
+        previous = _by_group(context.previous, wanted.groups)
+        used = (_by_group(numbers, wanted.groups) for numbers in context.used)
+        for numbers in choices(wanted, previous=previous, used=used):
+            keys = wanted.keys(numbers)
+            if not wanted.scope.nodes:
+                return self._granted(numbers, None)
+            if wanted.kinds and wanted.is_leased(keys):
+                continue
+            steps = self._steps if not wanted.kinds else Steps(LIKELY_STEPS)
+            spot = find_spot(wanted.seeker(keys), wanted.scope, wanted.world, steps)
+            if spot:
+                return self._granted(numbers, spot)
+        return None
+
+    def _free(self) -> Placement | None:
+        """Any numbers that are free together on one node, now or once plans are moved."""
+        wanted = self._wanted
+        for stage in (Stage.FREE, Stage.MOVING) if wanted.kinds and wanted.scope.nodes else ():
+            for numbers, nodes in Together(wanted, stage, self._steps).tuples():
+                seeker = wanted.seeker(wanted.keys(numbers), nodes)
+                spot = find_spot(seeker, wanted.scope, wanted.world, self._steps)
+                if spot:
+                    return self._granted(numbers, spot)
+                if self._steps.are_spent:
+                    return None
+        return None
+
+    def _behind(self) -> Placement | None:
+        """Behind holders that will go: they terminate, or the scheduler may preempt them."""
+        wanted = self._wanted
+        if not somebody_goes(wanted.seeker(()), wanted.world):
+            return None
+        steps = self._steps = Steps()  # what it looks at has all that was looked at before
+        if not wanted.kinds:
+            tries: Iterable[tuple[Numbers, int]] = [(wanted.numbers(()), wanted.scope.nodes)]
+        else:
+            tries = Together(wanted, Stage.WAITING, steps).tuples()
+        for numbers, nodes in tries:
+            spot = find_wait(wanted.seeker(wanted.keys(numbers), nodes), wanted.world, steps)
+            if spot:
+                return self._granted(numbers, spot, *self._before_it(numbers, spot))
+            if steps.are_spent:
+                return None
+        return None
+
+    def _pending(self) -> Placement | None:
+        """Without a node, where that is wanted and it is proven that there is none."""
+        if self._context.when_full is not WhenFull.PENDING or self._steps.are_spent:
+            return None
+        numbers = anyhow(self._wanted)
+        if not numbers:
+            return None
+        return self._granted(numbers, None, refusals.full(self._wanted.scope))
+
+    def _granted(self, numbers: Numbers, spot: Spot | None, *more: Warned) -> Placement:
+        """The answer, once it has passed the checks that hold on every way.
+
+        Raises:
+            Refused: a number is leased on a candidate, or reserved.
+
+        """
+        wanted = self._wanted
+        ask, world = wanted.ask, wanted.world
+        mistakes = [*refusals.leased(ask, _asked(wanted, numbers), wanted.scope, world)]
+        mistakes += refusals.reserved(ask, wanted.groups, numbers, world)
+        if mistakes:
+            raise Refused(*mistakes)
+        warnings = (*refusals.cautions(ask, wanted.groups, wanted.scope, world), *more)
+        node, moves = (spot.node, spot.moves) if spot else (None, ())
+        return Placement(_ports(ask, wanted.groups, numbers), node, warnings, moves)
+
+    def _before_it(self, numbers: Numbers, spot: Spot) -> Iterable[Warned]:
+        """Who will have to go before the Pod can start."""
+        wanted = self._wanted
+        moved = {claim_id for claim_id, _ in spot.moves}
+        in_the_way = blockers(wanted.keys(numbers), spot.node, wanted.world, wanted.exempt | moved)
+        return refusals.behind(wanted.ask, in_the_way, wanted.world)
+
+    def _denial(self) -> Iterable[Mistake]:
+        """What is proven: that the fixed ports fit nowhere, or that the open ones have no numbers left."""
+        wanted = self._wanted
+        ask, fixed = wanted.ask, fixed_of(wanted)
+        keys = tuple(key for _, key in fixed)
+        if not wanted.kinds or (fixed and not find_spot(wanted.seeker(keys), wanted.scope, wanted.world, Steps())):
+            return refusals.conflicts(ask, fixed, wanted.scope, wanted.world, wanted.exempt)
+        return [refusals.exhausted(ask, wanted.groups, wanted.scope, wanted.world)]
 
 
-def _place_later(
-    ask: Ask, groups: Sequence[Group], scope: Scope, world: World, context: Context, warnings: tuple[Warned, ...]
-) -> Placement:
-    """Nothing is free now: behind holders that will go, Pending where that is wanted, else refused.
+def _placed_lease(wanted: Wanted) -> Placement:
+    """A lease stands at once: where nobody has its numbers, and where no unsettled claim could land with them.
 
     Raises:
-        Refused: nothing of that.
+        Refused, UndecidedError: as for `place`.
 
     """
-    fixed = _fixed(ask, groups)
-    is_fixed = all(group.number for group in groups)
-    numbers = tuple(group.number for group in groups)
-    if is_fixed:
-        keys = tuple(key for _, key in fixed)
-        rank, may_preempt = ask.priority, ask.may_preempt
-        spot = find_wait(keys, scope, world, context.exempt, priority=rank, may_preempt=may_preempt)
-        if spot:
-            in_the_way = blockers(keys, spot.node, world, context.exempt)
-            going = [claim for claim in in_the_way if gives_way(claim, rank, may_preempt=may_preempt)]
-            told = refusals.behind(ask, going, world)
-            return Placement(_ports(ask, groups, numbers), spot.node, (*warnings, *told), spot.moves)
-    if context.when_full is WhenFull.PENDING:
-        if not is_fixed:
-            numbers = lowest_free(ask, groups, world, lambda *_: 0)
-        if numbers:
-            return Placement(_ports(ask, groups, numbers), None, (*warnings, refusals.full(scope)))
-    if is_fixed or (fixed and not find_spot(tuple(key for _, key in fixed), scope, world, context.exempt)):
-        raise Refused(*refusals.conflicts(ask, fixed, scope, world, context.exempt))
-    raise Refused(refusals.exhausted(ask, groups, scope, world))
-
-
-def _place_lease(ask: Ask, groups: Sequence[Group], scope: Scope, world: World) -> Placement:
+    ask, groups, scope, world = wanted.ask, wanted.groups, wanted.scope, wanted.world
     if not scope.nodes:
         raise Refused(Mistake(Reason.NODE_NOT_FOUND, "constraints", "no known node satisfies the constraints"))
-    occupancy = world.occupancy
-    fixed = _fixed(ask, groups)
-    nodes = free_nodes([key for _, key in fixed], scope, world, frozenset())
-    for _, key in fixed:
-        nodes &= ~occupancy.landable(key)
+    fixed = fixed_of(wanted)
+    nodes = open_for_lease([key for _, key in fixed], scope.nodes, world)
     if not nodes:
         raise Refused(*refusals.conflicts(ask, fixed, scope, world, frozenset()))
-    warnings = tuple(refusals.cautions(ask, groups, scope, world))
-    if len(fixed) == len(ask.ports):
-        numbers = tuple(group.number for group in groups)
-        return Placement(_ports(ask, groups, numbers), occupancy.pick(nodes), warnings)
-    numbers = lowest_free(ask, groups, world, partial(occupancy.taken, scope))
+    if not wanted.kinds:
+        return _leased(wanted, wanted.numbers(()), nodes)
+    numbers = lowest_free(ask, groups, world, partial(world.occupancy.taken, scope))
     if numbers:
-        return Placement(_ports(ask, groups, numbers), occupancy.pick(nodes), warnings)
-    for name in occupancy.names_of(nodes):
-        numbers = lowest_free(ask, groups, world, partial(occupancy.taken_on, name))
-        if numbers:
-            return Placement(_ports(ask, groups, numbers), name, warnings)
+        return _leased(wanted, numbers, nodes)
+    steps = Steps()
+    for numbers, some in Together(wanted, Stage.LEASE, steps).tuples():
+        here = open_for_lease(wanted.keys(numbers), some, world)
+        if here:
+            return _leased(wanted, numbers, here)
+    if steps.are_spent:
+        raise UndecidedError(refusals.undecided(wanted))
     raise Refused(refusals.exhausted(ask, groups, scope, world))
 
 
-def _fixed(ask: Ask, groups: Iterable[Group]) -> refusals.Fixed:
-    return [(ask.ports[m], _key(ask, m, group.number)) for group in groups if group.number for m in group.members]
+def _leased(wanted: Wanted, numbers: Numbers, nodes: int) -> Placement:
+    warnings = refusals.cautions(wanted.ask, wanted.groups, wanted.scope, wanted.world)
+    node = wanted.world.occupancy.pick(nodes)
+    return Placement(_ports(wanted.ask, wanted.groups, numbers), node, tuple(warnings))
 
 
-def _keys(ask: Ask, groups: Iterable[Group], numbers: Numbers) -> Iterable[PortKey]:
-    return (
-        _key(ask, member, number) for group, number in zip(groups, numbers, strict=True) for member in group.members
-    )
+def fixed_of(wanted: Wanted) -> refusals.Fixed:
+    """The ports whose numbers are not ours to choose."""
+    return [
+        (wanted.ask.ports[member], key_of(wanted.ask.ports[member], group.number))
+        for group in wanted.groups
+        if group.number
+        for member in group.members
+    ]
 
 
-def _key(ask: Ask, member: int, number: int) -> PortKey:
-    port = ask.ports[member]
-    return PortKey(normalise_ip(port.host_ip), port.protocol, number)
+def _asked(wanted: Wanted, numbers: Numbers) -> refusals.Fixed:
+    ports = (wanted.ask.ports[member] for group in wanted.groups for member in group.members)
+    return list(zip(ports, wanted.keys(numbers), strict=True))
 
 
 def _by_group(by_port: Numbers, groups: Sequence[Group]) -> Numbers:

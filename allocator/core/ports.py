@@ -92,18 +92,13 @@ def lowest(numbers: int) -> int:
     return (numbers & -numbers).bit_length() - 1
 
 
-WINDOW = 1024
-"""How many numbers of a set are looked at together where the first gap is looked for."""
-
-
 class NumberSet:
     """A set of numbers that changes. As large as its highest number, an eighth of that in bytes."""
 
-    __slots__ = ("_bytes", "_full")
+    __slots__ = ("_bytes",)
 
     def __init__(self) -> None:
         self._bytes = bytearray()
-        self._full = (0, 0)  # from the one to below the other there is no gap, as far as was looked
 
     def add(self, number: int) -> None:
         at = number >> 3
@@ -115,23 +110,6 @@ class NumberSet:
         at = number >> 3
         if at < len(self._bytes):
             self._bytes[at] &= ~(1 << (number & 7))
-        begin, end = self._full
-        if begin <= number < end:
-            self._full = begin, number
-
-    def gap(self, low: int, others: int) -> int:
-        """The lowest number from `low` on that is neither a member nor one of some others, which are always the same.
-
-        Goes on from where the last look for it ended.
-        """
-        begin, end = self._full
-        at = end if begin == low else low
-        while True:
-            gap = lowest(~(self.within(at, at + WINDOW - 1) | others >> at & (1 << WINDOW) - 1))
-            at += gap
-            if gap < WINDOW:
-                self._full = low, at
-                return at
 
     def within(self, low: int, high: int) -> int:
         """The members in [low, high], less `low`: bit 0 says whether `low` is one."""

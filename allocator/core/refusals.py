@@ -10,11 +10,11 @@ from itertools import islice
 
 from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Warned
 from allocator.core.claims import Claim, ClaimId
-from allocator.core.occupancy import Scope
+from allocator.core.matching import World, free_nodes, open_for_lease
 from allocator.core.policy import Group
 from allocator.core.ports import PortKey, format_numbers, span
-from allocator.core.room import World, free_nodes
-from allocator.core.search import usable
+from allocator.core.scopes import Scope
+from allocator.core.search import Numbers, Wanted, usable
 from hostport.contract import Notice, Reason
 
 SHOWN_HOLDERS = 3
@@ -25,6 +25,8 @@ Fixed = Sequence[tuple[PortAsk, PortKey]]
 
 def leased(ask: Ask, fixed: Fixed, scope: Scope, world: World) -> Iterator[Mistake]:
     """A sentence for each number that is leased on a candidate."""
+    if not world.occupancy.has_leases:
+        return
     for port, key in fixed:
         nodes = world.occupancy.leased(key) & scope.nodes
         if nodes:
@@ -33,12 +35,31 @@ def leased(ask: Ask, fixed: Fixed, scope: Scope, world: World) -> Iterator[Mista
             yield Mistake(Reason.HELD_BY_LEASE, "ports", message)
 
 
+def reserved(ask: Ask, groups: Sequence[Group], numbers: Numbers, world: World) -> Iterator[Mistake]:
+    """A sentence for each reserved number that a policy chose."""
+    if not ask.policy.is_ranged:
+        return
+    for group, number in zip(groups, numbers, strict=True):
+        if not group.is_users and world.reserved >> number & 1:
+            yield Mistake(Reason.PORT_RESERVED, "range", f"{number} is reserved in this cluster. Choose another range")
+
+
+def undecided(wanted: Wanted) -> str:
+    """What is said when the search was cut off."""
+    what = f"{len(wanted.ask.ports)} ports" if len(wanted.ask.ports) > 1 else "a port"
+    return (
+        f"the search for {what} on {_count(wanted.scope.nodes)} was cut off before it was known whether there is room."
+        " Retry. Fewer ports in one Pod, or fewer Pods that wait for a node, make the search shorter"
+    )
+
+
 def conflicts(ask: Ask, fixed: Fixed, scope: Scope, world: World, exempt: frozenset[ClaimId]) -> list[Mistake]:
     """A sentence for each number that no candidate has free; one for all where only their combination fails."""
     mistakes = []
     for port, key in fixed:
-        free = free_nodes([key], scope, world, exempt)
-        if free & (~0 if ask.owner.is_pod else ~world.occupancy.landable(key)):
+        if ask.owner.is_pod and free_nodes([key], scope, world, exempt):
+            continue
+        if not ask.owner.is_pod and open_for_lease([key], scope.nodes, world):
             continue
         held = world.occupancy.conflicting(key) & scope.nodes
         where = _held_on(ask, key, held, world, exempt) if held else "a Pod that has no node yet may land there"

@@ -6,9 +6,10 @@ from collections import Counter
 
 from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, State
 from allocator.core.occupancy import Occupancy
+from allocator.core.ports import Slot
 
 Key = tuple[str, str]
-"""A namespace and a uid."""
+"""A namespace and a uid or name."""
 
 
 class Register:
@@ -19,11 +20,13 @@ class Register:
         self.claims: dict[ClaimId, Claim] = {}
         self.by_pod: dict[PodUid, ClaimId] = {}
         self._by_name: dict[str, dict[str, tuple[ClaimId, ...]]] = {}  # Pods, by namespace and name: one, two meanwhile
+        self._shared: set[Key] = set()  # namespaces and names that several claims have
         self.by_controller: dict[Key, dict[ClaimId, None]] = {}  # reservations, oldest first: there may be many
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
         self.unsettled: set[ClaimId] = set()
         self.expiring: set[ClaimId] = set()
         self.unplanned: set[ClaimId] = set()  # those of the unsettled that stand nowhere
+        self.wanting: dict[Slot, dict[ClaimId, None]] = {}  # the same, by what they want
         self.states: Counter[State] = Counter()  # of what we granted
         self.ranges: Counter[Bounds] = Counter()  # of what we granted, by the range that it came from
         self.outsider_ports = 0  # held by Pods that we never granted anything
@@ -34,6 +37,15 @@ class Register:
             return frozenset()
         return frozenset(self._by_name.get(owner.namespace, {}).get(owner.name, ()))
 
+    def shareable(self) -> set[Slot]:
+        """The slots that two plans could have on one node: those of claims of one name, or on two addresses."""
+        slots = set(self.occupancy.addressed())
+        for namespace, name in self._shared:
+            for claim_id in self._by_name[namespace][name]:
+                claim = self.claims[claim_id]
+                slots.update(key.slot for key in claim.keys if not claim.is_settled)
+        return slots
+
     def insert(self, claim: Claim) -> None:
         if claim.id in self.claims:
             raise AssertionError(f"claim {claim.id} exists")
@@ -41,6 +53,8 @@ class Register:
         if claim.owner.full_name:
             names = self._by_name.setdefault(claim.owner.namespace, {})
             names[claim.owner.name] = (*names.get(claim.owner.name, ()), claim.id)
+            if len(names[claim.owner.name]) > 1:
+                self._shared.add(claim.owner.full_name)
         if controller := _waits_for(claim):
             self.by_controller.setdefault(controller, {})[claim.id] = None
         if claim.pod_uid is not None:
@@ -48,7 +62,7 @@ class Register:
         if not claim.is_settled:
             self.unsettled.add(claim.id)
             if claim.node is None:
-                self.unplanned.add(claim.id)
+                self._wait(claim)
         if claim.expires is not None:
             self.expiring.add(claim.id)
         self._count_shape(claim, 1)
@@ -68,7 +82,8 @@ class Register:
         if claim.pod_uid is not None:
             del self.by_pod[claim.pod_uid]
         self.unsettled.discard(claim_id)
-        self.unplanned.discard(claim_id)
+        if claim_id in self.unplanned:
+            self._wait_no_more(claim)
         self.expiring.discard(claim_id)
         self._count_shape(claim, -1)
         self._count(claim, -1)
@@ -78,12 +93,26 @@ class Register:
         self.remove(claim.id)
         self.insert(claim)
 
+    def _wait(self, claim: Claim) -> None:
+        self.unplanned.add(claim.id)
+        for key in claim.keys:
+            self.wanting.setdefault(key.slot, {})[claim.id] = None
+
+    def _wait_no_more(self, claim: Claim) -> None:
+        self.unplanned.discard(claim.id)
+        for slot in {key.slot for key in claim.keys}:
+            del self.wanting[slot][claim.id]
+            if not self.wanting[slot]:
+                del self.wanting[slot]
+
     def _forget_name(self, claim: Claim) -> None:
         namespace, name = claim.owner.namespace, claim.owner.name
         names = self._by_name[namespace]
         left = tuple(each for each in names[name] if each != claim.id)
         if left:
             names[name] = left
+            if len(left) == 1:
+                self._shared.discard((namespace, name))
             return
         del names[name]
         if not names:

@@ -1,4 +1,6 @@
-"""Which numbers Dynamic tries for a Pod, the best first.
+"""Which numbers Dynamic gives.
+
+The order in which numbers are tried (`choices`):
 
 1. Those that the Pod had before (the caller knows them): a Pod that returns finds its clients waiting there.
 2. The lowest that are free on *every* candidate: nobody stands there with it, and no unsettled claim that has it could
@@ -6,78 +8,188 @@
 3. When there are none, those with the most candidates left: free candidates less the unsettled claims that could land
    on them, ties to the lowest. So the capacity of a range is numbers x nodes. For several groups whole tuples that
    claims of the same shape use already come first: tuples that overlap would waste what is left of both.
+
+The order decides nothing. The verdict is `Together`: every number that can still be had is looked for, several of them
+together on each single node. Each group gets a number of its own, whatever its protocols.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from heapq import nsmallest
 
 from allocator.core.asks import Ask
-from allocator.core.occupancy import Scope
+from allocator.core.claims import ClaimId
+from allocator.core.counting import Planes, count_of, larger, least
+from allocator.core.matching import Seeker, World, key_of
 from allocator.core.policy import Group
-from allocator.core.ports import Protocol, lowest
-from allocator.core.room import World
+from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, normalise_ip, number_of, protocol_of, span
+from allocator.core.scopes import Scope
 from allocator.core.slots import bits
 
 MOST_TRIES = 8
-"""How many choices of the third kind are tried: the first is right unless candidates differ."""
+"""How many choices of the third kind are tried, and how many tuples in use are compared."""
 
 FIRST_LOOK = 1024
-"""How many numbers from the first gap on are looked at first."""
+"""How many numbers are looked at first."""
 
 Numbers = tuple[int, ...]
 """One for each group."""
+
+Kind = tuple[tuple[Protocol, str], ...]
+"""What makes groups alike: the protocols and addresses of their members."""
 
 Taken = Callable[[Protocol, int, int], int]
 """The numbers of a protocol from one to another that are not free, less the first."""
 
 
-def choices(
-    ask: Ask, groups: Sequence[Group], scope: Scope, world: World, *, previous: Numbers, used: Iterable[Numbers]
-) -> Iterator[Numbers]:
-    """Numbers for each group, fixed ones included.
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """An ask with its port groups, and the scope where it may land.
+
+    exempt: claims that do not conflict with it. rank: whom it may preempt.
+    Sets of numbers are less `ask.low`: bit 0 is the lowest number of the range.
+    """
+
+    ask: Ask
+    groups: Sequence[Group]
+    scope: Scope
+    world: World
+    exempt: frozenset[ClaimId] = frozenset()
+    rank: int | None = None
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        """The kind of each group that wants a number, in port order."""
+        return [self._kind(group) for group in self.groups if not group.number]
+
+    @cached_property
+    def usable(self) -> int:
+        """The numbers of the range that are neither reserved nor those of the ask's own fixed ports."""
+        numbers = usable(self.ask, self.world)
+        for group in self.groups:
+            if self.ask.low <= group.number <= self.ask.high:
+                numbers &= ~(1 << (group.number - self.ask.low))
+        return numbers
+
+    def _kind(self, group: Group) -> Kind:
+        ports = [self.ask.ports[member] for member in group.members]
+        return tuple(sorted({(p.protocol, normalise_ip(p.host_ip)) for p in ports}, key=lambda p: (p[0].value, p[1])))
+
+    def numbers(self, chosen: Iterable[int]) -> Numbers:
+        """A number for each group, from those for the open ones in port order."""
+        rest = iter(chosen)
+        return tuple(group.number or next(rest) for group in self.groups)
+
+    def keys(self, numbers: Numbers) -> tuple[PortKey, ...]:
+        """The ports with their numbers, in the order of groups."""
+        return tuple(
+            key_of(self.ask.ports[member], number)
+            for group, number in zip(self.groups, numbers, strict=True)
+            for member in group.members
+        )
+
+    @cached_property
+    def fixed(self) -> tuple[PortKey, ...]:
+        """The ports whose numbers are not ours to choose."""
+        return tuple(
+            key_of(self.ask.ports[member], group.number)
+            for group in self.groups
+            if group.number
+            for member in group.members
+        )
+
+    def seeker(self, keys: tuple[PortKey, ...], nodes: int | None = None) -> Seeker:
+        """Who looks for a node for these ports."""
+        within = self.scope.nodes if nodes is None else nodes
+        return Seeker(keys=keys, nodes=within, exempt=self.exempt, rank=self.rank)
+
+    def is_leased(self, keys: Iterable[PortKey]) -> bool:
+        """Whether a port is leased on a candidate: the scheduler does not know, and might choose that node."""
+        occupancy = self.world.occupancy
+        return occupancy.has_leases and any(occupancy.leased(key) & self.scope.nodes for key in keys)
+
+    def loads(self, kind: Kind) -> Planes:
+        """For each number of the range how much of the scope is spoken for: that of the kind's busiest protocol."""
+        loads: Planes = []
+        for protocol in protocols_of(kind):
+            found = self.world.occupancy.loads(self.scope, protocol, self.ask.low, self.ask.high)
+            loads = larger(loads, found)
+        return loads
+
+    def on_each_node(self, kind: Kind, which: Callable[[Scope, Protocol, int, int], int]) -> int:
+        """The numbers that for any protocol of a kind are taken on each candidate, as `which` says."""
+        numbers = 0
+        for protocol in protocols_of(kind):
+            numbers |= which(self.scope, protocol, self.ask.low, self.ask.high)
+        return numbers
+
+    def own(self, kind: Kind) -> int:
+        """The numbers that the exempt hold, which count as free where they stand."""
+        return self.numbers_of(
+            kind, (port.slot for claim_id in self.exempt for port in self.world.claims[claim_id].keys)
+        )
+
+    def numbers_of(self, kind: Kind, slots: Iterable[Slot]) -> int:
+        """Those of some slots that are of a kind's protocols, as numbers of the range."""
+        numbers, protocols = 0, protocols_of(kind)
+        for slot in slots:
+            if self.ask.low <= number_of(slot) <= self.ask.high and protocol_of(slot) in protocols:
+                numbers |= 1 << (number_of(slot) - self.ask.low)
+        return numbers
+
+
+def protocols_of(kind: Kind) -> set[Protocol]:
+    return {protocol for protocol, _ in kind}
+
+
+def is_anywhere(kind: Kind) -> bool:
+    """Whether its ports are on no address in particular, so that any holder of a number conflicts with them."""
+    return all(ip == WILDCARD for _, ip in kind)
+
+
+def choices(wanted: Wanted, *, previous: Numbers, used: Iterator[Numbers]) -> Iterator[Numbers]:
+    """Numbers for each group, fixed ones included, the best first; a few, and never a proof.
 
     Args:
-        ask: what is asked.
-        groups: its port groups, with number 0 where one is wanted.
-        scope: the candidates.
-        world: what stands where.
+        wanted: what is asked.
         previous: the numbers that the Pod had, or nothing.
-        used: the numbers of live claims of the same shape.
+        used: the numbers of live claims of the same shape, likely ones first.
 
     """
-    if all(group.number for group in groups):
-        yield tuple(group.number for group in groups)
+    if not wanted.kinds:
+        yield wanted.numbers(())
         return
-    if previous and _is_allowed(previous, ask, groups, usable(ask, world)):
+    if previous and _is_allowed(previous, wanted):
         yield previous
-    found = lowest_free(ask, groups, world, partial(world.occupancy.taken, scope), _gap(ask, groups, scope, world))
+    taken = partial(wanted.world.occupancy.taken, wanted.scope)
+    found = lowest_free(wanted.ask, wanted.groups, wanted.world, taken)
     if found:
         yield found
-    else:
-        yield from _roomiest(ask, groups, scope, world, used)
+    elif wanted.scope.nodes and _is_counted(wanted):
+        yield from _roomiest(wanted, used)
 
 
-def _gap(ask: Ask, groups: Sequence[Group], scope: Scope, world: World) -> int:
-    """From where on there may be a free number for any group: in a large cluster the bottom of a range is full."""
-    protocols = {ask.ports[member].protocol for group in groups if not group.number for member in group.members}
-    return min(world.occupancy.gap(scope, protocol, ask.low, world.reserved) for protocol in protocols)
+def _is_counted(wanted: Wanted) -> bool:
+    """Counts the numbers of the range, if that is not done; False where it takes more than this ask."""
+    build, ask = wanted.world.occupancy.build, wanted.ask
+    protocols = {protocol for kind in wanted.kinds for protocol in protocols_of(kind)}
+    return all(build(wanted.scope, protocol, ask.low, ask.high) for protocol in protocols)
 
 
-def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, low: int = 0) -> Numbers:
-    """A number for each group, all different; empty when the range has not enough. None below `low` is free.
+def lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken) -> Numbers:
+    """A number for each group, all different; empty when the range has not enough.
 
     A few are looked at first: the set of a wide range takes longer than all the rest of a decision.
     """
-    low = max(low, ask.low)
-    high = low + FIRST_LOOK - 1
-    while high < ask.high:
-        if found := _lowest_free(ask, groups, world, taken, low, high):
+    low, size = ask.low, FIRST_LOOK
+    while low + size - 1 < ask.high:
+        if found := _lowest_free(ask, groups, world, taken, low, low + size - 1):
             return found
-        high = low + 8 * (high - low)
-    return _lowest_free(ask, groups, world, taken, low, ask.high) if low <= ask.high else ()
+        size *= 8
+    return _lowest_free(ask, groups, world, taken, low, ask.high)
 
 
 def _lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, low: int, high: int) -> Numbers:
@@ -111,76 +223,51 @@ def usable(ask: Ask, world: World) -> int:
 
 
 def _unreserved(low: int, high: int, world: World) -> int:
-    return ((1 << (high - low + 1)) - 1) & ~(world.reserved >> low)
+    return span(0, high - low) & ~(world.reserved >> low)
 
 
-def _is_allowed(numbers: Numbers, ask: Ask, groups: Sequence[Group], free: int) -> bool:
-    """Whether numbers from elsewhere are such as the ask could have got; `free` as from `usable`."""
+def _is_allowed(numbers: Numbers, wanted: Wanted) -> bool:
+    """Whether numbers from elsewhere are such as the ask could have got."""
+    groups, ask = wanted.groups, wanted.ask
     if len(numbers) != len(groups) or len(set(numbers)) != len(numbers):
         return False
     return all(
-        number == group.number if group.number else ask.low <= number <= ask.high and free >> (number - ask.low) & 1
+        number == group.number
+        if group.number
+        else ask.low <= number <= ask.high and wanted.usable >> (number - ask.low) & 1
         for number, group in zip(numbers, groups, strict=True)
     )
 
 
-def _roomiest(
-    ask: Ask, groups: Sequence[Group], scope: Scope, world: World, used: Iterable[Numbers]
-) -> Iterator[Numbers]:
-    """Tuples in use, then the roomiest number for each group by itself; only where there is room at all."""
-    free = usable(ask, world)
-    numbers = [ask.low + at for at in bits(free)]
-    rooms = _rooms(ask, groups, scope, world, numbers)
-    index = {number: at for at, number in enumerate(numbers)}
+def _roomiest(wanted: Wanted, used: Iterator[Numbers]) -> Iterator[Numbers]:
+    """Tuples in use, then the roomiest number for each group by itself."""
+    loads = {kind: wanted.loads(kind) for kind in set(wanted.kinds)}
+    stuck = {kind: wanted.on_each_node(kind, wanted.world.occupancy.stuck) for kind in loads}
 
-    def room(choice: Numbers) -> int:
-        wanted = zip(groups, rooms, choice, strict=True)
-        return min(of_group[index[number]] for group, of_group, number in wanted if not group.number)
+    def load(numbers: Numbers) -> int:
+        chosen = (number for number, group in zip(numbers, wanted.groups, strict=True) if not group.number)
+        return max(count_of(loads[kind], n - wanted.ask.low) for kind, n in zip(wanted.kinds, chosen, strict=True))
 
-    allowed = [choice for choice in used if _is_allowed(choice, ask, groups, free)]
-    ranked = nsmallest(MOST_TRIES, ((-room(choice), choice) for choice in allowed))
-    yield from (choice for left, choice in ranked if left < 0)
-    yield from _combined(groups, numbers, rooms)
-
-
-def _rooms(
-    ask: Ask, groups: Sequence[Group], scope: Scope, world: World, numbers: Sequence[int]
-) -> list[Sequence[int]]:
-    """For each group how much room each number has: that of its tightest protocol. Nothing for fixed groups."""
-    of_protocols: dict[frozenset[Protocol], Sequence[int]] = {}
-    found: list[Sequence[int]] = []
-    for group in groups:
-        protocols = frozenset(ask.ports[member].protocol for member in group.members)
-        if group.number:
-            found.append(())
-            continue
-        if protocols not in of_protocols:
-            each = [world.occupancy.rooms(scope, protocol, numbers) for protocol in protocols]
-            of_protocols[protocols] = each[0] if len(each) == 1 else [min(pair) for pair in zip(*each, strict=True)]
-        found.append(of_protocols[protocols])
-    return found
-
-
-def _combined(groups: Sequence[Group], numbers: Sequence[int], rooms: Sequence[Sequence[int]]) -> Iterator[Numbers]:
-    """Tuples of different numbers, each the roomiest that is left; each next tuple does without those before."""
-    spent: set[int] = {group.number for group in groups if group.number}
+    size = wanted.scope.nodes.bit_count()
+    allowed = (numbers for numbers in used if _is_allowed(numbers, wanted))
+    ranked = nsmallest(MOST_TRIES, ((load(numbers), numbers) for numbers in allowed))
+    yield from (numbers for taken, numbers in ranked if taken < size)
+    left = wanted.usable
     for _ in range(MOST_TRIES):
-        choice: list[int] = []
-        for group, of_group in zip(groups, rooms, strict=True):
-            number = group.number or _best(numbers, of_group, spent)
-            if not number:
+        chosen: list[int] = []
+        for kind in wanted.kinds:
+            among = left & ~stuck[kind]
+            if not among:
                 return
-            choice.append(number)
-            spent.add(number)
-        yield tuple(choice)
+            number = lowest(least(loads[kind], among))
+            left &= ~(1 << number)
+            chosen.append(wanted.ask.low + number)
+        yield wanted.numbers(chosen)
 
 
-def _best(numbers: Sequence[int], rooms: Sequence[int], spent: set[int]) -> int:
-    """The number with the most room, the lowest of equals; 0 where none has any."""
-    most = max(rooms, default=0)
-    while most > 0:
-        for number, room in zip(numbers, rooms, strict=True):
-            if room == most and number not in spent:
-                return number
-        most = max((room for room in rooms if room < most), default=0)
-    return 0
+def by_load(loads: Planes, among: int) -> Iterator[int]:
+    """Some numbers, those with the smallest count first."""
+    while among:
+        tier = least(loads, among)
+        yield from bits(tier)
+        among &= ~tier

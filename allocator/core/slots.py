@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -49,9 +48,13 @@ class NodesBySlot:
             nodes |= of_ip
         return nodes
 
-    def slots_on(self, nodes: int) -> Iterator[Slot]:
-        """The slots with one of these nodes."""
-        return (slot for slot in self._anywhere.keys() | self._by_ip.keys() if self.of_slot(slot) & nodes)
+    def slots(self) -> Iterator[Slot]:
+        """The slots with any node."""
+        return iter(self._anywhere.keys() | self._by_ip.keys() if self._by_ip else self._anywhere)
+
+    def __len__(self) -> int:
+        """How many slots have any node, on the wildcard and on addresses."""
+        return len(self._anywhere) + len(self._by_ip)
 
 
 K = TypeVar("K")
@@ -64,26 +67,6 @@ def _discard(sets: dict[K, int], key: K, position: int) -> None:
         sets[key] = nodes
     else:
         sets.pop(key, None)
-
-
-class CountedNodesBySlot(NodesBySlot):
-    """Likewise, for what few claims have: a node that several put there stays until each has taken it back."""
-
-    __slots__ = ("_counts",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._counts: Counter[tuple[Slot, str, int]] = Counter()
-
-    def add(self, slot: Slot, ip: str, position: int) -> None:
-        self._counts[slot, ip, position] += 1
-        super().add(slot, ip, position)
-
-    def discard(self, slot: Slot, ip: str, position: int) -> None:
-        self._counts[slot, ip, position] -= 1
-        if not self._counts[slot, ip, position]:
-            del self._counts[slot, ip, position]
-            super().discard(slot, ip, position)
 
 
 def bits(numbers: int) -> Iterator[int]:

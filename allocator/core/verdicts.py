@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from allocator.core.claims import Claim, ClaimId
+from allocator.core.matching import World, blockers, free_nodes
 from allocator.core.pods import Judge, Verdict
 from allocator.core.register import Register
-from allocator.core.room import World, blockers, free_nodes
 
 PATIENCE_SECONDS = 15.0
 MOST_NODES = 3

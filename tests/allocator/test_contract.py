@@ -13,7 +13,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from kit import claim_port
+from kit import PAIRS, claim_port, fill_with_pairs
 from servicekit import CALLERS, Running, Start
 
 from allocator.core.asks import Mistake, Refused
@@ -201,6 +201,13 @@ async def view_stale(service: Running) -> None:
     await service.stub.Allocate(pod("b", **static(500)))
 
 
+async def search_incomplete(service: Running) -> None:
+    fill_with_pairs(service.engine.ledger, service.now)
+    one, other = PAIRS[0]
+    two = [*ports(80, host_port=one), *ports(81, host_port=other)]
+    await service.stub.Allocate(pod(policy=pb.POLICY_STATIC, ports=two))
+
+
 def fail_commits(service: Running, error: Exception) -> None:
     def submit(entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -248,6 +255,7 @@ STATES: dict[Reason, list[Case]] = {
     Reason.HELD_BY_POD: [held_by_pod],
     Reason.NOT_SERVING: [not_serving],
     Reason.VIEW_STALE: [view_stale],
+    Reason.SEARCH_INCOMPLETE: [search_incomplete],
     Reason.JOURNAL_UNAVAILABLE: [journal_unavailable],
     Reason.LEASE_NOT_STORED: [lease_not_stored],
     Reason.NAMESPACE_NOT_FOUND: [namespace_not_found],

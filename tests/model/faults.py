@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from allocator import clock as clock_module
 from allocator.cluster import kubernetes
 from allocator.core import ledger as ledger_module
-from allocator.core import plan, refusals, room, upkeep
+from allocator.core import matching, plan, refusals, upkeep
 from allocator.core.asks import Ask
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.ledger import Ledger
@@ -58,10 +59,10 @@ def forget_the_second_owner(patch: Patch) -> None:
     """When one of two owners of a port leaves, it counts as free."""
     vacate = Occupancy._vacate
 
-    def vacate_all(self: Occupancy, _: Claim, place: Any, position: int, slot: Slot, key: PortKey) -> None:
+    def vacate_all(self: Occupancy, _: Claim, place: Any, position: int, slot: Slot, key: PortKey, also: Any) -> None:
         for holder in place.holders.get(slot, ()):
             if key in holder.keys:
-                vacate(self, holder, place, position, slot, key)
+                vacate(self, holder, place, position, slot, key, also)
 
     patch.setattr(Occupancy, "_vacate", vacate_all)
 
@@ -78,20 +79,17 @@ def take_addresses_at_their_word(patch: Patch) -> None:
 
 def overlook_plans(patch: Patch) -> None:
     """Only those who have a node count as holders: what was promised to others is promised again."""
-
-    def blocked(key: PortKey, nodes: int, world: room.World, exempt: frozenset[ClaimId]) -> int:
-        return room._settled(key, nodes, world, exempt)
-
-    patch.setattr(room, "_blocked", blocked)
+    patch.setattr(Occupancy, "planned", lambda *_: 0)
+    patch.setattr(Occupancy, "conflicting", Occupancy.settled)
 
 
 def wait_twice_behind_one(patch: Patch) -> None:
     """Several Pods are planned behind one terminating Pod."""
-    find_wait = room.find_wait
+    find_wait = matching.find_wait
 
-    def find(keys: Any, scope: Any, world: room.World, exempt: frozenset[ClaimId], **more: Any) -> room.Spot | None:
+    def find(seeker: matching.Seeker, world: matching.World, steps: matching.Steps) -> matching.Spot | None:
         waiting = (claim.id for claim in world.claims.values() if not claim.is_settled)
-        return find_wait(keys, scope, world, exempt.union(waiting), **more)
+        return find_wait(replace(seeker, exempt=seeker.exempt.union(waiting)), world, steps)
 
     patch.setattr(plan, "find_wait", find)
     patch.setattr(upkeep, "find_wait", find)
