@@ -127,7 +127,9 @@ def free_nodes(keys: Iterable[PortKey], scope: Scope, world: World, exempt: froz
     nodes = scope.nodes
     for key in keys:
         blocked = world.occupancy.conflicting(key) & nodes
-        nodes &= ~_unless_exempt(key, blocked, exempt, world, lambda _: True)
+        if blocked and exempt:
+            blocked = _unless_exempt(key, blocked, exempt, world, lambda _: True)
+        nodes &= ~blocked
     return nodes
 
 

@@ -27,7 +27,7 @@ from allocator.core.claims import Claim, State
 from allocator.core.counting import Planes, plus
 from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
 from allocator.core.scopes import BLOCK, Cover, Scope
-from allocator.core.slots import NodesBySlot, bits
+from allocator.core.slots import NodesBySlot, bits, conflicting
 
 IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
@@ -65,6 +65,8 @@ class Occupancy:
         self._leased = NodesBySlot()
         self._leaving = NodesBySlot()
         self._staying: dict[int, NodesBySlot] = {}  # by priority
+        self._fixed = [self._leased, self._leaving]  # these and all that stay: who is settled
+        self._all = [self._planned, self._leased, self._leaving]  # and those who are not
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
         self._wide: list[Scope] = []
         self._floating: set[Scope] = set()  # those with unsettled claims
@@ -308,7 +310,7 @@ class Occupancy:
             holders = self._at(lowest(scope.nodes)).holders
             held = holders if len(holders) < BLOCK else None
         else:
-            kinds = (self._planned, self._leased, self._leaving, *self._staying.values())
+            kinds = self._all
             held = {slot for kind in kinds for slot in kind.slots()} if sum(map(len, kinds)) < BLOCK else None
         if held is None:
             return [slot_of(protocol, number) for number in numbers]
@@ -328,8 +330,8 @@ class Occupancy:
     def stand(self, claim: Claim) -> None:
         """The claim's ports are held on its node, and wherever it may still land."""
         self.changes += 1
-        keys = _by_slot(claim)
-        if not claim.is_settled:
+        keys, is_settled = _by_slot(claim), claim.is_settled
+        if not is_settled:
             self._float(claim, keys, 1)
         if claim.node is None:
             return
@@ -341,10 +343,10 @@ class Occupancy:
             others = place.holders.get(slot, ())
             if not others:
                 place.holders[slot] = alone
-                _arrive(scopes, key, is_first=True, is_settled=claim.is_settled)
+                _arrive(scopes, key, is_first=True, is_settled=is_settled)
             elif others[-1] is not claim:  # it may have the slot already, on another address
                 place.holders[slot] = (*others, claim)
-                is_first_settled = claim.is_settled and not any(holder.is_settled for holder in others)
+                is_first_settled = is_settled and not any(holder.is_settled for holder in others)
                 _arrive(scopes, key, is_first=False, is_settled=is_first_settled)
             nodes.add(slot, key.ip, position)
 
@@ -359,28 +361,36 @@ class Occupancy:
         position = self._positions[claim.node]
         place = self._at(position)
         place.changed = self.changes
-        scopes = self._scopes_of(place, position)
+        scopes, nodes = self._scopes_of(place, position), self._kind_of(claim)
         for slot, key in keys:
-            self._vacate(claim, place, position, slot, key, scopes)
+            left = self._left(claim, place, slot)
+            if not left or not any(key in holder.keys for holder in left if self._kind_of(holder) is nodes):
+                nodes.discard(slot, key.ip, position)
+            self._vacate(claim, place, slot, left, scopes)
         if claim.priority in self._staying and not self._staying[claim.priority]:
-            del self._staying[claim.priority]
+            gone = self._staying.pop(claim.priority)
+            self._fixed.remove(gone)
+            self._all.remove(gone)
         self._forget_if_idle(position)
 
-    def _vacate(
-        self, claim: Claim, place: _Place, position: int, slot: Slot, key: PortKey, scopes: Iterable[Scope]
-    ) -> None:
-        nodes, holders = self._kind_of(claim), place.holders.get(slot, ())
-        left = tuple(holder for holder in holders if holder is not claim)
-        if not any(key in holder.keys for holder in left if self._kind_of(holder) is nodes):
-            nodes.discard(slot, key.ip, position)
-        if len(left) == len(holders):
+    @staticmethod
+    def _left(claim: Claim, place: _Place, slot: Slot) -> Holders:
+        """The other holders of a slot."""
+        holders = place.holders.get(slot, ())
+        if len(holders) == 1 and holders[0] is claim:
+            return ()
+        return tuple(holder for holder in holders if holder is not claim)
+
+    @staticmethod
+    def _vacate(claim: Claim, place: _Place, slot: Slot, left: Holders, scopes: Iterable[Scope]) -> None:
+        if len(left) == len(place.holders.get(slot, ())):
             return  # gone already, with another address of the claim
         if left:
             place.holders[slot] = left
         else:
             del place.holders[slot]
-        is_last_settled = claim.is_settled and not any(holder.is_settled for holder in left)
-        _depart(scopes, key, is_last=not left, is_settled=is_last_settled)
+        is_last_settled = claim.is_settled and not (left and any(holder.is_settled for holder in left))
+        _depart(scopes, slot, is_last=not left, is_settled=is_last_settled)
 
     def _kind_of(self, claim: Claim) -> NodesBySlot:
         """The nodes of the holders of this kind: they can be moved, stay, go by themselves, or may be preempted."""
@@ -393,6 +403,8 @@ class Occupancy:
         staying = self._staying.get(claim.priority)
         if staying is None:
             staying = self._staying[claim.priority] = NodesBySlot()
+            self._fixed.append(staying)
+            self._all.append(staying)
         return staying
 
     def _float(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]], change: int) -> None:
@@ -456,7 +468,7 @@ class Occupancy:
 
     def conflicting(self, key: PortKey) -> int:
         """The nodes on which somebody stands whose port conflicts with the key."""
-        return self._planned.conflicting(key) | self.settled(key)
+        return conflicting(self._all, key)
 
     def planned(self, key: PortKey) -> int:
         """The nodes with a plan whose port conflicts with the key."""
@@ -464,10 +476,7 @@ class Occupancy:
 
     def settled(self, key: PortKey) -> int:
         """The nodes on which somebody is settled, not planned, whose port conflicts with the key."""
-        nodes = self._leased.conflicting(key) | self._leaving.conflicting(key)
-        for staying in self._staying.values():
-            nodes |= staying.conflicting(key)
-        return nodes
+        return conflicting(self._fixed, key)
 
     def staying(self, key: PortKey, rank: int | None) -> int:
         """The nodes with a conflicting holder that will not go: a lease, or a Pod that neither terminates nor may be
@@ -480,9 +489,9 @@ class Occupancy:
         return nodes
 
     def _settled_of(self, slot: Slot) -> int:
-        nodes = self._leased.of_slot(slot) | self._leaving.of_slot(slot)
-        for staying in self._staying.values():
-            nodes |= staying.of_slot(slot)
+        nodes = 0
+        for index in self._fixed:
+            nodes |= index.of_slot(slot)
         return nodes
 
     def leaving_slots(self) -> Iterator[Slot]:
@@ -583,15 +592,17 @@ def _arrive(scopes: Iterable[Scope], key: PortKey, *, is_first: bool, is_settled
             cover.settled.add(key.number)
 
 
-def _depart(scopes: Iterable[Scope], key: PortKey, *, is_last: bool, is_settled: bool) -> None:
+def _depart(scopes: Iterable[Scope], slot: Slot, *, is_last: bool, is_settled: bool) -> None:
+    """A node of the scopes has a holder less: the last one there, or the last that is settled, or neither."""
+    protocol, number = protocol_of(slot), number_of(slot)
     for scope in scopes:
-        cover = scope.covers.get(key.protocol)
-        if cover is None or not cover.has_built(key.number):
+        cover = scope.covers.get(protocol)
+        if cover is None or not cover.has_built(number):
             continue
         if is_last:
-            cover.depart(key.number)
+            cover.depart(number)
         if is_settled:
-            cover.settled.discard(key.number)
+            cover.settled.discard(number)
 
 
 def _has(scope: Scope, key: PortKey) -> bool:

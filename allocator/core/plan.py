@@ -36,6 +36,7 @@ from allocator.core.matching import (
     blockers,
     find_spot,
     find_wait,
+    free_nodes,
     key_of,
     open_for_lease,
     rank_of,
@@ -103,10 +104,8 @@ class _Pod:
         self._steps = Steps()
 
     def placed(self) -> Placement:
-        wanted, scope = self._wanted, self._wanted.scope
-        leased = tuple(refusals.leased(wanted.ask, fixed_of(wanted), scope, wanted.world))
-        if leased:
-            raise Refused(*leased)
+        wanted = self._wanted
+        self._check_leases(fixed_of(wanted) if wanted.world.occupancy.has_leases else ())
         found = self._likely() or self._free() or self._behind() or self._pending()
         if found:
             return found
@@ -117,16 +116,20 @@ class _Pod:
     def _likely(self) -> Placement | None:
         """What is nearly always the answer. Finding nothing here proves nothing."""
         wanted, context = self._wanted, self._context
+        scope, world = wanted.scope, wanted.world
         previous = _by_group(context.previous, wanted.groups)
         used = (_by_group(numbers, wanted.groups) for numbers in context.used)
         for numbers in choices(wanted, previous=previous, used=used):
-            keys = wanted.keys(numbers)
-            if not wanted.scope.nodes:
+            if not scope.nodes:
                 return self._granted(numbers, None)
-            if wanted.kinds and wanted.is_leased(keys):
+            keys = wanted.keys(numbers)
+            if wanted.is_open and wanted.is_leased(keys):
                 continue
-            steps = self._steps if not wanted.kinds else Steps(LIKELY_STEPS)
-            spot = find_spot(wanted.seeker(keys), wanted.scope, wanted.world, steps)
+            nodes = free_nodes(keys, scope, world, wanted.exempt)
+            if nodes:
+                return self._granted(numbers, Spot(world.occupancy.pick(nodes)))
+            steps = Steps(LIKELY_STEPS) if wanted.is_open else self._steps
+            spot = find_spot(wanted.seeker(keys), scope, world, steps)
             if spot:
                 return self._granted(numbers, spot)
         return None
@@ -134,7 +137,7 @@ class _Pod:
     def _free(self) -> Placement | None:
         """Any numbers that are free together on one node, now or once plans are moved."""
         wanted = self._wanted
-        for stage in (Stage.FREE, Stage.MOVING) if wanted.kinds and wanted.scope.nodes else ():
+        for stage in (Stage.FREE, Stage.MOVING) if wanted.is_open and wanted.scope.nodes else ():
             for numbers, nodes in Together(wanted, stage, self._steps).tuples():
                 seeker = wanted.seeker(wanted.keys(numbers), nodes)
                 spot = find_spot(seeker, wanted.scope, wanted.world, self._steps)
@@ -150,7 +153,7 @@ class _Pod:
         if not somebody_goes(wanted.seeker(()), wanted.world):
             return None
         steps = self._steps = Steps()  # what it looks at has all that was looked at before
-        if not wanted.kinds:
+        if not wanted.is_open:
             tries: Iterable[tuple[Numbers, int]] = [(wanted.numbers(()), wanted.scope.nodes)]
         else:
             tries = Together(wanted, Stage.WAITING, steps).tuples()
@@ -180,13 +183,19 @@ class _Pod:
         """
         wanted = self._wanted
         ask, world = wanted.ask, wanted.world
-        mistakes = [*refusals.leased(ask, _asked(wanted, numbers), wanted.scope, world)]
-        mistakes += refusals.reserved(ask, wanted.groups, numbers, world)
+        self._check_leases(_asked(wanted, numbers) if wanted.is_open and world.occupancy.has_leases else ())
+        mistakes = tuple(refusals.reserved(ask, wanted.groups, numbers, world))
         if mistakes:
             raise Refused(*mistakes)
         warnings = (*refusals.cautions(ask, wanted.groups, wanted.scope, world), *more)
         node, moves = (spot.node, spot.moves) if spot else (None, ())
         return Placement(_ports(ask, wanted.groups, numbers), node, warnings, moves)
+
+    def _check_leases(self, asked: refusals.Fixed) -> None:
+        """Raises Refused where one of the numbers is leased on a candidate."""
+        mistakes = tuple(refusals.leased(self._wanted.ask, asked, self._wanted.scope, self._wanted.world))
+        if mistakes:
+            raise Refused(*mistakes)
 
     def _before_it(self, numbers: Numbers, spot: Spot) -> Iterable[Warned]:
         """Who will have to go before the Pod can start."""
@@ -200,7 +209,7 @@ class _Pod:
         wanted = self._wanted
         ask, fixed = wanted.ask, fixed_of(wanted)
         keys = tuple(key for _, key in fixed)
-        if not wanted.kinds or (fixed and not find_spot(wanted.seeker(keys), wanted.scope, wanted.world, Steps())):
+        if not wanted.is_open or (fixed and not find_spot(wanted.seeker(keys), wanted.scope, wanted.world, Steps())):
             return refusals.conflicts(ask, fixed, wanted.scope, wanted.world, wanted.exempt)
         return [refusals.exhausted(ask, wanted.groups, wanted.scope, wanted.world)]
 
@@ -219,7 +228,7 @@ def _placed_lease(wanted: Wanted) -> Placement:
     nodes = open_for_lease([key for _, key in fixed], scope.nodes, world)
     if not nodes:
         raise Refused(*refusals.conflicts(ask, fixed, scope, world, frozenset()))
-    if not wanted.kinds:
+    if not wanted.is_open:
         return _leased(wanted, wanted.numbers(()), nodes)
     numbers = lowest_free(ask, groups, world, partial(world.occupancy.taken, scope))
     if numbers:

@@ -25,8 +25,6 @@ Fixed = Sequence[tuple[PortAsk, PortKey]]
 
 def leased(ask: Ask, fixed: Fixed, scope: Scope, world: World) -> Iterator[Mistake]:
     """A sentence for each number that is leased on a candidate."""
-    if not world.occupancy.has_leases:
-        return
     for port, key in fixed:
         nodes = world.occupancy.leased(key) & scope.nodes
         if nodes:
@@ -37,7 +35,7 @@ def leased(ask: Ask, fixed: Fixed, scope: Scope, world: World) -> Iterator[Mista
 
 def reserved(ask: Ask, groups: Sequence[Group], numbers: Numbers, world: World) -> Iterator[Mistake]:
     """A sentence for each reserved number that a policy chose."""
-    if not ask.policy.is_ranged:
+    if not (ask.policy.is_ranged and world.reserved):
         return
     for group, number in zip(groups, numbers, strict=True):
         if not group.is_users and world.reserved >> number & 1:

@@ -45,7 +45,7 @@ Taken = Callable[[Protocol, int, int], int]
 """The numbers of a protocol from one to another that are not free, less the first."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Wanted:
     """An ask with its port groups, and the scope where it may land.
 
@@ -59,6 +59,11 @@ class Wanted:
     world: World
     exempt: frozenset[ClaimId] = frozenset()
     rank: int | None = None
+
+    @cached_property
+    def is_open(self) -> bool:
+        """Whether any group wants a number."""
+        return any(not group.number for group in self.groups)
 
     @cached_property
     def kinds(self) -> list[Kind]:
@@ -81,14 +86,17 @@ class Wanted:
     def numbers(self, chosen: Iterable[int]) -> Numbers:
         """A number for each group, from those for the open ones in port order."""
         rest = iter(chosen)
-        return tuple(group.number or next(rest) for group in self.groups)
+        return tuple([group.number or next(rest) for group in self.groups])
 
     def keys(self, numbers: Numbers) -> tuple[PortKey, ...]:
         """The ports with their numbers, in the order of groups."""
+        ports = self.ask.ports
         return tuple(
-            key_of(self.ask.ports[member], number)
-            for group, number in zip(self.groups, numbers, strict=True)
-            for member in group.members
+            [
+                key_of(ports[member], number)
+                for group, number in zip(self.groups, numbers, strict=True)
+                for member in group.members
+            ]
         )
 
     @cached_property
@@ -159,7 +167,7 @@ def choices(wanted: Wanted, *, previous: Numbers, used: Iterator[Numbers]) -> It
         used: the numbers of live claims of the same shape, likely ones first.
 
     """
-    if not wanted.kinds:
+    if not wanted.is_open:
         yield wanted.numbers(())
         return
     if previous and _is_allowed(previous, wanted):

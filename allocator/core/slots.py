@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from allocator.core.ports import WILDCARD, PortKey, Slot
@@ -11,50 +11,57 @@ from allocator.core.ports import WILDCARD, PortKey, Slot
 class NodesBySlot:
     """Slot → address → set of nodes. The wildcard, which nearly all ports have, has a map of its own."""
 
-    __slots__ = ("_anywhere", "_by_ip")
+    __slots__ = ("anywhere", "by_ip")
 
     def __init__(self) -> None:
-        self._anywhere: dict[Slot, int] = {}
-        self._by_ip: dict[Slot, dict[str, int]] = {}
+        self.anywhere: dict[Slot, int] = {}
+        self.by_ip: dict[Slot, dict[str, int]] = {}
 
     def add(self, slot: Slot, ip: str, position: int) -> None:
         """The slot is the caller's object: one for all indexes."""
         if ip == WILDCARD:
-            self._anywhere[slot] = self._anywhere.get(slot, 0) | 1 << position
+            self.anywhere[slot] = self.anywhere.get(slot, 0) | 1 << position
             return
-        by_ip = self._by_ip.setdefault(slot, {})
+        by_ip = self.by_ip.setdefault(slot, {})
         by_ip[ip] = by_ip.get(ip, 0) | 1 << position
 
     def discard(self, slot: Slot, ip: str, position: int) -> None:
         if ip == WILDCARD:
-            _discard(self._anywhere, slot, position)
+            _discard(self.anywhere, slot, position)
             return
-        by_ip = self._by_ip.get(slot, {})
+        by_ip = self.by_ip.get(slot, {})
         _discard(by_ip, ip, position)
         if not by_ip:
-            self._by_ip.pop(slot, None)
+            self.by_ip.pop(slot, None)
 
     def conflicting(self, key: PortKey) -> int:
         """The nodes with a port that conflicts with the key."""
-        slot = key.slot
-        if key.ip == WILDCARD:
-            return self.of_slot(slot)
-        return self._anywhere.get(slot, 0) | self._by_ip.get(slot, {}).get(key.ip, 0)
+        return conflicting((self,), key)
 
     def of_slot(self, slot: Slot) -> int:
         """The nodes with this protocol and number on any address."""
-        nodes = self._anywhere.get(slot, 0)
-        for of_ip in self._by_ip.get(slot, {}).values() if self._by_ip else ():
+        nodes = self.anywhere.get(slot, 0)
+        for of_ip in self.by_ip.get(slot, {}).values() if self.by_ip else ():
             nodes |= of_ip
         return nodes
 
     def slots(self) -> Iterator[Slot]:
         """The slots with any node."""
-        return iter(self._anywhere.keys() | self._by_ip.keys() if self._by_ip else self._anywhere)
+        return iter(self.anywhere.keys() | self.by_ip.keys() if self.by_ip else self.anywhere)
 
     def __len__(self) -> int:
         """How many slots have any node, on the wildcard and on addresses."""
-        return len(self._anywhere) + len(self._by_ip)
+        return len(self.anywhere) + len(self.by_ip)
+
+
+def conflicting(indexes: Iterable[NodesBySlot], key: PortKey) -> int:
+    """The nodes that have a port, in any of the indexes, that conflicts with the key."""
+    ip, slot, nodes = key.ip, key.slot, 0
+    for index in indexes:
+        nodes |= index.anywhere.get(slot, 0)
+        if index.by_ip and slot in index.by_ip:
+            nodes |= index.of_slot(slot) if ip == WILDCARD else index.by_ip[slot].get(ip, 0)
+    return nodes
 
 
 K = TypeVar("K")

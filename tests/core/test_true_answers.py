@@ -13,7 +13,7 @@ from allocator.core.candidates import Constraints, Requirement, Term
 from allocator.core.claims import Claim
 from hostport.contract import Notice
 
-PENDING = {"when_full": WhenFull.PENDING}
+PENDING: dict[str, Any] = {"when_full": WhenFull.PENDING}
 
 
 def static(name: str, *numbers: int, **more: Any) -> Ask:

@@ -15,13 +15,13 @@ import pytest
 from allocator import clock as clock_module
 from allocator.cluster import kubernetes
 from allocator.core import ledger as ledger_module
-from allocator.core import matching, plan, refusals, upkeep
+from allocator.core import matching, occupancy, plan, refusals, slots, upkeep
 from allocator.core.asks import Ask
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.ledger import Ledger
 from allocator.core.occupancy import Occupancy
 from allocator.core.pods import Pod
-from allocator.core.ports import WILDCARD, PortKey, Slot
+from allocator.core.ports import WILDCARD, PortKey
 from allocator.core.slots import NodesBySlot
 from allocator.engine import Engine
 from allocator.journal.contract import Drop, Entry, Put
@@ -57,24 +57,21 @@ def admit_where_a_lease_stands(patch: Patch) -> None:
 
 def forget_the_second_owner(patch: Patch) -> None:
     """When one of two owners of a port leaves, it counts as free."""
-    vacate = Occupancy._vacate
-
-    def vacate_all(self: Occupancy, _: Claim, place: Any, position: int, slot: Slot, key: PortKey, also: Any) -> None:
-        for holder in place.holders.get(slot, ()):
-            if key in holder.keys:
-                vacate(self, holder, place, position, slot, key, also)
-
-    patch.setattr(Occupancy, "_vacate", vacate_all)
+    patch.setattr(Occupancy, "_left", lambda *_: ())
 
 
 def take_addresses_at_their_word(patch: Patch) -> None:
     """0.0.0.0 conflicts with itself alone."""
 
-    def conflicting(self: NodesBySlot, key: PortKey) -> int:
-        slot = key.slot
-        return self._anywhere.get(slot, 0) if key.ip == WILDCARD else self._by_ip.get(slot, {}).get(key.ip, 0)
+    def conflicting(indexes: Iterable[NodesBySlot], key: PortKey) -> int:
+        nodes = 0
+        for index in indexes:
+            of_ip = index.by_ip.get(key.slot, {}).get(key.ip, 0)
+            nodes |= index.anywhere.get(key.slot, 0) if key.ip == WILDCARD else of_ip
+        return nodes
 
-    patch.setattr(NodesBySlot, "conflicting", conflicting)
+    patch.setattr(slots, "conflicting", conflicting)
+    patch.setattr(occupancy, "conflicting", conflicting)
 
 
 def overlook_plans(patch: Patch) -> None:
