@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, State
+from allocator.core.node_index import NodeIndex, Wanted, compiled
 from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
 from allocator.core.slots import CountedNodesBySlot, NodesBySlot, bits
 
@@ -43,7 +44,7 @@ def _number_sets() -> dict[Protocol, NumberSet]:
 class Scope:
     """The candidate nodes of equal constraints, as a bitmap over node positions, and what is taken there."""
 
-    constraints: Constraints
+    wanted: Wanted
     nodes: int = 0
     standing: dict[Protocol, NumberSet] = field(default_factory=_number_sets)
     settled: dict[Slot, int] = field(default_factory=dict)  # on how many of its nodes somebody is settled with it
@@ -76,6 +77,7 @@ class Occupancy:
         self._places: list[_Place | None] = []  # by position; None: vacant
         self._positions: dict[NodeName, int] = {}
         self._vacant: list[int] = []
+        self._index = NodeIndex()  # of those that are known
         self._standing = NodesBySlot()
         self._settled = NodesBySlot()
         self._leased = CountedNodesBySlot()
@@ -93,11 +95,14 @@ class Occupancy:
         self.changes += 1
         position = self._position(node.name)
         place = self._at(position)
+        is_as_before = place.known and node.draws_as(place.node)
         place.node, place.known = node, True
         bit = 1 << position
         self._schedulable = self._schedulable & ~bit if node.unschedulable else self._schedulable | bit
-        for scope in list(self._scopes.values()):
-            self._rescope(scope, position)
+        if is_as_before:
+            return
+        self._index.put(position, node)
+        self._rescope_all(position)
 
     def drop_node(self, name: NodeName) -> None:
         """The Node object is gone. What stands there goes on standing there."""
@@ -108,8 +113,8 @@ class Occupancy:
         place = self._at(position)
         place.node, place.known = Node(name=name), False
         self._schedulable &= ~(1 << position)
-        for scope in list(self._scopes.values()):
-            self._rescope(scope, position)
+        self._index.drop(position)
+        self._rescope_all(position)
         self._forget_if_idle(position)
 
     def names(self) -> list[NodeName]:
@@ -211,11 +216,12 @@ class Occupancy:
             return scope
         if constraints.node_name is not None:
             self._position(constraints.node_name)
-        scope = self._scopes[constraints] = Scope(constraints)
-        for position, place in enumerate(self._places):
-            if place is not None and self._accepts(scope, place):
-                scope.nodes |= 1 << position
-                place.scopes.append(scope)
+        wanted = compiled(constraints)
+        named = constraints.node_name
+        nodes = self._index.accepting(wanted) if named is None else self.only(named)
+        scope = self._scopes[constraints] = Scope(wanted, nodes)
+        for position in bits(nodes):
+            self._at(position).scopes.append(scope)
         for slot in self._slots(scope):
             scope.standing[protocol_of(slot)].add(number_of(slot))
             settled = (self._settled.of_slot(slot) & scope.nodes).bit_count()
@@ -230,14 +236,19 @@ class Occupancy:
             return self._at(lowest(scope.nodes)).holders
         return self._standing.slots_on(scope.nodes)
 
-    @staticmethod
-    def _accepts(scope: Scope, place: _Place) -> bool:
-        return (place.known or scope.constraints.node_name is not None) and scope.constraints.accepts(place.node)
+    def _rescope_all(self, position: int) -> None:
+        """Puts a node that changed into the scopes that accept it now, and takes it out of the others."""
+        place = self._at(position)
+        alone = NodeIndex.of(place.node) if place.known else NodeIndex()
+        for scope in list(self._scopes.values()):
+            named = scope.wanted.node_name
+            is_in = alone.accepting(scope.wanted) != 0 if named is None else named == place.node.name
+            self._rescope(scope, position, now=is_in)
 
-    def _rescope(self, scope: Scope, position: int) -> None:
-        """Puts a node into a scope or takes it out, as the constraints say."""
+    def _rescope(self, scope: Scope, position: int, *, now: bool) -> None:
+        """Puts a node into a scope or takes it out."""
         place, bit = self._at(position), 1 << position
-        was, now = bool(scope.nodes & bit), self._accepts(scope, place)
+        was = bool(scope.nodes & bit)
         if now and not was:
             scope.nodes |= bit
             place.scopes.append(scope)
