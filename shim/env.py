@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from hostport.contract import Notice
@@ -24,6 +25,8 @@ from shim.pointers import Op, add, remove
 PREFIX = "HOSTPORT_"
 HOST_IP = PREFIX + "HOST_IP"
 HOST_IP_ENTRY = {"name": HOST_IP, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIP"}}}
+
+MOST_NAMED = 20
 
 Entries = dict[str, dict[str, Any]]
 
@@ -55,16 +58,17 @@ def _claims(at: int, held: tuple[Held, ...]) -> Iterator[tuple[str, int]]:
     """Plain names first, then those with the container's name, each in port order; the first of a name wins."""
     by_suffix: dict[str, list[Held]] = {}
     for each in held:
-        by_suffix.setdefault(_upper(each.name) or str(each.old), []).append(each)
+        by_suffix.setdefault(variable_part(each.name) or str(each.old), []).append(each)
     for suffix, holders in by_suffix.items():
         winner = next((each for each in holders if each.at == at), holders[0])
         yield from ((PREFIX + suffix, each.number) for each in holders if each.at == winner.at)
     for suffix, holders in by_suffix.items():
         if len({each.at for each in holders}) > 1:
-            yield from ((f"{PREFIX}{_upper(each.container)}_{suffix}", each.number) for each in holders)
+            yield from ((f"{PREFIX}{variable_part(each.container)}_{suffix}", each.number) for each in holders)
 
 
-def _upper(name: str) -> str:
+def variable_part(name: str) -> str:
+    """A name as it stands in a variable's."""
     return name.upper().replace("-", "_")
 
 
@@ -101,9 +105,14 @@ def _name(entry: Json) -> str:
 
 def _clash_remarks(names: Iterable[str]) -> Iterator[Remark]:
     if names:
-        yield remark(Notice.ENV_CLASH, f"{', '.join(names)} is wanted twice; the first in port order has it")
+        yield remark(Notice.ENV_CLASH, f"{_some(names)} is wanted twice; the first in port order has it")
 
 
 def _kept_remarks(names: Iterable[str]) -> Iterator[Remark]:
     if names:
-        yield remark(Notice.ENV_KEPT, f"valueFrom is kept, so it need not be the allocated port: {', '.join(names)}")
+        yield remark(Notice.ENV_KEPT, f"valueFrom is kept, so it need not be the allocated port: {_some(names)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of them: a warning is cut soon after."""
+    return ", ".join(islice(names, MOST_NAMED))

@@ -147,6 +147,18 @@ class Constraints(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         is_named = field_.key == "metadata.name" and field_.operator == "In" and len(field_.values) == 1
         return NodeName(field_.values[0]) if is_named else None
 
+    @property
+    def weight(self) -> int:
+        """The bytes that they take, about."""
+        wishes = [wish for term in self.affinity for wish in (*term.expressions, *term.fields)]
+        return (
+            200
+            + sum(200 + len(key) + len(value) for key, value in self.selector)
+            + 150 * len(self.affinity)
+            + sum(250 + len(wish.key) + 60 * len(wish.values) + sum(map(len, wish.values)) for wish in wishes)
+            + sum(300 + len(each.key) + len(each.value) for each in self.tolerations)
+        )
+
     def _lives_with(self, taint: Taint) -> bool:
         return not taint.keeps_away or any(toleration.tolerates(taint) for toleration in self.tolerations)
 

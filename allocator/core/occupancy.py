@@ -31,6 +31,9 @@ from allocator.core.slots import CountedNodesBySlot, NodesBySlot, bits
 IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
 
+LARGEST_IDLE = 32 << 10
+"""Bytes of the constraints of such a scope, about. One with larger ones goes as soon as another is asked for."""
+
 
 Holders = tuple[Claim, ...]
 """The claims that hold a slot of a node, on whatever address, in order of arrival. Nearly always one."""
@@ -84,6 +87,7 @@ class Occupancy:
         self._leaving = CountedNodesBySlot()
         self._priorities: Counter[int] = Counter()  # of settled Pods
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
+        self._large: set[Constraints] = set()  # those of scopes that are not kept when they are idle
         self._floating: set[Scope] = set()
         self._schedulable = 0
         self.changes = 0  # how often something came or went, for readers that keep what they have counted
@@ -227,6 +231,8 @@ class Occupancy:
             settled = (self._settled.of_slot(slot) & scope.nodes).bit_count()
             if settled:
                 scope.settled[slot] = settled
+        if constraints.weight > LARGEST_IDLE:
+            self._large.add(constraints)
         self._evict_idle_scopes()
         return scope
 
@@ -276,19 +282,27 @@ class Occupancy:
             scope.standing[protocol_of(slot)].discard(number_of(slot))
 
     def _evict_idle_scopes(self) -> None:
+        # The newest stays in any case: its caller is about to use it.
+        newest = next(reversed(self._scopes))
+        for constraints in [each for each in self._large if each is not newest]:
+            if self._scopes[constraints] not in self._floating:
+                self._evict(constraints)
         idle = len(self._scopes) - len(self._floating) - IDLE_SCOPES
         if idle <= 0:
             return
         for constraints, scope in list(self._scopes.items()):
-            # The newest stays in any case: its caller is about to use it.
-            if idle <= 0 or scope is next(reversed(self._scopes.values())):
+            if idle <= 0 or constraints is newest:
                 return
             if scope not in self._floating:
-                del self._scopes[constraints]
-                for position in bits(scope.nodes):
-                    self._at(position).scopes.remove(scope)
-                    self._forget_if_idle(position)
+                self._evict(constraints)
                 idle -= 1
+
+    def _evict(self, constraints: Constraints) -> None:
+        scope = self._scopes.pop(constraints)
+        self._large.discard(constraints)
+        for position in bits(scope.nodes):
+            self._at(position).scopes.remove(scope)
+            self._forget_if_idle(position)
 
     # -- claims
 
