@@ -3,7 +3,8 @@
 Rules:
 
 * What one ask costs is bounded, whatever it says: at 5,000 nodes the largest that is let in takes less than 50 ms of
-  CPU in one turn of the event loop. `tests/allocator/test_cost.py` and `tests/shim/test_cost.py` hold that.
+  CPU in one turn of the event loop. `tests/allocator/test_ask_cost.py` and
+  `tests/shim/test_review_cost.py` hold that.
 * The bounds are far above what Pods have. Kubernetes itself bounds annotations (256 KiB) and the whole object (1.5 MiB
   in etcd), and nothing else of what stands here.
 * A refusal names the field, the count, the bound, and what to do.
@@ -19,9 +20,6 @@ LONGEST_NAME = 253
 
 LONGEST_ADDRESS = 64
 """Characters of an IP address. The longest has 45, and its zone a few more."""
-
-LARGEST_REVIEW = 3 << 20
-"""Bytes. The API server's own limit for an object is 3 MiB; etcd's is 1.5."""
 
 LARGEST_ANSWER = 1 << 20
 """Bytes of an answer of the shim."""
@@ -43,13 +41,13 @@ class Bound(Enum):
     TOLERATIONS = ("tolerations", 256, 'Use operator "Exists", which tolerates every value of a taint')
     CONSTRAINTS = ("bytes of node selector, required node affinity and tolerations", 128 << 10, _LABEL)
     CONTAINERS = ("containers and init containers", 512, "Split the Pod")
-    ENV = ("environment variables of all containers", 8192, "Use envFrom with a ConfigMap, or split the Pod")
+    ENV = ("environment variables of all containers", 4096, "Use envFrom with a ConfigMap, or split the Pod")
     ANNOTATIONS = ("annotations", 4096, "Keep what is long in a ConfigMap")
     ANNOTATION_BYTES = ("bytes of annotations", 256 << 10, "Keep what is long in a ConfigMap")
     OWNERS = ("owner references", 256, "Name the owners that count")
     MANAGERS = ("entries of managed fields", 256, "Create the Pod without them: the API server writes them")
     SYSCTLS = ("sysctls", 512, "Set those that count")
-    OBJECTS = ("opening braces in the review", 65_536, "Split the Pod, or use envFrom with a ConfigMap")
+    OBJECTS = ("opening braces in the review", 32_768, "Split the Pod, or use envFrom with a ConfigMap")
     PATCH = (
         "bytes of the patch, for HOSTPORT_ variables of every port in every container,",
         LARGEST_PATCH,

@@ -36,11 +36,19 @@ def env_ops(pod: Pod, held: tuple[Held, ...]) -> tuple[list[Op], list[Remark]]:
     ops: list[Op] = []
     clashes: dict[str, None] = {}
     kept: dict[str, None] = {}
+    having_ports = {each.at for each in held}
+    elsewhere: Entries | None = None  # what every container without ports gets
     for at, container in enumerate(pod.containers):
-        wanted = wanted_env(at, held, clashes)
-        foreign = {name for name in map(_name, container.env or ()) if name in wanted and _is_foreign(container, name)}
-        kept.update((f"{name} of {container.name}", None) for name in wanted if name in foreign)
-        ops += _container_ops(container, {name: entry for name, entry in wanted.items() if name not in foreign})
+        if at in having_ports or elsewhere is None:
+            wanted = wanted_env(at, held, clashes)
+            elsewhere = elsewhere if at in having_ports else wanted
+        else:
+            wanted = elsewhere
+        foreign = {_name(entry) for entry in container.env or () if _name(entry) in wanted and _is_foreign(entry)}
+        if foreign:
+            kept.update((f"{name} of {container.name}", None) for name in wanted if name in foreign)
+            wanted = {name: entry for name, entry in wanted.items() if name not in foreign}
+        ops += _container_ops(container, wanted)
     return ops, [*_clash_remarks(clashes), *_kept_remarks(kept)]
 
 
@@ -89,9 +97,8 @@ def _is_right(entry: Json, wanted: Entries) -> bool:
     return not entry.get("valueFrom") and entry.get("value") == wanted[_name(entry)]["value"]
 
 
-def _is_foreign(container: Container, name: str) -> bool:
-    entries = (entry for entry in container.env or () if _name(entry) == name)
-    return any(entry.get("valueFrom") and not (name == HOST_IP and _is_host_ip(entry)) for entry in entries)
+def _is_foreign(entry: Json) -> bool:
+    return bool(entry.get("valueFrom")) and not (_name(entry) == HOST_IP and _is_host_ip(entry))
 
 
 def _is_host_ip(entry: Json) -> bool:

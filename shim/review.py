@@ -122,8 +122,7 @@ def _parse_large(outer: Json, body: bytes) -> NotOurs | Denied | Ask:
     try:
         return _parse(_request(_load(body, skim)))
     except TooComplexError as error:
-        wrong = (mistake(Reason.TOO_COMPLEX, error.field, str(error)),)
-        return Denied(about=_about_large(outer), mistakes=wrong, pod=None)
+        return Denied(about=_about_large(outer), mistakes=error.mistakes, pod=None)
 
 
 def _load(body: bytes, decode: Callable[[str], Any]) -> Json:

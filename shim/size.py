@@ -18,7 +18,6 @@ import msgspec
 from hostport.bounds import LONGEST_ADDRESS, LONGEST_NAME, MOST_PORTS, Bound
 from hostport.contract import Reason
 from shim.env import PREFIX, variable_part
-from shim.fields import Json
 from shim.outcomes import Mistake, mistake
 from shim.pods import Pod
 from shim.settings import ALLOCATED
@@ -26,22 +25,22 @@ from shim.settings import ALLOCATED
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 AFFINITY = f"spec.affinity.nodeAffinity.{REQUIRED}"
 
-# Bytes of a patch, each at least what it can take.
+# Bytes of a patch, each at least what it can take, less the names in it.
 _FIXED = 1000  # hostNetwork, dnsPolicy, the annotations that every Pod gets
-_PORT = 500  # containerPort and hostPort, an annotation, an entry of the table
+_PORT = 380  # containerPort and hostPort, an annotation, an entry of the table
 _PROBE = 120
 _CONTAINER = 250  # the operation, and HOSTPORT_HOST_IP
-_VARIABLE = 50  # less its name
-_OPERATION = 80
-_REMOVAL = 80  # less the name
+_VARIABLE = 30
+_OPERATION = 70
+_REMOVAL = 70
 
 _encode = msgspec.json.Encoder().encode
 
 
-def too_large(raw: Json) -> tuple[Mistake, ...]:
-    """Everything that a Pod has too much of; `raw` is what came."""
+def too_large(raw: Any) -> tuple[Mistake, ...]:
+    """Everything that a Pod has too much of; `raw` is what came, as a map or skimmed."""
     metadata, spec = _map(raw, "metadata"), _map(raw, "spec")
-    containers = [*_maps(spec, "containers"), *_maps(spec, "initContainers")]
+    containers = [*_list(spec, "containers"), *_list(spec, "initContainers")]
     counted = tuple(
         mistake(Reason.TOO_COMPLEX, field, bound.told(count))
         for field, bound, count in (*_metadata_sizes(metadata), *_spec_sizes(spec), *_affinity_sizes(spec))
@@ -72,17 +71,24 @@ def patch_bytes(pod: Pod, *, inject_env: bool) -> int:
 
 
 def _env_bytes(pod: Pod) -> int:
-    """Each container gets a variable for each name, and another for each container that has a port of this name."""
-    whole: set[str] = set()
+    """Every container gets the same number of variables: each name, and once more where several containers have it."""
+    holders: dict[str, set[int]] = {}
+    names: set[str] = set()
+    for at, container in enumerate(pod.containers):
+        for port in container.ports:
+            holders.setdefault(variable_part(port.name), set()).add(at)
     for at, port in enumerate(pod.ports):
-        suffix = variable_part(port.name) or f"{at:05}"  # a number of its own
-        whole |= {PREFIX + suffix, f"{PREFIX}{variable_part(port.container)}_{suffix}"}
-    names = sum(map(_width, whole))
+        suffix = variable_part(port.name)
+        whole = suffix or f"{at:05}"  # its number stands there, of five digits at most; it may have been another before
+        names.add(PREFIX + whole)
+        if not suffix or len(holders[suffix]) > 1:
+            names.add(f"{PREFIX}{variable_part(port.container)}_{whole}")
+    letters = sum(len(_encode(name)) for name in names)
     size = 0
     for container in pod.containers:
         each = _VARIABLE if container.env is None else _VARIABLE + _OPERATION
         ours = sum(1 for entry in container.env or () if (entry.get("name") or "").startswith(PREFIX))
-        size += _CONTAINER + names + each * len(whole) + _REMOVAL * ours
+        size += _CONTAINER + letters + each * len(names) + _REMOVAL * ours
     return size
 
 
@@ -91,8 +97,8 @@ def _width(text: str) -> int:
     return len(_encode(_encode(text).decode())) - 2
 
 
-def _metadata_sizes(metadata: Json) -> Iterator[tuple[str, Bound, int]]:
-    annotations = _map(metadata, "annotations")
+def _metadata_sizes(metadata: Any) -> Iterator[tuple[str, Bound, int]]:
+    annotations = _entries(metadata, "annotations")
     characters = sum(len(name) + len(value) for name, value in annotations.items() if isinstance(value, str))
     yield "metadata.annotations", Bound.ANNOTATIONS, len(annotations)
     yield "metadata.annotations", Bound.ANNOTATION_BYTES, characters
@@ -100,17 +106,17 @@ def _metadata_sizes(metadata: Json) -> Iterator[tuple[str, Bound, int]]:
     yield "metadata.managedFields", Bound.MANAGERS, len(_list(metadata, "managedFields"))
 
 
-def _spec_sizes(spec: Json) -> Iterator[tuple[str, Bound, int]]:
+def _spec_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
     containers = [*_list(spec, "containers"), *_list(spec, "initContainers")]
     yield "spec.containers", Bound.CONTAINERS, len(containers)
     variables = sum(len(_list(container, "env")) for container in containers)
     yield "spec.containers", Bound.ENV, variables
-    yield "spec.nodeSelector", Bound.SELECTOR, len(_map(spec, "nodeSelector"))
+    yield "spec.nodeSelector", Bound.SELECTOR, len(_entries(spec, "nodeSelector"))
     yield "spec.tolerations", Bound.TOLERATIONS, len(_list(spec, "tolerations"))
     yield "spec.securityContext.sysctls", Bound.SYSCTLS, len(_list(_map(spec, "securityContext"), "sysctls"))
 
 
-def _affinity_sizes(spec: Json) -> Iterator[tuple[str, Bound, int]]:
+def _affinity_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
     """Terms, and what is in them as long as they are not too many."""
     terms = _list(_map(_map(_map(spec, "affinity"), "nodeAffinity"), REQUIRED), "nodeSelectorTerms")
     yield AFFINITY, Bound.TERMS, len(terms)
@@ -122,7 +128,7 @@ def _affinity_sizes(spec: Json) -> Iterator[tuple[str, Bound, int]]:
     yield AFFINITY, Bound.VALUES, sum(len(_list(each, "values")) for each in expressions)
 
 
-def _too_long(metadata: Json, spec: Json) -> Iterator[Mistake]:
+def _too_long(metadata: Any, spec: Any) -> Iterator[Mistake]:
     """Text that is sent, kept or shown, and is longer than Kubernetes has it."""
     yield from _long(metadata, "metadata", ("name", "generateName", "namespace"))
     for at, owner in enumerate(_list(metadata, "ownerReferences")):
@@ -137,21 +143,26 @@ def _too_long(metadata: Json, spec: Json) -> Iterator[Mistake]:
 
 
 def _long(parent: Any, path: str, keys: tuple[str, ...], most: int = LONGEST_NAME) -> Iterator[Mistake]:
-    for key in keys if isinstance(parent, dict) else ():
-        text = parent.get(key)
+    for key in keys:
+        text = _at(parent, key)
         if isinstance(text, str) and len(text) > most:
             yield mistake(Reason.INVALID_REQUEST, f"{path}.{key}", f"it has {len(text):,} characters, more than {most}")
 
 
-def _map(parent: Any, key: str) -> Json:
-    value = parent.get(key) if isinstance(parent, dict) else None
+def _map(parent: Any, key: str) -> Any:
+    value = _at(parent, key)
+    return {} if value is None or isinstance(value, list) else value
+
+
+def _entries(parent: Any, key: str) -> dict[str, Any]:
+    value = _at(parent, key)
     return value if isinstance(value, dict) else {}
 
 
-def _maps(parent: Json, key: str) -> list[Json]:
-    return [each for each in _list(parent, key) if isinstance(each, dict)]
-
-
 def _list(parent: Any, key: str) -> list[Any]:
-    value = parent.get(key) if isinstance(parent, dict) else None
+    value = _at(parent, key)
     return value if isinstance(value, list) else []
+
+
+def _at(parent: Any, key: str) -> Any:
+    return parent.get(key) if hasattr(parent, "get") else None

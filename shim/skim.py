@@ -17,29 +17,35 @@ from typing import Any
 import msgspec
 
 from hostport.bounds import Bound
+from hostport.contract import Reason
+from shim.outcomes import Mistake, mistake
+from shim.size import too_large
 
 SMALL = 64 << 10
 """Bytes up to which a body is read whole: whatever it says, that takes less than 25 ms."""
 
-LONGEST_READ = 512
-"""Bytes of a number or a valueFrom that are read. What is longer is no port, and comes out as text."""
+LONGEST_READ = 64
+"""Bytes of a number that are read. What is longer is no port, and comes out as text."""
 
 PREFIX = "HOSTPORT_"
 
-Raw = msgspec.Raw
-Unread = Raw | msgspec.UnsetType
+Unread = msgspec.Raw | msgspec.UnsetType
 
 
 class TooComplexError(ValueError):
     """The user's fault: there is more of something than may be. `skim_outer` tells whose review it is."""
 
-    def __init__(self, field: str, bound: Bound, count: int) -> None:
-        super().__init__(bound.told(count))
-        self.field = field
+    def __init__(self, *mistakes: Mistake) -> None:
+        super().__init__("; ".join(map(str, mistakes)))
+        self.mistakes = mistakes
 
 
 class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Some fields of an object; null is absent."""
+
+    def get(self, key: str) -> Any:
+        """The value at a key, as of the object."""
+        return getattr(self, _ATTRIBUTES.get(key, ""), None)
 
 
 class _Handler(_Fields):
@@ -64,6 +70,15 @@ class _Port(_Fields):
     container_port: Unread = msgspec.UNSET
     host_port: Unread = msgspec.UNSET
     host_ip: str | None = msgspec.field(default=None, name="hostIP")
+
+
+class _FieldRef(_Fields):
+    api_version: str | None = None
+    field_path: str | None = None
+
+
+class _Source(_Fields):
+    field_ref: _FieldRef | None = None
 
 
 class _Variable(_Fields):
@@ -192,6 +207,15 @@ class _Review(_Fields):
     request: _Request | None = None
 
 
+_COUNTED = (_Pod, _Metadata, _Spec, _Container, _Port, _Owner, _Security)
+_COUNTED_IN_AFFINITY = (_Affinity, _NodeAffinity, _Selector, _Term, _Requirement)
+_ATTRIBUTES = {
+    name: attribute
+    for each in (*_COUNTED, *_COUNTED_IN_AFFINITY)
+    for attribute, name in zip(each.__struct_fields__, each.__struct_encode_fields__, strict=True)
+}
+
+
 class _Wants(_Fields):
     """Whether somebody asks for ports: the first thing that is known of a Pod."""
 
@@ -228,7 +252,8 @@ class _OuterReview(_Fields):
 
 _decode_outer = msgspec.json.Decoder(_OuterReview).decode
 _decode = msgspec.json.Decoder(_Review).decode
-_decode_map = msgspec.json.Decoder(dict[str, str | None]).decode
+_decode_map = msgspec.json.Decoder(dict[str, str | None] | None).decode
+_decode_source = msgspec.json.Decoder(_Source | None).decode
 
 
 def skim_outer(body: str) -> dict[str, Any]:
@@ -245,52 +270,57 @@ def skim(body: str) -> dict[str, Any]:
     """The fields of a review that are looked at.
 
     Raises:
-        TooComplexError: it has more objects, annotations or entries of its node selector than may be.
+        TooComplexError: its Pod has more of something than may be.
         msgspec.DecodeError, RecursionError: it is no review.
 
     """
     objects = body.count("{")
     if objects > Bound.OBJECTS.most:
-        raise TooComplexError("", Bound.OBJECTS, objects)
+        raise TooComplexError(_too_complex("", Bound.OBJECTS, objects))
     review = _decode(body)
     pod = review.request.object if review.request else None
-    metadata, spec = (pod.metadata, pod.spec) if pod else (None, None)
-    maps: list[tuple[Any, str, str, Bound]] = [
-        (metadata, "annotations", "metadata.annotations", Bound.ANNOTATIONS),
-        (spec, "node_selector", "spec.nodeSelector", Bound.SELECTOR),
-    ]
-    found = {field: _map(getattr(part, name), field, bound) for part, name, field, bound in maps if part is not None}
-    for container in (*(spec.containers or ()), *(spec.init_containers or ())) if spec else ():
-        for variable in container.env or ():
-            variable.value_from = _source(variable)
-    for part, name, _, _ in maps:
-        if part is not None:
-            setattr(part, name, msgspec.UNSET)
-    plain = _plain(review)
-    for field, entries in found.items():
-        where, key = field.split(".")
-        if entries is not None:
-            plain["request"]["object"].setdefault(where, {})[key] = entries
-    return plain
+    if pod is not None:
+        _read_maps(pod)
+        wrong = too_large(pod)
+        if wrong:
+            raise TooComplexError(*wrong)
+        for container in (*(pod.spec.containers or ()), *(pod.spec.init_containers or ())) if pod.spec else ():
+            for variable in container.env or ():
+                variable.value_from = _source(variable)
+    return _plain(review)
 
 
-def _map(raw: Raw | msgspec.UnsetType, field: str, bound: Bound) -> dict[str, str | None] | None:
-    """Every entry begins with a quotation mark that no backslash stands before, and its value with another."""
-    if isinstance(raw, msgspec.UnsetType):
-        return None
-    text = bytes(raw)
+def _read_maps(pod: _Pod) -> None:
+    if pod.metadata is not None:
+        pod.metadata.annotations = _map(pod.metadata.annotations, "metadata.annotations", Bound.ANNOTATIONS)
+    if pod.spec is not None:
+        pod.spec.node_selector = _map(pod.spec.node_selector, "spec.nodeSelector", Bound.SELECTOR)
+
+
+def _map(raw: Any, field: str, bound: Bound) -> Any:
+    """A map of text, or None.
+
+    Every entry begins with a quotation mark that no backslash stands before, and so does its value.
+    """
+    text = b"null" if raw is msgspec.UNSET else bytes(raw)
     marks = text.count(b'"') - text.count(b'\\"')
     if marks > 4 * bound.most:
-        raise TooComplexError(field, bound, marks // 4)
-    return None if text == b"null" else _decode_map(text)
+        raise TooComplexError(_too_complex(field, bound, marks // 4))
+    return _decode_map(text)
 
 
-def _source(variable: _Variable) -> Unread:
-    """Where a variable has its value from, as far as that matters: for names of ours, and whether there is anything."""
+def _too_complex(field: str, bound: Bound, count: int) -> Mistake:
+    return mistake(Reason.TOO_COMPLEX, field, bound.told(count))
+
+
+def _source(variable: _Variable) -> Any:
+    """Where a variable of ours has its value from, as far as that matters. Other people's do not."""
     raw = variable.value_from
-    if isinstance(raw, msgspec.UnsetType) or not (variable.name or "").startswith(PREFIX):
+    if raw is msgspec.UNSET or not (variable.name or "").startswith(PREFIX):
         return msgspec.UNSET
-    return raw if len(bytes(raw)) <= LONGEST_READ else Raw(b'{"other":{}}')
+    source = _decode_source(raw)
+    is_other = source is not None and source.field_ref is None and bytes(raw).strip(b"{} \t\r\n")
+    return {"other": {}} if is_other else source
 
 
 def _plain(review: msgspec.Struct) -> dict[str, Any]:
