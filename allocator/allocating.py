@@ -24,7 +24,8 @@ from allocator.engine import Engine, RequestMark, UnavailableError
 from allocator.metrics import Metrics
 from allocator.reports import Reports
 from allocator.status import Callers
-from allocator.wire import MAX_NAME, MAX_REQUEST_ID, digest, parse_allocate, seal, to_status
+from allocator.wire import MAX_REQUEST_ID, digest, parse_allocate, seal, to_status
+from hostport.bounds import LONGEST_NAME
 from hostport.contract import Notice
 from hostport.logs import tell
 from hostport.v1 import allocator_pb2 as pb
@@ -113,9 +114,9 @@ class Allocating:
         self._metrics.allocations.inc(policy, result, reason)
         self._metrics.allocate_seconds.observe(seconds)
         owner = request.owner
-        allocation_id = got.id if got else request.allocation_id[:MAX_NAME]
-        kind, namespace = owner.kind[:MAX_NAME], owner.namespace[:MAX_NAME]
-        name = owner.name[:MAX_NAME] or f"{owner.generate_name[:MAX_NAME]}*"
+        allocation_id = got.id if got else request.allocation_id[:LONGEST_NAME]
+        kind, namespace = owner.kind[:LONGEST_NAME], owner.namespace[:LONGEST_NAME]
+        name = owner.name[:LONGEST_NAME] or f"{owner.generate_name[:LONGEST_NAME]}*"
         numbers = [port.host_port for port in got.ports] if got else []
         self._decisions.note(
             at=self._engine.now(),

@@ -14,6 +14,7 @@ from allocator.core.asks import Refused
 from allocator.core.claims import Claim
 from allocator.core.pods import Judge
 from allocator.core.upkeep import Incident, IncidentKind
+from hostport.bounds import LONGEST_NAME
 from hostport.contract import Reason
 from hostport.logs import tell
 from hostport.v1 import allocator_pb2 as pb
@@ -21,6 +22,9 @@ from hostport.v1 import allocator_pb2 as pb
 log = logging.getLogger(__name__)
 
 SHOWN_HOLDERS = 3
+MOST_TOLD = 20
+"""Mistakes of one ask. An Event has room for fewer."""
+
 OF_CALLERS = {Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED}
 ACTIONS = {
     IncidentKind.UNPLACEABLE: "Plan",
@@ -83,6 +87,9 @@ class Reports:
             return
         if request.dry_run or owner.kind != "Pod" or not (made_by.kind and made_by.name and owner.controller_uid):
             return
+        names = (made_by.api_version, made_by.kind, made_by.name, owner.namespace, owner.controller_uid)
+        if max(map(len, names)) > LONGEST_NAME:  # nothing is called that, and it would be remembered
+            return
         subject = Subject(
             api_version=made_by.api_version,
             kind=made_by.kind,
@@ -90,7 +97,8 @@ class Reports:
             name=made_by.name,
             uid=owner.controller_uid,
         )
-        note = "; ".join(f"{mistake.reason.name}: {mistake.message}" for mistake in refused.mistakes)
+        told = (f"{mistake.reason.name}: {mistake.message}" for mistake in refused.mistakes[:MOST_TOLD])
+        note = "; ".join(told)
         self._event(Happening(subject=subject, reason="Denied", action="Allocate", note=note))
 
 

@@ -79,6 +79,8 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         result = await self._allocating.answer(request, context, _wanted(context))
         if isinstance(result, status_pb2.Status):
+            # gRPC keeps the exception that ends a call, with this frame, until the next look for garbage.
+            del request
             await _abort(context, result)
         return result
 

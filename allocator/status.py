@@ -19,6 +19,7 @@ from hostport.v1 import allocator_pb2 as pb
 from hostport.version import program_version
 
 MOST_CALLERS = 64
+LONGEST_AGENT = 256
 LIVE_STATES = (State.RESERVED, State.CONFIRMED, State.BOUND, State.LEASED)
 
 
@@ -69,7 +70,7 @@ class Callers:
         if len(self._by_peer) >= MOST_CALLERS:
             del self._by_peer[min(self._by_peer, key=lambda each: self._by_peer[each].at)]
         agent = next((str(value) for key, value in call.invocation_metadata() or () if key == "user-agent"), "")
-        self._by_peer[peer] = _Caller(agent, self._now())
+        self._by_peer[peer] = _Caller(agent[:LONGEST_AGENT], self._now())
 
     def recent(self) -> list[pb.GetStatusResponse.Caller]:
         """Newest first; the connections of one program at one address are one caller."""

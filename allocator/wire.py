@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from sys import intern
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -18,15 +17,17 @@ from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused, Warned, 
 from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Claim, Owner, State
 from allocator.core.ports import MAX_PORT, PortKey, Protocol
+from allocator.core.sized import Sized
+from hostport.bounds import LONGEST_ADDRESS, LONGEST_NAME, MOST_PORTS, Bound
 from hostport.contract import DOMAIN, Reason
 from hostport.v1 import allocator_pb2 as pb
 
-MAX_PORTS = 512
-MAX_NAME = 253  # a DNS subdomain, the longest name that Kubernetes has
 MAX_REQUEST_ID = 128
 MAX_DESCRIPTION = 256
 LARGEST_STATUS = 6000
 MAX_TTL = 30 * 24 * 3600.0
+CONSTRAINTS_BYTES = 8 << 20  # of all constraints that are kept for the next ask
+OBJECT_FACTOR = 8  # a message as objects of ours takes so many times its bytes, about
 
 _POLICIES = {
     pb.POLICY_UNSPECIFIED: Policy.INDEX,
@@ -47,6 +48,8 @@ _WHEN_FULL = {
     pb.WHEN_FULL_DENY: WhenFull.DENY,
     pb.WHEN_FULL_PENDING: WhenFull.PENDING,
 }
+_OWNER_NAMES = ("kind", "namespace", "name", "generate_name", "uid", "controller_uid")
+_CONTROLLER_NAMES = ("api_version", "kind", "name")
 STATES = {
     State.RESERVED: pb.STATE_RESERVED,
     State.CONFIRMED: pb.STATE_CONFIRMED,
@@ -66,11 +69,10 @@ def parse_allocate(request: pb.AllocateRequest) -> Ask:
         Refused: with every mistake of the request's form. What the policy makes of it is the core's affair.
 
     """
+    _check_size(request)
     mistakes: list[Mistake] = []
     owner = _owner(request.owner, mistakes)
     low, high = _bounds(request.range, mistakes)
-    if len(request.request_id) > MAX_REQUEST_ID:
-        _invalid(mistakes, "request_id", f"request_id has more than {MAX_REQUEST_ID} characters")
     if request.stride > MAX_PORT:
         _out_of_range(mistakes, "stride", f"stride {request.stride}")
     if request.policy not in _POLICIES:
@@ -88,7 +90,7 @@ def parse_allocate(request: pb.AllocateRequest) -> Ask:
         high=high,
         stride=request.stride or 100,
         index=request.index if request.HasField("index") else None,
-        constraints=_constraints(request.constraints.SerializeToString(deterministic=True)),
+        constraints=_constraints(request.constraints),
         priority=request.priority,
         may_preempt=request.may_preempt,
         when_full=_WHEN_FULL.get(request.when_full),
@@ -96,6 +98,7 @@ def parse_allocate(request: pb.AllocateRequest) -> Ask:
         host_network=request.host_network,
         carried_id=request.allocation_id,
     )
+    mistakes += _too_long(request)
     if mistakes:
         raise Refused(*mistakes)
     return ask
@@ -139,17 +142,56 @@ def digest(request: pb.AllocateRequest) -> bytes:
     return hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
 
 
+def _check_size(request: pb.AllocateRequest) -> None:
+    """Before anything is made of a request: refuses at once what is too large to be looked at."""
+    mistakes = [
+        Mistake(Reason.TOO_COMPLEX, f"constraints.{field}", bound.told(count))
+        for field, bound, count in _sizes(request.constraints)
+        if count > bound.most
+    ]
+    if len(request.ports) > MOST_PORTS:
+        message = f"{len(request.ports)} ports are more than {MOST_PORTS}"
+        mistakes.append(Mistake(Reason.TOO_MANY_PORTS, "ports", message))
+    if mistakes:
+        raise Refused(*mistakes)
+
+
+def _sizes(constraints: pb.NodeConstraints) -> Iterator[tuple[str, Bound, int]]:
+    """What counts in constraints. What is inside of too many terms or expressions is not looked at."""
+    yield "node_selector", Bound.SELECTOR, len(constraints.node_selector)
+    yield "tolerations", Bound.TOLERATIONS, len(constraints.tolerations)
+    terms = constraints.required_affinity
+    yield "required_affinity", Bound.TERMS, len(terms)
+    if len(terms) <= Bound.TERMS.most:
+        expressions = sum(len(term.match_expressions) + len(term.match_fields) for term in terms)
+        yield "required_affinity", Bound.EXPRESSIONS, expressions
+        if expressions <= Bound.EXPRESSIONS.most:
+            values = sum(len(each.values) for term in terms for each in (*term.match_expressions, *term.match_fields))
+            yield "required_affinity", Bound.VALUES, values
+    yield "required_affinity", Bound.CONSTRAINTS, constraints.ByteSize()
+
+
+def _too_long(request: pb.AllocateRequest) -> Iterator[Mistake]:
+    """Text that would be kept, or shown to somebody."""
+    owner, controller = request.owner, request.controller
+    for field, text, most in (
+        ("request_id", request.request_id, MAX_REQUEST_ID),
+        ("allocation_id", request.allocation_id, MAX_REQUEST_ID),
+        *((f"owner.{name}", getattr(owner, name), LONGEST_NAME) for name in _OWNER_NAMES),
+        ("owner.description", owner.description, MAX_DESCRIPTION),
+        *((f"controller.{name}", getattr(controller, name), LONGEST_NAME) for name in _CONTROLLER_NAMES),
+        ("constraints.node_name", request.constraints.node_name, LONGEST_NAME),
+    ):
+        if len(text) > most:
+            yield Mistake(Reason.INVALID_REQUEST, field, f"{field} has more than {most} characters")
+
+
 def _owner(owner: pb.Owner, mistakes: list[Mistake]) -> Owner:
     parsed = Owner.kept_once(owner)
     if not parsed.kind:
         _invalid(mistakes, "owner.kind", 'owner.kind is missing: "Pod", or what you are')
     if parsed.is_pod and not parsed.namespace:
         _invalid(mistakes, "owner.namespace", "owner.namespace is missing: a Pod has one")
-    for field in ("kind", "namespace", "name", "generate_name", "uid", "controller_uid"):
-        if len(getattr(parsed, field)) > MAX_NAME:
-            _invalid(mistakes, f"owner.{field}", f"owner.{field} has more than {MAX_NAME} characters")
-    if len(parsed.description) > MAX_DESCRIPTION:
-        _invalid(mistakes, "owner.description", f"owner.description has more than {MAX_DESCRIPTION} characters")
     return parsed
 
 
@@ -164,10 +206,6 @@ def _bounds(wanted: pb.PortRange, mistakes: list[Mistake]) -> tuple[int, int]:
 def _ports(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake]) -> tuple[PortAsk, ...]:
     if not request.ports:
         mistakes.append(Mistake(Reason.NO_PORTS, "ports", "ports is empty: ask for at least one"))
-    if len(request.ports) > MAX_PORTS:
-        message = f"{len(request.ports)} ports are more than {MAX_PORTS}"
-        mistakes.append(Mistake(Reason.TOO_MANY_PORTS, "ports", message))
-        return ()
     return tuple(_port(port, position, owner, mistakes) for position, port in enumerate(request.ports))
 
 
@@ -188,9 +226,9 @@ def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mis
         _out_of_range(mistakes, f"{field}.host_port", f"{field}.host_port {port.host_port}")
     if protocol not in _PROTOCOLS:
         _invalid(mistakes, f"{field}.protocol", f"{field}.protocol {protocol} is none of TCP, UDP, SCTP")
-    if len(port.container) > MAX_NAME or len(port.name) > MAX_NAME:
-        _invalid(mistakes, field, f"{field}: container and name have at most {MAX_NAME} characters")
-    if port.host_ip and not _is_ip(port.host_ip):
+    if len(port.container) > LONGEST_NAME or len(port.name) > LONGEST_NAME:
+        _invalid(mistakes, field, f"{field}: container and name have at most {LONGEST_NAME} characters")
+    if len(port.host_ip) > LONGEST_ADDRESS or (port.host_ip and not _is_ip(port.host_ip)):
         _invalid(mistakes, f"{field}.host_ip", f"{field}.host_ip {port.host_ip[:64]!r} is no IP address")
     return port
 
@@ -206,10 +244,20 @@ def _ask_ttl(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake])
         return None
 
 
-@lru_cache(maxsize=1024)
-def _constraints(serialised: bytes) -> Constraints:
-    """Cached: the Pods of one workload ask with the same constraints, which then are one object."""
-    constraints = pb.NodeConstraints.FromString(serialised)
+_kept: Sized[bytes, Constraints] = Sized(CONSTRAINTS_BYTES)
+
+
+def _constraints(constraints: pb.NodeConstraints) -> Constraints:
+    """Kept: the Pods of one workload ask with the same constraints, which then are one object."""
+    serialised = constraints.SerializeToString(deterministic=True)
+    parsed = _kept.get(serialised)
+    if parsed is None:
+        parsed = _read_constraints(constraints)
+        _kept.put(serialised, parsed, len(serialised) * OBJECT_FACTOR)
+    return parsed
+
+
+def _read_constraints(constraints: pb.NodeConstraints) -> Constraints:
     if constraints.node_name:
         return Constraints(node_name=NodeName(constraints.node_name))
     return Constraints(

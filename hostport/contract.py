@@ -92,6 +92,11 @@ class Reason(Enum):
         "The request asks for more than 512 ports",
         "Split the owner, or ask for fewer ports.",
     )
+    TOO_COMPLEX = (
+        Code.INVALID_ARGUMENT,
+        "One ask has so many terms, values, tolerations, containers or variables that others would wait for it",
+        "Make smaller what the message names, with its count and its bound; do not retry unchanged.",
+    )
     RANGE_INVERTED = (
         Code.INVALID_ARGUMENT,
         "min-port is greater than max-port",

@@ -133,7 +133,7 @@ async def _with_allocators_words(found: Denied, probe: Allocate) -> Refused:
     if not isinstance(outcome, Refused) or outcome.code != 422:
         return Refused(422, found.mistakes)
     told = [each for each in outcome.mistakes if not (found.is_neutral and each.reason in NEUTRAL)]
-    return Refused(422, (*found.mistakes, *_in_users_words(told, found.pod)))
+    return Refused(422, (*found.mistakes, *(_in_users_words(told, found.pod) if found.pod else ())))
 
 
 def _in_users_words(mistakes: list[Mistake] | tuple[Mistake, ...], pod: Pod) -> tuple[Mistake, ...]:

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from hostport.contract import Notice
@@ -25,6 +26,8 @@ PREFIX = "HOSTPORT_"
 HOST_IP = PREFIX + "HOST_IP"
 HOST_IP_ENTRY = {"name": HOST_IP, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIP"}}}
 
+MOST_NAMED = 20
+
 Entries = dict[str, dict[str, Any]]
 
 
@@ -33,11 +36,19 @@ def env_ops(pod: Pod, held: tuple[Held, ...]) -> tuple[list[Op], list[Remark]]:
     ops: list[Op] = []
     clashes: dict[str, None] = {}
     kept: dict[str, None] = {}
+    having_ports = {each.at for each in held}
+    elsewhere: Entries | None = None  # what every container without ports gets
     for at, container in enumerate(pod.containers):
-        wanted = wanted_env(at, held, clashes)
-        foreign = {name for name in map(_name, container.env or ()) if name in wanted and _is_foreign(container, name)}
-        kept.update((f"{name} of {container.name}", None) for name in wanted if name in foreign)
-        ops += _container_ops(container, {name: entry for name, entry in wanted.items() if name not in foreign})
+        if at in having_ports or elsewhere is None:
+            wanted = wanted_env(at, held, clashes)
+            elsewhere = elsewhere if at in having_ports else wanted
+        else:
+            wanted = elsewhere
+        foreign = {_name(entry) for entry in container.env or () if _name(entry) in wanted and _is_foreign(entry)}
+        if foreign:
+            kept.update((f"{name} of {container.name}", None) for name in wanted if name in foreign)
+            wanted = {name: entry for name, entry in wanted.items() if name not in foreign}
+        ops += _container_ops(container, wanted)
     return ops, [*_clash_remarks(clashes), *_kept_remarks(kept)]
 
 
@@ -55,16 +66,17 @@ def _claims(at: int, held: tuple[Held, ...]) -> Iterator[tuple[str, int]]:
     """Plain names first, then those with the container's name, each in port order; the first of a name wins."""
     by_suffix: dict[str, list[Held]] = {}
     for each in held:
-        by_suffix.setdefault(_upper(each.name) or str(each.old), []).append(each)
+        by_suffix.setdefault(variable_part(each.name) or str(each.old), []).append(each)
     for suffix, holders in by_suffix.items():
         winner = next((each for each in holders if each.at == at), holders[0])
         yield from ((PREFIX + suffix, each.number) for each in holders if each.at == winner.at)
     for suffix, holders in by_suffix.items():
         if len({each.at for each in holders}) > 1:
-            yield from ((f"{PREFIX}{_upper(each.container)}_{suffix}", each.number) for each in holders)
+            yield from ((f"{PREFIX}{variable_part(each.container)}_{suffix}", each.number) for each in holders)
 
 
-def _upper(name: str) -> str:
+def variable_part(name: str) -> str:
+    """A name as it stands in a variable's."""
     return name.upper().replace("-", "_")
 
 
@@ -85,9 +97,8 @@ def _is_right(entry: Json, wanted: Entries) -> bool:
     return not entry.get("valueFrom") and entry.get("value") == wanted[_name(entry)]["value"]
 
 
-def _is_foreign(container: Container, name: str) -> bool:
-    entries = (entry for entry in container.env or () if _name(entry) == name)
-    return any(entry.get("valueFrom") and not (name == HOST_IP and _is_host_ip(entry)) for entry in entries)
+def _is_foreign(entry: Json) -> bool:
+    return bool(entry.get("valueFrom")) and not (_name(entry) == HOST_IP and _is_host_ip(entry))
 
 
 def _is_host_ip(entry: Json) -> bool:
@@ -101,9 +112,14 @@ def _name(entry: Json) -> str:
 
 def _clash_remarks(names: Iterable[str]) -> Iterator[Remark]:
     if names:
-        yield remark(Notice.ENV_CLASH, f"{', '.join(names)} is wanted twice; the first in port order has it")
+        yield remark(Notice.ENV_CLASH, f"{_some(names)} is wanted twice; the first in port order has it")
 
 
 def _kept_remarks(names: Iterable[str]) -> Iterator[Remark]:
     if names:
-        yield remark(Notice.ENV_KEPT, f"valueFrom is kept, so it need not be the allocated port: {', '.join(names)}")
+        yield remark(Notice.ENV_KEPT, f"valueFrom is kept, so it need not be the allocated port: {_some(names)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of them: a warning is cut soon after."""
+    return ", ".join(islice(names, MOST_NAMED))

@@ -127,7 +127,7 @@ class _Request(HTTPMessageDelegate):
         if self._why_not is not None:
             self._refuse(self._why_not)
             return
-        self._turns.begin(self._begin)
+        self._turns.begin(self._begin, self._size)
 
     def _begin(self) -> None:
         task = asyncio.get_running_loop().create_task(self._answer())

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from hostport.contract import Notice
 from hostport.v1.allocator_pb2 import AllocateResponse
@@ -68,19 +68,21 @@ def _dns_ops(pod: Pod, options: Options) -> Iterator[Op]:
 def _probe_ops(pod: Pod, held: tuple[Held, ...], *, is_own: bool) -> Iterator[Op]:
     """All at once: every number is looked up as the user wrote it, so that two ports may swap."""
     settled = {each.number for each in held} if is_own else set()
+    known: dict[int, dict[int, set[int]]] = {}  # old TCP number → container → new numbers
+    for each in held:
+        if each.protocol == "TCP":
+            known.setdefault(each.old, {}).setdefault(each.at, set()).add(each.number)
     for at, container in enumerate(pod.containers):
         for probe in container.probes:
-            number = probe.port if probe.port in settled else _followed(probe.port, at, held)
+            number = probe.port if probe.port in settled else _followed(probe.port, at, known.get(probe.port, {}))
             if number != probe.port:
                 yield add(probe.pointer, number)
 
 
-def _followed(number: int, at: int, held: tuple[Held, ...]) -> int:
+def _followed(number: int, at: int, known: Mapping[int, set[int]]) -> int:
     """Where an old TCP number went: in the same container, else in the only other one; else it stays."""
-    known = [each for each in held if each.protocol == "TCP" and each.old == number]
-    mine = [each for each in known if each.at == at] or known
-    is_clear = len({(each.at, each.number) for each in mine}) == 1
-    return mine[0].number if is_clear else number
+    mine = known.get(at) or (next(iter(known.values())) if len(known) == 1 else set())
+    return next(iter(mine)) if len(mine) == 1 else number
 
 
 def _cautions(held: tuple[Held, ...], options: Options) -> Iterator[Remark]:

@@ -12,9 +12,12 @@ Rules:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
+from hostport.bounds import LONGEST_NAME, Bound
 from hostport.contract import Notice, Reason
 from hostport.v1.allocator_pb2 import (
     POLICY_INDEX,
@@ -28,9 +31,9 @@ from hostport.v1.allocator_pb2 import (
     Protocol,
 )
 from shim.constraints import write_constraints
-from shim.fields import FieldError, Json, as_object, boolean, integer, json_object, text, text_map
+from shim.fields import FieldError, Json, as_object, boolean, integer, json_object, text
 from shim.forbidden import forbidden_by_host_network
-from shim.outcomes import About, Mistake, Remark, mistake, quoted, remark
+from shim.outcomes import About, Mistake, Remark, clipped, mistake, quoted, remark
 from shim.pods import Pod, Port, parse_pod
 from shim.preview import previewed
 from shim.settings import (
@@ -46,6 +49,8 @@ from shim.settings import (
     parse_number,
     parse_settings,
 )
+from shim.size import too_large, too_large_a_patch
+from shim.skim import SMALL, TooComplexError, skim, skim_outer
 
 API_VERSION, KIND = "admission.k8s.io/v1", "AdmissionReview"
 MIRROR = "kubernetes.io/config.mirror"
@@ -79,14 +84,16 @@ class NotOurs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Denied(msgspec.Struct, frozen=True, kw_only=True):
-    """The user's mistakes. `probe` is a request whose refusal tells what else is wrong; None when none makes sense.
+    """The user's mistakes. `pod` is None where it is too large to be read.
+
+    `probe` is a request whose refusal tells what else is wrong; None when none makes sense.
 
     `is_neutral` says that the probe's range and stride are not the user's, so that nothing about them counts.
     """
 
     about: About
     mistakes: tuple[Mistake, ...]
-    pod: Pod
+    pod: Pod | None
     probe: AllocateRequest | None = None
     is_neutral: bool = False
 
@@ -103,20 +110,32 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 def parse_review(body: bytes) -> NotOurs | Denied | Ask:
     """Raises ReviewError when the body is not an AdmissionReview of admission.k8s.io/v1 with a Pod in it."""
     try:
-        return _parse(_request(_load(body)))
+        if len(body) <= SMALL:
+            return _parse(_request(_load(body, msgspec.json.decode)))
+        request = _request(_load(body, skim_outer))
+        return _left_alone(request) or _parse_large(request, body)
     except FieldError as error:
         raise ReviewError(f"the AdmissionReview is malformed: {error}") from error
 
 
-def _load(body: bytes) -> Json:
+def _parse_large(outer: Json, body: bytes) -> NotOurs | Denied | Ask:
     try:
-        review = msgspec.json.decode(body.decode("utf-8"))
+        return _parse(_request(_load(body, skim)))
+    except TooComplexError as error:
+        return Denied(about=_about_large(outer), mistakes=error.mistakes, pod=None)
+
+
+def _load(body: bytes, decode: Callable[[str], Any]) -> Json:
+    try:
+        review = decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ReviewError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
         raise ReviewError("the body is nested too deeply") from error
     except msgspec.DecodeError as error:
-        raise ReviewError(f"the body is not JSON: {error}") from error
+        is_json = isinstance(error, msgspec.ValidationError) and decode is not msgspec.json.decode
+        what = "the AdmissionReview is malformed" if is_json else "the body is not JSON"
+        raise ReviewError(f"{what}: {error}") from error
     return as_object(review, "the body")
 
 
@@ -133,18 +152,44 @@ def _request(review: Json) -> Json:
 
 
 def _parse(request: Json) -> NotOurs | Denied | Ask:
+    left_alone = _left_alone(request)
+    if left_alone is not None:
+        return left_alone
+    raw = json_object(request, "object", "request")
+    wrong = too_large(raw)
+    if wrong:
+        return Denied(about=_about_large(request), mistakes=wrong, pod=None)
+    return _judge(request, parse_pod(raw))
+
+
+def _left_alone(request: Json) -> NotOurs | None:
+    """Why the Pod is none of ours; None where it asks for ports."""
     why = _not_a_pod_create(request)
     if why:
         return NotOurs(about=_about(request), why=why)
     if request.get("object") is None:
         raise ReviewError("the CREATE of a Pod has no request.object")
     raw = json_object(request, "object", "request")
-    annotations = text_map(json_object(raw, "metadata", ""), "annotations", "metadata")
+    annotations = json_object(json_object(raw, "metadata", ""), "annotations", "metadata")
     if MIRROR in annotations:
         return NotOurs(about=_about(request), why="a mirror Pod")
     if annotations.get(ENABLED, "false") == "false":
         return NotOurs(about=_about(request), why=f"{ENABLED} is not true")
-    return _judge(request, parse_pod(raw))
+    return None
+
+
+def _about_large(request: Json) -> About:
+    """Whom a review is about whose Pod is too large to be read."""
+    metadata = json_object(json_object(request, "object", "request"), "metadata", "")
+    name = text(metadata, "name", "metadata") or f"{text(metadata, 'generateName', 'metadata')}*"
+    return About(
+        request_id=text(request, "uid", "request"),
+        namespace=clipped(
+            text(metadata, "namespace", "metadata") or text(request, "namespace", "request"), LONGEST_NAME
+        ),
+        name=clipped(name, LONGEST_NAME),
+        is_dry_run=boolean(request, "dryRun", "request") is True,
+    )
 
 
 def _not_a_pod_create(request: Json) -> str:
@@ -171,9 +216,20 @@ def _judge(request: Json, pod: Pod) -> NotOurs | Denied | Ask:
         ask = _allocate_request(request=request, pod=pod, settings=settings, index=index)
         if ask.dry_run and previewed(pod):
             _keep_as_it_stands(ask)
+        too_much = (*_too_wide(ask), *too_large_a_patch(pod, inject_env=settings.inject_env))
+        if too_much:
+            return Denied(about=_about(request, pod, settings), mistakes=(*mistakes, *too_much), pod=pod)
     if mistakes or ask is None:
         return _denied(_about(request, pod, settings), pod, mistakes, ask, is_neutral=settings.numbers is None)
     return Ask(about=_about(request, pod, settings), request=ask, pod=pod, options=_options(settings))
+
+
+def _too_wide(ask: AllocateRequest) -> tuple[Mistake, ...]:
+    """What is wrong where the Pod says too much of where it may run. All of it is sent and kept."""
+    size = ask.constraints.ByteSize()
+    if size <= Bound.CONSTRAINTS.most:
+        return ()
+    return (mistake(Reason.TOO_COMPLEX, "spec.affinity", Bound.CONSTRAINTS.told(size)),)
 
 
 def _denied(

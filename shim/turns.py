@@ -11,6 +11,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+HEAVY = 64 << 10
+"""Bytes of work that count as one piece more."""
+
 
 class Turns:
     """Lets `most` pieces of work begin in a turn, and others in the next ones, in their order."""
@@ -18,18 +21,22 @@ class Turns:
     def __init__(self, most: int) -> None:
         self._most = most
         self._left = most
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Callable[[], None], int]] = deque()
 
-    def begin(self, work: Callable[[], None]) -> None:
-        if not self._left:
-            self._waiting.append(work)
+    def begin(self, work: Callable[[], None], size: int = 0) -> None:
+        """Begins a piece now or in its turn. One of so many bytes counts as several, and may have a turn for itself."""
+        if self._left <= 0 or self._waiting:
+            self._waiting.append((work, size))
             return
+        self._begin(work, size)
+
+    def _begin(self, work: Callable[[], None], size: int) -> None:
         if self._left == self._most:
             asyncio.get_running_loop().call_soon(self._next_turn)
-        self._left -= 1
+        self._left -= 1 + size // HEAVY
         work()
 
     def _next_turn(self) -> None:
         self._left = self._most
-        for _ in range(min(self._most, len(self._waiting))):
-            self.begin(self._waiting.popleft())
+        while self._waiting and self._left > 0:
+            self._begin(*self._waiting.popleft())

@@ -34,6 +34,7 @@ from allocator.access.rights import (
 from allocator.access.turnstile import Turnstile
 from allocator.core.asks import Mistake, Refused
 from allocator.core.claims import Claim
+from hostport.bounds import LONGEST_NAME
 from hostport.contract import Reason
 from hostport.logs import tell
 from hostport.v1 import allocator_pb2 as pb
@@ -118,6 +119,9 @@ class Guard:
         return Right(verb, EVERYWHERE if claim is None else namespace_of(claim, self._home))
 
     async def _check(self, caller: Caller, right: Right) -> None:
+        if len(right.namespace) > LONGEST_NAME:  # what was asked is kept for a while
+            message = f"namespace has more than {LONGEST_NAME} characters"
+            raise Refused(Mistake(Reason.INVALID_REQUEST, "namespace", message))
         if not await self._allows(caller, right):
             tell(log, "not allowed", caller=caller.name, right=str(right))
             raise lacks(caller, right)

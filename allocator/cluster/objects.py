@@ -10,18 +10,21 @@ The objects were validated by an API server, or were written by hand into a file
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
 from allocator.core.claims import ClaimPort, PodUid
 from allocator.core.pods import Judge, Pod, Verdict
 from allocator.core.ports import MAX_PORT, Protocol
+from hostport.bounds import Bound
 
 ALLOCATION_ID = "hostport.io/allocation-id"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 _NO_FREE_PORTS = re.compile(r"([0-9]{1,6}) node\(s\) didn't have free ports")
 FORBIDS_HOST_NETWORK = frozenset({"baseline", "restricted"})
+
+_REQUIREMENTS = ("matchExpressions", "matchFields")
 
 Json = Mapping[str, Any]
 
@@ -99,23 +102,39 @@ def parse_constraints(spec: Json) -> Constraints:
     affinity = _mapping(_mapping(spec, "affinity"), "nodeAffinity")
     required = _mapping(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
     return Constraints(
-        selector=tuple(sorted(_mapping(spec, "nodeSelector").items())),
-        affinity=tuple(
-            Term(
-                expressions=tuple(_requirement(r) for r in _list(term, "matchExpressions")),
-                fields=tuple(_requirement(r) for r in _list(term, "matchFields")),
-            )
-            for term in _list(required, "nodeSelectorTerms")
-        ),
-        tolerations=tuple(
-            Toleration(
-                key=t.get("key") or "",
-                operator=t.get("operator") or "Equal",
-                value=t.get("value") or "",
-                effect=t.get("effect") or "",
-            )
-            for t in _list(spec, "tolerations")
-        ),
+        selector=tuple(sorted(_mapping(spec, "nodeSelector").items())[: Bound.SELECTOR.most]),
+        affinity=_affinity(_list(required, "nodeSelectorTerms")),
+        tolerations=_tolerations(_list(spec, "tolerations")),
+    )
+
+
+def _affinity(terms: Sequence[Json]) -> tuple[Term, ...]:
+    """The terms; none, so that any node will do, where they are more than an ask may have: too many, never too few."""
+    requirements = [each for term in terms for key in _REQUIREMENTS for each in _list(term, key)]
+    values = sum(len(_list(each, "values")) for each in requirements)
+    if len(terms) > Bound.TERMS.most or len(requirements) > Bound.EXPRESSIONS.most or values > Bound.VALUES.most:
+        return ()
+    return tuple(
+        Term(
+            expressions=tuple(_requirement(r) for r in _list(term, "matchExpressions")),
+            fields=tuple(_requirement(r) for r in _list(term, "matchFields")),
+        )
+        for term in terms
+    )
+
+
+def _tolerations(tolerations: Sequence[Json]) -> tuple[Toleration, ...]:
+    """Likewise: more than an ask may have are read as one that tolerates everything."""
+    if len(tolerations) > Bound.TOLERATIONS.most:
+        return (Toleration(operator="Exists"),)
+    return tuple(
+        Toleration(
+            key=t.get("key") or "",
+            operator=t.get("operator") or "Equal",
+            value=t.get("value") or "",
+            effect=t.get("effect") or "",
+        )
+        for t in tolerations
     )
 
 

@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import sys
+from collections.abc import Hashable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -23,9 +24,11 @@ from allocator.cluster.objects import ALLOCATION_ID, ENFORCE, enforced_level, pa
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import ClaimPort
 from allocator.core.pods import Pod
+from allocator.core.sized import Sized
 
 FINISHED = frozenset({"Succeeded", "Failed"})
-SHARED_VALUES = 20_000  # distinct parts that are remembered, before we start afresh
+SHARED_BYTES = 16 << 20  # of distinct parts of a kind that are remembered
+PORT_BYTES = 400  # that a port takes, about
 
 # What `objects` raises where an object is malformed.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
@@ -282,8 +285,8 @@ class Shared:
     """Equal values become one object."""
 
     def __init__(self) -> None:
-        self._constraints: dict[Constraints, Constraints] = {}
-        self._ports: dict[tuple[ClaimPort, ...], tuple[ClaimPort, ...]] = {}
+        self._constraints: Sized[Constraints, Constraints] = Sized(SHARED_BYTES)
+        self._ports: Sized[tuple[ClaimPort, ...], tuple[ClaimPort, ...]] = Sized(SHARED_BYTES)
 
     def pod(self, sketch: PodSketch) -> Pod:
         """The Pod.
@@ -303,8 +306,8 @@ class Shared:
             generate_name=sys.intern(pod.generate_name),
             controller_uid=sys.intern(pod.controller_uid),
             node=None if pod.node is None else NodeName(sys.intern(pod.node)),
-            ports=_one_of(self._ports, pod.ports),
-            constraints=_one_of(self._constraints, pod.constraints),
+            ports=_one_of(self._ports, pod.ports, PORT_BYTES * len(pod.ports)),
+            constraints=_one_of(self._constraints, pod.constraints, pod.constraints.weight),
         )
 
     def node(self, sketch: NodeSketch) -> Node:
@@ -315,13 +318,15 @@ class Shared:
         return replace(node, name=NodeName(sys.intern(node.name)))
 
 
-V = TypeVar("V")
+V = TypeVar("V", bound=Hashable)
 
 
-def _one_of(known: dict[V, V], value: V) -> V:
-    if len(known) >= SHARED_VALUES:
-        known.clear()
-    return known.setdefault(value, value)
+def _one_of(known: Sized[V, V], value: V, size: int) -> V:
+    found = known.get(value)
+    if found is None:
+        known.put(value, value, size)
+        return value
+    return found
 
 
 def level_of(sketch: NamespaceSketch) -> str:

@@ -11,6 +11,7 @@ requirements matches nothing), core/v1 toleration.ToleratesTaint, and the schedu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NewType
 
@@ -20,6 +21,7 @@ NodeName = NewType("NodeName", str)
 
 UNSCHEDULABLE_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 TRANSIENT_TAINTS = "node.kubernetes.io/"
+_INTEGER = re.compile(r"[+-]?[0-9]{1,63}")  # a label's value has at most 63 characters
 
 
 class Taint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -29,6 +31,11 @@ class Taint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     value: str = ""
     effect: str = "NoSchedule"
 
+    @property
+    def keeps_away(self) -> bool:
+        """Whether a Pod that does not tolerate it never runs on the node. What comes and goes by itself does not."""
+        return self.effect in UNSCHEDULABLE_EFFECTS and not self.key.startswith(TRANSIENT_TAINTS)
+
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What we need to know of a Node object."""
@@ -37,6 +44,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
+
+    def draws_as(self, other: Node) -> bool:
+        """Whether the same constraints accept both: name, labels and taints are equal."""
+        return self.name == other.name and self.labels == other.labels and self.taints == other.taints
 
 
 class Toleration(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -48,10 +59,15 @@ class Toleration(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     effect: str = ""
 
     def tolerates(self, taint: Taint) -> bool:
-        """Whether the taint does not matter. An operator that we do not know tolerates: too many, never too few."""
+        """Whether the taint does not matter."""
         if self.effect not in ("", taint.effect) or self.key not in ("", taint.key):
             return False
-        return self.operator not in ("", "Equal") or self.value == taint.value
+        return not self.compares_value or self.value == taint.value
+
+    @property
+    def compares_value(self) -> bool:
+        """Whether the value counts. With an operator that we do not know it does not: too many, never too few."""
+        return self.operator in ("", "Equal")
 
 
 class Requirement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -79,11 +95,15 @@ class Requirement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
                 return True
 
     def _compares(self, value: str | None) -> bool:
-        try:
-            have, bound = int(value or ""), int(self.values[0])
-        except (ValueError, IndexError):
+        have, bound = integer_of(value or ""), integer_of(self.values[0] if self.values else "")
+        if have is None or bound is None:
             return False
         return have > bound if self.operator == "Gt" else have < bound
+
+
+def integer_of(value: str) -> int | None:
+    """The number that Gt and Lt compare; None where the value is none. As strconv.ParseInt has it."""
+    return int(value) if _INTEGER.fullmatch(value) else None
 
 
 class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -127,12 +147,20 @@ class Constraints(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         is_named = field_.key == "metadata.name" and field_.operator == "In" and len(field_.values) == 1
         return NodeName(field_.values[0]) if is_named else None
 
-    def _lives_with(self, taint: Taint) -> bool:
+    @property
+    def weight(self) -> int:
+        """The bytes that they take, about."""
+        wishes = [wish for term in self.affinity for wish in (*term.expressions, *term.fields)]
         return (
-            taint.effect not in UNSCHEDULABLE_EFFECTS
-            or taint.key.startswith(TRANSIENT_TAINTS)
-            or any(toleration.tolerates(taint) for toleration in self.tolerations)
+            200
+            + sum(200 + len(key) + len(value) for key, value in self.selector)
+            + 150 * len(self.affinity)
+            + sum(250 + len(wish.key) + 60 * len(wish.values) + sum(map(len, wish.values)) for wish in wishes)
+            + sum(300 + len(each.key) + len(each.value) for each in self.tolerations)
         )
+
+    def _lives_with(self, taint: Taint) -> bool:
+        return not taint.keeps_away or any(toleration.tolerates(taint) for toleration in self.tolerations)
 
 
 ANYWHERE = Constraints()

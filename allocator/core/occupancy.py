@@ -25,12 +25,16 @@ from dataclasses import dataclass, field
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, State
 from allocator.core.counting import Planes, plus
+from allocator.core.node_index import NodeIndex, compiled
 from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
 from allocator.core.scopes import BLOCK, Cover, Scope
 from allocator.core.slots import NodesBySlot, bits, conflicting
 
 IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
+
+LARGEST_IDLE = 32 << 10
+"""Bytes of the constraints of such a scope, about. One with larger ones goes as soon as another is asked for."""
 
 NARROW = 64
 """Nodes of a scope that each of them knows. Of wider scopes every change asks whether they have the node."""
@@ -61,6 +65,7 @@ class Occupancy:
         self._places: list[_Place | None] = []  # by position; None: vacant
         self._positions: dict[NodeName, int] = {}
         self._vacant: list[int] = []
+        self._index = NodeIndex()  # of those that are known
         self._planned = NodesBySlot()
         self._leased = NodesBySlot()
         self._leaving = NodesBySlot()
@@ -68,6 +73,7 @@ class Occupancy:
         self._fixed = [self._leased, self._leaving]  # these and all that stay: who is settled
         self._all = [self._planned, self._leased, self._leaving]  # and those who are not
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
+        self._large: set[Constraints] = set()  # those of scopes that are not kept when they are idle
         self._wide: list[Scope] = []
         self._floating: set[Scope] = set()  # those with unsettled claims
         self._surprising: set[Scope] = set()  # those of them that may land where they do not stand
@@ -82,11 +88,14 @@ class Occupancy:
         self.changes += 1
         position = self._position(node.name)
         place = self._at(position)
+        is_as_before = place.known and node.draws_as(place.node)
         place.node, place.known = node, True
         bit = 1 << position
         self._schedulable = self._schedulable & ~bit if node.unschedulable else self._schedulable | bit
-        for scope in list(self._scopes.values()):
-            self._rescope(scope, position)
+        if is_as_before:
+            return
+        self._index.put(position, node)
+        self._rescope_all(position)
 
     def drop_node(self, name: NodeName) -> None:
         """The Node object is gone. What stands there goes on standing there."""
@@ -97,8 +106,8 @@ class Occupancy:
         place = self._at(position)
         place.node, place.known = Node(name=name), False
         self._schedulable &= ~(1 << position)
-        for scope in list(self._scopes.values()):
-            self._rescope(scope, position)
+        self._index.drop(position)
+        self._rescope_all(position)
         self._forget_if_idle(position)
 
     def names(self) -> list[NodeName]:
@@ -216,17 +225,14 @@ class Occupancy:
             return scope
         if constraints.node_name is not None:
             self._position(constraints.node_name)
-        scope = self._scopes[constraints] = Scope(constraints)
-        for position, place in enumerate(self._places):
-            if place is not None and self._accepts(scope, place):
-                scope.nodes |= 1 << position
+        wanted, named = compiled(constraints), constraints.node_name
+        nodes = self._index.accepting(wanted) if named is None else self.only(named)
+        scope = self._scopes[constraints] = Scope(wanted, nodes)
         self._enrol(scope)
+        if constraints.weight > LARGEST_IDLE:
+            self._large.add(constraints)
         self._evict_idle_scopes()
         return scope
-
-    @staticmethod
-    def _accepts(scope: Scope, place: _Place) -> bool:
-        return (place.known or scope.constraints.node_name is not None) and scope.constraints.accepts(place.node)
 
     def _enrol(self, scope: Scope) -> None:
         """From now on the scope hears of what changes on its nodes."""
@@ -248,11 +254,19 @@ class Occupancy:
         bit = 1 << position
         return [*place.scopes, *(scope for scope in self._wide if scope.nodes & bit)]
 
-    def _rescope(self, scope: Scope, position: int) -> None:
-        """Puts a node into a scope or takes it out, as the constraints say."""
+    def _rescope_all(self, position: int) -> None:
+        """Puts a node that changed into the scopes that accept it now, and takes it out of the others."""
+        place = self._at(position)
+        alone = NodeIndex.of(place.node) if place.known else NodeIndex()
+        for scope in list(self._scopes.values()):
+            named = scope.wanted.node_name
+            is_in = alone.accepting(scope.wanted) != 0 if named is None else named == place.node.name
+            self._rescope(scope, position, now=is_in)
+
+    def _rescope(self, scope: Scope, position: int, *, now: bool) -> None:
+        """Puts a node into a scope or takes it out."""
         place, bit = self._at(position), 1 << position
-        was, now = bool(scope.nodes & bit), self._accepts(scope, place)
-        if was == now:
+        if bool(scope.nodes & bit) == now:
             return
         self._withdraw(scope)
         scope.nodes ^= bit
@@ -267,19 +281,27 @@ class Occupancy:
         self._note_floats(scope)
 
     def _evict_idle_scopes(self) -> None:
+        # The newest stays in any case: its caller is about to use it.
+        newest = next(reversed(self._scopes))
+        for constraints in [each for each in self._large if each is not newest]:
+            if self._scopes[constraints] not in self._floating:
+                self._evict(constraints)
         idle = len(self._scopes) - len(self._floating) - IDLE_SCOPES
         if idle <= 0:
             return
         for constraints, scope in list(self._scopes.items()):
-            # The newest stays in any case: its caller is about to use it.
-            if idle <= 0 or scope is next(reversed(self._scopes.values())):
+            if idle <= 0 or constraints is newest:
                 return
             if scope not in self._floating:
-                del self._scopes[constraints]
-                self._withdraw(scope)
-                for position in () if scope.is_wide else bits(scope.nodes):
-                    self._forget_if_idle(position)
+                self._evict(constraints)
                 idle -= 1
+
+    def _evict(self, constraints: Constraints) -> None:
+        scope = self._scopes.pop(constraints)
+        self._large.discard(constraints)
+        self._withdraw(scope)
+        for position in () if scope.is_wide else bits(scope.nodes):
+            self._forget_if_idle(position)
 
     def _cover(self, scope: Scope, protocol: Protocol, low: int, high: int) -> Cover:
         """The counts of a scope, with all the blocks of [low, high]."""

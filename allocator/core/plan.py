@@ -43,7 +43,7 @@ from allocator.core.matching import (
     somebody_goes,
 )
 from allocator.core.policy import Group, number_groups
-from allocator.core.search import Numbers, Wanted, choices, lowest_free
+from allocator.core.search import Numbers, Demand, choices, lowest_free
 from allocator.core.together import Stage, Together, anyhow
 from hostport.contract import Reason
 
@@ -90,15 +90,15 @@ def place(ask: Ask, world: World, context: Context) -> Placement:
     scope = world.occupancy.scope(context.within)
     if ask.owner.is_pod:
         rank = rank_of(ask.priority, may_preempt=ask.may_preempt)
-        wanted = Wanted(ask, groups, scope, world, context.exempt, rank)
+        wanted = Demand(ask, groups, scope, world, context.exempt, rank)
         return _Pod(wanted, context).placed()
-    return _placed_lease(Wanted(ask, groups, scope, world))
+    return _placed_lease(Demand(ask, groups, scope, world))
 
 
 class _Pod:
     """The way of one Pod's ask. Every way out is `_granted`."""
 
-    def __init__(self, wanted: Wanted, context: Context) -> None:
+    def __init__(self, wanted: Demand, context: Context) -> None:
         self._wanted = wanted
         self._context = context
         self._steps = Steps()
@@ -214,7 +214,7 @@ class _Pod:
         return [refusals.exhausted(ask, wanted.groups, wanted.scope, wanted.world)]
 
 
-def _placed_lease(wanted: Wanted) -> Placement:
+def _placed_lease(wanted: Demand) -> Placement:
     """A lease stands at once: where nobody has its numbers, and where no unsettled claim could land with them.
 
     Raises:
@@ -243,13 +243,13 @@ def _placed_lease(wanted: Wanted) -> Placement:
     raise Refused(refusals.exhausted(ask, groups, scope, world))
 
 
-def _leased(wanted: Wanted, numbers: Numbers, nodes: int) -> Placement:
+def _leased(wanted: Demand, numbers: Numbers, nodes: int) -> Placement:
     warnings = refusals.cautions(wanted.ask, wanted.groups, wanted.scope, wanted.world)
     node = wanted.world.occupancy.pick(nodes)
     return Placement(_ports(wanted.ask, wanted.groups, numbers), node, tuple(warnings))
 
 
-def fixed_of(wanted: Wanted) -> refusals.Fixed:
+def fixed_of(wanted: Demand) -> refusals.Fixed:
     """The ports whose numbers are not ours to choose."""
     return [
         (wanted.ask.ports[member], key_of(wanted.ask.ports[member], group.number))
@@ -259,7 +259,7 @@ def fixed_of(wanted: Wanted) -> refusals.Fixed:
     ]
 
 
-def _asked(wanted: Wanted, numbers: Numbers) -> refusals.Fixed:
+def _asked(wanted: Demand, numbers: Numbers) -> refusals.Fixed:
     ports = (wanted.ask.ports[member] for group in wanted.groups for member in group.members)
     return list(zip(ports, wanted.keys(numbers), strict=True))
 

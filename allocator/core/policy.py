@@ -9,14 +9,20 @@ A group's number is fixed here, or left open (0) for Dynamic, which `plan` then 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused
-from allocator.core.ports import MAX_PORT, PortKey, Protocol, format_numbers, normalise_ip, span
+from allocator.core.ports import MAX_PORT, WILDCARD, PortKey, Protocol, format_numbers, normalise_ip, span
+from allocator.core.sized import Sized
 from hostport.contract import Reason
+
+KEPT_BYTES = 8 << 20
+"""Of the answers that are kept for the next Pod of a workload."""
+
+PORT_BYTES = 400
+"""That a port of such an answer takes, about, besides its names."""
 
 
 class Group(msgspec.Struct, frozen=True, gc=False):
@@ -34,18 +40,21 @@ def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
     the first.
     """
     groups: list[tuple[list[int], int]] = []
-    by_port: dict[tuple[str, int], list[int]] = {}  # (container, containerPort) → indexes into groups
+    # (container, containerPort, protocol) → indexes of the groups that lack this protocol
+    lacking: dict[tuple[str, int, Protocol], list[int]] = {}
     for position, port in enumerate(ask.ports):
-        siblings = by_port.setdefault((port.container, port.container_port), [])
-        for at in siblings if port.container_port else ():
+        candidates = lacking.get((port.container, port.container_port, port.protocol), ())
+        for at in candidates if port.container_port else ():
             members, number = groups[at]
-            is_new_protocol = all(ask.ports[member].protocol is not port.protocol for member in members)
-            if is_new_protocol and (not number or not port.host_port or number == port.host_port):
+            if not number or not port.host_port or number == port.host_port:
                 members.append(position)
                 groups[at] = (members, number or port.host_port)
+                lacking[port.container, port.container_port, port.protocol].remove(at)
                 break
         else:
-            siblings.append(len(groups))
+            for protocol in Protocol:
+                if protocol is not port.protocol:
+                    lacking.setdefault((port.container, port.container_port, protocol), []).append(len(groups))
             groups.append(([position], port.host_port))
     return groups
 
@@ -59,10 +68,17 @@ def number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
         Refused: everything that is wrong with the request itself, all mistakes together.
 
     """
-    return _number_groups(ask.form, reserved)
+    form = ask.form
+    groups = _kept.get((form, reserved))
+    if groups is None:
+        groups = _number_groups(form, reserved)
+        _kept.put((form, reserved), groups, sum(PORT_BYTES + len(p.container) + len(p.name) for p in form.ports))
+    return groups
 
 
-@lru_cache(maxsize=1024)
+_kept: Sized[tuple[Ask, int], tuple[Group, ...]] = Sized(KEPT_BYTES)
+
+
 def _number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
     mistakes: list[Mistake] = []
     found = groups_of(ask)
@@ -154,16 +170,24 @@ def _dynamic_mistakes(ask: Ask, reserved: int) -> list[Mistake]:
 def _collisions(ask: Ask, groups: Sequence[Group]) -> list[Mistake]:
     """Two of the owner's own ports on one number would conflict with each other on every node."""
     mistakes = []
-    seen: dict[tuple[Protocol, int], list[tuple[PortKey, PortAsk]]] = {}
+    seen: dict[tuple[Protocol, int], dict[str, PortAsk]] = {}  # by address, in port order
     for group in groups:
         for member in group.members if group.number else ():
             port = ask.ports[member]
             key = PortKey(normalise_ip(port.host_ip), port.protocol, group.number)
-            earlier = seen.setdefault((port.protocol, group.number), [])
-            for other_key, other in earlier:
-                if key.conflicts_with(other_key):
-                    message = f"{port} and {other} would both get {key}. Give them different numbers"
-                    mistakes.append(Mistake(Reason.OWN_PORTS_COLLIDE, f"ports[{member}]", message))
-                    break
-            earlier.append((key, port))
+            earlier = seen.setdefault((port.protocol, group.number), {})
+            other = _first_conflict(key.ip, earlier)
+            if other is not None:
+                message = f"{port} and {other} would both get {key}. Give them different numbers"
+                mistakes.append(Mistake(Reason.OWN_PORTS_COLLIDE, f"ports[{member}]", message))
+            earlier.setdefault(key.ip, port)
     return mistakes
+
+
+def _first_conflict(ip: str, earlier: Mapping[str, PortAsk]) -> PortAsk | None:
+    """The first port whose address conflicts with this one. Two look-ups where there is none: there may be hundreds."""
+    if ip == WILDCARD:
+        return next(iter(earlier.values()), None)
+    if ip not in earlier and WILDCARD not in earlier:
+        return None
+    return next(port for address, port in earlier.items() if address in {ip, WILDCARD})

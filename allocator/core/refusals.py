@@ -14,7 +14,7 @@ from allocator.core.matching import World, free_nodes, open_for_lease
 from allocator.core.policy import Group
 from allocator.core.ports import PortKey, format_numbers, span
 from allocator.core.scopes import Scope
-from allocator.core.search import Numbers, Wanted, usable
+from allocator.core.search import Numbers, Demand, usable
 from hostport.contract import Notice, Reason
 
 SHOWN_HOLDERS = 3
@@ -42,7 +42,7 @@ def reserved(ask: Ask, groups: Sequence[Group], numbers: Numbers, world: World) 
             yield Mistake(Reason.PORT_RESERVED, "range", f"{number} is reserved in this cluster. Choose another range")
 
 
-def undecided(wanted: Wanted) -> str:
+def undecided(wanted: Demand) -> str:
     """What is said when the search was cut off."""
     what = f"{len(wanted.ask.ports)} ports" if len(wanted.ask.ports) > 1 else "a port"
     return (

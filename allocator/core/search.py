@@ -46,7 +46,7 @@ Taken = Callable[[Protocol, int, int], int]
 
 
 @dataclass(eq=False)
-class Wanted:
+class Demand:
     """An ask with its port groups, and the scope where it may land.
 
     exempt: claims that do not conflict with it. rank: whom it may preempt.
@@ -158,7 +158,7 @@ def is_anywhere(kind: Kind) -> bool:
     return all(ip == WILDCARD for _, ip in kind)
 
 
-def choices(wanted: Wanted, *, previous: Numbers, used: Iterator[Numbers]) -> Iterator[Numbers]:
+def choices(wanted: Demand, *, previous: Numbers, used: Iterator[Numbers]) -> Iterator[Numbers]:
     """Numbers for each group, fixed ones included, the best first; a few, and never a proof.
 
     Args:
@@ -180,7 +180,7 @@ def choices(wanted: Wanted, *, previous: Numbers, used: Iterator[Numbers]) -> It
         yield from _roomiest(wanted, used)
 
 
-def _is_counted(wanted: Wanted) -> bool:
+def _is_counted(wanted: Demand) -> bool:
     """Counts the numbers of the range, if that is not done; False where it takes more than this ask."""
     build, ask = wanted.world.occupancy.build, wanted.ask
     protocols = {protocol for kind in wanted.kinds for protocol in protocols_of(kind)}
@@ -234,7 +234,7 @@ def _unreserved(low: int, high: int, world: World) -> int:
     return span(0, high - low) & ~(world.reserved >> low)
 
 
-def _is_allowed(numbers: Numbers, wanted: Wanted) -> bool:
+def _is_allowed(numbers: Numbers, wanted: Demand) -> bool:
     """Whether numbers from elsewhere are such as the ask could have got."""
     groups, ask = wanted.groups, wanted.ask
     if len(numbers) != len(groups) or len(set(numbers)) != len(numbers):
@@ -247,7 +247,7 @@ def _is_allowed(numbers: Numbers, wanted: Wanted) -> bool:
     )
 
 
-def _roomiest(wanted: Wanted, used: Iterator[Numbers]) -> Iterator[Numbers]:
+def _roomiest(wanted: Demand, used: Iterator[Numbers]) -> Iterator[Numbers]:
     """Tuples in use, then the roomiest number for each group by itself."""
     loads = {kind: wanted.loads(kind) for kind in set(wanted.kinds)}
     stuck = {kind: wanted.on_each_node(kind, wanted.world.occupancy.stuck) for kind in loads}

@@ -19,7 +19,7 @@ from itertools import combinations, islice
 from allocator.core.counting import Planes, at_least
 from allocator.core.matching import Steps, free_nodes, open_for_lease, open_nodes, unplanned
 from allocator.core.ports import PortKey
-from allocator.core.search import Kind, Numbers, Wanted, by_load, is_anywhere, protocols_of
+from allocator.core.search import Kind, Numbers, Demand, by_load, is_anywhere, protocols_of
 from allocator.core.slots import bits
 
 NUMBER_STEPS = 0.2
@@ -44,7 +44,7 @@ class Stage(Enum):
 class Together:
     """One stage of the search for one ask."""
 
-    def __init__(self, wanted: Wanted, stage: Stage, steps: Steps) -> None:
+    def __init__(self, wanted: Demand, stage: Stage, steps: Steps) -> None:
         self._wanted = wanted
         self._stage = stage
         self._steps = steps
@@ -240,7 +240,7 @@ class Together:
         yield [self._low + next(rest[kind]) for kind in self._wanted.kinds]
 
 
-def anyhow(wanted: Wanted) -> Numbers:
+def anyhow(wanted: Demand) -> Numbers:
     """Numbers for a Pod that fits nowhere now: those that most nodes will have, none that is leased on a candidate.
 
     Empty where there are not enough.

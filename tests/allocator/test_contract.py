@@ -39,8 +39,12 @@ def pod(name: str = "web-0", ports: Sequence[pb.PortRequest] | None = None, **fi
 
 def lease(**fields: Any) -> pb.AllocateRequest:
     return pb.AllocateRequest(
-        owner=pb.Owner(kind="Relay", name="r1"),
-        **{"policy": pb.POLICY_DYNAMIC, "ports": [pb.PortRequest()], **fields},
+        **{
+            "owner": pb.Owner(kind="Relay", name="r1"),
+            "policy": pb.POLICY_DYNAMIC,
+            "ports": [pb.PortRequest()],
+            **fields,
+        },
     )
 
 
@@ -56,15 +60,63 @@ def static(number: int) -> dict[str, Any]:
     return {"policy": pb.POLICY_STATIC, "ports": ports(80, host_port=number)}
 
 
+def affinity(terms: int, expressions: int = 1, values: int = 1, length: int = 1) -> pb.NodeConstraints:
+    required = pb.NodeRequirement(key="k", operator="In", values=["v" * length] * values)
+    term = pb.NodeTerm(match_expressions=[required] * expressions)
+    return pb.NodeConstraints(required_affinity=[term] * terms)
+
+
+LABEL = "Give the nodes that are meant one label, and ask for that"
+EXISTS = 'Use operator "Exists", which tolerates every value of a taint'
+
+# Constraints that are one too many, and what is said.
+TOO_COMPLEX = [
+    ("terms", affinity(257), f"257 terms of required node affinity are more than 256. {LABEL}"),
+    (
+        "expressions",
+        affinity(205, expressions=5),
+        f"1,025 expressions in all terms of required node affinity are more than 1,024. {LABEL}",
+    ),
+    (
+        "values",
+        affinity(1, values=4097),
+        f"4,097 values in all expressions of required node affinity are more than 4,096. {LABEL}",
+    ),
+    (
+        "entries of the selector",
+        pb.NodeConstraints(node_selector={f"k{at}": "v" for at in range(257)}),
+        f"257 entries of a node selector are more than 256. {LABEL}",
+    ),
+    (
+        "tolerations",
+        pb.NodeConstraints(tolerations=[pb.Toleration(key=f"k{at}") for at in range(257)]),
+        f"257 tolerations are more than 256. {EXISTS}",
+    ),
+    (
+        "bytes",
+        affinity(1, values=4000, length=40),
+        f"168,015 bytes of node selector, required node affinity and tolerations are more than 131,072. {LABEL}",
+    ),
+]
 # Requests that are wrong in themselves, one or more for each reason.
 MISTAKES = [
     (Reason.INVALID_REQUEST, "no owner", pb.AllocateRequest(ports=ports(80))),
     (Reason.INVALID_REQUEST, "no namespace", pb.AllocateRequest(owner=pb.Owner(kind="Pod"), ports=ports(80))),
     (Reason.INVALID_REQUEST, "a long request_id", pod(request_id="x" * 129)),
+    (Reason.INVALID_REQUEST, "a long namespace", lease(owner=pb.Owner(kind="Relay", namespace="x" * 254))),
+    (Reason.INVALID_REQUEST, "a long allocation_id", pod(allocation_id="x" * 129)),
+    (Reason.INVALID_REQUEST, "a long controller", pod(controller=pb.Controller(name="x" * 254))),
+    (Reason.INVALID_REQUEST, "a long node", pod(constraints=pb.NodeConstraints(node_name="x" * 254))),
+    (
+        Reason.INVALID_REQUEST,
+        "a long zone",
+        pod(ports=[pb.PortRequest(container_port=1, host_ip="fe80::1%" + "x" * 99)]),
+    ),
     (Reason.INVALID_REQUEST, "no such protocol", pod(ports=[pb.PortRequest(container_port=1, protocol=9)])),  # type: ignore[arg-type]
     (Reason.INVALID_REQUEST, "no address", pod(ports=[pb.PortRequest(container_port=1, host_ip="home")])),
     (Reason.NO_PORTS, "an empty port list", pod(ports=[])),
     (Reason.TOO_MANY_PORTS, "1,000 ports", pod(ports=ports(*range(1, 1001)))),
+    *((Reason.TOO_COMPLEX, f"too many {case}", pod(constraints=constraints)) for case, constraints, _ in TOO_COMPLEX),
     (Reason.UNKNOWN_POLICY, "no such policy", pod(policy=9)),
     (Reason.UNKNOWN_VALUE, "no such when_full", pod(when_full=9)),
     (Reason.NUMBER_OUT_OF_RANGE, "a port beyond the last", pod(ports=ports(65536))),
@@ -113,6 +165,26 @@ async def test_a_request_that_is_wrong_is_refused_and_changes_nothing(
 
     assert await refusal(service.stub.Allocate(request_)) == (reason.code, reason, [reason])
     assert state(service) == before
+
+
+@pytest.mark.parametrize(("_case", "constraints", "said"), TOO_COMPLEX, ids=[case for case, _, _ in TOO_COMPLEX])
+async def test_what_is_too_complex_is_told_with_its_count_and_the_bound(
+    service: Running, _case: str, constraints: pb.NodeConstraints, said: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.stub.Allocate(pod(constraints=constraints))
+
+    assert caught.value.details() == said
+
+
+async def test_the_largest_constraints_that_are_let_in_are_answered(service: Running) -> None:
+    largest = affinity(256, expressions=4, values=4)
+    largest.tolerations.extend(pb.Toleration(key=f"k{at}") for at in range(256))
+    largest.node_selector.update({f"k{at}": "v" for at in range(256)})
+
+    allocated = await service.stub.Allocate(pod(constraints=largest))
+
+    assert len(allocated.allocation.ports) == 1
 
 
 async def test_several_mistakes_are_reported_together(service: Running) -> None:

@@ -154,8 +154,9 @@ async def test_a_denial_is_told_to_the_owner_of_the_pod(full: Running) -> None:
         {"controller": None},
         {"owner": pb.Owner(kind="Pod", namespace="demo", name="web-0")},
         {"owner": pb.Owner(kind="Relay", name="r1")},
+        {"controller": pb.Controller(api_version="apps/v1", kind="ReplicaSet", name="x" * 254)},
     ],
-    ids=["a preview", "an older shim", "a bare Pod", "a lease"],
+    ids=["a preview", "an older shim", "a bare Pod", "a lease", "a name that nothing has"],
 )
 async def test_nothing_is_told_where_there_is_nobody_to_tell(full: Running, fields: dict[str, Any]) -> None:
     assert await denied(full, asking(**fields)) == []

@@ -205,7 +205,7 @@ def test_annotation_mistakes_come_before_the_missing_ports() -> None:
 
 # -- bodies that are no review
 
-DEEP = "[" * 100_000
+DEEP = '{"x":' + "[" * 100_000
 
 
 @pytest.mark.parametrize(

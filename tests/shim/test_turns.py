@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from shim.turns import Turns
+from shim.turns import HEAVY, Turns
 
 
 async def test_work_that_comes_at_once_begins_a_few_pieces_a_turn_and_in_its_order() -> None:
@@ -36,3 +36,19 @@ async def test_work_that_comes_a_piece_at_a_time_never_waits() -> None:
         turns.begin(partial(begun.append, number))
         assert begun == list(range(number + 1))
         await asyncio.sleep(0)
+
+
+async def test_a_large_piece_counts_as_many_and_ends_its_turn() -> None:
+    turns, begun = Turns(3), list[str]()
+    for name, size in (("small", 0), ("large", 3 * HEAVY), ("other", 3 * HEAVY), ("last", 0)):
+        turns.begin(partial(begun.append, name), size)
+    seen = [list(begun)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+        seen.append(list(begun))
+    assert seen == [
+        ["small", "large"],
+        ["small", "large", "other"],
+        ["small", "large", "other", "last"],
+        ["small", "large", "other", "last"],
+    ]

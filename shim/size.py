@@ -1,0 +1,168 @@
+"""How much a Pod says, counted before anything is made of it; and how large its patch could be. Pure.
+
+Rules:
+
+* Whatever is walked later is counted here, so that no walk is longer than its bound.
+* Only lengths are looked at: what has a wrong type is told by whoever reads it.
+* A patch is foretold from above. It is never larger than that, so that nothing is allocated for a Pod whose patch could
+  not be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from hostport.bounds import LONGEST_ADDRESS, LONGEST_NAME, MOST_PORTS, Bound
+from hostport.contract import Reason
+from shim.env import PREFIX, variable_part
+from shim.outcomes import Mistake, mistake
+from shim.pods import Pod
+from shim.settings import ALLOCATED
+
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+AFFINITY = f"spec.affinity.nodeAffinity.{REQUIRED}"
+
+# Bytes of a patch, each at least what it can take, less the names in it.
+_FIXED = 1000  # hostNetwork, dnsPolicy, the annotations that every Pod gets
+_PORT = 380  # containerPort and hostPort, an annotation, an entry of the table
+_PROBE = 120
+_CONTAINER = 250  # the operation, and HOSTPORT_HOST_IP
+_VARIABLE = 30
+_OPERATION = 70
+_REMOVAL = 70
+
+_encode = msgspec.json.Encoder().encode
+
+
+def too_large(raw: Any) -> tuple[Mistake, ...]:
+    """Everything that a Pod has too much of; `raw` is what came, as a map or skimmed."""
+    metadata, spec = _map(raw, "metadata"), _map(raw, "spec")
+    containers = [*_list(spec, "containers"), *_list(spec, "initContainers")]
+    counted = tuple(
+        mistake(Reason.TOO_COMPLEX, field, bound.told(count))
+        for field, bound, count in (*_metadata_sizes(metadata), *_spec_sizes(spec), *_affinity_sizes(spec))
+        if count > bound.most
+    )
+    ports = sum(len(_list(container, "ports")) for container in containers)
+    if ports > MOST_PORTS:
+        counted += (mistake(Reason.TOO_MANY_PORTS, "", f"{ports} ports are more than {MOST_PORTS}"),)
+    return counted or tuple(_too_long(metadata, spec))
+
+
+def too_large_a_patch(pod: Pod, *, inject_env: bool) -> tuple[Mistake, ...]:
+    """What is wrong with a Pod whose patch could be larger than one may be."""
+    count = patch_bytes(pod, inject_env=inject_env)
+    if count <= Bound.PATCH.most:
+        return ()
+    return (mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.PATCH.told(count)),)
+
+
+def patch_bytes(pod: Pod, *, inject_env: bool) -> int:
+    """The bytes that the patch of a Pod takes at most."""
+    names = sum(3 * _width(port.name) + 3 * _width(port.container) for port in pod.ports)
+    stale = [name for name in pod.annotations if name.startswith(ALLOCATED)]
+    probes = sum(len(container.probes) for container in pod.containers)
+    size = _FIXED + names + _PORT * len(pod.ports) + _PROBE * probes
+    size += sum(_REMOVAL + 2 * _width(name) for name in stale)
+    return size + (_env_bytes(pod) if inject_env else 0)
+
+
+def _env_bytes(pod: Pod) -> int:
+    """Every container gets the same number of variables: each name, and once more where several containers have it."""
+    holders: dict[str, set[int]] = {}
+    names: set[str] = set()
+    for at, container in enumerate(pod.containers):
+        for port in container.ports:
+            holders.setdefault(variable_part(port.name), set()).add(at)
+    for at, port in enumerate(pod.ports):
+        suffix = variable_part(port.name)
+        whole = suffix or f"{at:05}"  # its number stands there, of five digits at most; it may have been another before
+        names.add(PREFIX + whole)
+        if not suffix or len(holders[suffix]) > 1:
+            names.add(f"{PREFIX}{variable_part(port.container)}_{whole}")
+    letters = sum(len(_encode(name)) for name in names)
+    size = 0
+    for container in pod.containers:
+        each = _VARIABLE if container.env is None else _VARIABLE + _OPERATION
+        ours = sum(1 for entry in container.env or () if (entry.get("name") or "").startswith(PREFIX))
+        size += _CONTAINER + letters + each * len(names) + _REMOVAL * ours
+    return size
+
+
+def _width(text: str) -> int:
+    """The bytes of a text as JSON within JSON."""
+    return len(_encode(_encode(text).decode())) - 2
+
+
+def _metadata_sizes(metadata: Any) -> Iterator[tuple[str, Bound, int]]:
+    annotations = _entries(metadata, "annotations")
+    characters = sum(len(name) + len(value) for name, value in annotations.items() if isinstance(value, str))
+    yield "metadata.annotations", Bound.ANNOTATIONS, len(annotations)
+    yield "metadata.annotations", Bound.ANNOTATION_BYTES, characters
+    yield "metadata.ownerReferences", Bound.OWNERS, len(_list(metadata, "ownerReferences"))
+    yield "metadata.managedFields", Bound.MANAGERS, len(_list(metadata, "managedFields"))
+
+
+def _spec_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
+    containers = [*_list(spec, "containers"), *_list(spec, "initContainers")]
+    yield "spec.containers", Bound.CONTAINERS, len(containers)
+    variables = sum(len(_list(container, "env")) for container in containers)
+    yield "spec.containers", Bound.ENV, variables
+    yield "spec.nodeSelector", Bound.SELECTOR, len(_entries(spec, "nodeSelector"))
+    yield "spec.tolerations", Bound.TOLERATIONS, len(_list(spec, "tolerations"))
+    yield "spec.securityContext.sysctls", Bound.SYSCTLS, len(_list(_map(spec, "securityContext"), "sysctls"))
+
+
+def _affinity_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
+    """Terms, and what is in them as long as they are not too many."""
+    terms = _list(_map(_map(_map(spec, "affinity"), "nodeAffinity"), REQUIRED), "nodeSelectorTerms")
+    yield AFFINITY, Bound.TERMS, len(terms)
+    if len(terms) > Bound.TERMS.most:
+        return
+    keys = ("matchExpressions", "matchFields")
+    yield AFFINITY, Bound.EXPRESSIONS, sum(len(_list(term, key)) for term in terms for key in keys)
+    expressions = [each for term in terms for key in keys for each in _list(term, key)]
+    yield AFFINITY, Bound.VALUES, sum(len(_list(each, "values")) for each in expressions)
+
+
+def _too_long(metadata: Any, spec: Any) -> Iterator[Mistake]:
+    """Text that is sent, kept or shown, and is longer than Kubernetes has it."""
+    yield from _long(metadata, "metadata", ("name", "generateName", "namespace"))
+    for at, owner in enumerate(_list(metadata, "ownerReferences")):
+        yield from _long(owner, f"metadata.ownerReferences[{at}]", ("apiVersion", "kind", "name", "uid"))
+    yield from _long(spec, "spec", ("nodeName",))
+    for key in ("containers", "initContainers"):
+        for at, container in enumerate(_list(spec, key)):
+            yield from _long(container, f"spec.{key}[{at}]", ("name",))
+            for position, port in enumerate(_list(container, "ports")):
+                yield from _long(port, f"spec.{key}[{at}].ports[{position}]", ("name",))
+                yield from _long(port, f"spec.{key}[{at}].ports[{position}]", ("hostIP",), LONGEST_ADDRESS)
+
+
+def _long(parent: Any, path: str, keys: tuple[str, ...], most: int = LONGEST_NAME) -> Iterator[Mistake]:
+    for key in keys:
+        text = _at(parent, key)
+        if isinstance(text, str) and len(text) > most:
+            yield mistake(Reason.INVALID_REQUEST, f"{path}.{key}", f"it has {len(text):,} characters, more than {most}")
+
+
+def _map(parent: Any, key: str) -> Any:
+    value = _at(parent, key)
+    return {} if value is None or isinstance(value, list) else value
+
+
+def _entries(parent: Any, key: str) -> dict[str, Any]:
+    value = _at(parent, key)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(parent: Any, key: str) -> list[Any]:
+    value = _at(parent, key)
+    return value if isinstance(value, list) else []
+
+
+def _at(parent: Any, key: str) -> Any:
+    return parent.get(key) if hasattr(parent, "get") else None

@@ -1,0 +1,334 @@
+"""Large bodies are skimmed: only the fields that are looked at become objects. Pure.
+
+A review of 3 MiB can hold a million lists, or numbers that take microseconds each: to make objects of all of them takes
+up to a second, in which nobody is answered. To pass over them takes milliseconds.
+
+Rules:
+
+* What comes out is what `msgspec.json.decode` makes of the body, less the fields that nobody reads.
+* What is counted is counted before objects are made of it: braces, and the entries of maps.
+* Numbers stay text until their count is known, since one of 4,300 digits takes as long as a thousand others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hostport.bounds import Bound
+from hostport.contract import Reason
+from shim.outcomes import Mistake, mistake
+from shim.size import too_large
+
+SMALL = 64 << 10
+"""Bytes up to which a body is read whole: whatever it says, that takes less than 25 ms."""
+
+LONGEST_READ = 64
+"""Bytes of a number that are read. What is longer is no port, and comes out as text."""
+
+PREFIX = "HOSTPORT_"
+
+Unread = msgspec.Raw | msgspec.UnsetType
+
+
+class TooComplexError(ValueError):
+    """The user's fault: there is more of something than may be. `skim_outer` tells whose review it is."""
+
+    def __init__(self, *mistakes: Mistake) -> None:
+        super().__init__("; ".join(map(str, mistakes)))
+        self.mistakes = mistakes
+
+
+class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """Some fields of an object; null is absent."""
+
+    def get(self, key: str) -> Any:
+        """The value at a key, as of the object."""
+        return getattr(self, _ATTRIBUTES.get(key, ""), None)
+
+
+class _Handler(_Fields):
+    port: Unread = msgspec.UNSET
+    host: str | None = None
+
+
+class _Probe(_Fields):
+    http_get: _Handler | None = None
+    tcp_socket: _Handler | None = None
+    grpc: _Handler | None = None
+
+
+class _Lifecycle(_Fields):
+    post_start: _Probe | None = None
+    pre_stop: _Probe | None = None
+
+
+class _Port(_Fields):
+    name: str | None = None
+    protocol: str | None = None
+    container_port: Unread = msgspec.UNSET
+    host_port: Unread = msgspec.UNSET
+    host_ip: str | None = msgspec.field(default=None, name="hostIP")
+
+
+class _FieldRef(_Fields):
+    api_version: str | None = None
+    field_path: str | None = None
+
+
+class _Source(_Fields):
+    field_ref: _FieldRef | None = None
+
+
+class _Variable(_Fields):
+    name: str | None = None
+    value: str | None = None
+    value_from: Unread = msgspec.UNSET
+
+
+class _Container(_Fields):
+    name: str | None = None
+    restart_policy: str | None = None
+    ports: list[_Port] | None = None
+    env: list[_Variable] | None = None
+    liveness_probe: _Probe | None = None
+    readiness_probe: _Probe | None = None
+    startup_probe: _Probe | None = None
+    lifecycle: _Lifecycle | None = None
+
+
+class _Requirement(_Fields):
+    key: str | None = None
+    operator: str | None = None
+    values: list[str] | None = None
+
+
+class _Term(_Fields):
+    match_expressions: list[_Requirement] | None = None
+    match_fields: list[_Requirement] | None = None
+
+
+class _Selector(_Fields):
+    node_selector_terms: list[_Term] | None = None
+
+
+class _NodeAffinity(_Fields):
+    required: _Selector | None = msgspec.field(default=None, name="requiredDuringSchedulingIgnoredDuringExecution")
+
+
+class _Affinity(_Fields):
+    node_affinity: _NodeAffinity | None = None
+
+
+class _Toleration(_Fields):
+    key: str | None = None
+    operator: str | None = None
+    value: str | None = None
+    effect: str | None = None
+
+
+class _Named(_Fields):
+    name: str | None = None
+
+
+class _Security(_Fields):
+    sysctls: list[_Named] | None = None
+
+
+class _Spec(_Fields):
+    node_name: str | None = None
+    node_selector: Unread = msgspec.UNSET
+    affinity: _Affinity | None = None
+    tolerations: list[_Toleration] | None = None
+    host_network: bool | None = None
+    host_users: bool | None = None
+    hostname_override: str | None = None
+    dns_policy: str | None = None
+    priority: int | None = None
+    preemption_policy: str | None = None
+    security_context: _Security | None = None
+    os: _Named | None = None
+    containers: list[_Container] | None = None
+    init_containers: list[_Container] | None = None
+
+
+class _Owner(_Fields):
+    controller: bool | None = None
+    api_version: str | None = None
+    kind: str | None = None
+    name: str | None = None
+    uid: str | None = None
+
+
+class _Manager(_Fields):
+    operation: str | None = None
+
+
+class _Labels(_Fields):
+    pod_index: str | None = msgspec.field(default=None, name="apps.kubernetes.io/pod-index")
+    completion_index: str | None = msgspec.field(default=None, name="batch.kubernetes.io/job-completion-index")
+
+
+class _Metadata(_Fields):
+    name: str | None = None
+    generate_name: str | None = None
+    namespace: str | None = None
+    labels: _Labels | None = None
+    annotations: Unread = msgspec.UNSET
+    owner_references: list[_Owner] | None = None
+    managed_fields: list[_Manager] | None = None
+
+
+class _Pod(_Fields):
+    metadata: _Metadata | None = None
+    spec: _Spec | None = None
+
+
+class _Kind(_Fields):
+    group: str | None = None
+    version: str | None = None
+    kind: str | None = None
+
+
+class _Request(_Fields):
+    uid: str | None = None
+    kind: _Kind | None = None
+    operation: str | None = None
+    sub_resource: str | None = None
+    namespace: str | None = None
+    dry_run: bool | None = None
+    object: _Pod | None = None
+
+
+class _Review(_Fields):
+    api_version: str | None = None
+    kind: str | None = None
+    request: _Request | None = None
+
+
+_COUNTED = (_Pod, _Metadata, _Spec, _Container, _Port, _Owner, _Security)
+_COUNTED_IN_AFFINITY = (_Affinity, _NodeAffinity, _Selector, _Term, _Requirement)
+_ATTRIBUTES = {
+    name: attribute
+    for each in (*_COUNTED, *_COUNTED_IN_AFFINITY)
+    for attribute, name in zip(each.__struct_fields__, each.__struct_encode_fields__, strict=True)
+}
+
+
+class _Wants(_Fields):
+    """Whether somebody asks for ports: the first thing that is known of a Pod."""
+
+    enabled: str | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="hostport.io/enabled")
+    mirror: str | msgspec.UnsetType | None = msgspec.field(default=msgspec.UNSET, name="kubernetes.io/config.mirror")
+
+
+class _OuterMetadata(_Fields):
+    name: str | None = None
+    generate_name: str | None = None
+    namespace: str | None = None
+    annotations: _Wants | None = None
+
+
+class _OuterPod(_Fields):
+    metadata: _OuterMetadata | None = None
+
+
+class _OuterRequest(_Fields):
+    uid: str | None = None
+    kind: _Kind | None = None
+    operation: str | None = None
+    sub_resource: str | None = None
+    namespace: str | None = None
+    dry_run: bool | None = None
+    object: _OuterPod | None = None
+
+
+class _OuterReview(_Fields):
+    api_version: str | None = None
+    kind: str | None = None
+    request: _OuterRequest | None = None
+
+
+_decode_outer = msgspec.json.Decoder(_OuterReview).decode
+_decode = msgspec.json.Decoder(_Review).decode
+_decode_map = msgspec.json.Decoder(dict[str, str | None] | None).decode
+_decode_source = msgspec.json.Decoder(_Source | None).decode
+
+
+def skim_outer(body: str) -> dict[str, Any]:
+    """Whose review it is, and whether its Pod asks for ports.
+
+    Raises:
+        msgspec.DecodeError, RecursionError: it is none.
+
+    """
+    return _plain(_decode_outer(body))
+
+
+def skim(body: str) -> dict[str, Any]:
+    """The fields of a review that are looked at.
+
+    Raises:
+        TooComplexError: its Pod has more of something than may be.
+        msgspec.DecodeError, RecursionError: it is no review.
+
+    """
+    objects = body.count("{")
+    if objects > Bound.OBJECTS.most:
+        raise TooComplexError(_too_complex("", Bound.OBJECTS, objects))
+    review = _decode(body)
+    pod = review.request.object if review.request else None
+    if pod is not None:
+        _read_maps(pod)
+        wrong = too_large(pod)
+        if wrong:
+            raise TooComplexError(*wrong)
+        for container in (*(pod.spec.containers or ()), *(pod.spec.init_containers or ())) if pod.spec else ():
+            for variable in container.env or ():
+                variable.value_from = _source(variable)
+    return _plain(review)
+
+
+def _read_maps(pod: _Pod) -> None:
+    if pod.metadata is not None:
+        pod.metadata.annotations = _map(pod.metadata.annotations, "metadata.annotations", Bound.ANNOTATIONS)
+    if pod.spec is not None:
+        pod.spec.node_selector = _map(pod.spec.node_selector, "spec.nodeSelector", Bound.SELECTOR)
+
+
+def _map(raw: Any, field: str, bound: Bound) -> Any:
+    """A map of text, or None.
+
+    Every entry begins with a quotation mark that no backslash stands before, and so does its value.
+    """
+    text = b"null" if raw is msgspec.UNSET else bytes(raw)
+    marks = text.count(b'"') - text.count(b'\\"')
+    if marks > 4 * bound.most:
+        raise TooComplexError(_too_complex(field, bound, marks // 4))
+    return _decode_map(text)
+
+
+def _too_complex(field: str, bound: Bound, count: int) -> Mistake:
+    return mistake(Reason.TOO_COMPLEX, field, bound.told(count))
+
+
+def _source(variable: _Variable) -> Any:
+    """Where a variable of ours has its value from, as far as that matters. Other people's do not."""
+    raw = variable.value_from
+    if raw is msgspec.UNSET or not (variable.name or "").startswith(PREFIX):
+        return msgspec.UNSET
+    source = _decode_source(raw)
+    is_other = source is not None and source.field_ref is None and bytes(raw).strip(b"{} \t\r\n")
+    return {"other": {}} if is_other else source
+
+
+def _plain(review: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(review, enc_hook=_short)
+    return plain
+
+
+def _short(raw: Any) -> Any:
+    """A number, or what stands in its place."""
+    text = bytes(raw)
+    return msgspec.json.decode(text) if len(text) <= LONGEST_READ else text[:LONGEST_READ].decode(errors="replace")

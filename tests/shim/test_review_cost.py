@@ -1,0 +1,258 @@
+"""What the largest reviews cost: the CPU of one turn of the event loop, whatever stands in a body of 3 MiB."""
+
+from __future__ import annotations
+
+import gc
+import json
+from bisect import bisect_left
+from contextlib import suppress
+from time import process_time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hostport.bounds import LARGEST_ANSWER, MOST_PORTS, Bound
+from hostport.contract import Reason
+from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from shim.admission import Answer, admit
+from shim.mutate import LARGEST_REVIEW
+from shim.outcomes import Refused, Unreachable
+from shim.patch import build_patch
+from shim.pods import parse_pod
+from shim.review import Ask, Options, ReviewError, parse_review
+from shim.size import patch_bytes
+
+Json = dict[str, Any]
+MOST_MILLISECONDS = 50
+HEAD = (
+    b'{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE",'
+    b'"kind":{"group":"","version":"v1","kind":"Pod"},"dryRun":true,"object":'
+)
+ASKS = b'{"metadata":{"name":"web-0","namespace":"demo","annotations":{"hostport.io/enabled":"true","hostport.io/policy":"Dynamic"}}'
+PORTS = b'"ports":[{"containerPort":1}]'
+
+
+def sparse(item: bytes) -> bytes:
+    """An item so wide that the braces of a full body are as many as may be, about."""
+    return item.ljust(98 * item.count(b"{"))
+
+
+def full(before: bytes, item: bytes, after: bytes = b"", *, most: int = LARGEST_REVIEW) -> bytes:
+    """A review with as many of an item as there is room for; `%d` in it counts."""
+    start, end = HEAD + before, after + b"}}}"
+    room = most - len(start) - len(end)
+    if b"%d" not in item:
+        return start + b",".join([item] * (room // (len(item) + 1))) + end
+    items: list[bytes] = []
+    size = 0
+    while size < room - len(item) - 8:
+        items.append(item.replace(b"%d", b"%x" % len(items)))
+        size += len(items[-1]) + 1
+    return start + b",".join(items) + end
+
+
+def in_spec(before: bytes, item: bytes, after: bytes) -> bytes:
+    return full(ASKS + b',"spec":{"containers":[{"name":"c",' + PORTS + b"}]," + before, item, after + b"}")
+
+
+def in_container(before: bytes, item: bytes, after: bytes) -> bytes:
+    return full(ASKS + b',"spec":{"containers":[{"name":"c",' + before, item, after + b"}]}")
+
+
+def in_metadata(before: bytes, item: bytes, after: bytes) -> bytes:
+    spec = b'},"spec":{"containers":[{"name":"c",' + PORTS + b"}]}"
+    return full(b'{"metadata":{"name":"web-0",' + before, item, after + spec)
+
+
+TERM = b'"affinity":{"nodeAffinity":{"requiredDuringSchedulingIgnoredDuringExecution":{"nodeSelectorTerms":['
+BODIES = {
+    "lists": in_spec(b'"x":[', b"[]", b"]"),
+    "nested lists": in_spec(b'"x":[', b"[" * 400 + b"]" * 400, b"]"),
+    "objects": in_spec(b'"x":[', b"{}", b"]"),
+    "slow numbers": in_spec(b'"x":[', b"1.2345678901234567e-300", b"]"),
+    "long numbers": in_spec(b'"x":[', b"9" * 4300, b"]"),
+    "escaped text": in_spec(b'"x":["', b"\\n" * 1000, b'"]'),
+    "text that is not ASCII": in_spec(b'"x":["', "é".encode() * 1000, b'"]'),
+    "annotations": in_metadata(b'"annotations":{"hostport.io/enabled":"true",', b'"%d":""', b"}"),
+    "annotations up to the bound": in_metadata(
+        b'"annotations":{"hostport.io/enabled":"true",', b'"hostport.io/allocated-%d":"' + b"x" * 733 + b'"', b"}"
+    ),
+    "labels": in_metadata(b'"annotations":{"hostport.io/enabled":"true"},"labels":{', b'"%d":""', b"}"),
+    "managed fields": in_metadata(
+        b'"annotations":{"hostport.io/enabled":"true"},"managedFields":[', sparse(b'{"operation":"Update"}'), b"]"
+    ),
+    "owners": in_metadata(
+        b'"annotations":{"hostport.io/enabled":"true"},"ownerReferences":[', sparse(b'{"uid":"u"}'), b"]"
+    ),
+    "node selector": in_spec(b'"nodeSelector":{', b'"%d":""', b"}"),
+    "tolerations": in_spec(b'"tolerations":[', b"{}", b"]"),
+    "tolerations below the bound on braces": in_spec(b'"tolerations":[', sparse(b'{"key":"xxxx"}'), b"]"),
+    "terms": in_spec(TERM, sparse(b'{"matchFields":[]}'), b"]}}}"),
+    "expressions": in_spec(TERM + b'{"matchExpressions":[', sparse(b'{"key":"a","values":["b"]}'), b"]}]}}}"),
+    "values": in_spec(
+        TERM + b'{"matchExpressions":[{"key":"a","operator":"In","values":[', b'"%d"', b"]}]}]}}}"
+    ),
+    "containers": full(ASKS + b',"spec":{"containers":[', sparse(b'{"name":"c"}'), b"]}"),
+    "containers with probes": full(
+        ASKS + b',"spec":{"containers":[', sparse(b'{"livenessProbe":{"grpc":{"port":1}}}'), b"]}"
+    ),
+    "variables": in_container(PORTS + b',"env":[', sparse(b'{"name":"HOSTPORT_%d","value":"00"}'), b"]"),
+    "sources": in_container(
+        PORTS + b',"env":[', b'{"name":"HOSTPORT_A","valueFrom":[' + b"1.2345678901234567e-300," * 20 + b"1]}", b"]"
+    ),
+    "ports": in_container(b'"ports":[', sparse(b'{"containerPort":1' + b"9" * 29 + b"}"), b"]"),
+    "ports with long numbers": in_container(b'"ports":[', b'{"containerPort":' + b"9" * 4300 + b"}", b"]"),
+    "a long name": in_container(PORTS + b',"name":"', b"x" * 1000, b'"'),
+    "no JSON at the end": in_spec(b'"x":["', b"x" * 1000, b'"')[:-1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+def test_reading_the_largest_body_costs_less_than_a_turn_may(body: bytes) -> None:
+    assert len(body) <= LARGEST_REVIEW
+    gc.collect()
+    begun = process_time()
+
+    with suppress(ReviewError):
+        parse_review(body)
+
+    milliseconds = (process_time() - begun) * 1000
+    assert milliseconds < MOST_MILLISECONDS
+
+
+# -- what is let in
+
+
+def answer_to(request: AllocateRequest) -> AllocateResponse:
+    """What an allocator gives: five digits for each port."""
+    response = AllocateResponse()
+    response.allocation.id = "" if request.dry_run else "f" * 32
+    for at, port in enumerate(request.ports):
+        got = response.allocation.ports.add()
+        got.container, got.name, got.protocol = port.container, port.name, port.protocol
+        got.container_port, got.host_port = port.container_port, 60000 - at
+    return response
+
+
+async def allocate(request: AllocateRequest) -> AllocateResponse | Refused | Unreachable:
+    return answer_to(request)
+
+
+def review(ports: int, containers: int, variables: int = 0, name: str = "p", *, more: Json | None = None) -> bytes:
+    """A dry run of a Pod: its first container has the ports, each container has so many variables."""
+    annotations = {"hostport.io/enabled": "true", "hostport.io/policy": "Dynamic"} | (more or {})
+    made: list[Json] = [
+        {"name": f"c{at}", "livenessProbe": {"tcpSocket": {"port": 1}}}
+        | ({"env": [{"name": f"HOSTPORT_P{n % 500}", "value": "1"} for n in range(variables)]} if variables else {})
+        for at in range(containers)
+    ]
+    made[0]["ports"] = [{"name": f"{name}{at}", "containerPort": at + 1} for at in range(ports)]
+    obj = {"metadata": {"name": "web-0", "annotations": annotations}, "spec": {"containers": made}}
+    asked = {"uid": "u", "operation": "CREATE", "kind": {"version": "v1", "kind": "Pod"}, "namespace": "demo"}
+    return json.dumps(
+        {
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": asked | {"dryRun": True, "object": obj},
+        }
+    ).encode()
+
+
+def containers_for(ports: int, variables: int, name: str) -> int:
+    """As many containers as a Pod may have with these ports."""
+    most = min(Bound.CONTAINERS.most, Bound.ENV.most // max(variables, 1))
+
+    def is_refused(count: int) -> bool:
+        return not isinstance(parse_review(review(ports, count, variables, name)), Ask)
+
+    return bisect_left(range(1, most + 1), True, key=is_refused)
+
+
+@pytest.mark.parametrize(
+    ("ports", "variables", "name"),
+    [
+        pytest.param(1, 0, "p", id="as many containers as may be"),
+        pytest.param(1, 8, "p", id="as many variables as may be"),
+        pytest.param(MOST_PORTS, 0, "p", id="as many ports as may be"),
+        pytest.param(MOST_PORTS, 256, "p", id="as many ports, and variables that are replaced"),
+        pytest.param(8, 4096, "p", id="as many variables as may be in one container"),
+        pytest.param(40, 0, "p" * 240, id="long names"),
+        pytest.param(40, 0, "\x01" * 240, id="names that are written as escapes"),
+        pytest.param(100, 0, "p", id="100 ports"),
+    ],
+)
+async def test_the_largest_patch_is_built_within_a_turn_and_sent(ports: int, variables: int, name: str) -> None:
+    body = review(ports, containers_for(ports, variables, name), variables, name)
+    gc.collect()
+    begun = process_time()
+
+    answer = await admit(body, allocate, probe=allocate)
+    sent = json.dumps(answer.review) if isinstance(answer, Answer) else ""
+
+    assert (process_time() - begun) * 1000 < MOST_MILLISECONDS
+    assert isinstance(answer, Answer)
+    assert answer.result == "patched"
+    assert len(sent) <= LARGEST_ANSWER
+
+
+async def test_512_ports_in_5000_containers_are_refused_with_what_is_too_much() -> None:
+    answer = await admit(review(512, 5000), allocate, probe=allocate)
+
+    assert isinstance(answer, Answer)
+    assert (answer.result, answer.detail) == (
+        "denied",
+        "TOO_COMPLEX: spec.containers: 5,000 containers and init containers are more than 512. Split the Pod",
+    )
+
+
+async def test_a_patch_that_would_be_too_large_is_refused_before_anybody_is_asked() -> None:
+    async def nobody(request: AllocateRequest) -> AllocateResponse | Refused | Unreachable:
+        raise AssertionError("nothing may be allocated for it")
+
+    answer = await admit(review(512, 512), nobody, probe=nobody)
+
+    assert isinstance(answer, Answer)
+    assert answer.reason == Reason.TOO_COMPLEX.name
+    assert "bytes of the patch" in answer.detail
+
+
+async def test_without_variables_it_is_let_in() -> None:
+    without = {"hostport.io/inject-env": "false"}
+
+    answer = await admit(review(512, 512, more=without), allocate, probe=allocate)
+
+    assert isinstance(answer, Answer)
+    assert answer.result == "patched"
+
+
+NAMES = st.text(st.sampled_from(["a", "-", "ß", "é", "\x01", '"', "\\", "/", "~", "漢"]), max_size=20)
+PORTS_OF_ANY = st.fixed_dictionaries({"name": NAMES, "containerPort": st.integers(1, 65535)})
+VARIABLES = st.fixed_dictionaries(
+    {"name": st.sampled_from(["HOSTPORT_HOST_IP", "HOSTPORT_A", "HOSTPORT_7", "A"]), "value": NAMES}
+)
+CONTAINERS = st.fixed_dictionaries(
+    {"name": NAMES, "ports": st.lists(PORTS_OF_ANY, max_size=6)},
+    optional={
+        "env": st.lists(VARIABLES, max_size=4),
+        "livenessProbe": st.just({"httpGet": {"port": 80}, "tcpSocket": {"port": 81}}),
+    },
+)
+STALE = st.dictionaries(NAMES.map(lambda name: f"hostport.io/allocated-{name}"), NAMES, max_size=4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(CONTAINERS, min_size=1, max_size=6), STALE, st.booleans())
+def test_a_patch_is_never_larger_than_it_was_foretold(containers: list[Json], stale: Json, inject_env: bool) -> None:
+    raw = {"metadata": {"annotations": stale}, "spec": {"containers": containers}}
+    pod = parse_pod(raw)
+    request = AllocateRequest()
+    for port in pod.ports:
+        request.ports.add(container=port.container, name=port.name, protocol=1, container_port=port.container_port)
+
+    ops, _ = build_patch(pod, answer_to(request), Options(inject_env=inject_env))
+
+    assert len(json.dumps(ops, ensure_ascii=False, separators=(",", ":")).encode()) <= patch_bytes(
+        pod, inject_env=inject_env
+    )
