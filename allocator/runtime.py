@@ -39,6 +39,7 @@ from allocator.cluster.none import IMPLICIT_NODE, NoCluster
 from allocator.config import Config
 from allocator.core.claims import ClaimId, State
 from allocator.core.ledger import Ledger, Rules
+from allocator.core.tenants import Shares
 from allocator.decisions import Decisions
 from allocator.engine import Engine, Meters, always
 from allocator.journal.contract import Journal
@@ -134,6 +135,11 @@ class Allocator:
             discloses_holders=config.disclose_holders == "all",
             reservation_seconds=config.reservation_ttl,
             when_full=config.when_full,
+            shares=Shares(
+                reservations=config.namespace_reservations,
+                reserved_ports=config.namespace_reserved_ports,
+                leases=config.namespace_leases,
+            ),
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
         self._engine = Engine(

@@ -1,0 +1,133 @@
+"""One namespace floods the allocator over gRPC: the others get their ports, and a healthy burst is not denied."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from kit import node
+from servicekit import Running, Start
+
+from allocator.cluster.contract import PodRef
+from allocator.core.candidates import NodeName
+from allocator.core.claims import PodUid, State
+from allocator.core.ledger import Rules
+from allocator.core.pods import Pod
+from allocator.core.tenants import HANDFUL, Shares
+from hostport.v1 import allocator_pb2 as pb
+
+FLOOD = 3_100
+VICTIMS = 20
+
+
+class View:
+    """A watch that shows the Pods of some namespaces soon after their admission, and never those of others."""
+
+    def __init__(self, service: Running, shows: Collection[str], *, lag: float = 0.0) -> None:
+        self._service, self._shows, self._lag = service, shows, lag
+
+    def hurry(self) -> None: ...
+
+    def lag(self) -> float:
+        return self._lag
+
+    async def look(self, pods: Collection[PodRef], asker: str) -> bool:
+        return True
+
+    async def forever(self) -> None:
+        engine = self._service.engine
+        while True:
+            await asyncio.sleep(0.02)
+            seen = [c for c in engine.ledger.claims() if c.state is State.RESERVED and c.owner.namespace in self._shows]
+            pods = [
+                Pod(
+                    uid=PodUid(c.id), namespace=c.owner.namespace, name=c.owner.name, ports=c.ports, carried_id=c.id,
+                    node=NodeName("n1"),
+                )
+                for c in seen
+            ]  # fmt: skip
+            engine.observe(pods=pods, lists_pods=True)
+
+
+@asynccontextmanager
+async def watched(start: Start, *shows: str, lag: float = 0.0, **shares: int) -> AsyncIterator[Running]:
+    service = await start(rules=Rules(shares=Shares(**shares)))
+    service.engine.observe(nodes=[node("n1")], lists_pods=True)
+    view = View(service, shows, lag=lag)
+    service.engine.watch = view  # type: ignore[assignment]
+    watching = asyncio.create_task(view.forever())
+    try:
+        yield service
+    finally:
+        watching.cancel()
+
+
+def pod(namespace: str, name: str, low: int = 7000, high: int = 12000) -> pb.AllocateRequest:
+    return pb.AllocateRequest(
+        owner=pb.Owner(kind="Pod", namespace=namespace, name=name),
+        policy=pb.POLICY_DYNAMIC,
+        range=pb.PortRange(min=low, max=high),
+        ports=[pb.PortRequest(container="c", container_port=80)],
+    )
+
+
+async def outcomes(service: Running, *requests: pb.AllocateRequest) -> list[str]:
+    """What becomes of each, all of them asked at once on one stream, as a shim does."""
+    asks = [pb.AllocateStreamRequest.Ask(tag=tag, request=each) for tag, each in enumerate(requests, 1)]
+    stream = service.stub.AllocateStream()
+    for start in range(0, len(asks), 100):
+        await stream.write(pb.AllocateStreamRequest(asks=asks[start : start + 100]))
+    found: dict[int, str] = {}
+    while len(found) < len(asks):
+        for answer in cast("pb.AllocateStreamResponse", await stream.read()).answers:
+            found[answer.tag] = "OK" if answer.HasField("response") else reason(answer.status)
+    stream.cancel()
+    return [found[ask.tag] for ask in asks]
+
+
+def reason(status: status_pb2.Status) -> str:
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    return str(info.reason)
+
+
+def pods(namespace: str, count: int) -> list[pb.AllocateRequest]:
+    return [pod(namespace, f"p-{number}") for number in range(count)]
+
+
+async def test_a_namespace_whose_pods_never_appear_leaves_the_others_their_ports(start: Start) -> None:
+    async with watched(start, "victim") as service:
+        flood = asyncio.create_task(outcomes(service, *pods("flood", FLOOD)))
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        served = [await outcomes(service, pod("victim", f"v-{n}", 7000, 8000)) for n in range(VICTIMS)]
+
+        assert served == [["OK"]] * VICTIMS
+        assert time.monotonic() - began < 4, "nobody waits in the line of another namespace"
+        assert Counter(await flood) == {"OK": 500, "NAMESPACE_BACKLOG": FLOOD - 500}
+        assert service.engine.ledger.tally().states[State.RESERVED] == 500
+
+
+async def test_a_healthy_burst_waits_for_its_own_pods_and_is_not_denied(start: Start) -> None:
+    async with watched(start, "busy") as service:
+        assert Counter(await outcomes(service, *pods("busy", 3_000))) == {"OK": 3_000}
+
+
+async def test_exempt_pods_of_a_restricted_namespace_are_a_little_slower_and_not_denied(start: Start) -> None:
+    async with watched(start, "exempt") as service:
+        service.engine.enforce({"exempt": "restricted"})
+
+        count = 10 * HANDFUL.reservations
+        assert Counter(await outcomes(service, *pods("exempt", count))) == {"OK": count}
+
+
+async def test_an_old_view_accuses_nobody(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allocator.engine.SIGHT_SECONDS", 0.1)
+    async with watched(start, lag=11.0, reservations=1) as service:
+        assert await outcomes(service, *pods("web", 2)) == ["OK", "VIEW_STALE"]
