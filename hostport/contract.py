@@ -266,7 +266,7 @@ class Reason(Enum):
     )
     TOO_MANY_REQUESTS = (
         Code.UNAVAILABLE,
-        "The shim has `--max-concurrent` requests under way",
+        "The shim has `--max-concurrent` requests under way, half of them for one namespace, or 64 MiB of bodies",
         "Retry; add shim replicas.",
     )
 
