@@ -33,7 +33,7 @@ from allocator.core.register import Register
 from allocator.core.room import Move, World
 from allocator.core.sticky import Sticky
 from allocator.core.survey import MOST_RANGES, Picture, Survey
-from allocator.core.tenants import DEFAULT_SHARES, Shares, Tenants
+from allocator.core.tenants import UNBOUNDED, Shares, Tenants
 from allocator.core.upkeep import Incident, Upkeep
 from allocator.core.verdicts import Verdicts
 from hostport.contract import Notice, Reason
@@ -50,7 +50,7 @@ class Rules:
     discloses_holders: bool = False
     reservation_seconds: float = RESERVATION_SECONDS
     when_full: WhenFull = WhenFull.DENY
-    shares: Shares = DEFAULT_SHARES
+    shares: Shares = UNBOUNDED
     implicit_node: NodeName | None = None  # --cluster none: every ask is about this node
 
 

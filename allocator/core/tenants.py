@@ -31,6 +31,7 @@ class Shares:
 
 
 DEFAULT_SHARES = Shares()
+UNBOUNDED = Shares(reservations=0, reserved_ports=0, leases=0)
 HANDFUL = Shares(reservations=8, reserved_ports=64)
 """Of a namespace that enforces Pod Security baseline or restricted, where the flags do not say less."""
 

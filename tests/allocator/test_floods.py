@@ -9,17 +9,21 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import cast
 
+import kit
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from kit import node
 from servicekit import Running, Start
 
 from allocator.cluster.contract import PodRef
+from allocator.cluster.kubernetes import LOOK_SECONDS
+from allocator.cluster.looks import Looks
 from allocator.core.candidates import NodeName
 from allocator.core.claims import PodUid, State
 from allocator.core.ledger import Rules
 from allocator.core.pods import Pod
 from allocator.core.tenants import HANDFUL, Shares
+from allocator.engine import MOST_LOOKS
 from hostport.v1 import allocator_pb2 as pb
 
 FLOOD = 3_100
@@ -112,6 +116,49 @@ async def test_a_namespace_whose_pods_never_appear_leaves_the_others_their_ports
         assert time.monotonic() - began < 4, "nobody waits in the line of another namespace"
         assert Counter(await flood) == {"OK": 500, "NAMESPACE_BACKLOG": FLOOD - 500}
         assert service.engine.ledger.tally().states[State.RESERVED] == 500
+
+
+class Looking(View):
+    """Looks Pods up at an API server that takes a while: those of the victim have gone, without a word."""
+
+    def __init__(self, service: Running) -> None:
+        super().__init__(service, ["victim", "flood"], lag=3.0)
+        self._looks = Looks()
+
+    async def look(self, pods: Collection[PodRef], asker: str) -> bool:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await asyncio.gather(*(self._looks.of(asker, lambda: asyncio.sleep(0.02)) for _ in pods))
+        except TimeoutError:
+            return False
+        gone = [ref.uid for ref in pods if ref.namespace == "victim"]
+        self._service.engine.observe(gone_pods=gone, lists_pods=True)
+        return True
+
+
+async def test_a_hundred_conflicting_asks_of_a_namespace_leave_the_others_theirs(start: Start) -> None:
+    """Each denial looks sixteen holders up: those of the victim are not behind them, and prove that they have gone."""
+    async with watched(start, "victim", "flood") as service:
+        engine, nodes = service.engine, [f"n{number}" for number in range(MOST_LOOKS)]
+        engine.observe(nodes=[node(name) for name in nodes], lists_pods=True)
+        held = [("flood", 500), *(("victim", 600 + number) for number in range(VICTIMS))]
+        for namespace, port in held:
+            holders = [kit.pod(f"h-{port}-{at}", f"x:{port}", namespace=namespace, at=at) for at in nodes]
+            engine.observe(pods=holders, lists_pods=True)
+        engine.watch = Looking(service)  # type: ignore[assignment]
+
+        flood = asyncio.create_task(outcomes(service, *(static("flood", f"s-{n}", 500) for n in range(100))))
+        await asyncio.sleep(0.05)
+        served = [await outcomes(service, static("victim", f"v-{n}", 600 + n)) for n in range(VICTIMS)]
+
+        assert served == [["OK"]] * VICTIMS, "looked up in time, and gone"
+        assert set(await flood) <= {"PORT_CONFLICT", "VIEW_STALE"}
+
+
+def static(namespace: str, name: str, number: int) -> pb.AllocateRequest:
+    request = pod(namespace, name)
+    request.policy, request.ports[0].host_port = pb.POLICY_STATIC, number
+    return request
 
 
 async def test_a_healthy_burst_waits_for_its_own_pods_and_is_not_denied(start: Start) -> None:

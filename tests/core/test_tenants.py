@@ -110,7 +110,7 @@ def test_where_nobody_can_confirm_nothing_is_bounded() -> None:
 
 def test_a_namespace_that_enforces_pod_security_gets_a_handful() -> None:
     at = desk()
-    at.ledger.enforce({"demo": "restricted"})
+    at.ledger.enforce({"demo": "restricted", "other": "baseline"})
     claims = fill(at, HANDFUL.reservations)
 
     refusal = at.refusal(ask("last", "x:1"))
