@@ -175,6 +175,8 @@ class Ledger:
         recognised = recognise(claim, ask)
         if recognised is None:
             return None
+        if self._confirms:
+            self._tenants.check_growth(claim, ask)
         within = self._constraints(ask)
         # As they stand: with hostNetwork the API server has set hostPort := containerPort where nobody did.
         fixed = tuple(

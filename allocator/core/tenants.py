@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from allocator.core.asks import Ask, Mistake, Refused
+from allocator.core.claims import Claim
 from allocator.core.register import NOTHING, Register
 from hostport.contract import Reason
 
@@ -55,9 +56,18 @@ class Tenants:
 
     def check_reservation(self, ask: Ask) -> None:
         """Raises Refused with NAMESPACE_BACKLOG where there is no room."""
-        if not self.is_crowded(ask):
-            return
-        namespace = ask.owner.namespace
+        if self.is_crowded(ask):
+            raise self._backlog(ask.owner.namespace)
+
+    def check_growth(self, claim: Claim, ask: Ask) -> None:
+        """Raises Refused where a reservation that is asked about again wants more ports than there is room for."""
+        namespace, more = claim.owner.namespace, len(ask.ports) - len(claim.ports)
+        _, ports = self._bounds(namespace)
+        has = self._register.reserved_in[namespace]
+        if more > 0 and has.claims > 1 and 0 < ports < has.ports + more:
+            raise self._backlog(namespace)
+
+    def _backlog(self, namespace: str) -> Refused:
         has = self._register.reserved_in[namespace]
         reservations, ports = self._bounds(namespace)
         level = self.enforced.get(namespace)
@@ -70,7 +80,7 @@ class Tenants:
             f" {self._reservation_seconds:g} s after it was made. Or raise --namespace-reservations and"
             " --namespace-reserved-ports"
         )
-        raise Refused(Mistake(Reason.NAMESPACE_BACKLOG, "owner.namespace", message))
+        return Refused(Mistake(Reason.NAMESPACE_BACKLOG, "owner.namespace", message))
 
     def check_lease(self, ask: Ask) -> None:
         """Raises Refused with TOO_MANY_LEASES where a lease is one too many."""

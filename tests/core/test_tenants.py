@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kit import Desk, ask, lease, node, pod
 
-from allocator.core.asks import Ask
+from allocator.core.asks import Ask, Refused
 from allocator.core.claims import Claim
 from allocator.core.tenants import HANDFUL, Shares
 
@@ -150,6 +150,29 @@ def test_a_pods_own_reservation_seen_again_is_not_held_back() -> None:
     assert at.ledger.is_crowded(ask("w-1", "x:1"))
     assert at.ledger.is_crowded(ask("w-1", "x:1", carried_id="f" * 32)), "an invented id proves nothing"
     assert not at.ledger.is_crowded(ask("w-1", "x:1", namespace="other"))
+
+
+def test_a_reservation_does_not_grow_past_the_bound_by_being_asked_about_again() -> None:
+    """Else a Pod of one port that is refused, and is asked about again with 512, would be a way around it."""
+    at = desk(reserved_ports=10)
+    first, _ = fill(at, 2)
+
+    def again(count: int) -> Ask:
+        grown = [f"q{number}:{20_000 + number}" for number in range(count - 1)]
+        return ask("w-0", f"p0:{first.ports[0].host_port}", *grown, carried_id=first.id)
+
+    assert at.ledger.take_up(again(9), at.now) is not None, "10 ports in all"
+    with pytest.raises(Refused, match="2 reservations with 2 ports in all"):
+        at.ledger.take_up(again(10), at.now)
+    assert at.ledger.get(first.id) == first
+
+
+def test_a_pod_that_is_alone_in_its_namespace_grows_as_it_likes() -> None:
+    at = desk(reserved_ports=10)
+    [first] = fill(at, 1)
+    grown = [f"q{number}:{20_000 + number}" for number in range(30)]
+
+    assert at.ledger.take_up(ask("w-0", f"p0:{first.ports[0].host_port}", *grown, carried_id=first.id), at.now)
 
 
 # -- leases
