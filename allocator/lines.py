@@ -21,11 +21,14 @@ class Lines:
         self._heads: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
     async def wait(self, key: Hashable, must_wait: Callable[[], bool], until: float) -> None:
-        """Returns when it need not wait any more, in order of arrival, or at a time of the event loop's clock."""
+        """Returns when it need not wait any more, in order of arrival, or at a time of the event loop's clock.
+
+        Whoever need not wait when it comes stands in no line: what others wait for may be no affair of its own.
+        """
+        if not must_wait():
+            return
         head = self._heads.get(key)
         if head is None:
-            if not must_wait():
-                return
             head = self._heads[key] = asyncio.Lock()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until), head:
