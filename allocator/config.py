@@ -11,6 +11,7 @@ from pathlib import Path
 from allocator.core.asks import WhenFull
 from allocator.core.ledger import RESERVATION_SECONDS
 from allocator.core.ports import DEFAULT_RESERVED, parse_numbers
+from allocator.core.tenants import DEFAULT_SHARES, HANDFUL
 from allocator.page.access import Audience, parse_names
 from hostport.flags import Address, Flag, address, duration
 
@@ -75,6 +76,18 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def count(text: str) -> int:
+    """A number of things, 0 among them.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError(f"{text!r} is not a whole number from 0 to 999999999")
+    return int(text)
+
+
 def when_full(text: str) -> WhenFull:
     return WhenFull(one_of(*(value.value for value in WhenFull))(text))
 
@@ -102,6 +115,22 @@ FLAGS = (
     Flag("journal", "sqlite:hostport-journal.db", "where decisions are kept: sqlite:PATH or memory", journal),
     Flag("reserved-ports", DEFAULT_RESERVED, "numbers that Dynamic and Index never hand out", parse_numbers),
     Flag("reservation-ttl", f"{RESERVATION_SECONDS:g}s", "life of a reservation whose Pod is not seen", duration),
+    Flag(
+        "namespace-reservations",
+        str(DEFAULT_SHARES.reservations),
+        "reservations of one namespace whose Pods were not seen, at most; where it enforces Pod Security baseline or"
+        f" restricted {HANDFUL.reservations}; 0: any number, there too",
+        count,
+    ),
+    Flag(
+        "namespace-reserved-ports",
+        str(DEFAULT_SHARES.reserved_ports),
+        f"ports of all of those, at most; where Pod Security is enforced {HANDFUL.reserved_ports}; 0: any number",
+        count,
+    ),
+    Flag(
+        "namespace-leases", str(DEFAULT_SHARES.leases), "ports that one namespace leases, at most; 0: any number", count
+    ),
     Flag(
         "disclose-holders",
         "same-namespace",
@@ -160,6 +189,9 @@ class Config:
     journal: Path | None
     reserved_ports: int
     reservation_ttl: float
+    namespace_reservations: int
+    namespace_reserved_ports: int
+    namespace_leases: int
     disclose_holders: str
     lease_namespace: str
     port_leases: bool

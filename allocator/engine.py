@@ -32,6 +32,7 @@ from allocator.core.ledger import LEASE_SECONDS, Ledger
 from allocator.core.pods import Pod
 from allocator.core.upkeep import Incident, IncidentKind
 from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Put, Recorded
+from allocator.lines import Lines
 from hostport.contract import Reason
 from hostport.logs import tell
 
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 MOST_LOOKS = 16  # holders that are looked up before a denial
 STALE_SECONDS = 2.0  # older than that, a view alone is no reason to deny
 SIGHT_SECONDS = 2.0  # less than half of what the API server gives a webhook
-SIGHT_POLL_SECONDS = 0.02
+UNSEEN_SECONDS = 10.0  # a proof takes up to five in a quiet cluster: a view that is older accuses nobody
 ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
 END_SECONDS = 4.0  # how long a caller waits for an end; an API server that is away must not keep it
 SURVEYED = 8_000  # nodes and numbers a tick: about 2 ms, and 5,000 nodes with 30 numbers each in ten seconds
@@ -107,6 +108,7 @@ class Engine:
         self._under_way: dict[str, tuple[bytes, list[asyncio.Future[bytes]]]] = {}  # digest, and who waits
         self._ending: dict[ClaimId, asyncio.Future[bool]] = {}
         self._unsaved: dict[ClaimId, Claim | None] = {}
+        self._lines = Lines()
         self._restore()
 
     def _restore(self) -> None:
@@ -150,13 +152,23 @@ class Engine:
             self.check_serving()  # who has lost the Lease while deciding answers neither yes nor no
 
     async def _first_sight(self, ask: Ask, is_wanted: Callable[[], bool]) -> None:
-        """Waits, not for long, until a Pod of an owner is seen that asks again and again and has shown none."""
+        """Waits, not for long, for the first Pod of an owner that asks again and again, or for any of a full namespace.
+
+        Raises:
+            UnavailableError: the namespace has no room, and the view is old: its Pods may be there.
+
+        """
         if self.watch is None:
             return
-        loop = asyncio.get_running_loop()
-        until = loop.time() + SIGHT_SECONDS
-        while self.ledger.awaits_sight(ask) and is_wanted() and loop.time() < until:  # noqa: ASYNC110 - rare, and short
-            await asyncio.sleep(SIGHT_POLL_SECONDS)
+        owner, until = ask.owner, asyncio.get_running_loop().time() + SIGHT_SECONDS
+        line = owner.namespace, owner.controller_uid
+        await self._lines.wait(line, lambda: is_wanted() and self.ledger.awaits_sight(ask), until)
+        await self._lines.wait(owner.namespace, lambda: is_wanted() and self.ledger.is_crowded(ask), until)
+        if self.watch.lag() > UNSEEN_SECONDS and self.ledger.is_crowded(ask):
+            message = (
+                f"many Pods of namespace {owner.namespace} were admitted and not seen, but the view of the cluster"
+            )
+            raise UnavailableError(Reason.VIEW_STALE, f"{message} is {self.watch.lag():.0f} s old: retry")
 
     async def _looked_again(self, ask: Ask, refused: Refused) -> bool:
         """Before a denial for want of a port: whether those who hold it were looked up, so that asking again is fair.
@@ -171,7 +183,7 @@ class Engine:
         if not doubtful:
             return False
         refs = [PodRef(c.owner.namespace, c.owner.name, c.pod_uid) for c in doubtful if c.pod_uid is not None]
-        if await self.watch.look(refs):
+        if await self.watch.look(refs, ask.owner.namespace):
             return True
         if self.watch.lag() > STALE_SECONDS:
             message = f"{refused}. But the view of the cluster is {self.watch.lag():.0f} s old: retry"
@@ -389,6 +401,7 @@ class Engine:
     def enforce(self, levels: Mapping[str, str]) -> None:
         """The namespaces that enforce a Pod Security level which forbids hostNetwork."""
         self.enforced = dict(levels)
+        self.ledger.enforce(self.enforced)
 
     def proven(self, until: float) -> None:
         """The view of the cluster reaches this far: who existed then has been told. Seconds since the epoch."""

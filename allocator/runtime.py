@@ -39,6 +39,7 @@ from allocator.cluster.none import IMPLICIT_NODE, NoCluster
 from allocator.config import Config
 from allocator.core.claims import ClaimId, State
 from allocator.core.ledger import Ledger, Rules
+from allocator.core.tenants import Shares
 from allocator.decisions import Decisions
 from allocator.engine import Engine, Meters, always
 from allocator.journal.contract import Journal
@@ -55,6 +56,7 @@ from allocator.status import Status
 from hostport import garbage
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
+from hostport.serving import BoundedServer
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 from hostport.version import program_version
@@ -76,7 +78,8 @@ DRAIN_SECONDS = 10.0
 HANDOVER_SECONDS = 8.0  # a create that we admitted is stored within milliseconds, if at all; some never are
 LAGGING_SECONDS = 10.0  # a proof takes up to five seconds in a quiet cluster
 MAX_HTTP_BODY = 1 << 16  # nobody has to send one
-IDLE_SECONDS = 120.0
+LONGEST_BODY_SECONDS = 10.0
+MOST_READERS = 500  # connections of the http port: probes, scrapes, and people who look at the page
 MOST_CONNECTIONS = 2000
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 20),
@@ -134,6 +137,11 @@ class Allocator:
             discloses_holders=config.disclose_holders == "all",
             reservation_seconds=config.reservation_ttl,
             when_full=config.when_full,
+            shares=Shares(
+                reservations=config.namespace_reservations,
+                reserved_ports=config.namespace_reserved_ports,
+                leases=config.namespace_leases,
+            ),
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
         self._engine = Engine(
@@ -390,10 +398,11 @@ class Allocator:
         )
 
     def _http_server(self) -> HTTPServer:
-        server = HTTPServer(
+        server = BoundedServer(
             http.application(self._checks, self._notes, self._metrics.registry, self._page()),
             max_body_size=MAX_HTTP_BODY,
-            idle_connection_timeout=IDLE_SECONDS,
+            body_timeout=LONGEST_BODY_SECONDS,
+            most=MOST_READERS,
         )
         listen = self._config.http
         sockets = bind_sockets(listen.port, listen.host)

@@ -134,8 +134,8 @@ class Reason(Enum):
     )
     PORT_RESERVED = (
         Code.INVALID_ARGUMENT,
-        "Policy `Index` computes a number that the operator reserves (`--reserved-ports`)",
-        "Move min-port; `Static` and `Passthrough` may name a reserved number.",
+        "Policy `Index` computes a number that the operator reserves (`--reserved-ports`), or a lease names one",
+        "Move min-port, or lease another number; a Pod's `Static` and `Passthrough` may name a reserved one.",
     )
     RANGE_RESERVED = (
         Code.INVALID_ARGUMENT,
@@ -187,6 +187,16 @@ class Reason(Enum):
         Code.RESOURCE_EXHAUSTED,
         "Pods of this owner were admitted here and never appeared",
         "Look for what refuses them after admission: a quota, Pod Security, another webhook. Then wait.",
+    )
+    NAMESPACE_BACKLOG = (
+        Code.RESOURCE_EXHAUSTED,
+        "As many Pods of this namespace as may (`--namespace-reservations`) were admitted here and did not appear",
+        "Look for what refuses them after admission: a quota, Pod Security, another webhook. Or raise the bound.",
+    )
+    TOO_MANY_LEASES = (
+        Code.RESOURCE_EXHAUSTED,
+        "The namespace leases as many ports as it may (`--namespace-leases`)",
+        "Release leases that nobody uses, or raise the bound.",
     )
     ALLOCATION_NOT_FOUND = (
         Code.NOT_FOUND,
@@ -267,7 +277,7 @@ class Reason(Enum):
     )
     TOO_MANY_REQUESTS = (
         Code.UNAVAILABLE,
-        "The shim has `--max-concurrent` requests under way",
+        "The shim has `--max-concurrent` requests under way, half of them for one namespace, or 64 MiB of bodies",
         "Retry; add shim replicas.",
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from functools import partial
 from typing import Protocol
 
+from hostport.contract import Reason
 from hostport.flags import duration
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.admission import Answer, admit
@@ -13,7 +15,11 @@ from shim.metrics import Metrics
 from shim.outcomes import Refused, Unreachable
 
 MOST_BYTES = 64 << 20
-"""Bytes of all bodies that are under way. A Pod has some thousand; a thousand of 3 MiB would be the end of us."""
+"""Bytes of all bodies that are under way, as far as they have come, and half of them for one peer. A Pod has some
+thousand; a thousand of 3 MiB would be the end of us."""
+
+SMALL_BODY = 64 << 10
+"""Bytes. A quarter of everything is for bodies that are no larger: Pods must not wait for what is hardly one."""
 
 DEFAULT_PATIENCE, LONGEST_PATIENCE = 10.0, 30.0
 """Seconds: `timeoutSeconds` of a webhook is 10 unless set, and never above 30."""
@@ -42,6 +48,42 @@ def patience(timeout: str) -> float:
     return given - MARGIN if given >= 2 * MARGIN else given / 2
 
 
+class Visit:
+    """One request, from its headers to its answer, and what it takes of what is bounded for all."""
+
+    def __init__(self, desk: Desk, peer: str, *, is_small: bool) -> None:
+        self._desk = desk
+        self._peer = peer
+        self._is_small = is_small
+        self._bytes = 0
+        self._is_answered_for = self._has_left = False
+
+    def charge(self, size: int) -> bool:
+        """More of the body has come; False when there is no room for it."""
+        if not self._desk.has_room(self._peer, size, is_small=self._is_small):
+            return False
+        self._bytes += size
+        self._desk.hold(self._peer, size)
+        return True
+
+    def enter(self) -> bool:
+        """The body is whole and is read from here on; False when too many are."""
+        self._is_answered_for = self._desk.take(is_small=self._is_small)
+        return self._is_answered_for
+
+    def forget_body(self) -> None:
+        self._desk.hold(self._peer, -self._bytes)
+        self._bytes = 0
+
+    def leave(self) -> None:
+        """It is answered, or nobody waits any more."""
+        if self._has_left:
+            return
+        self._has_left = True
+        self.forget_body()
+        self._desk.leave(is_answered_for=self._is_answered_for)
+
+
 class Desk:
     """What the handlers share: whom to ask, what to count, how many at once."""
 
@@ -50,8 +92,11 @@ class Desk:
         self.is_draining = False
         self._allocator = allocator
         self._max_concurrent = max_concurrent
-        self._in_flight = 0
+        self._in_flight = 0  # from their headers on
+        self._answering = 0  # whose bodies are whole
         self._bytes = 0
+        self._bytes_of: Counter[str] = Counter()
+        self._asking: Counter[str] = Counter()  # by namespace
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -61,25 +106,49 @@ class Desk:
 
     async def _ask(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
         clock = asyncio.get_running_loop().time
-        began = clock()
+        began, namespace = clock(), request.owner.namespace
+        most = max(1, self._max_concurrent // 2)
+        if self._asking[namespace] >= most:
+            message = f"{most} reviews of namespace {namespace} are under way here, as many as one may have. Retry"
+            return Unreachable(Reason.TOO_MANY_REQUESTS.name, message)
+        self._asking[namespace] += 1
         try:
             return await self._allocator.allocate(request, deadline=deadline)
         finally:
+            self._asking[namespace] -= 1
+            if not self._asking[namespace]:
+                del self._asking[namespace]
             self.metrics.rpc_seconds.observe(clock() - began)
 
-    def enter(self, size: int) -> bool:
-        """Counts a request with a body of so many bytes in; False when there are too many."""
-        if self._in_flight >= self._max_concurrent or self._bytes + size > MOST_BYTES:
-            return False
+    def visit(self, peer: str, *, is_small: bool) -> Visit:
+        """The headers of a request have come from an address, and its body will be small or may be large."""
         self._in_flight += 1
-        self._bytes += size
         self.metrics.in_flight.inc()
         self._idle.clear()
+        return Visit(self, peer, is_small=is_small)
+
+    # -- for visits
+
+    def has_room(self, peer: str, size: int, *, is_small: bool) -> bool:
+        most = MOST_BYTES if is_small else MOST_BYTES * 3 // 4
+        return self._bytes + size <= most and self._bytes_of[peer] + size <= MOST_BYTES // 2
+
+    def hold(self, peer: str, size: int) -> None:
+        self._bytes += size
+        self._bytes_of[peer] += size
+        if not self._bytes_of[peer]:
+            del self._bytes_of[peer]
+
+    def take(self, *, is_small: bool) -> bool:
+        most = self._max_concurrent if is_small else min(self._max_concurrent, max(1, self._max_concurrent * 3 // 4))
+        if self._answering >= most:
+            return False
+        self._answering += 1
         return True
 
-    def leave(self, size: int) -> None:
+    def leave(self, *, is_answered_for: bool) -> None:
         self._in_flight -= 1
-        self._bytes -= size
+        self._answering -= is_answered_for
         self.metrics.in_flight.dec()
         if not self._in_flight:
             self._idle.set()

@@ -9,8 +9,9 @@ Rules:
   deadline counts from the headers, whatever has to be done.
 * What is refused for its form is still read to its end, up to a bound, so that the client reads the answer rather than
   a reset connection.
-* A request counts as under way from its headers to its answer; more than `max_concurrent` of them, or more bytes of
-  bodies than `MOST_BYTES`, are turned away at once, since a queue would only make all of them late.
+* More than `max_concurrent` requests whose bodies are whole, or more bytes of bodies than `MOST_BYTES`, are turned away
+  at once, since a queue would only make all of them late. What is announced costs nothing: bytes count when they come.
+* A body has as long to come as its answer has: after that the API server has given up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from hostport.contract import Reason
 from hostport.logs import tell
 from shim.admission import Answer
 from shim.answers import failure
-from shim.desk import LONGEST_PATIENCE, Desk, patience
+from shim.desk import SMALL_BODY, Desk, Visit, patience
 from shim.outcomes import About, Unreachable
 from shim.review import ReviewError
 from shim.turns import Turns
@@ -92,38 +93,45 @@ class _Request(HTTPMessageDelegate):
         self._turns = turns
         self._method = self._path = self._query = ""
         self._body = bytearray()
-        self._size = self._expected = 0
-        self._arrived = 0.0
-        self._is_counted = False
+        self._size = 0
+        self._arrived = self._deadline = 0.0
+        self._visit: Visit | None = None
         self._why_not: _Refusal | None = None
         self._too_late: asyncio.TimerHandle | None = None
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
         loop = asyncio.get_running_loop()
         self._arrived = loop.time()
-        self._too_late = loop.call_later(LONGEST_PATIENCE, self._connection.close)  # nobody waits longer for an answer
         self._method, target, _ = cast("RequestStartLine", start_line)
         self._path, _, self._query = target.partition("?")
+        self._deadline = self._arrived + _patience_of(self._query)
+        self._too_late = loop.call_at(self._deadline, self._connection.close)  # nobody waits longer for an answer
         length = _length(headers)
         self._why_not = self._judge(headers, length)
         if self._why_not is None:
-            self._expected = length or LARGEST_REVIEW  # without a length it may be any
-            self._is_counted = self._desk.enter(self._expected)
-            if not self._is_counted:
-                self._why_not = _Refusal(503, Reason.TOO_MANY_REQUESTS.name, "too many requests are under way")
+            is_small = 0 < length <= SMALL_BODY  # without a length it may be any
+            self._visit = self._desk.visit(self._peer(), is_small=is_small)
         elif self._why_not.code in {404, 405} or length > LARGEST_DRAIN:
             self._refuse(self._why_not)
 
     def data_received(self, chunk: bytes) -> None:
         self._size += len(chunk)
-        if self._why_not is None and self._size <= LARGEST_REVIEW:
+        if self._visit is None or self._why_not is not None or self._size > LARGEST_REVIEW:
+            return
+        if self._visit.charge(len(chunk)):
             self._body += chunk
+        else:
+            self._why_not = _too_many()
+            self._body.clear()
+            self._visit.forget_body()
 
     def finish(self) -> None:
         """The body is whole."""
         self._end_wait()
         if self._why_not is None and self._size > LARGEST_REVIEW:
             self._why_not = _too_large()
+        if self._why_not is None and self._visit is not None and not self._visit.enter():
+            self._why_not = _too_many()
         if self._why_not is not None:
             self._refuse(self._why_not)
             return
@@ -155,7 +163,7 @@ class _Request(HTTPMessageDelegate):
 
     async def _answer(self) -> None:
         try:
-            outcome = await self._desk.admit(bytes(self._body), deadline=self._deadline())
+            outcome = await self._desk.admit(bytes(self._body), deadline=self._deadline)
             self._settle(outcome)
         except ReviewError as error:
             self._refuse(_Refusal(400, "BadRequest", str(error)))
@@ -163,10 +171,6 @@ class _Request(HTTPMessageDelegate):
             log.exception("a review was not answered")
             self._desk.metrics.answers.inc("failed", "InternalError")
             self._send(500, failure(500, "InternalServerError", f"{self._method} {self._path}"))
-
-    def _deadline(self) -> float:
-        timeouts = parse_qs(self._query).get("timeout", [""])
-        return self._arrived + patience(timeouts[-1])
 
     def _settle(self, outcome: Answer | Unreachable) -> None:
         if isinstance(outcome, Unreachable):
@@ -191,7 +195,6 @@ class _Request(HTTPMessageDelegate):
 
     def _refuse(self, why: _Refusal, about: About = NOBODY) -> None:
         if why.code != 404:
-            client = getattr(self._connection.context, "remote_ip", "")
             self._tell(
                 about,
                 "failed",
@@ -200,7 +203,7 @@ class _Request(HTTPMessageDelegate):
                 reason=why.reason,
                 detail=why.message,
                 code=why.code,
-                client=client,
+                client=self._peer(),
             )
             self._desk.metrics.answers.inc("failed", why.reason)
         more = {"Allow": "POST"} if why.code == 405 else {}
@@ -218,9 +221,8 @@ class _Request(HTTPMessageDelegate):
 
     def _leave(self) -> None:
         self._end_wait()
-        if self._is_counted:
-            self._is_counted = False
-            self._desk.leave(self._expected)
+        if self._visit is not None:
+            self._visit.leave()
 
     def _tell(self, about: About, result: str, level: int = logging.INFO, **more: Any) -> None:
         """The canonical line of an admission."""
@@ -237,14 +239,25 @@ class _Request(HTTPMessageDelegate):
             **more,
         )
 
+    def _peer(self) -> str:
+        return str(getattr(self._connection.context, "remote_ip", ""))
+
     def _milliseconds(self) -> float:
         """Since the headers."""
         return round((asyncio.get_running_loop().time() - self._arrived) * 1000, 2)
 
 
+def _patience_of(query: str) -> float:
+    return patience(parse_qs(query).get("timeout", [""])[-1])
+
+
 def _length(headers: HTTPHeaders) -> int:
     length = headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+
+
+def _too_many() -> _Refusal:
+    return _Refusal(503, Reason.TOO_MANY_REQUESTS.name, "too many requests are under way")
 
 
 def _too_large() -> _Refusal:

@@ -16,15 +16,15 @@ from pathlib import Path
 from socket import socket
 
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 
 from hostport import garbage
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
+from hostport.serving import PATIENCE, BoundedServer, Patience
 from shim.client import AllocatorClient
-from shim.desk import Desk
+from shim.desk import SMALL_BODY, Desk
 from shim.metrics import Metrics
 from shim.mutate import LARGEST_DRAIN, Webhook
 from shim.tls import VERSIONS, Certificate
@@ -41,23 +41,14 @@ DRAIN = 30.0
 BACKLOG = 1024
 """Connections that may wait for a handshake. The API server opens one for each review beyond its 25 idle ones."""
 
-
-IDLE = 120.0
-"""Seconds until a connection that says nothing, or does not finish its handshake, is closed. The API server closes its
-own after 90: were we first, a review could be on its way."""
-
 MOST_CONNECTIONS = 4000
-"""Of one port. A connection takes about 60 KiB."""
+"""Of the webhook's port. A connection takes about 60 KiB."""
 
+MOST_ASIDE = 200
+"""Of the other port: a kubelet and a Prometheus need one each."""
 
-class BoundedServer(HTTPServer):
-    """Takes so many connections and hangs up on more: nobody's idle ones may cost the others their memory."""
-
-    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
-        if len(self._connections) >= MOST_CONNECTIONS:
-            stream.close()
-            return
-        super().handle_stream(stream, address)
+LONGEST_BODY_ASIDE = 10.0
+"""Seconds; nobody has to send one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +63,8 @@ class Options:
     tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
     credentials: Credentials = field(default_factory=Credentials)
     max_concurrent: int = 1000
+    most_connections: int = MOST_CONNECTIONS
+    patience: Patience = PATIENCE
     reuse_port: bool = False
     shutdown_delay: float = 0.0
 
@@ -92,9 +85,16 @@ class Shim:
             Webhook(self._desk),
             ssl_options=self._certificate.context if self._certificate else None,
             max_body_size=LARGEST_DRAIN,
-            idle_connection_timeout=IDLE,
+            most=options.most_connections,
+            patience=options.patience,
         )
-        self._side = BoundedServer(side_application(metrics, self._checks), idle_connection_timeout=IDLE)
+        self._side = BoundedServer(
+            side_application(metrics, self._checks),
+            max_body_size=SMALL_BODY,
+            body_timeout=LONGEST_BODY_ASIDE,
+            most=min(MOST_ASIDE, options.most_connections),
+            patience=options.patience,
+        )
         self._is_listening = False
         self.address = _listen(self._mutate, options.listen, reuse_port=options.reuse_port)
         self.side_address = _listen(self._side, options.http)

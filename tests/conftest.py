@@ -15,6 +15,7 @@ from allocator.access.guard import Guard
 from allocator.core.candidates import NodeName
 from allocator.core.ledger import Rules
 from allocator.core.ports import parse_numbers
+from allocator.core.tenants import DEFAULT_SHARES
 from allocator.journal.contract import Journal
 from allocator.journal.memory import MemoryJournal
 from allocator.journal.sqlite import SqliteJournal
@@ -28,7 +29,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-RULES = Rules(reserved=parse_numbers("22,6443"), implicit_node=NodeName("localhost"))
+RULES = Rules(reserved=parse_numbers("22,6443"), shares=DEFAULT_SHARES, implicit_node=NodeName("localhost"))
 
 
 @pytest.fixture

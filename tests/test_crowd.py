@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import resource
 import ssl
@@ -23,7 +24,9 @@ from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
 ROOT = Path(__file__).resolve().parents[1]
+LISTENING = rb"listening on (?:grpc |https://)127.0.0.1:([0-9]+)(?:, | \()http 127.0.0.1:([0-9]+)"
 CROWD = 1000
+FILES = 150
 MOST_MEBIBYTES = 200  # that the crowd may cost
 PATIENCE = 1.0  # seconds for an answer meanwhile
 
@@ -43,25 +46,35 @@ class Program:
         self.folder = folder
 
     @asynccontextmanager
-    async def running(self, name: str, *flags: str) -> AsyncIterator[None]:
+    async def running(self, name: str, *flags: str, files: int | None = None) -> AsyncIterator[None]:
+        """`files`: how many it may have open."""
         common = ("serve", "--listen=127.0.0.1:0", "--http=127.0.0.1:0")
         tls = (f"--tls-cert={self.folder}/cert.pem", f"--tls-key={self.folder}/key.pem")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", name, *common, *tls, *flags, stderr=PIPE, cwd=ROOT
-        )
+        limit = f'ulimit -n {files}; exec "$@"' if files else 'exec "$@"'
+        command = ("sh", "-c", limit, "sh", sys.executable, "-m", name, *common, *tls, *flags)
+        process = await asyncio.create_subprocess_exec(*command, stderr=PIPE, cwd=ROOT)
         assert process.stderr is not None
         async for line in process.stderr:
-            if found := re.search(rb"listening on (?:grpc |https://)127.0.0.1:([0-9]+)", line):
+            if found := re.search(LISTENING, line):
                 break
         assert found
-        self.port, self.pid = int(found[1]), process.pid
-        reading = asyncio.create_task(process.stderr.read())
+        self.port, self.side_port, self.pid = int(found[1]), int(found[2]), process.pid
+        self.said = bytearray()
+        reading = asyncio.create_task(self._listen(process.stderr))
         try:
             yield
         finally:
             process.kill()
             await process.wait()
             await reading
+
+    async def _listen(self, stderr: asyncio.StreamReader) -> None:
+        while chunk := await stderr.read(1 << 16):
+            self.said += chunk
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def mebibytes(self) -> float:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
@@ -141,6 +154,51 @@ async def test_the_webhook_withstands_a_thousand_idle_connections(tmp_path: Path
             return answer
 
         await withstands(program, ask)
+
+
+WATCHED_SECONDS = 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "says"),
+    [
+        pytest.param("shim", "port", b"connections wait, and cannot be accepted", id="the webhook"),
+        pytest.param("shim", "side_port", b"", id="the shim's http, whose own bound is lower"),
+        pytest.param("allocator", "side_port", b"connections wait, and cannot be accepted", id="the allocator's http"),
+        pytest.param(
+            "allocator", "port", b"File descriptor limit reached. Retrying", id="gRPC, which pauses by itself"
+        ),
+    ],
+)
+async def test_at_the_file_limit_a_program_pauses_and_says_so_once_a_second(
+    tmp_path: Path, name: str, port: str, says: bytes
+) -> None:
+    program = Program(tmp_path)
+    flags = ("--journal=memory", f"--tls-client-ca={tmp_path}/ca.pem") if name == "allocator" else ()
+    async with program.running(name, *flags, files=FILES):
+        crowd = [(await asyncio.open_connection("127.0.0.1", getattr(program, port)))[1] for _ in range(3 * FILES)]
+        before, began = program.cpu_seconds(), time.monotonic()
+        await asyncio.sleep(WATCHED_SECONDS)  # what a loop that spins would use up
+        took = time.monotonic() - began
+        spent, lines = program.cpu_seconds() - before, bytes(program.said).splitlines()
+        is_served = (port == "port" and name == "allocator") or await answers(program.side_port)
+        for each in crowd:
+            each.transport.abort()
+
+        assert spent < took / 4
+        assert len(lines) <= took + 3
+        assert all(says in line for line in lines if b"connections" in line or b"descriptor" in line)
+        assert bool(lines) == bool(says)
+        assert is_served, "silent connections go for whoever waits; gRPC gives each handshake ten seconds"
+
+
+async def answers(port: int) -> bool:
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        answer = await reader.read()
+    writer.close()
+    return answer.endswith(b"ok\n")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import PodUid
 from allocator.core.pods import Pod
+from allocator.core.tenants import HANDFUL, Shares
 from allocator.journal.contract import Entry, JournalError
 from allocator.portleases.journal import NotStoredError
 from allocator.portleases.store import no_namespace
@@ -185,6 +186,13 @@ async def unconfirmed_backlog(world: World) -> str:
     return await world.admit(asking, uid="u-last")
 
 
+async def namespace_backlog(world: World) -> str:
+    world.service.engine.observe(lists_pods=True)
+    world.service.engine.enforce({"demo": "restricted"})
+    made = [pod(f"web-{turn}", policy="Dynamic") for turn in range(HANDFUL.reservations + 1)]
+    return [await world.admit(each, uid=each["metadata"]["name"]) for each in made][-1]
+
+
 async def not_serving(world: World) -> str:
     world.service.engine.is_serving = False
     return await world.admit(pod(), patience="1s")
@@ -193,7 +201,7 @@ async def not_serving(world: World) -> str:
 class Blind:
     """A watch that is old and cannot be asked."""
 
-    async def look(self, pods: object) -> bool:
+    async def look(self, pods: object, asker: str) -> bool:
         return False
 
     def lag(self) -> float:
@@ -270,6 +278,11 @@ async def held_by_pod(service: Running) -> None:
     await service.stub.Release(pb.ReleaseRequest(id=claim.id))
 
 
+async def too_many_leases(service: Running) -> None:
+    for _ in range(Shares().leases // 500 + 1):
+        await service.stub.Allocate(lease(ports=[pb.PortRequest()] * 500, range=pb.PortRange(min=10_000, max=60_000)))
+
+
 async def lease_not_stored(service: Running) -> None:
     error = NotStoredError("PortLease media/r1-3f2a9c01b7: 403 Forbidden: exceeded quota: ports")
     setattr(service.engine.journal, "submit", failing(error))  # noqa: B010 - mypy minds the assignment
@@ -306,6 +319,7 @@ CALLS: dict[Reason, Callable[[Running], Awaitable[Any]]] = {
     Reason.WATCH_BEHIND: watch_behind,
     Reason.NAMESPACE_NOT_FOUND: namespace_not_found,
     Reason.LEASE_NOT_STORED: lease_not_stored,
+    Reason.TOO_MANY_LEASES: too_many_leases,
 }
 
 TWO_PORTS = ({"name": "a", "containerPort": 80}, {"name": "b", "containerPort": 81})
@@ -333,6 +347,7 @@ ADMISSIONS: dict[Reason, Case] = {
     Reason.HELD_BY_LEASE: held_by_lease,
     Reason.RANGE_EXHAUSTED: range_exhausted,
     Reason.UNCONFIRMED_BACKLOG: unconfirmed_backlog,
+    Reason.NAMESPACE_BACKLOG: namespace_backlog,
     Reason.NOT_SERVING: not_serving,
     Reason.VIEW_STALE: view_stale,
     Reason.SEARCH_INCOMPLETE: search_incomplete,

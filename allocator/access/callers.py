@@ -51,8 +51,11 @@ class Caller:
         return self.name.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
 
     def own(self, request_id: str) -> str:
-        """The request_id as nobody else can send it: a user's requests are no answer to another's."""
-        return f"{self.name}/{request_id}" if request_id and self.role is Role.USER else request_id
+        """The request_id as nobody else can send it: a user's requests are no answer to another's.
+
+        The length comes first, since names and ids may have any letters: `a/b` with id `c` is not `a` with `b/c`.
+        """
+        return f"{len(self.name)}:{self.name}/{request_id}" if request_id and self.role is Role.USER else request_id
 
 
 ANYBODY = Caller(role=Role.ANYBODY, name="")

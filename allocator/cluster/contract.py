@@ -66,8 +66,11 @@ class Watch(Source, Protocol):
     def relists(self) -> int:
         """How often history was lost, so that everything had to be listed anew."""
 
-    async def look(self, pods: Collection[PodRef]) -> bool:
-        """Looks some Pods up and tells the observer what has become of them; False where that did not succeed."""
+    async def look(self, pods: Collection[PodRef], asker: str) -> bool:
+        """Looks some Pods up and tells the observer what has become of them; False where that did not succeed.
+
+        `asker` is the namespace for which it is done: the looks of one do not use up those of others.
+        """
 
     def hurry(self) -> None:
         """Somebody waits for `proven`: it should come soon."""

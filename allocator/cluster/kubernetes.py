@@ -20,12 +20,14 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from collections.abc import Collection as Items
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
 from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.contract import Observer, PodRef
+from allocator.cluster.looks import Looks
 from allocator.cluster.projection import (
     MALFORMED,
     Event,
@@ -70,6 +72,7 @@ class KubernetesCluster:
         self._synced = asyncio.Event()
         self._proven_until = float("-inf")
         self._prover: Prover | None = None
+        self._looks = Looks()
         self._followers: list[Follower[PodSketch] | Follower[NodeSketch] | Follower[NamespaceSketch]] = []
 
     async def run(self, observer: Observer) -> None:
@@ -125,14 +128,14 @@ class KubernetesCluster:
         """How often a list was needed beyond the first one of each kind."""
         return sum(max(0, follower.lists - 1) for follower in self._followers)
 
-    async def look(self, pods: Items[PodRef]) -> bool:
-        """Gets some Pods by name, at the same time, and tells what has become of them."""
+    async def look(self, pods: Items[PodRef], asker: str) -> bool:
+        """Gets some Pods by name, side by side, and tells what has become of them."""
         observer = self._observer
         if observer is None:
             return False
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                found = await asyncio.gather(*(self._get(ref) for ref in pods))
+                found = await asyncio.gather(*(self._looks.of(asker, partial(self._get, ref)) for ref in pods))
         except (ApiError, UnreachableError, TimeoutError, ValueError):
             return False
         sink = _Pods(observer, observer.proven)

@@ -82,8 +82,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def form(self) -> Ask:
-        """What the Pods of one workload ask alike, but for an index: without the owner and where it may run."""
-        return replace(self, owner=NOBODY, carried_id="", constraints=ANYWHERE)
+        """What the Pods of one workload ask alike, but for an index: without where they may run, and without the owner
+        but for whether it is a Pod.
+        """
+        return replace(self, owner=SOME_POD if self.owner.is_pod else SOME_LESSEE, carried_id="", constraints=ANYWHERE)
 
     def within(self, namespace: str) -> Ask:
         """A lease whose owner names no namespace belongs to this one."""
@@ -105,7 +107,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         )
 
 
-NOBODY = Owner()
+SOME_POD, SOME_LESSEE = Owner(), Owner(kind="Lessee")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from allocator.core.ports import WILDCARD, PortKey, Protocol
 from allocator.core.register import Register
 from allocator.core.sticky import Sticky
 from allocator.core.survey import MOST_RANGES, Picture, Survey
+from allocator.core.tenants import UNBOUNDED, Shares, Tenants
 from allocator.core.upkeep import Incident, Upkeep
 from allocator.core.verdicts import Verdicts
 from hostport.contract import Notice, Reason
@@ -49,6 +50,7 @@ class Rules:
     discloses_holders: bool = False
     reservation_seconds: float = RESERVATION_SECONDS
     when_full: WhenFull = WhenFull.DENY
+    shares: Shares = UNBOUNDED
     implicit_node: NodeName | None = None  # --cluster none: every ask is about this node
 
 
@@ -82,6 +84,7 @@ class Ledger:
         self.listener: Listener | None = None
         self._changed: dict[ClaimId, Claim | None] = {}
         self._backlog = Backlog()
+        self._tenants = Tenants(self._register, rules.shares, rules.reservation_seconds)
         self._sticky = Sticky()
         self._seen_until = float("-inf")
         self._confirms = False
@@ -119,6 +122,8 @@ class Ledger:
             Refused, UndecidedError: as for `preview`.
 
         """
+        if self._confirms:  # else no reservation would end by itself
+            self._tenants.check_reservation(ask)
         claim, placement = self._draft(ask, claim_id, now)
         self._move(placement.moves)
         self._pending.add(claim_id)
@@ -128,6 +133,7 @@ class Ledger:
     def _draft(self, ask: Ask, claim_id: ClaimId, now: float) -> tuple[Claim, Placement]:
         owner, is_pod = ask.owner, ask.owner.is_pod
         self._backlog.check(owner, self._reserved_of(owner), self._seen_until)
+        self._tenants.check_lease(ask)
         within = self._constraints(ask)
         placement = place(ask, self._world, self._context(ask, within))
         claim = Claim(
@@ -176,6 +182,8 @@ class Ledger:
         recognised = recognise(claim, ask)
         if recognised is None:
             return None
+        if self._confirms:
+            self._tenants.check_growth(claim, ask)
         within = self._constraints(ask)
         # As they stand: with hostNetwork the API server has set hostPort := containerPort where nobody did.
         fixed = tuple(
@@ -226,6 +234,19 @@ class Ledger:
     def awaits_sight(self, ask: Ask) -> bool:
         """Whether to wait a moment for the first Pod of the ask's owner before it is granted more."""
         return self._confirms and self._backlog.awaits_sight(ask.owner, self._reserved_of(ask.owner))
+
+    def is_crowded(self, ask: Ask) -> bool:
+        """Whether to wait a moment until Pods of the ask's namespace are seen, before it is refused for want of them.
+
+        A Pod that brings the id of a reservation of its namespace may be asked about again: it is not held up.
+        """
+        own = self._claims.get(ClaimId(ask.carried_id))
+        is_again = own is not None and own.owner.namespace == ask.owner.namespace
+        return self._confirms and not is_again and self._tenants.is_crowded(ask)
+
+    def enforce(self, levels: Mapping[str, str]) -> None:
+        """The namespaces that enforce a Pod Security level which forbids host ports, with that level."""
+        self._tenants.enforced = dict(levels)
 
     def _reserved_of(self, owner: Owner) -> Iterator[Claim]:
         """The owner's reservations, oldest first."""

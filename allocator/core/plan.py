@@ -43,7 +43,7 @@ from allocator.core.matching import (
     somebody_goes,
 )
 from allocator.core.policy import Group, number_groups
-from allocator.core.search import Numbers, Demand, choices, lowest_free
+from allocator.core.search import Demand, Numbers, choices, lowest_free
 from allocator.core.together import Stage, Together, anyhow
 from hostport.contract import Reason
 

@@ -62,7 +62,7 @@ def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
 def number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
     """The groups of an ask with the numbers that its policy fixes.
 
-    Who asks plays no part, so that the Pods of a workload share the answer.
+    Who asks plays no part, but for whether it is a Pod, so that the Pods of a workload share the answer.
 
     Raises:
         Refused: everything that is wrong with the request itself, all mistakes together.
@@ -94,9 +94,25 @@ def _number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
     if ask.policy is Policy.DYNAMIC and not mistakes and any(not group.number for group in groups):
         mistakes += _dynamic_mistakes(ask, reserved)
     mistakes += _collisions(ask, groups)
+    mistakes += _reserved_leases(ask, groups, reserved)
     if mistakes:
         raise Refused(*mistakes)
     return groups
+
+
+def _reserved_leases(ask: Ask, groups: Sequence[Group], reserved: int) -> list[Mistake]:
+    """A Pod may name a reserved number, at its own risk; a lease would keep it from the node's services for ever."""
+    mistakes = []
+    for group in () if ask.owner.is_pod else groups:
+        is_named = group.is_users or not ask.policy.is_ranged  # what Index computes was judged already
+        if is_named and group.number and reserved >> group.number & 1:
+            port = ask.ports[group.members[0]]
+            message = (
+                f"{port}: {group.number} is reserved in this cluster (the node's own services use it), and cannot be"
+                " leased. Choose another number"
+            )
+            mistakes.append(Mistake(Reason.PORT_RESERVED, f"ports[{group.members[0]}]", message))
+    return mistakes
 
 
 def _index_mistakes(ask: Ask, count: int) -> list[Mistake]:

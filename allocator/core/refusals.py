@@ -14,7 +14,7 @@ from allocator.core.matching import World, free_nodes, open_for_lease
 from allocator.core.policy import Group
 from allocator.core.ports import PortKey, format_numbers, span
 from allocator.core.scopes import Scope
-from allocator.core.search import Numbers, Demand, usable
+from allocator.core.search import Demand, Numbers, usable
 from hostport.contract import Notice, Reason
 
 SHOWN_HOLDERS = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, State
 from allocator.core.occupancy import Occupancy
@@ -10,6 +11,16 @@ from allocator.core.ports import Slot
 
 Key = tuple[str, str]
 """A namespace and a uid or name."""
+
+
+class Sum(NamedTuple):
+    """How many claims, and how many ports they have."""
+
+    claims: int
+    ports: int
+
+
+NOTHING = Sum(0, 0)
 
 
 class Register:
@@ -30,6 +41,8 @@ class Register:
         self.states: Counter[State] = Counter()  # of what we granted
         self.ranges: Counter[Bounds] = Counter()  # of what we granted, by the range that it came from
         self.outsider_ports = 0  # held by Pods that we never granted anything
+        self.reserved_in: dict[str, Sum] = {}  # by namespace: reservations of Pods that were not seen
+        self.leased_in: dict[str, Sum] = {}
 
     def named(self, owner: Owner) -> frozenset[ClaimId]:
         """Succession: the claims of Pods with this very namespace and name."""
@@ -134,10 +147,22 @@ class Register:
             self.outsider_ports += change * len(claim.ports)
             return
         self.states[claim.state] += change
+        if claim.state is State.RESERVED or claim.state is State.LEASED:
+            self._count_tenant(claim, change)
         if claim.range is not None:
             self.ranges[claim.range] += change
             if not self.ranges[claim.range]:
                 del self.ranges[claim.range]
+
+    def _count_tenant(self, claim: Claim, change: int) -> None:
+        sums = self.leased_in if claim.state is State.LEASED else self.reserved_in
+        namespace = claim.owner.namespace
+        before = sums.get(namespace, NOTHING)
+        after = Sum(before.claims + change, before.ports + change * len(claim.ports))
+        if after.claims:
+            sums[namespace] = after
+        else:
+            del sums[namespace]
 
 
 def _waits_for(claim: Claim) -> Key | None:

@@ -19,7 +19,7 @@ from itertools import combinations, islice
 from allocator.core.counting import Planes, at_least
 from allocator.core.matching import Steps, free_nodes, open_for_lease, open_nodes, unplanned
 from allocator.core.ports import PortKey
-from allocator.core.search import Kind, Numbers, Demand, by_load, is_anywhere, protocols_of
+from allocator.core.search import Demand, Kind, Numbers, by_load, is_anywhere, protocols_of
 from allocator.core.slots import bits
 
 NUMBER_STEPS = 0.2

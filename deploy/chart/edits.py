@@ -78,6 +78,7 @@ EDITS: Mapping[tuple[str, str], tuple[Edit, ...]] = {
     ("Deployment", "hostport-shim"): (program("shim", ("log-level", "logLevel"), containers=2), shim_replicas),
     ("MutatingWebhookConfiguration", "hostport-operator"): (webhook,),
     ("ValidatingAdmissionPolicyBinding", "hostport-annotations-stay"): (excluded,),
+    ("ValidatingAdmissionPolicyBinding", "hostport-bindings-carry-nothing"): (excluded,),
     ("ValidatingAdmissionPolicyBinding", "hostport-every-port-given"): (excluded,),
     ("ValidatingAdmissionPolicyBinding", "hostport-ports-given"): (excluded,),
     ("PodDisruptionBudget", "hostport-shim"): (budget,),

@@ -121,8 +121,9 @@ def values(resources: Mapping[str, Any]) -> tuple[Value, ...]:
             "admissionPolicies.enabled",
             True,
             YES_NO,
-            "What the API server checks itself: our annotations stay as they are, and with failurePolicy `Ignore` a "
-            "Pod that asked for ports is not stored without any.",
+            "What the API server checks itself: our annotations stay as they are, the allocator changes nothing but "
+            "caBundle of the webhook, and with failurePolicy `Ignore` a Pod that asked for ports is not stored without "
+            "any.",
         ),
         Value(
             "flowControl.enabled", True, YES_NO, "A queue of its own in the API server for the allocator's requests."

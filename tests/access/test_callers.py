@@ -82,5 +82,22 @@ def test_a_service_account_has_a_namespace(name: str, namespace: str) -> None:
 def test_a_request_id_is_its_users_own_and_one_for_all_shims() -> None:
     shims = Caller(role=Role.SHIM, name="hostport-shim")
 
-    assert [caller.own("r1") for caller in (Caller(name="carol"), shims, ANYBODY)] == ["carol/r1", "r1", "r1"]
+    assert [caller.own("r1") for caller in (Caller(name="carol"), shims, ANYBODY)] == ["5:carol/r1", "r1", "r1"]
     assert Caller(name="carol").own("") == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("a/b", "c"), ("a", "b/c")),
+        (("a", "/b"), ("a/", "b")),
+        (("1:a", "b"), ("1", "a/b")),
+        (("a/3:b", "c"), ("a", "3:b/c")),
+    ],
+)
+def test_two_users_never_share_a_request_id_whatever_they_are_called(
+    one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    first, second = (Caller(name=name).own(request_id) for name, request_id in (one, other))
+
+    assert first != second

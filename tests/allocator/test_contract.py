@@ -20,6 +20,7 @@ from allocator.core.asks import Mistake, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId, PodUid
 from allocator.core.pods import Pod
+from allocator.core.tenants import HANDFUL, Shares
 from allocator.journal.contract import Entry, JournalError
 from allocator.portleases.journal import NotStoredError
 from allocator.watchers import MOST_UNREAD
@@ -130,6 +131,7 @@ MISTAKES = [
     (Reason.HOST_PORT_MISSING, "Static without a number", pod(policy=pb.POLICY_STATIC)),
     (Reason.CONTAINER_PORT_MISSING, "Passthrough of nothing", lease(policy=pb.POLICY_PASSTHROUGH)),
     (Reason.PORT_RESERVED, "Index on a reserved number", pod(**index(range=pb.PortRange(min=6443)))),
+    (Reason.PORT_RESERVED, "a lease of a reserved number", lease(**static(6443))),
     (Reason.RANGE_RESERVED, "Dynamic over reserved ones", pod(range=pb.PortRange(min=22, max=22))),
     (Reason.INVALID_TTL, "a negative ttl", lease(ttl={"seconds": -5})),
     (Reason.INVALID_TTL, "a ttl of nothing", lease(ttl={})),
@@ -239,6 +241,18 @@ async def unconfirmed_backlog(service: Running) -> None:
     await service.stub.Allocate(request)
 
 
+async def namespace_backlog(service: Running) -> None:
+    service.engine.observe(lists_pods=True)
+    service.engine.enforce({"demo": "restricted"})
+    for number in range(HANDFUL.reservations + 1):
+        await service.stub.Allocate(pod(f"web-{number}"))
+
+
+async def too_many_leases(service: Running) -> None:
+    for _ in range(Shares().leases // 500 + 1):
+        await service.stub.Allocate(lease(ports=[pb.PortRequest()] * 500, range=pb.PortRange(min=10_000, max=60_000)))
+
+
 async def not_a_lease(service: Running) -> None:
     claim = (await service.stub.Allocate(pod())).allocation
     await service.stub.Renew(pb.RenewRequest(id=claim.id))
@@ -259,7 +273,7 @@ async def not_serving(service: Running) -> None:
 class Blind:
     """A watch that is old and cannot be asked."""
 
-    async def look(self, pods: object) -> bool:
+    async def look(self, pods: object, asker: str) -> bool:
         return False
 
     def lag(self) -> float:
@@ -323,6 +337,8 @@ STATES: dict[Reason, list[Case]] = {
     Reason.RANGE_EXHAUSTED: [range_exhausted],
     Reason.REQUEST_ID_REUSED: [request_id_reused],
     Reason.UNCONFIRMED_BACKLOG: [unconfirmed_backlog],
+    Reason.NAMESPACE_BACKLOG: [namespace_backlog],
+    Reason.TOO_MANY_LEASES: [too_many_leases],
     Reason.NOT_A_LEASE: [not_a_lease],
     Reason.HELD_BY_POD: [held_by_pod],
     Reason.NOT_SERVING: [not_serving],

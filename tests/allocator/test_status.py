@@ -48,7 +48,7 @@ class LateWatch:
 
     def hurry(self) -> None: ...
 
-    async def look(self, pods: Collection[PodRef]) -> bool:
+    async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         return True
 
     async def run(self, observer: Observer) -> None: ...

@@ -66,7 +66,9 @@ def crowded(folder: Path, *, nodes: int, games: int, outsiders: int = 1) -> Iter
     crowd = Crowd(folder / "cluster.json", nodes=nodes, games=games, outsiders=outsiders)
     crowd.settle_outsiders()
     crowd.write()
-    with running(folder, f"--cluster=file:{crowd.path.name}", "--reservation-ttl=1h", f"--pod-name={POD}") as program:
+    unbounded = ("--namespace-reservations=0", "--namespace-reserved-ports=0")  # it is written when all are admitted
+    flags = (f"--cluster=file:{crowd.path.name}", "--reservation-ttl=1h", f"--pod-name={POD}", *unbounded)
+    with running(folder, *flags) as program:
         _until(program, lambda status: status["healthy"])
         asyncio.run(crowd.admit(program.grpc))
         _until_seen(program)

@@ -24,7 +24,7 @@ class Eyes:
         self._lag = lag
         self.asked: list[str] = []
 
-    async def look(self, pods: Collection[PodRef]) -> bool:
+    async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         self.asked += [ref.name for ref in pods]
         gone = [ref.uid for ref in pods if ref.name in self._gone]
         self._service.engine.observe(gone_pods=gone, lists_pods=True)

@@ -138,6 +138,23 @@ def test_the_policies_leave_alone_what_the_webhook_leaves_alone(policy: str) -> 
     assert "kubernetes.io/config.mirror" in str(conditions)
 
 
+def test_bindings_are_guarded_where_pods_are() -> None:
+    binding = OBJECTS["ValidatingAdmissionPolicyBinding hostport-bindings-carry-nothing"]["spec"]
+
+    assert binding["matchResources"] == {"namespaceSelector": LEFT_ALONE}
+
+
+def test_the_webhook_stays_for_the_allocator_alone_and_everywhere() -> None:
+    policy = OBJECTS["ValidatingAdmissionPolicy hostport-webhook-stays"]["spec"]
+    (condition,) = policy["matchConditions"]
+
+    assert policy["failurePolicy"] == "Fail"
+    assert "matchResources" not in OBJECTS["ValidatingAdmissionPolicyBinding hostport-webhook-stays"]["spec"]
+    assert condition["expression"] == (
+        "request.userInfo.username == 'system:serviceaccount:hostport-system:hostport-allocator'"
+    )
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_program_lives_within_the_strictest_profile(program: str) -> None:
     pod = pod_of(program)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from tornado.httputil import HTTPHeaders
 
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
-from shim.desk import MOST_BYTES, patience
+from shim.desk import MOST_BYTES, SMALL_BODY, patience
 from shim.mutate import LARGEST_DRAIN, LARGEST_REVIEW
 from shim.runtime import Options, Shim
 
@@ -228,40 +230,93 @@ async def test_a_chunked_body_counts_too(served: Served) -> None:
     assert line == b"HTTP/1.1 413 Request Entity Too Large\r\n"
 
 
-async def test_bodies_that_never_end_are_bounded_in_all(served: Served) -> None:
-    head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    fits, writers = MOST_BYTES // LARGEST_REVIEW, []
-    for _ in range(fits):
-        _, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
-        writer.write(head % LARGEST_REVIEW + b"{")
-        writers.append(writer)
-    while served.shim._desk._in_flight < fits:
-        await asyncio.sleep(0.01)
+HEAD = b"POST /mutate?timeout=%ds HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
-    refused = await served.review(b" " * LARGEST_REVIEW)
-    assert status(refused) == (503, "TOO_MANY_REQUESTS", "TOO_MANY_REQUESTS: too many requests are under way")
-    assert (await served.review(WEB)).code == 200, "a Pod is small"
+
+async def pouring(served: Served, announced: int, sent: int, *, source: str = "127.0.0.1") -> asyncio.StreamWriter:
+    """A connection on which a body is announced, and as much of it sent."""
+    to = served.shim.address
+    _, writer = await asyncio.open_connection(to.host, to.port, local_addr=(source, 0))
+    writer.write(HEAD % (30, announced) + b" " * sent)
+    await writer.drain()
+    return writer
+
+
+async def until_held(served: Served, size: int) -> None:
+    async with asyncio.timeout(5):
+        while served.shim._desk._bytes != size:
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_announced_costs_nothing(served: Served) -> None:
+    """37 connections that sent 3.3 kB in all once made a shim answer 503 for half a minute."""
+    writers = [await pouring(served, LARGEST_REVIEW, 1) for _ in range(200)]
+    await until_held(served, 200)
+
+    assert (await served.review(b" " * LARGEST_REVIEW)).code == 400, "it was read"
+    assert (await served.review(WEB)).code == 200
     for writer in writers:
         writer.close()
-    while served.shim._desk._in_flight:
-        await asyncio.sleep(0.01)
-    assert (await served.review(b" " * LARGEST_REVIEW)).code == 400
-    assert served.shim._desk._bytes == 0
+    await until_held(served, 0)
 
 
-async def test_more_connections_than_are_allowed_are_hung_up_on(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+async def until_in_flight(served: Served, count: int) -> None:
+    """All headers have come, and what came with them."""
+    async with asyncio.timeout(10):
+        while served.shim._desk._in_flight != count:
+            await asyncio.sleep(0.01)
+        before = -1
+        while served.shim._desk._bytes != before:
+            before = served.shim._desk._bytes
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("sources", "share"), [(1, MOST_BYTES // 2), (2, MOST_BYTES * 3 // 4)], ids=["one peer", "two peers"]
+)
+async def test_bodies_that_came_and_do_not_end_leave_room_for_small_ones(
+    served: Served, sources: int, share: int
 ) -> None:
-    monkeypatch.setattr("shim.runtime.MOST_CONNECTIONS", 3)
-    kept = [await asyncio.open_connection(served.shim.address.host, served.shim.address.port) for _ in range(3)]
-    for _, writer in kept:
-        writer.write(b"POST")
+    each = LARGEST_REVIEW - 1
+    count = MOST_BYTES // LARGEST_REVIEW + 1
+    peers = [f"127.0.0.{2 + number % sources}" for number in range(count)]
+    writers = [await pouring(served, LARGEST_REVIEW, each, source=peer) for peer in peers]
+    await until_in_flight(served, count)
 
-    assert await raw(served, b"POST /mutate HTTP/1.1\r\n") == b""
-    for _, writer in kept:
-        writer.close()
-    while (await served.review(WEB)).code != 200:
-        await asyncio.sleep(0.01)
+    assert served.shim._desk._bytes <= share
+    assert share - served.shim._desk._bytes < sources * LARGEST_REVIEW
+    if sources > 1:
+        refused = await served.review(b" " * LARGEST_REVIEW)
+        assert status(refused) == (503, "TOO_MANY_REQUESTS", "TOO_MANY_REQUESTS: too many requests are under way")
+    assert (await served.review(WEB)).code == 200, "a Pod is small"
+    for writer in writers:
+        writer.transport.abort()
+    await until_held(served, 0)
+    assert (await served.review(b" " * LARGEST_REVIEW)).code == 400
+
+
+async def test_small_bodies_of_one_peer_leave_the_others_half(served: Served) -> None:
+    writers = [await pouring(served, SMALL_BODY, SMALL_BODY - 1, source="127.0.0.2") for _ in range(700)]
+    await until_in_flight(served, 700)
+
+    assert MOST_BYTES // 2 - SMALL_BODY < served.shim._desk._bytes <= MOST_BYTES // 2
+    assert (await served.review(WEB)).code == 200
+    for writer in writers:
+        writer.transport.abort()
+    await until_held(served, 0)
+
+
+async def test_when_silent_connections_are_as_many_as_may_be_a_review_is_answered() -> None:
+    async with running(most_connections=20) as served:
+        to = served.shim.address
+        silent = [
+            await asyncio.open_connection(to.host, to.port, local_addr=(f"127.0.0.{2 + number % 2}", 0))
+            for number in range(40)
+        ]
+
+        assert (await served.review(WEB)).code == 200
+        for _, writer in silent:
+            writer.transport.abort()
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_longer_under_way(served: Served) -> None:
@@ -275,15 +330,13 @@ async def test_a_client_that_leaves_in_the_middle_is_no_longer_under_way(served:
     await _until(served, "hostport_shim_in_flight 0.0")
 
 
-async def test_a_client_that_sends_no_more_is_no_longer_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shim.mutate.LONGEST_PATIENCE", 0.1)
-    head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"
-    async with running() as served:
-        reader, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
-        writer.write(head)
+async def test_a_body_has_as_long_to_come_as_its_answer_has(served: Served) -> None:
+    reader, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
+    writer.write(HEAD % (1, 5000) + b"{")
+    async with asyncio.timeout(2):
         assert await reader.read() == b""
-        await _until(served, "hostport_shim_in_flight 0.0")
-        writer.close()
+    await _until(served, "hostport_shim_in_flight 0.0")
+    writer.close()
 
 
 async def test_a_client_that_gives_up_waiting_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
@@ -396,6 +449,53 @@ async def test_too_many_at_once_are_turned_away_at_once() -> None:
 
     assert status(second)[:2] == (503, "TOO_MANY_REQUESTS")
     assert [response.code for response in third_and_first] == [200, 200]
+
+
+async def test_large_reviews_leave_a_quarter_to_small_ones() -> None:
+    release, entered = asyncio.Event(), asyncio.Event()
+    large = pod(container("a", port("web")), annotations={"example.com/note": "x" * SMALL_BODY})
+    async with running(hanging(release, entered), max_concurrent=8) as served:
+        # Of several namespaces, as no namespace has more than half.
+        reviews = [asyncio.create_task(served.review(of_namespace(large, f"n{number % 3}"))) for number in range(6)]
+        await until_answering(served, 6)
+        refused = await served.review(of_namespace(large, "n4"))
+        small = [asyncio.create_task(served.review(of_namespace(WEB, "n5"))) for _ in range(2)]
+        await until_answering(served, 8)
+        full = await served.review(of_namespace(WEB, "n6"))
+        release.set()
+
+        assert [status(each)[:2] for each in (refused, full)] == [(503, "TOO_MANY_REQUESTS")] * 2
+        assert {response.code for response in await asyncio.gather(*reviews, *small)} == {200}
+
+
+async def test_the_reviews_of_one_namespace_leave_half_to_the_others() -> None:
+    """A tenant's Pods may wait two seconds each in the allocator: others must not wait for them."""
+    release, entered = asyncio.Event(), asyncio.Event()
+    async with running(hanging(release, entered), max_concurrent=8) as served:
+        flood = [asyncio.create_task(served.review(of_namespace(WEB, "flood"))) for _ in range(20)]
+        refused = [await each for each in itertools.islice(asyncio.as_completed(flood), 16)]
+        others = [asyncio.create_task(served.review(of_namespace(WEB, "victim"))) for _ in range(4)]
+        await until_answering(served, 8)
+        release.set()
+
+        assert {status(each)[:2] for each in refused} == {(503, "TOO_MANY_REQUESTS")}
+        message = "4 reviews of namespace flood are under way here, as many as one may have. Retry"
+        assert any(message in status(each)[2] for each in refused)
+        assert {response.code for response in await asyncio.gather(*others)} == {200}
+        assert Counter(each.result().code for each in flood) == {200: 4, 503: 16}
+
+
+def of_namespace(what: Json, namespace: str) -> bytes:
+    review = json.loads(body(what))
+    review["request"]["namespace"] = namespace
+    review["request"]["object"]["metadata"]["namespace"] = namespace
+    return json.dumps(review).encode()
+
+
+async def until_answering(served: Served, count: int) -> None:
+    async with asyncio.timeout(5):
+        while served.shim._desk._answering != count:
+            await asyncio.sleep(0.01)
 
 
 async def test_many_at_once_are_all_answered(served: Served) -> None:
