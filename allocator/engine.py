@@ -4,7 +4,8 @@ Rules:
 
 * The ledger is touched from the event loop alone, and never across an await: a decision and its taking are one step.
 * What was decided is published or aborted by the outcome of its commit, whether or not the caller still waits.
-* A repeated request gets the first answer: from `_answers` once it is durable, from `_under_way` before.
+* A repeated request gets the first answer: from `_answers` once it is durable, from `_under_way` before. It is made
+  durable while anybody who asked for it wants it; what died because nobody did is no answer to who came too late.
 * What the cluster changes is true already; the journal follows, and is asked again where it fails. It follows with what
   is journalled next, and before it, or with the next tick: a commit of its own for each Pod would cost as much as the
   one that gave the Pod its ports.
@@ -17,7 +18,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import msgspec
@@ -64,6 +65,40 @@ class UnavailableError(Exception):
         self.reason = reason
 
 
+class _UnwantedError(UnavailableError):
+    """Nobody who asked wanted it any more when it was to be made durable."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A request that was decided and is not durable yet: what tells it, and who waits for its answer."""
+
+    digest: bytes = b""
+    wanted: list[Callable[[], bool]] = field(default_factory=list)
+    waiting: list[asyncio.Future[bytes]] = field(default_factory=list)
+
+    def join(self, is_wanted: Callable[[], bool]) -> asyncio.Future[bytes]:
+        """The answer, for one more who wants it."""
+        self.wanted.append(is_wanted)
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return self.waiting[-1]
+
+    def is_wanted(self) -> bool:
+        return any(each() for each in self.wanted)
+
+    def settle(self, response: bytes, failure: Exception | None) -> None:
+        for each in self.waiting:
+            if each.done():
+                continue  # its caller has gone
+            if failure is None:
+                each.set_result(response)
+            else:
+                each.set_exception(failure)
+
+
 def _unheard(_: object) -> None:
     """Nobody asked to be told."""
 
@@ -103,7 +138,7 @@ class Engine:
         self._answers: dict[str, Answer] = {}
         self._answers_of: dict[ClaimId, tuple[str, ...]] = {}  # request_ids: nearly always one
         self._fading: deque[tuple[float, str]] = deque()  # (when the claim ended, request_id), in that order
-        self._under_way: dict[str, tuple[bytes, list[asyncio.Future[bytes]]]] = {}  # digest, and who waits
+        self._under_way: dict[str, _UnderWay] = {}  # by request_id
         self._ending: dict[ClaimId, asyncio.Future[bool]] = {}
         self._unsaved: dict[ClaimId, Claim | None] = {}
         self._restore()
@@ -137,7 +172,7 @@ class Engine:
             UnavailableError: nothing changed, and the call may be repeated.
 
         """
-        if mark is None or mark.request_id not in self._answers:
+        if mark is None or not (mark.request_id in self._answers or mark.request_id in self._under_way):
             await self._first_sight(ask, is_wanted)
         try:
             return await self._allocate(ask, mark, seal, is_wanted)
@@ -181,15 +216,19 @@ class Engine:
         self.check_serving()
         if mark is None:
             return await self._grant(ask, None, seal, is_wanted)
+        while mark.request_id in self._under_way:
+            under_way = self._under_way[mark.request_id]
+            _check_same(mark, under_way.digest)
+            try:
+                return await under_way.join(is_wanted)
+            except _UnwantedError:
+                if not is_wanted():
+                    raise
+            self.check_serving()
         answer = self._answers.get(mark.request_id)
         if answer is not None:
             _check_same(mark, answer.digest)
             return answer.response
-        if mark.request_id in self._under_way:
-            digest, waiting = self._under_way[mark.request_id]
-            _check_same(mark, digest)
-            waiting.append(asyncio.get_running_loop().create_future())
-            return await waiting[-1]
         return await self._grant(ask, mark, seal, is_wanted)
 
     def preview(self, ask: Ask, seal: Seal) -> bytes:
@@ -222,11 +261,11 @@ class Engine:
         response = seal(claim, warnings)
         answer = Answer(mark.request_id, mark.digest, claim.id, response) if mark else None
         entries: list[Entry] = [Put(claim)] if claim != old else []
-        committed = self._submit(entries + ([answer] if answer else []), is_wanted)
-        outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        waiting = [outcome]
+        under_way = _UnderWay(mark.digest if mark else b"")
+        outcome = under_way.join(is_wanted)
         if mark:
-            self._under_way[mark.request_id] = (mark.digest, waiting)
+            self._under_way[mark.request_id] = under_way
+        committed = self._submit(entries + ([answer] if answer else []), under_way.is_wanted)
 
         def settle(committed: asyncio.Future[bool]) -> None:
             if mark:
@@ -241,13 +280,7 @@ class Engine:
                 _once_certain(committed, lambda: self.ledger.abort(claim.id))
             elif self.ledger.get(claim.id) is claim:
                 self._restore_claim(old)
-            for one in waiting:
-                if one.done():
-                    continue  # its caller has gone
-                if failure is None:
-                    one.set_result(response)
-                else:
-                    one.set_exception(failure)
+            under_way.settle(response, failure)
 
         committed.add_done_callback(settle)
         return outcome
@@ -507,7 +540,7 @@ def _failure(committed: asyncio.Future[bool]) -> Refused | UnavailableError | No
         reason = error.reason if isinstance(error, JournalError) else Reason.JOURNAL_UNAVAILABLE
         return UnavailableError(reason, _unavailable_text(error))
     if not committed.result():
-        return UnavailableError(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
+        return _UnwantedError()
     return None
 
 
