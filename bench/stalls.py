@@ -31,6 +31,7 @@ from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, Stat
 from allocator.core.ledger import Ledger, Rules
 from allocator.core.pods import Judge, Pod, Verdict
 from allocator.journal.contract import Entry, JournalError, Put
+from allocator.slices import in_turns
 from bench.options import Options
 from bench.processes import CHECKOUT
 from bench.turns import CALL_SECONDS, Place, Stall, measure, median, reason_of, resident_mib
@@ -559,9 +560,8 @@ def _list(place: Place, pages: list[list[PodSketch]], missing: set[PodUid]) -> N
     async def tell() -> None:
         for page in pages:
             for start in range(0, len(page), PACE.batch):
-                sink.listed(page[start : start + PACE.batch])
-                await asyncio.sleep(0)
-        sink.complete(0.0)
+                await in_turns(sink.listed(page[start : start + PACE.batch]))
+        await in_turns(sink.complete(0.0))
 
     with place.measured():
         place.on_loop(tell)

@@ -61,7 +61,7 @@ class Running:
     async def stop(self) -> None:
         await self._channel.close()
         await self._server.stop(None)
-        self.engine.save_changes()
+        self.engine.save_all_changes()
 
 
 Start = Callable[..., Awaitable[Running]]

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, State
+from allocator.core.ordered import Ordered
 from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
 from allocator.core.slots import CountedNodesBySlot, NodesBySlot, bits
 
@@ -75,6 +76,7 @@ class Occupancy:
     def __init__(self) -> None:
         self._places: list[_Place | None] = []  # by position; None: vacant
         self._positions: dict[NodeName, int] = {}
+        self._names: Ordered[NodeName] = Ordered()
         self._vacant: list[int] = []
         self._standing = NodesBySlot()
         self._settled = NodesBySlot()
@@ -114,7 +116,15 @@ class Occupancy:
 
     def names(self) -> list[NodeName]:
         """Every node that is known or holds something, in order."""
-        return sorted(self._positions)
+        return list(self._names)
+
+    def names_after(self, name: str, most: int) -> list[NodeName]:
+        """The first names beyond one, in order; fewer than `most` only at the end."""
+        return self._names.after(name, most)
+
+    def is_named(self, name: str) -> bool:
+        """Whether a node of this name is known or holds something."""
+        return name in self._positions
 
     def is_known(self, name: NodeName) -> bool:
         position = self._positions.get(name)
@@ -151,6 +161,11 @@ class Occupancy:
                 for holder in holders:
                     yield number_of(slot), holder
 
+    def held_by_slot(self, name: NodeName) -> Mapping[Slot, Holders]:
+        """Every slot that is held on a node and by whom, in no order."""
+        position = self._positions.get(name)
+        return {} if position is None else self._at(position).holders
+
     def changed_on(self, name: NodeName) -> int:
         """The value of `changes` when something last came or went on a node."""
         position = self._positions.get(name)
@@ -185,6 +200,7 @@ class Occupancy:
                 position = len(self._places)
                 self._places.append(place)
             self._positions[name] = position
+            self._names.add(name)
         return position
 
     def _at(self, position: int) -> _Place:
@@ -198,6 +214,7 @@ class Occupancy:
         if place.known or place.holders or place.scopes:
             return
         del self._positions[place.node.name]
+        self._names.discard(place.node.name)
         self._places[position] = None
         self._vacant.append(position)
 

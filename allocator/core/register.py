@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+from allocator.core.candidates import Constraints
 from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, State
+from allocator.core.deadlines import Deadlines
 from allocator.core.occupancy import Occupancy
+from allocator.core.ordered import Ordered
 
 Key = tuple[str, str]
 """A namespace and a uid."""
@@ -22,8 +25,12 @@ class Register:
         self.by_controller: dict[Key, dict[ClaimId, None]] = {}  # reservations, oldest first: there may be many
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
         self.unsettled: set[ClaimId] = set()
-        self.expiring: set[ClaimId] = set()
+        self.ids: Ordered[ClaimId] = Ordered()
+        self.leases: dict[ClaimId, None] = {}
+        self.leases_end = Deadlines()
+        self.others_end = Deadlines()
         self.unplanned: set[ClaimId] = set()  # those of the unsettled that stand nowhere
+        self.unplanned_within: Counter[Constraints] = Counter()  # and how many there are for each candidate set
         self.states: Counter[State] = Counter()  # of what we granted
         self.ranges: Counter[Bounds] = Counter()  # of what we granted, by the range that it came from
         self.outsider_ports = 0  # held by Pods that we never granted anything
@@ -37,6 +44,10 @@ class Register:
     def insert(self, claim: Claim) -> None:
         if claim.id in self.claims:
             raise AssertionError(f"claim {claim.id} exists")
+        self.ids.add(claim.id)
+        self._insert(claim)
+
+    def _insert(self, claim: Claim) -> None:
         self.claims[claim.id] = claim
         if claim.owner.full_name:
             names = self._by_name.setdefault(claim.owner.namespace, {})
@@ -49,13 +60,27 @@ class Register:
             self.unsettled.add(claim.id)
             if claim.node is None:
                 self.unplanned.add(claim.id)
-        if claim.expires is not None:
-            self.expiring.add(claim.id)
+                self.unplanned_within[claim.constraints] += 1
+        if claim.state is State.LEASED:
+            self.leases[claim.id] = None
+        self.expect(claim)
         self._count_shape(claim, 1)
         self._count(claim, 1)
         self.occupancy.stand(claim)
 
+    def expect(self, claim: Claim) -> None:
+        """Its end is due in time, again where it was taken from what is due."""
+        if claim.expires is not None:
+            self._ends(claim).add(claim.id, claim.expires)
+
+    def _ends(self, claim: Claim) -> Deadlines:
+        return self.leases_end if claim.state is State.LEASED else self.others_end
+
     def remove(self, claim_id: ClaimId) -> None:
+        self.ids.discard(claim_id)
+        self._remove(claim_id)
+
+    def _remove(self, claim_id: ClaimId) -> None:
         claim = self.claims[claim_id]
         self.occupancy.leave(claim)
         del self.claims[claim_id]
@@ -68,15 +93,24 @@ class Register:
         if claim.pod_uid is not None:
             del self.by_pod[claim.pod_uid]
         self.unsettled.discard(claim_id)
-        self.unplanned.discard(claim_id)
-        self.expiring.discard(claim_id)
+        if claim_id in self.unplanned:
+            self._forget_unplanned(claim)
+        self.leases.pop(claim_id, None)
+        if claim.expires is not None:
+            self._ends(claim).discard(claim_id, claim.expires)
         self._count_shape(claim, -1)
         self._count(claim, -1)
 
     def replace(self, claim: Claim) -> None:
         """The claim in place of the one with its id."""
-        self.remove(claim.id)
-        self.insert(claim)
+        self._remove(claim.id)
+        self._insert(claim)
+
+    def _forget_unplanned(self, claim: Claim) -> None:
+        self.unplanned.remove(claim.id)
+        self.unplanned_within[claim.constraints] -= 1
+        if not self.unplanned_within[claim.constraints]:
+            del self.unplanned_within[claim.constraints]
 
     def _forget_name(self, claim: Claim) -> None:
         namespace, name = claim.owner.namespace, claim.owner.name

@@ -1,0 +1,35 @@
+"""Work that is long is done in steps, between which others are served.
+
+A step is bounded by what it weighs, not by how many things it is about: a Pod may have one port or five hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+MOST_WEIGHT = 256
+"""Ports, or other things of about 20 µs, in one step: some 5 ms."""
+
+
+def slices(items: Iterable[T], weigh: Callable[[T], int] = lambda _: 1, most: int = MOST_WEIGHT) -> Iterator[list[T]]:
+    """The items in order, some at a time: as many as weigh `most` together, one at least."""
+    found: list[T] = []
+    weight = 0
+    for item in items:
+        found.append(item)
+        weight += weigh(item)
+        if weight >= most:
+            yield found
+            found, weight = [], 0
+    if found:
+        yield found
+
+
+async def in_turns(steps: Iterator[None]) -> None:
+    """Takes step after step, each in a turn of the event loop of its own."""
+    for _ in steps:
+        await asyncio.sleep(0)
