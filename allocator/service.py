@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import islice
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
@@ -25,15 +24,21 @@ from allocator.allocating import Allocating
 from allocator.core.asks import Mistake, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
+from allocator.core.ledger import Ledger
+from allocator.core.ordered import Ordered
 from allocator.decisions import Decisions
 from allocator.engine import Engine, UnavailableError
 from allocator.metrics import Metrics
 from allocator.reports import Reports
+from allocator.slices import Pace, slices
 from allocator.status import Status
 from allocator.streams import Streams
 from allocator.watchers import Change, Watchers
 from allocator.wire import (
     STATES,
+    Held,
+    held_ports,
+    merged,
     parse_slot,
     parse_ttl,
     to_allocation,
@@ -48,6 +53,8 @@ from hostport.v1 import allocator_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
+AT_ONCE = 128
+"""Claims that are looked at before the clock is."""
 UNREAD_SECONDS = 30.0
 
 T = TypeVar("T")
@@ -137,26 +144,55 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
             size, after = _page(request)
-            wanted = (c for c in self._engine.ledger.claims() if c.id > after and _selects(request, c))
-            found, token = _cut(list(islice(wanted, size + 1)), size, lambda claim: claim.id)
-        return pb.ListAllocationsResponse(allocations=map(self._allocation, found), next_page_token=token)
+            found, token = await self._found(request, size, after)
+        return pb.ListAllocationsResponse(allocations=found, next_page_token=token)
+
+    async def _found(
+        self, request: pb.ListAllocationsRequest, size: int, after: str
+    ) -> tuple[list[pb.Allocation], str]:
+        """A page and the token of the next. Claims that come and go meanwhile may be in it or not."""
+        ledger, found, pace = self._engine.ledger, list[pb.Allocation](), Pace()
+        within = _on_node(ledger, request.node) if request.node else None
+        while ids := within.after(after, AT_ONCE) if within else ledger.ids_after(after, AT_ONCE):
+            for claim in filter(None, map(ledger.get, ids)):
+                if not _selects(request, claim):
+                    continue
+                if len(found) == size:
+                    return found, _token(found[-1].id)
+                found.append(self._allocation(claim))
+                await pace.rest()
+            after = ids[-1]
+            await pace.rest()
+            self._engine.check_serving()
+        return found, ""
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:  # noqa: N802
         async with _answering(context):
             await self._guard.looking_everywhere(context, Verb.LIST)
             self._engine.check_serving()
             size, after = _page(request)
-            wanted = (name for name in self._engine.ledger.node_names() if name > after)
-            found, token = _cut(list(islice(wanted, size + 1)), size, str)
-        return pb.ListNodesResponse(nodes=[self._node(name) for name in found], next_page_token=token)
+            names = self._engine.ledger.node_names_after(after, size + 1)
+            nodes, pace = list[pb.Node](), Pace()
+            for name in names[:size]:
+                nodes.append(self._node(name))
+                await pace.rest()
+        token = _token(names[size - 1]) if len(names) > size else ""
+        return pb.ListNodesResponse(nodes=nodes, next_page_token=token)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:  # noqa: N802
         async with _answering(context):
             await self._guard.looking_everywhere(context, Verb.GET)
             self._engine.check_serving()
             name = self._known_name(request.name, "name")
-        ports = [to_held_port(key, claim) for key, claim in self._engine.ledger.port_map(name)]
-        return pb.GetNodeResponse(node=self._node(name), ports=ports)
+            node, ports, pace = self._node(name), list[pb.HeldPort](), Pace()
+            held: list[list[Held]] = []
+            for claims in slices(self._claims_on(name), lambda claim: len(claim.ports)):
+                held.append(held_ports(claims))
+                await pace.rest()
+            for each in merged(held):
+                ports.append(to_held_port(each))
+                await pace.rest()
+        return pb.GetNodeResponse(node=node, ports=ports)
 
     async def WatchAllocations(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
         self, request: pb.WatchAllocationsRequest, context: Context
@@ -203,7 +239,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         return self._status.response()
 
     def _known_name(self, name: str, field: str) -> NodeName:
-        if name not in self._engine.ledger.node_names():
+        if not self._engine.ledger.has_node(name):
             message = f"no node {name[:64]}. ListNodes tells the names"
             raise Refused(Mistake(Reason.NODE_NOT_FOUND, field, message))
         return NodeName(name)
@@ -211,13 +247,17 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
     def _allocation(self, claim: Claim) -> pb.Allocation:
         return to_allocation(claim, unplaceable=self._engine.ledger.is_unplaceable(claim))
 
+    def _claims_on(self, name: NodeName) -> list[Claim]:
+        ledger = self._engine.ledger
+        return list(filter(None, map(ledger.get, ledger.ids_on(name))))
+
     def _node(self, name: NodeName) -> pb.Node:
-        held = self._engine.ledger.port_map(name)
+        held = self._engine.ledger.held_by_slot(name)
         return pb.Node(
             name=name,
             known=self._engine.ledger.is_known_node(name),
-            allocation_count=len({claim.id for _, claim in held}),
-            held_port_count=len({(key.protocol, key.number) for key, _ in held}),
+            allocation_count=len({claim.id for claims in held for claim in claims}),
+            held_port_count=len(held),
         )
 
 
@@ -294,11 +334,17 @@ def _page(request: pb.ListAllocationsRequest | pb.ListNodesRequest) -> tuple[int
     return size, after
 
 
-def _cut(found: list[T], size: int, key: Callable[[T], str]) -> tuple[list[T], str]:
-    """A page, and the token of the next one if there is one."""
-    if len(found) <= size:
-        return found, ""
-    return found[:size], base64.urlsafe_b64encode(f"after:{key(found[size - 1])}".encode()).decode()
+def _token(after: str) -> str:
+    """Of the page that begins beyond a key, whatever comes and goes until it is asked for."""
+    return base64.urlsafe_b64encode(f"after:{after}".encode()).decode()
+
+
+def _on_node(ledger: Ledger, name: str) -> Ordered[ClaimId]:
+    """The claims on a node, in the order of ids."""
+    found: Ordered[ClaimId] = Ordered()
+    for claim_id in ledger.ids_on(NodeName(name)):
+        found.add(claim_id)
+    return found
 
 
 def _is_watched(request: pb.WatchAllocationsRequest, claim: Claim) -> bool:

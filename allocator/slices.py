@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -29,7 +30,29 @@ def slices(items: Iterable[T], weigh: Callable[[T], int] = lambda _: 1, most: in
         yield found
 
 
+LONG_SECONDS, REST_SECONDS = 0.002, 0.001
+"""After a step that took long the loop rests: what others ask comes in by other threads, and in several turns."""
+
+
 async def in_turns(steps: Iterator[None]) -> None:
     """Takes step after step, each in a turn of the event loop of its own."""
+    began = perf_counter()
     for _ in steps:
-        await asyncio.sleep(0)
+        await asyncio.sleep(REST_SECONDS if perf_counter() - began > LONG_SECONDS else 0)
+        began = perf_counter()
+
+
+SLICE_SECONDS = 0.003
+
+
+class Pace:
+    """For work whose steps are too short to be turns by themselves: `rest` between two of them."""
+
+    def __init__(self) -> None:
+        self._ends = perf_counter() + SLICE_SECONDS
+
+    async def rest(self) -> None:
+        """Lets others be served where the slice is over."""
+        if perf_counter() > self._ends:
+            await asyncio.sleep(0)
+            self._ends = perf_counter() + SLICE_SECONDS

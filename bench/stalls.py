@@ -512,7 +512,7 @@ def waiting_pods(place: Place) -> None:
         for at in range(20):
             _observe(place, gone_pods=[PodUid(f"pod-{at}")])
             time.sleep(0.02)
-    place.remark(f"{1000 * place.loop.spent / 20:.1f} ms of CPU for each, ticks and others included")
+    place.remark(f"{1000 * place.stall.spent / 20:.1f} ms of CPU for each, with ticks and others")
 
 
 def waiting_pairs(place: Place) -> None:
@@ -654,7 +654,7 @@ def _pages(place: Place, **filters: Any) -> None:
             request.page_token = page.next_page_token
             if not page.next_page_token:
                 break
-    place.remark(f"{found:,} in {pages} pages, {1000 * place.loop.spent / pages:.0f} ms of CPU each")
+    place.remark(f"{found:,} in {pages} pages, {1000 * place.stall.spent / pages:.0f} ms of CPU each")
 
 
 def list_all(place: Place) -> None:
@@ -667,7 +667,7 @@ def list_small(place: Place) -> None:
     with place.measured():
         for _ in range(100):
             place.stub.ListAllocations(pb.ListAllocationsRequest(page_size=10), timeout=CALL_SECONDS)
-    place.remark(f"{1000 * place.loop.spent / 100:.1f} ms of CPU each")
+    place.remark(f"{1000 * place.stall.spent / 100:.1f} ms of CPU each")
 
 
 def list_filtered(place: Place) -> None:

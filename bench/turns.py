@@ -78,6 +78,7 @@ class Stall:
     """What was measured: seconds of the whole, CPU seconds of the longest turn, the longest wait beside it."""
 
     seconds: float = 0.0
+    spent: float = 0.0  # CPU seconds of the loop in that time
     longest: float = 0.0
     wait: float = 0.0
     remarks: list[str] = field(default_factory=list)
@@ -164,7 +165,7 @@ class Place:
         began = time.perf_counter()
         try:
             yield
-            self.stall.seconds = time.perf_counter() - began
+            self.stall.seconds, self.stall.spent = time.perf_counter() - began, self.loop.spent
             time.sleep(1.2 * TICK_SECONDS)
         finally:
             stop.set()
@@ -244,7 +245,7 @@ def measure(ledger: Ledger, row: Callable[[Place], None], most_seconds: float) -
         os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     if not body:
-        return Stall(most_seconds, most_seconds, most_seconds, ["not done by then"], ["time"])
+        return Stall(most_seconds, most_seconds, most_seconds, most_seconds, ["not done by then"], ["time"])
     stall: Stall = pickle.loads(body)
     return stall
 

@@ -28,7 +28,7 @@ from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodU
 from allocator.core.plan import Context, Placement, place
 from allocator.core.pods import Judge, Pod, as_stored, is_of_pod, is_same_name, outsider, recognise
 from allocator.core.policy import number_groups
-from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, number_of
+from allocator.core.ports import WILDCARD, PortKey, Protocol, number_of
 from allocator.core.register import Register
 from allocator.core.room import Move, World
 from allocator.core.sticky import Sticky
@@ -553,6 +553,12 @@ class Ledger:
         """The first ids beyond one, in order, fewer than `most` only at the end; `get` says which are durable."""
         return self._register.ids.after(claim_id, most)
 
+    def ids_on(self, name: NodeName) -> set[ClaimId]:
+        """The claims whose node this is; `get` says which are durable."""
+        register = self._register
+        held = {claim.id for holders in self._occupancy.held_by_slot(name).values() for claim in holders}
+        return held | {claim_id for claim_id in register.portless if self._claims[claim_id].node == name}
+
     def leases(self) -> list[Claim]:
         """Every durable lease, in the order in which they last changed."""
         return [self._claims[claim_id] for claim_id in self._register.leases if claim_id not in self._pending]
@@ -600,12 +606,12 @@ class Ledger:
             if claim.id not in self._pending:
                 yield number, claim
 
-    def held_by_slot(self, name: NodeName) -> Iterator[tuple[Slot, list[Claim]]]:
-        """Each slot that is held on a node and its holders, as they stand now, pending ones aside."""
-        for slot, holders in sorted(self._occupancy.held_by_slot(name).items()):
-            held = [claim for claim in holders if claim.id not in self._pending]
-            if held:
-                yield slot, held
+    def held_by_slot(self, name: NodeName) -> list[list[Claim]]:
+        """For each slot that is held on a node its holders, pending ones aside; in no order."""
+        pending = self._pending
+        every = self._occupancy.held_by_slot(name).values()
+        held = ([claim for claim in holders if claim.id not in pending] for holders in every)
+        return [claims for claims in held if claims]
 
     @property
     def changes(self) -> int:

@@ -26,6 +26,7 @@ class Register:
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
         self.unsettled: set[ClaimId] = set()
         self.ids: Ordered[ClaimId] = Ordered()
+        self.portless: set[ClaimId] = set()  # their Pods have no host port any more: they stand nowhere
         self.leases: dict[ClaimId, None] = {}
         self.leases_end = Deadlines()
         self.others_end = Deadlines()
@@ -61,6 +62,8 @@ class Register:
             if claim.node is None:
                 self.unplanned.add(claim.id)
                 self.unplanned_within[claim.constraints] += 1
+        if not claim.ports:
+            self.portless.add(claim.id)
         if claim.state is State.LEASED:
             self.leases[claim.id] = None
         self.expect(claim)
@@ -95,6 +98,7 @@ class Register:
         self.unsettled.discard(claim_id)
         if claim_id in self.unplanned:
             self._forget_unplanned(claim)
+        self.portless.discard(claim_id)
         self.leases.pop(claim_id, None)
         if claim.expires is not None:
             self._ends(claim).discard(claim_id, claim.expires)
