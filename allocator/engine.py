@@ -179,6 +179,8 @@ class Engine:
             UnavailableError: nothing changed, and the call may be repeated.
 
         """
+        if not is_wanted():
+            raise _UnwantedError
         if mark is None or not (mark.request_id in self._answers or mark.request_id in self._under_way):
             await self._first_sight(ask, is_wanted)
         try:

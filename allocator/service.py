@@ -10,7 +10,7 @@ import base64
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -89,19 +89,25 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             await _abort(context, result)
         return result
 
-    async def AllocateStream(  # noqa: N802
+    async def AllocateStream(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
         self, requests: AsyncIterator[pb.AllocateStreamRequest], context: Context
-    ) -> AsyncIterator[pb.AllocateStreamResponse]:
-        async with _answering(context):
-            await self._guard.streaming(context)
+    ) -> None:
 
         async def answer(
             request: pb.AllocateRequest, is_wanted: Callable[[], bool]
         ) -> pb.AllocateResponse | status_pb2.Status:
             return await self._allocating.answer(request, context, is_wanted)
 
-        async for response in self._streams.answers(requests, answer):
-            yield response
+        async with _answering(context):
+            await self._guard.streaming(context)
+            async with aclosing(self._streams.answers(requests, answer)) as answers:
+                async for response in answers:
+                    if not await _sent(context, response):
+                        message = (
+                            f"the answers of this stream were not read for {UNREAD_SECONDS:g} s. Open another one, and"
+                            " ask again with the same request_ids what was not answered"
+                        )
+                        raise Refused(Mistake(Reason.STREAM_UNREAD, "", message))
 
     def finish_streams(self) -> None:
         """They would go on for ever: ends them when they owe no answer."""
@@ -266,11 +272,18 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 
 async def _send(context: Context, event: pb.WatchAllocationsResponse) -> None:
     """Raises Refused where the watcher takes nothing for so long that its queue only grows."""
+    if not await _sent(context, event):
+        raise _behind()
+
+
+async def _sent(context: Context, message: Any) -> bool:
+    """Whether a message of a stream was taken in time."""
     try:
         async with asyncio.timeout(UNREAD_SECONDS):
-            await context.write(event)
+            await context.write(message)
     except TimeoutError:
-        raise _behind() from None
+        return False
+    return True
 
 
 def _behind() -> Refused:

@@ -23,7 +23,7 @@ from grpc_status import rpc_status
 from kit import claim_port
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from servicekit import CALLERS, Running, Start
+from servicekit import CALLERS, Running, Start, stream_unread
 from tornado.httpclient import AsyncHTTPClient
 
 from allocator.core.asks import Refused
@@ -297,6 +297,7 @@ CALLS: dict[Reason, Callable[[Running], Awaitable[Any]]] = {
     Reason.NOT_A_LEASE: not_a_lease,
     Reason.HELD_BY_POD: held_by_pod,
     Reason.WATCH_BEHIND: watch_behind,
+    Reason.STREAM_UNREAD: stream_unread,
     Reason.NAMESPACE_NOT_FOUND: namespace_not_found,
     Reason.LEASE_NOT_STORED: lease_not_stored,
 }

@@ -14,7 +14,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from kit import claim_port
-from servicekit import CALLERS, Running, Start
+from servicekit import CALLERS, Running, Start, stream_unread
 
 from allocator.core.asks import Mistake, Refused
 from allocator.core.candidates import NodeName
@@ -263,6 +263,7 @@ STATES: dict[Reason, list[Case]] = {
     ],
     Reason.INVALID_REQUEST: [lambda service: service.stub.Release(pb.ReleaseRequest())],
     Reason.WATCH_BEHIND: [watch_behind],
+    Reason.STREAM_UNREAD: [stream_unread],
     Reason.NUMBER_OUT_OF_RANGE: [
         lambda service: service.stub.ExplainPort(pb.ExplainPortRequest(node="localhost")),
     ],
