@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, cast
 
 import grpc
 from google.rpc import status_pb2
@@ -33,7 +33,7 @@ from allocator.reports import Reports
 from allocator.slices import Pace, slices
 from allocator.status import Status
 from allocator.streams import Streams
-from allocator.watchers import Change, Watchers
+from allocator.watchers import Change, Watcher, Watchers
 from allocator.wire import (
     STATES,
     Held,
@@ -42,9 +42,9 @@ from allocator.wire import (
     parse_slot,
     parse_ttl,
     to_allocation,
-    to_held_port,
     to_status,
     to_timestamp,
+    write_held_port,
 )
 from hostport.contract import Reason
 from hostport.v1 import allocator_pb2 as pb
@@ -57,7 +57,10 @@ AT_ONCE = 128
 """Claims that are looked at before the clock is."""
 UNREAD_SECONDS = 30.0
 
-T = TypeVar("T")
+MOST_TOGETHER = 256
+"""Events in a message."""
+
+W = pb.WatchAllocationsResponse
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -82,6 +85,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self._allocating = Allocating(engine, metrics, reports, guard, decisions, status.callers)
         self._streams = Streams()
         self._watchers = Watchers(engine.ledger)
+        self._turn = asyncio.Lock()  # of those who look at much
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         result = await self._allocating.answer(request, context, _wanted(context))
@@ -157,7 +161,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self, request: pb.ListAllocationsRequest, size: int, after: str
     ) -> tuple[list[pb.Allocation], str]:
         """A page and the token of the next. Claims that come and go meanwhile may be in it or not."""
-        ledger, found, pace = self._engine.ledger, list[pb.Allocation](), Pace()
+        ledger, found, pace = self._engine.ledger, list[pb.Allocation](), Pace(self._turn)
         within = _on_node(ledger, request.node) if request.node else None
         while ids := within.after(after, AT_ONCE) if within else ledger.ids_after(after, AT_ONCE):
             for claim in filter(None, map(ledger.get, ids)):
@@ -178,7 +182,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             self._engine.check_serving()
             size, after = _page(request)
             names = self._engine.ledger.node_names_after(after, size + 1)
-            nodes, pace = list[pb.Node](), Pace()
+            nodes, pace = list[pb.Node](), Pace(self._turn)
             for name in names[:size]:
                 nodes.append(self._node(name))
                 await pace.rest()
@@ -190,15 +194,16 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             await self._guard.looking_everywhere(context, Verb.GET)
             self._engine.check_serving()
             name = self._known_name(request.name, "name")
-            node, ports, pace = self._node(name), list[pb.HeldPort](), Pace()
+            response, pace = pb.GetNodeResponse(node=self._node(name)), Pace(self._turn)
+            await pace.rest()
             held: list[list[Held]] = []
             for claims in slices(self._claims_on(name), lambda claim: len(claim.ports)):
                 held.append(held_ports(claims))
                 await pace.rest()
             for each in merged(held):
-                ports.append(to_held_port(each))
+                write_held_port(each, response.ports.add())
                 await pace.rest()
-        return pb.GetNodeResponse(node=node, ports=ports)
+        return response
 
     async def WatchAllocations(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
         self, request: pb.WatchAllocationsRequest, context: Context
@@ -206,21 +211,40 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         async with _answering(context):
             await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
-            with self._watchers.watch(partial(_is_watched, request)) as (snapshot, changes):
-                for claim in snapshot:
-                    await _send(context, self._event(pb.WatchAllocationsResponse.TYPE_SNAPSHOT, claim))
-                await _send(context, pb.WatchAllocationsResponse(type=pb.WatchAllocationsResponse.TYPE_SYNCED))
-                while change := await changes.get():
-                    await _send(context, self._change(change))
+            with self._watchers.watch(partial(_is_watched, request)) as watcher:
+                await self._send_snapshot(watcher, context, is_batched=request.batches)
+                await _send(context, [W(type=W.TYPE_SYNCED)], is_batched=False)
+                pace = Pace(self._turn)
+                while not watcher.is_behind:
+                    changes = await watcher.changes()
+                    await pace.begin()
+                    events = []
+                    for change in changes:
+                        events.append(self._change(change))
+                        if pace.is_over or len(events) == MOST_TOGETHER:
+                            break
+                    await _send(context, events, is_batched=request.batches)
             raise _behind()
 
-    def _change(self, change: Change) -> pb.WatchAllocationsResponse:
-        if change.is_end:
-            return self._event(pb.WatchAllocationsResponse.TYPE_RELEASED, replace(change.claim, state=State.RELEASED))
-        return self._event(pb.WatchAllocationsResponse.TYPE_CHANGED, change.claim)
+    async def _send_snapshot(self, watcher: Watcher, context: Context, *, is_batched: bool) -> None:
+        pace, events = Pace(self._turn), list[W]()
+        while (claims := watcher.snapshot()) is not None:
+            for claim in claims:
+                events.append(self._event(W.TYPE_SNAPSHOT, claim))
+                if pace.is_over or len(events) == MOST_TOGETHER:
+                    await _send(context, events, is_batched=is_batched)
+                    events.clear()
+                    await pace.begin()
+            await pace.rest()
+        await _send(context, events, is_batched=is_batched)
 
-    def _event(self, kind: pb.WatchAllocationsResponse.Type.ValueType, claim: Claim) -> pb.WatchAllocationsResponse:
-        return pb.WatchAllocationsResponse(type=kind, allocation=self._allocation(claim))
+    def _change(self, change: Change) -> W:
+        if change.is_end:
+            return self._event(W.TYPE_RELEASED, replace(change.claim, state=State.RELEASED))
+        return self._event(W.TYPE_CHANGED, change.claim)
+
+    def _event(self, kind: W.Type.ValueType, claim: Claim) -> W:
+        return W(type=kind, allocation=self._allocation(claim))
 
     async def ExplainPort(  # noqa: N802
         self, request: pb.ExplainPortRequest, context: Context
@@ -270,10 +294,20 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 # -- watches
 
 
-async def _send(context: Context, event: pb.WatchAllocationsResponse) -> None:
-    """Raises Refused where the watcher takes nothing for so long that its queue only grows."""
-    if not await _sent(context, event):
-        raise _behind()
+async def _send(context: Context, events: list[W], *, is_batched: bool) -> None:
+    """Sends events, in one message where that is batched.
+
+    Raises:
+        Refused: the watcher takes nothing for so long that its queue only grows.
+
+    """
+    if is_batched and events:
+        first, *further = events
+        first.further.extend(further)
+        events = [first]
+    for event in events:
+        if not await _sent(context, event):
+            raise _behind()
 
 
 async def _sent(context: Context, message: Any) -> bool:

@@ -46,13 +46,28 @@ SLICE_SECONDS = 0.003
 
 
 class Pace:
-    """For work whose steps are too short to be turns by themselves: `rest` between two of them."""
+    """For work whose steps are too short to be turns by themselves: `rest` between two of them.
 
-    def __init__(self) -> None:
+    Those who share a lock share turns, too: in one turn of the event loop one of them does a slice, however many there
+    are.
+    """
+
+    def __init__(self, turn: asyncio.Lock) -> None:
+        self._turn = turn
         self._ends = perf_counter() + SLICE_SECONDS
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the slice has taken its time."""
+        return perf_counter() > self._ends
 
     async def rest(self) -> None:
         """Lets others be served where the slice is over."""
-        if perf_counter() > self._ends:
-            await asyncio.sleep(0)
-            self._ends = perf_counter() + SLICE_SECONDS
+        if self.is_over:
+            await self.begin(REST_SECONDS)
+
+    async def begin(self, rest: float = 0.0) -> None:
+        """Waits for a turn, in which a slice begins."""
+        async with self._turn:
+            await asyncio.sleep(rest)
+        self._ends = perf_counter() + SLICE_SECONDS

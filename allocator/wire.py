@@ -322,17 +322,14 @@ def merged(held: Iterable[list[Held]]) -> Iterator[Held]:
     return merge(*held, key=_RANK)
 
 
-def to_held_port(held: Held) -> pb.HeldPort:
+def write_held_port(held: Held, into: pb.HeldPort) -> None:
     *_, port, claim = held
-    message = pb.HeldPort(
-        protocol=_PROTOCOL_VALUES[port.protocol],
-        host_port=port.host_port,
-        host_ip=port.host_ip,
-        allocation_id=claim.id,
-        state=STATES[claim.state],
-    )
-    _write_owner(claim.owner, message.owner)
-    return message
+    into.protocol = _PROTOCOL_VALUES[port.protocol]
+    into.host_port = port.host_port
+    into.host_ip = port.host_ip
+    into.allocation_id = claim.id
+    into.state = STATES[claim.state]
+    _write_owner(claim.owner, into.owner)
 
 
 def to_status(mistakes: Sequence[Mistake]) -> status_pb2.Status:

@@ -718,8 +718,16 @@ def scrape(place: Place) -> None:
 
 def watch(place: Place) -> None:
     """WatchAllocations of 150,000, and 20,000 changes as fast as the cluster brings them"""
-    address = f"127.0.0.1:{place.port}"
-    command = [sys.executable, "-m", "bench.watcher", f"--address={address}"]
+    _watch(place)
+
+
+def watch_single(place: Place) -> None:
+    """the same for a client that takes one event in a message"""
+    _watch(place, "--single")
+
+
+def _watch(place: Place, *flags: str) -> None:
+    command = [sys.executable, "-m", "bench.watcher", f"--address=127.0.0.1:{place.port}", *flags]
     with place.measured(), subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as watcher:
         assert watcher.stdout
         try:
@@ -792,6 +800,7 @@ ROWS: tuple[Row, ...] = (
     get_node,
     scrape,
     watch,
+    watch_single,
 )
 
 

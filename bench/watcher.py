@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import grpc
 
@@ -23,13 +22,14 @@ W = pb.WatchAllocationsResponse
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.watcher", description=__doc__)
     parser.add_argument("--address", required=True)
+    parser.add_argument("--single", action="store_true", help="one event in a message, as for an older client")
     options = parser.parse_args(arguments)
     seen, is_synced = 0, False
     with grpc.insecure_channel(options.address) as channel:
         stub = pb_grpc.AllocatorServiceStub(channel)
         try:
-            for first in stub.WatchAllocations(request()):
-                for event in (first, *further(first)):
+            for first in stub.WatchAllocations(pb.WatchAllocationsRequest(batches=not options.single)):
+                for event in (first, *first.further):
                     if event.type == W.TYPE_SYNCED:
                         tell("synced", seen)
                         seen, is_synced = 0, True
@@ -40,14 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except grpc.RpcError as error:
             print(f"ended {reason_of(error)}", flush=True)
     return 0
-
-
-def request() -> pb.WatchAllocationsRequest:
-    return pb.WatchAllocationsRequest()
-
-
-def further(_: Any) -> Sequence[Any]:
-    return ()
 
 
 def tell(word: str, count: int) -> None:

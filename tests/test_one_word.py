@@ -21,6 +21,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from kit import claim_port
+from msgspec.structs import replace
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from servicekit import CALLERS, Running, Start, stream_unread
@@ -28,7 +29,7 @@ from tornado.httpclient import AsyncHTTPClient
 
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
-from allocator.core.claims import PodUid
+from allocator.core.claims import ClaimId, PodUid
 from allocator.core.pods import Pod
 from allocator.journal.contract import Entry, JournalError
 from allocator.portleases.journal import NotStoredError
@@ -280,8 +281,8 @@ async def watch_behind(service: Running) -> None:
     await service.stub.Allocate(lease())
     [claim] = service.engine.ledger.claims()
     assert service.engine.ledger.listener is not None
-    for _ in range(MOST_UNREAD + 1):
-        service.engine.ledger.listener(claim, False)
+    for number in range(MOST_UNREAD + 1):
+        service.engine.ledger.listener(replace(claim, id=ClaimId(f"{number:032x}")), False)
     while await watch.read():
         pass
 

@@ -14,6 +14,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from kit import claim_port
+from msgspec.structs import replace
 from servicekit import CALLERS, Running, Start, stream_unread
 
 from allocator.core.asks import Mistake, Refused
@@ -232,8 +233,8 @@ async def watch_behind(service: Running) -> None:
     held = service.engine.ledger.get(ClaimId(claim.id))
     assert held is not None
     assert service.engine.ledger.listener is not None
-    for _ in range(MOST_UNREAD + 1):
-        service.engine.ledger.listener(held, False)
+    for number in range(MOST_UNREAD + 1):
+        service.engine.ledger.listener(replace(held, id=ClaimId(f"{number:032x}")), False)
     while await watch.read():
         pass
 
