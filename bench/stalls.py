@@ -473,16 +473,22 @@ def _waiting(number: int, *ports: int, **more: Any) -> Claim:
 
 
 def verdicts(place: Place) -> None:
-    """256 Pods whose status says that the scheduler found no node, in one batch"""
-    claims = [_waiting(200_000 + at, LOW + at) for at in range(256)]
+    """256 Pods whose status says that the scheduler found no node, each for nodes of its own, in one batch"""
+    claims = [_waiting(200_000 + at, LOW + at, constraints=_own(at)) for at in range(256)]
     place.on_loop(_restore, place, claims)
+    verdict = Verdict(Judge.SCHEDULER, 3_000)
     pods = [
-        _pod(200_000 + at, LOW + at, node=None, carried_id=claim.id, verdict=Verdict(Judge.SCHEDULER, 3_000))
+        _pod(200_000 + at, LOW + at, node=None, carried_id=claim.id, constraints=claim.constraints, verdict=verdict)
         for at, claim in enumerate(claims)
     ]
     with place.measured():
         _observe(place, pods=pods)
         time.sleep(2)
+
+
+def _own(number: int) -> Constraints:
+    """A candidate set that nobody else has: every node."""
+    return Constraints(tolerations=(Toleration(key=f"own-{number}"),))
 
 
 def verdicts_of_kubelets(place: Place) -> None:
