@@ -4,10 +4,13 @@ Rules:
 
 * The ledger is touched from the event loop alone, and never across an await: a decision and its taking are one step.
 * What was decided is published or aborted by the outcome of its commit, whether or not the caller still waits.
-* A repeated request gets the first answer: from `_answers` once it is durable, from `_under_way` before.
+* A repeated request gets the first answer: from `_answers` once it is durable, from `_under_way` before. It is made
+  durable while anybody who asked for it wants it; what died because nobody did is no answer to who came too late.
 * What the cluster changes is true already; the journal follows, and is asked again where it fails. It follows with what
   is journalled next, and before it, or with the next tick: a commit of its own for each Pod would cost as much as the
-  one that gave the Pod its ports.
+  one that gave the Pod its ports. Of what changes in masses some is journalled at a time, and the rest after it: then a
+  port may be journalled as taken before it is as free. A start that finds both ends the claim whose Pod is gone.
+* What ends in masses likewise: a turn of the event loop costs no more than `MOST_ENDING` ends.
 * Where it is not certain yet that a decision was not made durable, its ports stay taken until it is.
 """
 
@@ -18,7 +21,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import msgspec
@@ -28,10 +31,10 @@ from allocator.cluster.contract import PodRef, Watch
 from allocator.core.asks import Ask, Mistake, Refused, UndecidedError, Warned
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import Claim, ClaimId, PodUid, State
-from allocator.core.ledger import LEASE_SECONDS, Ledger
+from allocator.core.ledger import LEASE_SECONDS, MOST_DUE, Ledger
 from allocator.core.pods import Pod
 from allocator.core.upkeep import Incident, IncidentKind
-from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Put, Recorded
+from allocator.journal.contract import MOST_FORGOTTEN, Answer, Drop, Entry, Forget, Journal, JournalError, Put, Recorded
 from allocator.lines import Lines
 from hostport.contract import Reason
 from hostport.logs import tell
@@ -46,6 +49,10 @@ ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
 END_SECONDS = 4.0  # how long a caller waits for an end; an API server that is away must not keep it
 SURVEYED = 8_000  # nodes and numbers a tick: about 2 ms, and 5,000 nodes with 30 numbers each in ten seconds
 MOST_SHOWN = 10
+MOST_ENDING = MOST_DUE
+"""Ends of leases that are under way at a time because they are due: each may be an object of the API server."""
+MOST_SAVED = 512
+"""Ports of claims, and claims, that are journalled at a time because the cluster changed them."""
 
 Seal = Callable[[Claim, Sequence[Warned]], bytes]
 """Serialises the answer, for the journal and the caller alike."""
@@ -64,6 +71,40 @@ class UnavailableError(Exception):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class _UnwantedError(UnavailableError):
+    """Nobody who asked wanted it any more when it was to be made durable."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A request that was decided and is not durable yet: what tells it, and who waits for its answer."""
+
+    digest: bytes = b""
+    wanted: list[Callable[[], bool]] = field(default_factory=list)
+    waiting: list[asyncio.Future[bytes]] = field(default_factory=list)
+
+    def join(self, is_wanted: Callable[[], bool]) -> asyncio.Future[bytes]:
+        """The answer, for one more who wants it."""
+        self.wanted.append(is_wanted)
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        return self.waiting[-1]
+
+    def is_wanted(self) -> bool:
+        return any(each() for each in self.wanted)
+
+    def settle(self, response: bytes, failure: Exception | None) -> None:
+        for each in self.waiting:
+            if each.done():
+                continue  # its caller has gone
+            if failure is None:
+                each.set_result(response)
+            else:
+                each.set_exception(failure)
 
 
 def _unheard(_: object) -> None:
@@ -105,8 +146,9 @@ class Engine:
         self._answers: dict[str, Answer] = {}
         self._answers_of: dict[ClaimId, tuple[str, ...]] = {}  # request_ids: nearly always one
         self._fading: deque[tuple[float, str]] = deque()  # (when the claim ended, request_id), in that order
-        self._under_way: dict[str, tuple[bytes, list[asyncio.Future[bytes]]]] = {}  # digest, and who waits
+        self._under_way: dict[str, _UnderWay] = {}  # by request_id
         self._ending: dict[ClaimId, asyncio.Future[bool]] = {}
+        self._leases_ending = 0  # because they are due
         self._unsaved: dict[ClaimId, Claim | None] = {}
         self._lines = Lines()
         self._restore()
@@ -140,7 +182,9 @@ class Engine:
             UnavailableError: nothing changed, and the call may be repeated.
 
         """
-        if mark is None or mark.request_id not in self._answers:
+        if not is_wanted():
+            raise _UnwantedError
+        if mark is None or not (mark.request_id in self._answers or mark.request_id in self._under_way):
             await self._first_sight(ask, is_wanted)
         try:
             return await self._allocate(ask, mark, seal, is_wanted)
@@ -194,15 +238,19 @@ class Engine:
         self.check_serving()
         if mark is None:
             return await self._grant(ask, None, seal, is_wanted)
+        while mark.request_id in self._under_way:
+            under_way = self._under_way[mark.request_id]
+            _check_same(mark, under_way.digest)
+            try:
+                return await under_way.join(is_wanted)
+            except _UnwantedError:
+                if not is_wanted():
+                    raise
+            self.check_serving()
         answer = self._answers.get(mark.request_id)
         if answer is not None:
             _check_same(mark, answer.digest)
             return answer.response
-        if mark.request_id in self._under_way:
-            digest, waiting = self._under_way[mark.request_id]
-            _check_same(mark, digest)
-            waiting.append(asyncio.get_running_loop().create_future())
-            return await waiting[-1]
         return await self._grant(ask, mark, seal, is_wanted)
 
     def preview(self, ask: Ask, seal: Seal) -> bytes:
@@ -237,11 +285,11 @@ class Engine:
         response = seal(claim, warnings)
         answer = Answer(mark.request_id, mark.digest, claim.id, response) if mark else None
         entries: list[Entry] = [Put(claim)] if claim != old else []
-        committed = self._submit(entries + ([answer] if answer else []), is_wanted)
-        outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        waiting = [outcome]
+        under_way = _UnderWay(mark.digest if mark else b"")
+        outcome = under_way.join(is_wanted)
         if mark:
-            self._under_way[mark.request_id] = (mark.digest, waiting)
+            self._under_way[mark.request_id] = under_way
+        committed = self._submit(entries + ([answer] if answer else []), under_way.is_wanted)
 
         def settle(committed: asyncio.Future[bool]) -> None:
             if mark:
@@ -256,13 +304,7 @@ class Engine:
                 _once_certain(committed, lambda: self.ledger.abort(claim.id))
             elif self.ledger.get(claim.id) is claim:
                 self._restore_claim(old)
-            for one in waiting:
-                if one.done():
-                    continue  # its caller has gone
-                if failure is None:
-                    one.set_result(response)
-                else:
-                    one.set_exception(failure)
+            under_way.settle(response, failure)
 
         committed.add_done_callback(settle)
         return outcome
@@ -362,9 +404,9 @@ class Engine:
             self._remember(answer)
             yield answer
 
-    def leases(self) -> Iterator[Claim]:
+    def leases(self) -> list[Claim]:
         """The leases in force."""
-        return (claim for claim in self.ledger.claims() if claim.state is State.LEASED)
+        return self.ledger.leases()
 
     def is_known(self, claim_id: ClaimId) -> bool:
         """Whether there is such a claim, also one that is still being decided."""
@@ -410,12 +452,7 @@ class Engine:
     def tick(self) -> None:
         """Ends what is due."""
         now = self.now()
-        due = [claim for claim in self.ledger.due(now) if claim.id not in self._ending]
-        if due:
-            self.expired.update(claim.state for claim in due)
-            shown = [f"{claim.id} ({claim.owner})" for claim in due[:MOST_SHOWN]]
-            tell(log, "expired", count=len(due), allocations=shown)
-            self._end_all(due)
+        self._end_due()
         if self.watch and self.ledger.awaits_proof(now):
             self.watch.hurry()
         self.ledger.look_for_room()
@@ -425,10 +462,22 @@ class Engine:
         self.save_changes()
         self._tell_incidents()
 
-    def save_changes(self) -> None:
-        """Journals what the cluster changed, and what could not be journalled the last time. At the end, too."""
-        changes = {**self._unsaved, **self.ledger.take_changes()}
-        self._unsaved = {}
+    def _end_due(self) -> None:
+        """Ends some of what is due; what is left, when these ends are durable."""
+        room = max(0, MOST_ENDING - self._leases_ending)
+        due = [claim for claim in self.ledger.due(self.now(), room) if claim.id not in self._ending]
+        if due:
+            self.expired.update(claim.state for claim in due)
+            shown = [f"{claim.id} ({claim.owner})" for claim in due[:MOST_SHOWN]]
+            tell(log, "expired", count=len(due), allocations=shown)
+            self._end_all(due)
+
+    def save_changes(self) -> bool:
+        """Journals some of what the cluster changed, and of what could not be journalled the last time.
+
+        What is left follows when that is durable, or with the next tick where it cannot be. False: there was nothing.
+        """
+        changes, is_all = self._some_changes()
         at = self.now()
         entries: list[Entry] = []
         for claim_id, claim in changes.items():
@@ -438,22 +487,53 @@ class Engine:
             elif (current := self._lasting(claim_id)) is not None:
                 entries.append(Put(current))
         if not entries:
-            return
+            return bool(changes)
 
         def settle(committed: asyncio.Future[bool]) -> None:
             if _failure(committed) is not None:
                 self._unsaved.update(changes)  # submissions settle in order: what is there is older
+            elif not is_all:
+                self.save_changes()
 
         self.journal.submit(entries, always).add_done_callback(settle)
+        return True
+
+    def save_all_changes(self) -> None:
+        """At the end, when nobody is served any more."""
+        for _ in range(len(self._unsaved) + self.ledger.unsaved + 1):
+            if not self.save_changes():
+                return
+
+    def _some_changes(self) -> tuple[dict[ClaimId, Claim | None], bool]:
+        """Changes that weigh `MOST_SAVED` together, what could not be journalled first; and whether that is all."""
+        weight, changes = 0, dict[ClaimId, Claim | None]()
+        while self._unsaved and weight < MOST_SAVED:
+            claim_id = next(iter(self._unsaved))
+            changes[claim_id] = claim = self._unsaved.pop(claim_id)
+            weight += 1 + (len(claim.ports) if claim else 0)
+        if weight >= MOST_SAVED:
+            return changes, False
+        taken = self.ledger.take_changes(MOST_SAVED - weight)
+        return changes | taken, not self.ledger.unsaved
 
     def _end_all(self, due: Sequence[Claim]) -> None:
         """Each lease by itself: its end may take longer than that of others."""
         reservations = [claim.id for claim in due if claim.state is not State.LEASED]
         if reservations:
-            self._end(reservations)
+            self._end(reservations).add_done_callback(self._go_on_ending)
         for claim in due:
             if claim.state is State.LEASED:
-                self._end([claim.id])
+                self._leases_ending += 1
+                self._end([claim.id]).add_done_callback(self._lease_ended)
+
+    def _lease_ended(self, committed: asyncio.Future[bool]) -> None:
+        self._leases_ending -= 1
+        if not self._leases_ending:
+            self._go_on_ending(committed)
+
+    def _go_on_ending(self, committed: asyncio.Future[bool]) -> None:
+        if _failure(committed) is None:  # else with the next tick
+            self._end_due()
 
     def _end(self, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
         """Ends claims: their ports are free when that is durable, not before."""
@@ -468,6 +548,8 @@ class Engine:
                 if is_durable:
                     self.ledger.end(claim_id)
                     self._fade(claim_id, at)
+                else:
+                    self.ledger.still_due(claim_id)
 
         committed.add_done_callback(settle)
         return committed
@@ -505,11 +587,12 @@ class Engine:
 
     def _forget_answers(self, now: float) -> None:
         before = now - ANSWER_SECONDS
-        if not self._fading or self._fading[0][0] >= before:
-            return
-        while self._fading and self._fading[0][0] < before:
+        forgotten = 0
+        while self._fading and self._fading[0][0] < before and forgotten < MOST_FORGOTTEN:
             self._answers.pop(self._fading.popleft()[1], None)
-        self._submit([Forget(before)], always).add_done_callback(_failure)
+            forgotten += 1
+        if forgotten:
+            self._submit([Forget(before)], always).add_done_callback(_failure)
 
 
 @contextmanager
@@ -532,7 +615,7 @@ def _failure(committed: asyncio.Future[bool]) -> Refused | UnavailableError | No
         reason = error.reason if isinstance(error, JournalError) else Reason.JOURNAL_UNAVAILABLE
         return UnavailableError(reason, _unavailable_text(error))
     if not committed.result():
-        return UnavailableError(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
+        return _UnwantedError()
     return None
 
 

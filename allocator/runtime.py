@@ -215,7 +215,7 @@ class Allocator:
             for task in (stopped, *background):
                 task.cancel()
             await asyncio.gather(stopped, *background, return_exceptions=True)
-            self._engine.save_changes()
+            self._engine.save_all_changes()
             if self._lease_keeper is not None:
                 await self._lease_keeper.close()
 
@@ -323,7 +323,7 @@ class Allocator:
     async def _all_shown(self) -> bool:
         """Waits a little until the cluster shows every Pod that was admitted: a successor then need not wait at all."""
         until = time.monotonic() + HANDOVER_SECONDS
-        while any(claim.state is State.RESERVED for claim in self._engine.ledger.claims()):
+        while self._engine.ledger.tally().states.get(State.RESERVED):
             if time.monotonic() > until:
                 return False
             await asyncio.sleep(0.05)

@@ -10,10 +10,9 @@ import base64
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from itertools import islice
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, cast
 
 import grpc
 from google.rpc import status_pb2
@@ -25,21 +24,27 @@ from allocator.allocating import Allocating
 from allocator.core.asks import Mistake, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
+from allocator.core.ledger import Ledger
+from allocator.core.ordered import Ordered
 from allocator.decisions import Decisions
 from allocator.engine import Engine, UnavailableError
 from allocator.metrics import Metrics
 from allocator.reports import Reports
+from allocator.slices import Pace, slices
 from allocator.status import Status
 from allocator.streams import Streams
-from allocator.watchers import Change, Watchers
+from allocator.watchers import Change, Watcher, Watchers
 from allocator.wire import (
     STATES,
+    Held,
+    held_ports,
+    merged,
     parse_slot,
     parse_ttl,
     to_allocation,
-    to_held_port,
     to_status,
     to_timestamp,
+    write_held_port,
 )
 from hostport.contract import Reason
 from hostport.v1 import allocator_pb2 as pb
@@ -48,9 +53,14 @@ from hostport.v1 import allocator_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000
+AT_ONCE = 128
+"""Claims that are looked at before the clock is."""
 UNREAD_SECONDS = 30.0
 
-T = TypeVar("T")
+MOST_TOGETHER = 256
+"""Events in a message."""
+
+W = pb.WatchAllocationsResponse
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -75,6 +85,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self._allocating = Allocating(engine, metrics, reports, guard, decisions, status.callers)
         self._streams = Streams()
         self._watchers = Watchers(engine.ledger)
+        self._turn = asyncio.Lock()  # of those who look at much
 
     async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
         result = await self._allocating.answer(request, context, _wanted(context))
@@ -84,19 +95,25 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             await _abort(context, result)
         return result
 
-    async def AllocateStream(  # noqa: N802
+    async def AllocateStream(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
         self, requests: AsyncIterator[pb.AllocateStreamRequest], context: Context
-    ) -> AsyncIterator[pb.AllocateStreamResponse]:
-        async with _answering(context):
-            await self._guard.streaming(context)
+    ) -> None:
 
         async def answer(
             request: pb.AllocateRequest, is_wanted: Callable[[], bool]
         ) -> pb.AllocateResponse | status_pb2.Status:
             return await self._allocating.answer(request, context, is_wanted)
 
-        async for response in self._streams.answers(requests, answer):
-            yield response
+        async with _answering(context):
+            await self._guard.streaming(context)
+            async with aclosing(self._streams.answers(requests, answer)) as answers:
+                async for response in answers:
+                    if not await _sent(context, response):
+                        message = (
+                            f"the answers of this stream were not read for {UNREAD_SECONDS:g} s. Open another one, and"
+                            " ask again with the same request_ids what was not answered"
+                        )
+                        raise Refused(Mistake(Reason.STREAM_UNREAD, "", message))
 
     def finish_streams(self) -> None:
         """They would go on for ever: ends them when they owe no answer."""
@@ -139,26 +156,56 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
             size, after = _page(request)
-            wanted = (c for c in self._engine.ledger.claims() if c.id > after and _selects(request, c))
-            found, token = _cut(list(islice(wanted, size + 1)), size, lambda claim: claim.id)
-        return pb.ListAllocationsResponse(allocations=map(self._allocation, found), next_page_token=token)
+            found, token = await self._found(request, size, after)
+        return pb.ListAllocationsResponse(allocations=found, next_page_token=token)
+
+    async def _found(
+        self, request: pb.ListAllocationsRequest, size: int, after: str
+    ) -> tuple[list[pb.Allocation], str]:
+        """A page and the token of the next. Claims that come and go meanwhile may be in it or not."""
+        ledger, found, pace = self._engine.ledger, list[pb.Allocation](), Pace(self._turn)
+        within = _on_node(ledger, request.node) if request.node else None
+        while ids := within.after(after, AT_ONCE) if within else ledger.ids_after(after, AT_ONCE):
+            for claim in filter(None, map(ledger.get, ids)):
+                if not _selects(request, claim):
+                    continue
+                if len(found) == size:
+                    return found, _token(found[-1].id)
+                found.append(self._allocation(claim))
+                await pace.rest()
+            after = ids[-1]
+            await pace.rest()
+            self._engine.check_serving()
+        return found, ""
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:  # noqa: N802
         async with _answering(context):
             await self._guard.looking_everywhere(context, Verb.LIST)
             self._engine.check_serving()
             size, after = _page(request)
-            wanted = (name for name in self._engine.ledger.node_names() if name > after)
-            found, token = _cut(list(islice(wanted, size + 1)), size, str)
-        return pb.ListNodesResponse(nodes=[self._node(name) for name in found], next_page_token=token)
+            names = self._engine.ledger.node_names_after(after, size + 1)
+            nodes, pace = list[pb.Node](), Pace(self._turn)
+            for name in names[:size]:
+                nodes.append(self._node(name))
+                await pace.rest()
+        token = _token(names[size - 1]) if len(names) > size else ""
+        return pb.ListNodesResponse(nodes=nodes, next_page_token=token)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:  # noqa: N802
         async with _answering(context):
             await self._guard.looking_everywhere(context, Verb.GET)
             self._engine.check_serving()
             name = self._known_name(request.name, "name")
-        ports = [to_held_port(key, claim) for key, claim in self._engine.ledger.port_map(name)]
-        return pb.GetNodeResponse(node=self._node(name), ports=ports)
+            response, pace = pb.GetNodeResponse(node=self._node(name)), Pace(self._turn)
+            await pace.rest()
+            held: list[list[Held]] = []
+            for claims in slices(self._claims_on(name), lambda claim: len(claim.ports)):
+                held.append(held_ports(claims))
+                await pace.rest()
+            for each in merged(held):
+                write_held_port(each, response.ports.add())
+                await pace.rest()
+        return response
 
     async def WatchAllocations(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
         self, request: pb.WatchAllocationsRequest, context: Context
@@ -166,21 +213,40 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         async with _answering(context):
             await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
-            with self._watchers.watch(partial(_is_watched, request)) as (snapshot, changes):
-                for claim in snapshot:
-                    await _send(context, self._event(pb.WatchAllocationsResponse.TYPE_SNAPSHOT, claim))
-                await _send(context, pb.WatchAllocationsResponse(type=pb.WatchAllocationsResponse.TYPE_SYNCED))
-                while change := await changes.get():
-                    await _send(context, self._change(change))
+            with self._watchers.watch(partial(_is_watched, request)) as watcher:
+                await self._send_snapshot(watcher, context, is_batched=request.batches)
+                await _send(context, [W(type=W.TYPE_SYNCED)], is_batched=False)
+                pace = Pace(self._turn)
+                while not watcher.is_behind:
+                    changes = await watcher.changes()
+                    await pace.begin()
+                    events = []
+                    for change in changes:
+                        events.append(self._change(change))
+                        if pace.is_over or len(events) == MOST_TOGETHER:
+                            break
+                    await _send(context, events, is_batched=request.batches)
             raise _behind()
 
-    def _change(self, change: Change) -> pb.WatchAllocationsResponse:
-        if change.is_end:
-            return self._event(pb.WatchAllocationsResponse.TYPE_RELEASED, replace(change.claim, state=State.RELEASED))
-        return self._event(pb.WatchAllocationsResponse.TYPE_CHANGED, change.claim)
+    async def _send_snapshot(self, watcher: Watcher, context: Context, *, is_batched: bool) -> None:
+        pace, events = Pace(self._turn), list[W]()
+        while (claims := watcher.snapshot()) is not None:
+            for claim in claims:
+                events.append(self._event(W.TYPE_SNAPSHOT, claim))
+                if pace.is_over or len(events) == MOST_TOGETHER:
+                    await _send(context, events, is_batched=is_batched)
+                    events.clear()
+                    await pace.begin()
+            await pace.rest()
+        await _send(context, events, is_batched=is_batched)
 
-    def _event(self, kind: pb.WatchAllocationsResponse.Type.ValueType, claim: Claim) -> pb.WatchAllocationsResponse:
-        return pb.WatchAllocationsResponse(type=kind, allocation=self._allocation(claim))
+    def _change(self, change: Change) -> W:
+        if change.is_end:
+            return self._event(W.TYPE_RELEASED, replace(change.claim, state=State.RELEASED))
+        return self._event(W.TYPE_CHANGED, change.claim)
+
+    def _event(self, kind: W.Type.ValueType, claim: Claim) -> W:
+        return W(type=kind, allocation=self._allocation(claim))
 
     async def ExplainPort(  # noqa: N802
         self, request: pb.ExplainPortRequest, context: Context
@@ -205,7 +271,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         return self._status.response()
 
     def _known_name(self, name: str, field: str) -> NodeName:
-        if name not in self._engine.ledger.node_names():
+        if not self._engine.ledger.has_node(name):
             message = f"no node {name[:64]}. ListNodes tells the names"
             raise Refused(Mistake(Reason.NODE_NOT_FOUND, field, message))
         return NodeName(name)
@@ -213,26 +279,47 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
     def _allocation(self, claim: Claim) -> pb.Allocation:
         return to_allocation(claim, unplaceable=self._engine.ledger.is_unplaceable(claim))
 
+    def _claims_on(self, name: NodeName) -> list[Claim]:
+        ledger = self._engine.ledger
+        return list(filter(None, map(ledger.get, ledger.ids_on(name))))
+
     def _node(self, name: NodeName) -> pb.Node:
-        held = self._engine.ledger.port_map(name)
+        held = self._engine.ledger.held_by_slot(name)
         return pb.Node(
             name=name,
             known=self._engine.ledger.is_known_node(name),
-            allocation_count=len({claim.id for _, claim in held}),
-            held_port_count=len({(key.protocol, key.number) for key, _ in held}),
+            allocation_count=len({claim.id for claims in held for claim in claims}),
+            held_port_count=len(held),
         )
 
 
 # -- watches
 
 
-async def _send(context: Context, event: pb.WatchAllocationsResponse) -> None:
-    """Raises Refused where the watcher takes nothing for so long that its queue only grows."""
+async def _send(context: Context, events: list[W], *, is_batched: bool) -> None:
+    """Sends events, in one message where that is batched.
+
+    Raises:
+        Refused: the watcher takes nothing for so long that its queue only grows.
+
+    """
+    if is_batched and events:
+        first, *further = events
+        first.further.extend(further)
+        events = [first]
+    for event in events:
+        if not await _sent(context, event):
+            raise _behind()
+
+
+async def _sent(context: Context, message: Any) -> bool:
+    """Whether a message of a stream was taken in time."""
     try:
         async with asyncio.timeout(UNREAD_SECONDS):
-            await context.write(event)
+            await context.write(message)
     except TimeoutError:
-        raise _behind() from None
+        return False
+    return True
 
 
 def _behind() -> Refused:
@@ -296,11 +383,17 @@ def _page(request: pb.ListAllocationsRequest | pb.ListNodesRequest) -> tuple[int
     return size, after
 
 
-def _cut(found: list[T], size: int, key: Callable[[T], str]) -> tuple[list[T], str]:
-    """A page, and the token of the next one if there is one."""
-    if len(found) <= size:
-        return found, ""
-    return found[:size], base64.urlsafe_b64encode(f"after:{key(found[size - 1])}".encode()).decode()
+def _token(after: str) -> str:
+    """Of the page that begins beyond a key, whatever comes and goes until it is asked for."""
+    return base64.urlsafe_b64encode(f"after:{after}".encode()).decode()
+
+
+def _on_node(ledger: Ledger, name: str) -> Ordered[ClaimId]:
+    """The claims on a node, in the order of ids."""
+    found: Ordered[ClaimId] = Ordered()
+    for claim_id in ledger.ids_on(NodeName(name)):
+        found.add(claim_id)
+    return found
 
 
 def _is_watched(request: pb.WatchAllocationsRequest, claim: Claim) -> bool:

@@ -1,6 +1,11 @@
 """Who watches allocations: each watcher has a queue of its own, and one that does not keep up is let go.
 
-The ledger's listener is set only while somebody watches, so that nobody pays for what nobody reads.
+Rules:
+
+* The ledger's listener is set only while somebody watches, so that nobody pays for what nobody reads.
+* A snapshot is made on the way, in the order of ids: what changes where it has not come to yet will be seen there, and
+  is no change.
+* Of the changes of a claim that were not read yet, the last counts: a queue has no more entries than there are claims.
 """
 
 from __future__ import annotations
@@ -10,10 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from allocator.core.claims import Claim
+from allocator.core.claims import Claim, ClaimId
 from allocator.core.ledger import Ledger
 
-MOST_UNREAD = 10_000
+MOST_UNREAD = 50_000
+AT_ONCE = 128
+"""Claims of a snapshot that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +31,45 @@ class Change:
     is_end: bool
 
 
-Queue = asyncio.Queue[Change | None]
-"""None: the watcher did not keep up, and changes are missing from here on."""
+class Watcher:
+    """One of them. What it has not taken yet waits."""
+
+    def __init__(self, ledger: Ledger, selects: Callable[[Claim], bool]) -> None:
+        self._ledger = ledger
+        self._selects = selects
+        self._reached: str | None = ""  # how far the snapshot is; None: it is complete
+        self._unread: dict[ClaimId, Change] = {}
+        self._news = asyncio.Event()
+        self.is_behind = False  # changes are missing from here on
+
+    def snapshot(self) -> list[Claim] | None:
+        """The claims of the next ids, which may be none; None: that was all of them."""
+        if self._reached is None:
+            return None
+        ids = self._ledger.ids_after(self._reached, AT_ONCE)
+        self._reached = ids[-1] if ids else None
+        return [claim for claim in map(self._ledger.get, ids) if claim and self._selects(claim)] if ids else None
+
+    async def changes(self) -> Iterator[Change]:
+        """Waits for changes; what is not taken of them stays for the next time. None at all: it is behind."""
+        while not self._unread and not self.is_behind:
+            self._news.clear()
+            await self._news.wait()
+        return self._taken()
+
+    def _taken(self) -> Iterator[Change]:
+        while self._unread and not self.is_behind:
+            yield self._unread.pop(next(iter(self._unread)))
+
+    def tell(self, claim: Claim, *, is_end: bool) -> None:
+        """Something happened to a claim."""
+        if not self._selects(claim) or (self._reached is not None and claim.id > self._reached):
+            return
+        self._unread[claim.id] = Change(claim, is_end)
+        if len(self._unread) > MOST_UNREAD:
+            self.is_behind = True
+            self._unread.clear()
+        self._news.set()
 
 
 class Watchers:
@@ -33,27 +77,23 @@ class Watchers:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._queues: dict[Queue, Callable[[Claim], bool]] = {}
+        self._watchers: dict[Watcher, None] = {}
 
     @contextmanager
-    def watch(self, selects: Callable[[Claim], bool]) -> Iterator[tuple[list[Claim], Queue]]:
-        """The claims of now, and a queue of what happens to such claims from now on."""
-        queue: Queue = asyncio.Queue(MOST_UNREAD + 1)
-        self._queues[queue] = selects
+    def watch(self, selects: Callable[[Claim], bool]) -> Iterator[Watcher]:
+        """One that is told of such claims."""
+        watcher = Watcher(self._ledger, selects)
+        self._watchers[watcher] = None
         self._ledger.listener = self._tell
         try:
-            yield [claim for claim in self._ledger.claims() if selects(claim)], queue
+            yield watcher
         finally:
-            self._queues.pop(queue, None)
-            if not self._queues:
+            self._watchers.pop(watcher, None)
+            if not self._watchers:
                 self._ledger.listener = None
 
     def _tell(self, claim: Claim, is_end: bool) -> None:  # noqa: FBT001 - the listener's signature
-        for queue, selects in list(self._queues.items()):
-            if not selects(claim):
-                continue
-            if queue.qsize() < MOST_UNREAD:
-                queue.put_nowait(Change(claim, is_end))
-            else:
-                queue.put_nowait(None)
-                del self._queues[queue]
+        for watcher in list(self._watchers):
+            watcher.tell(claim, is_end=is_end)
+            if watcher.is_behind:
+                del self._watchers[watcher]

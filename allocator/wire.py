@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from operator import itemgetter
 from sys import intern
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,8 +17,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused, Warned, WhenFull
 from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
-from allocator.core.claims import Claim, Owner, State
-from allocator.core.ports import MAX_PORT, PortKey, Protocol
+from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
+from allocator.core.ports import MAX_PORT, Protocol
 from allocator.core.sized import Sized
 from hostport.bounds import LONGEST_ADDRESS, LONGEST_NAME, MOST_PORTS, Bound
 from hostport.contract import DOMAIN, Reason
@@ -346,17 +348,36 @@ def _write_owner(owner: Owner, into: pb.Owner) -> None:
     into.description = owner.description
 
 
-def to_held_port(key: PortKey, claim: Claim) -> pb.HeldPort:
-    host_ip = next((port.host_ip for port in claim.ports if port.key == key), "")
-    held = pb.HeldPort(
-        protocol=_PROTOCOL_VALUES[key.protocol],
-        host_port=key.number,
-        host_ip=host_ip,
-        allocation_id=claim.id,
-        state=STATES[claim.state],
+Held = tuple[int, str, ClaimId, ClaimPort, Claim]
+"""A port of a claim behind what it is sorted by: protocol and number, address, claim."""
+
+_RANK = itemgetter(0, 1, 2)
+_BY_NAME = {protocol: at for at, protocol in enumerate(sorted(Protocol, key=lambda each: each.value))}
+
+
+def held_ports(claims: Iterable[Claim]) -> list[Held]:
+    """Every port of some claims, in order."""
+    held = (
+        (_BY_NAME[p.protocol] << 16 | p.host_port, p.key.ip, claim.id, p, claim)
+        for claim in claims
+        for p in claim.ports
     )
-    _write_owner(claim.owner, held.owner)
-    return held
+    return sorted(held, key=_RANK)
+
+
+def merged(held: Iterable[list[Held]]) -> Iterator[Held]:
+    """What `held_ports` gave, as one: by protocol, number, address and claim."""
+    return merge(*held, key=_RANK)
+
+
+def write_held_port(held: Held, into: pb.HeldPort) -> None:
+    *_, port, claim = held
+    into.protocol = _PROTOCOL_VALUES[port.protocol]
+    into.host_port = port.host_port
+    into.host_ip = port.host_ip
+    into.allocation_id = claim.id
+    into.state = STATES[claim.state]
+    _write_owner(claim.owner, into.owner)
 
 
 def to_status(mistakes: Sequence[Mistake]) -> status_pb2.Status:

@@ -1,4 +1,7 @@
-"""The command: runs the named benches (all of them by default), prints the table, writes the raw figures."""
+"""The command: runs the named benches (all of them by default), prints the table, writes the raw figures.
+
+Exit code 1: a bound of `stalls` was broken.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from bench.processes import CHECKOUT
 from bench.rpc import rpc
 from bench.scale import scale
 from bench.stages import stages
+from bench.stalls import stalls
 from bench.webhook import webhook
 
 BENCHES: dict[str, Callable[[Options], list[Row]]] = {
@@ -35,23 +39,33 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "instructions": instructions,
 }
 
+STALLS = "stalls"
+"""Has a table of its own: bounds, not ratios. The program's exit code says whether they held."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(BENCHES)} (default: all)")
+    names = ", ".join([*BENCHES, STALLS])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {names} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="how often ours and bare take turns (default 5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default 2)")
     parser.add_argument("--pods", type=int, default=20_000, help="how many Pods fill the API server (default 20,000)")
-    options = parser.parse_args(arguments)
-    unknown = set(options.names) - set(BENCHES)
-    if unknown:
-        parser.error(f"no bench {', '.join(sorted(unknown))}: there are {', '.join(BENCHES)}")
-    return run(
-        options.names or list(BENCHES), Options(rounds=options.rounds, seconds=options.seconds, pods=options.pods)
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="WORD", help="of `stalls`, the rows with this in their name"
     )
+    given = parser.parse_args(arguments)
+    unknown = set(given.names) - {*BENCHES, STALLS}
+    if unknown:
+        parser.error(f"no bench {', '.join(sorted(unknown))}: there are {names}")
+    options = Options(rounds=given.rounds, seconds=given.seconds, pods=given.pods, only=tuple(given.only))
+    wanted = given.names or [*BENCHES, STALLS]
+    ratios = [name for name in wanted if name != STALLS]
+    if ratios:
+        run(ratios, options)
+    return 0 if STALLS not in wanted or stalls(options) else 1
 
 
-def run(names: Sequence[str], options: Options) -> int:
+def run(names: Sequence[str], options: Options) -> None:
     rows: list[Row] = []
     try:
         for name in names:
@@ -60,7 +74,6 @@ def run(names: Sequence[str], options: Options) -> int:
             print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     finally:  # one that fails takes nothing from the others
         tell(rows, names, options)
-    return 0
 
 
 def tell(rows: Sequence[Row], names: Sequence[str], options: Options) -> None:

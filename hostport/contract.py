@@ -183,6 +183,11 @@ class Reason(Enum):
         "A watcher did not read its events in time, so that some were dropped",
         "Watch again: a new watch begins with a snapshot.",
     )
+    STREAM_UNREAD = (
+        Code.RESOURCE_EXHAUSTED,
+        "The answers of an AllocateStream were not read in time",
+        "Open another stream, and ask again with the same request_ids what was not answered.",
+    )
     UNCONFIRMED_BACKLOG = (
         Code.RESOURCE_EXHAUSTED,
         "Pods of this owner were admitted here and never appeared",

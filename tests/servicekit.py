@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from itertools import count
+from typing import Any
+from unittest.mock import patch
 
 import grpc
 
+from allocator import service as service_module
 from allocator.access.callers import Caller
 from allocator.access.guard import Guard
 from allocator.access.rights import Right
@@ -23,6 +28,7 @@ from allocator.service import AllocatorService
 from allocator.status import Status
 from hostport.contract import Reason
 from hostport.flags import Address
+from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
 
@@ -61,7 +67,7 @@ class Running:
     async def stop(self) -> None:
         await self._channel.close()
         await self._server.stop(None)
-        self.engine.save_changes()
+        self.engine.save_all_changes()
 
 
 Start = Callable[..., Awaitable[Running]]
@@ -102,3 +108,26 @@ CALLERS: dict[Reason, Callable[[], Guard]] = {
     Reason.ACCESS_UNKNOWN: _knowing(Reviewer(is_away=True)),
 }
 """How a caller comes not to be let in."""
+
+
+async def stream_unread(service: Running) -> None:
+    """Asks on a stream and reads no answer, until the service has waited for long enough."""
+    ports = [pb.PortRequest(container="c", name=f"port-{at}", container_port=1 + at) for at in range(500)]
+    owner = pb.Owner(kind="Pod", namespace="demo", name="db-0")
+    request = pb.AllocateRequest(owner=owner, policy=pb.POLICY_PASSTHROUGH, ports=ports, dry_run=True)
+    message = pb.AllocateStreamRequest(asks=[pb.AllocateStreamRequest.Ask(tag=at, request=request) for at in range(20)])
+
+    async def write(stream: Any) -> None:
+        with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # it has ended
+            while True:
+                await stream.write(message)
+
+    with patch.object(service_module, "UNREAD_SECONDS", 0.05):
+        stream = service.stub.AllocateStream()
+        writing = asyncio.create_task(write(stream))
+        await asyncio.sleep(0.5)
+        try:
+            async for _ in stream:
+                continue
+        finally:
+            writing.cancel()

@@ -21,14 +21,15 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from kit import PAIRS, claim_port, fill_with_pairs
+from msgspec.structs import replace
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from servicekit import CALLERS, Running, Start
+from servicekit import CALLERS, Running, Start, stream_unread
 from tornado.httpclient import AsyncHTTPClient
 
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
-from allocator.core.claims import PodUid
+from allocator.core.claims import ClaimId, PodUid
 from allocator.core.pods import Pod
 from allocator.core.tenants import HANDFUL, Shares
 from allocator.journal.contract import Entry, JournalError
@@ -300,8 +301,8 @@ async def watch_behind(service: Running) -> None:
     await service.stub.Allocate(lease())
     [claim] = service.engine.ledger.claims()
     assert service.engine.ledger.listener is not None
-    for _ in range(MOST_UNREAD + 1):
-        service.engine.ledger.listener(claim, False)
+    for number in range(MOST_UNREAD + 1):
+        service.engine.ledger.listener(replace(claim, id=ClaimId(f"{number:032x}")), False)
     while await watch.read():
         pass
 
@@ -317,6 +318,7 @@ CALLS: dict[Reason, Callable[[Running], Awaitable[Any]]] = {
     Reason.NOT_A_LEASE: not_a_lease,
     Reason.HELD_BY_POD: held_by_pod,
     Reason.WATCH_BEHIND: watch_behind,
+    Reason.STREAM_UNREAD: stream_unread,
     Reason.NAMESPACE_NOT_FOUND: namespace_not_found,
     Reason.LEASE_NOT_STORED: lease_not_stored,
     Reason.TOO_MANY_LEASES: too_many_leases,

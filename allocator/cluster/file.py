@@ -14,10 +14,10 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -26,6 +26,7 @@ from allocator.cluster.objects import enforced_level, flatten, parse_node, parse
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import PodUid
 from allocator.core.pods import Pod
+from allocator.slices import slices
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class FileCluster:
             self._report(str(error) or repr(error))
             return
         self._last_stat, self._last_trouble = seen, ""
-        self._tell(observer, content)
+        await self._tell(observer, content)
         observer.proven(min(stat.st_mtime, at))
         self._synced.set()
 
@@ -115,15 +116,31 @@ class FileCluster:
             state = "the last good content stays in force" if self._synced.is_set() else "waiting for it"
             log.warning("cluster file %s cannot be used (%s): %s", self._path, trouble, state)
 
-    def _tell(self, observer: Observer, content: Content) -> None:
+    async def _tell(self, observer: Observer, content: Content) -> None:
+        """In steps, between which others are served: Nodes first, then what is gone, then what is new."""
         old, self._content = self._content, content
         known_pods = list(observer.known_pods())
         self._lists_pods = self._lists_pods or bool(content.pods or known_pods)
         observer.enforce(content.enforced)
-        observer.observe(
-            nodes=[node for name, node in content.nodes.items() if old.nodes.get(name) != node],
-            gone_nodes=[name for name in old.nodes if name not in content.nodes],
-            pods=[pod for uid, pod in content.pods.items() if old.pods.get(uid) != pod],
-            gone_pods=[uid for uid in known_pods if uid not in content.pods],
-            lists_pods=self._lists_pods,
-        )
+        for gone_nodes in slices(old.nodes.keys() - content.nodes.keys()):
+            observer.observe(gone_nodes=gone_nodes, lists_pods=self._lists_pods)
+            await asyncio.sleep(0)
+        for nodes in slices(await asyncio.to_thread(_changed, old.nodes, content.nodes)):
+            observer.observe(nodes=nodes, lists_pods=self._lists_pods)
+            await asyncio.sleep(0)
+        for gone_pods in slices(uid for uid in known_pods if uid not in content.pods):
+            observer.observe(gone_pods=gone_pods, lists_pods=self._lists_pods)
+            await asyncio.sleep(0)
+        for pods in slices(await asyncio.to_thread(_changed, old.pods, content.pods), lambda pod: 1 + len(pod.ports)):
+            observer.observe(pods=pods, lists_pods=self._lists_pods)
+            await asyncio.sleep(0)
+        observer.observe(lists_pods=self._lists_pods)
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _changed(old: Mapping[K, V], new: Mapping[K, V]) -> list[V]:
+    """What is new or differs."""
+    return [value for key, value in new.items() if old.get(key) != value]

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from collections.abc import Collection as Items
 from functools import partial
 from http import HTTPStatus
@@ -43,6 +43,7 @@ from allocator.cluster.watching import Collection, Follower, Pace, S, Sink
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import PodUid
 from allocator.core.pods import Pod
+from allocator.slices import in_turns, slices
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class KubernetesCluster:
             if sketch is None or sketch.identity != ref.uid:
                 observer.observe(gone_pods=[ref.uid], lists_pods=True)
             elif ref.uid in observer.known_pods():  # else the watch has told its end meanwhile
-                sink.listed([sketch])
+                await in_turns(sink.listed([sketch]))
         return True
 
     async def _get(self, ref: PodRef) -> PodSketch | None:
@@ -174,25 +175,34 @@ class _Pods:
     def began(self) -> None:
         self._missing = set(self._observer.known_pods())
 
-    def listed(self, items: Sequence[PodSketch]) -> None:
-        known = self._observer.known_pods()
-        pods = []
-        for sketch in items:
-            uid = sketch.identity
-            if sketch.holds_something() or uid in known:
-                self._missing.discard(PodUid(uid))
-                pod = self._read(sketch)
-                if pod is not None:
-                    pods.append(pod)
-        if pods:
-            self._tell(pods, [])
+    def listed(self, items: Sequence[PodSketch]) -> Iterator[None]:
+        for some in slices(items, _weight):
+            known = self._observer.known_pods()
+            pods = []
+            for sketch in some:
+                uid = sketch.identity
+                if sketch.holds_something() or uid in known:
+                    self._missing.discard(PodUid(uid))
+                    pod = self._read(sketch)
+                    if pod is not None:
+                        pods.append(pod)
+            if pods:
+                self._tell(pods, [])
+            yield
 
-    def complete(self, as_of: float) -> None:
-        self._tell([], self._missing)
+    def complete(self, as_of: float) -> Iterator[None]:
+        for gone in slices(self._missing):
+            self._tell([], gone)
+            yield
         self._missing = set()
         self._proven(as_of)
 
-    def changed(self, events: Sequence[Event[PodSketch]]) -> None:
+    def changed(self, events: Sequence[Event[PodSketch]]) -> Iterator[None]:
+        for some in slices(events, lambda event: _weight(event.object)):
+            self._changed(some)
+            yield
+
+    def _changed(self, events: Sequence[Event[PodSketch]]) -> None:
         """Told in order: what appears and goes at once has been there, and its reservation ends with it."""
         known = self._observer.known_pods()
         pods: dict[PodUid, Pod] = {}
@@ -221,6 +231,14 @@ class _Pods:
         self._observer.observe(pods=pods, gone_pods=gone, lists_pods=True)
 
 
+def _weight(sketch: PodSketch) -> int:
+    """About as many ports as the Pod has; most have none that concern us."""
+    spec = sketch.spec
+    if spec is None:
+        return 1
+    return 1 + sum(len(one.ports or ()) for some in (spec.containers, spec.init_containers) for one in some or ())
+
+
 class _Nodes:
     """Tells of Nodes, where something that we need has changed: a Node's status is written all the time."""
 
@@ -233,16 +251,19 @@ class _Nodes:
     def began(self) -> None:
         self._listed = {}
 
-    def listed(self, items: Sequence[NodeSketch]) -> None:
+    def listed(self, items: Sequence[NodeSketch]) -> Iterator[None]:
         for sketch in items:
             self._note(self._listed, sketch)
+        yield
 
-    def complete(self, as_of: float) -> None:
+    def complete(self, as_of: float) -> Iterator[None]:
         missing: dict[NodeName, Node | None] = {name: None for name in self._nodes if name not in self._listed}
-        self._tell({**missing, **self._listed})
+        for some in slices({**missing, **self._listed}.items()):
+            self._tell(dict(some))
+            yield
         self._listed = {}
 
-    def changed(self, events: Sequence[Event[NodeSketch]]) -> None:
+    def changed(self, events: Sequence[Event[NodeSketch]]) -> Iterator[None]:
         changes: dict[NodeName, Node | None] = {}
         for event in events:
             if event.type == "DELETED":
@@ -250,6 +271,7 @@ class _Nodes:
             else:
                 self._note(changes, event.object)
         self._tell(changes)
+        yield
 
     def _note(self, changes: dict[NodeName, Node | None], sketch: NodeSketch) -> None:
         """One that cannot be read stays as it was, or is unknown."""
@@ -282,20 +304,23 @@ class _Namespaces:
     def began(self) -> None:
         self._levels = {}
 
-    def listed(self, items: Sequence[NamespaceSketch]) -> None:
+    def listed(self, items: Sequence[NamespaceSketch]) -> Iterator[None]:
         for sketch in items:
             self._note(sketch)
+        yield
 
-    def complete(self, as_of: float) -> None:
+    def complete(self, as_of: float) -> Iterator[None]:
         self._observer.enforce(self._levels)
+        yield
 
-    def changed(self, events: Sequence[Event[NamespaceSketch]]) -> None:
+    def changed(self, events: Sequence[Event[NamespaceSketch]]) -> Iterator[None]:
         for event in events:
             if event.type == "DELETED":
                 self._levels.pop(event.object.identity, None)
             else:
                 self._note(event.object)
         self._observer.enforce(self._levels)
+        yield
 
     def _note(self, sketch: NamespaceSketch) -> None:
         level = level_of(sketch)

@@ -13,19 +13,21 @@ Rules:
 * Whatever fails is tried again after a pause that grows (`backoff`) until the server shows that it moves: an event or
   a bookmark. That a request was accepted is no such sign.
 * Events that arrive together are told together, a bounded number at a time, with a turn of the event loop in between.
+  What the sink has not been told yet has not been reached.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from allocator.cluster.backoff import pause
 from allocator.cluster.client import SILENCE_SECONDS, ApiError, Client, Params, UnreachableError
 from allocator.cluster.projection import Event, ListMetadata, Reader, Sketch, head_of_page
+from allocator.slices import in_turns
 
 log = logging.getLogger(__name__)
 
@@ -64,18 +66,18 @@ class Collection(Generic[S]):
 
 
 class Sink(Protocol[S]):
-    """Who is told."""
+    """Who is told. What may take long is told in steps: it has been told when the last one is done."""
 
     def began(self) -> None:
         """A list begins; one that had begun before is void."""
 
-    def listed(self, items: Sequence[S]) -> None:
+    def listed(self, items: Sequence[S]) -> Iterator[None]:
         """Some of the list's objects."""
 
-    def complete(self, as_of: float) -> None:
+    def complete(self, as_of: float) -> Iterator[None]:
         """That was the whole list; everything that existed at this time (seconds since the epoch) was in it."""
 
-    def changed(self, events: Sequence[Event[S]]) -> None:
+    def changed(self, events: Sequence[Event[S]]) -> Iterator[None]:
         """ADDED, MODIFIED and DELETED, in order."""
 
 
@@ -225,7 +227,7 @@ class Follower(Generic[S]):
         finally:
             for asked in under_way:
                 asked.body.cancel()
-        self._sink.complete(self._as_of)
+        await in_turns(self._sink.complete(self._as_of))
         self._version = page.metadata.resource_version
         self.reached = _number(self._version)
         self.lists += 1
@@ -257,8 +259,7 @@ class Follower(Generic[S]):
 
     async def _tell_page(self, items: Sequence[S]) -> None:
         for start in range(0, len(items), self._pace.batch):
-            self._sink.listed(items[start : start + self._pace.batch])
-            await asyncio.sleep(0)
+            await in_turns(self._sink.listed(items[start : start + self._pace.batch]))
 
     # -- one watch
 
@@ -281,7 +282,7 @@ class Follower(Generic[S]):
                 async for lines in complete_lines(chunks):
                     self._patience.reschedule(loop.time() + stall)
                     for start in range(0, len(lines), self._pace.batch):
-                        self._tell_lines(lines[start : start + self._pace.batch])
+                        await self._tell_lines(lines[start : start + self._pace.batch])
                         await asyncio.sleep(0)
         except TimeoutError as error:
             raise UnreachableError("the watch has fallen silent") from error
@@ -292,27 +293,29 @@ class Follower(Generic[S]):
         if is_empty and loop.time() - began < EMPTY_WATCH_SECONDS:
             raise UnreachableError("the watch ended as soon as it had begun")
 
-    def _tell_lines(self, lines: Sequence[bytes]) -> None:
+    async def _tell_lines(self, lines: Sequence[bytes]) -> None:
         changes: list[Event[S]] = []
+        reached, version, failure = self.reached, self._version, None
         for event in map(self._collection.reader.event, lines):
             if event.type == "ERROR":
-                if changes:
-                    self._tell_changes(changes)
-                status = event.object
-                raise ApiError(
-                    status.code if isinstance(status.code, int) else 500, str(status.reason), str(status.message)
-                )
+                failure = _failure(event.object)
+                break
             number = _number(event.version)
-            if event.type != "BOOKMARK" and (number > self.reached or not number):
+            if event.type != "BOOKMARK" and (number > reached or not number):
                 changes.append(event)
-            self.reached = max(self.reached, number)
-            self._version = event.version or self._version
-        self._tell_changes(changes)
+            reached = max(reached, number)
+            version = event.version or version
+        if changes or not failure:
+            await self._tell_changes(changes, reached, version)
+        if failure:
+            raise failure
 
-    def _tell_changes(self, changes: Sequence[Event[S]]) -> None:
+    async def _tell_changes(self, changes: Sequence[Event[S]], reached: int, version: str) -> None:
         self._is_moving = True
         if changes:
-            self._sink.changed(changes)
+            await in_turns(self._sink.changed(changes))
+        if reached >= self.reached:  # else somebody knew better meanwhile
+            self.reached, self._version = reached, version
         self._moved.set()
         self._recovered()
 
@@ -339,6 +342,11 @@ class Follower(Generic[S]):
         """Somebody knows that the watch misses what there is."""
         if self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())
+
+
+def _failure(status: Sketch) -> ApiError:
+    code = status.code if isinstance(status.code, int) else 500
+    return ApiError(code, str(status.reason), str(status.message))
 
 
 def watch_params(version: str, seconds: float) -> dict[str, str]:

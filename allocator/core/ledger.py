@@ -40,6 +40,8 @@ from hostport.contract import Notice, Reason
 
 RESERVATION_SECONDS = 45.0  # a create lives at most 34 s in the API server, after that its Pod cannot appear
 LEASE_SECONDS = 3600.0
+MOST_DUE = 256
+"""Leases, and likewise reservations, that are told as due at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,8 +269,10 @@ class Ledger:
         found: dict[ClaimId, Claim] = {}
         for node in islice(self._occupancy.names_of(scope.nodes), limit):
             held = chain(blockers(fixed, node, self._world, exempt), self._occupancy.held_within(node, low, high))
-            pods = (claim for claim in held if claim.pod_uid is not None)
+            pods = (claim for claim in held if claim.pod_uid is not None and claim.id not in self._pending)
             found.update((claim.id, claim) for claim in islice(pods, limit))
+            if len(found) >= limit:
+                break
         return list(found.values())[:limit]
 
     # -- the life of a claim
@@ -278,6 +282,7 @@ class Ledger:
         self._pending.discard(claim_id)
         if claim_id in self._claims:
             self._occupancy.touch(self._claims[claim_id].node)
+            self.still_due(claim_id)  # it may have been due while it was pending
         self._tell(claim_id)
 
     def abort(self, claim_id: ClaimId) -> None:
@@ -327,26 +332,26 @@ class Ledger:
             raise Refused(Mistake(Reason.NOT_A_LEASE, "id", message))
         return replace(claim, expires=now + ttl)
 
-    def due(self, now: float) -> list[Claim]:
-        """The claims whose time is up.
+    def due(self, now: float, most_leases: int = MOST_DUE, most_others: int = MOST_DUE) -> list[Claim]:
+        """Some of the claims whose time is up, each once: `still_due` has it told again.
 
         A lease ends by the clock. A reservation ends when the view of the cluster is proven to reach beyond its
         deadline: until then its Pod may exist.
         """
-        return [claim for claim in self._overdue(now) if claim.state is State.LEASED or self._is_proven(claim)]
+        register = self._register
+        taken = register.leases_end.take(now, most_leases)
+        taken += register.others_end.take(min(now, self._seen_until), most_others)
+        return [self._claims[claim_id] for claim_id in taken if claim_id not in self._pending]
+
+    def still_due(self, claim_id: ClaimId) -> None:
+        """A claim that `due` has told did not end."""
+        claim = self._claims.get(claim_id)
+        if claim is not None:
+            self._register.expect(claim)
 
     def awaits_proof(self, now: float) -> bool:
         """Whether a reservation would end, were the view of the cluster proven to reach its deadline."""
-        return any(claim.state is not State.LEASED and not self._is_proven(claim) for claim in self._overdue(now))
-
-    def _overdue(self, now: float) -> Iterator[Claim]:
-        for claim_id in self._register.expiring:
-            claim = self._claims[claim_id]
-            if claim.expires is not None and claim.expires <= now and claim_id not in self._pending:
-                yield claim
-
-    def _is_proven(self, claim: Claim) -> bool:
-        return claim.expires is not None and claim.expires <= self._seen_until
+        return self._register.others_end.has_due(now)
 
     def restore(self, claims: Iterable[Claim], now: float) -> None:
         """Takes what the journal kept, at start. Plans are checked by the first `observe`.
@@ -402,15 +407,28 @@ class Ledger:
         """The view of the cluster reaches this far: who existed then has been observed."""
         self._seen_until = max(self._seen_until, until)
 
-    def take_changes(self) -> dict[ClaimId, Claim | None]:
-        """What the cluster changed since the last call, for the journal: the new claim, or None where it ended.
+    def take_changes(self, most: int | None = None) -> dict[ClaimId, Claim | None]:
+        """What the cluster changed and was not taken yet, for the journal: the new claim, or None where it ended.
 
-        A pending claim is not in the journal yet, and may never be: its changes wait.
+        A pending claim is not in the journal yet, and may never be: its changes wait. With `most`: only as many of
+        them, the oldest first, as have so many ports together, each counted as one more.
         """
-        changed = {claim_id: claim for claim_id, claim in self._changed.items() if claim_id not in self._pending}
+        weight, changed = 0, dict[ClaimId, Claim | None]()
+        for claim_id, claim in self._changed.items():
+            if claim_id in self._pending:
+                continue
+            changed[claim_id] = claim
+            weight += 1 + (len(claim.ports) if claim else 0)
+            if most is not None and weight >= most:
+                break
         for claim_id in changed:
             del self._changed[claim_id]
         return changed
+
+    @property
+    def unsaved(self) -> int:
+        """How many changes wait to be taken."""
+        return len(self._changed)
 
     def mend_plans(self) -> None:
         """Plans anew what stands where it cannot stay (displaced, or its node is no candidate any more) or nowhere.
@@ -539,13 +557,17 @@ class Ledger:
         return self._rules.discloses_holders
 
     def tally(self) -> Tally:
-        """How much there is. Reads counters that are kept anyway, and looks at what stands nowhere."""
+        """How much there is. Reads counters that are kept anyway."""
         register = self._register
         return Tally(
             states=dict(register.states),
             outsiders=len(register.claims) - register.states.total(),
             outsider_ports=register.outsider_ports,
-            unplaceable=sum(1 for claim_id in register.unplanned if self.is_unplaceable(self._claims[claim_id])),
+            unplaceable=sum(
+                number
+                for constraints, number in register.unplanned_within.items()
+                if self._occupancy.scope(constraints).nodes
+            ),
             known_nodes=self._occupancy.known_count(),
             verdicts={(judge.value, explained): n for (judge, explained), n in self._verdicts.counts.items()},
             contradictions=self._verdicts.contradictions,
@@ -576,8 +598,22 @@ class Ledger:
         return None if claim_id in self._pending else self._claims.get(claim_id)
 
     def claims(self) -> Iterator[Claim]:
-        """Every durable claim, in the order of ids."""
-        return (self._claims[claim_id] for claim_id in sorted(self._claims) if claim_id not in self._pending)
+        """Every durable claim, in the order of ids. Nothing may change meanwhile."""
+        return (self._claims[claim_id] for claim_id in self._register.ids if claim_id not in self._pending)
+
+    def ids_after(self, claim_id: str, most: int) -> list[ClaimId]:
+        """The first ids beyond one, in order, fewer than `most` only at the end; `get` says which are durable."""
+        return self._register.ids.after(claim_id, most)
+
+    def ids_on(self, name: NodeName) -> set[ClaimId]:
+        """The claims whose node this is; `get` says which are durable."""
+        register = self._register
+        held = {claim.id for holders in self._occupancy.held_by_slot(name).values() for claim in holders}
+        return held | {claim_id for claim_id in register.portless if self._claims[claim_id].node == name}
+
+    def leases(self) -> list[Claim]:
+        """Every durable lease, in the order in which they last changed."""
+        return [self._claims[claim_id] for claim_id in self._register.leases if claim_id not in self._pending]
 
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that were seen and hold something."""
@@ -585,6 +621,14 @@ class Ledger:
 
     def node_names(self) -> list[NodeName]:
         return self._occupancy.names()
+
+    def node_names_after(self, name: str, most: int) -> list[NodeName]:
+        """The first names beyond one, in order; fewer than `most` only at the end."""
+        return self._occupancy.names_after(name, most)
+
+    def has_node(self, name: str) -> bool:
+        """Whether a Node object, a Pod or a claim names such a node."""
+        return self._occupancy.is_named(name)
 
     def is_known_node(self, name: NodeName) -> bool:
         """Whether there is a Node object; what only Pods and claims name is no known node."""
@@ -613,6 +657,13 @@ class Ledger:
         for number, claim in self._occupancy.held_on(name):
             if claim.id not in self._pending:
                 yield number, claim
+
+    def held_by_slot(self, name: NodeName) -> list[list[Claim]]:
+        """For each slot that is held on a node its holders, pending ones aside; in no order."""
+        pending = self._pending
+        every = self._occupancy.held_by_slot(name).values()
+        held = ([claim for claim in holders if claim.id not in pending] for holders in every)
+        return [claims for claims in held if claims]
 
     @property
     def changes(self) -> int:

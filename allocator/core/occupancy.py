@@ -26,6 +26,7 @@ from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, State
 from allocator.core.counting import Planes, plus
 from allocator.core.node_index import NodeIndex, compiled
+from allocator.core.ordered import Ordered
 from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
 from allocator.core.scopes import BLOCK, Cover, Scope
 from allocator.core.slots import NodesBySlot, bits, conflicting
@@ -64,6 +65,7 @@ class Occupancy:
     def __init__(self) -> None:
         self._places: list[_Place | None] = []  # by position; None: vacant
         self._positions: dict[NodeName, int] = {}
+        self._names: Ordered[NodeName] = Ordered()
         self._vacant: list[int] = []
         self._index = NodeIndex()  # of those that are known
         self._planned = NodesBySlot()
@@ -112,7 +114,15 @@ class Occupancy:
 
     def names(self) -> list[NodeName]:
         """Every node that is known or holds something, in order."""
-        return sorted(self._positions)
+        return list(self._names)
+
+    def names_after(self, name: str, most: int) -> list[NodeName]:
+        """The first names beyond one, in order; fewer than `most` only at the end."""
+        return self._names.after(name, most)
+
+    def is_named(self, name: str) -> bool:
+        """Whether a node of this name is known or holds something."""
+        return name in self._positions
 
     def is_known(self, name: NodeName) -> bool:
         position = self._positions.get(name)
@@ -158,12 +168,14 @@ class Occupancy:
 
     def held_within(self, name: NodeName, low: int, high: int) -> Iterator[Claim]:
         """Who holds a number of [low, high] on a node, in no order."""
-        position = self._positions.get(name)
-        if position is None or low > high:
-            return
-        for slot, holders in self._at(position).holders.items():
+        for slot, holders in self.held_by_slot(name).items() if low <= high else ():
             if low <= number_of(slot) <= high:
                 yield from holders
+
+    def held_by_slot(self, name: NodeName) -> Mapping[Slot, Holders]:
+        """Every slot that is held on a node and by whom, in no order."""
+        position = self._positions.get(name)
+        return {} if position is None else self._at(position).holders
 
     def changed_on(self, name: NodeName) -> int:
         """The value of `changes` when something last came or went on a node."""
@@ -199,6 +211,7 @@ class Occupancy:
                 position = len(self._places)
                 self._places.append(place)
             self._positions[name] = position
+            self._names.add(name)
         return position
 
     def _at(self, position: int) -> _Place:
@@ -212,6 +225,7 @@ class Occupancy:
         if place.known or place.holders or place.scopes:
             return
         del self._positions[place.node.name]
+        self._names.discard(place.node.name)
         self._places[position] = None
         self._vacant.append(position)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from allocator.core.candidates import Constraints
 from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, State
+from allocator.core.deadlines import Deadlines
 from allocator.core.occupancy import Occupancy
+from allocator.core.ordered import Ordered
 from allocator.core.ports import Slot
 
 Key = tuple[str, str]
@@ -35,9 +38,14 @@ class Register:
         self.by_controller: dict[Key, dict[ClaimId, None]] = {}  # reservations, oldest first: there may be many
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
         self.unsettled: set[ClaimId] = set()
-        self.expiring: set[ClaimId] = set()
+        self.ids: Ordered[ClaimId] = Ordered()
+        self.portless: set[ClaimId] = set()  # their Pods have no host port any more: they stand nowhere
+        self.leases: dict[ClaimId, None] = {}
+        self.leases_end = Deadlines()
+        self.others_end = Deadlines()
         self.unplanned: set[ClaimId] = set()  # those of the unsettled that stand nowhere
         self.wanting: dict[Slot, dict[ClaimId, None]] = {}  # the same, by what they want
+        self.unplanned_within: Counter[Constraints] = Counter()  # and how many there are for each candidate set
         self.states: Counter[State] = Counter()  # of what we granted
         self.ranges: Counter[Bounds] = Counter()  # of what we granted, by the range that it came from
         self.outsider_ports = 0  # held by Pods that we never granted anything
@@ -62,6 +70,10 @@ class Register:
     def insert(self, claim: Claim) -> None:
         if claim.id in self.claims:
             raise AssertionError(f"claim {claim.id} exists")
+        self.ids.add(claim.id)
+        self._insert(claim)
+
+    def _insert(self, claim: Claim) -> None:
         self.claims[claim.id] = claim
         if claim.owner.full_name:
             names = self._by_name.setdefault(claim.owner.namespace, {})
@@ -76,13 +88,28 @@ class Register:
             self.unsettled.add(claim.id)
             if claim.node is None:
                 self._wait(claim)
-        if claim.expires is not None:
-            self.expiring.add(claim.id)
+        if not claim.ports:
+            self.portless.add(claim.id)
+        if claim.state is State.LEASED:
+            self.leases[claim.id] = None
+        self.expect(claim)
         self._count_shape(claim, 1)
         self._count(claim, 1)
         self.occupancy.stand(claim)
 
+    def expect(self, claim: Claim) -> None:
+        """Its end is due in time, again where it was taken from what is due."""
+        if claim.expires is not None:
+            self._ends(claim).add(claim.id, claim.expires)
+
+    def _ends(self, claim: Claim) -> Deadlines:
+        return self.leases_end if claim.state is State.LEASED else self.others_end
+
     def remove(self, claim_id: ClaimId) -> None:
+        self.ids.discard(claim_id)
+        self._remove(claim_id)
+
+    def _remove(self, claim_id: ClaimId) -> None:
         claim = self.claims[claim_id]
         self.occupancy.leave(claim)
         del self.claims[claim_id]
@@ -97,22 +124,29 @@ class Register:
         self.unsettled.discard(claim_id)
         if claim_id in self.unplanned:
             self._wait_no_more(claim)
-        self.expiring.discard(claim_id)
+        self.portless.discard(claim_id)
+        self.leases.pop(claim_id, None)
+        if claim.expires is not None:
+            self._ends(claim).discard(claim_id, claim.expires)
         self._count_shape(claim, -1)
         self._count(claim, -1)
 
     def replace(self, claim: Claim) -> None:
         """The claim in place of the one with its id."""
-        self.remove(claim.id)
-        self.insert(claim)
+        self._remove(claim.id)
+        self._insert(claim)
 
     def _wait(self, claim: Claim) -> None:
         self.unplanned.add(claim.id)
+        self.unplanned_within[claim.constraints] += 1
         for key in claim.keys:
             self.wanting.setdefault(key.slot, {})[claim.id] = None
 
     def _wait_no_more(self, claim: Claim) -> None:
         self.unplanned.discard(claim.id)
+        self.unplanned_within[claim.constraints] -= 1
+        if not self.unplanned_within[claim.constraints]:
+            del self.unplanned_within[claim.constraints]
         for slot in {key.slot for key in claim.keys}:
             del self.wanting[slot][claim.id]
             if not self.wanting[slot]:

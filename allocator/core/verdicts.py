@@ -8,6 +8,9 @@ The kubelet's word is final, and is judged at once: the Pod has failed. The sche
 names: more than the books know to be taken is a contradiction. It may have thought of a binding that we have not seen
 yet, or of a Pod that has just gone, and it thinks again within ten seconds of any change; so a contradiction counts
 when it still stands after fifteen.
+
+To hear the scheduler costs nothing: what it says is weighed later, some of it at a time, in turns and again and again
+as long as it stands. Where many Pods wait, each is weighed more seldom.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.matching import World, blockers, free_nodes
@@ -39,11 +43,15 @@ class Judged:
         return bool(self.holders)
 
 
+MOST_WEIGHED = 1024
+"""Ports that are weighed at a time, each Pod counted as four more: a few milliseconds."""
+
+
 @dataclass(slots=True)
 class _Heard:
     verdict: Verdict
     since: float  # when the books last began to contradict it; infinite while they do not
-    is_told: bool = False
+    is_counted: bool = False  # as explained
 
 
 class Verdicts:
@@ -52,50 +60,59 @@ class Verdicts:
     def __init__(self, register: Register, world: World) -> None:
         self._register = register
         self._world = world
-        self._heard: dict[ClaimId, _Heard] = {}
+        self._heard: dict[ClaimId, _Heard] = {}  # what was weighed last at the end
+        self._told: set[ClaimId] = set()  # those of them that were told not to be explained
         self.counts: Counter[tuple[Judge, bool]] = Counter()  # by whom, and whether the books explain it
 
     @property
     def contradictions(self) -> int:
         """How many verdicts stand that the books do not explain."""
-        return sum(1 for heard in self._heard.values() if heard.is_told)
+        return len(self._told)
 
     def hear(self, claim: Claim, verdict: Verdict | None, now: float) -> Judged | None:
         """What a Pod's status says now; what is new in it and can be judged at once."""
         heard = self._heard.get(claim.id)
         if verdict == (heard.verdict if heard else None):
             return None
-        self._heard.pop(claim.id, None)
+        self.forget(claim.id)
         if verdict is None:
             return None
         if verdict.by is Judge.KUBELET:
             return self._counted(Judged(claim, verdict, tuple(self._in_the_way(claim))))
-        self._heard[claim.id] = _Heard(verdict, float("inf"))
-        self._weigh(claim, now)
-        if self._heard[claim.id].since > now:
-            return self._counted(Judged(claim, verdict, tuple(self._in_the_way(claim))))
+        self._heard[claim.id] = _Heard(verdict, now)
         return None
 
     def forget(self, claim_id: ClaimId) -> None:
-        """The claim has ended."""
+        """The claim has ended, or nothing is said of it any more."""
         self._heard.pop(claim_id, None)
+        self._told.discard(claim_id)
 
     def unexplained(self, now: float) -> Iterator[Judged]:
-        """The scheduler's verdicts that the books have contradicted for long enough, each once."""
-        for claim_id, heard in self._heard.items():
-            claim = self._register.claims[claim_id]
-            self._weigh(claim, now)
-            heard.is_told = heard.is_told and heard.since <= now
-            if heard.since + PATIENCE_SECONDS <= now and not heard.is_told:
-                heard.is_told = True
+        """Weighs some of the scheduler's verdicts. Those that were contradicted for long enough come, each once."""
+        weight = 0
+        for claim_id in list(islice(self._heard, MOST_WEIGHED)):
+            claim, heard = self._register.claims[claim_id], self._heard.pop(claim_id)
+            self._heard[claim_id] = heard
+            self._weigh(claim, heard, now)
+            if heard.since > now:
+                self._told.discard(claim_id)
+            elif heard.since + PATIENCE_SECONDS <= now and claim_id not in self._told:
+                self._told.add(claim_id)
                 yield self._counted(Judged(claim, heard.verdict, ()))
+            weight += 4 + len(claim.ports)
+            if weight >= MOST_WEIGHED:
+                return
 
-    def _weigh(self, claim: Claim, now: float) -> None:
-        heard = self._heard[claim.id]
+    def _weigh(self, claim: Claim, heard: _Heard, now: float) -> None:
         scope = self._world.occupancy.scope(claim.constraints)
         taken = scope.nodes & ~free_nodes(claim.keys, scope, self._world, frozenset((claim.id,)))
-        is_contradicted = not claim.is_settled and heard.verdict.nodes > taken.bit_count()
-        heard.since = min(heard.since, now) if is_contradicted else float("inf")
+        if not claim.is_settled and heard.verdict.nodes > taken.bit_count():
+            heard.since = min(heard.since, now)
+            return
+        heard.since = float("inf")
+        if not heard.is_counted:
+            heard.is_counted = True
+            self.counts[Judge.SCHEDULER, True] += 1
 
     def _in_the_way(self, claim: Claim) -> Iterator[Claim]:
         """Who has the claim's ports: on its node, or on any of its candidates while it has none."""

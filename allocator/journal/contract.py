@@ -50,8 +50,12 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     ended: float | None = None  # when the claim ended
 
 
+MOST_FORGOTTEN = 1024
+"""Answers that are forgotten at a time."""
+
+
 class Forget(msgspec.Struct, frozen=True, gc=False):
-    """Answers of claims that ended before this time are forgotten."""
+    """Answers of claims that ended before this time are forgotten: the oldest `MOST_FORGOTTEN` of them."""
 
     before: float
 

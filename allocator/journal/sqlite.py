@@ -15,7 +15,8 @@ Opening:
   as `PATH.corrupt-<time>`, which is logged; nothing of it is used.
 * What SQLite itself drops is the torn tail of its WAL: a commit that had not returned, and so was never answered.
 
-A commit that fails is rolled back and everything submitted with it fails. SQLite may have written its frames all the
+A commit that fails is rolled back and everything submitted with it fails. What is known in memory of the rows is read
+again, of those that the commit was about. SQLite may have written its frames all the
 same; the next commit overwrites them, and if a crash comes first, a claim that nobody was told of is leaked, not
 handed out twice.
 
@@ -33,20 +34,31 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
 from typing import IO, Any
 
-from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put
+from allocator.journal.contract import (
+    MOST_FORGOTTEN,
+    Answer,
+    Drop,
+    Entry,
+    Forget,
+    JournalError,
+    JournalVersionError,
+    Kept,
+    Put,
+)
 from allocator.journal.records import decode_claim, encode_claim
 
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x48505254  # "HPRT", in the header of the file: see file(1)
 SCHEMA_VERSION = 1
-MAX_BATCH = 512
+MAX_WEIGHT = 2048
+"""Of what goes into one commit, since its rows are made in one turn of the event loop: some 5 ms."""
 ENOUGH = 16
 LONGEST_SECONDS = 0.02
 """A commit is begun at the latest with so many submissions, or so long after the first."""
@@ -65,6 +77,8 @@ CREATE TABLE answers (
 );
 CREATE INDEX answers_by_end ON answers (ended) WHERE ended IS NOT NULL;
 """  # noqa: S608 - constants of this module
+
+_FORGET = "DELETE FROM answers WHERE seq IN (SELECT seq FROM answers WHERE ended < ? ORDER BY ended LIMIT ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +240,7 @@ class SqliteJournal:
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """Writes what has gathered, and has it committed; what comes meanwhile gathers for the next time."""
-        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        batch = self._next_batch()
         if not batch:
             self._is_busy = False
             return
@@ -247,6 +261,15 @@ class SqliteJournal:
 
         self._committer.do(commit)
 
+    def _next_batch(self) -> list[_Submission]:
+        """The first submissions that wait: one, and as many more as are light enough together."""
+        weight = taken = 0
+        while taken < len(self._waiting) and weight < MAX_WEIGHT:
+            weight += sum(map(_weight, self._waiting[taken].entries))
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        return batch
+
     def _settle(self, loop: asyncio.AbstractEventLoop, batch: list[_Submission], error: JournalError | None) -> None:
         if error is not None:
             self._roll_back()
@@ -256,6 +279,7 @@ class SqliteJournal:
     def _apply(self, batch: list[_Submission]) -> JournalError | None:
         """Puts a batch into an open transaction: in memory, no fsync."""
         try:
+            self._tables.touched.clear()
             self._connection.execute("BEGIN IMMEDIATE")
             for submission in batch:
                 submission.is_kept = submission.is_wanted()
@@ -281,7 +305,7 @@ class SqliteJournal:
         try:
             if self._connection.in_transaction:
                 self._connection.rollback()
-            self._tables.reread()
+            self._tables.reread_touched()
         except sqlite3.Error:
             log.exception("journal %s: the rollback failed", self.path)
 
@@ -332,36 +356,82 @@ class _Tables:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self.reread()
-
-    def reread(self) -> None:
-        """After a rollback the memory is not to be trusted."""
-        execute = self._connection.execute
+        self.touched: dict[str, _Touched] = {}  # since it was cleared, by the id of the claim
+        execute = connection.execute
         self._claims: dict[str, int] = dict(execute("SELECT id, seq FROM claims"))
         self._answers: dict[str, tuple[int, ...]] = {}
         same = {claim_id: claim_id for claim_id in self._claims}
         for claim_id, seq in execute("SELECT claim_id, seq FROM answers WHERE ended IS NULL"):
             self._add_answer(same.get(claim_id, claim_id), seq)
 
+    def reread_touched(self) -> None:
+        """After a rollback the memory of what was touched is not to be trusted."""
+        execute = self._connection.execute
+        for claim_id, touched in self.touched.items():
+            self._claims.pop(claim_id, None)
+            self._answers.pop(claim_id, None)
+            for seq in sorted(touched.claims):
+                if execute("SELECT 1 FROM claims WHERE seq = ? AND id = ?", (seq, claim_id)).fetchone():
+                    self._claims[claim_id] = seq
+            for seq in sorted(touched.answers):
+                where = "seq = ? AND claim_id = ? AND ended IS NULL"
+                if execute(f"SELECT 1 FROM answers WHERE {where}", (seq, claim_id)).fetchone():  # noqa: S608 - ours
+                    self._add_answer(claim_id, seq)
+        self.touched.clear()
+
     def _add_answer(self, claim_id: str, seq: int) -> None:
         self._answers[claim_id] = (*self._answers.get(claim_id, ()), seq)
+
+    def _touch(self, claim_id: str) -> _Touched:
+        """Notes the rows of a claim as they are before it changes; the new ones are added by who makes them."""
+        touched = self.touched.get(claim_id)
+        if touched is None:
+            touched = self.touched[claim_id] = _Touched()
+            if claim_id in self._claims:
+                touched.claims.add(self._claims[claim_id])
+            touched.answers.update(self._answers.get(claim_id, ()))
+        return touched
 
     def apply(self, entry: Entry) -> None:
         execute = self._connection.execute
         match entry:
             case Put(claim):
+                touched = self._touch(claim.id)
                 row = (self._claims.get(claim.id), claim.id, encode_claim(claim))
-                self._claims[claim.id] = _row_id(execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", row))
+                seq = _row_id(execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", row))
+                self._claims[claim.id] = seq
+                touched.claims.add(seq)
             case Answer(request_id, digest, claim_id, response, ended):
+                touched = self._touch(claim_id)
                 answer = (request_id, digest, claim_id, response, ended)
-                cursor = execute("INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?)", answer)
-                self._add_answer(claim_id, _row_id(cursor))
+                seq = _row_id(execute("INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?)", answer))
+                self._add_answer(claim_id, seq)
+                touched.answers.add(seq)
             case Drop(claim_id, at):
+                self._touch(claim_id)
                 execute("DELETE FROM claims WHERE seq = ?", (self._claims.pop(claim_id, None),))
                 for seq in self._answers.pop(claim_id, ()):
                     execute("UPDATE answers SET ended = ? WHERE seq = ?", (at, seq))
             case Forget(before):
-                execute("DELETE FROM answers WHERE ended < ?", (before,))
+                execute(_FORGET, (before, MOST_FORGOTTEN))
+
+
+@dataclass(slots=True)
+class _Touched:
+    """The rows that a claim and its answers had or got."""
+
+    claims: set[int] = field(default_factory=set)
+    answers: set[int] = field(default_factory=set)
+
+
+def _weight(entry: Entry) -> int:
+    """What it costs to put an entry into its table: about as many times 2 µs."""
+    match entry:
+        case Put(claim):
+            return 5 + len(claim.ports)
+        case Forget():
+            return MOST_FORGOTTEN
+    return 3
 
 
 def _row_id(cursor: sqlite3.Cursor) -> int:

@@ -38,6 +38,7 @@ from allocator.portleases.objects import API, READER, PortLeaseSketch, Stored, p
 from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
 from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores
+from allocator.slices import slices
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Books(Protocol):
     def recover_leases(self, recorded: Iterable[Recorded]) -> Collection[ClaimId]:
         """At start: these are the leases. Returns the ids of those in the books that are not among them: they ended."""
 
-    def leases(self) -> Iterator[Claim]:
+    def leases(self) -> Iterable[Claim]:
         """The leases in force."""
 
     def is_known(self, claim_id: ClaimId) -> bool:
@@ -123,24 +124,28 @@ class LeaseKeeper:
     def began(self) -> None:
         self._missing = self._shelf.uids()
 
-    def listed(self, items: Sequence[PortLeaseSketch]) -> None:
+    def listed(self, items: Sequence[PortLeaseSketch]) -> Iterator[None]:
         for sketch in items:
             self._missing.discard(sketch.identity)
             self._see(sketch)
+        yield
 
-    def complete(self, as_of: float) -> None:
+    def complete(self, as_of: float) -> Iterator[None]:
         if not self._is_recovered:
             self._recover()
-        for uid in self._missing:
-            self._gone(uid)
+        for some in slices(self._missing):
+            for uid in some:
+                self._gone(uid)
+            yield
         self._missing = set()
 
-    def changed(self, events: Sequence[Event[PortLeaseSketch]]) -> None:
+    def changed(self, events: Sequence[Event[PortLeaseSketch]]) -> Iterator[None]:
         for event in events:
             if event.type == "DELETED":
                 self._gone(event.object.identity)
             else:
                 self._see(event.object)
+        yield
 
     def _see(self, sketch: PortLeaseSketch) -> None:
         try:

@@ -1088,19 +1088,25 @@ class WatchAllocationsRequest(_message.Message):
 
     NODE_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Only those on this node."""
     namespace: _builtins.str
     """Only those of owners in this namespace."""
+    batches: _builtins.bool
+    """True where the caller reads further events of a message. It should: one
+    message for each event is as slow as the network's answers.
+    """
     def __init__(
         self,
         *,
         node: _builtins.str = ...,
         namespace: _builtins.str = ...,
+        batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "namespace", b"namespace", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1108,7 +1114,9 @@ Global___WatchAllocationsRequest: _TypeAlias = WatchAllocationsRequest  # noqa: 
 
 @_typing.final
 class WatchAllocationsResponse(_message.Message):
-    """WatchAllocationsResponse is one event."""
+    """WatchAllocationsResponse is one event, and further ones where the request
+    says that they are read.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1145,21 +1153,27 @@ class WatchAllocationsResponse(_message.Message):
 
     TYPE_FIELD_NUMBER: _builtins.int
     ALLOCATION_FIELD_NUMBER: _builtins.int
+    FURTHER_FIELD_NUMBER: _builtins.int
     type: Global___WatchAllocationsResponse.Type.ValueType
     """What happened."""
     @_builtins.property
     def allocation(self) -> Global___Allocation:
         """The allocation after the event."""
 
+    @_builtins.property
+    def further(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchAllocationsResponse]:
+        """The events that came after this one, in order; they have none themselves."""
+
     def __init__(
         self,
         *,
         type: Global___WatchAllocationsResponse.Type.ValueType = ...,
         allocation: Global___Allocation | None = ...,
+        further: _abc.Iterable[Global___WatchAllocationsResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "further", b"further", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

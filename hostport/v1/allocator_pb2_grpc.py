@@ -148,7 +148,8 @@ class AllocatorServiceServicer:
 
     def WatchAllocations(self, request, context):
         """WatchAllocations streams a snapshot of the live allocations, then every
-        change. A watcher that does not keep up is ended and may begin again. Every
+        change; of several changes of one allocation that were not sent yet it gets
+        the last. A watcher that does not keep up is ended and may begin again. Every
         connection ends after half an hour, and the watch with it: watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

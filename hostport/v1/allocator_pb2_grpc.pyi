@@ -69,7 +69,8 @@ class AllocatorServiceStub:
     """ListAllocations returns live allocations in the order of their ids."""
     WatchAllocations: _grpc.UnaryStreamMultiCallable[_allocator_pb2.WatchAllocationsRequest, _allocator_pb2.WatchAllocationsResponse]
     """WatchAllocations streams a snapshot of the live allocations, then every
-    change. A watcher that does not keep up is ended and may begin again. Every
+    change; of several changes of one allocation that were not sent yet it gets
+    the last. A watcher that does not keep up is ended and may begin again. Every
     connection ends after half an hour, and the watch with it: watch again.
     """
     ListNodes: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ListNodesRequest, _allocator_pb2.ListNodesResponse]
@@ -112,7 +113,8 @@ class AllocatorServiceAsyncStub(AllocatorServiceStub):
     """ListAllocations returns live allocations in the order of their ids."""
     WatchAllocations: _aio.UnaryStreamMultiCallable[_allocator_pb2.WatchAllocationsRequest, _allocator_pb2.WatchAllocationsResponse]  # type: ignore[assignment]
     """WatchAllocations streams a snapshot of the live allocations, then every
-    change. A watcher that does not keep up is ended and may begin again. Every
+    change; of several changes of one allocation that were not sent yet it gets
+    the last. A watcher that does not keep up is ended and may begin again. Every
     connection ends after half an hour, and the watch with it: watch again.
     """
     ListNodes: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ListNodesRequest, _allocator_pb2.ListNodesResponse]  # type: ignore[assignment]
@@ -194,7 +196,8 @@ class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_allocator_pb2.WatchAllocationsResponse], _abc.AsyncIterator[_allocator_pb2.WatchAllocationsResponse]]:
         """WatchAllocations streams a snapshot of the live allocations, then every
-        change. A watcher that does not keep up is ended and may begin again. Every
+        change; of several changes of one allocation that were not sent yet it gets
+        the last. A watcher that does not keep up is ended and may begin again. Every
         connection ends after half an hour, and the watch with it: watch again.
         """
 

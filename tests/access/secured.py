@@ -60,7 +60,7 @@ class Secured:
 
     @property
     def watchers(self) -> int:
-        return len(self.service._watchers._queues)
+        return len(self.service._watchers._watchers)
 
     async def start(self) -> None:
         issued = self.authority.issue_cert("127.0.0.1", "localhost")

@@ -14,7 +14,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from kit import PAIRS, claim_port, fill_with_pairs
-from servicekit import CALLERS, Running, Start
+from msgspec.structs import replace
+from servicekit import CALLERS, Running, Start, stream_unread
 
 from allocator.core.asks import Mistake, Refused
 from allocator.core.candidates import NodeName
@@ -325,8 +326,8 @@ async def watch_behind(service: Running) -> None:
     held = service.engine.ledger.get(ClaimId(claim.id))
     assert held is not None
     assert service.engine.ledger.listener is not None
-    for _ in range(MOST_UNREAD + 1):
-        service.engine.ledger.listener(held, False)
+    for number in range(MOST_UNREAD + 1):
+        service.engine.ledger.listener(replace(held, id=ClaimId(f"{number:032x}")), False)
     while await watch.read():
         pass
 
@@ -359,6 +360,7 @@ STATES: dict[Reason, list[Case]] = {
     ],
     Reason.INVALID_REQUEST: [lambda service: service.stub.Release(pb.ReleaseRequest())],
     Reason.WATCH_BEHIND: [watch_behind],
+    Reason.STREAM_UNREAD: [stream_unread],
     Reason.NUMBER_OUT_OF_RANGE: [
         lambda service: service.stub.ExplainPort(pb.ExplainPortRequest(node="localhost")),
     ],

@@ -12,9 +12,10 @@ from kit import ask, pod
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, PodUid
 from allocator.core.ledger import Ledger, Rules
-from allocator.engine import Engine, always
+from allocator.engine import Engine, RequestMark, UnavailableError, always
 from allocator.journal.contract import Drop, Entry, Put
 from allocator.journal.memory import MemoryJournal
+from hostport.contract import Reason
 
 NUMBER = "main:80=500"
 
@@ -84,3 +85,129 @@ async def test_a_port_is_journalled_as_free_before_it_is_journalled_as_taken_aga
     await grant(engine, "second")
 
     assert journal.lines == ["first RESERVED", "claim-1 dropped", "second RESERVED"]
+
+
+# -- a retry that joins a call under way
+
+
+class Slow(MemoryJournal):
+    """Asks who wants what is submitted, and resolves it, when it is told to."""
+
+    def __init__(self) -> None:
+        self._submitted: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
+        self._wanted: list[tuple[bool, asyncio.Future[bool]]] = []
+
+    def submit(self, _: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        self._submitted.append((is_wanted, asyncio.get_running_loop().create_future()))
+        return self._submitted[-1][1]
+
+    def begin(self) -> None:
+        """Whoever has ceased to want by now gets nothing."""
+        self._wanted += [(is_wanted(), future) for is_wanted, future in self._submitted]
+        self._submitted = []
+
+    def commit(self) -> None:
+        self.begin()
+        for is_wanted, future in self._wanted:
+            future.set_result(is_wanted)
+        self._wanted = []
+
+
+class Caller:
+    """Asks for one number with one request_id, until it goes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.wants = True
+        self.answer = asyncio.create_task(
+            engine.allocate(
+                ask("first", NUMBER, policy="Static"),
+                mark=RequestMark("r1", b"digest"),
+                seal=lambda claim, _: claim.id.encode(),
+                is_wanted=lambda: self.wants,
+            )
+        )
+
+    async def outcome(self) -> str:
+        """The id that it was told, or why there is none."""
+        try:
+            return (await self.answer).decode()
+        except UnavailableError as error:
+            return error.reason.name
+
+
+def slow_engine() -> tuple[Engine, Slow]:
+    journal, ids = Slow(), count(1)
+    ledger = Ledger(Rules(implicit_node=NodeName("localhost")))
+    engine = Engine(ledger=ledger, journal=journal, now=lambda: 1000.0, new_id=lambda: ClaimId(f"claim-{next(ids)}"))
+    engine.is_serving = True
+    return engine, journal
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def callers(engine: Engine, number: int) -> list[Caller]:
+    found = [Caller(engine) for _ in range(number)]
+    await turns()
+    return found
+
+
+async def test_a_retry_that_joins_a_call_is_granted_though_the_first_caller_has_gone() -> None:
+    engine, journal = slow_engine()
+    first, second = await callers(engine, 2)
+
+    first.wants = False
+    journal.commit()
+
+    assert await second.outcome() == "claim-1"
+
+
+async def test_a_retry_that_joins_too_late_for_the_commit_of_a_call_that_dies_is_decided_anew() -> None:
+    engine, journal = slow_engine()
+    (first,) = await callers(engine, 1)
+    first.wants = False
+    journal.begin()
+    joined = await callers(engine, 3)
+    journal.commit()
+    await turns()
+    journal.commit()
+
+    assert await first.outcome() == Reason.DEADLINE_PASSED.name
+    assert [await each.outcome() for each in joined] == ["claim-2"] * 3
+    assert [claim.id for claim in engine.ledger.claims()] == ["claim-2"]
+
+
+async def test_a_call_that_nobody_wants_any_more_dies_with_all_who_joined_it() -> None:
+    engine, journal = slow_engine()
+    every = await callers(engine, 3)
+    for each in every:
+        each.wants = False
+    journal.commit()
+
+    assert [await each.outcome() for each in every] == [Reason.DEADLINE_PASSED.name] * 3
+    assert list(engine.ledger.claims()) == []
+
+
+class FarWatch:
+    """A watch that shows no Pod, however long one waits."""
+
+    def lag(self) -> float:
+        return 0.0
+
+    def hurry(self) -> None:
+        """Nothing comes."""
+
+
+async def test_a_retry_of_a_call_under_way_waits_for_no_first_sight_of_its_owner() -> None:
+    engine, journal = slow_engine()
+    first, second = await callers(engine, 1), None
+    engine.watch = FarWatch()  # type: ignore[assignment]
+    engine.ledger.awaits_sight = lambda ask: True  # type: ignore[method-assign]  # noqa: ARG005
+    second = (await callers(engine, 1))[0]
+    journal.commit()
+    await turns()
+
+    assert (second.answer.done(), await first[0].outcome()) == (True, "claim-1")
+    assert await second.outcome() == "claim-1"

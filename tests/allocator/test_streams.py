@@ -15,7 +15,7 @@ from servicekit import Running
 from waiting import until
 
 from allocator.journal.contract import Entry
-from allocator.streams import Answering, Streams
+from allocator.streams import MOST_ASKS, MOST_BYTES, Answering, Streams
 from hostport.v1 import allocator_pb2 as pb
 
 Message = pb.AllocateStreamRequest
@@ -129,3 +129,79 @@ def slow(gate: asyncio.Event) -> Answering:
 
 async def tags(answers: AsyncIterator[pb.AllocateStreamResponse]) -> list[int]:
     return [each.tag for each in (await anext(answers)).answers]
+
+
+# -- nobody's asks stand before those of others
+
+
+def many(count: int, first: int = 0) -> Message:
+    return Message(asks=[Ask(tag=first + at, request=QUICK) for at in range(count)])
+
+
+async def test_a_stream_with_many_asks_takes_turns_with_one_that_has_few() -> None:
+    begun: list[str] = []
+
+    def answering(name: str) -> Answering:
+        async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> pb.AllocateResponse:
+            begun.append(name)
+            return pb.AllocateResponse()
+
+        return answer
+
+    streams = Streams()
+    flood = asyncio.create_task(tags(streams.answers(endless(many(10_000)), answering("flood"))))
+    few = asyncio.create_task(tags(streams.answers(endless(many(3)), answering("few"))))
+    await few
+
+    assert begun.count("few") == 3
+    assert begun.count("flood") < 300
+    flood.cancel()
+
+
+async def test_no_more_is_read_of_a_stream_that_has_as_many_asks_as_it_may() -> None:
+    gate, read = asyncio.Event(), [0]
+
+    async def messages() -> AsyncIterator[Message]:
+        while True:
+            read[0] += 32
+            yield many(32, read[0])
+
+    answers = Streams().answers(messages(), held(gate))
+    first = asyncio.create_task(tags(answers))
+    await until(lambda: read[0] >= MOST_ASKS)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert read[0] == MOST_ASKS
+
+    gate.set()
+    await first
+    await tags(answers)  # the first answers have been sent now
+    await until(lambda: read[0] > MOST_ASKS)
+
+
+async def test_answers_that_are_not_read_count_by_their_bytes() -> None:
+    read, large = [0], pb.AllocateResponse(allocation=pb.Allocation(node="n" * 100_000))
+
+    async def messages() -> AsyncIterator[Message]:
+        while True:
+            read[0] += 1
+            yield many(1, read[0])
+            await asyncio.sleep(0)
+
+    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> pb.AllocateResponse:
+        return large
+
+    answers = Streams().answers(messages(), answer)
+    await tags(answers)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+
+    assert MOST_BYTES // 100_000 <= read[0] <= MOST_BYTES // 100_000 + 5
+
+
+def held(gate: asyncio.Event) -> Answering:
+    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> pb.AllocateResponse:
+        await gate.wait()
+        return pb.AllocateResponse()
+
+    return answer

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from kit import claim_port, node, on
+from kit import Desk, claim_port, node, on
+from kit import lease as lease_of
 from servicekit import Running, Start
 from test_service import lease, two_ports
 
+from allocator import watchers
 from allocator.core.claims import PodUid
 from allocator.core.ledger import Rules
 from allocator.core.pods import Pod
+from allocator.watchers import Watcher, Watchers
 from hostport.v1 import allocator_pb2 as pb
 
 W = pb.WatchAllocationsResponse
@@ -84,3 +87,74 @@ async def test_explain_tells_every_holder_of_a_port_and_since_when(bound: Runnin
     assert [(h.allocation.owner.name, h.since.seconds) for h in udp.holders] == [("r1", 1000), ("dns", 1060)]
     assert [(h.allocation.owner.name, h.allocation.external) for h in tcp.holders] == [("dns", True)]
     assert list(free.holders) == []
+
+
+# -- many at a time
+
+
+def told(messages: list[W]) -> list[tuple[str, str]]:
+    """(type, owner) of the events of some messages."""
+    events = [event for message in messages for event in (message, *message.further)]
+    return [(W.Type.Name(event.type).removeprefix("TYPE_"), event.allocation.owner.name) for event in events]
+
+
+async def test_a_watcher_that_says_so_gets_several_events_in_a_message(service: Running) -> None:
+    for number in range(5):
+        await service.stub.Allocate(lease(f"r{number}"))
+    watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest(batches=True))
+
+    snapshot, synced = [cast("W", await watch.read()) for _ in range(2)]
+
+    assert told([snapshot]) == [("SNAPSHOT", f"r{number}") for number in range(5)]
+    assert told([synced]) == [("SYNCED", "")]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk("n1")
+
+
+def unread(watcher: Watcher) -> list[tuple[str, bool]]:
+    return [(change.claim.owner.name, change.is_end) for change in watcher._taken()]
+
+
+def through(watcher: Watcher) -> list[str]:
+    found = []
+    while (claims := watcher.snapshot()) is not None:
+        found += [claim.owner.name for claim in claims]
+    return found
+
+
+def test_of_several_changes_of_a_claim_that_were_not_read_the_last_is_told(desk: Desk) -> None:
+    with Watchers(desk.ledger).watch(lambda _: True) as watcher:
+        through(watcher)
+        first, second = desk.grant(lease_of("r1", "a:1")), desk.grant(lease_of("r2", "a:1"))
+        desk.ledger.amend(desk.ledger.renewed(first.id, 60, desk.now))
+        desk.ledger.end(second.id)
+
+        assert unread(watcher) == [("r1", False), ("r2", True)]
+
+
+def test_what_changes_before_a_snapshot_comes_to_it_is_seen_there_and_is_no_change(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchers, "AT_ONCE", 1)
+    first, second, third = (desk.grant(lease_of(f"r{number}", "a:1")) for number in (1, 2, 3))
+    with Watchers(desk.ledger).watch(lambda _: True) as watcher:
+        watcher.snapshot()
+        desk.ledger.end(second.id)
+        desk.ledger.amend(desk.ledger.renewed(third.id, 60, desk.now))
+        desk.ledger.amend(desk.ledger.renewed(first.id, 60, desk.now))
+        desk.grant(lease_of("r4", "a:1"))
+
+        assert (through(watcher), unread(watcher)) == (["r3", "r4"], [("r1", False)])
+
+
+def test_a_watcher_that_reads_nothing_is_let_go(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchers, "MOST_UNREAD", 2)
+    with Watchers(desk.ledger).watch(lambda _: True) as watcher:
+        through(watcher)
+        for number in range(3):
+            desk.grant(lease_of(f"r{number}", "a:1"))
+
+        assert (watcher.is_behind, unread(watcher)) == (True, [])

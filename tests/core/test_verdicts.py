@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from kit import Desk, ask, lease, pod
 
+from allocator.core.asks import WhenFull
 from allocator.core.claims import Claim
 from allocator.core.pods import Judge, Verdict
 from allocator.core.upkeep import Incident, IncidentKind
-from allocator.core.verdicts import PATIENCE_SECONDS
+from allocator.core.verdicts import MOST_WEIGHED, PATIENCE_SECONDS
 
 KUBELET = Verdict(Judge.KUBELET)
 
@@ -125,8 +126,25 @@ def test_the_same_words_seen_again_count_once() -> None:
     claim = desk.grant(static("waiting"))
     for priority in range(3):
         show(desk, claim, verdict=on_nodes(1), priority=priority)
+        desk.ledger.weigh_verdicts(desk.now)
 
     assert desk.ledger.tally().verdicts == {("scheduler", True): 1}
+
+
+def test_of_many_verdicts_some_are_weighed_at_a_time_and_each_in_its_turn() -> None:
+    desk = Desk("n1")
+    claims = [desk.grant(static(f"waiting-{number}", when_full=WhenFull.PENDING)) for number in range(500)]
+    for claim in claims:
+        show(desk, claim, verdict=on_nodes(2))
+    desk.now += PATIENCE_SECONDS
+
+    told = []
+    for _ in range(5):
+        desk.ledger.weigh_verdicts(desk.now)
+        told.append([each.claim.id for each in refused(desk)])
+
+    assert max(map(len, told)) <= MOST_WEIGHED // 5 + 1
+    assert sorted(each for some in told for each in some) == [claim.id for claim in claims]
 
 
 def test_an_outsider_is_not_ours_to_explain() -> None:

@@ -131,8 +131,8 @@ def take_a_page_for_the_list(patch: Patch) -> None:
     """What the pages so far lack is gone; but it may stand on the next one."""
     listed = kubernetes._Pods.listed
 
-    def listed_and_over(self: Any, items: Sequence[Any]) -> None:
-        listed(self, items)
+    def listed_and_over(self: Any, items: Sequence[Any]) -> Iterator[None]:
+        yield from listed(self, items)
         self._tell([], self._missing)
 
     patch.setattr(kubernetes._Pods, "listed", listed_and_over)
@@ -140,7 +140,7 @@ def take_a_page_for_the_list(patch: Patch) -> None:
 
 def never_miss_a_pod_in_a_list(patch: Patch) -> None:
     """What a list lacks is kept: a deletion that the watch did not tell is never known."""
-    patch.setattr(kubernetes._Pods, "complete", lambda self, as_of: self._proven(as_of))
+    patch.setattr(kubernetes._Pods, "complete", lambda self, as_of: iter([self._proven(as_of)]))
 
 
 def reply_before_the_commit(patch: Patch) -> None:

@@ -211,9 +211,9 @@ class Process:
 
     def tell_pods(self, events: Sequence[Event], *, twice: bool = False) -> None:
         lines = [PODS.reader.event(event.line) for event in events]
-        self.inside(lambda: self._pods.changed(lines))
+        self.inside(lambda: list(self._pods.changed(lines)))
         if twice:
-            self.inside(lambda: self._pods.changed(lines))
+            self.inside(lambda: list(self._pods.changed(lines)))
         for event in events:
             self._reality.pod_events.remove(event)
             (self.told.discard if event.type == "DELETED" else self.told.add)(event.subject)
@@ -222,7 +222,8 @@ class Process:
     def tell_nodes(self, most: int) -> None:
         events = self._reality.node_events[:most]
         del self._reality.node_events[:most]
-        self.inside(lambda: self._nodes.changed([NODES.reader.event(event.line) for event in events]))
+        lines = [NODES.reader.event(event.line) for event in events]
+        self.inside(lambda: list(self._nodes.changed(lines)))
         for event in events:
             self.known_nodes.pop(event.subject, None)
             if event.type != "DELETED":
@@ -235,8 +236,8 @@ class Process:
 
         def tell() -> None:
             self._nodes.began()
-            self._nodes.listed(page.items or [])
-            self._nodes.complete(self.now())
+            list(self._nodes.listed(page.items or []))
+            list(self._nodes.complete(self.now()))
 
         self.inside(tell)
         self.known_nodes = dict(self._reality.nodes)
@@ -254,10 +255,10 @@ class Process:
         assert self._listing is not None
         items = [self._listing.popleft() for _ in range(min(most, len(self._listing)))]
         page = PODS.reader.page(self._reality.page(items))
-        self.inside(lambda: self._pods.listed(page.items or []))
+        self.inside(lambda: list(self._pods.listed(page.items or [])))
         self.told.update(pod.uid for pod in items)
         if not self._listing:
-            self.inside(lambda: self._pods.complete(self._as_of))
+            self.inside(lambda: list(self._pods.complete(self._as_of)))
             still_coming = {event.subject for event in self._reality.pod_events if event.type == "DELETED"}
             self.told &= self._reality.pods.keys() | still_coming
             self._listing = None

@@ -416,7 +416,7 @@ async def test_what_a_list_lacks_because_it_is_younger_stays(world: World) -> No
     one.keeper.began()
     claim = await one.lease()
 
-    one.keeper.complete(world.now)
+    list(one.keeper.complete(world.now))
 
     assert one.engine.ledger.get(claim.id) == claim
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -96,7 +97,7 @@ async def watch(session: Session, node: str, output: str) -> None:
     Begins with what is held (`has`), then tells what is new or changed (`takes`) and what ended (`frees`). An allocator
     that restarts is waited for. Ctrl-C ends it.
     """
-    request = pb.WatchAllocationsRequest(node=node, namespace=await session.namespace_or_all())
+    request = pb.WatchAllocationsRequest(node=node, namespace=await session.namespace_or_all(), batches=True)
     async with session.allocator() as allocator:
         await allocator.call("GetStatus", pb.GetStatusRequest())  # who cannot be reached at all is told so
         while True:
@@ -112,14 +113,23 @@ async def _follow(allocator: AsyncClient, request: pb.WatchAllocationsRequest, o
     """
     call: Any = allocator.stub().WatchAllocations(request, wait_for_ready=True)
     try:
-        async for event in call:
-            _tell(event, output)
+        async for message in call:
+            for event in events_of(message):
+                _tell(event, output)
     except grpc.RpcError as error:
         failure: HostportError = error_of(error)
         if not isinstance(failure, UnavailableError) and failure.reason != "WATCH_BEHIND":
             raise failure from None
         remark(f"watching again: {failure}")
     await asyncio.sleep(LONGEST_PAUSE)
+
+
+def events_of(message: pb.WatchAllocationsResponse) -> Iterator[pb.WatchAllocationsResponse]:
+    """The events of a message, each for itself."""
+    further = list(message.further)
+    del message.further[:]
+    yield message
+    yield from further
 
 
 def _tell(event: Any, output: str) -> None:

@@ -1,0 +1,73 @@
+"""Work that is long is done in steps, between which others are served.
+
+A step is bounded by what it weighs, not by how many things it is about: a Pod may have one port or five hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+from typing import TypeVar
+
+T = TypeVar("T")
+
+MOST_WEIGHT = 256
+"""Ports, or other things of about 20 µs, in one step: some 5 ms."""
+
+
+def slices(items: Iterable[T], weigh: Callable[[T], int] = lambda _: 1, most: int = MOST_WEIGHT) -> Iterator[list[T]]:
+    """The items in order, some at a time: as many as weigh `most` together, one at least."""
+    found: list[T] = []
+    weight = 0
+    for item in items:
+        found.append(item)
+        weight += weigh(item)
+        if weight >= most:
+            yield found
+            found, weight = [], 0
+    if found:
+        yield found
+
+
+LONG_SECONDS, REST_SECONDS = 0.002, 0.001
+"""After a step that took long the loop rests: what others ask comes in by other threads, and in several turns."""
+
+
+async def in_turns(steps: Iterator[None]) -> None:
+    """Takes step after step, each in a turn of the event loop of its own."""
+    began = perf_counter()
+    for _ in steps:
+        await asyncio.sleep(REST_SECONDS if perf_counter() - began > LONG_SECONDS else 0)
+        began = perf_counter()
+
+
+SLICE_SECONDS = 0.003
+
+
+class Pace:
+    """For work whose steps are too short to be turns by themselves: `rest` between two of them.
+
+    Those who share a lock share turns, too: in one turn of the event loop one of them does a slice, however many there
+    are.
+    """
+
+    def __init__(self, turn: asyncio.Lock) -> None:
+        self._turn = turn
+        self._ends = perf_counter() + SLICE_SECONDS
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the slice has taken its time."""
+        return perf_counter() > self._ends
+
+    async def rest(self) -> None:
+        """Lets others be served where the slice is over."""
+        if self.is_over:
+            await self.begin(REST_SECONDS)
+
+    async def begin(self, rest: float = 0.0) -> None:
+        """Waits for a turn, in which a slice begins."""
+        async with self._turn:
+            await asyncio.sleep(rest)
+        self._ends = perf_counter() + SLICE_SECONDS
