@@ -7,7 +7,7 @@ integers, however many numbers there are. A walk over the numbers would take a m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 Planes = list[int]
@@ -105,17 +105,22 @@ class CountedNumbers:
                 return  # nothing to borrow
         raise AssertionError(f"the count of {number} is zero")
 
-    def put(self, number: int, count: int) -> None:
-        """Sets a count that is zero so far."""
-        at, bit = number >> 3, 1 << (number & 7)
-        for order in range(count.bit_length()):
+    def put(self, base: int, numbers: Mapping[int, int], size: int) -> None:
+        """Sets the counts of [base, base + size), which are zero so far, in bytes of eight numbers.
+
+        numbers: for each count the numbers that have it, less `base`.
+        """
+        first, last = base >> 3, base + size >> 3
+        for order in range(max(numbers, default=0).bit_length()):
+            bits = 0
+            for count, having in numbers.items():
+                bits |= having if count >> order & 1 else 0
             if order == len(self._planes):
-                self._planes.append(bytearray(at + 1))
-            if count >> order & 1:
-                plane = self._planes[order]
-                if at >= len(plane):
-                    plane.extend(bytes(at + 1 - len(plane)))
-                plane[at] |= bit
+                self._planes.append(bytearray())
+            plane = self._planes[order]
+            if bits:
+                plane.extend(bytes(max(0, last - len(plane))))
+                plane[first:last] = bits.to_bytes(last - first, "little")
 
     def has(self, number: int) -> bool:
         """Whether the count is above zero."""

@@ -164,7 +164,7 @@ class Ledger:
             previous = tuple(port.host_port for port in max(before, key=lambda claim: claim.created).ports)
         else:
             previous = self._sticky.numbers(ask.owner, within, shape)
-        used = self._register.by_shape.get(shape, ())
+        used = reversed(self._register.by_shape.get(shape, {}))  # the newest first: likely ones to have room
         return Context(within=within, exempt=exempt, previous=previous, used=used, when_full=when_full)
 
     def take_up(self, ask: Ask, now: float) -> tuple[Claim, tuple[Warned, ...]] | None:

@@ -40,9 +40,6 @@ LARGEST_IDLE = 32 << 10
 NARROW = 64
 """Nodes of a scope that each of them knows. Of wider scopes every change asks whether they have the node."""
 
-MOST_BUILT = 128
-"""Blocks that one question may build: 32,768 numbers, some 40 ms over 5,000 nodes."""
-
 
 Holders = tuple[Claim, ...]
 """The claims that hold a slot of a node, on whatever address, in order of arrival. Nearly always one."""
@@ -329,14 +326,21 @@ class Occupancy:
 
     def _build(self, scope: Scope, protocol: Protocol, cover: Cover, block: int) -> None:
         """Counts the numbers of a block for the first time."""
+        nodes, base = scope.nodes, block * BLOCK
+        held: dict[int, int] = {}
+        settled: dict[int, int] = {}
         for slot in self._slots(scope, protocol, block):
-            settled = (self._settled_of(slot) & scope.nodes).bit_count()
-            held = ((self._settled_of(slot) | self._planned.of_slot(slot)) & scope.nodes).bit_count()
-            if held:
-                cover.held.put(number_of(slot), held)
-                cover.standing.add(number_of(slot))
-                cover.settled.put(number_of(slot), settled)
-        cover.built |= 1 << block
+            there, planned = 0, self._planned.of_slot(slot)
+            for index in self._fixed:
+                there |= index.of_slot(slot)
+            bit, count = 1 << number_of(slot) - base, (there & nodes).bit_count()
+            if count:
+                settled[count] = settled.get(count, 0) | bit
+            if planned:
+                count = ((there | planned) & nodes).bit_count()
+            if count:
+                held[count] = held.get(count, 0) | bit
+        cover.build(block, held, settled)
 
     def _slots(self, scope: Scope, protocol: Protocol, block: int) -> Iterable[Slot]:
         """The slots of a block that may be held on a scope's nodes: all of its numbers, or what there is at all."""
@@ -352,14 +356,15 @@ class Occupancy:
             return [slot_of(protocol, number) for number in numbers]
         return [slot for slot in held if protocol_of(slot) is protocol and number_of(slot) in numbers]
 
-    def build(self, scope: Scope, protocol: Protocol, low: int, high: int) -> bool:
-        """Counts what has not been counted of [low, high]; False where so much is missing that more asks are needed."""
+    def missing(self, scope: Scope, protocol: Protocol, low: int, high: int) -> list[int]:
+        """The first number of each block of [low, high] that has not been counted yet for a scope."""
         cover = scope.covers.get(protocol)
-        missing = cover.missing(low, high) if cover else Cover().missing(low, high)
-        blocks = list(bits(missing)) if missing else []
-        for block in blocks[:MOST_BUILT]:
-            self._cover(scope, protocol, block * BLOCK, block * BLOCK)
-        return len(blocks) <= MOST_BUILT
+        blocks = (cover or Cover()).missing(low, high)
+        return [block * BLOCK for block in bits(blocks)] if blocks else []
+
+    def count_block(self, scope: Scope, protocol: Protocol, number: int) -> None:
+        """Counts the block of a number, which then is not missing any more."""
+        self._cover(scope, protocol, number, number)
 
     # -- claims
 
@@ -522,12 +527,6 @@ class Occupancy:
         for priority, staying in self._staying.items():
             if rank is None or priority >= rank:
                 nodes |= staying.conflicting(key)
-        return nodes
-
-    def _settled_of(self, slot: Slot) -> int:
-        nodes = 0
-        for index in self._fixed:
-            nodes |= index.of_slot(slot)
         return nodes
 
     def leaving_slots(self) -> Iterator[Slot]:

@@ -20,7 +20,6 @@ Nothing here changes anything: a dry run is this module's answer, an allocation 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import msgspec
 
@@ -119,7 +118,7 @@ class _Pod:
         scope, world = wanted.scope, wanted.world
         previous = _by_group(context.previous, wanted.groups)
         used = (_by_group(numbers, wanted.groups) for numbers in context.used)
-        for numbers in choices(wanted, previous=previous, used=used):
+        for numbers in choices(wanted, previous=previous, used=used, steps=self._steps):
             if not scope.nodes:
                 return self._granted(numbers, None)
             keys = wanted.keys(numbers)
@@ -230,10 +229,10 @@ def _placed_lease(wanted: Demand) -> Placement:
         raise Refused(*refusals.conflicts(ask, fixed, scope, world, frozenset()))
     if not wanted.is_open:
         return _leased(wanted, wanted.numbers(()), nodes)
-    numbers = lowest_free(ask, groups, world, partial(world.occupancy.taken, scope))
+    steps = Steps()
+    numbers = lowest_free(wanted, steps)
     if numbers:
         return _leased(wanted, numbers, nodes)
-    steps = Steps()
     for numbers, some in Together(wanted, Stage.LEASE, steps).tuples():
         here = open_for_lease(wanted.keys(numbers), some, world)
         if here:

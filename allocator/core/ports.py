@@ -111,6 +111,13 @@ class NumberSet:
         if at < len(self._bytes):
             self._bytes[at] &= ~(1 << (number & 7))
 
+    def put(self, base: int, numbers: int, size: int) -> None:
+        """Sets the members of [base, base + size), of which there are none so far, in bytes of eight numbers."""
+        first, last = base >> 3, base + size >> 3
+        if numbers:
+            self._bytes.extend(bytes(max(0, last - len(self._bytes))))
+            self._bytes[first:last] = numbers.to_bytes(last - first, "little")
+
     def within(self, low: int, high: int) -> int:
         """The members in [low, high], less `low`: bit 0 says whether `low` is one."""
         found = int.from_bytes(self._bytes[low >> 3 : (high >> 3) + 1], "little") >> (low & 7)

@@ -11,6 +11,7 @@ unsettled claims of the scope, wherever they are planned.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from allocator.core.counting import CountedNumbers, Planes, count_of, equal
@@ -29,6 +30,16 @@ class Cover:
     standing: NumberSet = field(default_factory=NumberSet)
     held: CountedNumbers = field(default_factory=CountedNumbers)
     settled: CountedNumbers = field(default_factory=CountedNumbers)
+
+    def build(self, block: int, held: Mapping[int, int], settled: Mapping[int, int]) -> None:
+        """Takes the counts of a block: for each count the numbers that have it, less the lowest of the block."""
+        standing = 0
+        for numbers in held.values():
+            standing |= numbers
+        self.standing.put(block * BLOCK, standing, BLOCK)
+        self.held.put(block * BLOCK, held, BLOCK)
+        self.settled.put(block * BLOCK, settled, BLOCK)
+        self.built |= 1 << block
 
     def has_built(self, number: int) -> bool:
         return bool(self.built >> (number // BLOCK) & 1)

@@ -41,8 +41,9 @@ class NodesBySlot:
     def of_slot(self, slot: Slot) -> int:
         """The nodes with this protocol and number on any address."""
         nodes = self.anywhere.get(slot, 0)
-        for of_ip in self.by_ip.get(slot, {}).values() if self.by_ip else ():
-            nodes |= of_ip
+        if self.by_ip:
+            for of_ip in self.by_ip.get(slot, {}).values():
+                nodes |= of_ip
         return nodes
 
     def slots(self) -> Iterator[Slot]:

@@ -19,7 +19,7 @@ from itertools import combinations, islice
 from allocator.core.counting import Planes, at_least
 from allocator.core.matching import Steps, free_nodes, open_for_lease, open_nodes, unplanned
 from allocator.core.ports import PortKey
-from allocator.core.search import Demand, Kind, Numbers, by_load, is_anywhere, protocols_of
+from allocator.core.search import Demand, Kind, Numbers, are_counted, by_load, is_anywhere, protocols_of
 from allocator.core.slots import bits
 
 NUMBER_STEPS = 0.2
@@ -74,14 +74,9 @@ class Together:
                 yield from ((wanted.numbers(chosen), 1 << position) for chosen in self._on(position))
 
     def _are_counted(self) -> bool:
-        ask, build = self._wanted.ask, self._world.occupancy.build
-        protocols = {protocol for kind in self._wanted.kinds for protocol in protocols_of(kind)}
-        scopes = self._world.occupancy.reached(self._wanted.scope) if self._stage is Stage.MOVING else ()
-        return all(
-            build(scope, protocol, ask.low, ask.high)
-            for scope in (self._wanted.scope, *scopes)
-            for protocol in protocols
-        )
+        wanted, ask = self._wanted, self._wanted.ask
+        scopes = self._world.occupancy.reached(wanted.scope) if self._stage is Stage.MOVING else (wanted.scope,)
+        return all(are_counted(wanted, scope, ask.low, ask.high, self._steps) for scope in scopes)
 
     # -- which numbers can be had at all
 

@@ -49,8 +49,7 @@ def test_numbers_are_found_by_their_counts(of: Counter[int], among: set[int], va
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(NUMBERS)), max_size=80), counts)
 def test_counts_that_change_are_what_a_counter_says(changes: list[tuple[bool, int]], first: Counter[int]) -> None:
     ours, model = CountedNumbers(), Counter(first)
-    for number, count in first.items():
-        ours.put(number, count)
+    ours.put(0, {c: sum(1 << n for n in first if first[n] == c) for c in set(first.values())}, len(NUMBERS))
     for is_more, number in changes:
         if is_more:
             ours.add(number)
