@@ -158,7 +158,9 @@ def _env(container: Json, path: str) -> tuple[Json, ...] | None:
     for _, entry_path, entry in entries:
         text(entry, "name", entry_path)
         text(entry, "value", entry_path)
-        json_object(json_object(entry, "valueFrom", entry_path), "fieldRef", f"{entry_path}.valueFrom")
+        source = json_object(json_object(entry, "valueFrom", entry_path), "fieldRef", f"{entry_path}.valueFrom")
+        for key in ("apiVersion", "fieldPath") if source else ():
+            text(source, key, f"{entry_path}.valueFrom.fieldRef")
     return tuple(entry for _, _, entry in entries)
 
 

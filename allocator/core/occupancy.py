@@ -72,7 +72,7 @@ class Occupancy:
         self._fixed = [self._leased, self._leaving]  # these and all that stay: who is settled
         self._all = [self._planned, self._leased, self._leaving]  # and those who are not
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
-        self._large: set[Constraints] = set()  # those of scopes that are not kept when they are idle
+        self._large: set[Scope] = set()  # idle ones, that are not kept
         self._wide: list[Scope] = []
         self._floating: set[Scope] = set()  # those with unsettled claims
         self._surprising: set[Scope] = set()  # those of them that may land where they do not stand
@@ -238,10 +238,10 @@ class Occupancy:
             self._position(constraints.node_name)
         wanted, named = compiled(constraints), constraints.node_name
         nodes = self._index.accepting(wanted) if named is None else self.only(named)
-        scope = self._scopes[constraints] = Scope(wanted, nodes)
+        scope = self._scopes[constraints] = Scope(constraints, wanted, nodes)
         self._enrol(scope)
         if constraints.weight > LARGEST_IDLE:
-            self._large.add(constraints)
+            self._large.add(scope)
         self._evict_idle_scopes()
         return scope
 
@@ -294,9 +294,8 @@ class Occupancy:
     def _evict_idle_scopes(self) -> None:
         # The newest stays in any case: its caller is about to use it.
         newest = next(reversed(self._scopes))
-        for constraints in [each for each in self._large if each is not newest]:
-            if self._scopes[constraints] not in self._floating:
-                self._evict(constraints)
+        for scope in [each for each in self._large if each.constraints is not newest]:
+            self._evict(scope)
         idle = len(self._scopes) - len(self._floating) - IDLE_SCOPES
         if idle <= 0:
             return
@@ -304,12 +303,12 @@ class Occupancy:
             if idle <= 0 or constraints is newest:
                 return
             if scope not in self._floating:
-                self._evict(constraints)
+                self._evict(scope)
                 idle -= 1
 
-    def _evict(self, constraints: Constraints) -> None:
-        scope = self._scopes.pop(constraints)
-        self._large.discard(constraints)
+    def _evict(self, scope: Scope) -> None:
+        del self._scopes[scope.constraints]
+        self._large.discard(scope)
         self._withdraw(scope)
         for position in () if scope.is_wide else bits(scope.nodes):
             self._forget_if_idle(position)
@@ -461,7 +460,13 @@ class Occupancy:
         self._note_floats(scope)
 
     def _note_floats(self, scope: Scope) -> None:
-        (self._floating.add if scope.floats else self._floating.discard)(scope)
+        if scope.floats:
+            self._floating.add(scope)
+            self._large.discard(scope)
+        else:
+            self._floating.discard(scope)
+            if scope.constraints.weight > LARGEST_IDLE:
+                self._large.add(scope)
         (self._surprising.add if scope.can_surprise else self._surprising.discard)(scope)
 
     # -- questions about numbers

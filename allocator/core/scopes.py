@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from allocator.core.candidates import Constraints
 from allocator.core.counting import CountedNumbers, Planes, count_of, equal
 from allocator.core.node_index import Wanted
 from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, span
@@ -63,6 +64,7 @@ class Cover:
 class Scope:
     """The candidate nodes of equal constraints, as a bitmap over node positions."""
 
+    constraints: Constraints
     wanted: Wanted
     nodes: int = 0
     is_wide: bool = False  # found by its nodes; a narrow one is kept with each of its nodes

@@ -102,9 +102,9 @@ def one_label(operator: str, key: str, prefix: str) -> pb.NodeTerm:
             id="one number on as many addresses as may be",
         ),
         pytest.param(asking(ports=ports(MOST_PORTS, host_port=9), policy=pb.POLICY_STATIC), id="as many mistakes as may be"),
-        pytest.param(asking(*[pb.NodeTerm()] * 200_000), id="refused: terms of nothing"),
-        pytest.param(asking(pb.NodeTerm(match_expressions=[pb.NodeRequirement()] * 200_000)), id="refused: expressions"),
-        pytest.param(asking(ports=[pb.PortRequest()] * 200_000), id="refused: ports"),
+        pytest.param(asking(*[pb.NodeTerm()] * 500_000), id="refused: terms of nothing"),
+        pytest.param(asking(pb.NodeTerm(match_expressions=[pb.NodeRequirement()] * 500_000)), id="refused: expressions"),
+        pytest.param(asking(ports=[pb.PortRequest()] * 500_000), id="refused: ports"),
     ],
 )  # fmt: skip
 def test_the_largest_asks_cost_less_than_a_turn_may(desk: Desk, request_: pb.AllocateRequest) -> None:

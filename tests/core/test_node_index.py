@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from time import process_time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit import node, on
+from kit import Desk, ask, node, on
 
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
-from allocator.core.node_index import NodeIndex, compiled
+from allocator.core.node_index import NodeIndex, Wanted, compiled
+from allocator.core.occupancy import Occupancy
 
 KEYS = st.sampled_from(["zone", "disk", "cores"])
 VALUES = st.sampled_from(["a", "b", "8", "08", "16", "-3", "+8", "1_0", " 8", "", "many"])
@@ -144,3 +146,55 @@ def test_what_is_asked_costs_its_own_size_not_that_of_the_cluster(
         return (process_time() - begun) * 1000
 
     assert min(spent() for _ in range(3)) < milliseconds
+
+
+# -- what a Node that changed costs those who kept candidates
+
+
+@pytest.mark.parametrize(
+    ("seen", "judged"),
+    [
+        pytest.param({"labels": {"disk": "ssd"}}, 0, id="as it was"),
+        pytest.param({"labels": {"disk": "ssd"}, "unschedulable": True}, 0, id="cordoned"),
+        pytest.param({"labels": {"disk": "hdd"}}, 3, id="another label"),
+        pytest.param({"labels": {"disk": "ssd"}, "taints": (Taint(key="gpu"),)}, 3, id="a taint"),
+    ],
+)
+def test_a_node_that_changed_is_judged_once_for_each_kept_candidate_set_and_only_where_that_can_matter(
+    monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], judged: int
+) -> None:
+    occupancy = Occupancy()
+    for at in range(20):
+        occupancy.put_node(node(f"n{at}", labels={"disk": "ssd"}))
+    for value in ("ssd", "hdd", "tape"):
+        occupancy.scope(Constraints(selector=(("disk", value),)))
+    asked: list[Wanted] = []
+    accepting = NodeIndex.accepting
+
+    def counted(index: NodeIndex, wanted: Wanted) -> int:
+        asked.append(wanted)
+        return accepting(index, wanted)
+
+    monkeypatch.setattr(NodeIndex, "accepting", counted)
+    occupancy.put_node(node("n3", **seen))
+
+    assert len(asked) == judged
+
+
+def test_candidate_sets_of_large_constraints_are_kept_only_while_somebody_needs_them() -> None:
+    desk = Desk(*[node(f"n{at}", labels={"disk": "ssd"}) for at in range(3)])
+
+    def large(at: int) -> Constraints:
+        values = tuple(f"{at}-{value:040}" for value in range(1000))
+        return Constraints(affinity=(Term(expressions=(Requirement(key="disk", operator="NotIn", values=values),)),))
+
+    waits = desk.grant(ask("waits", "web:80", constraints=large(0)))
+    for at in range(1, 9):
+        desk.ledger.preview(ask(f"asks-{at}", "web:80", constraints=large(at)), desk.now)
+    occupancy = desk.ledger._occupancy
+    assert list(occupancy._scopes) == [large(0), large(8)]
+
+    desk.ledger.end(waits.id)
+    desk.ledger.preview(ask("last", "web:80", constraints=Constraints(selector=(("disk", "ssd"),))), desk.now)
+
+    assert list(occupancy._scopes) == [Constraints(selector=(("disk", "ssd"),))]

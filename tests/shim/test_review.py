@@ -277,6 +277,11 @@ def test_a_body_that_is_no_review_is_the_callers_fault(data: bytes, message: str
             id="env",
         ),
         pytest.param(
+            pod(container("a", port(), env=[{"valueFrom": {"fieldRef": {"apiVersion": {}}}}])),
+            "spec.containers[0].env[0].valueFrom.fieldRef.apiVersion must be a string, not an object",
+            id="env from a field",
+        ),
+        pytest.param(
             pod(container("a", port(), livenessProbe={"httpGet": [1]})),
             "spec.containers[0].livenessProbe.httpGet must be an object, not a list",
             id="probe",

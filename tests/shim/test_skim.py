@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import msgspec
@@ -10,6 +14,8 @@ import pytest
 
 from hostport.bounds import Bound
 from hostport.contract import Reason
+from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from shim.admission import admit
 from shim.review import Denied, NotOurs, ReviewError, parse_review
 from shim.skim import SMALL, TooComplexError, skim
 
@@ -94,12 +100,17 @@ def own_variables(container: Any) -> Any:
     """The sources of other people's variables are passed over."""
     if container.env is None:
         return container
-    ours = [entry for entry in container.env if entry["name"].startswith("HOSTPORT_")]
+    ours = [entry for entry in container.env if (entry.get("name") or "").startswith("HOSTPORT_")]
     kept = [{name: value for name, value in entry.items() if value is not None} for entry in ours]
-    sources = [bool(entry.get("valueFrom")) and entry["valueFrom"].get("fieldRef", "another") for entry in ours]
+    sources = [bool(entry.get("valueFrom")) and source_of(entry["valueFrom"]) for entry in ours]
     return msgspec.structs.replace(
         container, env=tuple(each | {"valueFrom": s} for each, s in zip(kept, sources, strict=True))
     )
+
+
+def source_of(value_from: Json) -> object:
+    field = value_from.get("fieldRef")
+    return "another" if field is None else {name: value for name, value in field.items() if value is not None}
 
 
 @pytest.mark.parametrize("body", REVIEWS)
@@ -146,3 +157,50 @@ def test_what_is_too_much_is_counted_before_objects_are_made_of_it(body: Json, f
     assert isinstance(denied, Denied)
     assert [(each.reason, each.field) for each in denied.mistakes] == [(Reason.TOO_COMPLEX.name, field)]
     assert (denied.about.request_id, denied.about.namespace, denied.about.name) == ("u-1", "demo", "web-0")
+
+
+# -- reviews that nobody's API server sends
+
+JUNK: list[Any] = [None, True, -1, 1.5, 2**63, 10**30, "", "x" * 300, "\x01", [], {}, [None], [{}], ["a"], {"a": None}]
+
+
+def places(value: Any, *above: Any) -> Iterator[tuple[Any, ...]]:
+    """Where something stands in a body."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield (*above, key)
+        yield from places(value[key], *above, key)
+
+
+def damaged(chance: random.Random) -> Json:
+    """A body of the table, of which something is gone or has become something else."""
+    body: Json = deepcopy(chance.choice(REVIEWS).values[0])  # type: ignore[arg-type]
+    for _ in range(chance.randint(1, 3)):
+        *above, key = chance.choice(list(places(body)))
+        parent: Any = body
+        for each in above:
+            parent = parent[each]
+        if chance.random() < 0.2:
+            del parent[key]
+        else:
+            parent[key] = deepcopy(chance.choice(JUNK))
+    return body
+
+
+async def granted(request: AllocateRequest) -> AllocateResponse:
+    response = AllocateResponse()
+    for port in request.ports:
+        got = response.allocation.ports.add(container=port.container, name=port.name, protocol=port.protocol)
+        got.host_port = 7000
+    return response
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_damaged_review_is_answered_or_refused_and_large_ones_alike(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(250):
+        body = damaged(chance)
+        small, large = said(body), said(body | PADDING)
+        with suppress(ReviewError):
+            await admit(json.dumps(body).encode(), granted, probe=granted)
+
+        assert small == large or isinstance(large, str), body
