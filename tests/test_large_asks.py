@@ -57,8 +57,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Json]:
     ]
     (here / "cluster.json").write_text(json.dumps(nodes))
     listen = ("--listen=127.0.0.1:0", "--http=127.0.0.1:0")
-    cluster = f"--cluster=file:{here / 'cluster.json'}"
-    with running(here / "a.log", r"listening on grpc ([^\s,]+),", "allocator", "serve", *listen, cluster) as (
+    cluster = (f"--cluster=file:{here / 'cluster.json'}", "--journal=memory")
+    with running(here / "a.log", r"listening on grpc ([^\s,]+),", "allocator", "serve", *listen, *cluster) as (
         one,
         grpc_,
     ):
