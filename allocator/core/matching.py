@@ -64,21 +64,21 @@ class Steps:
     """How much one ask may look at."""
 
     def __init__(self, most: int = MOST_STEPS) -> None:
-        self._left = float(most)
+        self.left = float(most)
 
     def spend(self, steps: float = 1.0) -> bool:
         """False when there is nothing left to spend."""
-        self._left -= steps
-        return self._left > 0
+        self.left -= steps
+        return self.left > 0
 
     def cut(self) -> None:
         """Something was left out that would have to be looked at."""
-        self._left = 0.0
+        self.left = 0.0
 
     @property
     def are_spent(self) -> bool:
         """Whether the search was cut off, so that not finding proves nothing."""
-        return self._left <= 0
+        return self.left <= 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

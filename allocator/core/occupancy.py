@@ -19,7 +19,7 @@ the ports of the claims of its kind.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allocator.core.candidates import Constraints, Node, NodeName
@@ -238,9 +238,11 @@ class Occupancy:
             self._position(constraints.node_name)
         wanted, named = compiled(constraints), constraints.node_name
         nodes = self._index.accepting(wanted) if named is None else self.only(named)
-        scope = self._scopes[constraints] = Scope(constraints, wanted, nodes)
+        scope = self._scopes[constraints] = Scope(
+            constraints, wanted, nodes, is_large=constraints.weight > LARGEST_IDLE
+        )
         self._enrol(scope)
-        if constraints.weight > LARGEST_IDLE:
+        if scope.is_large:
             self._large.add(scope)
         self._evict_idle_scopes()
         return scope
@@ -315,20 +317,45 @@ class Occupancy:
 
     def _cover(self, scope: Scope, protocol: Protocol, low: int, high: int) -> Cover:
         """The counts of a scope, with all the blocks of [low, high]."""
+        missing = self.missing(scope, protocol, low, high)
+        if missing:
+            self.count(scope, protocol, missing)
+        return scope.covers[protocol]
+
+    def missing(self, scope: Scope, protocol: Protocol, low: int, high: int) -> list[int]:
+        """The blocks of [low, high] that have not been counted yet for a scope."""
         cover = scope.covers.get(protocol)
         if cover is None:
             cover = scope.covers[protocol] = Cover()
-        missing = cover.missing(low, high)
-        for block in bits(missing) if missing else ():
-            self._build(scope, protocol, cover, block)
-        return cover
+        blocks = cover.missing(low, high)
+        return list(bits(blocks)) if blocks else []
 
-    def _build(self, scope: Scope, protocol: Protocol, cover: Cover, block: int) -> None:
-        """Counts the numbers of a block for the first time."""
+    def count(self, scope: Scope, protocol: Protocol, blocks: Sequence[int]) -> None:
+        """Counts some blocks, which then are not missing any more."""
+        few = self._few_slots(scope)
+        in_block: dict[int, list[Slot]] = {}
+        for slot in few or ():
+            if protocol_of(slot) is protocol:
+                in_block.setdefault(number_of(slot) // BLOCK, []).append(slot)
+        for block in blocks:
+            slots = in_block.get(block, ())
+            if few is None:
+                slots = [slot_of(protocol, number) for number in range(block * BLOCK, (block + 1) * BLOCK)]
+            self._build(scope, scope.covers[protocol], block, slots)
+
+    def _few_slots(self, scope: Scope) -> Iterable[Slot] | None:
+        """All that may be held on a scope's nodes, where that is little; else None."""
+        if scope.is_single():
+            holders = self._at(lowest(scope.nodes)).holders
+            return holders if len(holders) < BLOCK else None
+        return {slot for kind in self._all for slot in kind.slots()} if sum(map(len, self._all)) < BLOCK else None
+
+    def _build(self, scope: Scope, cover: Cover, block: int, slots: Iterable[Slot]) -> None:
+        """Counts the numbers of a block for the first time: no slot is held but some of these."""
         nodes, base = scope.nodes, block * BLOCK
         held: dict[int, int] = {}
         settled: dict[int, int] = {}
-        for slot in self._slots(scope, protocol, block):
+        for slot in slots:
             there, planned = 0, self._planned.of_slot(slot)
             for index in self._fixed:
                 there |= index.of_slot(slot)
@@ -340,30 +367,6 @@ class Occupancy:
             if count:
                 held[count] = held.get(count, 0) | bit
         cover.build(block, held, settled)
-
-    def _slots(self, scope: Scope, protocol: Protocol, block: int) -> Iterable[Slot]:
-        """The slots of a block that may be held on a scope's nodes: all of its numbers, or what there is at all."""
-        numbers = range(block * BLOCK, (block + 1) * BLOCK)
-        held: Iterable[Slot] | None
-        if scope.is_single():
-            holders = self._at(lowest(scope.nodes)).holders
-            held = holders if len(holders) < BLOCK else None
-        else:
-            kinds = self._all
-            held = {slot for kind in kinds for slot in kind.slots()} if sum(map(len, kinds)) < BLOCK else None
-        if held is None:
-            return [slot_of(protocol, number) for number in numbers]
-        return [slot for slot in held if protocol_of(slot) is protocol and number_of(slot) in numbers]
-
-    def missing(self, scope: Scope, protocol: Protocol, low: int, high: int) -> list[int]:
-        """The first number of each block of [low, high] that has not been counted yet for a scope."""
-        cover = scope.covers.get(protocol)
-        blocks = (cover or Cover()).missing(low, high)
-        return [block * BLOCK for block in bits(blocks)] if blocks else []
-
-    def count_block(self, scope: Scope, protocol: Protocol, number: int) -> None:
-        """Counts the block of a number, which then is not missing any more."""
-        self._cover(scope, protocol, number, number)
 
     # -- claims
 
@@ -465,7 +468,7 @@ class Occupancy:
             self._large.discard(scope)
         else:
             self._floating.discard(scope)
-            if scope.constraints.weight > LARGEST_IDLE:
+            if scope.is_large:
                 self._large.add(scope)
         (self._surprising.add if scope.can_surprise else self._surprising.discard)(scope)
 

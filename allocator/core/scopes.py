@@ -34,13 +34,15 @@ class Cover:
 
     def build(self, block: int, held: Mapping[int, int], settled: Mapping[int, int]) -> None:
         """Takes the counts of a block: for each count the numbers that have it, less the lowest of the block."""
+        self.built |= 1 << block
+        if not held:
+            return
         standing = 0
         for numbers in held.values():
             standing |= numbers
         self.standing.put(block * BLOCK, standing, BLOCK)
         self.held.put(block * BLOCK, held, BLOCK)
         self.settled.put(block * BLOCK, settled, BLOCK)
-        self.built |= 1 << block
 
     def has_built(self, number: int) -> bool:
         return bool(self.built >> (number // BLOCK) & 1)
@@ -67,6 +69,7 @@ class Scope:
     constraints: Constraints
     wanted: Wanted
     nodes: int = 0
+    is_large: bool = False  # its constraints take many bytes
     is_wide: bool = False  # found by its nodes; a narrow one is kept with each of its nodes
     covers: dict[Protocol, Cover] = field(default_factory=dict)  # of protocols that were asked about
     floating: dict[Protocol, CountedNumbers] = field(default_factory=dict)

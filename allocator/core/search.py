@@ -39,8 +39,8 @@ MOST_COMPARED = 128
 FIRST_LOOK = 1024
 """How many numbers are looked at first."""
 
-BLOCK_STEPS = 20.0
-"""Steps to count a block of numbers for the first time: about 0.2 ms at 5,000 nodes."""
+BLOCK_STEPS, NODES_OF_A_STEP = 5.0, 200
+"""Steps to count a block of numbers for the first time: 0.3 ms at 5,000 nodes."""
 
 Numbers = tuple[int, ...]
 """One for each group."""
@@ -196,11 +196,16 @@ def choices(wanted: Demand, *, previous: Numbers, used: Iterator[Numbers], steps
 def are_counted(wanted: Demand, scope: Scope, low: int, high: int, steps: Steps) -> bool:
     """Counts what has not been counted of [low, high]; False where the steps do not suffice: the next ask goes on."""
     occupancy = wanted.world.occupancy
+    cost = BLOCK_STEPS + occupancy.positions / NODES_OF_A_STEP
     for protocol in wanted.protocols:
-        for number in occupancy.missing(scope, protocol, low, high):
-            if not steps.spend(BLOCK_STEPS):
-                return False
-            occupancy.count_block(scope, protocol, number)
+        missing = occupancy.missing(scope, protocol, low, high)
+        if not missing:
+            continue
+        payable = int(steps.left / cost)
+        steps.spend(cost * len(missing))
+        occupancy.count(scope, protocol, missing[:payable])
+        if payable < len(missing):
+            return False
     return True
 
 
