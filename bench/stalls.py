@@ -23,7 +23,7 @@ import grpc
 import msgspec
 from prometheus_client import generate_latest
 
-from allocator.cluster.kubernetes import PACE, _Pods
+from allocator.cluster.kubernetes import PACE, _Nodes, _Pods
 from allocator.cluster.projection import PodSketch
 from allocator.core.asks import Ask, Policy, PortAsk, Refused
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Term, Toleration
@@ -229,9 +229,15 @@ def selectors_kept(place: Place) -> None:
 def nodes_relisted(place: Place) -> None:
     """5,000 Nodes changed in one list, while 1,000 Pods wait for a node"""
     place.on_loop(_restore, place, [_waiting(200_000 + at, 41_000 + at) for at in range(1_000)])
-    changed = [_node(number, changed="1") for number in range(NODES)]
+    sink = _Nodes(place.engine)
+    sink._nodes = {_name(number): _node(number) for number in range(NODES)}  # noqa: SLF001 - what it has told
+    sink._listed = {_name(number): _node(number, changed="1") for number in range(NODES)}  # noqa: SLF001
+
+    async def tell() -> None:
+        await in_turns(sink.complete(0.0))
+
     with place.measured():
-        _observe(place, nodes=changed)
+        place.on_loop(tell)
 
 
 def shim_product(place: Place) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 import pytest
-from kit import ask, pod
+from kit import ask, claim_port, pod
 
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Claim, ClaimId, PodUid
+from allocator.core.claims import Claim, ClaimId, Owner, PodUid, State
 from allocator.core.ledger import Ledger, Rules
-from allocator.engine import Engine, RequestMark, UnavailableError, always
-from allocator.journal.contract import Drop, Entry, Put
+from allocator.engine import MOST_ENDING, MOST_SAVED, Engine, RequestMark, UnavailableError, always
+from allocator.journal.contract import Drop, Entry, JournalError, Put
 from allocator.journal.memory import MemoryJournal
 from hostport.contract import Reason
 
@@ -105,6 +105,12 @@ class Slow(MemoryJournal):
         """Whoever has ceased to want by now gets nothing."""
         self._wanted += [(is_wanted(), future) for is_wanted, future in self._submitted]
         self._submitted = []
+
+    def fail(self) -> None:
+        self.begin()
+        for _, future in self._wanted:
+            future.set_exception(JournalError("as if the disk were full"))
+        self._wanted = []
 
     def commit(self) -> None:
         self.begin()
@@ -211,3 +217,81 @@ async def test_a_retry_of_a_call_under_way_waits_for_no_first_sight_of_its_owner
 
     assert (second.answer.done(), await first[0].outcome()) == (True, "claim-1")
     assert await second.outcome() == "claim-1"
+
+
+# -- what happens in masses
+
+
+async def test_what_ends_in_masses_is_ended_in_slices_until_nothing_is_due(engine: Engine, journal: Recording) -> None:
+    count = 2 * MOST_ENDING + 10
+    claims = [
+        Claim(
+            id=ClaimId(f"lease-{number}"),
+            owner=Owner(kind="Service", namespace="lessee", name="r"),
+            state=State.LEASED,
+            ports=(claim_port(f"a:{1 + number}"),),
+            created=0.0,
+            node=NodeName("localhost"),
+            expires=900.0,
+        )
+        for number in range(count)
+    ]
+    engine.ledger.restore(claims, 0.0)
+
+    engine.tick()
+    assert len(journal.lines) == MOST_ENDING
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    assert sorted(journal.lines) == sorted(f"lease-{number} dropped" for number in range(count))
+    assert list(engine.ledger.claims()) == []
+
+
+async def test_what_cannot_be_ended_is_due_again_with_the_next_tick() -> None:
+    engine, journal = slow_engine()
+    lease = Claim(
+        id=ClaimId("lease"),
+        owner=Owner(kind="Service", namespace="lessee", name="r"),
+        state=State.LEASED,
+        ports=(claim_port("a:1"),),
+        created=0.0,
+        node=NodeName("localhost"),
+        expires=900.0,
+    )
+    engine.ledger.restore([lease], 0.0)
+
+    engine.tick()
+    journal.fail()
+    await turns()
+    assert list(engine.ledger.claims()) == [lease]
+
+    engine.tick()
+    journal.commit()
+    await turns()
+    assert list(engine.ledger.claims()) == []
+
+
+async def test_changes_in_masses_are_journalled_in_slices_and_all_of_them(engine: Engine, journal: Recording) -> None:
+    numbers = range(1, 1 + 2 * MOST_SAVED)
+    pods = [pod(f"p{number}", f"main:80={number}", at="localhost") for number in numbers]
+    claims = [
+        Claim(
+            id=ClaimId(f"claim-{number}"),
+            owner=Owner(namespace="demo", name=f"p{number}"),
+            state=State.BOUND,
+            ports=(claim_port(f"main:80={number}"),),
+            created=0.0,
+            node=NodeName("localhost"),
+            pod_uid=pod.uid,
+        )
+        for number, pod in zip(numbers, pods, strict=True)
+    ]
+    engine.ledger.restore(claims, 0.0)
+    engine.observe(gone_pods=[each.uid for each in pods], lists_pods=True)
+
+    engine.tick()
+    assert len(journal.lines) == MOST_SAVED
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+    assert sorted(journal.lines) == sorted(f"{claim.id} dropped" for claim in claims)

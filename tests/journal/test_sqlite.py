@@ -120,6 +120,24 @@ async def test_a_commit_that_fails_keeps_nothing_and_the_next_one_works(
     assert read(path)[0] == Kept(claims=(CLAIMS[1],))
 
 
+async def test_after_a_commit_that_fails_the_rows_that_it_was_about_are_known_as_they_are(path: Path) -> None:
+    """Else the next change of one of them would leave its old row, and the next start would find two."""
+    a, b, c, _ = CLAIMS
+    journal = SqliteJournal(path)
+    assert await journal.submit([Put(a), answer("r1", a), Put(b), answer("r2", b)], always)
+    (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
+    journal._connection.execute(f"PRAGMA max_page_count = {pages}")  # the disk is full
+    huge = Answer("r3", b"", c.id, b"x" * 1_000_000)
+    with pytest.raises(JournalError, match="full"):
+        await journal.submit([Drop(a.id, 1.0), Put(b), Put(c), huge], always)
+    journal._connection.execute("PRAGMA max_page_count = 1000000")
+
+    assert await journal.submit([Put(a), Put(b), Drop(b.id, 5.0), Put(c)], always)
+    journal.close()
+
+    assert read(path)[0] == Kept(claims=(a, c), answers=(answer("r1", a), answer("r2", b, ended=5.0)))
+
+
 async def test_a_journal_has_one_user(path: Path) -> None:
     journal = SqliteJournal(path)
     with pytest.raises(JournalError, match="in use by another allocator"):
