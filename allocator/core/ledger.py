@@ -475,11 +475,13 @@ class Ledger:
             pod_uid=pod.uid,
             priority=pod.priority,
             may_preempt=pod.may_preempt,
-            is_terminating=pod.is_terminating,
+            is_terminating=pod.is_terminating or claim.is_terminating,  # for good, though an older list may not know
         )
         if seen != claim:
             self._note(seen)
             self._upkeep.look_around(seen)
+            if seen.is_terminating and not claim.is_terminating:
+                self._upkeep.found_room(seen)  # whoever stands nowhere can wait behind it
         self._judge(seen, pod, now)
 
     def _judge(self, claim: Claim, pod: Pod, now: float) -> None:

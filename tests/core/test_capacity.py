@@ -159,6 +159,21 @@ def test_a_pod_is_planned_behind_a_terminating_holder() -> None:
     assert [holder.id for _, holder in desk.ledger.port_map(claim.node)] == [claim.id]
 
 
+def test_who_stands_nowhere_waits_behind_a_holder_as_soon_as_it_terminates() -> None:
+    desk = Desk("n1")
+    old = desk.grant(static("old"))
+    bind(desk, old, "n1")
+    waits = desk.grant(static("waits", when_full=WhenFull.PENDING))
+    assert waits.node is None
+
+    bind(desk, old, "n1", is_terminating=True)
+
+    assert current(desk, waits).node == "n1"
+    assert "PORT_CONFLICT" in desk.refusal(static("newer")), "that place is taken"
+    bind(desk, old, "n1")
+    assert current(desk, waits).node == "n1", "a list that is older than the deletion changes nothing"
+
+
 @pytest.mark.parametrize(
     ("priority", "may_preempt", "is_admitted"), [(10, True, True), (10, False, False), (5, True, False)]
 )
