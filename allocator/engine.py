@@ -462,6 +462,13 @@ class Engine:
         self.save_changes()
         self._tell_incidents()
 
+    def go_on(self) -> bool:
+        """Goes on with what a tick, or a change of the cluster, did not get to; whether there is more."""
+        if self.ledger.has_plans_to_mend:
+            self.ledger.mend_plans()
+            self._tell_incidents()
+        return self.ledger.has_plans_to_mend
+
     def _end_due(self) -> None:
         """Ends some of what is due; what is left, when these ends are durable."""
         room = max(0, MOST_ENDING - self._leases_ending)

@@ -52,6 +52,7 @@ from allocator.page.handlers import Page, page
 from allocator.page.views import Identity, Views
 from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
+from allocator.slices import REST_SECONDS
 from allocator.status import Status
 from hostport import garbage
 from hostport.flags import Address
@@ -300,6 +301,11 @@ class Allocator:
             await asyncio.sleep(TICK_SECONDS)
             if self._engine.is_serving:
                 self._engine.tick()
+            ends = asyncio.get_running_loop().time() + TICK_SECONDS
+            while self._engine.is_serving and self._engine.go_on():
+                if asyncio.get_running_loop().time() >= ends:
+                    break
+                await asyncio.sleep(REST_SECONDS)
 
     async def _drain(self, server: grpc.aio.Server, http_server: HTTPServer) -> None:
         """Finishes what is under way: a call that was decided is still committed and answered."""

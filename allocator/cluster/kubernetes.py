@@ -195,6 +195,7 @@ class _Pods:
             self._tell([], gone)
             yield
         self._missing = set()
+        self._tell([], ())  # a cluster without Pods has been listed too: from now on Pods can be confirmed
         self._proven(as_of)
 
     def changed(self, events: Sequence[Event[PodSketch]]) -> Iterator[None]:

@@ -27,7 +27,7 @@ from allocator.core.claims import Claim, State
 from allocator.core.counting import Planes, plus
 from allocator.core.node_index import NodeIndex, compiled
 from allocator.core.ordered import Ordered
-from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
+from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slots_of
 from allocator.core.scopes import BLOCK, Cover, Scope
 from allocator.core.slots import NodesBySlot, bits, conflicting
 
@@ -338,9 +338,9 @@ class Occupancy:
             if protocol_of(slot) is protocol:
                 in_block.setdefault(number_of(slot) // BLOCK, []).append(slot)
         for block in blocks:
-            slots = in_block.get(block, ())
+            slots: Sequence[Slot] = in_block.get(block, ())
             if few is None:
-                slots = [slot_of(protocol, number) for number in range(block * BLOCK, (block + 1) * BLOCK)]
+                slots = slots_of(protocol, range(block * BLOCK, (block + 1) * BLOCK))
             self._build(scope, scope.covers[protocol], block, slots)
 
     def _few_slots(self, scope: Scope) -> Iterable[Slot] | None:
@@ -352,14 +352,18 @@ class Occupancy:
 
     def _build(self, scope: Scope, cover: Cover, block: int, slots: Iterable[Slot]) -> None:
         """Counts the numbers of a block for the first time: no slot is held but some of these."""
-        nodes, base = scope.nodes, block * BLOCK
+        nodes, base, size = scope.nodes, block * BLOCK, scope.nodes.bit_count()
+        fixed = [index for index in self._fixed if index]
         held: dict[int, int] = {}
         settled: dict[int, int] = {}
         for slot in slots:
             there, planned = 0, self._planned.of_slot(slot)
-            for index in self._fixed:
+            for index in fixed:
                 there |= index.of_slot(slot)
-            bit, count = 1 << number_of(slot) - base, (there & nodes).bit_count()
+            there &= nodes
+            # Nearly all counts are none or all, and to compare is faster than to count.
+            count = size if there == nodes else there.bit_count()
+            bit = 1 << number_of(slot) - base
             if count:
                 settled[count] = settled.get(count, 0) | bit
             if planned:

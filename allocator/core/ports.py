@@ -12,8 +12,9 @@ which is stricter, never laxer.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import Enum
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, cast
 
 MIN_PORT = 1
 MAX_PORT = 65535
@@ -44,6 +45,12 @@ _PROTOCOLS = tuple(Protocol)
 
 def slot_of(protocol: Protocol, number: int) -> Slot:
     return Slot(number << 2 | _ORDER[protocol])
+
+
+def slots_of(protocol: Protocol, numbers: range) -> Sequence[Slot]:
+    """The slots of consecutive numbers."""
+    low, end = slot_of(protocol, numbers.start), slot_of(protocol, numbers.stop)
+    return cast("Sequence[Slot]", range(low, end, slot_of(protocol, 1) - slot_of(protocol, 0)))
 
 
 def number_of(slot: Slot) -> int:

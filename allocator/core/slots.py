@@ -41,7 +41,7 @@ class NodesBySlot:
     def of_slot(self, slot: Slot) -> int:
         """The nodes with this protocol and number on any address."""
         nodes = self.anywhere.get(slot, 0)
-        if self.by_ip:
+        if self.by_ip:  # hardly ever
             for of_ip in self.by_ip.get(slot, {}).values():
                 nodes |= of_ip
         return nodes

@@ -7,7 +7,8 @@ Rules:
   may also be made by moving a plan of several ports of which another was freed.
 * One call looks at a bounded amount; the rest waits for the next one. Plans with the same ports and candidates are
   looked for once: where one of them finds no room, the next one does not either, until something changes.
-* Who may still find room is never reported as unplaceable: a search that was cut off is repeated.
+* Who may still find room is never reported as unplaceable: a search that was cut off is repeated with the others that
+  stand nowhere.
 
 A change is told through `note`, which puts it in force.
 """
@@ -40,8 +41,8 @@ from allocator.core.register import Register
 from allocator.core.scopes import Scope
 from allocator.core.verdicts import Judged
 
-LOOKS = 1_000
-"""Plans that one call looks at; each takes a few us where it stands well."""
+LOOKS, LOOK_STEPS = 1_000, 1_000
+"""Plans that one call looks at, each a few us where it stands well, and the steps of the searches for the others."""
 
 
 class IncidentKind(Enum):
@@ -118,22 +119,29 @@ class Upkeep:
         """Whether there are plans that the last call did not get to."""
         return bool(self._suspects)
 
-    def go_round(self) -> None:
-        """Looks again at some of those that stand nowhere, whatever was freed; at each of them in some calls."""
-        self._round = self._round or sorted(self._register.unplanned)
-        self._suspect(self._round[:LOOKS])
-        del self._round[:LOOKS]
-
     def mend(self) -> None:
         """Plans anew what stands where it cannot stay (displaced, or its node is no candidate any more) or nowhere."""
-        steps = Steps()
+        steps = Steps(LOOK_STEPS)
         for _ in range(LOOKS):
-            if not self._suspects or steps.are_spent:
+            # A search begins only where it may take what it needs: being cut off must be due to itself.
+            if not self._suspects or steps.left < LOOK_STEPS / 2:
                 return
             claim_id = next(iter(self._suspects))
             del self._suspects[claim_id]
-            if claim_id in self._register.unsettled:
-                self._mend_one(self._register.claims[claim_id], steps)
+            self._mend(claim_id, steps)
+
+    def go_round(self) -> None:
+        """Looks again at some of those that stand nowhere, whatever was freed; at each of them in some calls."""
+        self._round = self._round or sorted(self._register.unplanned, reverse=True)
+        steps = Steps(LOOK_STEPS)
+        for _ in range(LOOKS):
+            if not self._round or steps.are_spent:
+                return
+            self._mend(self._round.pop(), steps)
+
+    def _mend(self, claim_id: ClaimId, steps: Steps) -> None:
+        if claim_id in self._register.unsettled:
+            self._mend_one(self._register.claims[claim_id], steps)
 
     def mend_now(self, claim: Claim) -> None:
         """Plans one claim anew at once: it has just been put where others may stand."""
@@ -155,8 +163,6 @@ class Upkeep:
             if self._waits(claim, scope, seeker):
                 return
             spot = find_wait(seeker, self._world, steps) if somebody_goes(seeker, self._world) else None
-        if not spot and steps.are_spent:
-            self._suspects[claim.id] = None  # behind the others: what was used up may have been used for them
         self._put(claim, scope, spot, is_proven=not steps.are_spent)
 
     def _put(self, claim: Claim, scope: Scope, spot: Spot | None, *, is_proven: bool) -> None:
@@ -170,7 +176,7 @@ class Upkeep:
             if scope.nodes and is_proven:
                 self._incidents.append(Incident(IncidentKind.UNPLACEABLE, claim))
             self.found_room(claim)
-        elif is_proven and self._has_no_namesake(claim):
+        elif self._has_no_namesake(claim):
             self._hopeless.add((tuple(claim.keys), scope, rank_of(claim.priority, may_preempt=claim.may_preempt)))
 
     def _is_hopeless(self, claim: Claim, scope: Scope, rank: int | None) -> bool:

@@ -25,6 +25,7 @@ class Recorder:
         self.gone: list[str] = []
         self.calls: list[tuple[int, int]] = []  # Pods and ends that came together
         self.proofs: list[float] = []
+        self.lists_pods: list[bool] = []  # what each call said of it
         self._news = asyncio.Event()
 
     def observe(
@@ -37,6 +38,7 @@ class Recorder:
         lists_pods: bool,
     ) -> None:
         pods, gone_pods = list(pods), list(gone_pods)
+        self.lists_pods.append(lists_pods)
         for name in gone_nodes:
             self.nodes.pop(name, None)
         self.nodes.update((node.name, node) for node in nodes)

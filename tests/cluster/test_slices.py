@@ -38,5 +38,15 @@ def test_what_a_list_lacks_is_gone_in_steps_and_proven_after_the_last() -> None:
     assert max(gone for _, gone in recorder.calls) == MOST_WEIGHT
 
 
+def test_a_cluster_without_pods_has_been_listed_too() -> None:
+    recorder = Recorder()
+    sink = _Pods(recorder, recorder.proven)
+    sink.began()
+
+    list(sink.complete(5.0))
+
+    assert (recorder.lists_pods, recorder.proofs) == ([True], [5.0])
+
+
 def test_nothing_is_lost_between_slices() -> None:
     assert [item for some in slices(range(1000), lambda item: item % 7) for item in some] == list(range(1000))
