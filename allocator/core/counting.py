@@ -87,8 +87,8 @@ class CountedNumbers:
         for plane in self._planes:
             if at >= len(plane):
                 plane.extend(bytes(at + 1 - len(plane)))
-            plane[at] ^= bit
-            if plane[at] & bit:
+            changed = plane[at] = plane[at] ^ bit
+            if changed & bit:
                 return  # nothing to carry
         plane = bytearray(at + 1)
         plane[at] = bit
@@ -100,8 +100,8 @@ class CountedNumbers:
         for plane in self._planes:
             if at >= len(plane):
                 plane.extend(bytes(at + 1 - len(plane)))
-            plane[at] ^= bit
-            if not plane[at] & bit:
+            changed = plane[at] = plane[at] ^ bit
+            if not changed & bit:
                 return  # nothing to borrow
         raise AssertionError(f"the count of {number} is zero")
 

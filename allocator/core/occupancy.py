@@ -328,7 +328,7 @@ class Occupancy:
         if cover is None:
             cover = scope.covers[protocol] = Cover()
         blocks = cover.missing(low, high)
-        return list(bits(blocks)) if blocks else []
+        return [low // BLOCK + at for at in bits(blocks)] if blocks else []
 
     def count(self, scope: Scope, protocol: Protocol, blocks: Sequence[int]) -> None:
         """Counts some blocks, which then are not missing any more."""

@@ -101,10 +101,12 @@ class _Pod:
         self._wanted = wanted
         self._context = context
         self._steps = Steps()
+        self._has_leases = wanted.world.occupancy.has_leases
 
     def placed(self) -> Placement:
         wanted = self._wanted
-        self._check_leases(fixed_of(wanted) if wanted.world.occupancy.has_leases else ())
+        if self._has_leases:
+            self._check_leases(fixed_of(wanted))
         found = self._likely() or self._free() or self._behind() or self._pending()
         if found:
             return found
@@ -122,7 +124,7 @@ class _Pod:
             if not scope.nodes:
                 return self._granted(numbers, None)
             keys = wanted.keys(numbers)
-            if wanted.is_open and wanted.is_leased(keys):
+            if self._has_leases and wanted.is_open and wanted.is_leased(keys):
                 continue
             nodes = free_nodes(keys, scope, world, wanted.exempt)
             if nodes:
@@ -182,9 +184,9 @@ class _Pod:
         """
         wanted = self._wanted
         ask, world = wanted.ask, wanted.world
-        self._check_leases(_asked(wanted, numbers) if wanted.is_open and world.occupancy.has_leases else ())
-        mistakes = tuple(refusals.reserved(ask, wanted.groups, numbers, world))
-        if mistakes:
+        if self._has_leases and wanted.is_open:
+            self._check_leases(_asked(wanted, numbers))
+        if world.reserved and (mistakes := tuple(refusals.reserved(ask, wanted.groups, numbers, world))):
             raise Refused(*mistakes)
         warnings = (*refusals.cautions(ask, wanted.groups, wanted.scope, world), *more)
         node, moves = (spot.node, spot.moves) if spot else (None, ())

@@ -35,7 +35,7 @@ def leased(ask: Ask, fixed: Fixed, scope: Scope, world: World) -> Iterator[Mista
 
 def reserved(ask: Ask, groups: Sequence[Group], numbers: Numbers, world: World) -> Iterator[Mistake]:
     """A sentence for each reserved number that a policy chose."""
-    if not (ask.policy.is_ranged and world.reserved):
+    if not ask.policy.is_ranged:
         return
     for group, number in zip(groups, numbers, strict=True):
         if not group.is_users and world.reserved >> number & 1:
@@ -102,7 +102,7 @@ def full(scope: Scope) -> Warned:
 def cautions(ask: Ask, groups: Iterable[Group], scope: Scope, world: World) -> Iterator[Warned]:
     """What may surprise people although the ask is granted."""
     named = 0
-    for group in groups:
+    for group in groups if world.reserved else ():
         if group.number and (group.is_users or ask.policy in {Policy.PASSTHROUGH, Policy.STATIC}):
             named |= world.reserved & 1 << group.number
     if named:

@@ -49,7 +49,8 @@ class Cover:
 
     def missing(self, low: int, high: int) -> int:
         """The blocks of [low, high] that are not built yet, as a set."""
-        return span(low // BLOCK, high // BLOCK) & ~self.built
+        first = low // BLOCK
+        return ~(self.built >> first) & (1 << high // BLOCK - first + 1) - 1
 
     def arrive(self, number: int) -> None:
         """A node of the scope has a holder of the number that had none."""

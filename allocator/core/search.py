@@ -16,7 +16,7 @@ together on each single node. Each group gets a number of its own, whatever its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from heapq import nsmallest
 from itertools import islice
@@ -66,17 +66,15 @@ class Demand:
     world: World
     exempt: frozenset[ClaimId] = frozenset()
     rank: int | None = None
+    protocols: frozenset[Protocol] = field(init=False)  # of the groups that want a number
+    is_open: bool = field(init=False)  # whether any does
 
-    @cached_property
-    def is_open(self) -> bool:
-        """Whether any group wants a number."""
-        return any(not group.number for group in self.groups)
-
-    @cached_property
-    def protocols(self) -> set[Protocol]:
-        """The protocols of the groups that want a number."""
+    def __post_init__(self) -> None:
         ports = self.ask.ports
-        return {ports[member].protocol for group in self.groups if not group.number for member in group.members}
+        self.protocols = frozenset(
+            [ports[member].protocol for group in self.groups if not group.number for member in group.members]
+        )
+        self.is_open = bool(self.protocols)
 
     @cached_property
     def kinds(self) -> list[Kind]:
@@ -196,11 +194,11 @@ def choices(wanted: Demand, *, previous: Numbers, used: Iterator[Numbers], steps
 def are_counted(wanted: Demand, scope: Scope, low: int, high: int, steps: Steps) -> bool:
     """Counts what has not been counted of [low, high]; False where the steps do not suffice: the next ask goes on."""
     occupancy = wanted.world.occupancy
-    cost = BLOCK_STEPS + occupancy.positions / NODES_OF_A_STEP
     for protocol in wanted.protocols:
         missing = occupancy.missing(scope, protocol, low, high)
         if not missing:
             continue
+        cost = BLOCK_STEPS + occupancy.positions / NODES_OF_A_STEP
         payable = int(steps.left / cost)
         steps.spend(cost * len(missing))
         occupancy.count(scope, protocol, missing[:payable])
