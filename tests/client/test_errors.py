@@ -33,6 +33,7 @@ CLASSES = {
     Code.PERMISSION_DENIED: NotAllowedError,
     Code.UNAVAILABLE: UnavailableError,
     Code.DEADLINE_EXCEEDED: UnavailableError,
+    Code.ABORTED: UnavailableError,
 }
 
 
