@@ -30,8 +30,11 @@ from allocator.core.ports import WILDCARD, PortKey, Slot, lowest, normalise_ip
 from allocator.core.scopes import Scope
 from allocator.core.slots import bits
 
-MOST_STEPS = 3_000
-"""Steps of one ask. A step is a look at one node or at one set of nodes, about 10 us at 5,000 nodes."""
+MOST_STEPS = 2_000
+"""Steps of one ask. A step is a look at one node or at one set of nodes, 10 to 20 us at 5,000 nodes."""
+
+PLAN_STEPS = 0.2
+"""Steps to look at one plan that has a port."""
 
 DEEPEST = 200
 """Plans that may be in the air at once."""
@@ -63,8 +66,8 @@ class Spot(msgspec.Struct, frozen=True, gc=False):
 class Steps:
     """How much one ask may look at."""
 
-    def __init__(self, most: int = MOST_STEPS) -> None:
-        self.left = float(most)
+    def __init__(self, most: float = MOST_STEPS) -> None:
+        self.left = most
 
     def spend(self, steps: float = 1.0) -> bool:
         """False when there is nothing left to spend."""
@@ -207,6 +210,10 @@ def highest_rank(seeker: Seeker, world: World) -> int | None:
     return max((rank for rank in (seeker.rank, world.occupancy.highest_rank) if rank is not None), default=None)
 
 
+_Name = tuple[tuple[PortKey, ...], Scope, int | None]
+"""Ports, candidates and rank."""
+
+
 @dataclass(slots=True, eq=False)
 class _Cohort:
     """Plans with the same ports and candidates, and the nodes where they stand."""
@@ -216,6 +223,11 @@ class _Cohort:
     nodes: int = 0
     twice: int = 0  # where two of them stand: a Pod and its successor
     has_twins: bool = False  # whether one of them shares its name with another claim
+
+    @property
+    def name(self) -> _Name:
+        """What its plans have in common."""
+        return self.seeker.keys, self.scope, self.seeker.rank
 
 
 @dataclass(slots=True)
@@ -237,6 +249,8 @@ class _Search:
     waits: bool
     kin: frozenset[ClaimId]
     cohorts: dict[Slot, list[_Cohort]] = field(default_factory=dict)  # of the slots that were looked at
+    scopes: dict[int, Scope] = field(default_factory=dict)  # by the identity of constraints that claims have
+    shareable: set[Slot] | None = None
 
     def find(self, root: Seeker) -> Spot | None:
         nodes = open_nodes(root, self.world, waits=self.waits)
@@ -259,7 +273,7 @@ class _Search:
 
         It says nothing where two could share a node: claims of one name, or on two addresses.
         """
-        occupancy, shareable = self.world.occupancy, self.world.shareable()
+        occupancy, shareable = self.world.occupancy, self._shareable()
         for key in root.keys:
             if key.slot in shareable or self._is_of_kin(key):
                 continue
@@ -342,39 +356,45 @@ class _Search:
         if known is not None:
             return known
         occupancy = self.world.occupancy
-        found: dict[tuple[tuple[PortKey, ...], int, int | None], _Cohort] = {}
+        may_share = slot in self._shareable()
+        found: dict[_Name, _Cohort] = {}
         for position in bits(occupancy.planned_at(slot)):
-            self.steps.spend(0.2)
+            self.steps.spend(PLAN_STEPS)
+            bit = 1 << position
             for claim in occupancy.holders_of(position, slot):
                 if claim.is_settled:
                     continue
-                cohort = self._cohort_of(claim, found)
-                cohort.twice |= cohort.nodes & 1 << position
-                cohort.nodes |= 1 << position
-                cohort.has_twins |= claim.id in self.kin or len(self.world.named(claim.owner)) > 1
-        self.cohorts[slot] = self._merged(list(found.values()))
+                name = self._name_of(claim)
+                cohort = found.get(name)
+                if cohort is None:
+                    keys, scope, rank = name
+                    cohort = found[name] = _Cohort(Seeker(keys=keys, nodes=scope.nodes, rank=rank), scope)
+                cohort.twice |= cohort.nodes & bit
+                cohort.nodes |= bit
+                is_twin = may_share and len(self.world.named(claim.owner)) > 1
+                cohort.has_twins |= is_twin or claim.id in self.kin
+        self.cohorts[slot] = self._merged(found)
         return self.cohorts[slot]
 
-    def _cohort_of(self, claim: Claim, found: dict[tuple[tuple[PortKey, ...], int, int | None], _Cohort]) -> _Cohort:
-        keys, scope = tuple(claim.keys), self.world.occupancy.scope(claim.constraints)
-        rank = rank_of(claim.priority, may_preempt=claim.may_preempt)
-        name = (keys, id(scope), rank)
-        if name not in found:
-            found[name] = _Cohort(Seeker(keys=keys, nodes=scope.nodes, rank=rank), scope)
-        return found[name]
+    def _name_of(self, claim: Claim) -> _Name:
+        """What the plans of a cohort have in common."""
+        scope = self.scopes.get(id(claim.constraints))
+        if scope is None:
+            scope = self.scopes[id(claim.constraints)] = self.world.occupancy.scope(claim.constraints)
+        return tuple([port.key for port in claim.ports]), scope, claim.priority if claim.may_preempt else None
 
-    def _merged(self, cohorts: list[_Cohort]) -> list[_Cohort]:
+    def _shareable(self) -> set[Slot]:
+        if self.shareable is None:
+            self.shareable = self.world.shareable()
+        return self.shareable
+
+    def _merged(self, found: Mapping[_Name, _Cohort]) -> list[_Cohort]:
         """A cohort of several ports is one object under each of its slots."""
-        known = {_name(cohort): cohort for others in self.cohorts.values() for cohort in others}
-        return [known.get(_name(cohort), cohort) for cohort in cohorts]
+        known = {cohort.name: cohort for others in self.cohorts.values() for cohort in others}
+        return [known.get(name, cohort) for name, cohort in found.items()]
 
     def _is_of(self, claim: Claim, cohort: _Cohort) -> bool:
-        return (
-            not claim.is_settled
-            and tuple(claim.keys) == cohort.seeker.keys
-            and rank_of(claim.priority, may_preempt=claim.may_preempt) == cohort.seeker.rank
-            and self.world.occupancy.scope(claim.constraints) is cohort.scope
-        )
+        return not claim.is_settled and self._name_of(claim) == cohort.name
 
     def _unwound(self, link: _Link, free: int) -> Spot | None:
         """The moves of a chain, from its end to the ask; None where it comes to one node twice."""
@@ -389,10 +409,6 @@ class _Search:
             node, link = there, link.parent
             used.append(node)
         return Spot(node, tuple(moves)) if len(set(used)) == len(used) else None
-
-
-def _name(cohort: _Cohort) -> tuple[tuple[PortKey, ...], int, int | None]:
-    return cohort.seeker.keys, id(cohort.scope), cohort.seeker.rank
 
 
 def _addresses(seeker: Seeker, only: PortKey | None) -> set[str]:

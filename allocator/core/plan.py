@@ -46,6 +46,9 @@ from allocator.core.search import Demand, Numbers, choices, lowest_free
 from allocator.core.together import Stage, Together, anyhow
 from hostport.contract import Reason
 
+WAIT_STEPS = 500
+"""Steps to look for holders that will go, where the search before has used up all."""
+
 LIKELY_STEPS = 100
 """Steps for each choice of Dynamic that is only likely: the verdict has steps of its own."""
 
@@ -153,7 +156,8 @@ class _Pod:
         wanted = self._wanted
         if not somebody_goes(wanted.seeker(()), wanted.world):
             return None
-        steps = self._steps = Steps()  # what it looks at has all that was looked at before
+        # What it looks at has all that was looked at before.
+        steps = self._steps = Steps(max(self._steps.left, WAIT_STEPS))
         if not wanted.is_open:
             tries: Iterable[tuple[Numbers, int]] = [(wanted.numbers(()), wanted.scope.nodes)]
         else:
