@@ -6,7 +6,7 @@ Rules:
 * Seconds for the handshake, for headers from their first byte on, and for an answer to be read. A connection that is
   silent between two requests may be so for long: the API server keeps some, and were we first to close one, a review
   could be on its way.
-* At the file limit accepting pauses, and whoever has been silent longest goes.
+* At the file limit accepting pauses, and some of those who are owed nothing go, whether or not they ever asked.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class BoundedServer(HTTPServer):
             self._handlers[sock.fileno()] = accepting.stop
 
     def _make_room(self) -> None:
-        """There is no file for whoever waits: those who have said least have theirs no longer."""
-        for _ in range(FREED_AT_ONCE):
-            self._drop(self._crowd.most_silent())
+        """There is no file for whoever waits: those who are owed least have theirs no longer."""
+        for stream in self._crowd.to_free(FREED_AT_ONCE):
+            self._drop(stream)
 
     def _drop(self, stream: IOStream | None) -> bool:
         if stream is None:

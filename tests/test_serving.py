@@ -65,6 +65,22 @@ def test_who_goes_for_the_next_one(there: str, peer: str, expected: str) -> None
     assert goes == expected
 
 
+@pytest.mark.parametrize(
+    ("there", "go"),
+    [
+        ("a1 b1 a2 b2", "a1 b1"),
+        ("a1", ""),
+        ("a1! a2! b1! b2", "a1 a2 b1"),
+        ("b1! a1! a2! a3*", "a1 a2 b1"),
+        ("a1 a2 a3 a4 a5 a6 a7 a8", "a1 a2 a3"),
+        ("a1* b1*", ""),
+    ],
+    ids=str,
+)
+def test_who_goes_where_files_are_short(there: str, go: str) -> None:
+    assert crowd(there, most=20).to_free(3) == go.split()
+
+
 def test_whoever_says_something_is_silent_from_then_on() -> None:
     made = crowd("a1 a2 b1 b2")
     made.heard("a1")
@@ -253,7 +269,7 @@ async def test_an_api_server_with_hundreds_of_connections_loses_none() -> None:
 
 async def test_an_answer_that_is_not_read_has_its_seconds_and_one_that_was_read_costs_nothing() -> None:
     """Whoever is owed an answer never goes: unread ones once kept everybody out for ever."""
-    async with serving(most=4, answer=0.2) as served:
+    async with serving(most=4, answer=1.0) as served:
         reads = await served.connect("127.0.0.3")
         assert await reads.ask() == "200"
         for number in range(4):
