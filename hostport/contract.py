@@ -282,7 +282,7 @@ class Reason(Enum):
     )
     TOO_MANY_REQUESTS = (
         Code.UNAVAILABLE,
-        "The shim has `--max-concurrent` requests under way, half of them for one namespace, or 64 MiB of bodies",
+        "The shim has `--max-concurrent` requests under way, a namespace half of what others leave, or 64 MiB",
         "Retry; add shim replicas.",
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -41,14 +41,20 @@ class Crowd(Generic[K]):
         """Which one goes for one of this peer; None: none can."""
         if self._counts[peer] >= self._most_of_one:
             return next(chain(self._of(peer, self._new), self._of(peer, self._known)), None)
-        if self._new:
-            return self.most_silent()
-        greatest = max(self._counts, key=self._counts.__getitem__, default="")
-        return next(chain(self._of(greatest, self._known), self._known), None)
+        return next(chain(self._new, self._those_who_know_us()), None)
 
-    def most_silent(self) -> K | None:
-        """Of those that never completed a request."""
-        return next(iter(self._new), None)
+    def to_free(self, most: int) -> list[K]:
+        """Who goes where files are short: the older half of those that never completed a request, then the others.
+
+        Not all of the former: whoever has just come is among them, and it is for such that there must be room.
+        """
+        silent = islice(self._new, len(self._new) // 2)
+        return list(islice(chain(silent, self._those_who_know_us()), most))
+
+    def _those_who_know_us(self) -> Iterator[K]:
+        """Those that are owed nothing, of the peer that has most, then of all."""
+        greatest = max(self._counts, key=self._counts.__getitem__, default="")
+        return chain(self._of(greatest, self._known), (each for each in self._known if self._peers[each] != greatest))
 
     def _of(self, peer: str, among: Iterable[K]) -> Iterator[K]:
         return (each for each in among if self._peers[each] == peer)

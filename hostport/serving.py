@@ -3,9 +3,10 @@
 Rules:
 
 * So many connections, of which no peer has more than half; `crowd` says which one goes for the next.
-* Seconds for the handshake, and for headers from their first byte on. A connection that is silent between two requests
-  may be so for long: the API server keeps some, and were we first to close one, a review could be on its way.
-* At the file limit accepting pauses, and whoever has been silent longest goes.
+* Seconds for the handshake, for headers from their first byte on, and for an answer to be read. A connection that is
+  silent between two requests may be so for long: the API server keeps some, and were we first to close one, a review
+  could be on its way.
+* At the file limit accepting pauses, and some of those who are owed nothing go, whether or not they ever asked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from socket import socket
 from typing import Any, cast
 
@@ -39,23 +41,37 @@ class Patience:
 
     handshake: float = 10.0
     headers: float = 10.0  # from their first byte on
+    answer: float = 10.0  # in which something of it is unread all the time
     idle: float = 120.0  # the API server closes its own after 90
 
     @property
     def look(self) -> float:
         """How often it is looked who takes too long."""
-        return min(1.0, self.handshake / 4, self.headers / 4)
+        return min(1.0, self.handshake / 4, self.headers / 4, self.answer / 4)
 
 
 PATIENCE = Patience()
 
 
+class _Part(Enum):
+    """What a connection has not finished, by the field of Patience."""
+
+    HANDSHAKE = "handshake"
+    HEADERS = "headers"
+    ANSWER = "answer"
+
+    def has_begun(self, stream: IOStream) -> bool:
+        if self is _Part.ANSWER:
+            return bool(stream.writing())
+        return self is _Part.HANDSHAKE or bool(getattr(stream, "_read_buffer_size", 0))  # what has come of headers
+
+
 @dataclass(slots=True)
 class _Slow:
-    """What a connection has not finished: its handshake, or its headers. `since` when is None until it has begun."""
+    """What a connection has not finished. `since` when is None until it has begun."""
 
-    is_shaking: bool
-    since: float | None
+    part: _Part
+    since: float | None = None
 
 
 class BoundedServer(HTTPServer):
@@ -81,9 +97,9 @@ class BoundedServer(HTTPServer):
             self._handlers[sock.fileno()] = accepting.stop
 
     def _make_room(self) -> None:
-        """There is no file for whoever waits: those who have said least have theirs no longer."""
-        for _ in range(FREED_AT_ONCE):
-            self._drop(self._crowd.most_silent())
+        """There is no file for whoever waits: those who are owed least have theirs no longer."""
+        for stream in self._crowd.to_free(FREED_AT_ONCE):
+            self._drop(stream)
 
     def _drop(self, stream: IOStream | None) -> bool:
         if stream is None:
@@ -99,7 +115,7 @@ class BoundedServer(HTTPServer):
             return
         self._crowd.join(stream, peer)
         if isinstance(stream, SSLIOStream):
-            self._slow[stream] = _Slow(is_shaking=True, since=asyncio.get_running_loop().time())
+            self._slow[stream] = _Slow(_Part.HANDSHAKE, asyncio.get_running_loop().time())
             stream.wait_for_handshake().add_done_callback(lambda done: self._shaken(stream, done))
         super().handle_stream(stream, address)
 
@@ -113,11 +129,13 @@ class BoundedServer(HTTPServer):
 
     def _shaken(self, stream: IOStream, done: asyncio.Future[SSLIOStream]) -> None:
         if not done.cancelled() and done.exception() is None and stream in self._slow:
-            self._slow[stream] = _Slow(is_shaking=False, since=None)
+            self._slow[stream] = _Slow(_Part.HEADERS)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         stream = _stream_of(server_conn)
-        self._slow.setdefault(stream, _Slow(is_shaking=False, since=None))
+        slow = self._slow.get(stream)
+        if slow is None or slow.part is not _Part.HANDSHAKE:
+            self._slow[stream] = _Slow(_Part.HEADERS)
         self._crowd.waits(stream)
         return _Watched(super().start_request(server_conn, request_conn), self, stream)
 
@@ -133,17 +151,19 @@ class BoundedServer(HTTPServer):
     def owed(self, stream: IOStream) -> None:
         """A request is whole."""
         self._crowd.owed(stream)
+        self._slow[stream] = _Slow(_Part.ANSWER)
 
     def _look(self) -> None:
-        """Closes whoever takes too long for its handshake or its headers."""
+        """Closes whoever takes too long for its handshake or its headers, or to read its answer."""
         loop = asyncio.get_running_loop()
         self._looking = loop.call_later(self._patience.look, self._look)
         now = loop.time()
         for stream, slow in list(self._slow.items()):
-            if slow.since is None and getattr(stream, "_read_buffer_size", False):  # what has come of headers so far
+            if not slow.part.has_begun(stream):
+                slow.since = None
+            elif slow.since is None:
                 slow.since = now
-            patience = self._patience.handshake if slow.is_shaking else self._patience.headers
-            if slow.since is not None and now - slow.since > patience:
+            elif now - slow.since > getattr(self._patience, slow.part.value):
                 self._drop(stream)
 
 

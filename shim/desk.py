@@ -15,7 +15,7 @@ from shim.metrics import Metrics
 from shim.outcomes import Refused, Unreachable
 
 MOST_BYTES = 64 << 20
-"""Bytes of all bodies that are under way, as far as they have come, and half of them for one peer. A Pod has some
+"""Bytes of all bodies that are under way, as far as they have come, and of answers that are not read. A Pod has some
 thousand; a thousand of 3 MiB would be the end of us."""
 
 SMALL_BODY = 64 << 10
@@ -48,6 +48,14 @@ def patience(timeout: str) -> float:
     return given - MARGIN if given >= 2 * MARGIN else given / 2
 
 
+def _share_left(most: int, taken: int, has: int) -> int:
+    """How much more one of many may take: it has at most half of what the others leave, so that some is always left.
+
+    Were it half of everything, two of them would have all.
+    """
+    return (most - (taken - has)) // 2 - has
+
+
 class Visit:
     """One request, from its headers to its answer, and what it takes of what is bounded for all."""
 
@@ -75,13 +83,24 @@ class Visit:
         self._desk.hold(self._peer, -self._bytes)
         self._bytes = 0
 
+    def answered(self, unread: int) -> bool:
+        """The answer is written, and so many bytes are not read yet; False when there is no room to keep them.
+
+        What is not read counts as a large body does: room for small ones is left.
+        """
+        self._desk.end_answering(is_answered_for=self._is_answered_for)
+        self._is_answered_for, self._is_small = False, False
+        self.forget_body()
+        return not unread or self.charge(unread)
+
     def leave(self) -> None:
-        """It is answered, or nobody waits any more."""
+        """Its answer is read, or nobody waits any more."""
         if self._has_left:
             return
         self._has_left = True
         self.forget_body()
-        self._desk.leave(is_answered_for=self._is_answered_for)
+        self._desk.end_answering(is_answered_for=self._is_answered_for)
+        self._desk.leave()
 
 
 class Desk:
@@ -107,9 +126,9 @@ class Desk:
     async def _ask(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
         clock = asyncio.get_running_loop().time
         began, namespace = clock(), request.owner.namespace
-        most = max(1, self._max_concurrent // 2)
-        if self._asking[namespace] >= most:
-            message = f"{most} reviews of namespace {namespace} are under way here, as many as one may have. Retry"
+        has = self._asking[namespace]
+        if has and not _share_left(self._max_concurrent, self._asking.total(), has):
+            message = f"{has} reviews of namespace {namespace} are under way here, as many as it may have. Retry"
             return Unreachable(Reason.TOO_MANY_REQUESTS.name, message)
         self._asking[namespace] += 1
         try:
@@ -131,7 +150,7 @@ class Desk:
 
     def has_room(self, peer: str, size: int, *, is_small: bool) -> bool:
         most = MOST_BYTES if is_small else MOST_BYTES * 3 // 4
-        return self._bytes + size <= most and self._bytes_of[peer] + size <= MOST_BYTES // 2
+        return self._bytes + size <= most and size <= _share_left(MOST_BYTES, self._bytes, self._bytes_of[peer])
 
     def hold(self, peer: str, size: int) -> None:
         self._bytes += size
@@ -146,9 +165,11 @@ class Desk:
         self._answering += 1
         return True
 
-    def leave(self, *, is_answered_for: bool) -> None:
-        self._in_flight -= 1
+    def end_answering(self, *, is_answered_for: bool) -> None:
         self._answering -= is_answered_for
+
+    def leave(self) -> None:
+        self._in_flight -= 1
         self.metrics.in_flight.dec()
         if not self._in_flight:
             self._idle.set()

@@ -12,6 +12,7 @@ Rules:
 * More than `max_concurrent` requests whose bodies are whole, or more bytes of bodies than `MOST_BYTES`, are turned away
   at once, since a queue would only make all of them late. What is announced costs nothing: bytes count when they come.
 * A body has as long to come as its answer has: after that the API server has given up.
+* An answer that is not read counts as a body does, until it is or the server hangs up.
 """
 
 from __future__ import annotations
@@ -216,8 +217,19 @@ class _Request(HTTPMessageDelegate):
         line = ResponseStartLine("HTTP/1.1", code, responses.get(code, "Unknown"))
         self._connection.write_headers(line, headers, b"" if self._method == "HEAD" else body)
         self._connection.finish()
-        self._leave()
+        self._leave_when_read(len(body))
         self._desk.metrics.seconds.observe(asyncio.get_running_loop().time() - self._arrived)
+
+    def _leave_when_read(self, size: int) -> None:
+        """What the system does not take of an answer is ours until the client reads: it counts, or there is none."""
+        stream = self._connection.stream
+        unread = size if stream.writing() else 0
+        if self._visit is not None and not self._visit.answered(unread):
+            stream.close()
+        if unread and not stream.closed():
+            stream.write(b"").add_done_callback(lambda _: self._leave())
+        else:
+            self._leave()
 
     def _leave(self) -> None:
         self._end_wait()

@@ -192,6 +192,21 @@ async def test_at_the_file_limit_a_program_pauses_and_says_so_once_a_second(
         assert is_served, "silent connections go for whoever waits; gRPC gives each handshake ten seconds"
 
 
+async def test_at_the_file_limit_whoever_asked_once_makes_room_as_well(tmp_path: Path) -> None:
+    """They may be silent for two minutes, and as long whoever came was hung up on."""
+    program = Program(tmp_path)
+    async with program.running("allocator", "--journal=memory", f"--tls-client-ca={tmp_path}/ca.pem", files=FILES):
+        writers = []
+        for _ in range(FILES):
+            reader, writer = await asyncio.open_connection("127.0.0.1", program.side_port)
+            writers.append(writer)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(5):
+                assert await reader.readuntil(b"ok\n")
+        for writer in writers:
+            writer.transport.abort()
+
+
 async def answers(port: int) -> bool:
     async with asyncio.timeout(10):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -19,6 +19,8 @@ from hostport.crowd import Crowd
 from hostport.serving import BoundedServer, Patience
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LARGE = 16 << 20
+"""Bytes of an answer, more than a system takes from a program."""
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 
 # -- who goes
@@ -63,6 +65,22 @@ def test_who_goes_for_the_next_one(there: str, peer: str, expected: str) -> None
     assert goes == expected
 
 
+@pytest.mark.parametrize(
+    ("there", "go"),
+    [
+        ("a1 b1 a2 b2", "a1 b1"),
+        ("a1", ""),
+        ("a1! a2! b1! b2", "a1 a2 b1"),
+        ("b1! a1! a2! a3*", "a1 a2 b1"),
+        ("a1 a2 a3 a4 a5 a6 a7 a8", "a1 a2 a3"),
+        ("a1* b1*", ""),
+    ],
+    ids=str,
+)
+def test_who_goes_where_files_are_short(there: str, go: str) -> None:
+    assert crowd(there, most=20).to_free(3) == go.split()
+
+
 def test_whoever_says_something_is_silent_from_then_on() -> None:
     made = crowd("a1 a2 b1 b2")
     made.heard("a1")
@@ -91,7 +109,7 @@ class Answering(RequestHandler):
         self.go = go
 
     def get(self) -> None:
-        self.finish("ok")
+        self.finish("ok" if self.request.path == "/" else "x" * LARGE)
 
     async def post(self) -> None:
         await self.go.wait()
@@ -123,8 +141,8 @@ class Client:
 
 
 class Served:
-    def __init__(self, port: int, go: asyncio.Event, trust: ssl.SSLContext | None) -> None:
-        self.port, self.go, self.trust = port, go, trust
+    def __init__(self, server: BoundedServer, port: int, go: asyncio.Event, trust: ssl.SSLContext | None) -> None:
+        self.server, self.port, self.go, self.trust = server, port, go, trust
         self.clients: list[Client] = []
 
     async def connect(self, source: str = "127.0.0.1", *, shakes: bool = True) -> Client:
@@ -145,11 +163,11 @@ async def serving(*, most: int = 100, authority: trustme.CA | None = None, **pat
         authority.issue_cert("127.0.0.1").configure_cert(context)
         trust = ssl.create_default_context()
         authority.configure_trust(trust)
-    app = Application([("/", Answering, {"go": go})], log_function=lambda _: None)
+    app = Application([("/(?:large)?", Answering, {"go": go})], log_function=lambda _: None)
     server = BoundedServer(app, most=most, patience=Patience(**patience), **more)
     sockets = bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)
-    served = Served(sockets[0].getsockname()[1], go, trust)
+    served = Served(server, sockets[0].getsockname()[1], go, trust)
     try:
         yield served
     finally:
@@ -247,3 +265,18 @@ async def test_an_api_server_with_hundreds_of_connections_loses_none() -> None:
 
         assert set(await asyncio.gather(*asking)) == {"200"}
         assert {await each.ask() for each in idle} == {"200"}
+
+
+async def test_an_answer_that_is_not_read_has_its_seconds_and_one_that_was_read_costs_nothing() -> None:
+    """Whoever is owed an answer never goes: unread ones once kept everybody out for ever."""
+    async with serving(most=4, answer=1.0) as served:
+        reads = await served.connect("127.0.0.3")
+        assert await reads.ask() == "200"
+        for number in range(4):
+            unread = await served.connect(f"127.0.0.{1 + number % 2}")
+            unread.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            unread.writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: sum(each.writing() for each in served.server._crowd._peers) >= 3)
+        await until(lambda: not any(each.writing() for each in served.server._crowd._peers))
+
+        assert await (await served.connect("127.0.0.3")).ask() == "200"

@@ -47,9 +47,13 @@ def parse_node(obj: Json) -> Node:
     spec = _mapping(obj, "spec")
     return Node(
         name=NodeName(_name(obj)),
-        labels=dict(_mapping(_mapping(obj, "metadata"), "labels")),
+        labels=_texts(_mapping(obj, "metadata"), "labels"),
         taints=tuple(
-            Taint(key=taint["key"], value=taint.get("value") or "", effect=taint.get("effect") or "NoSchedule")
+            Taint(
+                key=_text(taint["key"], "key"),
+                value=_text(taint.get("value"), "value"),
+                effect=_text(taint.get("effect"), "effect") or "NoSchedule",
+            )
             for taint in _list(spec, "taints")
         ),
         unschedulable=bool(spec.get("unschedulable")),
@@ -59,19 +63,19 @@ def parse_node(obj: Json) -> Node:
 def parse_pod(obj: Json) -> Pod:
     """The Pod; one without a uid (written by hand) goes by its name."""
     metadata, spec = _mapping(obj, "metadata"), _mapping(obj, "spec")
-    namespace, name = metadata.get("namespace") or "default", _name(obj)
-    controllers = [ref.get("uid", "") for ref in _list(metadata, "ownerReferences") if ref.get("controller")]
+    namespace, name = _text(metadata.get("namespace"), "namespace") or "default", _name(obj)
+    controllers = [_text(ref.get("uid"), "uid") for ref in _list(metadata, "ownerReferences") if ref.get("controller")]
     return Pod(
-        uid=PodUid(metadata.get("uid") or f"{namespace}/{name}"),
+        uid=PodUid(_text(metadata.get("uid"), "uid") or f"{namespace}/{name}"),
         namespace=namespace,
         name=name,
-        generate_name=metadata.get("generateName") or "",
+        generate_name=_text(metadata.get("generateName"), "generateName"),
         controller_uid=controllers[0] if controllers else "",
-        node=NodeName(spec["nodeName"]) if spec.get("nodeName") else None,
+        node=NodeName(_text(spec["nodeName"], "nodeName")) if spec.get("nodeName") else None,
         is_finished=_mapping(obj, "status").get("phase") in {"Succeeded", "Failed"},
         ports=tuple(_ports(spec)),
         constraints=parse_constraints(spec),
-        priority=spec.get("priority") or 0,
+        priority=_integer(spec.get("priority"), "priority"),
         may_preempt=spec.get("preemptionPolicy") != "Never",
         is_terminating=bool(metadata.get("deletionTimestamp")),
         carried_id=str(_mapping(metadata, "annotations").get(ALLOCATION_ID, "")),
@@ -98,11 +102,11 @@ def _verdict(status: Json) -> Verdict | None:
 def parse_constraints(spec: Json) -> Constraints:
     """Where a Pod may run. A Pod that has a node was not asked for more."""
     if spec.get("nodeName"):
-        return Constraints(node_name=NodeName(spec["nodeName"]))
+        return Constraints(node_name=NodeName(_text(spec["nodeName"], "nodeName")))
     affinity = _mapping(_mapping(spec, "affinity"), "nodeAffinity")
     required = _mapping(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
     return Constraints(
-        selector=tuple(sorted(_mapping(spec, "nodeSelector").items())[: Bound.SELECTOR.most]),
+        selector=tuple(sorted(_texts(spec, "nodeSelector").items())[: Bound.SELECTOR.most]),
         affinity=_affinity(_list(required, "nodeSelectorTerms")),
         tolerations=_tolerations(_list(spec, "tolerations")),
     )
@@ -129,10 +133,10 @@ def _tolerations(tolerations: Sequence[Json]) -> tuple[Toleration, ...]:
         return (Toleration(operator="Exists"),)
     return tuple(
         Toleration(
-            key=t.get("key") or "",
-            operator=t.get("operator") or "Equal",
-            value=t.get("value") or "",
-            effect=t.get("effect") or "",
+            key=_text(t.get("key"), "key"),
+            operator=_text(t.get("operator"), "operator") or "Equal",
+            value=_text(t.get("value"), "value"),
+            effect=_text(t.get("effect"), "effect"),
         )
         for t in tolerations
     )
@@ -155,17 +159,21 @@ def _ports(spec: Json) -> Iterator[ClaimPort]:
             if not isinstance(number, int) or not 1 <= number <= MAX_PORT:
                 raise ValueError(f"{number!r} is no port")
             yield ClaimPort(
-                container=container.get("name") or "",
-                name=port.get("name") or "",
+                container=_text(container.get("name"), "name"),
+                name=_text(port.get("name"), "name"),
                 protocol=Protocol(port.get("protocol") or "TCP"),
-                container_port=port.get("containerPort") or 0,
+                container_port=_integer(port.get("containerPort"), "containerPort"),
                 host_port=number,
-                host_ip=port.get("hostIP") or "",
+                host_ip=_text(port.get("hostIP"), "hostIP"),
             )
 
 
 def _requirement(obj: Json) -> Requirement:
-    return Requirement(key=obj["key"], operator=obj["operator"], values=tuple(_list(obj, "values")))
+    return Requirement(
+        key=_text(obj["key"], "key"),
+        operator=_text(obj["operator"], "operator"),
+        values=tuple(_text(each, "values") for each in _list(obj, "values")),
+    )
 
 
 def _name(obj: Json) -> str:
@@ -179,6 +187,27 @@ def _mapping(obj: Json, key: str) -> Json:
     value = obj.get(key) or {}
     if not isinstance(value, Mapping):
         raise ValueError(f"{key} is no mapping")  # noqa: TRY004 - one kind of error for what is malformed
+    return value
+
+
+def _texts(obj: Json, key: str) -> dict[str, str]:
+    return {_text(name, key): _text(value, key) for name, value in _mapping(obj, key).items()}
+
+
+def _text(value: object, key: str) -> str:
+    """Text; null is empty, as for the API server. YAML reads a bare 1 or true as something else."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{key} has {value!r}, which is no text: write it in quotes")  # noqa: TRY004 - as above
+    return value
+
+
+def _integer(value: object, key: str) -> int:
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{key} has {value!r}, which is no whole number")  # noqa: TRY004 - as above
     return value
 
 

@@ -115,6 +115,37 @@ def test_a_file_that_makes_no_sense_is_refused_as_a_whole(text: str) -> None:
         parse(text)
 
 
+POD = "{kind: Pod, metadata: {name: p}, spec: %s}"
+TERM = "{affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [%s]}}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("{kind: Node, metadata: {name: n, labels: {rank: 1}}}", "labels has 1, which is no text: write it in quotes", id="label"),
+        pytest.param("{kind: Node, metadata: {name: n}, spec: {taints: [{key: a, value: yes}]}}", "value has True, which is no text: write it in quotes", id="taint"),
+        pytest.param(POD % "{nodeSelector: {rank: 1}}", "nodeSelector has 1, which is no text: write it in quotes", id="selector"),
+        pytest.param(POD % (TERM % "{matchExpressions: [{key: a, operator: In, values: [1]}]}"), "values has 1, which is no text: write it in quotes", id="affinity"),
+        pytest.param(POD % "{tolerations: [{key: a, value: 1.5}]}", "value has 1.5, which is no text: write it in quotes", id="toleration"),
+        pytest.param(POD % "{nodeName: 1}", "nodeName has 1, which is no text: write it in quotes", id="node"),
+        pytest.param(POD % '{priority: "1"}', "priority has '1', which is no whole number", id="priority"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_told_and_not_compared(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        parse(f"---\n{text}")
+
+    assert str(caught.value) == message
+
+
+def test_null_is_empty_text() -> None:
+    (pod,) = parse(
+        "---\n" + POD % "{nodeSelector: {zone: }, tolerations: [{key: , operator: Exists, value: }]}"
+    ).pods.values()
+
+    assert pod.constraints == Constraints(selector=(("zone", ""),), tolerations=(Toleration(operator="Exists"),))
+
+
 # -- following a file
 
 Write = Callable[..., None]

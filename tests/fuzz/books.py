@@ -1,0 +1,94 @@
+"""The allocator behind the fuzzed reviews: what its books hold, and how its Pods come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from kit import lease, node
+from servicekit import Running
+
+from allocator.cluster.objects import parse_pod
+from allocator.core.candidates import NodeName, Taint
+from allocator.core.claims import ClaimId
+from allocator.core.ledger import Rules
+from allocator.core.ports import parse_numbers
+from allocator.core.register import Register
+from allocator.core.tenants import Shares
+
+from .reviews import NODES, Json
+
+RULES = Rules(reserved=parse_numbers("22,6443,7003"), shares=Shares(reservations=40, reserved_ports=1_200, leases=50))
+CLUSTER = [
+    node(NODES[0], labels={"zone": "a", "rank": "1"}),
+    node(NODES[1], labels={"zone": "a", "rank": "2"}),
+    node(NODES[2], labels={"zone": "b"}),
+    node(NODES[3], labels={"zone": "b"}, taints=(Taint(key="dedicated", value="x", effect="NoSchedule"),)),
+]
+LEASE = ClaimId("e" * 32)
+INDICES = (
+    "by_pod", "by_controller", "by_shape", "unsettled", "portless", "leases", "unplanned", "wanting",
+    "unplanned_within", "ranges", "outsider_ports", "reserved_in", "leased_in", "_by_name", "_shared",
+)  # fmt: skip
+
+
+def furnish(service: Running) -> None:
+    """Four nodes, a namespace that enforces Pod Security, and a lease on 7001."""
+    service.engine.observe(nodes=CLUSTER, lists_pods=True)
+    service.engine.enforce({"guarded": "restricted"})
+    service.engine.ledger.reserve(lease("lobby", "x:1=7001", policy="Static"), LEASE, service.now)
+    service.engine.ledger.publish(LEASE)
+
+
+def contents(service: Running) -> dict[str, Any]:
+    """What the allocator remembers of anybody. The indices over the claims: see `assert_in_step`."""
+    engine = service.engine
+    return {
+        "claims": dict(engine.ledger._claims),
+        "pending": set(engine.ledger._pending),
+        "answers of": dict(engine._answers_of),
+        "under way": set(engine._under_way),
+    }
+
+
+def assert_in_step(service: Running) -> None:
+    """The indices are those that the claims make: nothing is left behind, and no counter drifts."""
+    register, anew = service.engine.ledger._register, Register()
+    for claim in register.claims.values():
+        anew.insert(claim)
+    for name in INDICES:
+        assert getattr(register, name) == getattr(anew, name), name
+    assert +register.states == +anew.states
+    assert list(register.ids) == list(anew.ids)
+    for name in map(NodeName, register.occupancy.names()):
+        held = {(key, claim.id) for key, claim in register.occupancy.port_map(name)}
+        assert held == {(key, claim.id) for key, claim in anew.occupancy.port_map(name)}, name
+
+
+class Pods:
+    """The Pods that were created after their admission, in order."""
+
+    MOST = 25
+
+    def __init__(self, service: Running) -> None:
+        self._service = service
+        self._living: list[str] = []
+
+    def create(self, obj: Json, uid: str, at: str) -> None:
+        """A Pod is stored as it was admitted, with a name, and has a node or none yet."""
+        metadata = obj["metadata"]
+        name = metadata.get("name") or f"{metadata.get('generateName') or 'x'}{uid[:5]}"
+        spec = obj["spec"] | ({"nodeName": at} if at else {})
+        stored = parse_pod({"metadata": metadata | {"uid": uid, "name": name}, "spec": spec})
+        self._service.engine.observe(pods=[stored], lists_pods=True)
+        self._living.append(uid)
+        while len(self._living) > self.MOST:
+            self._service.engine.observe(gone_pods=[self._living.pop(0)], lists_pods=True)  # type: ignore[list-item]
+
+    async def pass_time(self, seconds: float) -> None:
+        """What is due by then has ended afterwards."""
+        self._service.now += seconds
+        self._service.engine.proven(self._service.now)
+        self._service.engine.tick()
+        while self._service.engine._ending:
+            await asyncio.sleep(0)
