@@ -33,6 +33,9 @@ from allocator.core.slots import bits
 MOST_STEPS = 3_000
 """Steps of one ask. A step is a look at one node or at one set of nodes, about 10 us at 5,000 nodes."""
 
+LOOKS_OF_A_STEP = 10
+"""Cohorts that are looked at in one step."""
+
 DEEPEST = 200
 """Plans that may be in the air at once."""
 
@@ -237,6 +240,7 @@ class _Search:
     waits: bool
     kin: frozenset[ClaimId]
     cohorts: dict[Slot, list[_Cohort]] = field(default_factory=dict)  # of the slots that were looked at
+    standing: dict[Slot, dict[int, list[_Cohort]]] = field(default_factory=dict)  # of those, by position
 
     def find(self, root: Seeker) -> Spot | None:
         nodes = open_nodes(root, self.world, waits=self.waits)
@@ -314,7 +318,7 @@ class _Search:
         slots = {only.slot} if only else {key.slot for key in link.seeker.keys}
         seen: set[int] = set()
         for slot in slots:
-            for cohort in self._cohorts(slot):
+            for cohort in self._near(slot, nodes):
                 if id(cohort) in seen:
                     continue
                 seen.add(id(cohort))
@@ -336,6 +340,15 @@ class _Search:
                 nodes &= ~only
         return nodes
 
+    def _near(self, slot: Slot, nodes: int) -> Iterable[_Cohort]:
+        """The cohorts that have a slot, those among them with a plan on one of the nodes. Some more than once."""
+        cohorts, size = self._cohorts(slot), nodes.bit_count()
+        self.steps.spend(1 + min(size, len(cohorts)) / LOOKS_OF_A_STEP)
+        if size >= len(cohorts):
+            return cohorts
+        standing = self.standing[slot]
+        return [cohort for position in bits(nodes) for cohort in standing.get(position, ())]
+
     def _cohorts(self, slot: Slot) -> list[_Cohort]:
         """The plans that have a slot, those together that have the same ports and candidates."""
         known = self.cohorts.get(slot)
@@ -343,6 +356,7 @@ class _Search:
             return known
         occupancy = self.world.occupancy
         found: dict[tuple[tuple[PortKey, ...], int, int | None], _Cohort] = {}
+        here: dict[int, list[_Cohort]] = {}
         for position in bits(occupancy.planned_at(slot)):
             self.steps.spend(0.2)
             for claim in occupancy.holders_of(position, slot):
@@ -352,7 +366,8 @@ class _Search:
                 cohort.twice |= cohort.nodes & 1 << position
                 cohort.nodes |= 1 << position
                 cohort.has_twins |= claim.id in self.kin or len(self.world.named(claim.owner)) > 1
-        self.cohorts[slot] = self._merged(list(found.values()))
+                here.setdefault(position, []).append(cohort)
+        self._keep(slot, list(found.values()), here)
         return self.cohorts[slot]
 
     def _cohort_of(self, claim: Claim, found: dict[tuple[tuple[PortKey, ...], int, int | None], _Cohort]) -> _Cohort:
@@ -363,10 +378,12 @@ class _Search:
             found[name] = _Cohort(Seeker(keys=keys, nodes=scope.nodes, rank=rank), scope)
         return found[name]
 
-    def _merged(self, cohorts: list[_Cohort]) -> list[_Cohort]:
+    def _keep(self, slot: Slot, cohorts: list[_Cohort], here: Mapping[int, list[_Cohort]]) -> None:
         """A cohort of several ports is one object under each of its slots."""
         known = {_name(cohort): cohort for others in self.cohorts.values() for cohort in others}
-        return [known.get(_name(cohort), cohort) for cohort in cohorts]
+        merged = {id(cohort): known.get(_name(cohort), cohort) for cohort in cohorts}
+        self.cohorts[slot] = list(merged.values())
+        self.standing[slot] = {at: [merged[id(cohort)] for cohort in there] for at, there in here.items()}
 
     def _is_of(self, claim: Claim, cohort: _Cohort) -> bool:
         return (
