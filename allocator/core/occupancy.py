@@ -27,7 +27,7 @@ from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.counting import Planes, plus
 from allocator.core.node_index import NodeIndex, compiled
 from allocator.core.ordered import Ordered
-from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slots_of
+from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slots_of
 from allocator.core.scopes import BLOCK, Cover, Scope
 from allocator.core.slots import NodesBySlot, bits, conflicting
 
@@ -630,6 +630,14 @@ class Occupancy:
     def leased(self, key: PortKey) -> int:
         """The nodes with a lease that conflicts with the key."""
         return self._leased.conflicting(key)
+
+    def leased_numbers(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
+        """The numbers of [low, high] that are leased on every address of any of the scope's nodes, less `low`."""
+        numbers = NumberSet()
+        for slot, nodes in self._leased.anywhere.items():
+            if nodes & scope.nodes and protocol_of(slot) is protocol and low <= number_of(slot) <= high:
+                numbers.add(number_of(slot))
+        return numbers.within(low, high)
 
     def landable(self, key: PortKey) -> int:
         """The nodes on which an unsettled claim with a port that conflicts with the key could land, or stands."""

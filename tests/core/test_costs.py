@@ -41,9 +41,9 @@ def test_a_long_chain_of_plans_that_could_each_move_by_one_node_costs_little(pol
     desk.observe(pods=[pod(f"w{at}", "x:1=7000", constraints=of_two(at)) for at in range(NODES - 2)])
     while desk.ledger.has_plans_to_mend:
         desk.ledger.mend_plans()
-    port, range_ = ("x:1=7000", {}) if policy == "Static" else ("x:1", {"low": 7000, "high": 7000})
+    port = "x:1=7000" if policy == "Static" else "x:1"
     with is_cheap(), pytest.raises((Refused, UndecidedError)):
-        desk.grant(ask("late", port, policy=policy, constraints=of_two(0), **range_))
+        desk.grant(ask("late", port, policy=policy, constraints=of_two(0), low=7000, high=7000))
 
 
 def test_a_pod_goes_cheaply_from_a_node_where_others_have_its_512_numbers_on_other_addresses() -> None:
