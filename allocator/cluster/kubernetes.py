@@ -51,6 +51,9 @@ PODS: Final = Collection("pods", "/api/v1/pods", Reader(PodSketch))
 NODES: Final = Collection("nodes", "/api/v1/nodes", Reader(NodeSketch))
 NAMESPACES: Final = Collection("namespaces", "/api/v1/namespaces", Reader(NamespaceSketch))
 PACE: Final = Pace()
+
+MOST_NODES, MOST_GONE = 8, 32
+"""Nodes that are told in one step, each with all its ports and all candidate sets; Pods that are gone, of any size."""
 LOOK_SECONDS = 0.5
 
 
@@ -191,7 +194,7 @@ class _Pods:
             yield
 
     def complete(self, as_of: float) -> Iterator[None]:
-        for gone in slices(self._missing):
+        for gone in slices(self._missing, most=MOST_GONE):
             self._tell([], gone)
             yield
         self._missing = set()
@@ -259,7 +262,7 @@ class _Nodes:
 
     def complete(self, as_of: float) -> Iterator[None]:
         missing: dict[NodeName, Node | None] = {name: None for name in self._nodes if name not in self._listed}
-        for some in slices({**missing, **self._listed}.items()):
+        for some in slices({**missing, **self._listed}.items(), most=MOST_NODES):
             self._tell(dict(some))
             yield
         self._listed = {}
@@ -271,8 +274,9 @@ class _Nodes:
                 changes[NodeName(event.object.identity)] = None
             else:
                 self._note(changes, event.object)
-        self._tell(changes)
-        yield
+        for some in slices(changes.items(), most=MOST_NODES):
+            self._tell(dict(some))
+            yield
 
     def _note(self, changes: dict[NodeName, Node | None], sketch: NodeSketch) -> None:
         """One that cannot be read stays as it was, or is unknown."""

@@ -36,6 +36,9 @@ MOST_STEPS = 2_000
 PLAN_STEPS = 0.2
 """Steps to look at one plan that has a port."""
 
+LOOKS_OF_A_STEP = 10
+"""Cohorts that are looked at in one step."""
+
 DEEPEST = 200
 """Plans that may be in the air at once."""
 
@@ -251,6 +254,7 @@ class _Search:
     cohorts: dict[Slot, list[_Cohort]] = field(default_factory=dict)  # of the slots that were looked at
     scopes: dict[int, Scope] = field(default_factory=dict)  # by the identity of constraints that claims have
     shareable: set[Slot] | None = None
+    standing: dict[Slot, dict[int, list[_Cohort]]] = field(default_factory=dict)  # of those, by position
 
     def find(self, root: Seeker) -> Spot | None:
         nodes = open_nodes(root, self.world, waits=self.waits)
@@ -328,7 +332,7 @@ class _Search:
         slots = {only.slot} if only else {key.slot for key in link.seeker.keys}
         seen: set[int] = set()
         for slot in slots:
-            for cohort in self._cohorts(slot):
+            for cohort in self._near(slot, nodes):
                 if id(cohort) in seen:
                     continue
                 seen.add(id(cohort))
@@ -350,6 +354,15 @@ class _Search:
                 nodes &= ~only
         return nodes
 
+    def _near(self, slot: Slot, nodes: int) -> Iterable[_Cohort]:
+        """The cohorts that have a slot, those among them with a plan on one of the nodes. Some more than once."""
+        cohorts, size = self._cohorts(slot), nodes.bit_count()
+        self.steps.spend(1 + min(size, len(cohorts)) / LOOKS_OF_A_STEP)
+        if size >= len(cohorts):
+            return cohorts
+        standing = self.standing[slot]
+        return [cohort for position in bits(nodes) for cohort in standing.get(position, ())]
+
     def _cohorts(self, slot: Slot) -> list[_Cohort]:
         """The plans that have a slot, those together that have the same ports and candidates."""
         known = self.cohorts.get(slot)
@@ -358,6 +371,7 @@ class _Search:
         occupancy = self.world.occupancy
         may_share = slot in self._shareable()
         found: dict[_Name, _Cohort] = {}
+        here: dict[int, list[_Cohort]] = {}
         for position in bits(occupancy.planned_at(slot)):
             self.steps.spend(PLAN_STEPS)
             bit = 1 << position
@@ -373,7 +387,8 @@ class _Search:
                 cohort.nodes |= bit
                 is_twin = may_share and len(self.world.named(claim.owner)) > 1
                 cohort.has_twins |= is_twin or claim.id in self.kin
-        self.cohorts[slot] = self._merged(found)
+                here.setdefault(position, []).append(cohort)
+        self._keep(slot, found, here)
         return self.cohorts[slot]
 
     def _name_of(self, claim: Claim) -> _Name:
@@ -388,10 +403,12 @@ class _Search:
             self.shareable = self.world.shareable()
         return self.shareable
 
-    def _merged(self, found: Mapping[_Name, _Cohort]) -> list[_Cohort]:
+    def _keep(self, slot: Slot, found: Mapping[_Name, _Cohort], here: Mapping[int, list[_Cohort]]) -> None:
         """A cohort of several ports is one object under each of its slots."""
         known = {cohort.name: cohort for others in self.cohorts.values() for cohort in others}
-        return [known.get(name, cohort) for name, cohort in found.items()]
+        merged = {id(cohort): known.get(name, cohort) for name, cohort in found.items()}
+        self.cohorts[slot] = list(merged.values())
+        self.standing[slot] = {at: [merged[id(cohort)] for cohort in there] for at, there in here.items()}
 
     def _is_of(self, claim: Claim, cohort: _Cohort) -> bool:
         return not claim.is_settled and self._name_of(claim) == cohort.name

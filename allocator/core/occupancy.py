@@ -19,15 +19,15 @@ the ports of the claims of its kind.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allocator.core.candidates import Constraints, Node, NodeName
-from allocator.core.claims import Claim, State
+from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.counting import Planes, plus
 from allocator.core.node_index import NodeIndex, compiled
 from allocator.core.ordered import Ordered
-from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slots_of
+from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slots_of
 from allocator.core.scopes import BLOCK, Cover, Scope
 from allocator.core.slots import NodesBySlot, bits, conflicting
 
@@ -39,6 +39,12 @@ LARGEST_IDLE = 32 << 10
 
 NARROW = 64
 """Nodes of a scope that each of them knows. Of wider scopes every change asks whether they have the node."""
+
+
+ANYWHERE_ALONE = (WILDCARD,)
+
+MOST_ROUNDS = 8
+"""Rounds in which the scopes that plans could be moved to are looked for, each over all that are left."""
 
 
 Holders = tuple[Claim, ...]
@@ -77,6 +83,7 @@ class Occupancy:
         self._floating: set[Scope] = set()  # those with unsettled claims
         self._surprising: set[Scope] = set()  # those of them that may land where they do not stand
         self._ranks: Counter[int] = Counter()  # of unsettled Pods that may preempt
+        self._addresses: dict[ClaimId, dict[Slot, set[str]]] = {}  # of claims that stand, where one has any
         self._schedulable = 0
         self.changes = 0  # how often something came or went, for readers that keep what they have counted
 
@@ -263,6 +270,11 @@ class Occupancy:
         for position in bits(scope.nodes):
             self._at(position).scopes.remove(scope)
 
+    @property
+    def wide_count(self) -> int:
+        """How many scopes every change asks whether they have its node."""
+        return len(self._wide)
+
     def _scopes_of(self, place: _Place, position: int) -> list[Scope]:
         bit = 1 << position
         return [*place.scopes, *(scope for scope in self._wide if scope.nodes & bit)]
@@ -382,6 +394,7 @@ class Occupancy:
             self._float(claim, keys, 1)
         if claim.node is None:
             return
+        self._note_addresses(claim, keys)
         position = self._position(claim.node)
         place, nodes = self._at(position), self._kind_of(claim)
         place.changed = self.changes
@@ -411,14 +424,29 @@ class Occupancy:
         scopes, nodes = self._scopes_of(place, position), self._kind_of(claim)
         for slot, key in keys:
             left = self._left(claim, place, slot)
-            if not left or not any(key in holder.keys for holder in left if self._kind_of(holder) is nodes):
+            alike = (holder for holder in left if self._kind_of(holder) is nodes)
+            if not any(key.ip in self._ips(holder, slot) for holder in alike):
                 nodes.discard(slot, key.ip, position)
             self._vacate(claim, place, slot, left, scopes)
+        self._addresses.pop(claim.id, None)
         if claim.priority in self._staying and not self._staying[claim.priority]:
             gone = self._staying.pop(claim.priority)
             self._fixed.remove(gone)
             self._all.remove(gone)
         self._forget_if_idle(position)
+
+    def _note_addresses(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]]) -> None:
+        """Keeps the addresses of a claim by slot: a look through its ports for each slot would be slow."""
+        if all(key.ip == WILDCARD for _, key in keys):
+            return
+        addresses = self._addresses[claim.id] = {}
+        for slot, key in keys:
+            addresses.setdefault(slot, set()).add(key.ip)
+
+    def _ips(self, holder: Claim, slot: Slot) -> Collection[str]:
+        """The addresses on which somebody who stands holds a slot."""
+        addresses = self._addresses.get(holder.id)
+        return addresses[slot] if addresses else ANYWHERE_ALONE
 
     @staticmethod
     def _left(claim: Claim, place: _Place, slot: Slot) -> Holders:
@@ -508,14 +536,29 @@ class Occupancy:
         return scope.on_all(self._cover(scope, protocol, low, high).held.within(low, high), low, high)
 
     def reached(self, scope: Scope) -> list[Scope]:
-        """The scopes to which plans could be moved, one making room for the next; the scope itself is the first."""
-        found, nodes, left = [scope], scope.nodes, self._surprising - {scope}
-        while met := [other for other in left if other.nodes & nodes]:
+        """The scopes to which plans could be moved, one making room for the next; the scope itself is the first.
+
+        Others may be among them where a chain of scopes is long.
+        """
+        return [scope, *self._met(scope.nodes, self._surprising - {scope})]
+
+    @staticmethod
+    def _met(nodes: int, left: set[Scope]) -> list[Scope]:
+        """Those that share a node with some, or with one of them that does, and so on.
+
+        Not more is proven than that nothing else does: after some rounds all that are left are given. Else a chain of
+        scopes, each with a node in common with the next one, would take their number squared.
+        """
+        found: list[Scope] = []
+        for _ in range(MOST_ROUNDS):
+            met = [other for other in left if other.nodes & nodes]
+            if not met:
+                return found
             left = left.difference(met)
             found += met
             for other in met:
                 nodes |= other.nodes
-        return found
+        return [*found, *left]
 
     # -- questions about nodes
 
@@ -573,13 +616,10 @@ class Occupancy:
     def reach(self, key: PortKey, nodes: int) -> int:
         """The nodes to which plans that have the key's number could be moved, one making room for the next.
 
-        They are moved out of `nodes`, which are among them.
+        They are moved out of `nodes`, which are among them. Others may be among them where a chain of scopes is long.
         """
-        left = {other for other in self._surprising if _has(other, key)}
-        while met := {other for other in left if other.nodes & nodes}:
-            left -= met
-            for other in met:
-                nodes |= other.nodes
+        for other in self._met(nodes, {other for other in self._surprising if _has(other, key)}):
+            nodes |= other.nodes
         return nodes
 
     @property
@@ -590,6 +630,14 @@ class Occupancy:
     def leased(self, key: PortKey) -> int:
         """The nodes with a lease that conflicts with the key."""
         return self._leased.conflicting(key)
+
+    def leased_numbers(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
+        """The numbers of [low, high] that are leased on every address of any of the scope's nodes, less `low`."""
+        numbers = NumberSet()
+        for slot, nodes in self._leased.anywhere.items():
+            if nodes & scope.nodes and protocol_of(slot) is protocol and low <= number_of(slot) <= high:
+                numbers.add(number_of(slot))
+        return numbers.within(low, high)
 
     def landable(self, key: PortKey) -> int:
         """The nodes on which an unsettled claim with a port that conflicts with the key could land, or stands."""
@@ -611,7 +659,7 @@ class Occupancy:
         holders = self._at(position).holders.get(key.slot, ())
         if key.ip == WILDCARD:
             return holders
-        return tuple(holder for holder in holders if any(key.conflicts_with(other) for other in holder.keys))
+        return tuple(holder for holder in holders if key.ip in (ips := self._ips(holder, key.slot)) or WILDCARD in ips)
 
     def holders_of(self, position: int, slot: Slot) -> Holders:
         """Who holds a slot of a node, on whatever address."""

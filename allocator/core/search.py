@@ -130,6 +130,14 @@ class Demand:
         occupancy = self.world.occupancy
         return occupancy.has_leases and any(occupancy.leased(key) & self.scope.nodes for key in keys)
 
+    @cached_property
+    def unleased(self) -> dict[Protocol, int]:
+        """For each protocol that wants a number: those that are not leased, on every address, on any candidate."""
+        occupancy, ask = self.world.occupancy, self.ask
+        return {
+            protocol: ~occupancy.leased_numbers(self.scope, protocol, ask.low, ask.high) for protocol in self.protocols
+        }
+
     def loads(self, kind: Kind) -> Planes:
         """For each number of the range how much of the scope is spoken for: that of the kind's busiest protocol."""
         loads: Planes = []

@@ -82,6 +82,12 @@ class Together:
 
     def _numbers(self, kind: Kind) -> int:
         """The numbers of the range that might be had in this stage."""
+        numbers = self._unheld(kind)
+        for protocol in protocols_of(kind) if self._stage is not Stage.LEASE else ():
+            numbers &= self._wanted.unleased[protocol]
+        return numbers
+
+    def _unheld(self, kind: Kind) -> int:
         wanted, occupancy = self._wanted, self._world.occupancy
         if not is_anywhere(kind):
             return wanted.usable  # a holder on another address is not in the way
@@ -244,7 +250,10 @@ def anyhow(wanted: Demand) -> Numbers:
         return wanted.numbers(())
     tier = {}
     for kind in set(wanted.kinds):
-        likely = by_load(wanted.loads(kind), wanted.usable)
+        among = wanted.usable
+        for protocol in protocols_of(kind):
+            among &= wanted.unleased[protocol]
+        likely = by_load(wanted.loads(kind), among)
         unleased = (n for n in likely if not wanted.is_leased(tuple(key_at(kind, wanted.ask.low + n))))
         tier[kind] = sum(1 << number for number in islice(unleased, len(wanted.kinds)))
     got = matched(wanted.kinds, [tier])

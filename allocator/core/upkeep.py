@@ -44,6 +44,12 @@ from allocator.core.verdicts import Judged
 LOOKS, LOOK_STEPS = 1_000, 1_000
 """Plans that one call looks at, each a few us where it stands well, and the steps of the searches for the others."""
 
+SCOPES_OF_A_STEP = 250
+"""Wide scopes that each change of a plan asks in the time of a step."""
+
+HOLDERS_OF_A_STEP = 25
+"""Holders of a port, namesakes among them, that are looked at in the time of a step."""
+
 
 class IncidentKind(Enum):
     """What can go wrong although every decision was right."""
@@ -148,9 +154,10 @@ class Upkeep:
         self._mend_one(claim, Steps())
 
     def _mend_one(self, claim: Claim, steps: Steps) -> None:
+        steps.spend(len(claim.ports) * (1 + len(self._register.named(claim.owner))) / HOLDERS_OF_A_STEP)
         if claim.node is not None and self.stays(claim, claim.node):
             return
-        steps.spend()
+        steps.spend(1 + self._occupancy.wide_count / SCOPES_OF_A_STEP)
         scope = self._occupancy.scope(claim.constraints)
         rank = rank_of(claim.priority, may_preempt=claim.may_preempt)
         if self._is_hopeless(claim, scope, rank):

@@ -240,3 +240,15 @@ def test_a_claim_is_not_ended_by_a_search_that_was_cut_off() -> None:
         desk.ledger.take_up(moved, desk.now)
 
     assert desk.ledger.get(claim.id) == claim
+
+
+@pytest.mark.parametrize("when_full", [WhenFull.DENY, WhenFull.PENDING])
+def test_a_wide_range_of_which_every_number_is_leased_on_a_candidate_is_told_to_be_exhausted(
+    when_full: WhenFull,
+) -> None:
+    desk = Desk("a", "b")
+    for first in range(10_000, 60_000, 500):
+        numbers = (f"x{n}:{n}={n}" for n in range(first, first + 500))
+        desk.grant(lease(f"l{first}", *numbers, policy="Static", constraints=on("a")))
+    asked = ask("late", "web:80", low=10_000, high=59_999, when_full=when_full)
+    assert list(desk.refusal(asked)) == ["RANGE_EXHAUSTED"]

@@ -1,0 +1,77 @@
+"""What one command costs at 5,000 nodes, whoever stands and waits there: CPU of one turn, without the wire."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import process_time
+
+import pytest
+from kit import Desk, ask, node, on, pod
+
+from allocator.core.asks import Refused, UndecidedError
+from allocator.core.candidates import Constraints, Requirement, Term, Toleration
+
+NODES = 5_000
+MOST_MILLISECONDS = 300
+"""Far above what these take, and far below what they took: the table of stalls holds the bound itself."""
+
+
+def fleet() -> Desk:
+    return Desk(*[node(f"n{at:04}", labels={"name": f"n{at:04}", "zone": str(at % 10)}) for at in range(NODES)])
+
+
+@contextmanager
+def is_cheap() -> Iterator[None]:
+    gc.collect()
+    begun = process_time()
+    yield
+    assert (process_time() - begun) * 1000 < MOST_MILLISECONDS
+
+
+def of_two(at: int) -> Constraints:
+    values = (f"n{at:04}", f"n{at + 1:04}")
+    return Constraints(affinity=(Term(expressions=(Requirement(key="name", operator="In", values=values),)),))
+
+
+@pytest.mark.parametrize("policy", ["Static", "Dynamic"])
+def test_a_long_chain_of_plans_that_could_each_move_by_one_node_costs_little(policy: str) -> None:
+    desk = fleet()
+    desk.observe(pods=[pod(f"w{at}", "x:1=7000", constraints=of_two(at)) for at in range(NODES - 2)])
+    while desk.ledger.has_plans_to_mend:
+        desk.ledger.mend_plans()
+    port = "x:1=7000" if policy == "Static" else "x:1"
+    with is_cheap(), pytest.raises((Refused, UndecidedError)):
+        desk.grant(ask("late", port, policy=policy, constraints=of_two(0), low=7000, high=7000))
+
+
+def test_a_pod_goes_cheaply_from_a_node_where_others_have_its_512_numbers_on_other_addresses() -> None:
+    desk = fleet()
+    pods = [pod(f"p{of}", *[f"x{n}:{n}@10.0.0.{of}" for n in range(7000, 7512)], at="n0003") for of in range(60)]
+    desk.observe(pods=pods)
+    with is_cheap():
+        desk.observe(gone_pods=[pods[0].uid])
+    (granted,) = desk.numbers(ask("next", "x:1=7000@10.0.0.0", policy="Static", constraints=on("n0003")))
+    assert granted == 7000
+    assert "PORT_CONFLICT" in desk.refusal(ask("no", "x:1=7000@10.0.0.1", policy="Static", constraints=on("n0003")))
+
+
+def test_plans_are_mended_a_few_at_a_time_where_every_pod_that_waits_has_a_selector_of_its_own() -> None:
+    """Each change of a plan asks every wide scope: four hundred changes with as many scopes are too much for one turn."""
+    desk = fleet()
+    kinds = [Constraints(selector=(("zone", "3"),), tolerations=(Toleration(key=f"t{at}"),)) for at in range(400)]
+    desk.observe(pods=[pod(f"w{at}", f"x:1={10_000 + at}", constraints=kind) for at, kind in enumerate(kinds)])
+    assert desk.ledger.has_plans_to_mend
+    while desk.ledger.has_plans_to_mend:
+        desk.ledger.mend_plans()
+    assert all(claim.node for claim in desk.ledger.claims())
+
+
+def test_plans_of_one_name_with_many_ports_are_looked_at_a_few_at_a_time() -> None:
+    desk = fleet()
+    for of in range(60):
+        numbers = [f"x{n}:{n}={n}@10.0.0.{of}" for n in range(7000, 7512)]
+        desk.grant(ask("same", *numbers, policy="Static", constraints=on("n0003")))
+    with is_cheap():
+        desk.observe(nodes=[node("n0004", labels={"zone": "x"})])
