@@ -445,7 +445,8 @@ class Ledger:
     def look_for_room(self) -> None:
         """On every tick: what stands nowhere is looked at again, some of it on each."""
         self._upkeep.mend()
-        self._upkeep.go_round()
+        if not self._upkeep.has_more:
+            self._upkeep.go_round()
 
     def take_incidents(self) -> list[Incident]:
         """What went wrong since the last call, for events, logs and metrics."""

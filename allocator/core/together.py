@@ -70,8 +70,9 @@ class Together:
                 if not wanted.is_leased(wanted.keys(chosen)):
                     yield chosen, self._nodes
         else:
-            for position in self._roomy_nodes():
-                yield from ((wanted.numbers(chosen), 1 << position) for chosen in self._on(position))
+            for position, is_known in self._roomy_nodes():
+                found = self._on(position) if is_known or self._moves_nothing else self._likely_on(position)
+                yield from ((wanted.numbers(chosen), 1 << position) for chosen in found)
 
     def _are_counted(self) -> bool:
         wanted, ask = self._wanted, self._wanted.ask
@@ -145,27 +146,30 @@ class Together:
 
     # -- several numbers on one node
 
-    def _roomy_nodes(self) -> Iterator[int]:
-        """The positions of nodes that have enough numbers for the groups of each kind, and of kinds together."""
+    def _roomy_nodes(self) -> Iterator[tuple[int, bool]]:
+        """The positions of nodes that have enough numbers for the groups of each kind, and of kinds together.
+
+        The second value says whether all numbers were looked at. Until then one node is given at a time, to be given
+        again.
+        """
         demands = Counter(self._wanted.kinds)
         if len(demands) == 1:
             ((kind, need),) = demands.items()
-            seen = 0
-            for nodes in self._with_enough([kind], need):
-                yield from bits(nodes & ~seen)
-                seen |= nodes
+            for nodes, is_known in self._with_enough([kind], need):
+                some = bits(nodes) if is_known else bits(nodes & -nodes)
+                yield from ((position, is_known) for position in some)
             return
         most = len(demands) if len(demands) <= MOST_KINDS else 1
         nodes = self._nodes
         for kinds in (some for size in range(1, most + 1) for some in combinations(demands, size)):
             enough = 0
-            for enough in self._with_enough(kinds, sum(demands[kind] for kind in kinds)):  # noqa: B007 - the last one
+            for enough, _ in self._with_enough(kinds, sum(demands[kind] for kind in kinds)):  # noqa: B007 - the last one
                 pass
             nodes &= enough
         if not self._steps.are_spent:
-            yield from bits(nodes)
+            yield from ((position, True) for position in bits(nodes))
 
-    def _with_enough(self, kinds: Sequence[Kind], need: int) -> Iterator[int]:
+    def _with_enough(self, kinds: Sequence[Kind], need: int) -> Iterator[tuple[int, bool]]:
         """The nodes where so many numbers can be had for any of the kinds: more and more of them, at the end all."""
         numbers_of = {kind: self._numbers(kind) for kind in kinds}
         everything = 0
@@ -179,17 +183,27 @@ class Together:
             _add(planes, nodes)
             if self._steps.are_spent:
                 return
-            # Later stages try out what a node has, so that they must know all of it.
-            if self._moves_nothing and count % COUNTED_TOGETHER == 0:
-                yield at_least(planes, need, self._nodes)
-        yield at_least(planes, need, self._nodes)
+            if count % COUNTED_TOGETHER == 0 and (enough := at_least(planes, need, self._nodes)):
+                yield enough, False
+        yield at_least(planes, need, self._nodes), True
 
-    def _on(self, position: int) -> Iterator[list[int]]:
-        """Numbers for the open groups on one node, in port order."""
+    def _likely_on(self, position: int) -> Iterator[list[int]]:
+        """One try on a node: what needs no plan moved, then whatever was looked at so far."""
+        here = self._here(position)
+        clear = {kind: self._clear(kind, numbers, position) for kind, numbers in here.items()}
+        yield from self._given(matched(self._wanted.kinds, [clear, here]))
+
+    def _here(self, position: int) -> dict[Kind, int]:
+        """The numbers that can be had on a node, of those that were looked at."""
         here = dict.fromkeys(self._wanted.kinds, 0)
         for (kind, number), nodes in self._where.items():
             if nodes >> position & 1:
                 here[kind] |= 1 << number
+        return here
+
+    def _on(self, position: int) -> Iterator[list[int]]:
+        """Numbers for the open groups on one node, in port order."""
+        here = self._here(position)
         if self._moves_nothing:
             yield from self._given(matched(self._wanted.kinds, [here]))
             return

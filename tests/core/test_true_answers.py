@@ -137,6 +137,17 @@ def test_one_move_among_six_hundred_nodes_is_found() -> None:
     assert desk.grant(static("pinned", 5000, constraints=zone("a"))).node == names[-1]
 
 
+def test_several_ports_behind_lower_priority_are_found_in_a_range_of_any_width() -> None:
+    desk = Desk("n1", "n2")
+    for at in ("n1", "n2"):
+        held(desk, at, *range(10_000, 30_000))
+
+    claim = desk.grant(ask("urgent", "x:1", "y:2", low=10_000, high=29_999, priority=5, may_preempt=True))
+
+    assert claim.node is not None
+    assert {warned.notice for warned in desk.warnings} == {Notice.BEHIND_PREEMPTED}
+
+
 # -- e: two ports, and a plan to move
 
 
