@@ -33,7 +33,14 @@ Patch = pytest.MonkeyPatch
 
 def expire_without_proof(patch: Patch) -> None:
     """A reservation ends at its deadline, whether or not the watch has shown who exists by then."""
-    patch.setattr(Ledger, "_is_proven", lambda *_: True)
+    due = Ledger.due
+
+    def due_by_the_clock(self: Ledger, now: float, *most: int) -> list[Claim]:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(self, "_seen_until", now)
+            return due(self, now, *most)
+
+    patch.setattr(Ledger, "due", due_by_the_clock)
 
 
 def follow_the_wall_clock(patch: Patch) -> None:
@@ -186,7 +193,7 @@ def restore_without_ports(patch: Patch) -> None:
 def never_expire(patch: Patch) -> None:
     """A refused Pod's ports are held for ever."""
     due = Ledger.due
-    patch.setattr(Ledger, "due", lambda self, now: [c for c in due(self, now) if c.state is State.LEASED])
+    patch.setattr(Ledger, "due", lambda self, *most: [c for c in due(self, *most) if c.state is State.LEASED])
 
 
 def journal_a_move_after_the_end(patch: Patch) -> None:
