@@ -3,8 +3,7 @@
 Rules:
 
 * What one ask costs is bounded, whatever it says: at 5,000 nodes the largest that is let in takes less than 50 ms of
-  CPU in one turn of the event loop. `tests/allocator/test_ask_cost.py` and
-  `tests/shim/test_review_cost.py` hold that.
+  CPU in one turn of the event loop. `tests/allocator/test_ask_cost.py` and `tests/shim/test_review_cost.py` show it.
 * The bounds are far above what Pods have. Kubernetes itself bounds annotations (256 KiB) and the whole object (1.5 MiB
   in etcd), and nothing else of what stands here.
 * A refusal names the field, the count, the bound, and what to do.

@@ -191,19 +191,25 @@ class _Kind(_Fields):
     kind: str | None = None
 
 
-class _Request(_Fields):
+class _AnyRequest(_Fields):
     uid: str | None = None
     kind: _Kind | None = None
     operation: str | None = None
     sub_resource: str | None = None
     namespace: str | None = None
     dry_run: bool | None = None
+
+
+class _Request(_AnyRequest):
     object: _Pod | None = None
 
 
-class _Review(_Fields):
+class _AnyReview(_Fields):
     api_version: str | None = None
     kind: str | None = None
+
+
+class _Review(_AnyReview):
     request: _Request | None = None
 
 
@@ -234,19 +240,11 @@ class _OuterPod(_Fields):
     metadata: _OuterMetadata | None = None
 
 
-class _OuterRequest(_Fields):
-    uid: str | None = None
-    kind: _Kind | None = None
-    operation: str | None = None
-    sub_resource: str | None = None
-    namespace: str | None = None
-    dry_run: bool | None = None
+class _OuterRequest(_AnyRequest):
     object: _OuterPod | None = None
 
 
-class _OuterReview(_Fields):
-    api_version: str | None = None
-    kind: str | None = None
+class _OuterReview(_AnyReview):
     request: _OuterRequest | None = None
 
 

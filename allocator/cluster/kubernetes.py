@@ -9,7 +9,7 @@ Rules:
   evil.
 * What a complete list lacks is gone; so is what the watch says was deleted. Nothing else ends a Pod's claim.
 * `proven` is called for a complete list and for each proof (see `proof`), `synced` returns when Nodes and Pods are
-  listed. Namespaces only serve warnings: nobody waits for them.
+  listed. Namespaces serve warnings and bounds (`core.tenants`): nobody waits for them.
 """
 
 from __future__ import annotations

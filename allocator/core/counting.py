@@ -2,7 +2,7 @@
 
 A count for each of thousands of numbers is a list of sets: bit n of plane i is bit i of the count of number n. To add
 two such lists, to compare them, or to find the numbers with the smallest count is then a few operations on large
-integers, however many numbers there are. A walk over the numbers would take a microsecond for each.
+integers, however many numbers there are. A loop over the numbers would take a microsecond for each.
 """
 
 from __future__ import annotations

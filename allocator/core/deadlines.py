@@ -1,7 +1,8 @@
 """Who ends when, so that a look at what is due costs what is due, however many end later.
 
-They lie in a map for each second, and the seconds in a heap. A second that nobody ends in any more stays in the heap
-until it is reached, or until half of the heap is such: then the heap is made anew.
+There is a map for each second in which somebody ends, and a heap of these seconds. Where all of a second were taken
+out, its map goes, and the second stays in the heap until it is reached. When half of the heap are such seconds, it is
+made anew.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ LOOKS_OF_A_STEP = 10
 """Cohorts that are looked at in one step."""
 
 DEEPEST = 200
-"""Plans that may be in the air at once."""
+"""Plans that a search may displace at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,10 @@ def free_nodes(keys: Iterable[PortKey], scope: Scope, world: World, exempt: froz
 
 
 def open_nodes(seeker: Seeker, world: World, *, waits: bool) -> int:
-    """The nodes of a seeker where nobody stays who is in its way: plans can be moved. `waits`: leavers will go."""
+    """The nodes of a seeker where nobody stays who is in its way. Plans can be moved.
+
+    waits: holders that terminate, or may be preempted, do not stay.
+    """
     nodes = seeker.nodes
     for key in seeker.keys:
         if not nodes:
@@ -441,8 +444,9 @@ def _clashes(keys: Iterable[PortKey], others: Sequence[PortKey], slots: set[Slot
 class _Trial:
     """Tries out every way to place a seeker and whoever must move for it: exact, where the steps suffice.
 
-    A plan that is displaced is placed once, and then stands: a placement that exists is found by placing first whoever
-    has the fewest nodes left, and displacing whoever is in its way there.
+    Each is put on a node in turn, first whoever has the fewest nodes left. The plans in its way there are displaced,
+    and have to be placed in turn. Who has been placed is not displaced again. Where somebody has no node left, the last
+    one that was placed is put on its next node.
     """
 
     search: _Search

@@ -35,10 +35,11 @@ IDLE_SCOPES = 64
 """How many scopes without floating claims are kept for the next ask with the same constraints."""
 
 LARGEST_IDLE = 32 << 10
-"""Bytes of the constraints of such a scope, about. One with larger ones goes as soon as another is asked for."""
+"""Bytes of constraints, about. An idle scope with larger ones is forgotten as soon as another scope is asked for."""
 
 NARROW = 64
-"""Nodes of a scope that each of them knows. Of wider scopes every change asks whether they have the node."""
+"""A scope of so many nodes at most is kept with each of them (`_Place.scopes`). Wider ones are in one list, and each
+change of a node looks which of them have it."""
 
 
 ANYWHERE_ALONE = (WILDCARD,)
@@ -255,7 +256,7 @@ class Occupancy:
         return scope
 
     def _enrol(self, scope: Scope) -> None:
-        """From now on the scope hears of what changes on its nodes."""
+        """From now on what changes on its nodes is counted in the scope."""
         scope.is_wide = scope.nodes.bit_count() > NARROW
         if scope.is_wide:
             self._wide.append(scope)
@@ -363,7 +364,7 @@ class Occupancy:
         return {slot for kind in self._all for slot in kind.slots()} if sum(map(len, self._all)) < BLOCK else None
 
     def _build(self, scope: Scope, cover: Cover, block: int, slots: Iterable[Slot]) -> None:
-        """Counts the numbers of a block for the first time: no slot is held but some of these."""
+        """Counts the numbers of a block for the first time. `slots`: all that may be held of it, and maybe more."""
         nodes, base, size = scope.nodes, block * BLOCK, scope.nodes.bit_count()
         fixed = [index for index in self._fixed if index]
         held: dict[int, int] = {}

@@ -6,8 +6,9 @@ Rules:
   range are left on any. A search that was cut off is neither yes nor no (`UndecidedError`).
 * Every way to an answer ends in the same checks: no number that is leased on any candidate, since the scheduler does
   not know leases and might choose that node; no number under Index or Dynamic that is reserved.
-* No conflict for admission are holders that will go: those that terminate, and those that the Pod may preempt. The Pod
-  is planned behind them. (A Pending Pod starts the moment the port is free; a refused one after a long back-off.)
+* Holders that will go are no reason to refuse: those that terminate, and those that the Pod may preempt. Where nothing
+  is free the Pod is planned behind them, under every policy. (A Pending Pod starts the moment the port is free; a
+  refused one after a long back-off.)
 * A lease stands at once, so it needs one node: where nobody stands with its numbers, and where no unsettled claim that
   has one of them could land.
 * Succession: holders with the namespace and name of the asking Pod do not conflict with it (the predecessor, or the
@@ -180,7 +181,7 @@ class _Pod:
         return self._granted(numbers, None, refusals.full(self._wanted.scope))
 
     def _granted(self, numbers: Numbers, spot: Spot | None, *more: Warned) -> Placement:
-        """The answer, once it has passed the checks that hold on every way.
+        """The answer, after the checks that every answer passes.
 
         Raises:
             Refused: a number is leased on a candidate, or reserved.

@@ -98,7 +98,7 @@ class Register:
         self.occupancy.stand(claim)
 
     def expect(self, claim: Claim) -> None:
-        """Its end is due in time, again where it was taken from what is due."""
+        """Its end is told when it is due; also once more, where it was told and did not come about."""
         if claim.expires is not None:
             self._ends(claim).add(claim.id, claim.expires)
 

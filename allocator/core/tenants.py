@@ -8,7 +8,7 @@ Some are exempt, so that this alone denies nobody: whoever is seen makes room.
 
 * A Pod with more ports than the bound is admitted where its namespace has nothing outstanding.
 * Where nobody can confirm a Pod nothing is counted: no reservation ends there by itself.
-* Leases end when their holder wants, so that their ports are bounded without any such way out.
+* Leases end when their holder wants, so that their ports are bounded without these two exceptions.
 """
 
 from __future__ import annotations

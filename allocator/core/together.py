@@ -3,8 +3,8 @@
 Rules:
 
 * What is not looked at is told: where the steps are used up, or a count is missing, nothing is proven (`Steps`).
-* Three stages, each with all that the one before overlooked: numbers that are free now, those that are free once plans
-  are moved, and those whose holders will go.
+* A Pod has three stages, and each finds all that the one before finds, and more: numbers that are free now, those
+  that are free once plans are moved, and those whose holders will go. A lease has one stage (`Stage`).
 * For one number, numbers are tried on all candidates. For several, nodes are: those that have enough of them, counted
   for all nodes at once; then which group gets which number on that node, as a matching of kinds of groups to numbers.
 """
@@ -33,7 +33,7 @@ MOST_KINDS = 3
 
 
 class Stage(Enum):
-    """What is overlooked when a number is said to be free on a node."""
+    """Who does not count as a holder when a number is said to be free on a node."""
 
     LEASE = "nothing, and where an unsettled claim could land nothing is free"
     FREE = "nothing"

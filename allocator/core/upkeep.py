@@ -3,10 +3,11 @@
 Rules:
 
 * A plan is looked at again when a Pod settles where it stands, when its own Pod changes, and when nodes change.
-* What stands nowhere is looked at again when a port that it wants is freed, and one after the other on every tick: room
-  may also be made by moving a plan of several ports of which another was freed.
-* One call looks at a bounded amount; the rest waits for the next one. Plans with the same ports and candidates are
-  looked for once: where one of them finds no room, the next one does not either, until something changes.
+* What stands nowhere is looked at again when a port that it wants is freed. Besides, some of it is looked at on every
+  tick: a plan of several ports that has the wanted port may be movable since another of its ports was freed elsewhere.
+* One call looks at a bounded number of plans; the rest waits for the next call, between ticks. Plans with the same
+  ports and candidates are looked for once: where one of them finds no room, the next one does not either, until
+  something changes.
 * Who may still find room is never reported as unplaceable: a search that was cut off is repeated with the others that
   stand nowhere.
 
@@ -129,7 +130,7 @@ class Upkeep:
         """Plans anew what stands where it cannot stay (displaced, or its node is no candidate any more) or nowhere."""
         steps = Steps(LOOK_STEPS)
         for _ in range(LOOKS):
-            # A search begins only where it may take what it needs: being cut off must be due to itself.
+            # A search begins with half of the steps at least: where it is cut off, that is not for what others took.
             if not self._suspects or steps.left < LOOK_STEPS / 2:
                 return
             claim_id = next(iter(self._suspects))
