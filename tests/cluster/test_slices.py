@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from allocator.cluster.kubernetes import PODS, _Pods
+from allocator.cluster.kubernetes import MOST_GONE, PODS, _Pods
 from allocator.cluster.projection import PodSketch
-from allocator.slices import MOST_WEIGHT, slices
+from allocator.slices import slices
 
 from .observing import Recorder, pod
 
@@ -35,7 +35,7 @@ def test_what_a_list_lacks_is_gone_in_steps_and_proven_after_the_last() -> None:
     proofs = [len(recorder.proofs) for _ in sink.complete(5.0)]
 
     assert (sorted(recorder.gone), recorder.proofs, set(proofs)) == (sorted(uids), [5.0], {0})
-    assert max(gone for _, gone in recorder.calls) == MOST_WEIGHT
+    assert max(gone for _, gone in recorder.calls) == MOST_GONE
 
 
 def test_a_cluster_without_pods_has_been_listed_too() -> None:
