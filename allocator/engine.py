@@ -484,6 +484,8 @@ class Engine:
 
         What is left follows when that is durable, or with the next tick where it cannot be. False: there was nothing.
         """
+        if not (self._unsaved or self.ledger.unsaved):
+            return False
         changes, is_all = self._some_changes()
         at = self.now()
         entries: list[Entry] = []

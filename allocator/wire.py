@@ -26,6 +26,7 @@ from hostport.v1 import allocator_pb2 as pb
 
 MAX_REQUEST_ID = 128
 MAX_DESCRIPTION = 256
+SMALL = 256  # bytes of constraints in which no count can be above its bound
 LARGEST_STATUS = 6000
 MAX_TTL = 30 * 24 * 3600.0
 CONSTRAINTS_BYTES = 8 << 20  # of all constraints that are kept for the next ask
@@ -160,6 +161,8 @@ def _check_size(request: pb.AllocateRequest) -> None:
 
 def _sizes(constraints: pb.NodeConstraints) -> Iterator[tuple[str, Bound, int]]:
     """What counts in constraints. What is inside of too many terms or expressions is not looked at."""
+    if constraints.ByteSize() <= SMALL:
+        return  # nothing in so few bytes is too much
     yield "node_selector", Bound.SELECTOR, len(constraints.node_selector)
     yield "tolerations", Bound.TOLERATIONS, len(constraints.tolerations)
     terms = constraints.required_affinity
@@ -175,15 +178,21 @@ def _sizes(constraints: pb.NodeConstraints) -> Iterator[tuple[str, Bound, int]]:
 
 def _too_long(request: pb.AllocateRequest) -> Iterator[Mistake]:
     """Text that would be kept, or shown to somebody."""
-    owner, controller = request.owner, request.controller
-    for field, text, most in (
-        ("request_id", request.request_id, MAX_REQUEST_ID),
-        ("allocation_id", request.allocation_id, MAX_REQUEST_ID),
-        *((f"owner.{name}", getattr(owner, name), LONGEST_NAME) for name in _OWNER_NAMES),
-        ("owner.description", owner.description, MAX_DESCRIPTION),
-        *((f"controller.{name}", getattr(controller, name), LONGEST_NAME) for name in _CONTROLLER_NAMES),
-        ("constraints.node_name", request.constraints.node_name, LONGEST_NAME),
-    ):
+    owner, controller, size = request.owner, request.controller, request.ByteSize()
+    if size <= MAX_REQUEST_ID:
+        return
+    ids = (("request_id", request.request_id, MAX_REQUEST_ID), ("allocation_id", request.allocation_id, MAX_REQUEST_ID))
+    names = (
+        ()
+        if size <= LONGEST_NAME
+        else (
+            *((f"owner.{name}", getattr(owner, name), LONGEST_NAME) for name in _OWNER_NAMES),
+            ("owner.description", owner.description, MAX_DESCRIPTION),
+            *((f"controller.{name}", getattr(controller, name), LONGEST_NAME) for name in _CONTROLLER_NAMES),
+            ("constraints.node_name", request.constraints.node_name, LONGEST_NAME),
+        )
+    )
+    for field, text, most in (*ids, *names):
         if len(text) > most:
             yield Mistake(Reason.INVALID_REQUEST, field, f"{field} has more than {most} characters")
 
