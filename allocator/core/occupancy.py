@@ -159,10 +159,6 @@ class Occupancy:
     def name_at(self, position: int) -> NodeName:
         return self._at(position).node.name
 
-    def position_of(self, name: NodeName) -> int | None:
-        """The position of a node; None where nothing names it."""
-        return self._positions.get(name)
-
     def held_on(self, name: NodeName) -> Iterator[tuple[int, Claim]]:
         """Every number that is held on a node and by whom, in no order."""
         position = self._positions.get(name)

@@ -248,11 +248,10 @@ class Together:
         return clear
 
     def _given(self, got: Mapping[Kind, int]) -> Iterator[list[int]]:
-        """The numbers that kinds of groups got, handed out in port order; nothing where one lacks a number."""
-        if sum(numbers.bit_count() for numbers in got.values()) < len(self._wanted.kinds):
-            return
-        rest = {kind: bits(numbers) for kind, numbers in got.items()}
-        yield [self._low + next(rest[kind]) for kind in self._wanted.kinds]
+        """The numbers that kinds of groups got; nothing where one lacks a number."""
+        given = handed_out(self._wanted, got)
+        if given:
+            yield given
 
 
 def anyhow(wanted: Demand) -> Numbers:
@@ -271,10 +270,16 @@ def anyhow(wanted: Demand) -> Numbers:
         unleased = (n for n in likely if not wanted.is_leased(tuple(key_at(kind, wanted.ask.low + n))))
         tier[kind] = sum(1 << number for number in islice(unleased, len(wanted.kinds)))
     got = matched(wanted.kinds, [tier])
+    given = handed_out(wanted, got)
+    return wanted.numbers(given) if given else ()
+
+
+def handed_out(wanted: Demand, got: Mapping[Kind, int]) -> list[int]:
+    """The numbers that kinds of groups got, for the open groups in port order; empty where one lacks a number."""
     if sum(numbers.bit_count() for numbers in got.values()) < len(wanted.kinds):
-        return ()
+        return []
     rest = {kind: bits(numbers) for kind, numbers in got.items()}
-    return wanted.numbers([wanted.ask.low + next(rest[kind]) for kind in wanted.kinds])
+    return [wanted.ask.low + next(rest[kind]) for kind in wanted.kinds]
 
 
 def key_at(kind: Kind, number: int) -> Iterator[PortKey]:

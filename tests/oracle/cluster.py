@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kit import Desk, node
+from msgspec.structs import replace
 
 from allocator.core.asks import Ask, Policy, PortAsk, Refused, UndecidedError, WhenFull
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName, Taint, Toleration
-from allocator.core.claims import Claim, Owner, State
+from allocator.core.claims import Claim, ClaimPort, Owner, State
 from allocator.core.pods import Pod
 from allocator.core.ports import Protocol
 
@@ -288,7 +289,7 @@ class Cluster:
         )
 
     def _with_number(self, port: PortAsk) -> PortAsk:
-        return _replaced(port, host_port=self._random.randint(LOW, HIGH))
+        return replace(port, host_port=self._random.randint(LOW, HIGH))
 
     def _constraints(self) -> Constraints:
         tolerations = (Toleration(key="gpu", operator="Exists"),) if self._random.random() < 0.3 else ()
@@ -318,15 +319,7 @@ class Cluster:
         self.desk.observe(pods=[pod])
 
 
-def _replaced(port: PortAsk, **changes: Any) -> PortAsk:
-    from msgspec.structs import replace
-
-    return replace(port, **changes)
-
-
-def _claim_port(port: PortAsk) -> Any:
-    from allocator.core.claims import ClaimPort
-
+def _claim_port(port: PortAsk) -> ClaimPort:
     return ClaimPort(
         container=port.container,
         name=port.name,
