@@ -20,7 +20,6 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -184,8 +183,8 @@ class Engine:
         """
         if not is_wanted():
             raise _UnwantedError
-        if mark is None or not (mark.request_id in self._answers or mark.request_id in self._under_way):
-            await self._first_sight(ask, is_wanted)
+        if self.watch is not None and not (mark and self._is_repeated(mark.request_id)):
+            await self._first_sight(ask, self.watch, is_wanted)
         try:
             return await self._allocate(ask, mark, seal, is_wanted)
         except Refused as refused:
@@ -195,24 +194,25 @@ class Engine:
         finally:
             self.check_serving()  # who has lost the Lease while deciding answers neither yes nor no
 
-    async def _first_sight(self, ask: Ask, is_wanted: Callable[[], bool]) -> None:
+    def _is_repeated(self, request_id: str) -> bool:
+        return request_id in self._answers or request_id in self._under_way
+
+    async def _first_sight(self, ask: Ask, watch: Watch, is_wanted: Callable[[], bool]) -> None:
         """Waits, not for long, for the first Pod of an owner that asks again and again, or for any of a full namespace.
 
         Raises:
             UnavailableError: the namespace has no room, and the view is old: its Pods may be there.
 
         """
-        if self.watch is None:
-            return
         owner, until = ask.owner, asyncio.get_running_loop().time() + SIGHT_SECONDS
         line = owner.namespace, owner.controller_uid
         await self._lines.wait(line, lambda: is_wanted() and self.ledger.awaits_sight(ask), until)
         await self._lines.wait(owner.namespace, lambda: is_wanted() and self.ledger.is_crowded(ask), until)
-        if self.watch.lag() > UNSEEN_SECONDS and self.ledger.is_crowded(ask):
+        if watch.lag() > UNSEEN_SECONDS and self.ledger.is_crowded(ask):
             message = (
                 f"many Pods of namespace {owner.namespace} were admitted and not seen, but the view of the cluster"
             )
-            raise UnavailableError(Reason.VIEW_STALE, f"{message} is {self.watch.lag():.0f} s old: retry")
+            raise UnavailableError(Reason.VIEW_STALE, f"{message} is {watch.lag():.0f} s old: retry")
 
     async def _looked_again(self, ask: Ask, refused: Refused) -> bool:
         """Before a denial for want of a port: whether those who hold it were looked up, so that asking again is fair.
@@ -262,8 +262,10 @@ class Engine:
         """
         self.check_serving()
         now = self.now()
-        with _deciding():
+        try:
             claim, warnings = self.ledger.take_up(ask, now) or self.ledger.preview(ask, now)
+        except UndecidedError as error:
+            raise _incomplete(error) from error
         return seal(replace(claim, id=ClaimId("")), warnings)
 
     def _grant(
@@ -272,7 +274,7 @@ class Engine:
         """Decides now; the future is the durable answer."""
         now, began = self.now(), perf_counter()
         old: Claim | None = None
-        with _deciding():
+        try:
             taken = self._take_up(ask, now)
             if taken is not None:
                 claim, warnings = taken
@@ -280,6 +282,8 @@ class Engine:
                 self.ledger.amend(claim)
             else:
                 claim, warnings = self.ledger.reserve(ask, self._new_id(), now)
+        except UndecidedError as error:
+            raise _incomplete(error) from error
         decided = perf_counter()
         self.meters.decided(decided - began)
         response = seal(claim, warnings)
@@ -604,13 +608,9 @@ class Engine:
             self._submit([Forget(before)], always).add_done_callback(_failure)
 
 
-@contextmanager
-def _deciding() -> Iterator[None]:
+def _incomplete(error: UndecidedError) -> UnavailableError:
     """A search that was cut off is no answer: the caller asks again."""
-    try:
-        yield
-    except UndecidedError as error:
-        raise UnavailableError(Reason.SEARCH_INCOMPLETE, str(error)) from error
+    return UnavailableError(Reason.SEARCH_INCOMPLETE, str(error))
 
 
 def _failure(committed: asyncio.Future[bool]) -> Refused | UnavailableError | None:

@@ -27,7 +27,18 @@ from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.counting import Planes, plus
 from allocator.core.node_index import NodeIndex, compiled
 from allocator.core.ordered import Ordered
-from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slots_of
+from allocator.core.ports import (
+    WILDCARD,
+    NumberSet,
+    PortKey,
+    Protocol,
+    Slot,
+    lowest,
+    number_of,
+    protocol_of,
+    slot_of,
+    slots_of,
+)
 from allocator.core.scopes import BLOCK, Cover, Scope
 from allocator.core.slots import NodesBySlot, bits, conflicting
 
@@ -421,8 +432,7 @@ class Occupancy:
         scopes, nodes = self._scopes_of(place, position), self._kind_of(claim)
         for slot, key in keys:
             left = self._left(claim, place, slot)
-            alike = (holder for holder in left if self._kind_of(holder) is nodes)
-            if not any(key.ip in self._ips(holder, slot) for holder in alike):
+            if not left or not self._is_held(slot, key.ip, left, nodes):
                 nodes.discard(slot, key.ip, position)
             self._vacate(claim, place, slot, left, scopes)
         self._addresses.pop(claim.id, None)
@@ -445,6 +455,10 @@ class Occupancy:
         addresses = self._addresses.get(holder.id)
         return addresses[slot] if addresses else ANYWHERE_ALONE
 
+    def _is_held(self, slot: Slot, ip: str, holders: Holders, nodes: NodesBySlot) -> bool:
+        """Whether any of some holders that are kept in these nodes has the slot on the address."""
+        return any(ip in self._ips(holder, slot) for holder in holders if self._kind_of(holder) is nodes)
+
     @staticmethod
     def _left(claim: Claim, place: _Place, slot: Slot) -> Holders:
         """The other holders of a slot."""
@@ -455,14 +469,13 @@ class Occupancy:
 
     @staticmethod
     def _vacate(claim: Claim, place: _Place, slot: Slot, left: Holders, scopes: Iterable[Scope]) -> None:
-        if len(left) == len(place.holders.get(slot, ())):
-            return  # gone already, with another address of the claim
-        if left:
+        if not left:
+            if place.holders.pop(slot, None):
+                _depart(scopes, slot, is_last=True, is_settled=claim.is_settled)
+        elif len(left) < len(place.holders[slot]):  # else it is gone already, with another address of the claim
             place.holders[slot] = left
-        else:
-            del place.holders[slot]
-        is_last_settled = claim.is_settled and not (left and any(holder.is_settled for holder in left))
-        _depart(scopes, slot, is_last=not left, is_settled=is_last_settled)
+            is_last_settled = claim.is_settled and not any(holder.is_settled for holder in left)
+            _depart(scopes, slot, is_last=False, is_settled=is_last_settled)
 
     def _kind_of(self, claim: Claim) -> NodesBySlot:
         """The nodes of the holders of this kind: they can be moved, stay, go by themselves, or may be preempted."""
@@ -481,15 +494,17 @@ class Occupancy:
 
     def _float(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]], change: int) -> None:
         scope = self.scope(claim.constraints)
-        for _, key in keys:
-            scope.float(key, change)
+        for slot, key in keys:
+            scope.float(slot, key, change)
+        floats, roaming = scope.floats, scope.roaming
         scope.floats += change
         scope.roaming += change if claim.node is None else 0
         if claim.may_preempt:
             self._ranks[claim.priority] += change
             if not self._ranks[claim.priority]:
                 del self._ranks[claim.priority]
-        self._note_floats(scope)
+        if not (floats and scope.floats) or bool(roaming) != bool(scope.roaming):
+            self._note_floats(scope)
 
     def _note_floats(self, scope: Scope) -> None:
         if scope.floats:
@@ -705,4 +720,4 @@ def _has(scope: Scope, key: PortKey) -> bool:
 
 def _by_slot(claim: Claim) -> list[tuple[Slot, PortKey]]:
     """The keys of a claim, each with its slot: one object for all maps that it goes into."""
-    return [(key.slot, key) for key in claim.keys]
+    return [(slot_of(port.protocol, port.host_port), port.key) for port in claim.ports]

@@ -90,19 +90,19 @@ class Scope:
         """Whether a claim of the scope may land on a node where it does not stand."""
         return self.floats > 0 and (self.roaming > 0 or not self.is_single())
 
-    def float(self, key: PortKey, change: int) -> None:
+    def float(self, slot: Slot, key: PortKey, change: int) -> None:
         """An unsettled claim of the scope has a port more, or less."""
         counts = self.floating.get(key.protocol)
         if counts is None:
             counts = self.floating[key.protocol] = CountedNumbers()
         (counts.add if change > 0 else counts.discard)(key.number)
         if key.ip != WILDCARD:
-            addresses = self.addressed.setdefault(key.slot, Counter())
+            addresses = self.addressed.setdefault(slot, Counter())
             addresses[key.ip] += change
             if not addresses[key.ip]:
                 del addresses[key.ip]
                 if not addresses:
-                    del self.addressed[key.slot]
+                    del self.addressed[slot]
 
     def floats_into(self, key: PortKey) -> bool:
         """Whether an unsettled claim of the scope has a port that conflicts with the key."""
