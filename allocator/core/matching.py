@@ -36,6 +36,9 @@ MOST_STEPS = 2_000
 PLAN_STEPS = 0.2
 """Steps to look at one plan that has a port."""
 
+PRIORITIES_OF_A_STEP = 100
+"""Priorities of those who stay that are looked at in one step, for each port."""
+
 LOOKS_OF_A_STEP = 10
 """Cohorts that are looked at in one step."""
 
@@ -139,7 +142,7 @@ def free_nodes(keys: Iterable[PortKey], scope: Scope, world: World, exempt: froz
     return nodes
 
 
-def open_nodes(seeker: Seeker, world: World, *, waits: bool) -> int:
+def open_nodes(seeker: Seeker, world: World, steps: Steps, *, waits: bool) -> int:
     """The nodes of a seeker where nobody stays who is in its way. Plans can be moved.
 
     waits: holders that terminate, or may be preempted, do not stay.
@@ -148,6 +151,8 @@ def open_nodes(seeker: Seeker, world: World, *, waits: bool) -> int:
     for key in seeker.keys:
         if not nodes:
             break
+        if waits and seeker.rank is not None:
+            steps.spend(world.occupancy.priorities / PRIORITIES_OF_A_STEP)
         stays = world.occupancy.staying(key, seeker.rank) if waits else world.occupancy.settled(key)
         nodes &= ~_unless_exempt(key, stays & nodes, seeker.exempt, world, lambda holder: _stays(holder, seeker, waits))
     return nodes
@@ -260,7 +265,7 @@ class _Search:
     standing: dict[Slot, dict[int, list[_Cohort]]] = field(default_factory=dict)  # of those, by position
 
     def find(self, root: Seeker) -> Spot | None:
-        nodes = open_nodes(root, self.world, waits=self.waits)
+        nodes = open_nodes(root, self.world, self.steps, waits=self.waits)
         if not nodes or not self.steps.spend():
             return None
         free = unplanned(root, nodes, self.world)
@@ -285,6 +290,7 @@ class _Search:
             if key.slot in shareable or self._is_of_kin(key):
                 continue
             reach = occupancy.reach(key, root.nodes)
+            self.steps.spend(occupancy.priorities / PRIORITIES_OF_A_STEP if self.waits else 0)
             stays = occupancy.staying(key, highest_rank(root, self.world)) if self.waits else occupancy.settled(key)
             taken = occupancy.planned(key) | stays
             if not reach & ~_unless_exempt(key, taken & reach, root.exempt, self.world, lambda _: True):
@@ -309,7 +315,7 @@ class _Search:
             link = links.popleft()
             if not self.steps.spend():
                 return None, False
-            nodes = open_nodes(link.seeker, self.world, waits=self.waits)
+            nodes = open_nodes(link.seeker, self.world, self.steps, waits=self.waits)
             in_the_way = list(self._in_the_way(link, nodes, only))
             once = twice = 0
             for cohort, here in in_the_way:
@@ -509,7 +515,9 @@ class _Trial:
         name = seeker.claim.id if seeker.claim else ""
         nodes = self.opened.get(name)
         if nodes is None:
-            nodes = self.opened[name] = open_nodes(seeker, self.search.world, waits=self.search.waits)
+            nodes = self.opened[name] = open_nodes(
+                seeker, self.search.world, self.search.steps, waits=self.search.waits
+            )
         self.search.steps.spend(0.3 * len(self.placed))
         for position, others in self.placed.items():
             if nodes >> position & 1 and any(_conflict(seeker, other) for other in others):
