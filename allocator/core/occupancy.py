@@ -53,7 +53,7 @@ MOST_RECOUNTED = 1024
 forgotten: they are counted anew when they are asked about."""
 
 ANYWHERE_ALONE = (WILDCARD,)
-ONE = ord("1")
+ZERO, ONE = b"01"
 
 MOST_ROUNDS = 8
 """Rounds in which the scopes that plans could be moved to are looked for, each over all that are left."""
@@ -728,15 +728,14 @@ class Occupancy:
 
     def leased_numbers(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
         """The numbers of [low, high] that are leased on every address of any of the scope's nodes, less `low`."""
-        slots, within = slots_of(protocol, range(low, high + 1)), scope.nodes
-        leased = self._leased.anywhere
-        if len(slots) < len(leased):
-            found = [slot for slot in slots if slot in leased and leased[slot] & within]
-        else:
-            found = [slot for slot, nodes in leased.items() if slot in slots and nodes & within]
-        digits = bytearray(b"0") * (high - low + 1)
-        for slot in found:
-            digits[high - number_of(slot)] = ONE
+        slots, within, leased = slots_of(protocol, range(low, high + 1)), scope.nodes, self._leased.anywhere
+        if len(slots) <= len(leased):
+            at = leased.get
+            return int(bytes([ONE if at(slot, 0) & within else ZERO for slot in reversed(slots)]), 2)
+        digits = bytearray(b"0") * len(slots)
+        for slot, nodes in leased.items():
+            if nodes & within and slot in slots:
+                digits[high - number_of(slot)] = ONE
         return int(digits, 2)
 
     def landable(self, key: PortKey) -> int:
