@@ -324,6 +324,11 @@ class Occupancy:
             self._at(position).scopes.remove(scope)
 
     @property
+    def scope_count(self) -> int:
+        """How many scopes are kept."""
+        return len(self._scopes)
+
+    @property
     def wide_count(self) -> int:
         """How many scopes every change asks whether they have its node."""
         return len(self._wide)
