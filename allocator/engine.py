@@ -48,6 +48,8 @@ ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
 END_SECONDS = 4.0  # how long a caller waits for an end; an API server that is away must not keep it
 SURVEYED = 8_000  # nodes and numbers a tick: about 2 ms, and 5,000 nodes with 30 numbers each in ten seconds
 MOST_SHOWN = 10
+NODE_WEIGHT, SETS_OF_A_PORT = 32, 16
+"""What a changed Node weighs by itself, and how many candidate sets it is held against in the time of a port."""
 MOST_ENDING = MOST_DUE
 """Ends of leases that are under way at a time because they are due: each may be an object of the API server."""
 MOST_SAVED = 512
@@ -443,6 +445,10 @@ class Engine:
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that hold something."""
         return self.ledger.known_pods()
+
+    def node_weight(self) -> int:
+        """What one Node that changed weighs, in ports: it is held against every candidate set that is kept."""
+        return NODE_WEIGHT + self.ledger.candidate_sets // SETS_OF_A_PORT
 
     def enforce(self, levels: Mapping[str, str]) -> None:
         """The namespaces that enforce a Pod Security level which forbids hostNetwork."""

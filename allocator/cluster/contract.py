@@ -31,6 +31,9 @@ class Observer(Protocol):
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that hold something: one of them that a full list lacks is gone."""
 
+    def node_weight(self) -> int:
+        """What one Node that changed weighs: as many ports of Pods would take as long to tell (see `slices`)."""
+
     def enforce(self, levels: Mapping[str, str]) -> None:
         """The Pod Security level that each namespace enforces."""
 

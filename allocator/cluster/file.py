@@ -122,10 +122,11 @@ class FileCluster:
         known_pods = list(observer.known_pods())
         self._lists_pods = self._lists_pods or bool(content.pods or known_pods)
         observer.enforce(content.enforced)
-        for gone_nodes in slices(old.nodes.keys() - content.nodes.keys()):
+        for gone_nodes in slices(old.nodes.keys() - content.nodes.keys(), lambda _: observer.node_weight()):
             observer.observe(gone_nodes=gone_nodes, lists_pods=self._lists_pods)
             await asyncio.sleep(0)
-        for nodes in slices(await asyncio.to_thread(_changed, old.nodes, content.nodes)):
+        changed = await asyncio.to_thread(_changed, old.nodes, content.nodes)
+        for nodes in slices(changed, lambda _: observer.node_weight()):
             observer.observe(nodes=nodes, lists_pods=self._lists_pods)
             await asyncio.sleep(0)
         for gone_pods in slices(uid for uid in known_pods if uid not in content.pods):

@@ -52,8 +52,8 @@ NODES: Final = Collection("nodes", "/api/v1/nodes", Reader(NodeSketch))
 NAMESPACES: Final = Collection("namespaces", "/api/v1/namespaces", Reader(NamespaceSketch))
 PACE: Final = Pace()
 
-MOST_NODES, MOST_GONE = 8, 32
-"""Nodes that are told in one step, each with all its ports and all candidate sets; Pods that are gone, of any size."""
+MOST_GONE = 32
+"""Pods that are gone, of any size, that are told in one step."""
 LOOK_SECONDS = 0.5
 
 
@@ -262,7 +262,7 @@ class _Nodes:
 
     def complete(self, as_of: float) -> Iterator[None]:
         missing: dict[NodeName, Node | None] = {name: None for name in self._nodes if name not in self._listed}
-        for some in slices({**missing, **self._listed}.items(), most=MOST_NODES):
+        for some in slices({**missing, **self._listed}.items(), lambda _: self._observer.node_weight()):
             self._tell(dict(some))
             yield
         self._listed = {}
@@ -274,7 +274,7 @@ class _Nodes:
                 changes[NodeName(event.object.identity)] = None
             else:
                 self._note(changes, event.object)
-        for some in slices(changes.items(), most=MOST_NODES):
+        for some in slices(changes.items(), lambda _: self._observer.node_weight()):
             self._tell(dict(some))
             yield
 

@@ -622,6 +622,11 @@ class Ledger:
         """The Pods that were seen and hold something."""
         return self._register.by_pod.keys()
 
+    @property
+    def candidate_sets(self) -> int:
+        """How many candidate sets are kept: each change of a node is held against all of them."""
+        return self._occupancy.scope_count
+
     def node_names(self) -> list[NodeName]:
         return self._occupancy.names()
 

@@ -32,17 +32,22 @@ class Cover:
     held: CountedNumbers = field(default_factory=CountedNumbers)
     settled: CountedNumbers = field(default_factory=CountedNumbers)
 
-    def build(self, block: int, held: Mapping[int, int], settled: Mapping[int, int]) -> None:
-        """Takes the counts of a block: for each count the numbers that have it, less the lowest of the block."""
-        self.built |= 1 << block
+    def build(self, first: int, last: int, held: Mapping[int, int], settled: Mapping[int, int]) -> None:
+        """Takes the counts of the blocks from one to another.
+
+        held, settled: for each count the numbers that have it, less the lowest of the blocks. A number that several
+        counts have has their sum, where no two of them have a bit in common.
+        """
+        self.built |= span(first, last)
         if not held:
             return
         standing = 0
         for numbers in held.values():
             standing |= numbers
-        self.standing.put(block * BLOCK, standing, BLOCK)
-        self.held.put(block * BLOCK, held, BLOCK)
-        self.settled.put(block * BLOCK, settled, BLOCK)
+        base, size = first * BLOCK, (last - first + 1) * BLOCK
+        self.standing.put(base, standing, size)
+        self.held.put(base, held, size)
+        self.settled.put(base, settled, size)
 
     def has_built(self, number: int) -> bool:
         return bool(self.built >> (number // BLOCK) & 1)

@@ -39,8 +39,8 @@ MOST_COMPARED = 128
 FIRST_LOOK = 1024
 """How many numbers are looked at first."""
 
-BLOCK_STEPS, NODES_OF_A_STEP = 1.0, 600
-"""Steps to count a block of numbers for the first time: 0.16 ms at 5,000 nodes."""
+BLOCK_STEPS, NODES_OF_A_STEP = 1.0, 400
+"""Steps to count a block of numbers for the first time: up to 0.2 ms at 5,000 nodes."""
 
 Numbers = tuple[int, ...]
 """One for each group."""
@@ -295,15 +295,15 @@ def _roomiest(wanted: Demand, used: Iterator[Numbers]) -> Iterator[Numbers]:
     allowed = (numbers for numbers in islice(used, MOST_COMPARED) if _is_allowed(numbers, wanted))
     ranked = nsmallest(MOST_TRIES, ((load(numbers), numbers) for numbers in allowed))
     yield from (numbers for taken, numbers in ranked if taken < size)
-    left = wanted.usable
+    rest = {kind: by_load(loads[kind], wanted.usable & ~stuck[kind]) for kind in loads}
+    given: set[int] = set()
     for _ in range(MOST_TRIES):
         chosen: list[int] = []
         for kind in wanted.kinds:
-            among = left & ~stuck[kind]
-            if not among:
+            number = next((number for number in rest[kind] if number not in given), None)
+            if number is None:
                 return
-            number = lowest(least(loads[kind], among))
-            left &= ~(1 << number)
+            given.add(number)
             chosen.append(wanted.ask.low + number)
         yield wanted.numbers(chosen)
 
