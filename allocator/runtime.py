@@ -146,8 +146,13 @@ class Allocator:
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
         self._engine = Engine(
-            ledger=Ledger(rules), journal=leases.journal if leases else journal, now=clock, new_id=_new_id
+            ledger=Ledger(rules),
+            journal=leases.journal if leases else journal,
+            now=clock,
+            new_id=_new_id,
+            clock=clock,
         )
+        clock.counts = self._may_answer
         self._engine.watch = self._watch
         self._engine.holds_lease = holds_lease
         self._lease_keeper: LeaseKeeper | None = None
@@ -173,7 +178,7 @@ class Allocator:
             version=program_version(),
             instance=config.pod_name or socket.gethostname(),
             cluster=config.cluster,
-            started=clock(),
+            started=clock.wall(),
             epoch=self._leadership.identity.rpartition("/")[2] if self._leadership else "",
             certificates=self._metrics.certificates,
         )
@@ -186,7 +191,7 @@ class Allocator:
             certificates=self._metrics.certificates,
             leadership=self._leadership,
         )
-        self._serving = Serving(now=clock()) if config.is_builtin else None
+        self._serving = Serving(now=clock.wall()) if config.is_builtin else None
         self._keeper = _keeper(config, self._serving, self._leadership) if self._serving and self._leadership else None
         self._is_stopping = False
 
@@ -299,6 +304,7 @@ class Allocator:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            self._engine.see_clock()
             if self._engine.is_serving:
                 self._engine.tick()
             ends = asyncio.get_running_loop().time() + TICK_SECONDS
@@ -457,14 +463,14 @@ def _watch(kubeconfig: str, clock: Clock) -> Watch:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415
     from allocator.cluster.kubernetes import KubernetesCluster  # noqa: PLC0415
 
-    return KubernetesCluster(Client(loader(kubeconfig)), now=clock)
+    return KubernetesCluster(Client(loader(kubeconfig)), ends=clock)
 
 
 def _port_leases(config: Config, journal: Journal, may_write: Callable[[], bool], clock: Clock) -> Parts:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
     from allocator.portleases.parts import Parts  # noqa: PLC0415
 
-    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock)
+    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock, ahead=lambda: clock.ahead)
 
 
 def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:

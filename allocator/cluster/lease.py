@@ -143,10 +143,11 @@ def decide(record: Record | None, me: Holder, *, now: float, quiet: float, fate:
 
 def legacy(record: Record | None, me: Holder) -> Legacy:
     """What the last holder left to us. One of whom nothing is known has left nothing."""
-    if record is not None and record.handed_over:
-        return Legacy.EVERYTHING
-    has_journal = record is not None and me.journal != "" and record.journal == me.journal
-    return Legacy.JOURNAL if has_journal else Legacy.NOTHING
+    if record is None:
+        return Legacy.NOTHING
+    if me.journal and record.journal == me.journal:
+        return Legacy.JOURNAL  # it tells more than what was handed over
+    return Legacy.EVERYTHING if record.handed_over else Legacy.NOTHING
 
 
 def _right(holder: Holder | None, me: Holder, quiet: float, fate: Fate) -> Right | None:

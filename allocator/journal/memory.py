@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from allocator.journal.contract import Entry, Kept
+from allocator.journal.contract import Entry, Kept, no_clock
 
 
 class MemoryJournal:
@@ -13,6 +13,9 @@ class MemoryJournal:
 
     set_aside: str | None = None
     identity = ""
+
+    def __init__(self) -> None:
+        self.clock = no_clock
 
     def load(self) -> Kept:
         return Kept()

@@ -50,6 +50,7 @@ from allocator.journal.contract import (
     JournalVersionError,
     Kept,
     Put,
+    no_clock,
 )
 from allocator.journal.records import decode_claim, encode_claim
 
@@ -141,6 +142,7 @@ class SqliteJournal:
         self.path = path
         self.set_aside: str | None = None
         self.on_commit: Callable[[Commit], None] = _unheard
+        self.clock = no_clock
         self._lock = _lock(path)
         self._kept = Kept()
         try:
@@ -201,6 +203,8 @@ class SqliteJournal:
             _check_ours(connection, self.path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("CREATE TABLE IF NOT EXISTS clock (reading REAL)")
+            connection.execute("INSERT INTO clock SELECT NULL WHERE NOT EXISTS (SELECT 1 FROM clock)")
             self._kept = _read_all(connection)
         except sqlite3.DatabaseError as error:
             connection.close()
@@ -285,6 +289,7 @@ class SqliteJournal:
                 submission.is_kept = submission.is_wanted()
                 for entry in submission.entries if submission.is_kept else ():
                     self._tables.apply(entry)
+            self._connection.execute("UPDATE clock SET reading = ?", (self.clock(),))
         except sqlite3.Error as error:
             return self._failed(error)
         return None
@@ -502,7 +507,8 @@ def _read_all(connection: sqlite3.Connection) -> Kept:
         Answer(request_id, digest, ids.get(claim_id, claim_id), response, ended)
         for _, request_id, digest, claim_id, response, ended in connection.execute("SELECT * FROM answers ORDER BY seq")
     )
-    return Kept(claims, answers)
+    (reading,) = connection.execute("SELECT reading FROM clock").fetchone()
+    return Kept(claims, answers, reading)
 
 
 def _extras(path: Path) -> tuple[Path, Path]:

@@ -488,9 +488,10 @@ class AllocateRequest(_message.Message):
     CONTROLLER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeated call idempotent: the same id with the same request gets
-    the first answer, also across a restart, while the allocation lives and
-    for 10 minutes more. The same id with another request is an error. Empty:
-    every call is new. At most 128 characters.
+    the first answer, also across a restart, while the allocation lives. For
+    10 minutes after its end the repetition is refused: it has ended. The same
+    id with another request is an error. Empty: every call is new. At most 128
+    characters, whoever calls.
     """
     dry_run: _builtins.bool
     """True: decide and answer, reserve nothing, record nothing. The answer has
