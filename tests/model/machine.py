@@ -22,7 +22,7 @@ from allocator.clock import Clock
 from allocator.cluster.objects import parse_constraints
 from allocator.core.asks import Ask, Policy, PortAsk, Refused, WhenFull
 from allocator.core.candidates import Node, NodeName, Taint
-from allocator.core.claims import Claim, ClaimId, Owner, PodUid, State
+from allocator.core.claims import POD, Claim, ClaimId, Owner, PodUid, State
 from allocator.core.ledger import Ledger, Rules
 from allocator.core.occupancy import Occupancy
 from allocator.core.ports import Protocol
@@ -284,15 +284,24 @@ class Common(RuleBasedStateMachine):
                 self.scheduled(pod, data)
         self.tell(EVERYTHING, is_told=is_told)
 
-    @precondition(lambda self: any(self.ledger.get(claim) for _, claim, _ in self.answers))
+    def known_answers(self) -> list[tuple[Request, ClaimId, bytes]]:
+        """Those that the allocator has not forgotten."""
+        return [known for known in self.answers if known[0].id in self.process.engine._answers]
+
+    @precondition(lambda self: self.known_answers())
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
-        """A retry gets the first answer, byte by byte, as long as the claim lives."""
-        alive = [known for known in self.answers if self.ledger.get(known[1])]
-        request, _, answer = data.draw(st.sampled_from(alive))
+        """A retry gets the first answer, byte by byte, as long as the claim lives; then it is told that it has ended."""
+        request, claim_id, answer = data.draw(st.sampled_from(self.known_answers()))
+        claim = self.ledger.get(claim_id)
+        is_over = claim is None or claim_id in self.process.engine._ending
+        is_over |= claim is not None and claim.owner.kind != POD and (claim.expires or 0.0) <= self.process.now()
         task = self.process.allocate(request.ask, request.id)
         assert task.done(), "nothing has to be made durable"
-        assert task.result() == answer
+        if is_over:
+            assert "has ended" in str(task.exception())
+        else:
+            assert task.result() == answer
 
     @precondition(lambda self: self.process.journal.queue)
     @rule(most=st.sampled_from([1, 2, EVERYTHING]), is_full=SELDOM)
