@@ -32,7 +32,7 @@ from allocator.certificates.authority import Rules as CertificateRules
 from allocator.certificates.files import Files
 from allocator.certificates.serving import Serving
 from allocator.certificates.settings import Settings
-from allocator.clock import Clock
+from allocator.clock import Clock, elapsed
 from allocator.cluster.contract import Source, Watch
 from allocator.cluster.file import FileCluster
 from allocator.cluster.none import IMPLICIT_NODE, NoCluster
@@ -240,7 +240,7 @@ class Allocator:
         await asyncio.gather(self._leadership.keep(), self._follow_from(serve_at))
 
     async def _follow_from(self, serve_at: float) -> None:
-        delay = serve_at - time.time()
+        delay = serve_at - elapsed()
         if delay > 0:
             log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
             self._wait_for(f"{delay:.0f} s for what a predecessor without its journal may have admitted")
