@@ -451,6 +451,8 @@ class Allocator:
     def _notes(self) -> list[str]:
         aside = self._journal.set_aside
         notes = [f"the journal was corrupt and was set aside as {aside} at start"] if aside else []
+        if steps := sum(self._engine.clock_steps.values()):
+            notes.append(f"the wall clock was set, or this process stopped, {steps} times since the start: see the log")
         if self._watch and LAGGING_SECONDS < self._watch.lag() < math.inf:
             notes.append(f"the view of the cluster was last proven current {self._watch.lag():.0f} seconds ago")
         if self._keeper and self._keeper.trouble:

@@ -144,6 +144,7 @@ class Status:
                 for name, expires in sorted(self._certificates.items())
             ],
             callers=self.callers.recent(),
+            clock_step_count=sum(engine.clock_steps.values()),
         )
 
     def _obstacle(self) -> str:
