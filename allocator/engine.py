@@ -38,6 +38,7 @@ from allocator.core.pods import Pod
 from allocator.core.upkeep import Incident, IncidentKind
 from allocator.journal.contract import MOST_FORGOTTEN, Answer, Drop, Entry, Forget, Journal, JournalError, Put, Recorded
 from allocator.lines import Lines
+from allocator.slices import slices
 from hostport.contract import Reason
 from hostport.logs import tell
 
@@ -166,14 +167,16 @@ class Engine:
         self._leases_ending = 0  # because they are due
         self._unsaved: dict[ClaimId, Claim | None] = {}
         self._lines = Lines()
-        self._restore()
 
-    def _restore(self) -> None:
+    def restore(self) -> Iterator[None]:
+        """Takes what the journal kept, once it is open and before anything else, in steps."""
         kept = self.journal.load()
         if self._clock is not None and kept.clock is not None:
             self._clock.resume(kept.clock)
         self.journal.clock = self.now
-        self.ledger.restore(kept.claims, self.now())
+        for claims in slices(sorted(kept.claims, key=lambda claim: claim.created), lambda claim: len(claim.ports)):
+            self.ledger.restore(claims, self.now())
+            yield
         before = self.now() - ANSWER_SECONDS
         for answer in sorted(kept.answers, key=lambda answer: answer.ended or 0.0):
             if answer.ended is not None and answer.ended < before:

@@ -77,6 +77,16 @@ JOURNAL_FAILURES = Described(
     kind="counter",
     help="Commits of the journal that failed; they granted nothing",
 )
+JOURNAL_TROUBLE = Described(
+    name="hostport_journal_trouble",
+    kind="gauge",
+    help="1 while the journal cannot be opened, or its last commit failed; `/readyz?verbose` says why",
+)
+JOURNAL_SET_ASIDE = Described(
+    name="hostport_journal_set_aside",
+    kind="gauge",
+    help="Damaged journals that were set aside and that nobody has acknowledged",
+)
 SERVING = Described(
     name="hostport_serving", kind="gauge", help="1 while this allocator answers, 0 while it starts, waits or stops"
 )
@@ -187,7 +197,8 @@ CLOCK_STEPS = Described(
 )
 
 METRICS = (
-    BUILD_INFO, SERVING, ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
+    BUILD_INFO, SERVING, JOURNAL_TROUBLE, JOURNAL_SET_ASIDE,
+    ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
     JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS, OUTSIDER_PORTS, NODES,
     RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
     CLOCK_STEPS,
@@ -241,6 +252,8 @@ class Standing(Collector):
     def collect(self) -> Iterator[Metric]:
         engine, tally = self._engine, self._engine.ledger.tally()
         yield SERVING.family([((), float(engine.is_serving and engine.holds_lease()))])
+        yield JOURNAL_TROUBLE.family([((), float(bool(engine.journal.trouble)))])
+        yield JOURNAL_SET_ASIDE.family([((), len(engine.journal.set_aside))])
         yield CLAIMS.family(((state.value,), tally.states.get(state, 0)) for state in LIVE_STATES)
         yield UNPLACEABLE.family([((), tally.unplaceable)])
         yield EXPIRED.family(((s.value,), engine.expired[s]) for s in (State.RESERVED, State.LEASED))

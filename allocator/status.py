@@ -128,7 +128,7 @@ class Status:
             serving=is_serving,
             waiting_for="" if is_serving else self._obstacle(),
             journal=pb.GetStatusResponse.Journal(
-                kind=self._journal, set_aside=engine.journal.set_aside or "", unsaved_count=engine.unsaved
+                kind=self._journal, set_aside=", ".join(engine.journal.set_aside), unsaved_count=engine.unsaved
             ),
             watch=self._watch(),
             lease=self._lease(),

@@ -275,6 +275,10 @@ class Leadership:
         """What we write into it as its holder."""
         return self._me.identity
 
+    def has_journal(self, name: str) -> None:
+        """Before it is acquired: the name of our journal."""
+        self._me = replace(self._me, journal=name)
+
     def is_valid(self) -> bool:
         """Whether we may answer: the last renewal that succeeded began less than 10 seconds ago."""
         return self._elapsed() - self._renewed < VALID_SECONDS

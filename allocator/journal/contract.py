@@ -26,6 +26,10 @@ class JournalError(Exception):
     """What the caller is told instead, where it is not the environment's fault after all."""
 
 
+class JournalInUseError(JournalError):
+    """The operator's fault: another process has the journal. That does not pass while it lives."""
+
+
 class JournalVersionError(JournalError):
     """The operator's fault: the file was written by a newer version, or by another program."""
 
@@ -93,18 +97,39 @@ def no_clock() -> float | None:
 class Journal(Protocol):
     """The seam between the allocator and its journal."""
 
-    set_aside: str | None
-    """Where a file went that could not be read, for `/readyz?verbose`; None: it was fine."""
+    @property
+    def set_aside(self) -> Sequence[str]:
+        """Where damaged files went that nobody has acknowledged yet, oldest first: they are told until then."""
 
-    identity: str
-    """A random name that stays with the file, so that an allocator can tell whether it has its predecessor's journal.
-    Empty: it has none."""
+    @property
+    def began_anew_at(self) -> float:
+        """When the last of those was set aside, in seconds since the epoch; 0.0: none was. What a predecessor granted
+        before that may be missing.
+        """
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the journal from being opened, or kept the last commit from being durable. Empty: nothing does."""
+
+    @property
+    def identity(self) -> str:
+        """A random name that stays with the file, so that an allocator can tell whether it has its predecessor's
+        journal. Empty: it has none.
+        """
 
     clock: Callable[[], float | None]
     """The allocator's clock. Its reading is kept with every commit; None: there is none."""
 
+    async def open(self) -> None:
+        """Returns when the journal can be used. Waits for as long as the environment is in the way: see `trouble`.
+
+        Raises:
+            JournalInUseError, JournalVersionError: that will not pass by itself.
+
+        """
+
     def load(self) -> Kept:
-        """What is in force. Called once, before any submission."""
+        """What is in force. Called once, when it is open, before any submission."""
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         """Makes entries durable, together.

@@ -46,7 +46,6 @@ class LeaseJournal:
     """See the module. `now` is the clock by which leases end."""
 
     def __init__(self, inner: Journal, store: Store, shelf: Shelf, *, now: Callable[[], float]) -> None:
-        self.set_aside, self.identity = inner.set_aside, inner.identity
         self._inner = inner
         self._store = store
         self._shelf = shelf
@@ -67,6 +66,25 @@ class LeaseJournal:
     def busy(self) -> Collection[ClaimId]:
         """The leases whose objects are being written or deleted."""
         return self._busy
+
+    @property
+    def set_aside(self) -> Sequence[str]:
+        return self._inner.set_aside
+
+    @property
+    def began_anew_at(self) -> float:
+        return self._inner.began_anew_at
+
+    @property
+    def trouble(self) -> str:
+        return self._inner.trouble
+
+    @property
+    def identity(self) -> str:
+        return self._inner.identity
+
+    async def open(self) -> None:
+        await self._inner.open()
 
     def load(self) -> Kept:
         return self._inner.load()

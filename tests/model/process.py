@@ -25,6 +25,7 @@ from allocator.core.ledger import Ledger, Rules
 from allocator.engine import Engine, RequestMark
 from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put, no_clock
 from allocator.journal.records import decode_claim, encode_claim
+from allocator.slices import at_once
 
 from .reality import Event, Reality, RealNode, RealPod
 
@@ -64,13 +65,18 @@ class Disk:
 class QueueJournal:
     """Submissions wait until the test decides what becomes of them, in order."""
 
-    set_aside: str | None = None
+    set_aside: Sequence[str] = ()
+    began_anew_at = 0.0
+    trouble = ""
     identity = "journal"
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         self.clock = no_clock
         self.queue: deque[tuple[Sequence[Entry], Callable[[], bool], asyncio.Future[bool]]] = deque()
+
+    async def open(self) -> None:
+        pass
 
     def load(self) -> Kept:
         return Kept(tuple(self.disk.read().values()), tuple(self.disk.answers.values()), self.disk.clock)
@@ -158,6 +164,7 @@ class Process:
             new_id=lambda: ClaimId(f"{next(ids):032x}"),
             clock=clock,
         )
+        at_once(self.engine.restore())
         self.client = StoreClient(reality)
         cluster = KubernetesCluster(cast("Client", self.client), now=now)
         cluster._observer = self.engine

@@ -19,6 +19,7 @@ from allocator.core.ledger import Ledger, Rules
 from allocator.engine import Engine, RequestMark, always
 from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put, no_clock
 from allocator.portleases.parts import Parts
+from allocator.slices import at_once
 
 NODE = "n1"
 NUMBER = 21000
@@ -36,7 +37,9 @@ class Disk:
 class DiskJournal:
     """A journal on such a disk, that can be full: `is_full`."""
 
-    set_aside: str | None = None
+    set_aside: Sequence[str] = ()
+    began_anew_at = 0.0
+    trouble = ""
 
     def __init__(self, disk: Disk) -> None:
         self.identity = f"journal-{id(disk)}"
@@ -44,6 +47,9 @@ class DiskJournal:
         self.clock = no_clock
         self.is_full = False
         self.dies_after_commit = False  # its answer never comes
+
+    async def open(self) -> None:
+        pass
 
     def load(self) -> Kept:
         return Kept(tuple(self._disk.claims.values()), tuple(self._disk.answers), self._disk.clock)
@@ -105,6 +111,7 @@ class Allocator:
             new_id=lambda: ClaimId(f"{next(ids):04x}".ljust(32, "0")),
             clock=clock,
         )
+        at_once(self.engine.restore())
         self.engine.holds_lease = lambda: self.may_write
         self.keeper = parts.keeper(self.engine, legacy=lambda: self.legacy)
         self.keeper._follower._pace = Pace(stall_seconds=5.0)

@@ -315,9 +315,11 @@ def _journal(status: pb.GetStatusResponse) -> Finding:
         cause = f"{status.journal.unsaved_count} changes could not be written, and are tried again"
         return _failed("allocator-journal", cause, "see its log: is the disk full or broken?")
     if status.journal.set_aside:
-        cause = f"it could not be read at the start, and was set aside as {status.journal.set_aside}"
+        cause = f"it was damaged, and set aside as {status.journal.set_aside}"
         return _warning(
-            "allocator-journal", cause, "let services renew their leases; remove the file when it is not needed"
+            "allocator-journal",
+            cause,
+            "see its log for what was lost; then `python -m allocator journal acknowledge PATH` in the allocator's Pod",
         )
     return _ok("allocator-journal", status.journal.kind)
 
