@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from allocator.clock import Step
 from allocator.cluster.contract import Watch
 from allocator.core.claims import State
 from allocator.core.ledger import Tally
@@ -75,6 +76,16 @@ JOURNAL_FAILURES = Described(
     name="hostport_journal_failures_total",
     kind="counter",
     help="Commits of the journal that failed; they granted nothing",
+)
+JOURNAL_TROUBLE = Described(
+    name="hostport_journal_trouble",
+    kind="gauge",
+    help="1 while the journal cannot be opened, or its last commit failed; `/readyz?verbose` says why",
+)
+JOURNAL_SET_ASIDE = Described(
+    name="hostport_journal_set_aside",
+    kind="gauge",
+    help="Damaged journals that were set aside and that nobody has acknowledged",
 )
 SERVING = Described(
     name="hostport_serving", kind="gauge", help="1 while this allocator answers, 0 while it starts, waits or stops"
@@ -178,10 +189,19 @@ RELISTS = Described(
     help="Lists that were needed because the API server had forgotten the history (`--cluster kubernetes`)",
 )
 
+CLOCK_STEPS = Described(
+    name="hostport_clock_steps_total",
+    kind="counter",
+    help="Times that the wall clock was set by a second or more, or that the allocator did not run",
+    labels={"kind": "`forward`, `back`: the wall clock was set; `pause`: the process or its machine was stopped"},
+)
+
 METRICS = (
-    BUILD_INFO, SERVING, ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
+    BUILD_INFO, SERVING, JOURNAL_TROUBLE, JOURNAL_SET_ASIDE,
+    ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
     JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS, OUTSIDER_PORTS, NODES,
     RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
+    CLOCK_STEPS,
     CERTIFICATE_EXPIRY,
 )  # fmt: skip
 
@@ -232,6 +252,8 @@ class Standing(Collector):
     def collect(self) -> Iterator[Metric]:
         engine, tally = self._engine, self._engine.ledger.tally()
         yield SERVING.family([((), float(engine.is_serving and engine.holds_lease()))])
+        yield JOURNAL_TROUBLE.family([((), float(bool(engine.journal.trouble)))])
+        yield JOURNAL_SET_ASIDE.family([((), len(engine.journal.set_aside))])
         yield CLAIMS.family(((state.value,), tally.states.get(state, 0)) for state in LIVE_STATES)
         yield UNPLACEABLE.family([((), tally.unplaceable)])
         yield EXPIRED.family(((s.value,), engine.expired[s]) for s in (State.RESERVED, State.LEASED))
@@ -249,6 +271,7 @@ class Standing(Collector):
         yield NODES.family([((), tally.known_nodes)])
         yield EVENTS.family(list(self._events.items()))
         yield from _ranges(tally.picture)
+        yield CLOCK_STEPS.family(((step.name.lower(),), engine.clock_steps.get(step, 0)) for step in Step)
         if self._watch is not None:
             yield WATCH_LAG.family([((), self._watch.lag())])
             yield RELISTS.family([((), self._watch.relists())])

@@ -1,7 +1,7 @@
 """Wiring, the order of start-up, and shutdown.
 
-Start: lock and read the journal → listen, NOT_SERVING → acquire the Lease, where there is one → see the whole cluster
-once, and have a certificate, where they are built in → SERVING.
+Start: listen, NOT_SERVING → lock and read the journal, which may have to wait → acquire the Lease, where there is one →
+see the whole cluster once, and have a certificate, where they are built in → SERVING.
 Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → see the Pods that they admitted, and give the Lease
 back → close the journal → exit 0. A second signal exits at once.
 """
@@ -32,7 +32,7 @@ from allocator.certificates.authority import Rules as CertificateRules
 from allocator.certificates.files import Files
 from allocator.certificates.serving import Serving
 from allocator.certificates.settings import Settings
-from allocator.clock import Clock
+from allocator.clock import Clock, elapsed
 from allocator.cluster.contract import Source, Watch
 from allocator.cluster.file import FileCluster
 from allocator.cluster.none import IMPLICIT_NODE, NoCluster
@@ -52,7 +52,7 @@ from allocator.page.handlers import Page, page
 from allocator.page.views import Identity, Views
 from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
-from allocator.slices import REST_SECONDS
+from allocator.slices import REST_SECONDS, in_turns
 from allocator.status import Status
 from hostport import garbage
 from hostport.flags import Address
@@ -76,6 +76,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AllocatorService"].full_name
 DEFAULT_NAMESPACE = "default"  # of leases that name none, where no allocator has a Pod of its own
 TICK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
+UNSEEN_SECONDS = 36.0  # a create lives at most 34 s in the API server
 HANDOVER_SECONDS = 8.0  # a create that we admitted is stored within milliseconds, if at all; some never are
 LAGGING_SECONDS = 10.0  # a proof takes up to five seconds in a quiet cluster
 MAX_HTTP_BODY = 1 << 16  # nobody has to send one
@@ -126,7 +127,7 @@ class Allocator:
         self._config = config
         self._journal = journal
         clock = Clock()
-        self._leadership = _leadership(config, journal) if config.lease_namespace else None
+        self._leadership = _leadership(config) if config.lease_namespace else None
         holds_lease = self._leadership.is_valid if self._leadership else always
         leases = _port_leases(config, journal, holds_lease, clock) if config.port_leases else None
         self._watch = _watch(config.kubeconfig, clock) if config.cluster == "kubernetes" else None
@@ -146,8 +147,13 @@ class Allocator:
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
         self._engine = Engine(
-            ledger=Ledger(rules), journal=leases.journal if leases else journal, now=clock, new_id=_new_id
+            ledger=Ledger(rules),
+            journal=leases.journal if leases else journal,
+            now=clock,
+            new_id=_new_id,
+            clock=clock,
         )
+        clock.counts = self._may_answer
         self._engine.watch = self._watch
         self._engine.holds_lease = holds_lease
         self._lease_keeper: LeaseKeeper | None = None
@@ -173,7 +179,7 @@ class Allocator:
             version=program_version(),
             instance=config.pod_name or socket.gethostname(),
             cluster=config.cluster,
-            started=clock(),
+            started=clock.wall(),
             epoch=self._leadership.identity.rpartition("/")[2] if self._leadership else "",
             certificates=self._metrics.certificates,
         )
@@ -186,9 +192,10 @@ class Allocator:
             certificates=self._metrics.certificates,
             leadership=self._leadership,
         )
-        self._serving = Serving(now=clock()) if config.is_builtin else None
+        self._serving = Serving(now=clock.wall()) if config.is_builtin else None
         self._keeper = _keeper(config, self._serving, self._leadership) if self._serving and self._leadership else None
         self._is_stopping = False
+        self._journal_read = asyncio.Event()
 
     async def run(self) -> None:
         server, health_server = self._grpc_server(), self._health_server()
@@ -227,15 +234,32 @@ class Allocator:
             LostError: the Lease is not ours any more.
 
         """
+        await self._open_journal()
         if self._leadership is None:
-            await self._follow_now()
+            anew = self._journal.began_anew_at if self._watch else 0.0
+            left = min(UNSEEN_SECONDS, anew + UNSEEN_SECONDS - time.time())
+            await self._follow_from(elapsed() + left if anew else 0.0)
             return
         self._wait_for("the Lease {}/{}, which another allocator may hold".format(*self._leadership.place))
         serve_at = await self._leadership.acquire()
         await asyncio.gather(self._leadership.keep(), self._follow_from(serve_at))
 
+    async def _open_journal(self) -> None:
+        """Reads what was kept. Waits for as long as the environment is in the way.
+
+        Raises:
+            JournalError: that will not pass by itself.
+
+        """
+        self._status.waiting_for = lambda: self._journal.trouble or "the journal, which is being read"
+        await self._journal.open()
+        await in_turns(self._engine.restore())
+        self._journal_read.set()
+        if self._leadership is not None:
+            self._leadership.has_journal(self._journal.identity)
+
     async def _follow_from(self, serve_at: float) -> None:
-        delay = serve_at - time.time()
+        delay = serve_at - elapsed()
         if delay > 0:
             log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
             self._wait_for(f"{delay:.0f} s for what a predecessor without its journal may have admitted")
@@ -261,10 +285,12 @@ class Allocator:
         await self._source.run(self._engine)
 
     def _legacy(self) -> Legacy:
-        """Without a Lease there is one allocator with one journal."""
+        """Without a Lease there is one allocator with one journal, which may have begun anew."""
         from allocator.cluster.lease import Legacy  # noqa: PLC0415 - loaded by then
 
-        return self._leadership.legacy if self._leadership else Legacy.JOURNAL
+        if self._leadership is not None:
+            return self._leadership.legacy
+        return Legacy.NOTHING if self._journal.began_anew_at else Legacy.JOURNAL
 
     def _wait_for(self, what: str) -> None:
         self._status.waiting_for = lambda: what
@@ -274,6 +300,7 @@ class Allocator:
         return f"the first full view of {self._config.cluster}" + (f": {progress}" if progress else "")
 
     async def _start_serving(self) -> None:
+        await self._journal_read.wait()
         await self._source.synced()
         if self._keeper is not None:
             await self._keeper.ready()
@@ -299,6 +326,7 @@ class Allocator:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            self._engine.see_clock()
             if self._engine.is_serving:
                 self._engine.tick()
             ends = asyncio.get_running_loop().time() + TICK_SECONDS
@@ -436,15 +464,22 @@ class Allocator:
     def _checks(self) -> Mapping[str, str | None]:
         is_synced = self._engine.is_serving or self._is_stopping
         return {
-            "journal": None,  # it was read before we listened
+            "journal": None if self._journal_read.is_set() else self._journal.trouble or "it is being read",
             "cluster": None if is_synced else f"waiting for {self._first_view()}",
             **({"certificate": self._keeper.missing} if self._keeper else {}),
             "stopping": "SIGTERM was received" if self._is_stopping else None,
         }
 
     def _notes(self) -> list[str]:
-        aside = self._journal.set_aside
-        notes = [f"the journal was corrupt and was set aside as {aside} at start"] if aside else []
+        notes = [
+            f"the journal was damaged and set aside as {aside}, which nobody has acknowledged:"
+            f" python -m allocator journal acknowledge {self._config.journal}"
+            for aside in self._journal.set_aside
+        ]
+        if self._journal_read.is_set() and self._journal.trouble:
+            notes.append(f"the journal takes no commits: {self._journal.trouble}")
+        if steps := sum(self._engine.clock_steps.values()):
+            notes.append(f"the wall clock was set, or this process stopped, {steps} times since the start: see the log")
         if self._watch and LAGGING_SECONDS < self._watch.lag() < math.inf:
             notes.append(f"the view of the cluster was last proven current {self._watch.lag():.0f} seconds ago")
         if self._keeper and self._keeper.trouble:
@@ -457,14 +492,14 @@ def _watch(kubeconfig: str, clock: Clock) -> Watch:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415
     from allocator.cluster.kubernetes import KubernetesCluster  # noqa: PLC0415
 
-    return KubernetesCluster(Client(loader(kubeconfig)), now=clock)
+    return KubernetesCluster(Client(loader(kubeconfig)), ends=clock)
 
 
 def _port_leases(config: Config, journal: Journal, may_write: Callable[[], bool], clock: Clock) -> Parts:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
     from allocator.portleases.parts import Parts  # noqa: PLC0415
 
-    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock)
+    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock, ahead=lambda: clock.ahead)
 
 
 def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:
@@ -486,11 +521,11 @@ def _new_id() -> ClaimId:
     return ClaimId(secrets.token_hex(16))
 
 
-def _leadership(config: Config, journal: Journal) -> Leadership:
+def _leadership(config: Config) -> Leadership:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
     from allocator.cluster.lease import Holder, Leadership  # noqa: PLC0415
 
-    me = Holder(pod_uid=config.pod_uid, pod_name=config.pod_name, start=secrets.token_hex(8), journal=journal.identity)
+    me = Holder(pod_uid=config.pod_uid, pod_name=config.pod_name, start=secrets.token_hex(8))
     return Leadership(Client(loader(config.kubeconfig)), me, namespace=config.lease_namespace)
 
 

@@ -25,6 +25,7 @@ from allocator.journal.contract import Journal
 from allocator.metrics import Metrics, Standing
 from allocator.reports import Reports
 from allocator.service import AllocatorService
+from allocator.slices import at_once
 from allocator.status import Status
 from hostport.contract import Reason
 from hostport.flags import Address
@@ -42,6 +43,7 @@ class Running:
         self.engine = Engine(
             ledger=Ledger(rules), journal=journal, now=lambda: self.now, new_id=lambda: ClaimId(f"{next(ids):032x}")
         )
+        at_once(self.engine.restore())
         self.engine.is_serving = True
         self.decisions = Decisions()
         self.metrics = Metrics()

@@ -65,7 +65,7 @@ def encode_claim(claim: Claim) -> str:
     return _encode(record).decode()
 
 
-def decode_claim(text: str) -> Claim:
+def decode_claim(text: str | bytes) -> Claim:
     """The claim that a line stands for. What many claims have alike is one object, as in those that were asked for.
 
     Raises:
