@@ -114,7 +114,7 @@ class AllocatorClient:
 
     def refresh(self) -> None:
         """Takes up credentials that changed on disk: a new channel, while calls end on the old one."""
-        if not self._watch.changed():
+        if not (self._watch.changed() or self._credentials.is_due()):
             return
         credentials = self._credentials.load()
         if self._watch.changed():
