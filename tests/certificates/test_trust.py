@@ -10,7 +10,6 @@ import pytest
 
 from allocator.certificates.files import Files
 from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, ends, issue, new_authority, pem
-from hostport import rollover
 from hostport.credentials import Credentials
 from hostport.rollover import MOST_FORMER, MOST_TOLD, RollOver, Shown, ending, fingerprint
 from hostport.x509 import certificates
@@ -166,8 +165,7 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setattr(rollover.time, "time", lambda: NOW)
+def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
