@@ -50,7 +50,9 @@ class Credentials:
         return grpc.composite_channel_credentials(tls, grpc.metadata_call_credentials(_Bearer(self._read_token)))
 
     def context(self) -> ssl.SSLContext:
-        """The same for Python's own TLS. Raises OSError as `load` does."""
+        """The same for Python's own TLS; as it was loaded last, where that is remembered. Raises as `load` does."""
+        if self.roll_over:
+            return _context(self.roll_over.trusted if self.ca else None, self.roll_over.shown)
         return _context(*self._read())
 
     def is_due(self) -> bool:

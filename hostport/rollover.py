@@ -62,6 +62,11 @@ class RollOver:
             self._changed = self._clock()
         former = {each: end for each, end in self._known.items() if each not in found and self._now() < end < math.inf}
         self._known = found | dict(nlargest(MOST_FORMER, former.items(), key=lambda each: each[1]))
+        return self.trusted
+
+    @property
+    def trusted(self) -> bytes:
+        """All that is trusted, PEM."""
         return "".join(self._known).encode()
 
     def authorities(self) -> Mapping[str, float]:
@@ -69,6 +74,11 @@ class RollOver:
         return _told(self._known)
 
     # -- what to show
+
+    @property
+    def shown(self) -> Shown | None:
+        """What is shown; None: nothing yet."""
+        return self._shown
 
     def show(self, pair: Shown) -> Shown:
         """What the files hold now; returns what is to be shown."""

@@ -94,8 +94,8 @@ def values(resources: Mapping[str, Any]) -> tuple[Value, ...]:
             "certificates.issuerRef",
             {},
             ISSUER,
-            "With `certManager`: your own issuer, as `{name: corporate, kind: ClusterIssuer}`. It must put the authority "
-            "into `ca.crt`. Empty: an authority of our own.",
+            "With `certManager`: your own issuer, as `{name: corporate, kind: ClusterIssuer}`. It must put its "
+            "authority into `ca.crt`. Empty: an authority of our own.",
         ),
         Value("certificates.duration", "2160h", HOURS, "With `certManager`: life of a certificate."),
         Value("certificates.renewBefore", "720h", HOURS, "With `certManager`: how long before its end it is renewed."),
@@ -104,7 +104,7 @@ def values(resources: Mapping[str, Any]) -> tuple[Value, ...]:
             "certificates.caRenewBefore",
             "17520h",
             HOURS,
-            "With `certManager`: how long before its end it is renewed, with the same key; more than a certificate lives.",
+            "With `certManager`: how long before its end it is renewed, with its key; more than a certificate lives.",
         ),
         Value(
             "priorityClassName",
