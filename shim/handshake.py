@@ -20,9 +20,6 @@ from hostport.flags import Address
 
 log = logging.getLogger(__name__)
 
-CONNECTING = 0.1
-"""Seconds that a connection may take before it is asked why there is none."""
-
 PAUSE, PATIENCE = 1.0, 2.0
 """Seconds."""
 
@@ -97,7 +94,6 @@ class Doctor:
 
     async def _look(self) -> None:
         """One for all calls, while there are any."""
-        await asyncio.sleep(CONNECTING)
         while self._waiting and not self._is_connected():
             self._trouble = await tls_trouble(self._address, self._credentials)
             self._tell()

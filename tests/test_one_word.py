@@ -147,8 +147,8 @@ async def world(service: Running, **options: Any) -> AsyncIterator[World]:
         for each in loggers:
             each.removeHandler(handler)
             each.setLevel(logging.NOTSET)
-        for each in {shim, made.shim}:
-            await each.stop()
+        for one in {shim, made.shim}:
+            await one.stop()
 
 
 # -- what people meet when a Pod is created

@@ -88,7 +88,7 @@ async def test_the_cause_is_told_in_words(case: Case, tmp_path: Path) -> None:
 async def test_an_admission_that_fails_for_it_says_so(case: Case, tmp_path: Path) -> None:
     async with allocator(case) as address:
         client = AllocatorClient(address, credentials(case, tmp_path))
-        outcome = await client.allocate(AllocateRequest(), deadline=asyncio.get_running_loop().time() + 1)
+        outcome = await client.allocate(AllocateRequest(), deadline=asyncio.get_running_loop().time() + 2)
         await client.close()
 
     if not case.said:
@@ -105,7 +105,7 @@ async def test_what_is_no_failure_of_tls_is_not_told_as_one(tmp_path: Path) -> N
 
     assert await tls_trouble(address, credentials(case, tmp_path)) == ""
     client = AllocatorClient(address, credentials(case, tmp_path))
-    outcome = await client.allocate(AllocateRequest(), deadline=asyncio.get_running_loop().time() + 0.5)
+    outcome = await client.allocate(AllocateRequest(), deadline=asyncio.get_running_loop().time() + 2)
     await client.close()
     assert isinstance(outcome, Unreachable)
     assert outcome.reason == "ALLOCATOR_UNREACHABLE"
@@ -116,7 +116,7 @@ async def test_a_failure_that_has_passed_is_told_no_more(tmp_path: Path) -> None
     files = credentials(case, tmp_path)
     async with allocator(case) as address:
         client = AllocatorClient(address, files)
-        before = await client.allocate(AllocateRequest(), deadline=asyncio.get_running_loop().time() + 0.5)
+        before = await client.allocate(AllocateRequest(), deadline=asyncio.get_running_loop().time() + 2)
         assert files.ca is not None
         files.ca.write_text(pem([OTHER.certificate]))
         client.refresh()
