@@ -93,7 +93,7 @@ AUTHORITY_EXPIRY = Described(
     name="hostport_authority_trusted_until_timestamp_seconds",
     kind="gauge",
     help="When an authority ends whose certificates are trusted, in seconds since the epoch",
-    labels={"authority": "the first 16 digits of SHA-256 over its certificate; the 16 that end last"},
+    labels={"name": "the first 16 digits of SHA-256 over its certificate; the 16 that end last"},
 )
 
 

@@ -40,7 +40,13 @@ RPC_SECONDS = Described(
 )
 IN_FLIGHT = Described(name="hostport_shim_in_flight", kind="gauge", help="Requests under way")
 
-METRICS = (BUILD_INFO, ANSWERS, ANSWER_SECONDS, RPC_SECONDS, IN_FLIGHT, CERTIFICATE_EXPIRY, AUTHORITY_EXPIRY)
+REFUSED = Described(
+    name="hostport_shim_certificate_refused_total",
+    kind="counter",
+    help="Handshakes that a client of /mutate, such as an API server, ended because it does not trust the certificate",
+)
+
+METRICS = (BUILD_INFO, ANSWERS, ANSWER_SECONDS, RPC_SECONDS, IN_FLIGHT, REFUSED, CERTIFICATE_EXPIRY, AUTHORITY_EXPIRY)
 
 
 class Metrics:
@@ -53,6 +59,7 @@ class Metrics:
         self.answers = Counted(ANSWERS.counter(registry))
         self.seconds = ANSWER_SECONDS.histogram(registry)
         self.rpc_seconds = RPC_SECONDS.histogram(registry)
+        self.refused = REFUSED.counter(registry)
         self.in_flight = IN_FLIGHT.gauge(registry)
         self._expiry = CERTIFICATE_EXPIRY.gauge(registry)
 

@@ -92,6 +92,7 @@ class Shim:
             max_body_size=LARGEST_DRAIN,
             most=options.most_connections,
             patience=options.patience,
+            refused=metrics.refused.inc,
         )
         self._side = BoundedServer(
             side_application(metrics, self._checks),

@@ -182,10 +182,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'hostport_certificate_expiration_timestamp_seconds{name="shim"}': f"{6 * 86400}x60"},
     ),
     "HostPortAuthorityEnds": (
-        {'hostport_authority_trusted_until_timestamp_seconds{authority="a"}': f"{6 * 86400}x60"},
+        {'hostport_authority_trusted_until_timestamp_seconds{name="a"}': f"{6 * 86400}x60"},
         {
-            'hostport_authority_trusted_until_timestamp_seconds{authority="a"}': f"{6 * 86400}x60",
-            'hostport_authority_trusted_until_timestamp_seconds{authority="b"}': f"{300 * 86400}x60",
+            'hostport_authority_trusted_until_timestamp_seconds{name="a"}': f"{6 * 86400}x60",
+            'hostport_authority_trusted_until_timestamp_seconds{name="b"}': f"{300 * 86400}x60",
         },
     ),
     "HostPortCertificatesRefused": (

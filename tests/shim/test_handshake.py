@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
+import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from standin import StandIn, serving
+from tornado.httpclient import AsyncHTTPClient
 
 from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, issue, new_authority, pem
 from allocator.certificates.serving import Serving
@@ -20,6 +25,7 @@ from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.client import AllocatorClient
 from shim.handshake import tls_trouble
 from shim.outcomes import Unreachable
+from shim.runtime import Options, Shim
 
 NOW = time.time()
 HOUR = 3600.0
@@ -95,6 +101,55 @@ async def test_an_admission_that_fails_for_it_says_so(case: Case, tmp_path: Path
         assert isinstance(outcome, AllocateResponse)
         return
     assert outcome == Unreachable("TLS_FAILED", f"no TLS with the allocator {address}: {case.said}")
+
+
+async def refusals(shim: Shim) -> str:
+    answer = await AsyncHTTPClient(force_instance=True).fetch(f"http://{shim.side_address}/metrics")
+    [value] = re.findall(r"^hostport_shim_certificate_refused_total (\S+)$", answer.body.decode(), re.MULTILINE)
+    return str(value)
+
+
+def shake_hands(context: ssl.SSLContext, address: Address) -> None:
+    """With a plain socket: asyncio keeps the alert of a failure to itself."""
+    with (
+        contextlib.suppress(ssl.SSLCertVerificationError),
+        socket.create_connection((address.host, address.port), timeout=5) as connection,
+        context.wrap_socket(connection),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("trusted", "minimum", "counted"),
+    [
+        (OURS, ssl.TLSVersion.TLSv1_3, "0.0"),
+        (OTHER, ssl.TLSVersion.TLSv1_3, "1.0"),
+        (OTHER, ssl.TLSVersion.TLSv1_2, "1.0"),
+    ],
+    ids=["trusted", "a stranger", "a stranger, TLS 1.2"],
+)
+async def test_an_api_server_that_does_not_trust_the_shim_is_counted(
+    trusted: Pair, minimum: ssl.TLSVersion, counted: str, tmp_path: Path
+) -> None:
+    files = credentials(CASES["both trust"], tmp_path)
+    anywhere = Address("127.0.0.1", 0)
+    shim = Shim(
+        Options(
+            listen=anywhere,
+            http=anywhere,
+            allocator=anywhere,
+            tls_cert=files.cert,
+            tls_key=files.key,
+            tls_min_version=minimum,
+        )
+    )
+    context = ssl.create_default_context(cadata=pem([trusted.certificate]))
+    context.check_hostname, context.maximum_version = False, minimum
+    await asyncio.to_thread(shake_hands, context, shim.address)
+    async with asyncio.timeout(5):
+        while await refusals(shim) != counted:
+            await asyncio.sleep(0.01)
+    await shim.stop()
 
 
 async def test_what_is_no_failure_of_tls_is_not_told_as_one(tmp_path: Path) -> None:
