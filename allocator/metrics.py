@@ -22,7 +22,16 @@ from allocator.core.survey import FULLEST_NODES, MOST_RANGES, Picture, bands
 from allocator.core.upkeep import IncidentKind
 from allocator.engine import Engine
 from allocator.journal.sqlite import Commit
-from hostport.metering import BUCKETS, BUILD_INFO, CERTIFICATE_EXPIRY, Counted, Described, Sample
+from hostport.metering import (
+    AUTHORITY_EXPIRY,
+    BUCKETS,
+    BUILD_INFO,
+    CERTIFICATE_EXPIRY,
+    Authorities,
+    Counted,
+    Described,
+    Sample,
+)
 from hostport.version import program_version
 
 RESULTS = (
@@ -203,6 +212,7 @@ METRICS = (
     RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
     CLOCK_STEPS,
     CERTIFICATE_EXPIRY,
+    AUTHORITY_EXPIRY,
 )  # fmt: skip
 
 
@@ -222,6 +232,8 @@ class Metrics:
         self._failures = JOURNAL_FAILURES.counter(registry)
         self._expiry = CERTIFICATE_EXPIRY.gauge(registry)
         self.certificates: dict[str, Callable[[], float]] = {}
+        self._trusted: Callable[[], Mapping[str, float]] = dict
+        self.registry.register(Authorities(self.trusted))
 
     def committed(self, commit: Commit) -> None:
         """A listener of the journal."""
@@ -234,6 +246,13 @@ class Metrics:
         """From now on, when this certificate ends: seconds since the epoch."""
         self._expiry.labels(name).set_function(expires)
         self.certificates[name] = expires
+
+    def trust(self, ends: Callable[[], Mapping[str, float]]) -> None:
+        """From now on, when each authority ends that is trusted: by fingerprint, seconds since the epoch."""
+        self._trusted = ends
+
+    def trusted(self) -> Mapping[str, float]:
+        return self._trusted()
 
 
 class Standing(Collector):

@@ -182,6 +182,7 @@ class Allocator:
             started=clock.wall(),
             epoch=self._leadership.identity.rpartition("/")[2] if self._leadership else "",
             certificates=self._metrics.certificates,
+            trusted=self._metrics.trusted,
         )
         self._health = health.aio.HealthServicer()
         self._reviews: Reviews | None = None
@@ -190,6 +191,7 @@ class Allocator:
             cluster=config.cluster.partition(":")[0],
             journal="sqlite" if config.journal else "memory",
             certificates=self._metrics.certificates,
+            trusted=self._metrics.trusted,
             leadership=self._leadership,
         )
         self._serving = Serving(now=clock.wall()) if config.is_builtin else None
@@ -306,6 +308,7 @@ class Allocator:
             await self._keeper.ready()
             self._metrics.certificate("allocator", self._keeper.expires)
             self._metrics.certificate("ca", self._keeper.authority_expires)
+            self._metrics.trust(self._keeper.trusted)
         if not self._is_stopping:
             garbage.serve()
             self._engine.is_serving = True
@@ -400,16 +403,16 @@ class Allocator:
 
     def _listen(self, server: grpc.aio.Server) -> None:
         config, listen = self._config, self._config.listen
-        credentials = self._credentials(config.tls_client_ca)
+        credentials = self._credentials(asks_clients=True)
         if credentials is None:
             self._listening = Address(listen.host, server.add_insecure_port(str(listen)))
             return
         self._listening = Address(listen.host, server.add_secure_port(str(listen), credentials))
-        if config.listen_tokens and (tokens := self._credentials("", asks_clients=False)):
+        if config.listen_tokens and (tokens := self._credentials(asks_clients=False)):
             port = server.add_secure_port(str(config.listen_tokens), tokens)
             log.info("listening for tokens on grpc %s", Address(config.listen_tokens.host, port))
 
-    def _credentials(self, client_ca: str, *, asks_clients: bool = True) -> grpc.ServerCredentials | None:
+    def _credentials(self, *, asks_clients: bool) -> grpc.ServerCredentials | None:
         """Of one port; None: plain text."""
         config = self._config
         if self._serving is not None:
@@ -417,10 +420,16 @@ class Allocator:
         if not config.tls_cert:
             return None
         files = Files(
-            cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=Path(client_ca) if client_ca else None
+            cert=Path(config.tls_cert),
+            key=Path(config.tls_key),
+            client_ca=Path(config.tls_client_ca) if config.tls_client_ca else None,
+            also=config.also_trust,
+            propagation=config.certificate_propagation,
+            asks_clients=asks_clients,
         )
         if asks_clients:
             self._metrics.certificate("allocator", lambda: files.expires)
+            self._metrics.trust(files.authorities)
         return files.credentials()
 
     def _guard(self) -> Guard:

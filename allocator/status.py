@@ -106,6 +106,7 @@ class Status:
         cluster: str,
         journal: str,
         certificates: Mapping[str, Callable[[], float]],
+        trusted: Callable[[], Mapping[str, float]] = dict,
         leadership: Leadership | None = None,
     ) -> None:
         self.callers = Callers(engine.wall)
@@ -114,6 +115,7 @@ class Status:
         self._cluster = cluster
         self._journal = journal
         self._certificates = certificates
+        self._trusted = trusted
         self._leadership = leadership
         self._started = engine.wall()
 
@@ -142,6 +144,10 @@ class Status:
             certificates=[
                 pb.GetStatusResponse.Certificate(name=name, expire_time=to_timestamp(expires()))
                 for name, expires in sorted(self._certificates.items())
+            ],
+            authorities=[
+                pb.GetStatusResponse.Certificate(name=name, expire_time=to_timestamp(end))
+                for name, end in self._trusted().items()
             ],
             callers=self.callers.recent(),
             clock_step_count=sum(engine.clock_steps.values()),

@@ -290,6 +290,11 @@ class Reason(Enum):
         "The shim got no answer from the allocator in time",
         "Retry; look at the allocator's health.",
     )
+    TLS_FAILED = (
+        Code.UNAVAILABLE,
+        "The shim and the allocator do not accept each other's certificate; the message says which one, and why",
+        "Retry when an administrator has mended the certificates: see docs/runbooks.md#hostportcertificatesrefused.",
+    )
     TOO_MANY_REQUESTS = (
         Code.UNAVAILABLE,
         "The shim has `--max-concurrent` requests under way, a namespace half of what others leave, or 64 MiB",

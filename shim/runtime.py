@@ -11,7 +11,7 @@ import logging
 import signal
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from socket import socket
 
@@ -22,6 +22,7 @@ from hostport import garbage
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
+from hostport.rollover import RollOver
 from hostport.serving import PATIENCE, BoundedServer, Patience
 from shim.client import AllocatorClient
 from shim.desk import SMALL_BODY, Desk
@@ -62,6 +63,7 @@ class Options:
     tls_key: Path | None = None
     tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
     credentials: Credentials = field(default_factory=Credentials)
+    certificate_propagation: float = 0.0  # seconds until a new authority is known elsewhere
     max_concurrent: int = 1000
     most_connections: int = MOST_CONNECTIONS
     patience: Patience = PATIENCE
@@ -75,9 +77,12 @@ class Shim:
     def __init__(self, options: Options) -> None:
         """Raises OSError when a certificate or credential cannot be loaded, or an address cannot be bound."""
         self._options = options
-        self._certificate = _certificate(options)
-        self._client = AllocatorClient(options.allocator, options.credentials)
+        self._roll_over = RollOver(options.certificate_propagation)
+        credentials = replace(options.credentials, roll_over=self._roll_over)
+        self._client = AllocatorClient(options.allocator, credentials)
+        self._certificate = _certificate(options, self._may_change)
         metrics = Metrics()
+        metrics.authorities(self._roll_over.authorities)
         if certificate := self._certificate:
             metrics.certificate("shim", lambda: certificate.expires)
         self._desk = Desk(allocator=self._client, metrics=metrics, max_concurrent=options.max_concurrent)
@@ -87,6 +92,7 @@ class Shim:
             max_body_size=LARGEST_DRAIN,
             most=options.most_connections,
             patience=options.patience,
+            refused=metrics.refused.inc,
         )
         self._side = BoundedServer(
             side_application(metrics, self._checks),
@@ -138,6 +144,11 @@ class Shim:
             self._certificate.refresh()
         self._client.refresh()
 
+    def _may_change(self, shown_ends: float) -> bool:
+        """Whether a new certificate may be shown. Whom it comes from is read first."""
+        self._client.refresh()
+        return self._roll_over.is_known(shown_ends)
+
 
 async def serve(options: Options) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
@@ -164,10 +175,12 @@ def _first_signal(number: signal.Signals, asked: asyncio.Event) -> Callable[[], 
     return handle
 
 
-def _certificate(options: Options) -> Certificate | None:
+def _certificate(options: Options, may_change: Callable[[float], bool]) -> Certificate | None:
     if options.tls_cert is None or options.tls_key is None:
         return None
-    return Certificate(cert=options.tls_cert, key=options.tls_key, minimum=options.tls_min_version)
+    return Certificate(
+        cert=options.tls_cert, key=options.tls_key, minimum=options.tls_min_version, may_change=may_change
+    )
 
 
 def _listen(server: HTTPServer, address: Address, *, reuse_port: bool = False) -> Address:

@@ -52,7 +52,13 @@ class Running:
         self.happenings: list[Happening] = []
         self.reports = Reports(discloses_holders=rules.discloses_holders, event=self.happenings.append)
         self.engine.report = self.reports.incident
-        self.status = Status(self.engine, cluster="none", journal="memory", certificates=self.metrics.certificates)
+        self.status = Status(
+            self.engine,
+            cluster="none",
+            journal="memory",
+            certificates=self.metrics.certificates,
+            trusted=self.metrics.trusted,
+        )
 
     async def start(self) -> None:
         self._server = grpc.aio.server()

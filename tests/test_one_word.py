@@ -10,6 +10,8 @@ import asyncio
 import json
 import logging
 import re
+import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from servicekit import CALLERS, Running, Start, stream_unread
 from tornado.httpclient import AsyncHTTPClient
 
+from allocator.certificates.issuing import Identity, issue, new_authority, pem
+from allocator.certificates.serving import Serving
 from allocator.cluster.client import ApiError
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
@@ -38,6 +42,7 @@ from allocator.portleases.answers import no_namespace, refusal_of
 from allocator.portleases.journal import NotStoredError
 from allocator.watchers import MOST_UNREAD
 from hostport.contract import Notice, Reason
+from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.logs import JsonFormatter
 from hostport.v1 import allocator_pb2 as pb
@@ -45,6 +50,7 @@ from shim.runtime import Options, Shim
 
 ROOT = Path(__file__).resolve().parents[1]
 ANYWHERE = Address("127.0.0.1", 0)
+ALLOCATOR = Identity(name="hostport-allocator", alternatives=("127.0.0.1",))
 Json = dict[str, Any]
 
 
@@ -142,7 +148,8 @@ async def world(service: Running, **options: Any) -> AsyncIterator[World]:
         for each in loggers:
             each.removeHandler(handler)
             each.setLevel(logging.NOTSET)
-        await shim.stop()
+        for one in {shim, made.shim}:
+            await one.stop()
 
 
 # -- what people meet when a Pod is created
@@ -253,6 +260,24 @@ def cancelled(entries: Sequence[Entry], is_wanted: object) -> asyncio.Future[boo
 async def allocator_unreachable(world: World) -> str:
     await world.service.stop()
     return await world.admit(pod(), patience="1s")
+
+
+async def tls_failed(world: World) -> str:
+    """It asks an allocator whose certificate comes from another authority."""
+    ours, other = (new_authority(now=time.time(), seconds=3600) for _ in range(2))
+    serving = Serving(now=time.time())
+    serving.serve(issue(other, ALLOCATOR, now=time.time(), seconds=3600), pem([other.certificate]))
+    server = grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", serving.credentials(asks_clients=True))
+    await server.start()
+    with tempfile.NamedTemporaryFile() as trusted:
+        trusted.write(pem([ours.certificate]).encode())
+        trusted.flush()
+        address, credentials = Address("127.0.0.1", port), Credentials(ca=Path(trusted.name))
+        world.shim = Shim(Options(listen=ANYWHERE, http=ANYWHERE, allocator=address, credentials=credentials))
+        said = await world.admit(pod(), patience="2s")
+    await server.stop(None)
+    return said
 
 
 # -- what only callers of the gRPC service meet
@@ -379,6 +404,7 @@ ADMISSIONS: dict[Reason, Case] = {
     Reason.JOURNAL_UNAVAILABLE: journal_unavailable,
     Reason.DEADLINE_PASSED: deadline_passed,
     Reason.ALLOCATOR_UNREACHABLE: allocator_unreachable,
+    Reason.TLS_FAILED: tls_failed,
     Reason.TOO_MANY_REQUESTS: of(pod()),
 }
 
@@ -393,6 +419,7 @@ OF_THE_SHIM = {
     Reason.TOO_COMPLEX,
     Reason.RANGE_INVERTED,
     Reason.ALLOCATOR_UNREACHABLE,
+    Reason.TLS_FAILED,
     Reason.TOO_MANY_REQUESTS,
 }
 """The allocator was not asked, or was asked only for what else is wrong."""

@@ -51,6 +51,7 @@ class Identity:
     started: float
     epoch: str = ""  # what tells this start in the Lease; empty where there is none
     certificates: Mapping[str, Callable[[], float]] = field(default_factory=dict)  # when each of ours ends
+    trusted: Callable[[], Mapping[str, float]] = dict  # when each authority ends; the last first
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class Views:
             "started": at(self.identity.started),
             "epoch": self.identity.epoch,
             "certificates": {name: at(ends()) for name, ends in sorted(self.identity.certificates.items())},
+            "authorities": {name: at(end) for name, end in self.identity.trusted().items()},
             "now": at(engine.wall()),
             "watch_age_seconds": None if lag is None or lag == float("inf") else round(lag, 1),
             "claims": {

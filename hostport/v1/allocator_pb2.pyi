@@ -1666,6 +1666,7 @@ class GetStatusResponse(_message.Message):
     NODE_COUNT_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     CALLERS_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
     CLOCK_STEP_COUNT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the program."""
@@ -1717,6 +1718,12 @@ class GetStatusResponse(_message.Message):
     def callers(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetStatusResponse.Caller]:
         """Who called lately, newest first; 64 at most."""
 
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetStatusResponse.Certificate]:
+        """Authorities whose certificates are trusted, by the first 16 digits of
+        SHA-256 over theirs; the 16 that end last, those first.
+        """
+
     def __init__(
         self,
         *,
@@ -1735,11 +1742,12 @@ class GetStatusResponse(_message.Message):
         node_count: _builtins.int = ...,
         certificates: _abc.Iterable[Global___GetStatusResponse.Certificate] | None = ...,
         callers: _abc.Iterable[Global___GetStatusResponse.Caller] | None = ...,
+        authorities: _abc.Iterable[Global___GetStatusResponse.Certificate] | None = ...,
         clock_step_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "journal", b"journal", "lease", b"lease", "start_time", b"start_time", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "certificates", b"certificates", "claims", b"claims", "clock_step_count", b"clock_step_count", "cluster", b"cluster", "current_time", b"current_time", "journal", b"journal", "lease", b"lease", "node_count", b"node_count", "outsider_count", b"outsider_count", "serving", b"serving", "start_time", b"start_time", "unplaceable_count", b"unplaceable_count", "version", b"version", "waiting_for", b"waiting_for", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "callers", b"callers", "certificates", b"certificates", "claims", b"claims", "clock_step_count", b"clock_step_count", "cluster", b"cluster", "current_time", b"current_time", "journal", b"journal", "lease", b"lease", "node_count", b"node_count", "outsider_count", b"outsider_count", "serving", b"serving", "start_time", b"start_time", "unplaceable_count", b"unplaceable_count", "version", b"version", "waiting_for", b"waiting_for", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

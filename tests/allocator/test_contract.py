@@ -423,6 +423,7 @@ def test_every_reason_of_the_allocator_has_a_row_here() -> None:
         Reason.NOT_A_NUMBER,
         Reason.HOST_NETWORK_FORBIDDEN,
         Reason.ALLOCATOR_UNREACHABLE,
+        Reason.TLS_FAILED,
         Reason.TOO_MANY_REQUESTS,
     }
     provoked = {reason for reason, *_ in MISTAKES} | STATES.keys() | CALLERS.keys() | {Reason.DEADLINE_PASSED}

@@ -116,11 +116,19 @@ Books
     )
 
 
+def authority(name: str, days: float) -> Status.Certificate:
+    return Status.Certificate(name=name, expire_time=Timestamp(seconds=int(NOW + days * DAY)))
+
+
 X509 = Unseen(
     'kubectl: failed calling webhook "pods.hostport.io": Post "https://x/mutate": tls: failed to verify certificate:'
     " x509: certificate signed by unknown authority"
 )
 DOWN = Unseen('kubectl: failed calling webhook "pods.hostport.io": ALLOCATOR_UNREACHABLE: no answer from the allocator')
+REFUSED = Unseen(
+    'kubectl: failed calling webhook "pods.hostport.io": TLS_FAILED: no TLS with the allocator a:1: this shim does not trust'
+    " the allocator's certificate: certificate has expired"
+)
 MISSING = Unseen("kubectl: not found", "NotFound")
 FORBIDDEN = Unseen('kubectl: leases is forbidden: User "eve" cannot list resource "leases"', "Forbidden")
 
@@ -155,6 +163,18 @@ BROKEN: dict[str, tuple[Facts, str]] = {
         replace(HEALTHY, status=Unseen("no answer from the allocator: Connection refused"), dry_run=DOWN),
         (f"✗ webhook-admits: {DOWN.message}\n"
         "✗ allocator-answers: no answer from the allocator: Connection refused"),
+    ),
+    "a certificate is refused": (
+        replace(HEALTHY, dry_run=REFUSED),
+        f"✗ webhook-admits: {REFUSED.message}",
+    ),
+    "the last authority ends": (
+        replace(HEALTHY, status=status(authorities=[authority("a1", 0.5), authority("b2", 3.0)])),
+        "‼ authority-trusted: the last of 2, b2 ends in 3d",
+    ),
+    "a former authority ends": (
+        replace(HEALTHY, status=status(authorities=[authority("a1", 0.5), authority("b2", 300.0)])),
+        "",
     ),
     "allocator waits": (
         replace(HEALTHY, status=status(serving=None, waiting_for="the first full view of kubernetes")),
