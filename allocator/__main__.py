@@ -17,6 +17,7 @@ from allocator.journal.contract import JournalError
 from allocator.journal.sqlite import dump
 from hostport import garbage, logs
 from hostport.flags import add_flags
+from hostport.supervision import LoopError
 
 log = logging.getLogger("allocator")
 
@@ -57,6 +58,9 @@ def _serve(config: Config) -> int:
 
     try:
         uvloop.run(serve(config))
+    except LoopError as error:
+        log.critical("cannot go on: %s", error, exc_info=error.__cause__)
+        return 1
     except (JournalError, OSError, RuntimeError) as error:
         log.critical("cannot serve: %s", error)
         return 1

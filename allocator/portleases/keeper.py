@@ -39,6 +39,7 @@ from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
 from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores
 from allocator.slices import slices
+from hostport.supervision import side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class LeaseKeeper:
 
     async def run(self, *, pace_seconds: float = TIDY_SECONDS) -> None:
         """Follows and tidies, for ever."""
-        await asyncio.gather(self._follower.forever(), self._tidy_forever(pace_seconds))
+        await side_by_side(portleases=self._follower.forever(), tidying=self._tidy_forever(pace_seconds))
 
     async def synced(self) -> None:
         """Returns when the leases are in the books."""
@@ -112,8 +113,12 @@ class LeaseKeeper:
                     is_whole = await self.tidy()
             except TimeoutError:
                 log.warning("not every renewal of a lease was written: a successor gives them their whole time")
-        await self._journal.stop()
+        await self.give_up()
         return is_whole
+
+    async def give_up(self) -> None:
+        """Ends what is being written."""
+        await self._journal.stop()
 
     async def close(self) -> None:
         """Lets go of the connection."""
