@@ -18,6 +18,7 @@ from allocator.journal.looking import DamagedJournalError, check, dump, salvage
 from allocator.journal.places import acknowledge
 from hostport import garbage, logs
 from hostport.flags import add_flags
+from hostport.supervision import LoopError
 
 log = logging.getLogger("allocator")
 
@@ -75,6 +76,9 @@ def _serve(config: Config) -> int:
 
     try:
         uvloop.run(serve(config))
+    except LoopError as error:
+        log.critical("cannot go on: %s", error, exc_info=error.__cause__)
+        return 1
     except (JournalError, OSError, RuntimeError) as error:
         log.critical("cannot serve: %s", error)
         return 1

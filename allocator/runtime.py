@@ -58,6 +58,7 @@ from hostport import garbage
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
 from hostport.serving import BoundedServer
+from hostport.supervision import Loops, side_by_side
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 from hostport.version import program_version
@@ -200,34 +201,42 @@ class Allocator:
         self._journal_read = asyncio.Event()
 
     async def run(self) -> None:
+        """Serves until a signal comes, or a background loop fails.
+
+        Raises:
+            LoopError: a loop failed.
+            OSError, RuntimeError: an address cannot be listened on.
+
+        """
         server, health_server = self._grpc_server(), self._health_server()
         stop = self._signals()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         await health_server.start()
         http_server = self._http_server()
-        background = [
-            asyncio.create_task(self._follow(), name="cluster"),
-            asyncio.create_task(self._start_serving(), name="start"),
-            asyncio.create_task(self._tick(), name="tick"),
-            asyncio.create_task(self._start_telling(), name="events"),
-        ]
-        stopped = asyncio.create_task(stop.wait(), name="stop")
-        if self._keeper is not None:
-            background.append(asyncio.create_task(self._keeper.forever(), name="certificates"))
+        is_handed_over = False
         try:
-            done, _ = await asyncio.wait([stopped, *background[::2]], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopped}:
-                task.result()  # a loop that ends has failed: so do we
+            async with Loops() as loops:
+                self._start(loops)
+                await stop.wait()
+                await self._stop_answering(server)
+                is_handed_over = await self._all_told()  # by the loops, which go on until here
         finally:
-            await self._drain(server, http_server)
+            await self._stop_answering(server)
+            await self._let_go(is_handed_over=is_handed_over)
             await health_server.stop(None)
-            for task in (stopped, *background):
-                task.cancel()
-            await asyncio.gather(stopped, *background, return_exceptions=True)
-            self._engine.save_all_changes()
-            if self._lease_keeper is not None:
-                await self._lease_keeper.close()
+            http_server.stop()
+            await http_server.close_all_connections()
+
+    def _start(self, loops: Loops) -> None:
+        """Everything that runs beside the calls; any of it that fails ends the process."""
+        loops.start("cluster", self._follow())
+        loops.start("start", self._start_serving(), ends=True)
+        loops.start("tick", self._tick())
+        if self._events is not None:
+            loops.start("events", self._events.forever())
+        if self._keeper is not None:
+            loops.start("certificates", self._keeper.forever())
 
     async def _follow(self) -> None:
         """Follows the cluster; with a Lease only once it is ours, and late enough that nothing is on its way.
@@ -244,7 +253,7 @@ class Allocator:
             return
         self._wait_for("the Lease {}/{}, which another allocator may hold".format(*self._leadership.place))
         serve_at = await self._leadership.acquire()
-        await asyncio.gather(self._leadership.keep(), self._follow_from(serve_at))
+        await side_by_side(lease=self._leadership.keep(), cluster=self._follow_from(serve_at))
 
     async def _open_journal(self) -> None:
         """Reads what was kept. Waits for as long as the environment is in the way.
@@ -280,7 +289,7 @@ class Allocator:
             await keeper.synced()
             await self._follow_pods()
 
-        await asyncio.gather(keeper.run(), pods_after_leases())
+        await side_by_side(portleases=keeper.run(), cluster=pods_after_leases())
 
     async def _follow_pods(self) -> None:
         self._status.waiting_for = self._first_view
@@ -315,14 +324,6 @@ class Allocator:
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             log.info("serving (cluster %s)", self._config.cluster)
 
-    async def _start_telling(self) -> None:
-        """A fault in telling is no reason to stop deciding."""
-        try:
-            if self._events is not None:
-                await self._events.forever()
-        except Exception:
-            log.exception("no Events are written any more")
-
     def _may_answer(self) -> bool:
         return self._engine.is_serving and self._engine.holds_lease()
 
@@ -338,24 +339,35 @@ class Allocator:
                     break
                 await asyncio.sleep(REST_SECONDS)
 
-    async def _drain(self, server: grpc.aio.Server, http_server: HTTPServer) -> None:
+    async def _stop_answering(self, server: grpc.aio.Server) -> None:
         """Finishes what is under way: a call that was decided is still committed and answered."""
-        self._is_stopping = True
-        self._wait_for("its end: it was told to stop")
-        log.info("stopping")
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._wait_for("its end: it was told to stop")
+            log.info("stopping")
         await self._health.enter_graceful_shutdown()
         self._service.finish_streams()
         await server.stop(DRAIN_SECONDS)
         self._engine.is_serving = False
+
+    async def _all_told(self) -> bool:
+        """Whether the cluster shows by now whatever was granted, so that a successor need not wait."""
         is_written = await self._lease_keeper.stop() if self._lease_keeper else True
+        holds = self._leadership is not None and self._leadership.is_valid()
+        return is_written and holds and await self._all_shown()
+
+    async def _let_go(self, *, is_handed_over: bool) -> None:
+        """Gives the Lease back first: a successor waits for it. No loop runs any more."""
         if self._leadership is not None:
-            is_shown = self._leadership.is_valid() and await self._all_shown()
-            await self._leadership.release(handed_over=is_written and is_shown)
+            await self._leadership.release(handed_over=is_handed_over)
             await self._leadership.close()
+        if self._lease_keeper is not None:
+            await self._lease_keeper.give_up()
         if self._reviews is not None:
             await self._reviews.close()
-        http_server.stop()
-        await http_server.close_all_connections()
+        self._engine.save_all_changes()
+        if self._lease_keeper is not None:
+            await self._lease_keeper.close()
 
     async def _all_shown(self) -> bool:
         """Waits a little until the cluster shows every Pod that was admitted: a successor then need not wait at all."""

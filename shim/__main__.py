@@ -14,6 +14,7 @@ import uvloop
 from hostport import logs
 from hostport.credentials import Credentials
 from hostport.flags import ALSO_TRUST, Flag, add_flags, address, duration
+from hostport.supervision import LoopError
 from shim.render import RenderOptions, render
 from shim.runtime import Options, serve
 from shim.tls import VERSIONS
@@ -138,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.set_up(flags.log_level)
     try:
         uvloop.run(serve(options))
+    except LoopError as error:
+        logging.getLogger("shim").critical("cannot go on: %s", error, exc_info=error.__cause__)
+        return 1
     except OSError as error:
         logging.getLogger("shim").error("cannot start: %s", error)  # noqa: TRY400 - the user's mistake, no trace
         return 1

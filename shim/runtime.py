@@ -6,7 +6,6 @@ Stopping: not ready → wait, so that endpoints forget us → accept no more →
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import ssl
@@ -24,6 +23,7 @@ from hostport.flags import Address
 from hostport.limits import raise_file_limit
 from hostport.rollover import RollOver
 from hostport.serving import PATIENCE, BoundedServer, Patience
+from hostport.supervision import Loops
 from shim.client import AllocatorClient
 from shim.desk import SMALL_BODY, Desk
 from shim.metrics import Metrics
@@ -105,7 +105,6 @@ class Shim:
         self.address = _listen(self._mutate, options.listen, reuse_port=options.reuse_port)
         self.side_address = _listen(self._side, options.http)
         self._is_listening = True
-        self._polling = asyncio.get_running_loop().create_task(self._poll())
 
     @property
     def url(self) -> str:
@@ -122,15 +121,13 @@ class Shim:
         self._is_listening = False
         if not await self._desk.drained(patience=DRAIN):
             log.warning("stopping with requests under way after %.0f s", DRAIN)
-        self._polling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._polling
         self._side.stop()
         await self._mutate.close_all_connections()
         await self._side.close_all_connections()
         await self._client.close()
 
-    async def _poll(self) -> None:
+    async def follow_files(self) -> None:
+        """Looks after certificates and credentials, for ever."""
         while True:
             await asyncio.sleep(POLL)
             try:
@@ -151,7 +148,13 @@ class Shim:
 
 
 async def serve(options: Options) -> None:
-    """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
+    """Serves until SIGTERM or SIGINT; a second one ends the process at once.
+
+    Raises:
+        LoopError: a background loop failed.
+        OSError: as `Shim` says.
+
+    """
     raise_file_limit()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -159,8 +162,12 @@ async def serve(options: Options) -> None:
     shim = Shim(options)
     garbage.serve()
     log.info("listening on %s (http %s)", shim.url, shim.side_address)
-    await asked.wait()
-    await shim.stop()
+    try:
+        async with Loops() as loops:
+            loops.start("files", shim.follow_files())
+            await asked.wait()
+    finally:
+        await shim.stop()
     log.info("stopped")
 
 

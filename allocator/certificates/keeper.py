@@ -102,11 +102,8 @@ class Keeper:
         troubles: list[str] = []
         try:
             await self._round(troubles)
-        except (ApiError, UnreachableError) as error:
-            troubles.append(str(error))
-        except Exception:
-            log.exception("the certificates were not looked after this time")
-            troubles.append("a fault of the allocator's own")
+        except (ApiError, UnreachableError, ValueError) as error:  # ValueError: somebody wrote what is no certificate
+            troubles.append(str(error) or repr(error))
         self._say("; ".join(troubles))
         if self._has_written or self._authority is None or not self._ready.is_set():
             return SOON_SECONDS

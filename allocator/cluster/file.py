@@ -3,7 +3,8 @@
 Rules:
 
 * The file is the whole truth: a Pod that is not in it is gone. So it is used only when it parses as a whole, and a
-  writer should replace it by rename. What does not parse is reported, and the last good content stays in force.
+  writer should replace it by rename. What does not parse, whatever the reason, is reported, and the last good content
+  stays in force: a file is data, and none ends the process.
 * The view is proven up to the file's modification time, which cannot be later than the time when it was looked at.
 * A file that has never listed a Pod cannot confirm one, so that no reservation expires for want of it.
 """
@@ -49,6 +50,15 @@ def parse(text: str) -> Content:
         ValueError: the text is neither JSON nor YAML, or an object is malformed.
 
     """
+    try:
+        return _content(text)
+    except ValueError:
+        raise
+    except Exception as error:  # one kind of error for data: what stands in a file may fail in any way
+        raise ValueError(f"what it says makes no sense: {type(error).__name__}: {error}") from error
+
+
+def _content(text: str) -> Content:
     content = Content()
     for obj in flatten(_documents(text)):
         match obj.get("kind"):
@@ -112,7 +122,7 @@ class FileCluster:
             if seen == self._last_stat:
                 return
             content = await asyncio.to_thread(lambda: parse(self._path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError) as error:
             self._report(str(error) or repr(error))
             return
         self._last_stat, self._last_trouble = seen, ""

@@ -17,11 +17,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Collection as Items
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from allocator.clock import elapsed
@@ -44,6 +44,7 @@ from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import PodUid
 from allocator.core.pods import Pod
 from allocator.slices import in_turns, slices
+from hostport.supervision import Loops
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class KubernetesCluster:
         """Follows everything, for ever.
 
         Raises:
-            ClusterConfigError: there is no usable configuration.
+            LoopError: one of its loops failed, as they do where there is no usable configuration.
 
         """
 
@@ -110,13 +111,16 @@ class KubernetesCluster:
             await nodes.synced.wait()
             await pods.forever()
 
-        async def tell_synced() -> None:
-            await nodes.synced.wait()
-            await pods.synced.wait()
-            self._synced.set()
-
         try:
-            await _all(nodes.forever(), pods_after_nodes(), namespaces.forever(), self._prover.forever(), tell_synced())
+            async with Loops() as loops:
+                loops.start("nodes", nodes.forever())
+                loops.start("pods", pods_after_nodes())
+                loops.start("namespaces", namespaces.forever())
+                loops.start("proofs", self._prover.forever())
+                await nodes.synced.wait()
+                await pods.synced.wait()
+                self._synced.set()
+                await asyncio.Event().wait()
         finally:
             await self._client.close()
 
@@ -341,14 +345,3 @@ class _Namespaces:
             self._levels[sketch.identity] = level
         else:
             self._levels.pop(sketch.identity, None)
-
-
-async def _all(*work: Coroutine[Any, Any, None]) -> None:
-    """Runs everything; when one fails, ends the others and raises what it raised."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

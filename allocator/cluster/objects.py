@@ -78,7 +78,7 @@ def parse_pod(obj: Json) -> Pod:
         priority=_integer(spec.get("priority"), "priority"),
         may_preempt=spec.get("preemptionPolicy") != "Never",
         is_terminating=bool(metadata.get("deletionTimestamp")),
-        carried_id=str(_mapping(metadata, "annotations").get(ALLOCATION_ID, "")),
+        carried_id=_text(str(_mapping(metadata, "annotations").get(ALLOCATION_ID, "")), ALLOCATION_ID),
         verdict=_verdict(_mapping(obj, "status")),
     )
 
@@ -156,13 +156,14 @@ def _ports(spec: Json) -> Iterator[ClaimPort]:
             number = port.get("hostPort") or (port.get("containerPort") if is_host else 0)
             if not number:
                 continue
-            if not isinstance(number, int) or not 1 <= number <= MAX_PORT:
-                raise ValueError(f"{number!r} is no port")
+            inside = _integer(port.get("containerPort"), "containerPort")
+            if not 1 <= _integer(number, "hostPort") <= MAX_PORT or not 0 <= inside <= MAX_PORT:
+                raise ValueError(f"{number!r} (containerPort {inside!r}) is no port: 1 to {MAX_PORT}")
             yield ClaimPort(
                 container=_text(container.get("name"), "name"),
                 name=_text(port.get("name"), "name"),
                 protocol=Protocol(port.get("protocol") or "TCP"),
-                container_port=_integer(port.get("containerPort"), "containerPort"),
+                container_port=inside,
                 host_port=number,
                 host_ip=_text(port.get("hostIP"), "hostIP"),
             )
@@ -180,7 +181,7 @@ def _name(obj: Json) -> str:
     name = _mapping(obj, "metadata").get("name")
     if not isinstance(name, str) or not name:
         raise ValueError(f"a {obj.get('kind')} has no metadata.name")
-    return name
+    return _text(name, "metadata.name")
 
 
 def _mapping(obj: Json, key: str) -> Json:
@@ -200,6 +201,7 @@ def _text(value: object, key: str) -> str:
         return ""
     if not isinstance(value, str):
         raise ValueError(f"{key} has {value!r}, which is no text: write it in quotes")  # noqa: TRY004 - as above
+    value.encode()  # raises where it has half of a surrogate pair, which nobody could be told
     return value
 
 

@@ -61,7 +61,10 @@ class Prover:
             with contextlib.suppress(ApiError, UnreachableError, ValueError):
                 await self._prove()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._pace.proof_seconds)
+                async with asyncio.timeout(
+                    self._pace.proof_seconds
+                ):  # `wait_for` of Python 3.11 may miss a cancellation
+                    await self._hurry.wait()
 
     def hurry(self) -> None:
         """Somebody waits for a proof: do not pause before the next one."""
@@ -80,7 +83,8 @@ class Prover:
     async def _shows(self, version: int) -> bool:
         """Whether the watch gets there by itself, in a moment."""
         try:
-            await asyncio.wait_for(self._follower.until(version), self._pace.proof_grace)
+            async with asyncio.timeout(self._pace.proof_grace):
+                await self._follower.until(version)
         except TimeoutError:
             return False
         return True
@@ -94,7 +98,8 @@ class Prover:
         if last_change is None:
             return False
         try:
-            await asyncio.wait_for(follower.until(last_change), self._pace.probe_stall)
+            async with asyncio.timeout(self._pace.probe_stall):
+                await follower.until(last_change)
         except TimeoutError:
             log.warning("the watch of pods has not told what happened %g s ago: beginning anew", self._pace.probe_stall)
             follower.restart_watch()

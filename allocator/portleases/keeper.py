@@ -41,6 +41,7 @@ from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
 from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores, generous
 from allocator.slices import slices
+from hostport.supervision import side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class LeaseKeeper:
 
     async def run(self, *, pace_seconds: float = TIDY_SECONDS) -> None:
         """Follows and tidies, for ever."""
-        await asyncio.gather(self._follower.forever(), self._tidy_forever(pace_seconds))
+        await side_by_side(portleases=self._follower.forever(), tidying=self._tidy_forever(pace_seconds))
 
     async def synced(self) -> None:
         """Returns when the leases are in the books."""
@@ -121,8 +122,12 @@ class LeaseKeeper:
                 async with asyncio.timeout(CORRECTION_SECONDS):
                     leases = {claim.id: claim for claim in self._books.leases()}
                     await asyncio.gather(*map(self._done, generous(leases, self._shelf, self._now())))
-        await self._journal.stop()
+        await self.give_up()
         return is_whole
+
+    async def give_up(self) -> None:
+        """Ends what is being written."""
+        await self._journal.stop()
 
     async def close(self) -> None:
         """Lets go of the connection."""

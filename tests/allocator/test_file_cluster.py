@@ -106,10 +106,30 @@ def test_a_file_may_be_empty(text: str) -> None:
     assert (parse(text).nodes, parse(text).pods) == ({}, {})
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["{", "a: b: c", "just words", '{"kind": "Node"}', '[{"kind": "Pod", "metadata": []}]', '{"items": [3]}'],
-)
+DEEP = 5_000
+BAD = {
+    "cut off": "{",
+    "no YAML": "a: b: c",
+    "words": "just words",
+    "no name": '{"kind": "Node"}',
+    "metadata of another kind": '[{"kind": "Pod", "metadata": []}]',
+    "a number for an object": '{"items": [3]}',
+    "a selector that cannot be hashed": "kind: Pod\nmetadata: {name: p}\nspec: {nodeSelector: {disk: [ssd]}}",
+    "a key that cannot be hashed": "kind: Pod\nmetadata: {name: p}\nspec: {nodeSelector: {[disk]: ssd}}",
+    "a level that cannot be hashed": "kind: Namespace\nmetadata: {name: n, labels: {pod-security.kubernetes.io/enforce: [a]}}",
+    "a list that has itself": "---\n&a [*a]",
+    "an object that has itself": "---\n&a {items: [*a]}",
+    "too deep for JSON": "[" * DEEP + "]" * DEEP,
+    "too deep for YAML": "---\n" + "[" * DEEP + "]" * DEEP,
+    "half of a character": '[{"kind": "Node", "metadata": {"name": "\\ud800"}}]',
+    "a port beyond the last": "kind: Pod\nmetadata: {name: p}\nspec: {containers: [{ports: [{containerPort: 99999, hostPort: 80}]}]}",
+    "a port that is true": "kind: Pod\nmetadata: {name: p}\nspec: {containers: [{ports: [{hostPort: true}]}]}",
+    "a day that never was": "x: 2024-13-45",
+}  # fmt: skip
+"""What a file may say that is no content."""
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
 def test_a_file_that_makes_no_sense_is_refused_as_a_whole(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse(text)
@@ -231,13 +251,14 @@ async def test_a_file_that_never_lists_a_pod_expires_nothing(following: Followin
     assert len(list(service.engine.ledger.claims())) == 1
 
 
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
 async def test_a_file_that_breaks_leaves_the_last_good_content_in_force(
-    following: Following, caplog: pytest.LogCaptureFixture
+    following: Following, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     following.write(node("n1"))
     await following.caught_up()
     with caplog.at_level(logging.WARNING):
-        following.write_text('{"kind": "List", "items": [{"kind": "No')
+        following.write_text(text)
         async with asyncio.timeout(5):
             while not caplog.records:
                 await asyncio.sleep(0.002)

@@ -353,17 +353,24 @@ async def test_the_wait_of_a_successor_outlives_the_allocator(desk: Desk) -> Non
     assert "annotations" not in secret["metadata"]
 
 
-async def test_a_fault_of_our_own_is_logged_and_the_next_turn_tries_again(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [(ValueError("no certificate"), True), (ZeroDivisionError("ours"), False)],
+    ids=["of what somebody wrote", "of our own"],
+)
+async def test_a_fault_of_what_is_written_is_told_and_one_of_our_own_ends_the_loop(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception, *, is_told: bool
 ) -> None:
-    monkeypatch.setattr(objects, "authority_of", lambda _: 1 / 0)
-    await desk.turn()
-    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
-    monkeypatch.undo()
+    def fails(_: object) -> None:
+        raise error
 
-    await desk.turn()
-
-    assert desk.keeper.trouble == ""
+    monkeypatch.setattr(objects, "authority_of", fails)
+    if is_told:
+        await desk.turn()
+        assert desk.keeper.trouble == str(error)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            await desk.turn()
 
 
 async def test_no_key_is_logged(caplog: pytest.LogCaptureFixture) -> None:

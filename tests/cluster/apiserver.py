@@ -3,8 +3,8 @@
 Each request for which a fault is scripted gets it instead of its answer, in order: `script("watch pods", Fail(500))`.
 Requests are named `list pods`, `watch pods`, and so on; `requests` has them all, with the version or page asked for.
 
-PortLeases can be written, too: `create`, `get`, `patch` (of the status) and `delete`. As with a real server a creation
-loses its status, a patch of another version is a conflict, and a deletion may name the uid that it means.
+Objects can be written, too: `create`, `get`, `update`, `patch` (of the status) and `delete`. As with a real server a
+creation loses its status, a write of another version is a conflict, and a deletion may name the uid that it means.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from kubernetes.aio.client.configuration import Configuration
 from allocator.cluster.client import Client, Loaded
 
 Object = dict[str, Any]
-KINDS = {"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "portleases": "PortLease"}
-VERBS = {"POST": "create", "GET": "get", "PATCH": "patch", "DELETE": "delete"}
+KINDS = {"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "portleases": "PortLease", "leases": "Lease"}
+VERBS = {"POST": "create", "GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 GROUP = "/apis/hostport.io/v1alpha1"
+LEASES = "/apis/coordination.k8s.io/v1"
 PROBE_SECONDS = 10  # a watch that is to be shorter gets its bookmark at once
 
 
@@ -117,8 +118,10 @@ class ApiServer:
         app = web.Application()
         app.router.add_get("/api/v1/{resource}", self._serve)
         app.router.add_get(GROUP + "/{resource}", self._serve)
-        app.router.add_post(GROUP + "/namespaces/{namespace}/{resource}", self._one)
-        app.router.add_route("*", GROUP + "/namespaces/{namespace}/{resource}/{name}", self._one)
+        for group in (GROUP, LEASES, "/api/v1"):
+            app.router.add_get(group + "/namespaces/{namespace}/{resource}", self._serve)
+            app.router.add_post(group + "/namespaces/{namespace}/{resource}", self._one)
+            app.router.add_route("*", group + "/namespaces/{namespace}/{resource}/{name}", self._one)
         app.router.add_patch(GROUP + "/namespaces/{namespace}/{resource}/{name}/status", self._one)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
@@ -244,6 +247,14 @@ class ApiServer:
 
     def _get(self, resource: str, namespace: str, name: str, _: Object) -> Object | web.Response:
         return self.find(resource, namespace, name) or _failure(Fail(404, f'{resource} "{name}" not found'))
+
+    def _update(self, resource: str, namespace: str, name: str, body: Object) -> Object | web.Response:
+        found = self.find(resource, namespace, name)
+        if found is None:
+            return _failure(Fail(404, f'{resource} "{name}" not found'))
+        if body["metadata"].get("resourceVersion") != found["metadata"]["resourceVersion"]:
+            return _failure(Fail(409, "the object has been modified"))
+        return self.put(resource, body)
 
     def _patch(self, resource: str, namespace: str, name: str, body: Object) -> Object | web.Response:
         found = self.find(resource, namespace, name)

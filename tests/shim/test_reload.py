@@ -23,6 +23,7 @@ from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, issue
 from allocator.certificates.serving import Serving
 from hostport.credentials import Credentials
 from hostport.flags import Address
+from hostport.supervision import Loops
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
 from shim import runtime
@@ -159,7 +160,8 @@ async def test_no_request_fails_through_twenty_reloads(tmp_path: Path, monkeypat
     async with serving(counting(callers), credentials=server.credentials(asks_clients=True)) as address:
         shim = Shim(replace(mounted.options, allocator=address))
         load = Load(shim.url, ssl.create_default_context(cadata=first.trusted))
-        async with load.going():
+        async with load.going(), Loops() as loops:
+            loops.start("files", shim.follow_files())
             for number, stage in enumerate(later):
                 await asyncio.sleep(0.1)
                 changes: list[Callable[[Stage], None]] = [
