@@ -421,7 +421,7 @@ class Occupancy:
         cover = scope.covers[protocol]
         if not blocks:
             return
-        if not scope.is_wide and self._weight_of(scope) < len(blocks) * BLOCK:
+        if self.goes_through_nodes(scope, len(blocks)):
             self._count_nodes(scope, cover, protocol, blocks)
             return
         few = self._few_slots(protocol)
@@ -429,10 +429,12 @@ class Occupancy:
             slots = slots_of(protocol, range(block * BLOCK, (block + 1) * BLOCK))
             self._build(scope, cover, block, slots if few is None else few.get(block, ()))
 
-    def _weight_of(self, scope: Scope) -> int:
-        """How many slots have to be looked at to go through the nodes of a narrow scope."""
+    def goes_through_nodes(self, scope: Scope, blocks: int) -> bool:
+        """Whether so many blocks are counted by looking at what each node has, as that is less than their numbers."""
+        if scope.is_wide:
+            return False
         places = (self._at(position) for position in bits(scope.nodes))
-        return sum(1 if place.sets is not None else 1 + len(place.holders) for place in places)
+        return sum(1 if place.sets is not None else 1 + len(place.holders) for place in places) < blocks * BLOCK
 
     def _count_nodes(self, scope: Scope, cover: Cover, protocol: Protocol, blocks: Sequence[int]) -> None:
         """Counts blocks for the first time by going through the nodes."""
