@@ -9,6 +9,7 @@ READY  := $(VENV)/.installed
 IMG    ?= localhost/hostport-operator:dev
 BENCH  ?=
 CRASH  ?=
+CLOCKS ?=
 SOAK   ?= 180
 FAULTS ?=
 
@@ -24,7 +25,7 @@ BUILD_FLAGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e e2e-helm e2e-images e2e-cluster e2e-kind faults soak crash bench images sbom manifests deploy undeploy kind lock clean
+.PHONY: help run test check format proto docs site e2e e2e-helm e2e-images e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +98,9 @@ soak: $(READY)  ## kill -9 the allocator for 3 minutes behind a real API server,
 
 crash: $(READY)  ## kill -9 the allocator 200 times under 16 clients (CRASH="--count 50 --seed 7")
 	$(PY) -m tests.crash $(CRASH)
+
+clocks: $(READY)  ## set the allocator's wall clock and stop it, and see when leases end (needs libfaketime; 15 minutes)
+	$(PY) -m tests.crash.clocks $(CLOCKS)
 
 bench: $(READY)  ## ratios against bare baselines, as a table (BENCH=name for one part)
 	$(PY) -m bench $(BENCH)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from allocator.clock import Step
 from allocator.cluster.contract import Watch
 from allocator.core.claims import State
 from allocator.core.ledger import Tally
@@ -188,11 +189,19 @@ RELISTS = Described(
     help="Lists that were needed because the API server had forgotten the history (`--cluster kubernetes`)",
 )
 
+CLOCK_STEPS = Described(
+    name="hostport_clock_steps_total",
+    kind="counter",
+    help="Times that the wall clock was set by a second or more, or that the allocator did not run",
+    labels={"kind": "`forward`, `back`: the wall clock was set; `pause`: the process or its machine was stopped"},
+)
+
 METRICS = (
     BUILD_INFO, SERVING, JOURNAL_TROUBLE, JOURNAL_SET_ASIDE,
     ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
     JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS, OUTSIDER_PORTS, NODES,
     RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
+    CLOCK_STEPS,
     CERTIFICATE_EXPIRY,
 )  # fmt: skip
 
@@ -262,6 +271,7 @@ class Standing(Collector):
         yield NODES.family([((), tally.known_nodes)])
         yield EVENTS.family(list(self._events.items()))
         yield from _ranges(tally.picture)
+        yield CLOCK_STEPS.family(((step.name.lower(),), engine.clock_steps.get(step, 0)) for step in Step)
         if self._watch is not None:
             yield WATCH_LAG.family([((), self._watch.lag())])
             yield RELISTS.family([((), self._watch.relists())])

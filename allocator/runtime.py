@@ -32,7 +32,7 @@ from allocator.certificates.authority import Rules as CertificateRules
 from allocator.certificates.files import Files
 from allocator.certificates.serving import Serving
 from allocator.certificates.settings import Settings
-from allocator.clock import Clock
+from allocator.clock import Clock, elapsed
 from allocator.cluster.contract import Source, Watch
 from allocator.cluster.file import FileCluster
 from allocator.cluster.none import IMPLICIT_NODE, NoCluster
@@ -147,8 +147,13 @@ class Allocator:
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
         self._engine = Engine(
-            ledger=Ledger(rules), journal=leases.journal if leases else journal, now=clock, new_id=_new_id
+            ledger=Ledger(rules),
+            journal=leases.journal if leases else journal,
+            now=clock,
+            new_id=_new_id,
+            clock=clock,
         )
+        clock.counts = self._may_answer
         self._engine.watch = self._watch
         self._engine.holds_lease = holds_lease
         self._lease_keeper: LeaseKeeper | None = None
@@ -174,7 +179,7 @@ class Allocator:
             version=program_version(),
             instance=config.pod_name or socket.gethostname(),
             cluster=config.cluster,
-            started=clock(),
+            started=clock.wall(),
             epoch=self._leadership.identity.rpartition("/")[2] if self._leadership else "",
             certificates=self._metrics.certificates,
         )
@@ -187,7 +192,7 @@ class Allocator:
             certificates=self._metrics.certificates,
             leadership=self._leadership,
         )
-        self._serving = Serving(now=clock()) if config.is_builtin else None
+        self._serving = Serving(now=clock.wall()) if config.is_builtin else None
         self._keeper = _keeper(config, self._serving, self._leadership) if self._serving and self._leadership else None
         self._is_stopping = False
         self._journal_read = asyncio.Event()
@@ -231,12 +236,16 @@ class Allocator:
         """
         await self._open_journal()
         if self._leadership is None:
-            anew = self._journal.began_anew_at if self._watch else 0.0
-            await self._follow_from(anew + UNSEEN_SECONDS if anew else 0.0)
+            await self._follow_from(elapsed() + self._unseen_seconds())
             return
         self._wait_for("the Lease {}/{}, which another allocator may hold".format(*self._leadership.place))
         serve_at = await self._leadership.acquire()
         await asyncio.gather(self._leadership.keep(), self._follow_from(serve_at))
+
+    def _unseen_seconds(self) -> float:
+        """Where no Lease tells of a predecessor: how long Pods may be on their way that our journal lacks."""
+        anew = self._journal.began_anew_at if self._watch else 0.0
+        return min(UNSEEN_SECONDS, max(0.0, anew + UNSEEN_SECONDS - time.time()))
 
     async def _open_journal(self) -> None:
         """Reads what was kept. Waits for as long as the environment is in the way.
@@ -253,7 +262,7 @@ class Allocator:
             self._leadership.has_journal(self._journal.identity)
 
     async def _follow_from(self, serve_at: float) -> None:
-        delay = serve_at - time.time()
+        delay = serve_at - elapsed()
         if delay > 0:
             log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
             self._wait_for(f"{delay:.0f} s for what a predecessor without its journal may have admitted")
@@ -320,6 +329,7 @@ class Allocator:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            self._engine.see_clock()
             if self._engine.is_serving:
                 self._engine.tick()
             ends = asyncio.get_running_loop().time() + TICK_SECONDS
@@ -471,6 +481,8 @@ class Allocator:
         ]
         if self._journal_read.is_set() and self._journal.trouble:
             notes.append(f"the journal takes no commits: {self._journal.trouble}")
+        if steps := sum(self._engine.clock_steps.values()):
+            notes.append(f"the wall clock was set, or this process stopped, {steps} times since the start: see the log")
         if self._watch and LAGGING_SECONDS < self._watch.lag() < math.inf:
             notes.append(f"the view of the cluster was last proven current {self._watch.lag():.0f} seconds ago")
         if self._keeper and self._keeper.trouble:
@@ -483,14 +495,14 @@ def _watch(kubeconfig: str, clock: Clock) -> Watch:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415
     from allocator.cluster.kubernetes import KubernetesCluster  # noqa: PLC0415
 
-    return KubernetesCluster(Client(loader(kubeconfig)), now=clock)
+    return KubernetesCluster(Client(loader(kubeconfig)), ends=clock)
 
 
 def _port_leases(config: Config, journal: Journal, may_write: Callable[[], bool], clock: Clock) -> Parts:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
     from allocator.portleases.parts import Parts  # noqa: PLC0415
 
-    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock)
+    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock, ahead=lambda: clock.ahead)
 
 
 def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:

@@ -131,7 +131,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             claim_id = _claim_id(request.id)
             await self._guard.renewing(context, claim_id, self._engine.ledger.get(claim_id))
             claim = await self._engine.renew(claim_id, parse_ttl(request))
-        return pb.RenewResponse(allocation=to_allocation(claim))
+        return pb.RenewResponse(allocation=to_allocation(claim, ahead=self._engine.ahead))
 
     async def GetAllocation(  # noqa: N802
         self, request: pb.GetAllocationRequest, context: Context
@@ -277,7 +277,8 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         return NodeName(name)
 
     def _allocation(self, claim: Claim) -> pb.Allocation:
-        return to_allocation(claim, unplaceable=self._engine.ledger.is_unplaceable(claim))
+        engine = self._engine
+        return to_allocation(claim, ahead=engine.ahead, unplaceable=engine.ledger.is_unplaceable(claim))
 
     def _claims_on(self, name: NodeName) -> list[Claim]:
         ledger = self._engine.ledger

@@ -108,14 +108,14 @@ class Status:
         certificates: Mapping[str, Callable[[], float]],
         leadership: Leadership | None = None,
     ) -> None:
-        self.callers = Callers(engine.now)
+        self.callers = Callers(engine.wall)
         self.waiting_for: Callable[[], str] = str
         self._engine = engine
         self._cluster = cluster
         self._journal = journal
         self._certificates = certificates
         self._leadership = leadership
-        self._started = engine.now()
+        self._started = engine.wall()
 
     def response(self) -> pb.GetStatusResponse:
         engine, tally = self._engine, self._engine.ledger.tally()
@@ -123,7 +123,7 @@ class Status:
         return pb.GetStatusResponse(
             version=program_version(),
             start_time=to_timestamp(self._started),
-            current_time=to_timestamp(engine.now()),
+            current_time=to_timestamp(engine.wall()),
             cluster=self._cluster,
             serving=is_serving,
             waiting_for="" if is_serving else self._obstacle(),
@@ -144,6 +144,7 @@ class Status:
                 for name, expires in sorted(self._certificates.items())
             ],
             callers=self.callers.recent(),
+            clock_step_count=sum(engine.clock_steps.values()),
         )
 
     def _obstacle(self) -> str:
@@ -157,7 +158,7 @@ class Status:
             return None
         told, lag = pb.GetStatusResponse.Watch(relist_count=watch.relists()), watch.lag()
         if lag < math.inf:
-            told.proof_time.CopyFrom(to_timestamp(self._engine.now() - lag))
+            told.proof_time.CopyFrom(to_timestamp(self._engine.wall() - lag))
             told.lag.CopyFrom(Duration(seconds=int(lag), nanos=int(lag % 1 * 1e9)))
         return told
 

@@ -27,14 +27,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from servicekit import CALLERS, Running, Start, stream_unread
 from tornado.httpclient import AsyncHTTPClient
 
+from allocator.cluster.client import ApiError
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId, PodUid
 from allocator.core.pods import Pod
 from allocator.core.tenants import HANDFUL, Shares
 from allocator.journal.contract import Entry, JournalError
+from allocator.portleases.answers import no_namespace, refusal_of
 from allocator.portleases.journal import NotStoredError
-from allocator.portleases.store import no_namespace
 from allocator.watchers import MOST_UNREAD
 from hostport.contract import Notice, Reason
 from hostport.flags import Address
@@ -285,7 +286,7 @@ async def too_many_leases(service: Running) -> None:
 
 
 async def lease_not_stored(service: Running) -> None:
-    error = NotStoredError("PortLease media/r1-3f2a9c01b7: 403 Forbidden: exceeded quota: ports")
+    error = NotStoredError("PortLease media/r1-3f2a9c01b7: 401 Unauthorized")
     setattr(service.engine.journal, "submit", failing(error))  # noqa: B010 - mypy minds the assignment
     await service.stub.Allocate(lease())
 
@@ -293,6 +294,18 @@ async def lease_not_stored(service: Running) -> None:
 async def namespace_not_found(service: Running) -> None:
     setattr(service.engine.journal, "submit", failing(Refused(no_namespace("media"))))  # noqa: B010 - as above
     await service.stub.Allocate(lease())
+
+
+def turned_down(status: int, message: str) -> Callable[[Running], Awaitable[None]]:
+    """The API server does not take the PortLease, in the words of Kubernetes."""
+
+    async def call(service: Running) -> None:
+        mistake = refusal_of(ApiError(status, "Forbidden", message), "media")
+        assert mistake is not None
+        setattr(service.engine.journal, "submit", failing(Refused(mistake)))  # noqa: B010 - as above
+        await service.stub.Allocate(lease())
+
+    return call
 
 
 async def watch_behind(service: Running) -> None:
@@ -322,6 +335,16 @@ CALLS: dict[Reason, Callable[[Running], Awaitable[Any]]] = {
     Reason.NAMESPACE_NOT_FOUND: namespace_not_found,
     Reason.LEASE_NOT_STORED: lease_not_stored,
     Reason.TOO_MANY_LEASES: too_many_leases,
+    Reason.LEASE_QUOTA: turned_down(
+        403,
+        'portleases.hostport.io "r1-3f2a9c01b7" is forbidden: exceeded quota: leases, requested:'
+        " count/portleases.hostport.io=1, used: count/portleases.hostport.io=20, limited: count/portleases.hostport.io=20",
+    ),
+    Reason.LEASE_FORBIDDEN: turned_down(
+        422,
+        'portleases.hostport.io "r1-3f2a9c01b7" is forbidden: ValidatingAdmissionPolicy "leases" with binding "leases"'
+        " denied request: no lease in media",
+    ),
 }
 
 TWO_PORTS = ({"name": "a", "containerPort": 80}, {"name": "b", "containerPort": 81})

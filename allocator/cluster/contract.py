@@ -26,7 +26,7 @@ class Observer(Protocol):
         """What changed since the last call."""
 
     def proven(self, until: float) -> None:
-        """The view reaches this far: whoever existed then has been told. Seconds since the epoch."""
+        """The view reaches this far: whoever existed then has been told. By the clock by which reservations end."""
 
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that hold something: one of them that a full list lacks is gone."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from collections.abc import Collection as Items
 from functools import partial
@@ -25,6 +24,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+from allocator.clock import elapsed
 from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.contract import Observer, PodRef
 from allocator.cluster.looks import Looks
@@ -58,19 +58,26 @@ LOOK_SECONDS = 0.5
 
 
 class KubernetesCluster:
-    """See the module. `now` gives seconds since the epoch, `chance` a number in [0, 1)."""
+    """See the module.
+
+    `now` gives seconds that pass whatever is set, also while this process does not run: how old the view is goes by it.
+    `ends` is the clock by which reservations end, which may go more slowly; None: the same. `chance` gives a number in
+    [0, 1).
+    """
 
     def __init__(
         self,
         client: Client,
         *,
         pace: Pace = PACE,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = elapsed,
+        ends: Callable[[], float] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
         self._pace = pace
         self._now = now
+        self._ends = ends
         self._chance = chance
         self._observer: Observer | None = None
         self._synced = asyncio.Event()
@@ -89,7 +96,8 @@ class KubernetesCluster:
 
         def proven(until: float) -> None:
             self._proven_until = max(self._proven_until, until)
-            observer.proven(until)
+            # What passed since then counted in full at most: rather too early a time is proven than too late a one.
+            observer.proven(until if self._ends is None else self._ends() - (self._now() - until))
 
         self._observer = observer
         nodes = self._follower(NODES, _Nodes(observer))

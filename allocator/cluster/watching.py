@@ -75,7 +75,7 @@ class Sink(Protocol[S]):
         """Some of the list's objects."""
 
     def complete(self, as_of: float) -> Iterator[None]:
-        """That was the whole list; everything that existed at this time (seconds since the epoch) was in it."""
+        """That was the whole list; everything that existed at this time (in seconds of `now`) was in it."""
 
     def changed(self, events: Sequence[Event[S]]) -> Iterator[None]:
         """ADDED, MODIFIED and DELETED, in order."""
@@ -111,7 +111,7 @@ class _Asked:
 
 
 class Follower(Generic[S]):
-    """See the module. `now` gives seconds since the epoch, `chance` a number in [0, 1)."""
+    """See the module. `now` gives seconds that pass, `chance` a number in [0, 1)."""
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from allocator.core.asks import Refused
 from allocator.core.claims import Claim, ClaimId
 from hostport.contract import Reason
 
@@ -21,6 +22,8 @@ class JournalError(Exception):
 
     reason = Reason.JOURNAL_UNAVAILABLE
     until: asyncio.Future[None] | None = None
+    refusal: Refused | None = None
+    """What the caller is told instead, where it is not the environment's fault after all."""
 
 
 class JournalInUseError(JournalError):
@@ -38,7 +41,7 @@ class Put(msgspec.Struct, frozen=True, gc=False):
 
 
 class Drop(msgspec.Struct, frozen=True, gc=False):
-    """The claim has ended at `at`, seconds since the epoch. Its answers fade from then on."""
+    """The claim has ended at `at`, by the allocator's clock. Its answers fade from then on."""
 
     claim_id: ClaimId
     at: float
@@ -51,7 +54,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     digest: bytes  # of the request, to tell a repetition from a mistake
     claim_id: ClaimId
     response: bytes  # a serialised AllocateResponse
-    ended: float | None = None  # when the claim ended
+    ended: float | None = None  # when the claim ended, by the allocator's clock
 
 
 MOST_FORGOTTEN = 1024
@@ -114,9 +117,6 @@ class Journal(Protocol):
         journal. Empty: it has none.
         """
 
-    clock: Callable[[], float | None]
-    """The allocator's clock. Its reading is kept with every commit; None: there is none."""
-
     async def open(self) -> None:
         """Returns when the journal can be used. Waits for as long as the environment is in the way: see `trouble`.
 
@@ -124,6 +124,9 @@ class Journal(Protocol):
             JournalInUseError, JournalVersionError: that will not pass by itself.
 
         """
+
+    clock: Callable[[], float | None]
+    """The allocator's clock. Its reading is kept with every commit; None: there is none."""
 
     def load(self) -> Kept:
         """What is in force. Called once, when it is open, before any submission."""
@@ -133,7 +136,7 @@ class Journal(Protocol):
 
         `is_wanted` is asked just before the commit: a caller that has gone away gets nothing. The future resolves to
         True when the entries are durable and to False when they were not wanted, and raises JournalError when they
-        could not be made durable.
+        could not be made durable. Without entries a commit keeps the reading of the clock, and nothing else.
         """
 
     def close(self) -> None:

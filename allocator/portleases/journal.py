@@ -24,6 +24,7 @@ from allocator.cluster.client import ApiError, UnreachableError
 from allocator.core.asks import Refused
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.journal.contract import Answer, Drop, Entry, Journal, JournalError, Kept, Put
+from allocator.portleases.answers import refusal_of, trouble_of
 from allocator.portleases.objects import name_of, ttl_of
 from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
@@ -42,7 +43,7 @@ class NotStoredError(JournalError):
 
 
 class LeaseJournal:
-    """See the module. `now` gives seconds since the epoch."""
+    """See the module. `now` is the clock by which leases end."""
 
     def __init__(self, inner: Journal, store: Store, shelf: Shelf, *, now: Callable[[], float]) -> None:
         self._inner = inner
@@ -132,9 +133,6 @@ class LeaseJournal:
                     self._undo(claim)
                     return False
                 stored = await self._store.grant(stored, claim, answer)
-        except Refused:
-            self._undo(claim)
-            raise
         except TimeoutError as error:
             trouble = f"not within {STORE_SECONDS:g} s: {self._store.trouble or 'no answer'}"
             raise self._not_stored(claim, trouble) from error
@@ -146,7 +144,7 @@ class LeaseJournal:
         return True
 
     def _not_stored(self, claim: Claim, trouble: object) -> NotStoredError:
-        failure = NotStoredError(f"PortLease {claim.owner.namespace}/{name_of(claim)}: {trouble}")
+        failure = _failure(f"{claim.owner.namespace}/{name_of(claim)}", claim, trouble)
         failure.until = self._undo(claim)
         return failure
 
@@ -190,7 +188,7 @@ class LeaseJournal:
         except TimeoutError as error:
             raise NotStoredError(f"PortLease {stored}: no answer for {RENEW_SECONDS:g} s") from error
         except (ApiError, UnreachableError) as error:
-            raise NotStoredError(f"PortLease {stored}: {error}") from error
+            raise _failure(str(stored), claim, error) from error
         return await self._inner.submit([Put(claim)], is_wanted)
 
     # -- what is under way
@@ -204,6 +202,17 @@ class LeaseJournal:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _failure(name: str, claim: Claim, trouble: object) -> NotStoredError:
+    """Why an object was not written, and whether that is the caller's mistake."""
+    if not isinstance(trouble, ApiError):
+        return NotStoredError(f"PortLease {name}: {trouble}")
+    failure = NotStoredError(f"PortLease {name}: {trouble_of(trouble)}")
+    mistake = refusal_of(trouble, claim.owner.namespace)
+    if mistake is not None:
+        failure.refusal = Refused(mistake)
+    return failure
 
 
 def _always() -> bool:

@@ -105,13 +105,14 @@ Allocator
 ✓ its view of the cluster is current (2s ago)
 ✓ its ServiceAccount has the rights that it needs
 ✓ its journal is in order (sqlite)
+✓ its clock was not set
 ✓ its certificates are good for a while (60d)
 ✓ the versions of shims, allocator and this program fit (0.1.0)
 
 Books
 ✓ every Pod with ports has room for them
 
-0 failed, 0 warnings, 17 fine"""
+0 failed, 0 warnings, 18 fine"""
     )
 
 
@@ -233,11 +234,15 @@ BROKEN: dict[str, tuple[Facts, str]] = {
     ),
     "journal set aside": (
         replace(HEALTHY, status=status(journal=Status.Journal(kind="sqlite", set_aside="/j.corrupt-1"))),
-        "‼ allocator-journal: it could not be read at the start, and was set aside as /j.corrupt-1",
+        "‼ allocator-journal: it was damaged, and set aside as /j.corrupt-1",
     ),
     "disk full": (
         replace(HEALTHY, status=status(journal=Status.Journal(kind="sqlite", unsaved_count=7))),
         "✗ allocator-journal: 7 changes could not be written, and are tried again",
+    ),
+    "clock set": (
+        replace(HEALTHY, status=status(clock_step_count=2)),
+        "‼ allocator-clock: it was set, or the allocator stopped, 2 times since its start",
     ),
     "versions apart": (
         replace(HEALTHY, program="0.3.0"),
@@ -310,7 +315,7 @@ Webhook
     see:   docs/checks.md#webhook-admits
 """
     )
-    assert shown[-1] == "2 failed, 0 warnings, 15 fine"
+    assert shown[-1] == "2 failed, 0 warnings, 16 fine"
 
 
 def test_json_says_the_same() -> None:
@@ -318,7 +323,7 @@ def test_json_says_the_same() -> None:
 
     data = json.loads(json.dumps(as_data(judge(facts))))
 
-    assert (data["result"], len(data["checks"])) == ("failed", 17)
+    assert (data["result"], len(data["checks"])) == ("failed", 18)
     assert [each for each in data["checks"] if each["result"] != "ok"] == [
         {
             "id": "allocator-sees",

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from msgspec.structs import replace
 
+from allocator.clock import Clock
 from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.kubernetes import NODES, PODS, KubernetesCluster, _Nodes, _Pods
 from allocator.core.asks import Ask, Warned
@@ -38,6 +39,7 @@ class Disk:
     def __init__(self) -> None:
         self.claims: dict[str, str] = {}
         self.answers: dict[str, Answer] = {}
+        self.clock: float | None = None
 
     def write(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -77,7 +79,7 @@ class QueueJournal:
         pass
 
     def load(self) -> Kept:
-        return Kept(tuple(self.disk.read().values()), tuple(self.disk.answers.values()))
+        return Kept(tuple(self.disk.read().values()), tuple(self.disk.answers.values()), self.disk.clock)
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -88,7 +90,7 @@ class QueueJournal:
         for _ in range(min(most, len(self.queue))):
             entries, is_wanted, future = self.queue.popleft()
             if is_wanted():
-                self.disk.write(entries)
+                self._write(entries)
             future.set_result(is_wanted())
 
     def fail(self) -> None:
@@ -100,8 +102,12 @@ class QueueJournal:
         """The process is killed when some of the queue is written and nobody was told."""
         for entries, is_wanted, _ in list(self.queue)[:written]:
             if is_wanted():
-                self.disk.write(entries)
+                self._write(entries)
         self.queue.clear()
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        self.disk.write(entries)
+        self.disk.clock = self.clock()
 
     def close(self) -> None:
         pass
@@ -134,25 +140,29 @@ def sealed(claim: Claim, warnings: Sequence[Warned]) -> bytes:
 
 
 class Process:
-    """See the module. `now` is the clock of the allocator."""
+    """See the module. `clock` is that of the allocator."""
 
     def __init__(
         self,
         reality: Reality,
         disk: Disk,
         *,
-        now: Callable[[], float],
+        clock: Clock,
         rules: Rules,
         ids: count[int],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._reality = reality
         self._loop = loop
-        self.now = now
+        self.now = now = clock
         self.journal = QueueJournal(disk)
         self.ledger = Ledger(rules)
         self.engine = Engine(
-            ledger=self.ledger, journal=self.journal, now=now, new_id=lambda: ClaimId(f"{next(ids):032x}")
+            ledger=self.ledger,
+            journal=self.journal,
+            now=now,
+            new_id=lambda: ClaimId(f"{next(ids):032x}"),
+            clock=clock,
         )
         at_once(self.engine.restore())
         self.client = StoreClient(reality)

@@ -10,6 +10,7 @@ from typing import Any
 from cluster.apiserver import ApiServer, Object
 from kit import lease, node
 
+from allocator.clock import Clock
 from allocator.cluster.lease import Legacy
 from allocator.cluster.watching import Pace
 from allocator.core.asks import Ask, Warned
@@ -30,6 +31,7 @@ class Disk:
     def __init__(self) -> None:
         self.claims: dict[ClaimId, Claim] = {}
         self.answers: list[Answer] = []
+        self.clock: float | None = None
 
 
 class DiskJournal:
@@ -50,7 +52,7 @@ class DiskJournal:
         pass
 
     def load(self) -> Kept:
-        return Kept(tuple(self._disk.claims.values()), tuple(self._disk.answers))
+        return Kept(tuple(self._disk.claims.values()), tuple(self._disk.answers), self._disk.clock)
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -60,6 +62,7 @@ class DiskJournal:
         is_kept = is_wanted()
         for entry in entries if is_kept else ():
             self._apply(entry)
+        self._disk.clock = self.clock()
         if not self.dies_after_commit:
             future.set_result(is_kept)
         return future
@@ -87,17 +90,26 @@ class DiskJournal:
 class Allocator:
     """A process: it is killed by `die`, and nothing of it is heard again."""
 
-    def __init__(self, server: ApiServer, disk: Disk, *, now: Callable[[], float], ids: count[int]) -> None:
+    def __init__(
+        self, server: ApiServer, disk: Disk, *, now: Callable[[], float], ids: count[int], clock: Clock | None = None
+    ) -> None:
         self.legacy = Legacy.JOURNAL
         self.may_write = True
         self.inner = DiskJournal(disk)
-        parts = Parts(server.client(), self.inner, may_write=lambda: self.may_write, now=now)
+        parts = Parts(
+            server.client(),
+            self.inner,
+            may_write=lambda: self.may_write,
+            now=clock or now,
+            ahead=lambda: clock.ahead if clock else 0.0,
+        )
         self.journal = parts.journal
         self.engine = Engine(
             ledger=Ledger(Rules()),
             journal=self.journal,
-            now=now,
+            now=clock or now,
             new_id=lambda: ClaimId(f"{next(ids):04x}".ljust(32, "0")),
+            clock=clock,
         )
         at_once(self.engine.restore())
         self.engine.holds_lease = lambda: self.may_write

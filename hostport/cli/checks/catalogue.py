@@ -208,6 +208,17 @@ CHECKS = {
             ),
         ),
         Check(
+            id="allocator-clock",
+            group="Allocator",
+            holds="its clock was not set",
+            looks_at="Whether the wall clock was set, or the allocator stopped for a while, since it began.",
+            when_not=(
+                "No lease ends by it: they end by a clock that goes on only while the allocator answers. But what "
+                "people are told of times goes by the wall clock, and so do certificates. A virtual machine that is "
+                "suspended or restored does this too."
+            ),
+        ),
+        Check(
             id="allocator-certificates",
             group="Allocator",
             holds="its certificates are good for a while",

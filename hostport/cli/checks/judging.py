@@ -225,6 +225,7 @@ def _allocator(facts: Facts) -> Iterator[Finding]:
     if status.HasField("watch"):
         yield _sees(status)
     yield _journal(status)
+    yield _clock(status)
     expiries = {each.name: wording.seconds(each.expire_time) for each in status.certificates}
     if expiries:
         yield _lasts("allocator-certificates", expiries, facts.now)
@@ -321,6 +322,13 @@ def _journal(status: pb.GetStatusResponse) -> Finding:
             "see its log for what was lost; then `python -m allocator journal acknowledge PATH` in the allocator's Pod",
         )
     return _ok("allocator-journal", status.journal.kind)
+
+
+def _clock(status: pb.GetStatusResponse) -> Finding:
+    if status.clock_step_count:
+        cause = f"it was set, or the allocator stopped, {status.clock_step_count} times since its start"
+        return _warning("allocator-clock", cause, "see its log for what and when: does its node keep time by NTP?")
+    return _ok("allocator-clock")
 
 
 def _versions(facts: Facts, status: pb.GetStatusResponse) -> Finding:
