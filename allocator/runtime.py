@@ -247,13 +247,16 @@ class Allocator:
         """
         await self._open_journal()
         if self._leadership is None:
-            anew = self._journal.began_anew_at if self._watch else 0.0
-            left = min(UNSEEN_SECONDS, anew + UNSEEN_SECONDS - time.time())
-            await self._follow_from(elapsed() + left if anew else 0.0)
+            await self._follow_from(elapsed() + self._unseen_seconds())
             return
         self._wait_for("the Lease {}/{}, which another allocator may hold".format(*self._leadership.place))
         serve_at = await self._leadership.acquire()
         await side_by_side(lease=self._leadership.keep(), cluster=self._follow_from(serve_at))
+
+    def _unseen_seconds(self) -> float:
+        """Where no Lease tells of a predecessor: how long Pods may be on their way that our journal lacks."""
+        anew = self._journal.began_anew_at if self._watch else 0.0
+        return min(UNSEEN_SECONDS, max(0.0, anew + UNSEEN_SECONDS - time.time()))
 
     async def _open_journal(self) -> None:
         """Reads what was kept. Waits for as long as the environment is in the way.

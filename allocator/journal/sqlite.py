@@ -175,6 +175,7 @@ class SqliteJournal:
             if told:
                 log.info("journal %s is open: what was in the way has passed", self.path)
             self.trouble = ""
+            self._looks_again_at = 0.0
             self._tell_asides()
             return
 

@@ -94,18 +94,48 @@ class LeaseJournal:
         self._leases.update(claim_ids)
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> Future:
-        match entries:
-            case [Put(claim), *rest] if claim.state is State.LEASED and claim.id not in self._leases:
-                answer = next((entry for entry in rest if isinstance(entry, Answer)), None)
-                self._leases.add(claim.id)
-                self._busy.add(claim.id)
-                return self._start(self._grant(claim, answer, self._inner.submit(entries, is_wanted), is_wanted))
-            case [Put(claim)] if claim.state is State.LEASED and self._outgrows(claim):
-                return self._start(self._renew(claim, is_wanted))
-            case [Drop(claim_id)] if claim_id in self._leases:
-                self._busy.add(claim_id)
-                return self._start(self._end(entries, claim_id))
-        return self._inner.submit(entries, is_wanted)
+        """Does with the objects what each entry does to a lease, whatever stands beside it: see `Journal.submit`.
+
+        Raises:
+            ValueError: it grants two leases; where one object is refused, the other lease would have to be taken back.
+
+        """
+        ends = [entry.claim_id for entry in entries if isinstance(entry, Drop) and entry.claim_id in self._leases]
+        puts = [entry.claim for entry in entries if isinstance(entry, Put) and entry.claim.state is State.LEASED]
+        grants = [claim for claim in puts if claim.id not in self._leases]
+        grown = [claim for claim in puts if claim.id in self._leases and self._outgrows(claim)]
+        if len(grants) > 1:
+            raise ValueError(f"{len(grants)} leases are granted in one submission: submit each by itself")
+        if not (ends or grown or grants):
+            return self._inner.submit(entries, is_wanted)
+        self._leases.update(claim.id for claim in grants)
+        self._busy.update(ends, (claim.id for claim in grants))
+        kept: Future
+        if ends or grown:
+            kept = self._start(self._kept_after(entries, is_wanted, ends, grown))
+        else:
+            kept = self._inner.submit(entries, is_wanted)
+        if not grants:
+            return kept
+        answer = next((entry for entry in entries if isinstance(entry, Answer)), None)
+        return self._start(self._grant(grants[0], answer, kept, is_wanted))
+
+    async def _kept_after(
+        self,
+        entries: Sequence[Entry],
+        is_wanted: Callable[[], bool],
+        ends: Collection[ClaimId],
+        grown: Collection[Claim],
+    ) -> bool:
+        """Journals when the objects tell it: renewals, which may fail, then ends, which are tried until done."""
+        try:
+            await asyncio.gather(*map(self._grow, grown))
+            await asyncio.gather(*map(self._delete, ends))
+            is_kept = await self._inner.submit(entries, _always if ends else is_wanted)
+            self._leases.difference_update(ends)
+        finally:
+            self._busy.difference_update(ends)
+        return is_kept
 
     async def stop(self) -> None:
         """Gives up what is under way; the next start finds it."""
@@ -161,17 +191,11 @@ class LeaseJournal:
 
     # -- end
 
-    async def _end(self, entries: Sequence[Entry], claim_id: ClaimId) -> bool:
-        try:
-            stored = self._shelf.of(claim_id)
-            if stored is not None:
-                await self._store.delete(stored)
-                self._shelf.drop(stored.uid)
-            ended = await self._inner.submit(entries, _always)
-            self._leases.discard(claim_id)
-        finally:
-            self._busy.discard(claim_id)
-        return ended
+    async def _delete(self, claim_id: ClaimId) -> None:
+        stored = self._shelf.of(claim_id)
+        if stored is not None:
+            await self._store.delete(stored)
+            self._shelf.drop(stored.uid)
 
     # -- renewal
 
@@ -179,7 +203,7 @@ class LeaseJournal:
         stored = self._shelf.of(claim.id)
         return stored is not None and ttl_of(claim, self._now()) > stored.ttl
 
-    async def _renew(self, claim: Claim, is_wanted: Callable[[], bool]) -> bool:
+    async def _grow(self, claim: Claim) -> None:
         stored = self._shelf.of(claim.id)
         try:
             if stored is not None:
@@ -189,7 +213,6 @@ class LeaseJournal:
             raise NotStoredError(f"PortLease {stored}: no answer for {RENEW_SECONDS:g} s") from error
         except (ApiError, UnreachableError) as error:
             raise _failure(str(stored), claim, error) from error
-        return await self._inner.submit([Put(claim)], is_wanted)
 
     # -- what is under way
 

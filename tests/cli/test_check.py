@@ -254,7 +254,7 @@ BROKEN: dict[str, tuple[Facts, str]] = {
     ),
     "journal set aside": (
         replace(HEALTHY, status=status(journal=Status.Journal(kind="sqlite", set_aside="/j.corrupt-1"))),
-        "‼ allocator-journal: it could not be read at the start, and was set aside as /j.corrupt-1",
+        "‼ allocator-journal: it was damaged, and set aside as /j.corrupt-1",
     ),
     "disk full": (
         replace(HEALTHY, status=status(journal=Status.Journal(kind="sqlite", unsaved_count=7))),

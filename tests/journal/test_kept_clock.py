@@ -15,6 +15,7 @@ from allocator.engine import CLOCK_SECONDS, Engine, always
 from allocator.journal.contract import Drop, Put
 from allocator.journal.records import encode_claim
 from allocator.journal.sqlite import SqliteJournal
+from allocator.slices import at_once
 
 WALL = 1_800_000_000.0
 LEASE = Claim(
@@ -41,8 +42,7 @@ class Machine:
         engine = Engine(
             ledger=Ledger(Rules()), journal=journal, now=clock, new_id=lambda: ClaimId(next(ids)), clock=clock
         )
-        for _ in engine.restore():
-            pass
+        at_once(engine.restore())
         engine.is_serving = True
         return engine, journal
 

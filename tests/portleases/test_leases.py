@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from cluster.apiserver import Fail, Fault, Hang, Lost
 from kit import on
+from msgspec.structs import replace
 from waiting import until
 
 from allocator.core.asks import Refused
 from allocator.core.claims import Claim
 from allocator.core.ledger import LEASE_SECONDS
 from allocator.engine import UnavailableError, always
+from allocator.journal.contract import Drop, Put
 from allocator.portleases.store import MOST_WRITES
 from hostport.contract import Reason
 from portleases.conftest import World
@@ -339,6 +341,26 @@ async def test_a_release_deletes_the_object(world: World) -> None:
     assert world.server.all("portleases") == []
     assert (one.held, one.inner.load().claims) == (set(), ())
     await one.engine.release(claim.id)
+
+
+async def test_leases_that_end_in_one_submission_take_all_their_objects_along(world: World) -> None:
+    """And what else is in it is journalled with them."""
+    one = await world.allocator()
+    claims = [await one.lease(f"q{n}", number=NUMBER + n, name=f"r{n}") for n in range(3)]
+    longer = replace(claims[2], expires=(claims[2].expires or 0.0) + 60)
+
+    assert await one.journal.submit([*(Drop(claim.id, 5.0) for claim in claims[:2]), Put(longer)], always)
+
+    assert [obj["spec"]["allocationID"] for obj in shown(world.server)] == [claims[2].id]
+    assert (one.inner.load().claims, one.journal.busy) == ((longer,), set())
+
+
+async def test_two_leases_are_not_granted_in_one_submission(world: World) -> None:
+    one = await world.allocator()
+    claims = [replace(await one.lease(f"q{n}", number=NUMBER + n, name=f"r{n}"), id=f"{n}" * 32) for n in range(2)]
+
+    with pytest.raises(ValueError, match="2 leases are granted in one submission"):
+        one.journal.submit([Put(claim) for claim in claims], always)
 
 
 async def test_a_lease_that_runs_out_takes_its_object_along(world: World) -> None:
