@@ -117,6 +117,9 @@ class Journal(Protocol):
         journal. Empty: it has none.
         """
 
+    clock: Callable[[], float | None]
+    """The allocator's clock. Its reading is kept with every commit; None: there is none."""
+
     async def open(self) -> None:
         """Returns when the journal can be used. Waits for as long as the environment is in the way: see `trouble`.
 
@@ -124,9 +127,6 @@ class Journal(Protocol):
             JournalInUseError, JournalVersionError: that will not pass by itself.
 
         """
-
-    clock: Callable[[], float | None]
-    """The allocator's clock. Its reading is kept with every commit; None: there is none."""
 
     def load(self) -> Kept:
         """What is in force. Called once, when it is open, before any submission."""

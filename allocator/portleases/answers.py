@@ -7,7 +7,7 @@
 | 400, 403, 422 of an admission webhook, plugin or policy | the cluster's rules forbid it (`LEASE_FORBIDDEN`) |
 | 413; 422 of the schema | a value of the request is one that no PortLease takes (`LEASE_FORBIDDEN`) |
 | 401; 403 of RBAC; 404 of the kind; 405; other 400, 410 and the like | ours: the message says what to mend |
-| 408, 429, 5xx | it may pass: asked again, for as long as the caller waits |
+| 408, 429, 5xx; 403, a quota that is new | it may pass: asked again, for as long as the caller waits |
 
 What is the caller's is refused, since to repeat it is in vain; what is ours is `LEASE_NOT_STORED`. A 409 is not told
 here: who writes looks for what is there, and goes on with that (`store`).
@@ -35,7 +35,8 @@ _HINTS: Final[dict[int, str]] = {
 
 def may_pass(error: ApiError) -> bool:
     """Whether the same request may be taken in a moment."""
-    return error.status in _PASSING or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    is_new_quota = "status unknown for quota" in error.message  # nobody has counted yet what there is
+    return error.status in _PASSING or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR or is_new_quota
 
 
 def refusal_of(error: ApiError, namespace: str) -> Mistake | None:
@@ -78,6 +79,8 @@ def _has_no_namespace(error: ApiError) -> bool:
 
 def _is_forbidden(error: ApiError) -> bool:
     """Whether admission or the schema says no, not RBAC, which says whom it forbids what."""
+    if may_pass(error):
+        return False
     if error.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}:
         return True
     if error.status not in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:

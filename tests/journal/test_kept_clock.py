@@ -6,12 +6,14 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from allocator.clock import Clock
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
 from allocator.core.ledger import Ledger, Rules
 from allocator.engine import CLOCK_SECONDS, Engine, always
 from allocator.journal.contract import Drop, Put
+from allocator.journal.records import encode_claim
 from allocator.journal.sqlite import SqliteJournal
 from allocator.slices import at_once
 
@@ -105,6 +107,28 @@ async def test_nothing_is_written_for_a_clock_that_nobody_waits_for(machine: Mac
     journal.close()
 
 
+FIRST_SCHEMA = """
+PRAGMA application_id = 0x48505254;
+PRAGMA user_version = 1;
+PRAGMA journal_mode = WAL;
+CREATE TABLE journal (identity TEXT NOT NULL);
+INSERT INTO journal VALUES (lower(hex(randomblob(16))));
+CREATE TABLE claims (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE answers (
+    seq INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL, digest BLOB NOT NULL, claim_id TEXT NOT NULL, response BLOB NOT NULL, ended REAL
+);
+CREATE INDEX answers_by_end ON answers (ended) WHERE ended IS NOT NULL;
+"""
+
+
+def write_as_the_first_version(path: Path, claim: Claim) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(FIRST_SCHEMA)
+    connection.execute("INSERT INTO claims (id, body) VALUES (?, ?)", (claim.id, encode_claim(claim)))
+    connection.close()
+
+
 OLD = {"time is left": (600.0, 600.0), "it is over": (-600.0, -600.0)}
 
 
@@ -113,19 +137,7 @@ async def test_a_journal_of_a_time_without_the_clock_has_what_was_left_by_the_wa
     machine: Machine, tmp_path: Path, ends_in: float, is_left: float
 ) -> None:
     """Whose ends were instants of the wall clock. From the first start on they are kept as the others."""
-    _, journal = machine.start()
-    old = Claim(**{name: getattr(LEASE, name) for name in LEASE.__struct_fields__} | {"expires": WALL + ends_in})
-    await journal.submit([Put(old)], always)
-    journal.close()
-    with sqlite3.connect(tmp_path / "journal.db") as connection:
-        connection.executescript("""
-            PRAGMA user_version = 1;
-            ALTER TABLE claims DROP COLUMN crc;
-            ALTER TABLE answers DROP COLUMN crc;
-            CREATE TABLE old AS SELECT identity FROM journal;
-            DROP TABLE journal;
-            ALTER TABLE old RENAME TO journal;
-        """)
+    write_as_the_first_version(tmp_path / "journal.db", replace(LEASE, expires=WALL + ends_in))
 
     engine, journal = machine.start()
     assert left(engine) == [is_left]

@@ -48,6 +48,10 @@ ROWS: dict[str, tuple[int, str, Reason, str]] = {
 PASSING = {
     "408": (408, "timeout"),
     "429": (429, "slow down"),
+    "403 of a quota that is new": (
+        403,
+        f"{IT} is forbidden: status unknown for quota: leases, resources: count/portleases",
+    ),
     "500": (500, "etcdserver: leader changed"),
     "503": (503, "not yet"),
 }
