@@ -83,7 +83,7 @@ class RollOver:
     def show(self, pair: Shown) -> Shown:
         """What the files hold now; returns what is to be shown."""
         held = self._shown
-        if held is None or held == pair or self.is_known(_end(held.chain.decode("ascii", "replace"))):
+        if held is None or held == pair or self._may_follow(held):
             self._shown, self._waiting = pair, None
             return pair
         self._waiting = pair
@@ -91,15 +91,12 @@ class RollOver:
 
     def is_due(self) -> bool:
         """Whether what waits may be shown by now."""
-        shown = self._shown
-        if self._waiting is None or shown is None:
-            return False
-        return self.is_known(_end(shown.chain.decode("ascii", "replace")))
+        return self._waiting is not None and self._shown is not None and self._may_follow(self._shown)
 
-    def is_known(self, shown_ends: float) -> bool:
-        """Whether a new certificate may take the place of one that ends then: the other side knows its authority."""
-        is_spread = self._clock() >= self._changed + self._propagation
-        return is_spread or self._now() >= shown_ends - self._propagation
+    def _may_follow(self, shown: Shown) -> bool:
+        """Whether another may take its place: the other side knows every authority, or it ends soon."""
+        ends = _end(shown.chain.decode("ascii", "replace"))
+        return self._clock() >= self._changed + self._propagation or self._now() >= ends - self._propagation
 
 
 def ending(bundle: str) -> Mapping[str, float]:

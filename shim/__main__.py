@@ -62,7 +62,7 @@ SERVE_FLAGS = (
     Flag(
         "certificate-propagation",
         "10m",
-        "how long to show the former certificate after an authority has become known that was not trusted before",
+        "how long to show the allocator the former certificate after an authority was seen that was not trusted before",
         duration,
     ),
     Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _count),

@@ -13,7 +13,6 @@ from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, ends,
 from hostport.credentials import Credentials
 from hostport.rollover import MOST_FORMER, MOST_TOLD, RollOver, Shown, ending, fingerprint
 from hostport.x509 import certificates
-from shim.tls import VERSIONS, Certificate
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -216,26 +215,3 @@ def test_the_allocator_remembers_and_waits_as_the_shim_does(folder: Folder) -> N
 
     assert files.authorities() == ending(named(old, new).decode())
     assert files.expires == NOW + 12 * HOUR
-
-
-def test_a_server_takes_up_a_certificate_when_it_may(tmp_path: Path) -> None:
-    signer = authority(hours=48)
-    folder, may = Folder(tmp_path), [False]
-    folder.write(named(signer), before := leaf(signer))
-    asked: list[float] = []
-
-    def may_change(shown_ends: float) -> bool:
-        asked.append(shown_ends)
-        return may[0]
-
-    certificate = Certificate(cert=folder.cert, key=folder.key, minimum=VERSIONS["1.3"], may_change=may_change)
-    expires = certificate.expires
-    folder.write(named(signer), after := leaf(signer, hours=24))
-    certificate.refresh()
-    certificate.refresh()
-    may[0] = True
-    held = certificate.expires
-    certificate.refresh()
-
-    assert before != after
-    assert (held, asked) == (expires, [expires] * 3)
