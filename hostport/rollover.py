@@ -5,7 +5,7 @@ late. So:
 
 * An authority that was trusted stays so until it ends, though no file names it any more: what it signed is in use until
   everybody has been given something newer. A restart forgets it.
-* A new certificate is shown once every authority that is trusted here has been known for `propagation` seconds: by then
+* A new certificate is shown once every authority that is trusted here has been known for `delay` seconds: by then
   the other side knows it as well. Until then the former one is shown, unless that ends before.
 * Of the authorities that no file names at most `MOST_FORMER` are remembered: those that end last.
 """
@@ -39,12 +39,12 @@ class RollOver:
 
     def __init__(
         self,
-        propagation: float = 0.0,
+        delay: float = 0.0,
         *,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._propagation = propagation
+        self._delay = delay
         self._now = now
         self._clock = clock
         self._known: dict[str, float] = {}  # PEM of each authority, and when it ends
@@ -96,7 +96,7 @@ class RollOver:
     def _may_follow(self, shown: Shown) -> bool:
         """Whether another may take its place: the other side knows every authority, or it ends soon."""
         ends = _end(shown.chain.decode("ascii", "replace"))
-        return self._clock() >= self._changed + self._propagation or self._now() >= ends - self._propagation
+        return self._clock() >= self._changed + self._delay or self._now() >= ends - self._delay
 
 
 def ending(bundle: str) -> Mapping[str, float]:

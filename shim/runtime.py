@@ -63,7 +63,7 @@ class Options:
     tls_key: Path | None = None
     tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
     credentials: Credentials = field(default_factory=Credentials)
-    certificate_propagation: float = 0.0  # seconds until a new authority is known elsewhere
+    certificate_delay: float = 0.0  # seconds until a new authority is known elsewhere
     max_concurrent: int = 1000
     most_connections: int = MOST_CONNECTIONS
     patience: Patience = PATIENCE
@@ -78,7 +78,7 @@ class Shim:
         """Raises OSError when a certificate or credential cannot be loaded, or an address cannot be bound."""
         self._options = options
         self._certificate = _certificate(options)
-        roll_over = RollOver(options.certificate_propagation)
+        roll_over = RollOver(options.certificate_delay)
         self._client = AllocatorClient(options.allocator, replace(options.credentials, roll_over=roll_over))
         metrics = Metrics()
         metrics.authorities(roll_over.authorities)
