@@ -439,7 +439,7 @@ class Allocator:
             key=Path(config.tls_key),
             client_ca=Path(config.tls_client_ca) if config.tls_client_ca else None,
             also=config.also_trust,
-            propagation=config.certificate_propagation,
+            delay=config.certificate_delay,
             asks_clients=asks_clients,
         )
         if asks_clients:

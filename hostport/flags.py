@@ -86,6 +86,13 @@ ALSO_TRUST = Flag(
     files,
 )
 
+CERTIFICATE_DELAY = Flag(
+    "certificate-delay",
+    "0s",
+    "how long to show the former certificate once another authority is trusted",
+    duration,
+)
+
 
 def add_flags(parser: argparse.ArgumentParser, flags: Sequence[Flag], environ: Mapping[str, str]) -> None:
     """Adds the flags with their environment variables as defaults.

@@ -5,7 +5,7 @@ late. So:
 
 * An authority that was trusted stays so until it ends, though no file names it any more: what it signed is in use until
   everybody has been given something newer. A restart forgets it.
-* A new certificate is shown once every authority that is trusted here has been known for `propagation` seconds: by then
+* A new certificate is shown once every authority that is trusted here has been known for `delay` seconds: by then
   the other side knows it as well. Until then the former one is shown, unless that ends before.
 * Of the authorities that no file names at most `MOST_FORMER` are remembered: those that end last.
 """
@@ -39,12 +39,12 @@ class RollOver:
 
     def __init__(
         self,
-        propagation: float = 0.0,
+        delay: float = 0.0,
         *,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._propagation = propagation
+        self._delay = delay
         self._now = now
         self._clock = clock
         self._known: dict[str, float] = {}  # PEM of each authority, and when it ends
@@ -83,7 +83,7 @@ class RollOver:
     def show(self, pair: Shown) -> Shown:
         """What the files hold now; returns what is to be shown."""
         held = self._shown
-        if held is None or held == pair or self.is_known(_end(held.chain.decode("ascii", "replace"))):
+        if held is None or held == pair or self._may_follow(held):
             self._shown, self._waiting = pair, None
             return pair
         self._waiting = pair
@@ -91,15 +91,12 @@ class RollOver:
 
     def is_due(self) -> bool:
         """Whether what waits may be shown by now."""
-        shown = self._shown
-        if self._waiting is None or shown is None:
-            return False
-        return self.is_known(_end(shown.chain.decode("ascii", "replace")))
+        return self._waiting is not None and self._shown is not None and self._may_follow(self._shown)
 
-    def is_known(self, shown_ends: float) -> bool:
-        """Whether a new certificate may take the place of one that ends then: the other side knows its authority."""
-        is_spread = self._clock() >= self._changed + self._propagation
-        return is_spread or self._now() >= shown_ends - self._propagation
+    def _may_follow(self, shown: Shown) -> bool:
+        """Whether another may take its place: the other side knows every authority, or it ends soon."""
+        ends = _end(shown.chain.decode("ascii", "replace"))
+        return self._clock() >= self._changed + self._delay or self._now() >= ends - self._delay
 
 
 def ending(bundle: str) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ import uvloop
 
 from hostport import logs
 from hostport.credentials import Credentials
-from hostport.flags import ALSO_TRUST, Flag, add_flags, address, duration
+from hostport.flags import ALSO_TRUST, CERTIFICATE_DELAY, Flag, add_flags, address, duration
 from hostport.supervision import LoopError
 from shim.render import RenderOptions, render
 from shim.runtime import Options, serve
@@ -60,12 +60,7 @@ SERVE_FLAGS = (
     Flag("tls-min-version", "1.3", "lowest TLS version that is spoken: 1.2 or 1.3", _version),
     Flag("insecure", False, "allow plain HTTP on an address that is not loopback"),
     *ALLOCATOR_FLAGS,
-    Flag(
-        "certificate-propagation",
-        "10m",
-        "how long to show the former certificate after an authority has become known that was not trusted before",
-        duration,
-    ),
+    CERTIFICATE_DELAY,
     Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _count),
     Flag(
         "reuse-port",
@@ -102,7 +97,7 @@ def serve_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
         tls_key=flags.tls_key,
         tls_min_version=VERSIONS[flags.tls_min_version],
         credentials=credentials(parser, flags),
-        certificate_propagation=flags.certificate_propagation,
+        certificate_delay=flags.certificate_delay,
         max_concurrent=flags.max_concurrent,
         reuse_port=flags.reuse_port,
         shutdown_delay=flags.shutdown_delay,

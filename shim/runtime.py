@@ -63,7 +63,7 @@ class Options:
     tls_key: Path | None = None
     tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
     credentials: Credentials = field(default_factory=Credentials)
-    certificate_propagation: float = 0.0  # seconds until a new authority is known elsewhere
+    certificate_delay: float = 0.0  # seconds until a new authority is known elsewhere
     max_concurrent: int = 1000
     most_connections: int = MOST_CONNECTIONS
     patience: Patience = PATIENCE
@@ -77,12 +77,11 @@ class Shim:
     def __init__(self, options: Options) -> None:
         """Raises OSError when a certificate or credential cannot be loaded, or an address cannot be bound."""
         self._options = options
-        self._roll_over = RollOver(options.certificate_propagation)
-        credentials = replace(options.credentials, roll_over=self._roll_over)
-        self._client = AllocatorClient(options.allocator, credentials)
-        self._certificate = _certificate(options, self._may_change)
+        self._certificate = _certificate(options)
+        roll_over = RollOver(options.certificate_delay)
+        self._client = AllocatorClient(options.allocator, replace(options.credentials, roll_over=roll_over))
         metrics = Metrics()
-        metrics.authorities(self._roll_over.authorities)
+        metrics.authorities(roll_over.authorities)
         if certificate := self._certificate:
             metrics.certificate("shim", lambda: certificate.expires)
         self._desk = Desk(allocator=self._client, metrics=metrics, max_concurrent=options.max_concurrent)
@@ -141,11 +140,6 @@ class Shim:
             self._certificate.refresh()
         self._client.refresh()
 
-    def _may_change(self, shown_ends: float) -> bool:
-        """Whether a new certificate may be shown. Whom it comes from is read first."""
-        self._client.refresh()
-        return self._roll_over.is_known(shown_ends)
-
 
 async def serve(options: Options) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process at once.
@@ -182,12 +176,10 @@ def _first_signal(number: signal.Signals, asked: asyncio.Event) -> Callable[[], 
     return handle
 
 
-def _certificate(options: Options, may_change: Callable[[float], bool]) -> Certificate | None:
+def _certificate(options: Options) -> Certificate | None:
     if options.tls_cert is None or options.tls_key is None:
         return None
-    return Certificate(
-        cert=options.tls_cert, key=options.tls_key, minimum=options.tls_min_version, may_change=may_change
-    )
+    return Certificate(cert=options.tls_cert, key=options.tls_key, minimum=options.tls_min_version)
 
 
 def _listen(server: HTTPServer, address: Address, *, reuse_port: bool = False) -> Address:

@@ -5,7 +5,6 @@ Rules:
 * What serves is never half of an old pair and half of a new one: a pair is tried in a scratch context first. A pair
   that does not fit is logged, and the old one stays.
 * New handshakes use the new certificate; connections that stand keep theirs.
-* A new one waits for as long as its authority may be unknown elsewhere: `may_change` is asked.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 from hostport.files import FileWatch, no_password
@@ -24,23 +22,11 @@ log = logging.getLogger(__name__)
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-def at_once(_ends: float) -> bool:
-    """Nothing has to be known elsewhere first."""
-    return True
-
-
 class Certificate:
-    """A certificate and its key, and the live context that serves them.
+    """A certificate and its key, and the live context that serves them."""
 
-    `may_change` is told when the one that is shown ends, and says whether another may take its place by now.
-    """
-
-    def __init__(
-        self, *, cert: Path, key: Path, minimum: ssl.TLSVersion, may_change: Callable[[float], bool] = at_once
-    ) -> None:
+    def __init__(self, *, cert: Path, key: Path, minimum: ssl.TLSVersion) -> None:
         """Raises OSError (ssl.SSLError is one) when the pair cannot be loaded."""
-        self._may_change = may_change
-        self._has_changed = False
         self._cert = cert
         self._key = key
         self._watch = FileWatch((cert, key))
@@ -52,10 +38,8 @@ class Certificate:
 
     def refresh(self) -> None:
         """Takes up a pair that changed on disk, if it is one."""
-        self._has_changed = self._watch.changed() or self._has_changed
-        if not self._has_changed or not self._may_change(self.expires):
+        if not self._watch.changed():
             return
-        self._has_changed = False
         try:
             self._load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         except OSError as error:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class Files:
     """Where the certificate, its key and, if clients must show one, the CA of their certificates are: PEM.
 
-    `also`: further CAs, where the files are there. `propagation`: seconds until a new authority is known elsewhere.
+    `also`: further CAs, where the files are there. `delay`: seconds until a new authority is known elsewhere.
     `asks_clients`: whether clients must show a certificate, where there is a CA.
     """
 
@@ -39,7 +39,7 @@ class Files:
         key: Path,
         client_ca: Path | None,
         also: tuple[Path, ...] = (),
-        propagation: float = 0.0,
+        delay: float = 0.0,
         asks_clients: bool = True,
     ) -> None:
         """Raises OSError (ssl.SSLError is one) when they cannot be loaded."""
@@ -48,7 +48,7 @@ class Files:
         self._client_ca = client_ca
         self._also = also
         self._asks_clients = asks_clients and client_ca is not None
-        self._roll_over = RollOver(propagation)
+        self._roll_over = RollOver(delay)
         self._watch = FileWatch((cert, key, *([client_ca] if client_ca else []), *also))
         self.expires = 0.0  # when the certificate that serves ends, seconds since the epoch
         self._first = self._load()

@@ -33,7 +33,7 @@ RIGHTS = {"Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "
 ISSUED = {"Issuer", "Certificate"}
 TLS, AUTHORITIES = "/etc/hostport/tls", "/etc/hostport/authorities"
 CA, SHIM, ALLOCATOR = "hostport-ca", "hostport-shim-tls", "hostport-allocator-tls"
-PROPAGATION = 8.0
+DELAY = 8.0
 """Seconds; more than any of the lags, as in a cluster."""
 
 LAGS = {"hostport-shim": 1.0, "hostport-allocator": 5.0}
@@ -159,7 +159,7 @@ def _mounted(
         stack.enter_context(mount.following())
     flags = [each for each in pod["containers"][0]["args"] if TLS in each or AUTHORITIES in each]
     flags = [each.replace(TLS, str(tls.folder)).replace(AUTHORITIES, str(authorities.folder)) for each in flags]
-    return {secret: tls}, [*flags, f"--certificate-propagation={PROPAGATION:g}s"]
+    return {secret: tls}, [*flags, f"--certificate-delay={DELAY:g}s"]
 
 
 def _cluster(plane: ControlPlane, folder: Path) -> tuple[str, ...]:

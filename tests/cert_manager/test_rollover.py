@@ -12,10 +12,10 @@ from e2e.manifests import hostport, pod, port
 from e2e.processes import wait_for, wait_until
 from e2e.soak import Clients, Tally, Witness
 
-from cert_manager.installed import ALLOCATOR, CA, PROPAGATION, SHIM, Installed, read
+from cert_manager.installed import ALLOCATOR, CA, DELAY, SHIM, Installed, read
 
 CLIENTS = 16
-AFTERWARDS = PROPAGATION + 6  # seconds: until what waits is shown, and some
+AFTERWARDS = DELAY + 6  # seconds: until what waits is shown, and some
 ASKING = hostport(policy="Dynamic", min_port=26000, max_port=26999)
 
 
@@ -76,7 +76,7 @@ def test_who_starts_in_mid_roll_over_trusts_whom_the_others_show(installed: Inst
     new_key(installed)
     installed.certificates.renew(SHIM)
     installed.until_mounted(SHIM)
-    time.sleep(PROPAGATION)
+    time.sleep(DELAY)
 
     assert installed.shim.stop() == 0
     installed.shim.start()

@@ -13,11 +13,10 @@ from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, ends,
 from hostport.credentials import Credentials
 from hostport.rollover import MOST_FORMER, MOST_TOLD, RollOver, Shown, ending, fingerprint
 from hostport.x509 import certificates
-from shim.tls import VERSIONS, Certificate
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
-PROPAGATION = 600.0
+DELAY = 600.0
 SHIM = Identity(name="hostport-shim", alternatives=("127.0.0.1",), usages=(SERVER, CLIENT))
 
 
@@ -51,7 +50,7 @@ class Program:
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
-        self.roll_over = RollOver(PROPAGATION, now=self.clock, clock=self.clock)
+        self.roll_over = RollOver(DELAY, now=self.clock, clock=self.clock)
 
     def look(self, bundle: bytes, pair: Shown) -> tuple[bytes, Shown]:
         return self.roll_over.trust(bundle), self.roll_over.show(pair)
@@ -83,7 +82,7 @@ def test_a_new_certificate_waits_until_its_authority_can_be_known_elsewhere() ->
     program.look(named(old), before)
 
     trusted, shown = program.look(named(new), after)
-    program.clock.now += PROPAGATION - 1
+    program.clock.now += DELAY - 1
     waits = program.roll_over.is_due()
     program.clock.now += 1
 
@@ -97,7 +96,7 @@ def test_a_new_certificate_of_an_authority_that_is_long_known_is_shown_at_once()
     program, old, new = Program(), authority(), authority()
     program.look(named(old), leaf(old))
     program.roll_over.trust(named(old, new))
-    program.clock.now += PROPAGATION
+    program.clock.now += DELAY
     after = leaf(new)
 
     assert program.look(named(new), after) == (named(new, old), after)
@@ -107,7 +106,7 @@ def test_a_new_certificate_waits_no_longer_than_the_former_one_lives() -> None:
     program, old, new = Program(), authority(), authority()
     before, after = leaf(old, hours=1), leaf(new)
     program.look(named(old), before)
-    program.clock.now += HOUR - PROPAGATION - 1
+    program.clock.now += HOUR - DELAY - 1
 
     assert program.look(named(new), after)[1] == before
     program.clock.now += 1
@@ -122,7 +121,7 @@ def test_what_comes_back_before_it_was_shown_changes_nothing() -> None:
     program.look(named(new), leaf(new))
 
     assert program.look(named(old), before)[1] == before
-    program.clock.now += PROPAGATION
+    program.clock.now += DELAY
     assert not program.roll_over.is_due()
 
 
@@ -192,7 +191,7 @@ def test_a_pair_that_is_half_replaced_is_neither_shown_nor_remembered(folder: Fo
     old = authority()
     before, after = leaf(old), leaf(old)
     folder.write(named(old), before)
-    roll_over = RollOver(PROPAGATION)
+    roll_over = RollOver(DELAY)
     credentials = Credentials(ca=folder.ca, cert=folder.cert, key=folder.key, roll_over=roll_over)
     credentials.load()
     folder.cert.write_bytes(after.chain)
@@ -209,33 +208,10 @@ def test_a_pair_that_is_half_replaced_is_neither_shown_nor_remembered(folder: Fo
 def test_the_allocator_remembers_and_waits_as_the_shim_does(folder: Folder) -> None:
     old, new = authority(hours=24), authority(hours=48)
     folder.write(named(old), leaf(old, hours=12))
-    files = Files(cert=folder.cert, key=folder.key, client_ca=folder.ca, also=(folder.other,), propagation=PROPAGATION)
+    files = Files(cert=folder.cert, key=folder.key, client_ca=folder.ca, also=(folder.other,), delay=DELAY)
 
     folder.write(named(new), leaf(new, hours=24))
     files.fresh()
 
     assert files.authorities() == ending(named(old, new).decode())
     assert files.expires == NOW + 12 * HOUR
-
-
-def test_a_server_takes_up_a_certificate_when_it_may(tmp_path: Path) -> None:
-    signer = authority(hours=48)
-    folder, may = Folder(tmp_path), [False]
-    folder.write(named(signer), before := leaf(signer))
-    asked: list[float] = []
-
-    def may_change(shown_ends: float) -> bool:
-        asked.append(shown_ends)
-        return may[0]
-
-    certificate = Certificate(cert=folder.cert, key=folder.key, minimum=VERSIONS["1.3"], may_change=may_change)
-    expires = certificate.expires
-    folder.write(named(signer), after := leaf(signer, hours=24))
-    certificate.refresh()
-    certificate.refresh()
-    may[0] = True
-    held = certificate.expires
-    certificate.refresh()
-
-    assert before != after
-    assert (held, asked) == (expires, [expires] * 3)
