@@ -105,6 +105,9 @@ crash: $(READY)  ## kill -9 the allocator 200 times under 16 clients (CRASH="--c
 clocks: $(READY)  ## set the allocator's wall clock and stop it, and see when leases end (needs libfaketime; 15 minutes)
 	$(PY) -m tests.crash.clocks $(CLOCKS)
 
+flips: $(READY)  ## change one bit of 800 copies of a journal: the table of docs/operations.md
+	$(PY) -m tests.journal
+
 bench: $(READY)  ## ratios against bare baselines, as a table (BENCH=name for one part)
 	$(PY) -m bench $(BENCH)
 

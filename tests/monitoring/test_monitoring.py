@@ -161,6 +161,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {"hostport_journal_failures_total": "0+1x60"},
         {"hostport_journal_failures_total": "7x60"},
     ),
+    "HostPortJournalDamaged": ({"hostport_journal_set_aside": "1x60"}, {"hostport_journal_set_aside": "0x60"}),
     "HostPortJournalSlow": (
         {
             'hostport_journal_commit_seconds_bucket{le="0.25"}': "0+90x60",
