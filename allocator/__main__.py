@@ -77,6 +77,9 @@ def _serve(config: Config) -> int:
     try:
         uvloop.run(serve(config))
     except LoopError as error:
+        if isinstance(error.__cause__, JournalError):  # the environment's fault: no line of the program explains it
+            log.critical("cannot serve: %s", error.__cause__)
+            return 1
         log.critical("cannot go on: %s", error, exc_info=error.__cause__)
         return 1
     except (JournalError, OSError, RuntimeError) as error:
