@@ -11,6 +11,8 @@ Rules:
   is journalled next, and before it, or with the next tick: a commit of its own for each Pod would cost as much as the
   one that gave the Pod its ports. Of what changes in masses some is journalled at a time, and the rest after it: then a
   port may be journalled as taken before it is as free. A start that finds both ends the claim whose Pod is gone.
+* A claim that is asked for again and again (a Pod whose webhooks are called anew) keeps the newest of its answers, as
+  many as fit into a bound in bytes. Whoever repeats an older request is answered anew, about the same claim.
 * What ends in masses likewise: a turn of the event loop costs no more than `MOST_ENDING` ends.
 * Where it is not certain yet that a decision was not made durable, its ports stay taken until it is.
 """
@@ -51,6 +53,8 @@ CLOCK_SECONDS = 5.0  # between two commits that keep the reading of the clock
 ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
 END_SECONDS = 4.0  # how long a caller waits for an end; an API server that is away must not keep it
 SURVEYED = 8_000  # nodes and numbers a tick: about 2 ms, and 5,000 nodes with 30 numbers each in ten seconds
+MOST_ANSWERED, ANSWER_BYTES = 64 << 10, 400
+"""Bytes of the answers that are kept for one claim, and those of each besides the response itself."""
 MOST_SHOWN = 10
 NODE_WEIGHT, SETS_OF_A_PORT = 32, 16
 """What a changed Node weighs by itself, and how many candidate sets it is held against in the time of a port."""
@@ -667,8 +671,14 @@ class Engine:
     # -- answers
 
     def _remember(self, answer: Answer) -> None:
+        """Keeps an answer; of those of one claim as many as fit into `MOST_ANSWERED`, the newest in any case."""
         self._answers[answer.request_id] = answer
-        self._answers_of[answer.claim_id] = (*self._answers_of.get(answer.claim_id, ()), answer.request_id)
+        kept = (*self._answers_of.get(answer.claim_id, ()), answer.request_id)
+        size = sum([ANSWER_BYTES + len(self._answers[each].response) for each in kept])
+        while size > MOST_ANSWERED and len(kept) > 1:
+            size -= ANSWER_BYTES + len(self._answers.pop(kept[0]).response)
+            kept = kept[1:]
+        self._answers_of[answer.claim_id] = kept
 
     def _fade(self, claim_id: ClaimId, at: float) -> None:
         for request_id in self._answers_of.pop(claim_id, ()):
