@@ -183,12 +183,14 @@ class Engine:
             self.ledger.restore(claims, self.now())
             yield
         before = self.now() - ANSWER_SECONDS
-        for answer in sorted(kept.answers, key=lambda answer: answer.ended or 0.0):
-            if answer.ended is not None and answer.ended < before:
-                continue
-            self._remember(answer)
-            if answer.ended is not None:
-                self._fading.append((answer.ended, answer.request_id))
+        for answers in slices(sorted(kept.answers, key=lambda answer: answer.ended or 0.0)):
+            for answer in answers:
+                if answer.ended is not None and answer.ended < before:
+                    continue
+                self._remember(answer)
+                if answer.ended is not None:
+                    self._fading.append((answer.ended, answer.request_id))
+            yield
         tell(log, "journal read", claims=len(kept.claims), answers=len(kept.answers))
 
     # -- what people are told of time
