@@ -675,7 +675,8 @@ class Engine:
     def _remember(self, answer: Answer) -> None:
         """Keeps an answer; of those of one claim as many as fit into `MOST_ANSWERED`, the newest in any case."""
         self._answers[answer.request_id] = answer
-        kept = (*self._answers_of.get(answer.claim_id, ()), answer.request_id)
+        earlier = (each for each in self._answers_of.get(answer.claim_id, ()) if each in self._answers)
+        kept = (*earlier, answer.request_id)
         size = sum([ANSWER_BYTES + len(self._answers[each].response) for each in kept])
         while size > MOST_ANSWERED and len(kept) > 1:
             size -= ANSWER_BYTES + len(self._answers.pop(kept[0]).response)
