@@ -51,7 +51,8 @@ class Hosted:
 
     def wait_ready(self) -> None:
         http = Https(f"http://127.0.0.1:{self.ports['http']}")
-        self.process.wait_until("ready", lambda: http.is_ok("/readyz"))
+        # A new allocator that finds the Lease of another, and not its journal, waits 36 s.
+        self.process.wait_until("ready", lambda: http.is_ok("/readyz"), seconds=75)
 
     def _environ(self, container: Mapping[str, Any], network: ServiceNetwork) -> dict[str, str]:
         meta = self._pod["metadata"]
