@@ -89,6 +89,14 @@ class _UnwantedError(UnavailableError):
         super().__init__(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
 
 
+class _NoLongerFitsError(Refused):
+    """A Pod was asked about again, and its claim does not fit what it has become. The claim stands."""
+
+    def __init__(self, claim: Claim, refused: Refused) -> None:
+        super().__init__(*refused.mistakes)
+        self.claim = claim
+
+
 @dataclass(slots=True)
 class _UnderWay:
     """A request that was decided and is not durable yet: what tells it, and who waits for its answer."""
@@ -231,13 +239,23 @@ class Engine:
         if self.watch is not None and not (mark and self._is_repeated(mark.request_id)):
             await self._first_sight(ask, self.watch, is_wanted)
         try:
+            return await self._surely(ask, mark, seal, is_wanted)
+        except _NoLongerFitsError as refused:
+            # A Pod that is denied after all keeps nothing, unless another call about it was granted meanwhile.
+            if self.ledger.get(refused.claim.id) is refused.claim and refused.claim.id not in self._ending:
+                self._end([refused.claim.id])
+            raise
+        finally:
+            self.check_serving()  # who has lost the Lease while deciding answers neither yes nor no
+
+    async def _surely(self, ask: Ask, mark: RequestMark | None, seal: Seal, is_wanted: Callable[[], bool]) -> bytes:
+        """As `allocate`; a denial is final when those who hold the ports were looked up."""
+        try:
             return await self._allocate(ask, mark, seal, is_wanted)
         except Refused as refused:
             if not await self._looked_again(ask, refused):
                 raise
             return await self._allocate(ask, mark, seal, is_wanted)
-        finally:
-            self.check_serving()  # who has lost the Lease while deciding answers neither yes nor no
 
     def _is_repeated(self, request_id: str) -> bool:
         return request_id in self._answers or request_id in self._under_way
@@ -370,14 +388,19 @@ class Engine:
         return outcome
 
     def _take_up(self, ask: Ask, now: float) -> tuple[Claim, Sequence[Warned]] | None:
-        """The Pod's own pending claim, if the ask carries it. A Pod that is denied after all keeps nothing."""
-        if ask.carried_id in self._ending:
+        """The Pod's own pending claim, if the ask carries it.
+
+        Raises:
+            _NoLongerFitsError: it does. The claim stays as it is, since another look may show that the Pod fits.
+
+        """
+        claim = self.ledger.get(ClaimId(ask.carried_id))
+        if claim is None or claim.id in self._ending:
             return None
         try:
             return self.ledger.take_up(ask, now)
-        except Refused:
-            self._end([ClaimId(ask.carried_id)])
-            raise
+        except Refused as refused:
+            raise _NoLongerFitsError(claim, refused) from refused
 
     async def release(self, claim_id: ClaimId) -> None:
         """Ends an allocation, durably. One that is gone is released already.

@@ -35,11 +35,12 @@ LONG_SECONDS, REST_SECONDS = 0.002, 0.001
 
 
 async def in_turns(steps: Iterator[None]) -> None:
-    """Takes step after step, each in a turn of the event loop of its own."""
-    began = perf_counter()
+    """Takes step after step, each in a turn of the event loop of its own, by whose clock a step is long."""
+    now = asyncio.get_running_loop().time
+    began = now()
     for _ in steps:
-        await asyncio.sleep(REST_SECONDS if perf_counter() - began > LONG_SECONDS else 0)
-        began = perf_counter()
+        await asyncio.sleep(REST_SECONDS if now() - began > LONG_SECONDS else 0)
+        began = now()
 
 
 def at_once(steps: Iterator[None]) -> None:

@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 from kit import ask, claim_port, pod
 
+from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, Owner, PodUid, State
 from allocator.core.ledger import Ledger, Rules
@@ -318,3 +319,49 @@ async def test_of_the_answers_for_one_claim_the_newest_are_kept_as_many_as_fit_i
 
     assert {await answer(f"r{at}", claim_id) for at in (11, 7, 1)} == {claim_id}
     assert sealed == ["r1"]
+
+
+# -- a Pod that is asked about again, and no longer fits
+
+
+class Doubting:
+    """A watch whose look at the holders of a port takes until `told`, and comes to nothing."""
+
+    def __init__(self, lag: float) -> None:
+        self.begun, self.told = asyncio.Event(), asyncio.Event()
+        self._lag = lag
+
+    async def look(self, pods: object, asker: str) -> bool:
+        self.begun.set()
+        await self.told.wait()
+        return False
+
+    def lag(self) -> float:
+        return self._lag
+
+
+@pytest.mark.parametrize(
+    ("lag", "told", "left"),
+    [
+        pytest.param(0.0, Refused, [], id="the denial is final: the Pod keeps nothing"),
+        pytest.param(60.0, UnavailableError, [500], id="the view is old: nothing was decided, and nothing changed"),
+    ],
+)
+async def test_a_pod_that_no_longer_fits_keeps_its_ports_until_the_denial_is_final(
+    engine: Engine, journal: Recording, lag: float, told: type[Exception], left: list[int]
+) -> None:
+    mine = await grant(engine, "first")
+    engine.observe(pods=[pod("other", "mesh:600", at="localhost")], lists_pods=True)
+    engine.watch = watch = Doubting(lag)  # type: ignore[assignment]
+    grown = ask("first", "mesh:600=600", "main:500=500", policy="Static", carried_id=mine.id)
+
+    again = asyncio.create_task(engine.allocate(grown, mark=None, seal=lambda *_: b"", is_wanted=always))
+    await watch.begun.wait()
+    assert journal.lines == ["first RESERVED"], "others must not be given its ports yet"
+    watch.told.set()
+    with pytest.raises(told):
+        await again
+    await asyncio.sleep(0)
+
+    held = [engine.ledger.get(mine.id)]
+    assert [key.number for claim in held if claim for key in claim.keys] == left
