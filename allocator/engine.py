@@ -10,6 +10,8 @@ Rules:
   is journalled next, and before it, or with the next tick: a commit of its own for each Pod would cost as much as the
   one that gave the Pod its ports. Of what changes in masses some is journalled at a time, and the rest after it: then a
   port may be journalled as taken before it is as free. A start that finds both ends the claim whose Pod is gone.
+* A claim that is asked for again and again (a Pod whose webhooks are called anew) keeps the newest of its answers, as
+  many as fit into a bound in bytes. Whoever repeats an older request is answered anew, about the same claim.
 * What ends in masses likewise: a turn of the event loop costs no more than `MOST_ENDING` ends.
 * Where it is not certain yet that a decision was not made durable, its ports stay taken until it is.
 """
@@ -19,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -36,6 +38,7 @@ from allocator.core.pods import Pod
 from allocator.core.upkeep import Incident, IncidentKind
 from allocator.journal.contract import MOST_FORGOTTEN, Answer, Drop, Entry, Forget, Journal, JournalError, Put, Recorded
 from allocator.lines import Lines
+from allocator.slices import slices
 from hostport.contract import Reason
 from hostport.logs import tell
 
@@ -48,6 +51,8 @@ UNSEEN_SECONDS = 10.0  # a proof takes up to five in a quiet cluster: a view tha
 ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
 END_SECONDS = 4.0  # how long a caller waits for an end; an API server that is away must not keep it
 SURVEYED = 8_000  # nodes and numbers a tick: about 2 ms, and 5,000 nodes with 30 numbers each in ten seconds
+MOST_ANSWERED, ANSWER_BYTES = 64 << 10, 400
+"""Bytes of the answers that are kept for one claim, and those of each besides the response itself."""
 MOST_SHOWN = 10
 NODE_WEIGHT, SETS_OF_A_PORT = 32, 16
 """What a changed Node weighs by itself, and how many candidate sets it is held against in the time of a port."""
@@ -374,23 +379,32 @@ class Engine:
 
     # -- leases that the cluster keeps
 
-    def recover_leases(self, recorded: Iterable[Recorded]) -> list[ClaimId]:
+    def recover_leases(self, recorded: Sequence[Recorded]) -> Generator[None, None, list[ClaimId]]:
         """Before serving: these are the leases. Returns the ids of those in the books that are not among them.
 
-        Nobody was told of the latter, or somebody has ended them: the answers to their requests are forgotten at once.
+        In steps. Nobody was told of the latter, or somebody has ended them: the answers to their requests are forgotten
+        at once.
         """
-        stored = {one.claim.id: one for one in recorded}
+        stored = {one.claim.id for one in recorded}
         lost = [claim.id for claim in self.leases() if claim.id not in stored]
-        for claim_id in lost:
-            self.ledger.end(claim_id)
-            for request_id in self._answers_of.pop(claim_id, ()):
-                self._answers.pop(request_id, None)
-        entries: list[Entry] = [Drop(claim_id, 0.0) for claim_id in lost]
-        for one in stored.values():
-            entries += self._taken_back(one)
+        yield
+        for some in slices(lost):
+            self._journal_recovered([entry for claim_id in some for entry in self._given_up(claim_id)])
+            yield
+        for these in slices(recorded, lambda one: len(one.claim.ports)):
+            self._journal_recovered([entry for one in these for entry in self._taken_back(one)])
+            yield
+        return lost
+
+    def _journal_recovered(self, entries: Sequence[Entry]) -> None:
         if entries:
             self._submit(entries, always).add_done_callback(_failure)  # the next start would find the same
-        return lost
+
+    def _given_up(self, claim_id: ClaimId) -> Iterator[Entry]:
+        self.ledger.end(claim_id)
+        for request_id in self._answers_of.pop(claim_id, ()):
+            self._answers.pop(request_id, None)
+        yield Drop(claim_id, 0.0)
 
     def _taken_back(self, recorded: Recorded) -> Iterator[Entry]:
         claim, answer = recorded.claim, recorded.answer
@@ -409,6 +423,11 @@ class Engine:
     def leases(self) -> list[Claim]:
         """The leases in force."""
         return self.ledger.leases()
+
+    def lease(self, claim_id: ClaimId) -> Claim | None:
+        """One of them."""
+        claim = self.ledger.get(claim_id)
+        return claim if claim is not None and claim.state is State.LEASED else None
 
     def is_known(self, claim_id: ClaimId) -> bool:
         """Whether there is such a claim, also one that is still being decided."""
@@ -593,8 +612,14 @@ class Engine:
     # -- answers
 
     def _remember(self, answer: Answer) -> None:
+        """Keeps an answer; of those of one claim as many as fit into `MOST_ANSWERED`, the newest in any case."""
         self._answers[answer.request_id] = answer
-        self._answers_of[answer.claim_id] = (*self._answers_of.get(answer.claim_id, ()), answer.request_id)
+        kept = (*self._answers_of.get(answer.claim_id, ()), answer.request_id)
+        size = sum(ANSWER_BYTES + len(self._answers[each].response) for each in kept)
+        while size > MOST_ANSWERED and len(kept) > 1:
+            size -= ANSWER_BYTES + len(self._answers.pop(kept[0]).response)
+            kept = kept[1:]
+        self._answers_of[answer.claim_id] = kept
 
     def _fade(self, claim_id: ClaimId, at: float) -> None:
         for request_id in self._answers_of.pop(claim_id, ()):

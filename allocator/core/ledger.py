@@ -90,6 +90,8 @@ class Ledger:
         self._sticky = Sticky()
         self._seen_until = float("-inf")
         self._confirms = False
+        self._trusted_at = 0.0  # when that began
+        self._endless: list[ClaimId] = []  # among them reservations of before, which have no deadline yet
         self._world = World(
             self._occupancy,
             self._claims,
@@ -373,10 +375,17 @@ class Ledger:
         if self._confirms:
             return
         self._confirms = True
-        for claim_id in list(self._register.unsettled):
-            claim = self._claims[claim_id]
-            if claim.state is State.RESERVED and claim.expires is None:
-                self._note(replace(claim, expires=self._deadline(now)))
+        self._trusted_at = now
+        self._endless = list(self._register.unsettled)
+        self._end_some()
+
+    def _end_some(self) -> None:
+        """Gives some of the reservations that had no end their deadline."""
+        for claim_id in self._endless[-MOST_DUE:]:
+            claim = self._claims.get(claim_id)
+            if claim and claim.state is State.RESERVED and claim.expires is None:
+                self._note(replace(claim, expires=self._deadline(self._trusted_at)))
+        del self._endless[-MOST_DUE:]
 
     def observe(
         self,
@@ -433,14 +442,16 @@ class Ledger:
     def mend_plans(self) -> None:
         """Plans anew what stands where it cannot stay (displaced, or its node is no candidate any more) or nowhere.
 
-        A bounded amount: `has_plans_to_mend` says whether there is more.
+        Reservations of a time without Pods get their deadlines, too. A bounded amount: `has_plans_to_mend` says whether
+        there is more.
         """
+        self._end_some()
         self._upkeep.mend()
 
     @property
     def has_plans_to_mend(self) -> bool:
         """Whether `mend_plans` did not get to all of them."""
-        return self._upkeep.has_more
+        return bool(self._endless) or self._upkeep.has_more
 
     def look_for_room(self) -> None:
         """On every tick: what stands nowhere is looked at again, some of it on each."""

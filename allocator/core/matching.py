@@ -200,6 +200,11 @@ def find_spot(seeker: Seeker, scope: Scope, world: World, steps: Steps) -> Spot 
     nodes = free_nodes(seeker.keys, scope, world, seeker.exempt) & seeker.nodes
     if nodes:
         return Spot(world.occupancy.pick(nodes))
+    return find_moves(seeker, world, steps)
+
+
+def find_moves(seeker: Seeker, world: World, steps: Steps) -> Spot | None:
+    """The same where it is known that no node is free for the seeker as plans stand."""
     return _Search(world, steps, waits=False, kin=seeker.exempt).find(seeker)
 
 

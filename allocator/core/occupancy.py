@@ -73,14 +73,24 @@ class _Held:
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """A node by name. It exists as long as a Node object, or something that stands there, names it."""
+    """A node by name. It exists as long as a Node object, something that stands there, or a scope names it.
+
+    What a scope alone names is shown to nobody: somebody has asked about it, and may have got nothing.
+    """
 
     node: Node
     known: bool = False
+    is_named: bool = False  # among the names that are shown
+    stands: int = 0  # claims that stand here, those without ports among them
     changed: int = 0  # the value of `changes` when something last came or went here
     holders: dict[Slot, Holders] = field(default_factory=dict)
     scopes: list[Scope] = field(default_factory=list)  # the narrow ones
     sets: dict[Protocol, _Held] | None = None  # the same as `holders`, where those are many
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is known or holds something."""
+        return self.known or self.stands > 0
 
     def note(self, slot: Slot) -> None:
         """The holders of a slot have changed: so do the sets, where they are kept."""
@@ -153,6 +163,7 @@ class Occupancy:
         place = self._at(position)
         is_as_before = place.known and node.draws_as(place.node)
         place.node, place.known = node, True
+        self._show(place)
         bit = 1 << position
         self._schedulable = self._schedulable & ~bit if node.unschedulable else self._schedulable | bit
         if is_as_before:
@@ -168,6 +179,7 @@ class Occupancy:
             return
         place = self._at(position)
         place.node, place.known = Node(name=name), False
+        self._show(place)
         self._schedulable &= ~(1 << position)
         self._index.drop(position)
         self._rescope_all(position)
@@ -183,7 +195,8 @@ class Occupancy:
 
     def is_named(self, name: str) -> bool:
         """Whether a node of this name is known or holds something."""
-        return name in self._positions
+        position = self._positions.get(NodeName(name))
+        return position is not None and self._at(position).is_shown
 
     def is_known(self, name: NodeName) -> bool:
         position = self._positions.get(name)
@@ -253,7 +266,7 @@ class Occupancy:
     def held_at(self, position: int) -> tuple[NodeName, set[int], Mapping[Slot, Holders]] | None:
         """A node by its position: its name, the numbers that are held, and who holds each slot."""
         place = self._places[position]
-        if place is None:
+        if place is None or not place.is_shown:
             return None
         return place.node.name, {number_of(slot) for slot in place.holders}, place.holders
 
@@ -268,8 +281,14 @@ class Occupancy:
                 position = len(self._places)
                 self._places.append(place)
             self._positions[name] = position
-            self._names.add(name)
         return position
+
+    def _show(self, place: _Place) -> None:
+        """Shows the name of a node that is known or holds something, and no other."""
+        if place.is_shown == place.is_named:
+            return
+        place.is_named = place.is_shown
+        (self._names.add if place.is_shown else self._names.discard)(place.node.name)
 
     def _at(self, position: int) -> _Place:
         place = self._places[position]
@@ -279,10 +298,9 @@ class Occupancy:
 
     def _forget_if_idle(self, position: int) -> None:
         place = self._at(position)
-        if place.known or place.holders or place.scopes:
+        if place.is_shown or place.scopes:
             return
         del self._positions[place.node.name]
-        self._names.discard(place.node.name)
         self._places[position] = None
         self._vacant.append(position)
 
@@ -489,6 +507,9 @@ class Occupancy:
         position = self._position(claim.node)
         place, kinds = self._at(position), self._kinds_of(claim)
         place.changed = self.changes
+        place.stands += 1
+        if place.stands == 1:
+            self._show(place)
         scopes, alone = self._scopes_of(place, position), (claim,)  # one object for all slots that nobody else holds
         for slot, key in keys:
             others = place.holders.get(slot, ())
@@ -516,6 +537,9 @@ class Occupancy:
         position = self._positions[claim.node]
         place = self._at(position)
         place.changed = self.changes
+        place.stands -= 1
+        if not place.stands:
+            self._show(place)
         scopes, kinds = self._scopes_of(place, position), self._kinds_of(claim)
         for slot, key in keys:
             left = self._left(claim, place, slot)

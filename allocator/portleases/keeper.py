@@ -20,7 +20,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -37,7 +37,7 @@ from allocator.portleases.journal import LeaseJournal
 from allocator.portleases.objects import API, READER, PortLeaseSketch, Stored, parse
 from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
-from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores
+from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores, ended
 from allocator.slices import slices
 
 log = logging.getLogger(__name__)
@@ -45,17 +45,22 @@ log = logging.getLogger(__name__)
 PORT_LEASES: Final = Kind("portleases.hostport.io", f"{API}/portleases", READER)
 PACE: Final = Pace()
 TIDY_SECONDS = 10.0
+MOST_TIDIED = 2048
+"""Objects, or leases, that are looked at in one turn: a few milliseconds."""
 LAST_SECONDS = 2.0  # for the renewals that were not written yet, when we stop
 
 
 class Books(Protocol):
     """The engine, as far as leases are concerned."""
 
-    def recover_leases(self, recorded: Iterable[Recorded]) -> Collection[ClaimId]:
-        """At start: these are the leases. Returns the ids of those in the books that are not among them: they ended."""
+    def recover_leases(self, recorded: Sequence[Recorded]) -> Generator[None, None, list[ClaimId]]:
+        """At start, in steps: these are the leases. Returns the ids of those in the books that are not: they ended."""
 
     def leases(self) -> Iterable[Claim]:
         """The leases in force."""
+
+    def lease(self, claim_id: ClaimId) -> Claim | None:
+        """A lease in force."""
 
     def is_known(self, claim_id: ClaimId) -> bool:
         """Whether there is such a claim, also one that is still being granted."""
@@ -132,7 +137,7 @@ class LeaseKeeper:
 
     def complete(self, as_of: float) -> Iterator[None]:
         if not self._is_recovered:
-            self._recover()
+            yield from self._recover()
         for some in slices(self._missing):
             for uid in some:
                 self._gone(uid)
@@ -166,12 +171,16 @@ class LeaseKeeper:
 
     # -- the start
 
-    def _recover(self) -> None:
-        recorded = [
-            Recorded(self._resumed(stored, claim), stored.answer) for stored in self._shelf if (claim := stored.claim)
-        ]
+    def _recover(self) -> Iterator[None]:
+        """In steps."""
+        recorded: list[Recorded] = []
+        for some in slices(self._shelf):
+            recorded += [
+                Recorded(self._resumed(stored, claim), stored.answer) for stored in some if (claim := stored.claim)
+            ]
+            yield
         self._journal.adopt(one.claim.id for one in recorded)
-        self._unfinished = set(self._books.recover_leases(recorded))
+        self._unfinished = set((yield from self._books.recover_leases(recorded)))
         self._is_recovered = True
         log.info("%d leases are stored; %d of the journal have ended", len(recorded), len(self._unfinished))
 
@@ -192,18 +201,34 @@ class LeaseKeeper:
                 await self.tidy()
 
     async def tidy(self) -> bool:
-        """Does what there is to do, once; whether the objects now tell every renewal."""
-        leases: Mapping[ClaimId, Claim] = {claim.id: claim for claim in self._books.leases()}
-        due = chores(
-            leases,
-            self._shelf,
-            is_known=self._books.is_known,
-            busy=self._journal.busy,
-            unfinished=self._unfinished,
-        )
-        done = await asyncio.gather(*map(self._done, list(due)))
-        if all(done):
+        """Does what there is to do, once; whether the objects now tell every renewal.
+
+        In slices, each of which is done before the next is looked at: what has changed meanwhile counts.
+        """
+        is_whole, busy = True, self._journal.busy
+        for objects in slices(self._shelf, most=MOST_TIDIED):
+            due = chores(
+                objects,
+                lease=self._books.lease,
+                is_known=self._books.is_known,
+                busy=busy,
+                unfinished=self._unfinished,
+            )
+            is_whole &= await self._all_done(due)
+        for leases in slices(self._books.leases(), most=MOST_TIDIED):
+            in_force = [claim.id for claim in leases if self._books.lease(claim.id) is not None]
+            is_whole &= await self._all_done(ended(in_force, is_stored=self._is_stored, busy=busy))
+        if is_whole:
             self._trouble = ""
+        return is_whole
+
+    def _is_stored(self, claim_id: ClaimId) -> bool:
+        stored = self._shelf.of(claim_id)
+        return stored is not None and stored.claim is not None
+
+    async def _all_done(self, due: Iterable[Chore]) -> bool:
+        done = await asyncio.gather(*map(self._done, list(due)))
+        await asyncio.sleep(0)
         return all(done)
 
     async def _done(self, chore: Chore) -> bool:
