@@ -424,6 +424,10 @@ class Engine:
         """The leases in force."""
         return self.ledger.leases()
 
+    def lease_ids(self) -> list[ClaimId]:
+        """Those of all leases, of ones that are being granted among them: `lease` says which are in force."""
+        return self.ledger.lease_ids()
+
     def lease(self, claim_id: ClaimId) -> Claim | None:
         """One of them."""
         claim = self.ledger.get(claim_id)

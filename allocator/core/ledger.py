@@ -381,7 +381,7 @@ class Ledger:
 
     def _end_some(self) -> None:
         """Gives some of the reservations that had no end their deadline."""
-        for claim_id in self._endless[-MOST_DUE:]:
+        for claim_id in self._endless[-MOST_DUE:] if self._endless else ():
             claim = self._claims.get(claim_id)
             if claim and claim.state is State.RESERVED and claim.expires is None:
                 self._note(replace(claim, expires=self._deadline(self._trusted_at)))
@@ -628,6 +628,10 @@ class Ledger:
     def leases(self) -> list[Claim]:
         """Every durable lease, in the order in which they last changed."""
         return [self._claims[claim_id] for claim_id in self._register.leases if claim_id not in self._pending]
+
+    def lease_ids(self) -> list[ClaimId]:
+        """Ids of all leases; `get` says which are durable."""
+        return list(self._register.leases)
 
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that were seen and hold something."""

@@ -56,8 +56,8 @@ class Books(Protocol):
     def recover_leases(self, recorded: Sequence[Recorded]) -> Generator[None, None, list[ClaimId]]:
         """At start, in steps: these are the leases. Returns the ids of those in the books that are not: they ended."""
 
-    def leases(self) -> Iterable[Claim]:
-        """The leases in force."""
+    def lease_ids(self) -> list[ClaimId]:
+        """Those of all leases, of ones that are being granted among them."""
 
     def lease(self, claim_id: ClaimId) -> Claim | None:
         """A lease in force."""
@@ -215,8 +215,8 @@ class LeaseKeeper:
                 unfinished=self._unfinished,
             )
             is_whole &= await self._all_done(due)
-        for leases in slices(self._books.leases(), most=MOST_TIDIED):
-            in_force = [claim.id for claim in leases if self._books.lease(claim.id) is not None]
+        for ids in slices(self._books.lease_ids(), most=MOST_TIDIED):
+            in_force = [claim_id for claim_id in ids if self._books.lease(claim_id) is not None]
             is_whole &= await self._all_done(ended(in_force, is_stored=self._is_stored, busy=busy))
         if is_whole:
             self._trouble = ""

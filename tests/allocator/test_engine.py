@@ -12,7 +12,7 @@ from kit import ask, claim_port, pod
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, Owner, PodUid, State
 from allocator.core.ledger import Ledger, Rules
-from allocator.engine import MOST_ENDING, MOST_SAVED, Engine, RequestMark, UnavailableError, always
+from allocator.engine import MOST_ANSWERED, MOST_ENDING, MOST_SAVED, Engine, RequestMark, UnavailableError, always
 from allocator.journal.contract import Drop, Entry, JournalError, Put
 from allocator.journal.memory import MemoryJournal
 from hostport.contract import Reason
@@ -295,3 +295,30 @@ async def test_changes_in_masses_are_journalled_in_slices_and_all_of_them(engine
         await asyncio.sleep(0)
 
     assert sorted(journal.lines) == sorted(f"{claim.id} dropped" for claim in claims)
+
+
+async def test_of_the_answers_of_one_claim_the_newest_are_kept() -> None:
+    """A Pod whose webhooks are called again and again has one claim, and a request for each call."""
+    engine = Engine(
+        ledger=Ledger(Rules(implicit_node=NodeName("localhost"))),
+        journal=MemoryJournal(),
+        now=lambda: 1000.0,
+        new_id=lambda: ClaimId("claim"),
+    )
+    engine.is_serving = True
+    calls = count()
+
+    async def asked(request: str, carried: str = "") -> bytes:
+        return await engine.allocate(
+            ask("web", NUMBER, policy="Static", carried_id=carried),
+            mark=RequestMark(request, b"digest"),
+            seal=lambda claim, _: f"{claim.id} {next(calls)} ".encode() + b"x" * 10_000,
+            is_wanted=always,
+        )
+
+    first = await asked("r0")
+    answers = [await asked(f"r{number}", "claim") for number in range(1, 20)]
+    assert [await asked(f"r{number}", "claim") for number in range(15, 20)] == answers[-5:]
+    again = await asked("r0", "claim")
+    assert (first[:7], again[:7], first == again) == (b"claim 0", b"claim 2", False)
+    assert sum(len(answer.response) for answer in engine._answers.values()) <= MOST_ANSWERED
