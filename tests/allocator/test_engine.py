@@ -310,7 +310,7 @@ async def test_of_the_answers_of_one_claim_the_newest_are_kept() -> None:
 
     async def asked(request: str, carried: str = "") -> bytes:
         return await engine.allocate(
-            ask("web", NUMBER, policy="Static", carried_id=carried),
+            ask("web", "main:500=500", policy="Static", carried_id=carried),
             mark=RequestMark(request, b"digest"),
             seal=lambda claim, _: f"{claim.id} {next(calls)} ".encode() + b"x" * 10_000,
             is_wanted=always,
