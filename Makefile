@@ -114,7 +114,7 @@ sbom: $(VENV)/sbom/.installed  ## what is in each image, as CycloneDX in build/s
 	     -o build/sbom/$$part.cdx.json requirements/$$part.txt || exit 1; \
 	 done
 
-manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, cert-manager, own-secrets, fail-open or dev)
+manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, standby, cert-manager, own-secrets, fail-open or dev)
 	@mkdir -p build/deploy
 	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' \
 	  'resources: [../../deploy/overlays/$(OVERLAY)]' 'images:' \

@@ -79,6 +79,9 @@ JOURNAL_FAILURES = Described(
 SERVING = Described(
     name="hostport_serving", kind="gauge", help="1 while this allocator answers, 0 while it starts, waits or stops"
 )
+STANDBY = Described(
+    name="hostport_standby", kind="gauge", help="1 while this allocator stands by and another serves, else 0"
+)
 CLAIMS = Described(
     name="hostport_claims",
     kind="gauge",
@@ -179,10 +182,10 @@ RELISTS = Described(
 )
 
 METRICS = (
-    BUILD_INFO, SERVING, ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
-    JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS, OUTSIDER_PORTS, NODES,
-    RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
-    CERTIFICATE_EXPIRY,
+    BUILD_INFO, SERVING, STANDBY, ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH,
+    JOURNAL_SECONDS, JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS,
+    OUTSIDER_PORTS, NODES, RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS,
+    WATCH_LAG, RELISTS, CERTIFICATE_EXPIRY,
 )  # fmt: skip
 
 
@@ -232,6 +235,7 @@ class Standing(Collector):
     def collect(self) -> Iterator[Metric]:
         engine, tally = self._engine, self._engine.ledger.tally()
         yield SERVING.family([((), float(engine.is_serving and engine.holds_lease()))])
+        yield STANDBY.family([((), float(bool(engine.who_serves())))])
         yield CLAIMS.family(((state.value,), tally.states.get(state, 0)) for state in LIVE_STATES)
         yield UNPLACEABLE.family([((), tally.unplaceable)])
         yield EXPIRED.family(((s.value,), engine.expired[s]) for s in (State.RESERVED, State.LEASED))

@@ -58,6 +58,7 @@ class Options:
     listen: Address
     http: Address
     allocator: Address
+    allocator_replicas: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
@@ -76,7 +77,7 @@ class Shim:
         """Raises OSError when a certificate or credential cannot be loaded, or an address cannot be bound."""
         self._options = options
         self._certificate = _certificate(options)
-        self._client = AllocatorClient(options.allocator, options.credentials)
+        self._client = AllocatorClient(options.allocator, options.credentials, replicas=options.allocator_replicas)
         metrics = Metrics()
         if certificate := self._certificate:
             metrics.certificate("shim", lambda: certificate.expires)

@@ -72,5 +72,14 @@ class Watch(Source, Protocol):
         `asker` is the namespace for which it is done: the looks of one do not use up those of others.
         """
 
+    async def caught_up(self, since: float, version: int | None) -> None:
+        """Returns when the observer has been told every Pod that was stored at `since`, seconds since the epoch.
+
+        `version`: the version of the last of them, where somebody knows it; None: nobody does.
+        """
+
+    def latest(self) -> int:
+        """The version of the newest Pod that was told."""
+
     def hurry(self) -> None:
         """Somebody waits for `proven`: it should come soon."""

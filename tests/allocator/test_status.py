@@ -48,6 +48,11 @@ class LateWatch:
 
     def hurry(self) -> None: ...
 
+    async def caught_up(self, since: float, version: int | None) -> None: ...
+
+    def latest(self) -> int:
+        return 0
+
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         return True
 
