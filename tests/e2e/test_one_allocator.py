@@ -31,6 +31,8 @@ HANDED_OVER = 1.0  # seconds without an answer when the one that serves stops in
 TAKEN_OVER = 40.0  # the same when it is cut off, frozen or gone
 PACE = 0.03
 
+NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+
 ASK = pb.AllocateRequest(
     dry_run=True,
     owner=pb.Owner(kind="Pod", namespace="demo", name="asker-0"),
@@ -46,7 +48,6 @@ class Contender:
         kubectl.apply(bare_pod(name, {}))
         self.name, self._log, self._kubectl = name, plane.logs / f"contender-{kubectl.namespace}-{name}.log", kubectl
         self.answered: list[float] = []
-        self.codes: list[grpc.StatusCode] = []  # of answers that are none of those
         port, http = free_ports(2)
         self._http = Https(f"http://127.0.0.1:{http}")
         self._flags = (
@@ -98,14 +99,13 @@ class Contender:
         return any(at > since for at in reversed(self.answered[-50:]))
 
     def _ask(self) -> None:
-        """Every answer counts, a denial as well: only UNAVAILABLE is none."""
+        """Every answer counts, a denial as well: only UNAVAILABLE, and calls that came to no end, are none."""
         while not self._done.wait(PACE):
             try:
                 self._allocate(ASK, timeout=1)
             except grpc.RpcError as error:
-                if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                if error.code() in NO_ANSWER:
                     continue
-                self.codes.append(error.code())
             self.answered.append(time.monotonic())
 
 
