@@ -9,6 +9,7 @@ READY  := $(VENV)/.installed
 IMG    ?= localhost/hostport-operator:dev
 BENCH  ?=
 CRASH  ?=
+CLOCKS ?=
 SOAK   ?= 180
 FAULTS ?=
 
@@ -24,10 +25,10 @@ BUILD_FLAGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e e2e-helm e2e-images e2e-cluster e2e-kind faults soak crash bench images sbom manifests deploy undeploy kind lock clean
+.PHONY: help run test check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(READY)  ## start allocator and shim here and admit the Pods of examples/distributed-db.yaml
 	@$(PY) examples/run.py
@@ -76,6 +77,9 @@ e2e-images: $(READY)  ## build both images on a base made here, and run them on 
 e2e-helm: $(READY)  ## the Helm chart: render, refuse, install, test, upgrade, uninstall on a real control plane (Go, or helm and KUBEBUILDER_ASSETS)
 	$(BIN)/pytest -q tests/helm
 
+e2e-cert-manager: $(READY)  ## the roll-over of cert-manager's authority, with its real controllers (Go, 11 minutes to build them once)
+	$(BIN)/pytest -q -s tests/cert_manager
+
 browser: $(READY)  ## the status page in Chromium (Debian: chromium chromium-driver); skipped where there is none
 	$(BIN)/pytest -q tests/browser
 
@@ -97,6 +101,12 @@ soak: $(READY)  ## kill -9 the allocator for 3 minutes behind a real API server,
 
 crash: $(READY)  ## kill -9 the allocator 200 times under 16 clients (CRASH="--count 50 --seed 7")
 	$(PY) -m tests.crash $(CRASH)
+
+clocks: $(READY)  ## set the allocator's wall clock and stop it, and see when leases end (needs libfaketime; 15 minutes)
+	$(PY) -m tests.crash.clocks $(CLOCKS)
+
+flips: $(READY)  ## change one bit of 800 copies of a journal: the table of docs/operations.md
+	$(PY) -m tests.journal
 
 bench: $(READY)  ## ratios against bare baselines, as a table (BENCH=name for one part)
 	$(PY) -m bench $(BENCH)

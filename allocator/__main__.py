@@ -1,4 +1,4 @@
-"""`python -m allocator`: serve, and look into a journal."""
+"""`python -m allocator`: serve, and look after a journal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import uvloop
 
 from allocator.config import FLAGS, Config, ConfigError
 from allocator.journal.contract import JournalError
-from allocator.journal.sqlite import dump
+from allocator.journal.looking import DamagedJournalError, check, dump, salvage
+from allocator.journal.places import acknowledge
 from hostport import garbage, logs
 from hostport.flags import add_flags
 from hostport.supervision import LoopError
@@ -31,19 +32,36 @@ def parser() -> argparse.ArgumentParser:
     commands = program.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the allocator", description="Run the allocator.")
     add_flags(serve, FLAGS, os.environ)
-    journal = commands.add_parser("journal", help="look into a journal").add_subparsers(dest="action", required=True)
-    dumping = journal.add_parser("dump", help="print a journal as JSON lines; it may be in use")
-    dumping.add_argument("path", type=Path, help="the file of --journal sqlite:PATH")
+    _add_journal(commands.add_parser("journal", help="look after a journal"))
     return program
 
 
+def _add_journal(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True)
+    for name, what in _ACTIONS.items():
+        action = actions.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+        action.add_argument("path", type=Path, help="the file of --journal sqlite:PATH")
+        if name == "salvage":
+            action.add_argument("target", type=Path, help="the new journal, which must not exist")
+
+
+_ACTIONS = {
+    "dump": "print a journal as JSON lines; it may be in use",
+    "check": "say what of a journal is sound, and change nothing; it may be in use. Exit status 3: it is damaged",
+    "salvage": "make a new journal of what can be read soundly of a damaged one. Exit status 3: something is lost",
+    "acknowledge": "tell no more of what was set aside beside a journal; it may be in use",
+}
+
+DAMAGED = 3
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 failed, 2 wrong usage."""
+    """Exit status: 0 done, 1 failed, 2 wrong usage, 3 a journal is damaged."""
     program = parser()
     parsed = program.parse_args(arguments)
     try:
         if parsed.command == "journal":
-            return _dump(parsed.path)
+            return _journal(parsed)
         config = Config.of(parsed)
     except ConfigError as error:
         program.error(str(error))
@@ -59,6 +77,9 @@ def _serve(config: Config) -> int:
     try:
         uvloop.run(serve(config))
     except LoopError as error:
+        if isinstance(error.__cause__, JournalError):  # the environment's fault: no line of the program explains it
+            log.critical("cannot serve: %s", error.__cause__)
+            return 1
         log.critical("cannot go on: %s", error, exc_info=error.__cause__)
         return 1
     except (JournalError, OSError, RuntimeError) as error:
@@ -68,16 +89,35 @@ def _serve(config: Config) -> int:
     return 0
 
 
-def _dump(path: Path) -> int:
+def _journal(parsed: argparse.Namespace) -> int:
     try:
-        for record in dump(path):
-            print(json.dumps(record, separators=(",", ":")))  # noqa: T201 - the command's output
+        match parsed.action:
+            case "dump":
+                for record in dump(parsed.path):
+                    _say(json.dumps(record, separators=(",", ":")))
+            case "check":
+                for line in check(parsed.path):
+                    _say(line)
+            case "salvage":
+                rescued = salvage(parsed.path, parsed.target)
+                _say(f"{parsed.target} holds {rescued}")
+                return 0 if rescued.is_all else DAMAGED
+            case "acknowledge":
+                renamed = acknowledge(parsed.path)
+                for path in renamed:
+                    _say(f"acknowledged: it is {path} now")
+                if not renamed:
+                    _say(f"nothing was set aside beside {parsed.path}")
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except JournalError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - as above
-        return 1
+    except (JournalError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the command's output
+        return DAMAGED if isinstance(error, DamagedJournalError) else 1
     return 0
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - the command's output
 
 
 if __name__ == "__main__":

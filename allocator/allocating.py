@@ -24,8 +24,8 @@ from allocator.engine import Engine, RequestMark, UnavailableError
 from allocator.metrics import Metrics
 from allocator.reports import Reports
 from allocator.status import Callers
-from allocator.wire import MAX_REQUEST_ID, digest, parse_allocate, seal, to_status
-from hostport.bounds import LONGEST_NAME
+from allocator.wire import digest, parse_allocate, seal, to_status
+from hostport.bounds import LONGEST_NAME, LONGEST_REQUEST_ID
 from hostport.contract import Notice
 from hostport.logs import tell
 from hostport.v1 import allocator_pb2 as pb
@@ -82,7 +82,7 @@ class Allocating:
         ask = parse_allocate(request).within(self._engine.lease_namespace)
 
         def seal_with_notes(claim: Claim, warnings: Sequence[Warned]) -> bytes:
-            return seal(claim, [*warnings, *self._notes(ask)])
+            return seal(claim, [*warnings, *self._notes(ask)], ahead=self._engine.ahead)
 
         if request.dry_run:
             return pb.AllocateResponse.FromString(self._engine.preview(ask, seal_with_notes))
@@ -119,7 +119,7 @@ class Allocating:
         name = owner.name[:LONGEST_NAME] or f"{owner.generate_name[:LONGEST_NAME]}*"
         numbers = [port.host_port for port in got.ports] if got else []
         self._decisions.note(
-            at=self._engine.now(),
+            at=self._engine.wall(),
             owner=(kind, namespace, name),
             policy=policy,
             result=result,
@@ -135,7 +135,7 @@ class Allocating:
         tell(
             log,
             "allocate",
-            request_id=request.request_id[:MAX_REQUEST_ID],
+            request_id=request.request_id[:LONGEST_REQUEST_ID],
             allocation_id=allocation_id,
             kind=kind,
             namespace=namespace,

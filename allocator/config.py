@@ -13,7 +13,7 @@ from allocator.core.ledger import RESERVATION_SECONDS
 from allocator.core.ports import DEFAULT_RESERVED, parse_numbers
 from allocator.core.tenants import DEFAULT_SHARES, HANDFUL
 from allocator.page.access import Audience, parse_names
-from hostport.flags import Address, Flag, address, duration
+from hostport.flags import ALSO_TRUST, CERTIFICATE_DELAY, Address, Flag, address, duration
 
 
 class ConfigError(Exception):
@@ -157,6 +157,8 @@ FLAGS = (
     Flag("tls-cert", "", "PEM file with the certificate chain of the gRPC service"),
     Flag("tls-key", "", "PEM file with its private key"),
     Flag("tls-client-ca", "", "PEM file with the CA that client certificates must come from, beside the built-in one"),
+    ALSO_TRUST,
+    CERTIFICATE_DELAY,
     Flag("shim-name", "hostport-shim", "common name of the certificates of shims, which alone allocate for Pods"),
     Flag(
         "listen-tokens",
@@ -207,6 +209,8 @@ class Config:
     tls_cert: str
     tls_key: str
     tls_client_ca: str
+    also_trust: tuple[Path, ...]
+    certificate_delay: float
     shim_name: str
     listen_tokens: Address | None
     listen_health: Address | None
@@ -237,6 +241,8 @@ class Config:
             raise ConfigError("--tls-cert and --tls-key go together")
         if config.tls_client_ca and not (config.tls_cert or config.is_builtin):
             raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key, or --certificates builtin")
+        if config.also_trust and (config.is_builtin or not config.tls_client_ca):
+            raise ConfigError("--also-trust needs --certificates files and --tls-client-ca, beside which it is trusted")
         if config.listen_tokens and not config.tells_callers_apart:
             raise ConfigError("--listen-tokens needs --cluster kubernetes, and --tls-cert or --certificates builtin")
         if config.tells_callers_apart and not (config.tls_client_ca or config.is_builtin):
@@ -258,6 +264,8 @@ class Config:
             return
         if not self.lease_namespace:
             raise ConfigError("--certificates builtin needs --lease-namespace")
+        if self.certificate_delay:
+            raise ConfigError("--certificate-delay is for --certificates files; see --certificate-propagation")
         if self.tls_cert or self.tls_key:
             raise ConfigError("--certificates builtin and --tls-cert, --tls-key exclude each other")
         if self.certificate_lifetime < 6 * self.certificate_propagation:

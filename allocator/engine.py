@@ -5,11 +5,14 @@ Rules:
 * The ledger is touched from the event loop alone, and never across an await: a decision and its taking are one step.
 * What was decided is published or aborted by the outcome of its commit, whether or not the caller still waits.
 * A repeated request gets the first answer: from `_answers` once it is durable, from `_under_way` before. It is made
-  durable while anybody who asked for it wants it; what died because nobody did is no answer to who came too late.
+  durable while anybody who asked for it wants it; what died because nobody did is no answer to who came too late. What
+  has ended is not answered as granted: until its answer is forgotten, the repetition is refused.
 * What the cluster changes is true already; the journal follows, and is asked again where it fails. It follows with what
   is journalled next, and before it, or with the next tick: a commit of its own for each Pod would cost as much as the
   one that gave the Pod its ports. Of what changes in masses some is journalled at a time, and the rest after it: then a
   port may be journalled as taken before it is as free. A start that finds both ends the claim whose Pod is gone.
+* A claim that is asked for again and again (a Pod whose webhooks are called anew) keeps the newest of its answers, as
+  many as fit into a bound in bytes. Whoever repeats an older request is answered anew, about the same claim.
 * What ends in masses likewise: a turn of the event loop costs no more than `MOST_ENDING` ends.
 * Where it is not certain yet that a decision was not made durable, its ports stay taken until it is.
 """
@@ -20,22 +23,23 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import msgspec
 from msgspec.structs import replace
 
+from allocator.clock import Clock, Step
 from allocator.cluster.contract import PodRef, Watch
 from allocator.core.asks import Ask, Mistake, Refused, UndecidedError, Warned
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import Claim, ClaimId, PodUid, State
-from allocator.core.ledger import LEASE_SECONDS, MOST_DUE, Ledger
+from allocator.core.ledger import LEASE_SECONDS, MOST_DUE, Ledger, is_over
 from allocator.core.pods import Pod
 from allocator.core.upkeep import Incident, IncidentKind
 from allocator.journal.contract import MOST_FORGOTTEN, Answer, Drop, Entry, Forget, Journal, JournalError, Put, Recorded
 from allocator.lines import Lines
+from allocator.slices import slices
 from hostport.contract import Reason
 from hostport.logs import tell
 
@@ -45,10 +49,15 @@ MOST_LOOKS = 16  # holders that are looked up before a denial
 STALE_SECONDS = 2.0  # older than that, a view alone is no reason to deny
 SIGHT_SECONDS = 2.0  # less than half of what the API server gives a webhook
 UNSEEN_SECONDS = 10.0  # a proof takes up to five in a quiet cluster: a view that is older accuses nobody
+CLOCK_SECONDS = 5.0  # between two commits that keep the reading of the clock
 ANSWER_SECONDS = 600.0  # how long an answer outlives its claim
 END_SECONDS = 4.0  # how long a caller waits for an end; an API server that is away must not keep it
 SURVEYED = 8_000  # nodes and numbers a tick: about 2 ms, and 5,000 nodes with 30 numbers each in ten seconds
+MOST_ANSWERED, ANSWER_BYTES = 64 << 10, 400
+"""Bytes of the answers that are kept for one claim, and those of each besides the response itself."""
 MOST_SHOWN = 10
+NODE_WEIGHT, SETS_OF_A_PORT = 32, 16
+"""What a changed Node weighs by itself, and how many candidate sets it is held against in the time of a port."""
 MOST_ENDING = MOST_DUE
 """Ends of leases that are under way at a time because they are due: each may be an object of the API server."""
 MOST_SAVED = 512
@@ -125,14 +134,26 @@ class Meters:
 
 
 class Engine:
-    """Ledger and journal as one. `now` gives seconds since the epoch and never steps, `new_id` a fresh claim id."""
+    """Ledger and journal as one.
+
+    `now` gives the time by which claims end, in seconds; `clock` is the clock behind it. Where there is none, it is the
+    wall clock, and no journal knows better. `new_id` gives a fresh claim id.
+    """
 
     def __init__(
-        self, *, ledger: Ledger, journal: Journal, now: Callable[[], float], new_id: Callable[[], ClaimId]
+        self,
+        *,
+        ledger: Ledger,
+        journal: Journal,
+        now: Callable[[], float],
+        new_id: Callable[[], ClaimId],
+        clock: Clock | None = None,
     ) -> None:
         self.ledger = ledger
         self.journal = journal
         self.now = now
+        self._clock = clock
+        self._clock_kept = 0.0  # its reading when it was last journalled for its own sake
         self.is_serving = False
         self.watch: Watch | None = None  # the view of the cluster, where it can be asked
         self.holds_lease: Callable[[], bool] = always  # whether we are the one who may answer
@@ -152,19 +173,42 @@ class Engine:
         self._leases_ending = 0  # because they are due
         self._unsaved: dict[ClaimId, Claim | None] = {}
         self._lines = Lines()
-        self._restore()
 
-    def _restore(self) -> None:
+    def restore(self) -> Iterator[None]:
+        """Takes what the journal kept, once it is open and before anything else, in steps."""
         kept = self.journal.load()
-        self.ledger.restore(kept.claims, self.now())
+        if self._clock is not None and kept.clock is not None:
+            self._clock.resume(kept.clock)
+        self.journal.clock = self.now
+        for claims in slices(sorted(kept.claims, key=lambda claim: claim.created), lambda claim: len(claim.ports)):
+            self.ledger.restore(claims, self.now())
+            yield
         before = self.now() - ANSWER_SECONDS
-        for answer in sorted(kept.answers, key=lambda answer: answer.ended or 0.0):
-            if answer.ended is not None and answer.ended < before:
-                continue
-            self._remember(answer)
-            if answer.ended is not None:
-                self._fading.append((answer.ended, answer.request_id))
+        for answers in slices(sorted(kept.answers, key=lambda answer: answer.ended or 0.0)):
+            for answer in answers:
+                if answer.ended is not None and answer.ended < before:
+                    continue
+                self._remember(answer)
+                if answer.ended is not None:
+                    self._fading.append((answer.ended, answer.request_id))
+            yield
         tell(log, "journal read", claims=len(kept.claims), answers=len(kept.answers))
+
+    # -- what people are told of time
+
+    @property
+    def ahead(self) -> float:
+        """Seconds that the wall clock is ahead of `now`. The same until the wall clock is seen to step."""
+        return self._clock.ahead if self._clock else 0.0
+
+    def wall(self) -> float:
+        """Seconds since the epoch, by the wall clock."""
+        return self._clock.wall() if self._clock else self.now()
+
+    @property
+    def clock_steps(self) -> Mapping[Step, int]:
+        """How often the wall clock was set, or this process paused, since the start."""
+        return self._clock.steps if self._clock else Counter()
 
     # -- requests
 
@@ -187,8 +231,8 @@ class Engine:
         """
         if not is_wanted():
             raise _UnwantedError
-        if mark is None or not (mark.request_id in self._answers or mark.request_id in self._under_way):
-            await self._first_sight(ask, is_wanted)
+        if self.watch is not None and not (mark and self._is_repeated(mark.request_id)):
+            await self._first_sight(ask, self.watch, is_wanted)
         try:
             return await self._allocate(ask, mark, seal, is_wanted)
         except Refused as refused:
@@ -198,24 +242,25 @@ class Engine:
         finally:
             self.check_serving()  # who has lost the Lease while deciding answers neither yes nor no
 
-    async def _first_sight(self, ask: Ask, is_wanted: Callable[[], bool]) -> None:
+    def _is_repeated(self, request_id: str) -> bool:
+        return request_id in self._answers or request_id in self._under_way
+
+    async def _first_sight(self, ask: Ask, watch: Watch, is_wanted: Callable[[], bool]) -> None:
         """Waits, not for long, for the first Pod of an owner that asks again and again, or for any of a full namespace.
 
         Raises:
             UnavailableError: the namespace has no room, and the view is old: its Pods may be there.
 
         """
-        if self.watch is None:
-            return
         owner, until = ask.owner, asyncio.get_running_loop().time() + SIGHT_SECONDS
         line = owner.namespace, owner.controller_uid
         await self._lines.wait(line, lambda: is_wanted() and self.ledger.awaits_sight(ask), until)
         await self._lines.wait(owner.namespace, lambda: is_wanted() and self.ledger.is_crowded(ask), until)
-        if self.watch.lag() > UNSEEN_SECONDS and self.ledger.is_crowded(ask):
+        if watch.lag() > UNSEEN_SECONDS and self.ledger.is_crowded(ask):
             message = (
                 f"many Pods of namespace {owner.namespace} were admitted and not seen, but the view of the cluster"
             )
-            raise UnavailableError(Reason.VIEW_STALE, f"{message} is {self.watch.lag():.0f} s old: retry")
+            raise UnavailableError(Reason.VIEW_STALE, f"{message} is {watch.lag():.0f} s old: retry")
 
     async def _looked_again(self, ask: Ask, refused: Refused) -> bool:
         """Before a denial for want of a port: whether those who hold it were looked up, so that asking again is fair.
@@ -253,8 +298,19 @@ class Engine:
         answer = self._answers.get(mark.request_id)
         if answer is not None:
             _check_same(mark, answer.digest)
+            self._check_lives(answer)
             return answer.response
         return await self._grant(ask, mark, seal, is_wanted)
+
+    def _check_lives(self, answer: Answer) -> None:
+        """Raises Refused where what was granted has ended, or is ending: somebody else may have its ports."""
+        claim = self.ledger.get(answer.claim_id)
+        if claim is None or answer.claim_id in self._ending or is_over(claim, self.now()):
+            message = (
+                f"allocation {answer.claim_id}, which was given for this request_id, has ended: it was released, or its"
+                " time ran out. Allocate anew, with a fresh request_id"
+            )
+            raise Refused(Mistake(Reason.ALLOCATION_NOT_FOUND, "request_id", message))
 
     def preview(self, ask: Ask, seal: Seal) -> bytes:
         """What `allocate` would grant, without an id; nothing is reserved or recorded.
@@ -264,18 +320,20 @@ class Engine:
 
         """
         self.check_serving()
-        now = self.now()
-        with _deciding():
+        now = self._decide_at()
+        try:
             claim, warnings = self.ledger.take_up(ask, now) or self.ledger.preview(ask, now)
+        except UndecidedError as error:
+            raise _incomplete(error) from error
         return seal(replace(claim, id=ClaimId("")), warnings)
 
     def _grant(
         self, ask: Ask, mark: RequestMark | None, seal: Seal, is_wanted: Callable[[], bool]
     ) -> asyncio.Future[bytes]:
         """Decides now; the future is the durable answer."""
-        now, began = self.now(), perf_counter()
+        now, began = self._decide_at(), perf_counter()
         old: Claim | None = None
-        with _deciding():
+        try:
             taken = self._take_up(ask, now)
             if taken is not None:
                 claim, warnings = taken
@@ -283,6 +341,8 @@ class Engine:
                 self.ledger.amend(claim)
             else:
                 claim, warnings = self.ledger.reserve(ask, self._new_id(), now)
+        except UndecidedError as error:
+            raise _incomplete(error) from error
         decided = perf_counter()
         self.meters.decided(decided - began)
         response = seal(claim, warnings)
@@ -350,7 +410,7 @@ class Engine:
         self.ledger.amend(renewed)
         try:
             await self._settled(self._submit([Put(renewed)], always))
-        except UnavailableError:
+        except (Refused, UnavailableError):
             if old is not None and self.ledger.get(claim_id) is renewed:
                 self._restore_claim(old)
             raise
@@ -366,6 +426,8 @@ class Engine:
             async with asyncio.timeout(END_SECONDS):
                 await asyncio.shield(committed)
         except JournalError as error:
+            if error.refusal is not None:
+                raise error.refusal from error
             raise UnavailableError(error.reason, _unavailable_text(error)) from error
         except TimeoutError as error:
             message = (
@@ -433,7 +495,7 @@ class Engine:
         lists_pods: bool,
     ) -> None:
         """What changed in the cluster. `lists_pods`: whether reservations can be confirmed from now on."""
-        now = self.now()
+        now = self._decide_at()
         if lists_pods:
             self.ledger.trust_pods(now)
         self.ledger.observe(nodes=nodes, gone_nodes=gone_nodes, pods=pods, gone_pods=gone_pods, now=now)
@@ -443,18 +505,23 @@ class Engine:
         """The Pods that hold something."""
         return self.ledger.known_pods()
 
+    def node_weight(self) -> int:
+        """What one Node that changed weighs, in ports: it is held against every candidate set that is kept."""
+        return NODE_WEIGHT + self.ledger.candidate_sets // SETS_OF_A_PORT
+
     def enforce(self, levels: Mapping[str, str]) -> None:
         """The namespaces that enforce a Pod Security level which forbids hostNetwork."""
         self.enforced = dict(levels)
         self.ledger.enforce(self.enforced)
 
     def proven(self, until: float) -> None:
-        """The view of the cluster reaches this far: who existed then has been told. Seconds since the epoch."""
+        """The view of the cluster reaches this far: who existed then has been told. In seconds of `now`."""
         self.ledger.proven(until)
 
     def tick(self) -> None:
         """Ends what is due."""
         now = self.now()
+        self._keep_clock(now)
         self._end_due()
         if self.watch and self.ledger.awaits_proof(now):
             self.watch.hurry()
@@ -470,6 +537,25 @@ class Engine:
         self.ledger.look_for_room()
         self.save_changes()
         self._tell_incidents()
+
+    def see_clock(self) -> None:
+        """With each tick, also while nothing is served: notices what the wall clock does."""
+        if self._clock is not None:
+            self._clock.look()
+
+    def _decide_at(self) -> float:
+        """The time of a decision; what it tells people is by the wall clock."""
+        self.ledger.ahead = self.ahead
+        return self.now()
+
+    def _keep_clock(self, now: float) -> None:
+        """Journals the clock where something ends by it and nothing else was journalled for a while.
+
+        A start would give back what was not.
+        """
+        if now - self._clock_kept >= CLOCK_SECONDS and (self._fading or self.ledger.has_leases):
+            self._clock_kept = now
+            self.journal.submit([], always).add_done_callback(_failure)
 
     def go_on(self) -> bool:
         """Goes on with what a tick, or a change of the cluster, did not get to; whether there is more."""
@@ -599,8 +685,15 @@ class Engine:
     # -- answers
 
     def _remember(self, answer: Answer) -> None:
+        """Keeps an answer; of those of one claim as many as fit into `MOST_ANSWERED`, the newest in any case."""
         self._answers[answer.request_id] = answer
-        self._answers_of[answer.claim_id] = (*self._answers_of.get(answer.claim_id, ()), answer.request_id)
+        earlier = (each for each in self._answers_of.get(answer.claim_id, ()) if each in self._answers)
+        kept = (*earlier, answer.request_id)
+        size = sum([ANSWER_BYTES + len(self._answers[each].response) for each in kept])
+        while size > MOST_ANSWERED and len(kept) > 1:
+            size -= ANSWER_BYTES + len(self._answers.pop(kept[0]).response)
+            kept = kept[1:]
+        self._answers_of[answer.claim_id] = kept
 
     def _fade(self, claim_id: ClaimId, at: float) -> None:
         for request_id in self._answers_of.pop(claim_id, ()):
@@ -616,13 +709,9 @@ class Engine:
             self._submit([Forget(before)], always).add_done_callback(_failure)
 
 
-@contextmanager
-def _deciding() -> Iterator[None]:
+def _incomplete(error: UndecidedError) -> UnavailableError:
     """A search that was cut off is no answer: the caller asks again."""
-    try:
-        yield
-    except UndecidedError as error:
-        raise UnavailableError(Reason.SEARCH_INCOMPLETE, str(error)) from error
+    return UnavailableError(Reason.SEARCH_INCOMPLETE, str(error))
 
 
 def _failure(committed: asyncio.Future[bool]) -> Refused | UnavailableError | None:
@@ -632,6 +721,8 @@ def _failure(committed: asyncio.Future[bool]) -> Refused | UnavailableError | No
     error = committed.exception()
     if isinstance(error, Refused):
         return error
+    if isinstance(error, JournalError) and error.refusal is not None:
+        return error.refusal
     if error is not None:
         reason = error.reason if isinstance(error, JournalError) else Reason.JOURNAL_UNAVAILABLE
         return UnavailableError(reason, _unavailable_text(error))

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from allocator.clock import Step
 from allocator.cluster.contract import Watch
 from allocator.core.claims import State
 from allocator.core.ledger import Tally
@@ -21,7 +22,16 @@ from allocator.core.survey import FULLEST_NODES, MOST_RANGES, Picture, bands
 from allocator.core.upkeep import IncidentKind
 from allocator.engine import Engine
 from allocator.journal.sqlite import Commit
-from hostport.metering import BUCKETS, BUILD_INFO, CERTIFICATE_EXPIRY, Counted, Described, Sample
+from hostport.metering import (
+    AUTHORITY_EXPIRY,
+    BUCKETS,
+    BUILD_INFO,
+    CERTIFICATE_EXPIRY,
+    Authorities,
+    Counted,
+    Described,
+    Sample,
+)
 from hostport.version import program_version
 
 RESULTS = (
@@ -75,6 +85,16 @@ JOURNAL_FAILURES = Described(
     name="hostport_journal_failures_total",
     kind="counter",
     help="Commits of the journal that failed; they granted nothing",
+)
+JOURNAL_TROUBLE = Described(
+    name="hostport_journal_trouble",
+    kind="gauge",
+    help="1 while the journal cannot be opened, or its last commit failed; `/readyz?verbose` says why",
+)
+JOURNAL_SET_ASIDE = Described(
+    name="hostport_journal_set_aside",
+    kind="gauge",
+    help="Damaged journals that were set aside and that nobody has acknowledged",
 )
 SERVING = Described(
     name="hostport_serving", kind="gauge", help="1 while this allocator answers, 0 while it starts, waits or stops"
@@ -181,11 +201,21 @@ RELISTS = Described(
     help="Lists that were needed because the API server had forgotten the history (`--cluster kubernetes`)",
 )
 
+CLOCK_STEPS = Described(
+    name="hostport_clock_steps_total",
+    kind="counter",
+    help="Times that the wall clock was set by a second or more, or that the allocator did not run",
+    labels={"kind": "`forward`, `back`: the wall clock was set; `pause`: the process or its machine was stopped"},
+)
+
 METRICS = (
-    BUILD_INFO, SERVING, STANDBY, ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH,
-    JOURNAL_SECONDS, JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS,
-    OUTSIDER_PORTS, NODES, RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS,
-    WATCH_LAG, RELISTS, CERTIFICATE_EXPIRY,
+    BUILD_INFO, SERVING, STANDBY, JOURNAL_TROUBLE, JOURNAL_SET_ASIDE,
+    ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
+    JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS, OUTSIDER_PORTS, NODES,
+    RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
+    CLOCK_STEPS,
+    CERTIFICATE_EXPIRY,
+    AUTHORITY_EXPIRY,
 )  # fmt: skip
 
 
@@ -205,6 +235,8 @@ class Metrics:
         self._failures = JOURNAL_FAILURES.counter(registry)
         self._expiry = CERTIFICATE_EXPIRY.gauge(registry)
         self.certificates: dict[str, Callable[[], float]] = {}
+        self._trusted: Callable[[], Mapping[str, float]] = dict
+        self.registry.register(Authorities(self.trusted))
 
     def committed(self, commit: Commit) -> None:
         """A listener of the journal."""
@@ -217,6 +249,13 @@ class Metrics:
         """From now on, when this certificate ends: seconds since the epoch."""
         self._expiry.labels(name).set_function(expires)
         self.certificates[name] = expires
+
+    def trust(self, ends: Callable[[], Mapping[str, float]]) -> None:
+        """From now on, when each authority ends that is trusted: by fingerprint, seconds since the epoch."""
+        self._trusted = ends
+
+    def trusted(self) -> Mapping[str, float]:
+        return self._trusted()
 
 
 class Standing(Collector):
@@ -236,6 +275,8 @@ class Standing(Collector):
         engine, tally = self._engine, self._engine.ledger.tally()
         yield SERVING.family([((), float(engine.is_serving and engine.holds_lease()))])
         yield STANDBY.family([((), float(bool(engine.who_serves())))])
+        yield JOURNAL_TROUBLE.family([((), float(bool(engine.journal.trouble)))])
+        yield JOURNAL_SET_ASIDE.family([((), len(engine.journal.set_aside))])
         yield CLAIMS.family(((state.value,), tally.states.get(state, 0)) for state in LIVE_STATES)
         yield UNPLACEABLE.family([((), tally.unplaceable)])
         yield EXPIRED.family(((s.value,), engine.expired[s]) for s in (State.RESERVED, State.LEASED))
@@ -253,6 +294,7 @@ class Standing(Collector):
         yield NODES.family([((), tally.known_nodes)])
         yield EVENTS.family(list(self._events.items()))
         yield from _ranges(tally.picture)
+        yield CLOCK_STEPS.family(((step.name.lower(),), engine.clock_steps.get(step, 0)) for step in Step)
         if self._watch is not None:
             yield WATCH_LAG.family([((), self._watch.lag())])
             yield RELISTS.family([((), self._watch.relists())])

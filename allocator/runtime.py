@@ -1,7 +1,7 @@
 """Wiring, the order of start-up, and shutdown.
 
-Start: lock and read the journal → listen, NOT_SERVING → acquire the Lease, where there is one → see the whole cluster
-once, and have a certificate, where they are built in → SERVING.
+Start: listen, NOT_SERVING → lock and read the journal, which may have to wait → acquire the Lease, where there is one →
+see the whole cluster once, and have a certificate, where they are built in → SERVING.
 While another holds the Lease we stand by: the cluster is followed, nothing is decided and nothing written. When the
 Lease is ours, and nothing of the other's can be on its way any more, the view is made as new as that → SERVING.
 Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → see the Pods that they admitted, and give the Lease
@@ -34,7 +34,7 @@ from allocator.certificates.authority import Rules as CertificateRules
 from allocator.certificates.files import Files
 from allocator.certificates.serving import Serving
 from allocator.certificates.settings import Settings
-from allocator.clock import Clock
+from allocator.clock import Clock, elapsed
 from allocator.cluster.contract import Source, Watch
 from allocator.cluster.file import FileCluster
 from allocator.cluster.none import IMPLICIT_NODE, NoCluster
@@ -80,6 +80,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["AllocatorService"].full_name
 DEFAULT_NAMESPACE = "default"  # of leases that name none, where no allocator has a Pod of its own
 TICK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
+UNSEEN_SECONDS = 36.0  # a create lives at most 34 s in the API server
 HANDOVER_SECONDS = 8.0  # a create that we admitted is stored within milliseconds, if at all; some never are
 HEALTH_SECONDS = 0.1  # between two looks; the Lease may end by itself
 HEALTH = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
@@ -131,8 +132,8 @@ class Allocator:
     def __init__(self, config: Config, journal: Journal) -> None:
         self._config = config
         self._journal = journal
-        self._now = clock = Clock()
-        self._leadership = _leadership(config, journal) if config.lease_namespace else None
+        clock = Clock()
+        self._leadership = _leadership(config) if config.lease_namespace else None
         holds_lease = self._leadership.is_valid if self._leadership else always
         leases = _port_leases(config, journal, holds_lease, clock) if config.port_leases else None
         self._watch = _watch(config.kubeconfig, clock) if config.cluster == "kubernetes" else None
@@ -152,8 +153,13 @@ class Allocator:
             implicit_node=IMPLICIT_NODE if config.cluster == "none" else None,
         )
         self._engine = Engine(
-            ledger=Ledger(rules), journal=leases.journal if leases else journal, now=clock, new_id=_new_id
+            ledger=Ledger(rules),
+            journal=leases.journal if leases else journal,
+            now=clock,
+            new_id=_new_id,
+            clock=clock,
         )
+        clock.counts = self._may_answer
         self._engine.watch = self._watch
         self._engine.holds_lease = holds_lease
         self._lease_keeper: LeaseKeeper | None = None
@@ -179,9 +185,10 @@ class Allocator:
             version=program_version(),
             instance=config.pod_name or socket.gethostname(),
             cluster=config.cluster,
-            started=clock(),
+            started=clock.wall(),
             epoch=self._leadership.identity.rpartition("/")[2] if self._leadership else "",
             certificates=self._metrics.certificates,
+            trusted=self._metrics.trusted,
         )
         self._health = health.aio.HealthServicer()
         self._reviews: Reviews | None = None
@@ -190,9 +197,10 @@ class Allocator:
             cluster=config.cluster.partition(":")[0],
             journal="sqlite" if config.journal else "memory",
             certificates=self._metrics.certificates,
+            trusted=self._metrics.trusted,
             leadership=self._leadership,
         )
-        self._serving = Serving(now=clock()) if config.is_builtin else None
+        self._serving = Serving(now=clock.wall()) if config.is_builtin else None
         self._keeper = _keeper(config, self._serving, self._leadership) if self._serving and self._leadership else None
         self._signpost = _signpost(config, self._may_answer) if self._leadership else None
         self._is_stopping = False
@@ -200,6 +208,7 @@ class Allocator:
         self._may_follow, self._has_lease = asyncio.Event(), asyncio.Event()
         self._told_health: dict[str, bool] = {}
         self._engine.who_serves = self._who_serves
+        self._journal_read = asyncio.Event()
 
     async def run(self) -> None:
         """Serves until a signal comes, or a background loop fails.
@@ -267,6 +276,25 @@ class Allocator:
         if self._leadership is not None:
             await self._leadership.keep()
 
+    def _unseen_seconds(self) -> float:
+        """Where no Lease tells of a predecessor: how long Pods may be on their way that our journal lacks."""
+        anew = self._journal.began_anew_at if self._watch else 0.0
+        return min(UNSEEN_SECONDS, max(0.0, anew + UNSEEN_SECONDS - time.time()))
+
+    async def _open_journal(self) -> None:
+        """Reads what was kept. Waits for as long as the environment is in the way.
+
+        Raises:
+            JournalError: that will not pass by itself.
+
+        """
+        self._status.waiting_for = lambda: self._journal.trouble or "the journal, which is being read"
+        await self._journal.open()
+        await in_turns(self._engine.restore())
+        self._journal_read.set()
+        if self._leadership is not None:
+            self._leadership.has_journal(self._journal.identity)
+
     async def _take_lease(self, leadership: Leadership) -> None:
         """Returns when the Lease is ours, and nothing that a predecessor granted can be on its way any more.
 
@@ -275,7 +303,11 @@ class Allocator:
         self._wait_for("the Lease {}/{}, which another allocator may hold".format(*leadership.place))
         serve_at = await leadership.acquire(stands_by=self._may_follow.set)
         self._has_lease.set()
-        delay = serve_at - time.time()
+        await self._wait_until(serve_at)
+
+    async def _wait_until(self, serve_at: float) -> None:
+        """`serve_at` is in seconds of `elapsed`."""
+        delay = serve_at - elapsed()
         if delay > 0:
             self._may_follow.set()
             log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
@@ -284,14 +316,16 @@ class Allocator:
 
     async def _catch_up(self) -> None:
         """Returns when the view is as new as now, and the leases are in the books."""
-        since, reached = self._now(), self._leadership.reached if self._leadership else {}
+        reached = self._leadership.reached if self._leadership else {}
+        pods = self._watch.mark() if self._watch else 0
+        leases = self._lease_keeper.mark() if self._lease_keeper else 0
         self._may_follow.set()
         self._status.waiting_for = self._first_view
         await self._source.synced()
-        if self._watch is not None and self._leadership is not None:
-            await self._watch.caught_up(since, reached.get("pods"))
+        if self._watch is not None:
+            await self._watch.caught_up(pods, reached.get("pods"))
         if self._lease_keeper is not None:
-            await self._lease_keeper.recover(since, reached.get("portleases"))
+            await self._lease_keeper.recover(leases, reached.get("portleases"))
         await in_turns(self._mended())  # the leases may stand where a plan was
 
     def _mended(self) -> Iterator[None]:
@@ -299,10 +333,12 @@ class Allocator:
             yield
 
     def _legacy(self) -> Legacy:
-        """Without a Lease there is one allocator with one journal."""
+        """Without a Lease there is one allocator with one journal, which may have begun anew."""
         from allocator.cluster.lease import Legacy  # noqa: PLC0415 - loaded by then
 
-        return self._leadership.legacy if self._leadership else Legacy.JOURNAL
+        if self._leadership is not None:
+            return self._leadership.legacy
+        return Legacy.NOTHING if self._journal.began_anew_at else Legacy.JOURNAL
 
     def _wait_for(self, what: str) -> None:
         self._status.waiting_for = lambda: what
@@ -312,13 +348,17 @@ class Allocator:
         return f"the first full view of {self._config.cluster}" + (f": {progress}" if progress else "")
 
     async def _start_serving(self) -> None:
+        await self._open_journal()
         if self._leadership is not None:
             await self._take_lease(self._leadership)
+        else:
+            await self._wait_until(elapsed() + self._unseen_seconds())
         await self._catch_up()
         if self._keeper is not None:
             await self._keeper.ready()
             self._metrics.certificate("allocator", self._keeper.expires)
             self._metrics.certificate("ca", self._keeper.authority_expires)
+            self._metrics.trust(self._keeper.trusted)
         if not self._is_stopping:
             garbage.serve()
             self._engine.is_serving = True
@@ -362,6 +402,7 @@ class Allocator:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            self._engine.see_clock()
             if self._engine.is_serving:
                 self._engine.tick()
             elif self._who_serves():
@@ -453,16 +494,16 @@ class Allocator:
 
     def _listen(self, server: grpc.aio.Server) -> None:
         config, listen = self._config, self._config.listen
-        credentials = self._credentials(config.tls_client_ca)
+        credentials = self._credentials(asks_clients=True)
         if credentials is None:
             self._listening = Address(listen.host, server.add_insecure_port(str(listen)))
             return
         self._listening = Address(listen.host, server.add_secure_port(str(listen), credentials))
-        if config.listen_tokens and (tokens := self._credentials("", asks_clients=False)):
+        if config.listen_tokens and (tokens := self._credentials(asks_clients=False)):
             port = server.add_secure_port(str(config.listen_tokens), tokens)
             log.info("listening for tokens on grpc %s", Address(config.listen_tokens.host, port))
 
-    def _credentials(self, client_ca: str, *, asks_clients: bool = True) -> grpc.ServerCredentials | None:
+    def _credentials(self, *, asks_clients: bool) -> grpc.ServerCredentials | None:
         """Of one port; None: plain text."""
         config = self._config
         if self._serving is not None:
@@ -470,10 +511,16 @@ class Allocator:
         if not config.tls_cert:
             return None
         files = Files(
-            cert=Path(config.tls_cert), key=Path(config.tls_key), client_ca=Path(client_ca) if client_ca else None
+            cert=Path(config.tls_cert),
+            key=Path(config.tls_key),
+            client_ca=Path(config.tls_client_ca) if config.tls_client_ca else None,
+            also=config.also_trust,
+            delay=config.certificate_delay,
+            asks_clients=asks_clients,
         )
         if asks_clients:
             self._metrics.certificate("allocator", lambda: files.expires)
+            self._metrics.trust(files.authorities)
         return files.credentials()
 
     def _guard(self) -> Guard:
@@ -513,15 +560,22 @@ class Allocator:
     def _checks(self) -> Mapping[str, str | None]:
         is_synced = self._engine.is_serving or self._is_stopping or self._stands_by()
         return {
-            "journal": None,  # it was read before we listened
+            "journal": None if self._journal_read.is_set() else self._journal.trouble or "it is being read",
             "cluster": None if is_synced else f"waiting for {self._status.waiting_for() or self._first_view()}",
             **({"certificate": self._keeper.missing} if self._keeper else {}),
             "stopping": "SIGTERM was received" if self._is_stopping else None,
         }
 
     def _notes(self) -> list[str]:
-        aside = self._journal.set_aside
-        notes = [f"the journal was corrupt and was set aside as {aside} at start"] if aside else []
+        notes = [
+            f"the journal was damaged and set aside as {aside}, which nobody has acknowledged:"
+            f" python -m allocator journal acknowledge {self._config.journal}"
+            for aside in self._journal.set_aside
+        ]
+        if self._journal_read.is_set() and self._journal.trouble:
+            notes.append(f"the journal takes no commits: {self._journal.trouble}")
+        if steps := sum(self._engine.clock_steps.values()):
+            notes.append(f"the wall clock was set, or this process stopped, {steps} times since the start: see the log")
         if other := self._who_serves():
             notes.append(f"standing by: {other} serves")
         if self._watch and LAGGING_SECONDS < self._watch.lag() < math.inf:
@@ -536,14 +590,14 @@ def _watch(kubeconfig: str, clock: Clock) -> Watch:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415
     from allocator.cluster.kubernetes import KubernetesCluster  # noqa: PLC0415
 
-    return KubernetesCluster(Client(loader(kubeconfig)), now=clock)
+    return KubernetesCluster(Client(loader(kubeconfig)), ends=clock)
 
 
 def _port_leases(config: Config, journal: Journal, may_write: Callable[[], bool], clock: Clock) -> Parts:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
     from allocator.portleases.parts import Parts  # noqa: PLC0415
 
-    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock)
+    return Parts(Client(loader(config.kubeconfig)), journal, may_write=may_write, now=clock, ahead=lambda: clock.ahead)
 
 
 def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:
@@ -573,11 +627,11 @@ def _new_id() -> ClaimId:
     return ClaimId(secrets.token_hex(16))
 
 
-def _leadership(config: Config, journal: Journal) -> Leadership:
+def _leadership(config: Config) -> Leadership:
     from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
     from allocator.cluster.lease import Holder, Leadership  # noqa: PLC0415
 
-    me = Holder(pod_uid=config.pod_uid, pod_name=config.pod_name, start=secrets.token_hex(8), journal=journal.identity)
+    me = Holder(pod_uid=config.pod_uid, pod_name=config.pod_name, start=secrets.token_hex(8))
     return Leadership(Client(loader(config.kubeconfig)), me, namespace=config.lease_namespace)
 
 

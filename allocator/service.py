@@ -131,7 +131,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             claim_id = _claim_id(request.id)
             await self._guard.renewing(context, claim_id, self._engine.ledger.get(claim_id))
             claim = await self._engine.renew(claim_id, parse_ttl(request))
-        return pb.RenewResponse(allocation=to_allocation(claim))
+        return pb.RenewResponse(allocation=to_allocation(claim, ahead=self._engine.ahead))
 
     async def GetAllocation(  # noqa: N802
         self, request: pb.GetAllocationRequest, context: Context
@@ -214,9 +214,9 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
             await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
             with self._watchers.watch(partial(_is_watched, request)) as watcher:
-                await self._send_snapshot(watcher, context, is_batched=request.batches)
-                await _send(context, [W(type=W.TYPE_SYNCED)], is_batched=False)
                 pace = Pace(self._turn)
+                await self._send_snapshot(watcher, context, pace, is_batched=request.batches)
+                await _send(context, [W(type=W.TYPE_SYNCED)], pace, is_batched=False)
                 while not watcher.is_behind:
                     changes = await watcher.changes()
                     await pace.begin()
@@ -225,20 +225,20 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
                         events.append(self._change(change))
                         if pace.is_over or len(events) == MOST_TOGETHER:
                             break
-                    await _send(context, events, is_batched=request.batches)
+                    await _send(context, events, pace, is_batched=request.batches)
             raise _behind()
 
-    async def _send_snapshot(self, watcher: Watcher, context: Context, *, is_batched: bool) -> None:
-        pace, events = Pace(self._turn), list[W]()
+    async def _send_snapshot(self, watcher: Watcher, context: Context, pace: Pace, *, is_batched: bool) -> None:
+        events = list[W]()
         while (claims := watcher.snapshot()) is not None:
             for claim in claims:
                 events.append(self._event(W.TYPE_SNAPSHOT, claim))
                 if pace.is_over or len(events) == MOST_TOGETHER:
-                    await _send(context, events, is_batched=is_batched)
+                    await _send(context, events, pace, is_batched=is_batched)
                     events.clear()
                     await pace.begin()
             await pace.rest()
-        await _send(context, events, is_batched=is_batched)
+        await _send(context, events, pace, is_batched=is_batched)
 
     def _change(self, change: Change) -> W:
         if change.is_end:
@@ -277,7 +277,8 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         return NodeName(name)
 
     def _allocation(self, claim: Claim) -> pb.Allocation:
-        return to_allocation(claim, unplaceable=self._engine.ledger.is_unplaceable(claim))
+        engine = self._engine
+        return to_allocation(claim, ahead=engine.ahead, unplaceable=engine.ledger.is_unplaceable(claim))
 
     def _claims_on(self, name: NodeName) -> list[Claim]:
         ledger = self._engine.ledger
@@ -296,8 +297,10 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
 # -- watches
 
 
-async def _send(context: Context, events: list[W], *, is_batched: bool) -> None:
+async def _send(context: Context, events: list[W], pace: Pace, *, is_batched: bool) -> None:
     """Sends events, in one message where that is batched.
+
+    Many messages one after the other keep the loop and gRPC's own thread busy without a long turn: others rest between.
 
     Raises:
         Refused: the watcher takes nothing for so long that its queue only grows.
@@ -310,6 +313,7 @@ async def _send(context: Context, events: list[W], *, is_batched: bool) -> None:
     for event in events:
         if not await _sent(context, event):
             raise _behind()
+        await pace.rest()
 
 
 async def _sent(context: Context, message: Any) -> bool:

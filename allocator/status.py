@@ -106,16 +106,18 @@ class Status:
         cluster: str,
         journal: str,
         certificates: Mapping[str, Callable[[], float]],
+        trusted: Callable[[], Mapping[str, float]] = dict,
         leadership: Leadership | None = None,
     ) -> None:
-        self.callers = Callers(engine.now)
+        self.callers = Callers(engine.wall)
         self.waiting_for: Callable[[], str] = str
         self._engine = engine
         self._cluster = cluster
         self._journal = journal
         self._certificates = certificates
+        self._trusted = trusted
         self._leadership = leadership
-        self._started = engine.now()
+        self._started = engine.wall()
 
     def response(self) -> pb.GetStatusResponse:
         engine, tally = self._engine, self._engine.ledger.tally()
@@ -123,12 +125,12 @@ class Status:
         return pb.GetStatusResponse(
             version=program_version(),
             start_time=to_timestamp(self._started),
-            current_time=to_timestamp(engine.now()),
+            current_time=to_timestamp(engine.wall()),
             cluster=self._cluster,
             serving=is_serving,
             waiting_for="" if is_serving else self._obstacle(),
             journal=pb.GetStatusResponse.Journal(
-                kind=self._journal, set_aside=engine.journal.set_aside or "", unsaved_count=engine.unsaved
+                kind=self._journal, set_aside=", ".join(engine.journal.set_aside), unsaved_count=engine.unsaved
             ),
             watch=self._watch(),
             lease=self._lease(),
@@ -143,7 +145,12 @@ class Status:
                 pb.GetStatusResponse.Certificate(name=name, expire_time=to_timestamp(expires()))
                 for name, expires in sorted(self._certificates.items())
             ],
+            authorities=[
+                pb.GetStatusResponse.Certificate(name=name, expire_time=to_timestamp(end))
+                for name, end in self._trusted().items()
+            ],
             callers=self.callers.recent(),
+            clock_step_count=sum(engine.clock_steps.values()),
         )
 
     def _obstacle(self) -> str:
@@ -159,7 +166,7 @@ class Status:
             return None
         told, lag = pb.GetStatusResponse.Watch(relist_count=watch.relists()), watch.lag()
         if lag < math.inf:
-            told.proof_time.CopyFrom(to_timestamp(self._engine.now() - lag))
+            told.proof_time.CopyFrom(to_timestamp(self._engine.wall() - lag))
             told.lag.CopyFrom(Duration(seconds=int(lag), nanos=int(lag % 1 * 1e9)))
         return told
 

@@ -20,12 +20,17 @@ from allocator.core.candidates import Constraints, NodeName, Requirement, Term, 
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
 from allocator.core.ports import MAX_PORT, Protocol
 from allocator.core.sized import Sized
-from hostport.bounds import LONGEST_ADDRESS, LONGEST_NAME, MOST_PORTS, Bound
+from hostport.bounds import (
+    LONGEST_ADDRESS,
+    LONGEST_DESCRIPTION,
+    LONGEST_NAME,
+    LONGEST_REQUEST_ID,
+    MOST_PORTS,
+    Bound,
+)
 from hostport.contract import DOMAIN, Reason
 from hostport.v1 import allocator_pb2 as pb
 
-MAX_REQUEST_ID = 128
-MAX_DESCRIPTION = 256
 SMALL = 256  # bytes of constraints in which no count can be above its bound
 LARGEST_STATUS = 6000
 MAX_TTL = 30 * 24 * 3600.0
@@ -179,22 +184,25 @@ def _sizes(constraints: pb.NodeConstraints) -> Iterator[tuple[str, Bound, int]]:
 def _too_long(request: pb.AllocateRequest) -> Iterator[Mistake]:
     """Text that would be kept, or shown to somebody."""
     owner, controller, size = request.owner, request.controller, request.ByteSize()
-    if size <= MAX_REQUEST_ID:
+    if size <= LONGEST_REQUEST_ID:
         return
-    ids = (("request_id", request.request_id, MAX_REQUEST_ID), ("allocation_id", request.allocation_id, MAX_REQUEST_ID))
+    ids = (
+        ("request_id", request.request_id, LONGEST_REQUEST_ID),
+        ("allocation_id", request.allocation_id, LONGEST_REQUEST_ID),
+    )
     names = (
         ()
         if size <= LONGEST_NAME
         else (
             *((f"owner.{name}", getattr(owner, name), LONGEST_NAME) for name in _OWNER_NAMES),
-            ("owner.description", owner.description, MAX_DESCRIPTION),
+            ("owner.description", owner.description, LONGEST_DESCRIPTION),
             *((f"controller.{name}", getattr(controller, name), LONGEST_NAME) for name in _CONTROLLER_NAMES),
             ("constraints.node_name", request.constraints.node_name, LONGEST_NAME),
         )
     )
     for field, text, most in (*ids, *names):
         if len(text) > most:
-            yield Mistake(Reason.INVALID_REQUEST, field, f"{field} has more than {most} characters")
+            yield Mistake(Reason.INVALID_REQUEST, field, _length(field, text, most))
 
 
 def _owner(owner: pb.Owner, mistakes: list[Mistake]) -> Owner:
@@ -239,8 +247,10 @@ def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mis
         _invalid(mistakes, f"{field}.protocol", f"{field}.protocol {protocol} is none of TCP, UDP, SCTP")
     if len(port.container) > LONGEST_NAME or len(port.name) > LONGEST_NAME:
         _invalid(mistakes, field, f"{field}: container and name have at most {LONGEST_NAME} characters")
-    if len(port.host_ip) > LONGEST_ADDRESS or (port.host_ip and not _is_ip(port.host_ip)):
-        _invalid(mistakes, f"{field}.host_ip", f"{field}.host_ip {port.host_ip[:64]!r} is no IP address")
+    if len(port.host_ip) > LONGEST_ADDRESS:
+        _invalid(mistakes, f"{field}.host_ip", _length(f"{field}.host_ip", port.host_ip, LONGEST_ADDRESS))
+    elif port.host_ip and not _is_ip(port.host_ip):
+        _invalid(mistakes, f"{field}.host_ip", f"{field}.host_ip {port.host_ip!r} is no IP address")
     return port
 
 
@@ -299,6 +309,10 @@ def _is_ip(text: str) -> bool:
     return True
 
 
+def _length(field: str, text: str, most: int) -> str:
+    return f"{field} has {len(text)} characters, {most} are allowed. Shorten it"
+
+
 def _invalid(mistakes: list[Mistake], field: str, message: str) -> None:
     mistakes.append(Mistake(Reason.INVALID_REQUEST, field, message))
 
@@ -310,22 +324,23 @@ def _out_of_range(mistakes: list[Mistake], field: str, what: str) -> None:
 # -- out
 
 
-def seal(claim: Claim, warnings: Sequence[Warned]) -> bytes:
-    """The serialised AllocateResponse."""
+def seal(claim: Claim, warnings: Sequence[Warned], *, ahead: float = 0.0) -> bytes:
+    """The serialised AllocateResponse. `ahead`: seconds that the wall clock is ahead of the one by which claims end."""
     response = pb.AllocateResponse()
-    _write_claim(claim, response.allocation)
+    _write_claim(claim, response.allocation, ahead)
     for warned in warnings:
         response.warnings.add(reason=warned.notice.name, message=warned.message[:200])
     return response.SerializeToString()
 
 
-def to_allocation(claim: Claim, *, unplaceable: bool = False) -> pb.Allocation:
+def to_allocation(claim: Claim, *, ahead: float, unplaceable: bool = False) -> pb.Allocation:
+    """The claim as callers see it; `ahead` as for `seal`."""
     allocation = pb.Allocation(unplaceable=unplaceable)
-    _write_claim(claim, allocation)
+    _write_claim(claim, allocation, ahead)
     return allocation
 
 
-def _write_claim(claim: Claim, into: pb.Allocation) -> None:
+def _write_claim(claim: Claim, into: pb.Allocation, ahead: float) -> None:
     """Field by field: a message that is made apart is copied into its parent, which takes twice as long."""
     into.id = claim.id
     into.state = STATES[claim.state]
@@ -343,7 +358,7 @@ def _write_claim(claim: Claim, into: pb.Allocation) -> None:
         )
     _write_timestamp(claim.created, into.create_time)
     if claim.expires is not None:
-        _write_timestamp(claim.expires, into.expire_time)
+        _write_timestamp(claim.expires + ahead, into.expire_time)
     into.external = claim.external
 
 

@@ -56,7 +56,7 @@ def stages(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name, (Path(name) / "log").open("w") as log_file:
         line = _log_line(log_file)
         of_shim = _of_shim() | {"write a log line": line}
-        with closing(SqliteJournal(Path(name) / "journal.db")) as journal:
+        with closing(SqliteJournal(Path(name) / "journal.db").open_now()) as journal:
             of_allocator = _of_allocator(journal) | {"write a log line": line}
             return [
                 *_rows("shim", of_shim, options),

@@ -229,15 +229,7 @@ def selectors_kept(place: Place) -> None:
 def nodes_relisted(place: Place) -> None:
     """5,000 Nodes changed in one list, while 1,000 Pods wait for a node"""
     place.on_loop(_restore, place, [_waiting(200_000 + at, 41_000 + at) for at in range(1_000)])
-    sink = _Nodes(place.engine)
-    sink._nodes = {_name(number): _node(number) for number in range(NODES)}  # noqa: SLF001 - what it has told
-    sink._listed = {_name(number): _node(number, changed="1") for number in range(NODES)}  # noqa: SLF001
-
-    async def tell() -> None:
-        await in_turns(sink.complete(0.0))
-
-    with place.measured():
-        place.on_loop(tell)
+    _tell_nodes(place, [_node(number, changed="1") for number in range(NODES)])
 
 
 def shim_product(place: Place) -> None:
@@ -313,6 +305,18 @@ def fewer_ports(place: Place) -> None:
 
 def full_range(place: Place) -> None:
     """a denial: a range of 50,000 numbers that is full on its two nodes"""
+    _fill_range(place)
+    wide = _wide(Constraints(selector=(("full", "y"),)))
+    times = place.cpu_ms(lambda _: _is_refused(place, wide), 20)
+    with place.measured():
+        place.ask(
+            ask("denied", pb.NodeConstraints(node_selector={"full": "y"}), range=pb.PortRange(min=10_000, max=59_999))
+        )
+    place.bound("denial", median(times), 2.0, "ms")
+
+
+def _fill_range(place: Place) -> None:
+    """Two nodes with a label of their own, full from 10,000 to 59,999."""
     pods = [
         _pod(300_000 + node * 100 + at, *range(10_000 + at * 500, 10_500 + at * 500), node=_name(node))
         for node in (10, 11)
@@ -320,8 +324,11 @@ def full_range(place: Place) -> None:
     ]
     place.on_loop(lambda: place.engine.ledger.observe(nodes=[_node(10, full="y"), _node(11, full="y")], now=0.0))
     place.on_loop(lambda: place.engine.ledger.observe(pods=pods, now=0.0))
-    within = Constraints(selector=(("full", "y"),))
-    wide = Ask(
+
+
+def _wide(within: Constraints) -> Ask:
+    """One port in the full range."""
+    return Ask(
         owner=Owner(namespace="caller", name="denied"),
         ports=(PortAsk(container="c", container_port=80),),
         policy=Policy.DYNAMIC,
@@ -329,12 +336,6 @@ def full_range(place: Place) -> None:
         high=59_999,
         constraints=within,
     )
-    times = place.cpu_ms(lambda _: _is_refused(place, wide), 20)
-    with place.measured():
-        place.ask(
-            ask("denied", pb.NodeConstraints(node_selector={"full": "y"}), range=pb.PortRange(min=10_000, max=59_999))
-        )
-    place.bound("denial", median(times), 2.0, "ms")
 
 
 def _is_refused(place: Place, asked: Ask) -> None:
@@ -653,6 +654,134 @@ def failed_commit(place: Place) -> None:
     place.remark("it goes on" if not reason else f"it does not go on: {reason}")
 
 
+# -- rows: what an attack found
+
+
+def scope_chain(place: Place) -> None:
+    """5,000 Pods that wait, each for one of two nodes, in a chain: an ask that moves them all"""
+    chain = [_waiting(200_000 + at, 7_000, constraints=_of_two(at), node=_name(at)) for at in range(NODES - 2)]
+    place.on_loop(_restore, place, chain)
+    within = affinity([_either(0)])
+    reasons = []
+    with place.measured():
+        for more in (_fixed(7_000), {"range": pb.PortRange(min=7_000, max=7_000)}):
+            reasons += [place.ask(ask("chain", within, **more)) for _ in range(5)]
+    place.remark(" ".join(sorted(set(reasons))))
+
+
+def _fixed(number: int) -> dict[str, Any]:
+    """Of an ask for one number under Static."""
+    ports = [pb.PortRequest(container="c", container_port=80, host_port=number)]
+    return {"policy": pb.POLICY_STATIC, "range": None, "ports": ports}
+
+
+def _of_two(number: int) -> Constraints:
+    """A node and the next one."""
+    values = (_name(number), _name(number + 1))
+    wish = Requirement(key="kubernetes.io/hostname", operator="In", values=values)
+    return Constraints(affinity=(Term(expressions=(wish,)),))
+
+
+def _either(number: int) -> pb.NodeTerm:
+    values = [_name(number), _name(number + 1)]
+    return pb.NodeTerm(
+        match_expressions=[pb.NodeRequirement(key="kubernetes.io/hostname", operator="In", values=values)]
+    )
+
+
+def _tell_nodes(place: Place, nodes: Iterable[Node]) -> None:
+    """Tells what the cluster's Nodes are now, as the follower does."""
+    sink = _Nodes(place.engine)
+    sink._nodes = {_name(number): _node(number) for number in range(NODES)}  # noqa: SLF001 - what it has told
+    sink._listed = {**sink._nodes, **{node.name: node for node in nodes}}  # noqa: SLF001
+
+    async def tell() -> None:
+        await in_turns(sink.complete(0.0))
+
+    with place.measured():
+        place.on_loop(tell)
+
+
+def nodes_under_selectors(place: Place) -> None:
+    """32 Nodes changed at once, while 5,000 Pods wait, each with a selector of its own"""
+    claims = [
+        _waiting(
+            200_000 + at,
+            7_000 + at % 1_000,
+            constraints=Constraints(selector=(("kubernetes.io/hostname", _name(at)), ("kubernetes.io/os", "linux"))),
+            node=_name(at),
+        )
+        for at in range(NODES)
+    ]
+    place.on_loop(_restore, place, claims)
+    _tell_nodes(place, [_node(number, changed="1") for number in range(32)])
+
+
+def nodes_of_many_ports(place: Place) -> None:
+    """256 Nodes with 512 ports each go from one zone to another, under 40 candidate sets that are kept"""
+    for at in range(256):
+        _fill(place, range(at, at + 1), *range(40_000, 40_512), first=300_000 + at)
+    for at in range(40):
+        within = pb.NodeConstraints(
+            node_selector={"zone": str(at % 10)}, tolerations=[pb.Toleration(key=f"kept-{next(_serial)}")]
+        )
+        place.ask(ask("kept", within, dry_run=True, range=pb.PortRange(min=40_000, max=40_600)))
+    _tell_nodes(place, [_node(number, zone=str((number + 1) % 10)) for number in range(256)])
+
+
+def priorities(place: Place) -> None:
+    """3,000 priorities of Pods: an ask that may preempt, small ones, and changes of Pods"""
+    pods = [_pod(300_000 + at, 9_000, node=_name(at), priority=at) for at in range(3_000)]
+    place.on_loop(lambda: place.engine.ledger.observe(pods=pods, now=0.0))
+    request = ask("ranked", priority=2_999, may_preempt=True, **_fixed(9_000))
+    within = pb.NodeConstraints(node_selector={"thousand": "0"})
+    wide = ask("ranked", within, range=pb.PortRange(min=9_000, max=9_511), priority=2_000)
+    wide.ports.extend(pb.PortRequest(container="c", container_port=1_000 + at) for at in range(511))
+    reasons = []
+    with place.measured():
+        for at in range(5):
+            reasons.append(place.ask(request))
+            reasons.append(place.ask(wide))
+            _observe(place, gone_pods=[PodUid(f"pod-{300_000 + at}")])
+    place.remark(" ".join(sorted(filter(None, set(reasons)))))
+
+
+def ports_among_leases(place: Place) -> None:
+    """512 ports asked for where there are 55,000 leases"""
+    leased = [
+        _claim(500_000 + at, 1_024 + at % 55_000, node=_name(at % NODES), state=State.LEASED, expires=1e12)
+        for at in range(55_000)
+    ]
+    place.on_loop(_restore, place, leased)
+    ports = [pb.PortRequest(container="c", container_port=1_000 + at) for at in range(512)]
+    pinned = affinity(
+        [pb.NodeTerm(match_fields=[pb.NodeRequirement(key="metadata.name", operator="In", values=[_name(7)])])]
+    )
+    reasons = []
+    with place.measured():
+        for within in (None, pinned):
+            for low, high in ((1_024, 56_000), (30_000, 34_000)):
+                reasons.append(place.ask(ask("ports", within, range=pb.PortRange(min=low, max=high), ports=ports)))
+    place.remark(" ".join(reason or "granted" for reason in reasons))
+
+
+def full_first_seen(place: Place) -> None:
+    """a denial with a selector that was never seen, in a range of 50,000 numbers that is full on its two nodes"""
+    _fill_range(place)
+
+    def fresh(_: int) -> Constraints:
+        return Constraints(selector=(("full", "y"),), tolerations=(Toleration(key=f"new-{next(_serial)}"),))
+
+    times = place.cpu_ms(lambda at: _is_refused(place, _wide(fresh(at))), 20)
+    with place.measured():
+        for _ in range(20):
+            within = pb.NodeConstraints(
+                node_selector={"full": "y"}, tolerations=[pb.Toleration(key=f"new-{next(_serial)}")]
+            )
+            place.ask(ask("denied", within, range=pb.PortRange(min=10_000, max=59_999)))
+    place.bound("denial", median(times), 3.0, "ms")
+
+
 # -- rows: who reads
 
 
@@ -804,6 +933,12 @@ ROWS: tuple[Row, ...] = (
     leases,
     leases_end,
     failed_commit,
+    scope_chain,
+    nodes_under_selectors,
+    nodes_of_many_ports,
+    priorities,
+    ports_among_leases,
+    full_first_seen,
     list_all,
     list_small,
     list_filtered,

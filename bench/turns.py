@@ -96,7 +96,7 @@ class Place:
         clock, ids = Clock(), count(1)
         self._thread = threading.Thread(target=self.loop.run_forever, name="loop", daemon=True)
         self._thread.start()
-        self.journal = SqliteJournal(folder / "journal.db")
+        self.journal = SqliteJournal(folder / "journal.db").open_now()
         self.engine = Engine(
             ledger=ledger,
             journal=self.journal,

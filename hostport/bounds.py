@@ -20,6 +20,12 @@ LONGEST_NAME = 253
 LONGEST_ADDRESS = 64
 """Characters of an IP address. The longest has 45, and its zone a few more."""
 
+LONGEST_REQUEST_ID = 128
+"""Characters of a request_id, as it is sent and as it is kept, in the journal and in a PortLease alike."""
+
+LONGEST_DESCRIPTION = 256
+"""Characters of an owner's description."""
+
 LARGEST_ANSWER = 1 << 20
 """Bytes of an answer of the shim."""
 

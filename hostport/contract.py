@@ -203,10 +203,20 @@ class Reason(Enum):
         "The namespace leases as many ports as it may (`--namespace-leases`)",
         "Release leases that nobody uses, or raise the bound.",
     )
+    LEASE_QUOTA = (
+        Code.RESOURCE_EXHAUSTED,
+        "A ResourceQuota of the owner's namespace has no room for the PortLease of another lease",
+        "Release leases that nobody uses, or have the quota raised.",
+    )
+    LEASE_FORBIDDEN = (
+        Code.FAILED_PRECONDITION,
+        "The cluster takes no such PortLease: an admission policy or webhook, or its schema, says no",
+        "Ask for what the message names; to repeat the same request is in vain.",
+    )
     ALLOCATION_NOT_FOUND = (
         Code.NOT_FOUND,
-        "No live allocation has this id",
-        "It ended or never was: allocate anew.",
+        "No live allocation has this id, or the one that was given for this request_id has ended",
+        "It ended or never was: allocate anew, with a fresh request_id.",
     )
     NODE_NOT_FOUND = (
         Code.NOT_FOUND,
@@ -267,8 +277,8 @@ class Reason(Enum):
     )
     LEASE_NOT_STORED = (
         Code.UNAVAILABLE,
-        "The API server did not take, change or delete the PortLease of a lease; nothing was granted or ended",
-        "Retry with the same request_id and back-off; the message has the API server's words.",
+        "The PortLease of a lease could not be written, for no fault of the request; nothing was granted or ended",
+        "Retry with the same request_id and back-off; the message has the API server's words, and what to mend.",
     )
     DEADLINE_PASSED = (
         Code.DEADLINE_EXCEEDED,
@@ -279,6 +289,11 @@ class Reason(Enum):
         Code.UNAVAILABLE,
         "The shim got no answer from the allocator in time",
         "Retry; look at the allocator's health.",
+    )
+    TLS_FAILED = (
+        Code.UNAVAILABLE,
+        "The shim and the allocator do not accept each other's certificate; the message says which one, and why",
+        "Retry when an administrator has mended the certificates: see docs/runbooks.md#hostportcertificatesrefused.",
     )
     TOO_MANY_REQUESTS = (
         Code.UNAVAILABLE,

@@ -10,7 +10,9 @@ from typing import Any
 
 import grpc
 
-from hostport.files import no_password
+from hostport.files import load_pair, read_all
+from hostport.rollover import RollOver, Shown
+from hostport.x509 import certificates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,41 +20,69 @@ class Credentials:
     """PEM files and a token. None at all: plain text. Without `ca` the system's roots are trusted.
 
     `token_file` is read for each call: the kubelet renews projected tokens under way. It goes before `token`.
+    `also` names further authorities; a file that is absent names none. With `roll_over` former ones stay trusted, and a
+    new certificate waits until it can be known.
     """
 
     ca: Path | None = None
+    also: tuple[Path, ...] = ()
     cert: Path | None = None
     key: Path | None = None
     token: str = field(default="", repr=False)
     token_file: Path | None = None
+    roll_over: RollOver | None = field(default=None, compare=False, repr=False)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """What a connection is made of; a token is not."""
-        return tuple(path for path in (self.ca, self.cert, self.key) if path)
+        return (*(path for path in (self.ca, self.cert, self.key) if path), *self.also)
 
     def load(self) -> grpc.ChannelCredentials | None:
         """Raises OSError (ssl.SSLError is one) when a file cannot be read, or is not what it should be."""
         has_token = bool(self.token or self.token_file)
         if not self.files and not has_token:
             return None
-        self._try()
-        ca, key, cert = (path.read_bytes() if path else None for path in (self.ca, self.key, self.cert))
-        tls = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
+        ca, pair = self._read()
+        key, chain = (pair.key, pair.chain) if pair else (None, None)
+        tls = grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=chain)
         if not has_token:
             return tls
         return grpc.composite_channel_credentials(tls, grpc.metadata_call_credentials(_Bearer(self._read_token)))
 
+    def context(self) -> ssl.SSLContext:
+        """The same for Python's own TLS; as it was loaded last, where that is remembered. Raises as `load` does."""
+        if self.roll_over:
+            return _context(self.roll_over.trusted if self.ca else None, self.roll_over.shown)
+        return _context(*self._read())
+
+    def is_due(self) -> bool:
+        """Whether to load again, though no file has changed."""
+        return self.roll_over is not None and self.roll_over.is_due()
+
+    def _read(self) -> tuple[bytes | None, Shown | None]:
+        """What is trusted, None for the system's roots, and what is shown. Tried, as gRPC would accept anything."""
+        if self.ca:
+            ssl.create_default_context(cafile=self.ca)
+        if self.token_file:
+            self._read_token()
+        ca = read_all(self.ca, self.also) if self.ca else None
+        pair = Shown(self.cert.read_bytes(), self.key.read_bytes()) if self.cert and self.key else None
+        _context(ca, pair)
+        if self.roll_over:
+            ca = self.roll_over.trust(ca) if ca else None
+            pair = self.roll_over.show(pair) if pair else None
+        return ca, pair
+
     def _read_token(self) -> str:
         return self.token_file.read_text(encoding="ascii").strip() if self.token_file else self.token
 
-    def _try(self) -> None:
-        """gRPC would accept anything and never connect."""
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.cert and self.key:
-            context.load_cert_chain(self.cert, self.key, password=no_password)
-        if self.token_file:
-            self._read_token()
+
+def _context(ca: bytes | None, pair: Shown | None) -> ssl.SSLContext:
+    trusted = "".join(certificates(ca.decode("ascii", "replace"))) if ca else None
+    context = ssl.create_default_context(cadata=trusted)
+    if pair:
+        load_pair(context, pair.chain, pair.key)
+    return context
 
 
 class _Bearer(grpc.AuthMetadataPlugin):

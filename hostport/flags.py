@@ -9,6 +9,7 @@ import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -71,6 +72,26 @@ def duration(text: str) -> float:
     if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+", text):
         raise ValueError(f"{text!r} is not a duration such as 300ms, 5s or 1m30s")
     return sum(float(n) * units[u] for n, u in re.findall(r"([0-9.]+)(ns|us|µs|ms|s|m|h)", text))
+
+
+def files(text: str) -> tuple[Path, ...]:
+    """Paths with commas between them."""
+    return tuple(Path(each.strip()) for each in text.split(",") if each.strip())
+
+
+ALSO_TRUST = Flag(
+    "also-trust",
+    "",
+    "PEM files of further authorities, with commas; one that is absent names none",
+    files,
+)
+
+CERTIFICATE_DELAY = Flag(
+    "certificate-delay",
+    "0s",
+    "how long to show the former certificate once another authority is trusted",
+    duration,
+)
 
 
 def add_flags(parser: argparse.ArgumentParser, flags: Sequence[Flag], environ: Mapping[str, str]) -> None:

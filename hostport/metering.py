@@ -6,7 +6,7 @@ a Pod, a request or an allocation, and what may have many values says in its des
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,3 +89,19 @@ CERTIFICATE_EXPIRY = Described(
     help="When the certificate ends, in seconds since the epoch",
     labels={"name": "`allocator`, `shim`, or `ca`: the built-in authority"},
 )
+AUTHORITY_EXPIRY = Described(
+    name="hostport_authority_trusted_until_timestamp_seconds",
+    kind="gauge",
+    help="When an authority ends whose certificates are trusted, in seconds since the epoch",
+    labels={"name": "the first 16 digits of SHA-256 over its certificate; the 16 that end last"},
+)
+
+
+class Authorities:
+    """A collector of the authorities that are trusted."""
+
+    def __init__(self, ends: Callable[[], Mapping[str, float]]) -> None:
+        self._ends = ends
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        yield AUTHORITY_EXPIRY.family(((name,), end) for name, end in self._ends().items())

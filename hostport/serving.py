@@ -6,13 +6,15 @@ Rules:
 * Seconds for the handshake, for headers from their first byte on, and for an answer to be read. A connection that is
   silent between two requests may be so for long: the API server keeps some, and were we first to close one, a review
   could be on its way.
+* A client that refuses our certificate says so in an alert, and `refused` is called: nobody else hears of it.
 * At the file limit accepting pauses, and some of those who are owed nothing go, whether or not they ever asked.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+import ssl
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from socket import socket
@@ -78,10 +80,17 @@ class BoundedServer(HTTPServer):
     """See the module. Made inside the event loop. `more` is what HTTPServer takes."""
 
     def initialize(  # type: ignore[override]
-        self, callback: Any, *, most: int, patience: Patience = PATIENCE, **more: Any
+        self,
+        callback: Any,
+        *,
+        most: int,
+        patience: Patience = PATIENCE,
+        refused: Callable[[], None] = lambda: None,
+        **more: Any,
     ) -> None:
         super().initialize(callback, idle_connection_timeout=patience.idle, **more)
         self._patience = patience
+        self._refused = refused
         self._crowd: Crowd[IOStream] = Crowd(most)
         self._slow: dict[IOStream, _Slow] = {}
         self._looking = asyncio.get_running_loop().call_later(patience.look, self._look)
@@ -128,6 +137,8 @@ class BoundedServer(HTTPServer):
         self._slow.pop(stream, None)
 
     def _shaken(self, stream: IOStream, done: asyncio.Future[SSLIOStream]) -> None:
+        if is_refusal(stream.error):
+            self._refused()
         if not done.cancelled() and done.exception() is None and stream in self._slow:
             self._slow[stream] = _Slow(_Part.HEADERS)
 
@@ -165,6 +176,15 @@ class BoundedServer(HTTPServer):
                 slow.since = now
             elif now - slow.since > getattr(self._patience, slow.part.value):
                 self._drop(stream)
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the other side ended a handshake because it does not accept our certificate.
+
+    OpenSSL has the alerts as `TLSV1_ALERT_UNKNOWN_CA`, `SSLV3_ALERT_BAD_CERTIFICATE` and the like.
+    """
+    reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    return "_ALERT_" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
 
 
 class _Watched(HTTPMessageDelegate):

@@ -15,6 +15,11 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re
 _VERSION, _UTC_TIME = 0xA0, 0x17
 
 
+def certificates(pem: str) -> list[str]:
+    """The certificates of a PEM text, each with a line break at its end; what stands between them is left out."""
+    return [f"{each}\n" for each in _PEM.findall(pem)]
+
+
 def not_after(pem: str) -> float:
     """When the first certificate of a PEM text ends, in seconds since the epoch.
 

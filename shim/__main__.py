@@ -13,7 +13,7 @@ import uvloop
 
 from hostport import logs
 from hostport.credentials import Credentials
-from hostport.flags import Flag, add_flags, address, duration
+from hostport.flags import ALSO_TRUST, CERTIFICATE_DELAY, Flag, add_flags, address, duration
 from hostport.supervision import LoopError
 from shim.render import RenderOptions, render
 from shim.runtime import Options, serve
@@ -49,6 +49,7 @@ ALLOCATOR_FLAGS = (
     Flag("allocator-ca", "", "trust the allocator's certificate by this CA file; plain text without TLS files", _file),
     Flag("allocator-cert", "", "certificate file to show to the allocator", _file),
     Flag("allocator-key", "", "its key file", _file),
+    ALSO_TRUST,
 )
 
 SERVE_FLAGS = (
@@ -64,6 +65,7 @@ SERVE_FLAGS = (
         "",
         "HOST:PORT of every allocator: calls go to the one that serves, by the certificate of --allocator",
     ),
+    CERTIFICATE_DELAY,
     Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _count),
     Flag(
         "reuse-port",
@@ -101,6 +103,7 @@ def serve_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
         tls_key=flags.tls_key,
         tls_min_version=VERSIONS[flags.tls_min_version],
         credentials=credentials(parser, flags),
+        certificate_delay=flags.certificate_delay,
         max_concurrent=flags.max_concurrent,
         reuse_port=flags.reuse_port,
         shutdown_delay=flags.shutdown_delay,
@@ -118,7 +121,9 @@ def render_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) -
 
 def credentials(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> Credentials:
     _check_pair(parser, flags, "allocator_cert", "allocator_key")
-    return Credentials(ca=flags.allocator_ca, cert=flags.allocator_cert, key=flags.allocator_key)
+    if flags.also_trust and flags.allocator_ca is None:
+        parser.error("--also-trust names more authorities than --allocator-ca: set that as well")
+    return Credentials(ca=flags.allocator_ca, also=flags.also_trust, cert=flags.allocator_cert, key=flags.allocator_key)
 
 
 def _check_pair(parser: argparse.ArgumentParser, flags: argparse.Namespace, one: str, other: str) -> None:

@@ -31,6 +31,7 @@ from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
 from hostport.version import program_version
+from shim.handshake import Doctor
 from shim.outcomes import Mistake, Refused, Unreachable
 from shim.stream import AskStream
 
@@ -96,6 +97,7 @@ class AllocatorClient:
             OSError: a credential file cannot be read.
 
         """
+        self._address = address
         self._target = replicas or str(address)
         service = json.dumps(HEALTH_CHECKED if replicas else RETRIES)
         self._options: tuple[tuple[str, str | int], ...] = (*CHANNEL_OPTIONS, ("grpc.service_config", service))
@@ -106,6 +108,7 @@ class AllocatorClient:
             )
         self._credentials = credentials
         self._watch = FileWatch(credentials.files)
+        self._doctor = Doctor(address, credentials, self._is_connected)
         self._closing: set[asyncio.Task[None]] = set()
         self._channel = self._connect(credentials.load())
         self._stub = AllocatorServiceStub(self._channel)
@@ -119,23 +122,35 @@ class AllocatorClient:
         try:
             answer = await self._stream.ask(request, deadline)
         except TimeoutError:
-            return _unreachable("DEADLINE_EXCEEDED: it did not answer in time")
+            return self._explained(_unreachable("DEADLINE_EXCEEDED: it did not answer in time"))
         if isinstance(answer, AllocateResponse):
             return answer
         if answer is not None and answer.code != UNAVAILABLE:
             return _outcome(_CODES[answer.code], answer.message, answer)
-        return await self._ask_alone(request, deadline - clock())
+        return self._explained(await self._ask_alone(request, deadline))
 
-    async def _ask_alone(self, request: AllocateRequest, patience: float) -> AllocateResponse | Refused | Unreachable:
+    async def _ask_alone(self, request: AllocateRequest, deadline: float) -> AllocateResponse | Refused | Unreachable:
         """A call of its own: waits for a connection, and is repeated."""
-        try:
-            return await self._stub.Allocate(request, timeout=patience, wait_for_ready=True)
-        except grpc.aio.AioRpcError as error:
-            return outcome_of(error)
+        patience = deadline - asyncio.get_running_loop().time()
+        with self._doctor.waiting():
+            try:
+                return await self._stub.Allocate(request, timeout=patience, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                return outcome_of(error)
+
+    def _is_connected(self) -> bool:
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
+
+    def _explained(self, outcome: AllocateResponse | Refused | Unreachable) -> AllocateResponse | Refused | Unreachable:
+        """A failure for which the certificates are the reason says so."""
+        is_unknown = isinstance(outcome, Unreachable) and outcome.reason == Reason.ALLOCATOR_UNREACHABLE.name
+        if not (is_unknown and (trouble := self._doctor.trouble)):
+            return outcome
+        return Unreachable(Reason.TLS_FAILED.name, f"no TLS with the allocator {self._address}: {trouble}")
 
     def refresh(self) -> None:
         """Takes up credentials that changed on disk: a new channel, while calls end on the old one."""
-        if not self._watch.changed():
+        if not (self._watch.changed() or self._credentials.is_due()):
             return
         credentials = self._credentials.load()
         if self._watch.changed():
@@ -151,6 +166,7 @@ class AllocatorClient:
 
     async def close(self) -> None:
         self._stream.end()
+        await self._doctor.close()
         await asyncio.gather(self._channel.close(grace=None), *self._closing)
 
     def _connect(self, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from hostport.metering import BUCKETS, BUILD_INFO, CERTIFICATE_EXPIRY, Counted, Described
+from hostport.metering import (
+    AUTHORITY_EXPIRY,
+    BUCKETS,
+    BUILD_INFO,
+    CERTIFICATE_EXPIRY,
+    Authorities,
+    Counted,
+    Described,
+)
 from hostport.version import program_version
 
 ANSWERS = Described(
@@ -32,7 +40,13 @@ RPC_SECONDS = Described(
 )
 IN_FLIGHT = Described(name="hostport_shim_in_flight", kind="gauge", help="Requests under way")
 
-METRICS = (BUILD_INFO, ANSWERS, ANSWER_SECONDS, RPC_SECONDS, IN_FLIGHT, CERTIFICATE_EXPIRY)
+REFUSED = Described(
+    name="hostport_shim_certificate_refused_total",
+    kind="counter",
+    help="Handshakes that a client of /mutate, such as an API server, ended because it does not trust the certificate",
+)
+
+METRICS = (BUILD_INFO, ANSWERS, ANSWER_SECONDS, RPC_SECONDS, IN_FLIGHT, REFUSED, CERTIFICATE_EXPIRY, AUTHORITY_EXPIRY)
 
 
 class Metrics:
@@ -45,9 +59,14 @@ class Metrics:
         self.answers = Counted(ANSWERS.counter(registry))
         self.seconds = ANSWER_SECONDS.histogram(registry)
         self.rpc_seconds = RPC_SECONDS.histogram(registry)
+        self.refused = REFUSED.counter(registry)
         self.in_flight = IN_FLIGHT.gauge(registry)
         self._expiry = CERTIFICATE_EXPIRY.gauge(registry)
 
     def certificate(self, name: str, expires: Callable[[], float]) -> None:
         """From now on, when this certificate ends: seconds since the epoch."""
         self._expiry.labels(name).set_function(expires)
+
+    def authorities(self, ends: Callable[[], Mapping[str, float]]) -> None:
+        """From now on, when each authority ends that is trusted: by fingerprint, seconds since the epoch."""
+        self.registry.register(Authorities(ends))

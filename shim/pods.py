@@ -59,8 +59,9 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Controller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Who made the Pod: its controller reference."""
+    """Who made the Pod: its controller reference, at `path`."""
 
+    path: str
     api_version: str
     kind: str
     name: str
@@ -74,6 +75,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     generate_name: str
     namespace: str
+    node_name: str
     labels: dict[str, str]
     annotations: dict[str, str]
     controller: Controller | None
@@ -94,6 +96,7 @@ def parse_pod(raw: Json) -> Pod:
         name=text(metadata, "name", "metadata"),
         generate_name=text(metadata, "generateName", "metadata"),
         namespace=text(metadata, "namespace", "metadata"),
+        node_name=text(spec, "nodeName", "spec"),
         labels=text_map(metadata, "labels", "metadata"),
         annotations=annotations,
         controller=_controller(metadata),
@@ -110,6 +113,7 @@ def _controller(metadata: Json) -> Controller | None:
     for _, path, owner in json_objects(metadata, "ownerReferences", "metadata"):
         if boolean(owner, "controller", path):
             return Controller(
+                path=path,
                 api_version=text(owner, "apiVersion", path),
                 kind=text(owner, "kind", path),
                 name=text(owner, "name", path),

@@ -10,7 +10,7 @@ import logging
 import signal
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from socket import socket
 
@@ -21,6 +21,7 @@ from hostport import garbage
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
+from hostport.rollover import RollOver
 from hostport.serving import PATIENCE, BoundedServer, Patience
 from hostport.supervision import Loops
 from shim.client import AllocatorClient
@@ -63,6 +64,7 @@ class Options:
     tls_key: Path | None = None
     tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
     credentials: Credentials = field(default_factory=Credentials)
+    certificate_delay: float = 0.0  # seconds until a new authority is known elsewhere
     max_concurrent: int = 1000
     most_connections: int = MOST_CONNECTIONS
     patience: Patience = PATIENCE
@@ -77,8 +79,11 @@ class Shim:
         """Raises OSError when a certificate or credential cannot be loaded, or an address cannot be bound."""
         self._options = options
         self._certificate = _certificate(options)
-        self._client = AllocatorClient(options.allocator, options.credentials, replicas=options.allocator_replicas)
+        roll_over = RollOver(options.certificate_delay)
+        credentials = replace(options.credentials, roll_over=roll_over)
+        self._client = AllocatorClient(options.allocator, credentials, replicas=options.allocator_replicas)
         metrics = Metrics()
+        metrics.authorities(roll_over.authorities)
         if certificate := self._certificate:
             metrics.certificate("shim", lambda: certificate.expires)
         self._desk = Desk(allocator=self._client, metrics=metrics, max_concurrent=options.max_concurrent)
@@ -88,6 +93,7 @@ class Shim:
             max_body_size=LARGEST_DRAIN,
             most=options.most_connections,
             patience=options.patience,
+            refused=metrics.refused.inc,
         )
         self._side = BoundedServer(
             side_application(metrics, self._checks),

@@ -42,7 +42,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             await earlier.stop()
             journal.close()
         running.clear()
-        journal = SqliteJournal(tmp_path / "journal.db") if durable else MemoryJournal()
+        journal = SqliteJournal(tmp_path / "journal.db").open_now() if durable else MemoryJournal()
         one = Running(journal, rules, guard or Guard())
         running.append((one, journal))
         await one.start()

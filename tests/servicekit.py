@@ -25,6 +25,7 @@ from allocator.journal.contract import Journal
 from allocator.metrics import Metrics, Standing
 from allocator.reports import Reports
 from allocator.service import AllocatorService
+from allocator.slices import at_once
 from allocator.status import Status
 from hostport.contract import Reason
 from hostport.flags import Address
@@ -42,6 +43,7 @@ class Running:
         self.engine = Engine(
             ledger=Ledger(rules), journal=journal, now=lambda: self.now, new_id=lambda: ClaimId(f"{next(ids):032x}")
         )
+        at_once(self.engine.restore())
         self.engine.is_serving = True
         self.decisions = Decisions()
         self.metrics = Metrics()
@@ -50,7 +52,13 @@ class Running:
         self.happenings: list[Happening] = []
         self.reports = Reports(discloses_holders=rules.discloses_holders, event=self.happenings.append)
         self.engine.report = self.reports.incident
-        self.status = Status(self.engine, cluster="none", journal="memory", certificates=self.metrics.certificates)
+        self.status = Status(
+            self.engine,
+            cluster="none",
+            journal="memory",
+            certificates=self.metrics.certificates,
+            trusted=self.metrics.trusted,
+        )
 
     async def start(self) -> None:
         self._server = grpc.aio.server()

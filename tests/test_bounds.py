@@ -6,10 +6,21 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from hostport.bounds import LARGEST_PATCH, LONGEST_ADDRESS, LONGEST_NAME, MOST_PORTS, Bound
+from hostport.bounds import (
+    LARGEST_PATCH,
+    LONGEST_ADDRESS,
+    LONGEST_DESCRIPTION,
+    LONGEST_NAME,
+    LONGEST_REQUEST_ID,
+    MOST_PORTS,
+    Bound,
+)
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "limits.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+CRD = yaml.safe_load((ROOT / "deploy" / "base" / "portlease-crd.yaml").read_text(encoding="utf-8"))
+PAGE = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", PAGE.partition("## How large one Pod may be")[2], re.MULTILINE)
 
 
@@ -40,6 +51,36 @@ def test_the_page_tells_each_bound(words: str, most: int) -> None:
     told = dict(ROWS)[words]
 
     assert f"{most:,}" in told or f"{most >> 10} KiB" in told
+
+
+STORED = {
+    "spec.owner.kind": LONGEST_NAME,
+    "spec.owner.name": LONGEST_NAME,
+    "spec.owner.uid": LONGEST_NAME,
+    "spec.owner.description": LONGEST_DESCRIPTION,
+    "status.node": LONGEST_NAME,
+    "status.ports": MOST_PORTS,
+    "status.ports.name": LONGEST_NAME,
+    "status.ports.container": LONGEST_NAME,
+    "status.ports.hostIP": LONGEST_ADDRESS,
+    "status.request.id": LONGEST_REQUEST_ID,
+}
+
+
+@pytest.mark.parametrize(("field", "most"), STORED.items(), ids=STORED.keys())
+def test_an_object_has_room_for_whatever_is_let_in(field: str, most: int) -> None:
+    schema = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for name in field.split("."):
+        schema = schema.get("items", schema)["properties"][name]
+
+    assert schema.get("maxLength", schema.get("maxItems")) == most
+
+
+def test_the_contract_tells_how_long_a_request_id_may_be() -> None:
+    proto = (ROOT / "proto" / "hostport" / "v1" / "allocator.proto").read_text(encoding="utf-8")
+    comment = proto.partition("message AllocateRequest {")[2].partition("string request_id")[0]
+
+    assert f"At most {LONGEST_REQUEST_ID} characters" in " ".join(comment.replace("//", "").split())
 
 
 def test_a_refusal_names_the_count_the_bound_and_the_remedy() -> None:

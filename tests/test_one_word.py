@@ -10,6 +10,8 @@ import asyncio
 import json
 import logging
 import re
+import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,16 +29,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from servicekit import CALLERS, Running, Start, stream_unread
 from tornado.httpclient import AsyncHTTPClient
 
+from allocator.certificates.issuing import Identity, issue, new_authority, pem
+from allocator.certificates.serving import Serving
+from allocator.cluster.client import ApiError
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId, PodUid
 from allocator.core.pods import Pod
 from allocator.core.tenants import HANDFUL, Shares
 from allocator.journal.contract import Entry, JournalError
+from allocator.portleases.answers import no_namespace, refusal_of
 from allocator.portleases.journal import NotStoredError
-from allocator.portleases.store import no_namespace
 from allocator.watchers import MOST_UNREAD
 from hostport.contract import Notice, Reason
+from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.logs import JsonFormatter
 from hostport.v1 import allocator_pb2 as pb
@@ -44,6 +50,7 @@ from shim.runtime import Options, Shim
 
 ROOT = Path(__file__).resolve().parents[1]
 ANYWHERE = Address("127.0.0.1", 0)
+ALLOCATOR = Identity(name="hostport-allocator", alternatives=("127.0.0.1",))
 Json = dict[str, Any]
 
 
@@ -141,7 +148,8 @@ async def world(service: Running, **options: Any) -> AsyncIterator[World]:
         for each in loggers:
             each.removeHandler(handler)
             each.setLevel(logging.NOTSET)
-        await shim.stop()
+        for one in {shim, made.shim}:
+            await one.stop()
 
 
 # -- what people meet when a Pod is created
@@ -254,6 +262,24 @@ async def allocator_unreachable(world: World) -> str:
     return await world.admit(pod(), patience="1s")
 
 
+async def tls_failed(world: World) -> str:
+    """It asks an allocator whose certificate comes from another authority."""
+    ours, other = (new_authority(now=time.time(), seconds=3600) for _ in range(2))
+    serving = Serving(now=time.time())
+    serving.serve(issue(other, ALLOCATOR, now=time.time(), seconds=3600), pem([other.certificate]))
+    server = grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", serving.credentials(asks_clients=True))
+    await server.start()
+    with tempfile.NamedTemporaryFile() as trusted:
+        trusted.write(pem([ours.certificate]).encode())
+        trusted.flush()
+        address, credentials = Address("127.0.0.1", port), Credentials(ca=Path(trusted.name))
+        world.shim = Shim(Options(listen=ANYWHERE, http=ANYWHERE, allocator=address, credentials=credentials))
+        said = await world.admit(pod(), patience="2s")
+    await server.stop(None)
+    return said
+
+
 # -- what only callers of the gRPC service meet
 
 
@@ -285,7 +311,7 @@ async def too_many_leases(service: Running) -> None:
 
 
 async def lease_not_stored(service: Running) -> None:
-    error = NotStoredError("PortLease media/r1-3f2a9c01b7: 403 Forbidden: exceeded quota: ports")
+    error = NotStoredError("PortLease media/r1-3f2a9c01b7: 401 Unauthorized")
     setattr(service.engine.journal, "submit", failing(error))  # noqa: B010 - mypy minds the assignment
     await service.stub.Allocate(lease())
 
@@ -293,6 +319,18 @@ async def lease_not_stored(service: Running) -> None:
 async def namespace_not_found(service: Running) -> None:
     setattr(service.engine.journal, "submit", failing(Refused(no_namespace("media"))))  # noqa: B010 - as above
     await service.stub.Allocate(lease())
+
+
+def turned_down(status: int, message: str) -> Callable[[Running], Awaitable[None]]:
+    """The API server does not take the PortLease, in the words of Kubernetes."""
+
+    async def call(service: Running) -> None:
+        mistake = refusal_of(ApiError(status, "Forbidden", message), "media")
+        assert mistake is not None
+        setattr(service.engine.journal, "submit", failing(Refused(mistake)))  # noqa: B010 - as above
+        await service.stub.Allocate(lease())
+
+    return call
 
 
 async def watch_behind(service: Running) -> None:
@@ -322,6 +360,16 @@ CALLS: dict[Reason, Callable[[Running], Awaitable[Any]]] = {
     Reason.NAMESPACE_NOT_FOUND: namespace_not_found,
     Reason.LEASE_NOT_STORED: lease_not_stored,
     Reason.TOO_MANY_LEASES: too_many_leases,
+    Reason.LEASE_QUOTA: turned_down(
+        403,
+        'portleases.hostport.io "r1-3f2a9c01b7" is forbidden: exceeded quota: leases, requested:'
+        " count/portleases.hostport.io=1, used: count/portleases.hostport.io=20, limited: count/portleases.hostport.io=20",
+    ),
+    Reason.LEASE_FORBIDDEN: turned_down(
+        422,
+        'portleases.hostport.io "r1-3f2a9c01b7" is forbidden: ValidatingAdmissionPolicy "leases" with binding "leases"'
+        " denied request: no lease in media",
+    ),
 }
 
 TWO_PORTS = ({"name": "a", "containerPort": 80}, {"name": "b", "containerPort": 81})
@@ -356,6 +404,7 @@ ADMISSIONS: dict[Reason, Case] = {
     Reason.JOURNAL_UNAVAILABLE: journal_unavailable,
     Reason.DEADLINE_PASSED: deadline_passed,
     Reason.ALLOCATOR_UNREACHABLE: allocator_unreachable,
+    Reason.TLS_FAILED: tls_failed,
     Reason.TOO_MANY_REQUESTS: of(pod()),
 }
 
@@ -370,6 +419,7 @@ OF_THE_SHIM = {
     Reason.TOO_COMPLEX,
     Reason.RANGE_INVERTED,
     Reason.ALLOCATOR_UNREACHABLE,
+    Reason.TLS_FAILED,
     Reason.TOO_MANY_REQUESTS,
 }
 """The allocator was not asked, or was asked only for what else is wrong."""

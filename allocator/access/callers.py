@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 
 from cryptography.x509 import load_pem_x509_certificate
 from cryptography.x509.oid import NameOID
+
+from hostport.bounds import LONGEST_REQUEST_ID
 
 AUTHENTICATED = "system:authenticated"
 SERVICE_ACCOUNT = "system:serviceaccount:"
@@ -54,8 +57,12 @@ class Caller:
         """The request_id as nobody else can send it: a user's requests are no answer to another's.
 
         The length comes first, since names and ids may have any letters: `a/b` with id `c` is not `a` with `b/c`.
+        A digest stands for what is longer than a request_id may be: a caller has a name of any length.
         """
-        return f"{len(self.name)}:{self.name}/{request_id}" if request_id and self.role is Role.USER else request_id
+        if not request_id or self.role is not Role.USER:
+            return request_id
+        own = f"{len(self.name)}:{self.name}/{request_id}"
+        return own if len(own) <= LONGEST_REQUEST_ID else f"sha256:{hashlib.sha256(own.encode()).hexdigest()}"
 
 
 ANYBODY = Caller(role=Role.ANYBODY, name="")

@@ -6,7 +6,9 @@ So an authority is followed in three steps:
 
 1. When two thirds of its life are over a successor is made, which signs nothing. From now on both are named as trusted.
 2. When every place that says whom to trust has named the successor for `propagation_seconds`, the
-   successor signs. All certificates are made anew at once, and the old ones stay good where they are still in use.
+   successor signs. All certificates are made anew at once, and the old ones stay good where they are still in use. It
+   signs early enough in any case that new certificates are seen before the old authority ends: whoever takes a name
+   back again and again holds up no more than who reads that one place.
 3. The old authority stays trusted until it has expired, and with it the last certificate that it signed.
 
 Certificates are made anew when two thirds of their life are over, too.
@@ -63,12 +65,19 @@ def advance(
     held = replace(held, trusted=_living(held.trusted, now))
     if held.successor is None:
         return held if now < renewal(held.signer.certificate) else _with_successor(held, rules, now)
+    if now > _last_moment(held, rules):
+        return Authority(signer=held.successor, trusted=held.trusted)
     if is_spread is False:
         return replace(held, spread_since=None)  # it will be mended, and then takes its time again
     since = now if held.spread_since is None and is_spread else held.spread_since
     if since is None or now < since + rules.propagation_seconds:
         return replace(held, spread_since=since)
     return Authority(signer=held.successor, trusted=held.trusted)
+
+
+def _last_moment(held: Authority, rules: Rules) -> float:
+    """When a new certificate has to be written, so that nobody is shown an old one that has ended."""
+    return ends(held.signer.certificate) - rules.propagation_seconds
 
 
 def _anew(held: Authority | None, rules: Rules, now: float, also_trusted: Certificates) -> Authority:

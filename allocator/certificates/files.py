@@ -5,46 +5,66 @@ Rules:
 * gRPC asks before each handshake; a connection that stands keeps what it began with.
 * What serves is never half of an old pair and half of a new one: files that do not fit together, or that changed while
   they were read, are left alone, and what was loaded stays.
+* Former authorities stay trusted, and a new certificate waits until its authority can be known: see hostport.rollover.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 import grpc
 from cryptography.x509 import load_pem_x509_certificate
 
-from hostport.files import FileWatch, no_password
+from hostport.files import FileWatch, load_pair, read_all
+from hostport.rollover import RollOver, Shown
 
 log = logging.getLogger(__name__)
 
 
 class Files:
-    """Where the certificate, its key and, if clients must show one, the CA of their certificates are: PEM."""
+    """Where the certificate, its key and, if clients must show one, the CA of their certificates are: PEM.
 
-    def __init__(self, *, cert: Path, key: Path, client_ca: Path | None) -> None:
+    `also`: further CAs, where the files are there. `delay`: seconds until a new authority is known elsewhere.
+    `asks_clients`: whether clients must show a certificate, where there is a CA.
+    """
+
+    def __init__(
+        self,
+        *,
+        cert: Path,
+        key: Path,
+        client_ca: Path | None,
+        also: tuple[Path, ...] = (),
+        delay: float = 0.0,
+        asks_clients: bool = True,
+    ) -> None:
         """Raises OSError (ssl.SSLError is one) when they cannot be loaded."""
         self._cert = cert
         self._key = key
         self._client_ca = client_ca
-        self._watch = FileWatch((cert, key, *([client_ca] if client_ca else [])))
+        self._also = also
+        self._asks_clients = asks_clients and client_ca is not None
+        self._roll_over = RollOver(delay)
+        self._watch = FileWatch((cert, key, *([client_ca] if client_ca else []), *also))
         self.expires = 0.0  # when the certificate that serves ends, seconds since the epoch
         self._first = self._load()
+
+    def authorities(self) -> Mapping[str, float]:
+        """When each authority ends that is trusted: by fingerprint, seconds since the epoch."""
+        return self._roll_over.authorities()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials that follow the files."""
         fresh = cast("Callable[[], grpc.ServerCertificateConfiguration]", self.fresh)  # None means unchanged
-        return grpc.dynamic_ssl_server_credentials(
-            self._first, fresh, require_client_authentication=self._client_ca is not None
-        )
+        return grpc.dynamic_ssl_server_credentials(self._first, fresh, require_client_authentication=self._asks_clients)
 
     def fresh(self) -> grpc.ServerCertificateConfiguration | None:
         """What the files hold, if that is new and usable. Called from gRPC's threads."""
-        if not self._watch.changed():
+        if not (self._watch.changed() or self._roll_over.is_due()):
             return None
         try:
             loaded = self._load()
@@ -59,14 +79,21 @@ class Files:
 
     def _load(self) -> grpc.ServerCertificateConfiguration:
         """Tried by OpenSSL first: gRPC would take anything, and refuse every handshake."""
+        pair = Shown(self._cert.read_bytes(), self._key.read_bytes())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._cert, self._key, password=no_password)
+        load_pair(context, pair.chain, pair.key)
+        roots = None
         if self._client_ca:
             context.load_verify_locations(self._client_ca)
-        pair = (self._key.read_bytes(), self._cert.read_bytes())
-        roots = self._client_ca.read_bytes() if self._client_ca else None
-        try:
-            self.expires = load_pem_x509_certificate(pair[1]).not_valid_after_utc.timestamp()
-        except ValueError as error:  # stricter than OpenSSL
-            raise OSError(f"{self._cert}: {error}") from error
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
+            roots = self._roll_over.trust(read_all(self._client_ca, self._also))
+        _end(self._cert, pair)
+        pair = self._roll_over.show(pair)
+        self.expires = _end(self._cert, pair)
+        return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)], root_certificates=roots)
+
+
+def _end(path: Path, pair: Shown) -> float:
+    try:
+        return load_pem_x509_certificate(pair.chain).not_valid_after_utc.timestamp()
+    except ValueError as error:  # stricter than OpenSSL
+        raise OSError(f"{path}: {error}") from error

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ from allocator.certificates.serving import Serving
 from allocator.certificates.settings import Settings
 from allocator.cluster.client import ApiError, UnreachableError
 from allocator.cluster.lease import Api
+from hostport.rollover import ending
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,10 @@ class Keeper:
 
     def authority_expires(self) -> float:
         return ends(self._authority.signer.certificate) if self._authority else 0.0
+
+    def trusted(self) -> Mapping[str, float]:
+        """When each authority ends that is trusted: by fingerprint, seconds since the epoch."""
+        return ending(self._served[1]) if self._served else {}
 
     async def forever(self) -> None:
         try:

@@ -26,10 +26,13 @@ class Observer(Protocol):
         """What changed since the last call."""
 
     def proven(self, until: float) -> None:
-        """The view reaches this far: whoever existed then has been told. Seconds since the epoch."""
+        """The view reaches this far: whoever existed then has been told. By the clock by which reservations end."""
 
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that hold something: one of them that a full list lacks is gone."""
+
+    def node_weight(self) -> int:
+        """What one Node that changed weighs: as many ports of Pods would take as long to tell (see `slices`)."""
 
     def enforce(self, levels: Mapping[str, str]) -> None:
         """The Pod Security level that each namespace enforces."""
@@ -72,8 +75,11 @@ class Watch(Source, Protocol):
         `asker` is the namespace for which it is done: the looks of one do not use up those of others.
         """
 
-    async def caught_up(self, since: float, version: int | None) -> None:
-        """Returns when the observer has been told every Pod that was stored at `since`, seconds since the epoch.
+    def mark(self) -> int:
+        """Marks this moment, for `caught_up`."""
+
+    async def caught_up(self, mark: int, version: int | None) -> None:
+        """Returns when the observer has been told every Pod that was stored at the moment that was marked.
 
         `version`: the version of the last of them, where somebody knows it; None: nobody does.
         """

@@ -83,11 +83,20 @@ def _documents(text: str) -> Iterable[Any]:
 
 
 class FileCluster:
-    """See the module."""
+    """See the module. `now` is the clock by which reservations end, `wall` the one by which files are dated."""
 
-    def __init__(self, path: Path, *, poll_seconds: float = POLL_SECONDS, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        now: Callable[[], float] = time.time,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._path = path
         self._now = now
+        self._wall = wall
+        self._looked = float("-inf")
         self._poll_seconds = poll_seconds
         self._synced = asyncio.Event()
         self._content = Content()
@@ -105,7 +114,8 @@ class FileCluster:
 
     async def _look(self, observer: Observer) -> None:
         """Reads the file if it changed; reports trouble once, until it is another."""
-        at = self._now()
+        at, wall, before = self._now(), self._wall(), self._looked
+        self._looked = at
         try:
             stat = self._path.stat()
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -117,7 +127,8 @@ class FileCluster:
             return
         self._last_stat, self._last_trouble = seen, ""
         await self._tell(observer, content)
-        observer.proven(min(stat.st_mtime, at))
+        age = wall - stat.st_mtime
+        observer.proven(at - age if age >= 0 else before)  # a file of the future: the wall clock was set back
         self._synced.set()
 
     def _report(self, trouble: str) -> None:
@@ -132,10 +143,11 @@ class FileCluster:
         known_pods = list(observer.known_pods())
         self._lists_pods = self._lists_pods or bool(content.pods or known_pods)
         observer.enforce(content.enforced)
-        for gone_nodes in slices(old.nodes.keys() - content.nodes.keys()):
+        for gone_nodes in slices(old.nodes.keys() - content.nodes.keys(), lambda _: observer.node_weight()):
             observer.observe(gone_nodes=gone_nodes, lists_pods=self._lists_pods)
             await asyncio.sleep(0)
-        for nodes in slices(await asyncio.to_thread(_changed, old.nodes, content.nodes)):
+        changed = await asyncio.to_thread(_changed, old.nodes, content.nodes)
+        for nodes in slices(changed, lambda _: observer.node_weight()):
             observer.observe(nodes=nodes, lists_pods=self._lists_pods)
             await asyncio.sleep(0)
         for gone_pods in slices(uid for uid in known_pods if uid not in content.pods):

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Collection as Items
 from functools import partial
@@ -25,6 +24,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
+from allocator.clock import elapsed
 from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.contract import Observer, PodRef
 from allocator.cluster.looks import Looks
@@ -53,25 +53,32 @@ NODES: Final = Collection("nodes", "/api/v1/nodes", Reader(NodeSketch))
 NAMESPACES: Final = Collection("namespaces", "/api/v1/namespaces", Reader(NamespaceSketch))
 PACE: Final = Pace()
 
-MOST_NODES, MOST_GONE = 8, 32
-"""Nodes that are told in one step, each with all its ports and all candidate sets; Pods that are gone, of any size."""
+MOST_GONE = 32
+"""Pods that are gone, of any size, that are told in one step."""
 LOOK_SECONDS = 0.5
 
 
 class KubernetesCluster:
-    """See the module. `now` gives seconds since the epoch, `chance` a number in [0, 1)."""
+    """See the module.
+
+    `now` gives seconds that pass whatever is set, also while this process does not run: how old the view is goes by it.
+    `ends` is the clock by which reservations end, which may go more slowly; None: the same. `chance` gives a number in
+    [0, 1).
+    """
 
     def __init__(
         self,
         client: Client,
         *,
         pace: Pace = PACE,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = elapsed,
+        ends: Callable[[], float] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
         self._pace = pace
         self._now = now
+        self._ends = ends
         self._chance = chance
         self._observer: Observer | None = None
         self._synced = asyncio.Event()
@@ -91,7 +98,8 @@ class KubernetesCluster:
 
         def proven(until: float) -> None:
             self._proven_until = max(self._proven_until, until)
-            observer.proven(until)
+            # What passed since then counted in full at most: rather too early a time is proven than too late a one.
+            observer.proven(until if self._ends is None else self._ends() - (self._now() - until))
 
         self._observer = observer
         nodes = self._follower(NODES, _Nodes(observer))
@@ -123,10 +131,13 @@ class KubernetesCluster:
     async def synced(self) -> None:
         await self._synced.wait()
 
-    async def caught_up(self, since: float, version: int | None) -> None:
+    def mark(self) -> int:
+        return self._pods.begun if self._pods is not None else 0
+
+    async def caught_up(self, mark: int, version: int | None) -> None:
         await self._synced.wait()
         if self._pods is not None:
-            await self._pods.caught_up(since, version)
+            await self._pods.caught_up(mark, version)
 
     def latest(self) -> int:
         return self._pods.latest if self._pods is not None else 0
@@ -275,7 +286,7 @@ class _Nodes:
 
     def complete(self, as_of: float) -> Iterator[None]:
         missing: dict[NodeName, Node | None] = {name: None for name in self._nodes if name not in self._listed}
-        for some in slices({**missing, **self._listed}.items(), most=MOST_NODES):
+        for some in slices({**missing, **self._listed}.items(), lambda _: self._observer.node_weight()):
             self._tell(dict(some))
             yield
         self._listed = {}
@@ -287,7 +298,7 @@ class _Nodes:
                 changes[NodeName(event.object.identity)] = None
             else:
                 self._note(changes, event.object)
-        for some in slices(changes.items(), most=MOST_NODES):
+        for some in slices(changes.items(), lambda _: self._observer.node_weight()):
             self._tell(dict(some))
             yield
 

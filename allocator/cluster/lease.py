@@ -11,8 +11,8 @@ Rules:
 * What the predecessor granted is in its journal. Without that journal a Pod that it admitted may still be on its way
   through the API server, for 34 seconds at most: we serve 36 after its last sign of life, unless it handed over in
   order, with nothing on its way. Where no Lease ever stood there is no predecessor.
-* The last sign of life is `renewTime`, on a clock that may be 5 seconds behind ours, or the moment when we first saw
-  it, whichever is earlier.
+* The last sign of life is the moment when we first saw the Lease as it stands. `renewTime` is for people: it tells what
+  another machine's clock said, and a wrong one would have us serve while what the other admitted is on its way.
 * Who held the Lease and finds it anything else than its own, even free, has lost it: somebody may have granted what our
   books do not have.
 * Who holds it and must not serve yet has granted nothing and knows nothing: it leaves no journal to go by, and hands
@@ -39,6 +39,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Protocol
 
+from allocator.clock import elapsed
 from allocator.cluster.client import ApiError, UnreachableError
 from allocator.cluster.projection import FINISHED
 from hostport.supervision import Loops
@@ -49,7 +50,6 @@ RENEW_SECONDS = 3.0
 VALID_SECONDS = 10.0
 TAKEOVER_SECONDS = 15.0
 UNSEEN_SECONDS = 36.0  # a create lives at most 34 s in the API server
-CLOCK_SKEW_SECONDS = 5.0
 STEP_SECONDS = 4.0
 
 HOLDER_POD = "hostport.io/holder-pod"
@@ -79,7 +79,7 @@ class Record:
 
     version: str
     holder: Holder | None
-    renewed: float | None = None  # by the holder's clock, seconds since the epoch
+    renewed: float | None = None  # by the holder's clock, for people; None: nobody ever held it
     journal: str = ""  # of the last holder, also after its release
     handed_over: bool = False
     reached: Mapping[str, int] = field(default_factory=dict)  # resourceVersions by kind, where it was handed over
@@ -116,7 +116,7 @@ class Right(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Write ourselves in. `serve_at`: not to serve before, seconds since the epoch; 0: at once."""
+    """Write ourselves in. `serve_at`: not to serve before, in seconds of `elapsed`; 0: at once."""
 
     right: Right
     serve_at: float = 0.0
@@ -130,7 +130,7 @@ class Wait:
 
 
 def decide(record: Record | None, me: Holder, *, now: float, quiet: float, fate: Fate) -> Take | Wait:
-    """What to do about a Lease whose present version we have seen for `quiet` seconds; `now` is since the epoch."""
+    """What to do about a Lease whose present version we have seen for `quiet` seconds; `now` is by `elapsed`."""
     if record is None:
         return Take(Right.FIRST)
     holder = record.holder
@@ -144,16 +144,17 @@ def decide(record: Record | None, me: Holder, *, now: float, quiet: float, fate:
         pause = UNSEEN_SECONDS
     if not pause or record.renewed is None:  # None: nobody ever held it
         return Take(right)
-    serve_at = min(now - quiet, record.renewed + CLOCK_SKEW_SECONDS) + pause
+    serve_at = now - quiet + pause
     return Take(right, serve_at if serve_at > now else 0.0)
 
 
 def legacy(record: Record | None, me: Holder) -> Legacy:
     """What the last holder left to us. One of whom nothing is known has left nothing."""
-    if record is not None and record.handed_over:
-        return Legacy.EVERYTHING
-    has_journal = record is not None and me.journal != "" and record.journal == me.journal
-    return Legacy.JOURNAL if has_journal else Legacy.NOTHING
+    if record is None:
+        return Legacy.NOTHING
+    if me.journal and record.journal == me.journal:
+        return Legacy.JOURNAL  # it tells more than what was handed over
+    return Legacy.EVERYTHING if record.handed_over else Legacy.NOTHING
 
 
 def _right(holder: Holder | None, me: Holder, quiet: float, fate: Fate) -> Right | None:
@@ -256,13 +257,12 @@ class WatchingApi(Api, Protocol):
         """The answer in chunks as they come."""
 
 
-def elapsed() -> float:
-    """Seconds that also pass while the machine sleeps: who wakes up must know that its time is over."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
 class Leadership:
-    """Acquires the Lease, keeps it, gives it back."""
+    """Acquires the Lease, keeps it, gives it back.
+
+    Everything goes by `elapsed`, seconds that also pass while the machine sleeps: who wakes up must know that its time
+    is over. `now`, the wall clock, is for people.
+    """
 
     def __init__(
         self,
@@ -309,12 +309,16 @@ class Leadership:
         """Another allocator that holds the Lease and has shown signs of life: we stand by. None: there is none."""
         return self._serves
 
+    def has_journal(self, name: str) -> None:
+        """Before it is acquired: the name of our journal."""
+        self._me = replace(self._me, journal=name)
+
     def is_valid(self) -> bool:
         """Whether we may answer: the last renewal that succeeded began less than 10 seconds ago."""
         return self._elapsed() - self._renewed < VALID_SECONDS
 
     async def acquire(self, *, poll_seconds: float = 1.0, stands_by: Callable[[], None] = lambda: None) -> float:
-        """Returns when the Lease is ours: not to serve before, seconds since the epoch; 0: at once.
+        """Returns when the Lease is ours: not to serve before, seconds in seconds of `elapsed`; 0: at once.
 
         `stands_by` is called when another holds it.
 
@@ -407,7 +411,7 @@ class Leadership:
         began = self._elapsed()
         record = await self._read()
         quiet, fate = self._quiet(record), await self._fate(record)
-        decision = decide(record, self._me, now=self._now(), quiet=quiet, fate=fate)
+        decision = decide(record, self._me, now=self._elapsed(), quiet=quiet, fate=fate)
         self._serves = record.holder if record is not None and isinstance(decision, Wait) else None
         if is_kept and decision != Take(Right.OURS):
             self._written, self._renewed = None, float("-inf")
@@ -434,7 +438,7 @@ class Leadership:
         )
 
     def _may_serve(self) -> bool:
-        return self._now() >= self._serve_at
+        return self._elapsed() >= self._serve_at
 
     async def _read(self) -> Record | None:
         try:

@@ -13,7 +13,8 @@ bookmark (as every watch gets one). If the bookmark's version is R or later and 
 happened between the first watch's version and R: it is there already. If some changed, it is there as soon as it has
 told the last of them; if it does not for ten seconds, it is broken and is begun anew.
 
-While the watch is down nothing arrives and nothing is proven. Clocks other than ours play no part.
+While the watch is down nothing arrives and nothing is proven. Clocks other than ours play no part, nor does what
+time it is said to be: `now` gives seconds that pass.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Prover:
-    """See the module. `proven` is told how far the view reaches, in seconds since the epoch by `now`."""
+    """See the module. `proven` is told how far the view reaches, in seconds of `now`."""
 
     def __init__(
         self,

@@ -77,7 +77,7 @@ class Sink(Protocol[S]):
         """Some of the list's objects."""
 
     def complete(self, as_of: float) -> Iterator[None]:
-        """That was the whole list; everything that existed at this time (seconds since the epoch) was in it."""
+        """That was the whole list; everything that existed at this time (in seconds of `now`) was in it."""
 
     def changed(self, events: Sequence[Event[S]]) -> Iterator[None]:
         """ADDED, MODIFIED and DELETED, in order."""
@@ -113,7 +113,7 @@ class _Asked:
 
 
 class Follower(Generic[S]):
-    """See the module. `now` gives seconds since the epoch, `chance` a number in [0, 1)."""
+    """See the module. `now` gives seconds that pass, `chance` a number in [0, 1)."""
 
     def __init__(
         self,
@@ -136,8 +136,8 @@ class Follower(Generic[S]):
         self.lists = 0
         self.reached = 0
         self.latest = 0  # the version of the newest object that was told: who has reached it has been told the same
-        self.listed_at = float("-inf")  # when the last list that is complete began
-        self._list_due = float("-inf")  # a list that began before this time will not do
+        self.begun = self.completed = 0  # lists, by number: the last one that began, and the last one that is complete
+        self._list_due = 0  # the number of a list that has to be complete before the watch goes on
         self._version = ""  # where the next watch begins; empty: a list is due
         self._token = ""  # the page of a list that is under way
         self._as_of = 0.0
@@ -173,7 +173,7 @@ class Follower(Generic[S]):
         """Lists if that is due, then watches, again and again."""
         while True:
             try:
-                while not self._version or self.listed_at < self._list_due:
+                while not self._version or self.completed < self._list_due:
                     await self._list()
                 await self._watch()
             except ApiError as error:
@@ -211,6 +211,7 @@ class Follower(Generic[S]):
         """Goes through the pages; one that failed is asked for again when we are called again."""
         if not self._token:
             self._as_of = self._now()
+            self.begun += 1
             self.progress = Progress(self._collection.noun, told_at=self._as_of)
             self._sink.began()
         under_way = [self._ask_page(self._token)]
@@ -236,7 +237,7 @@ class Follower(Generic[S]):
         self._version = page.metadata.resource_version
         self.reached = _number(self._version)
         self.lists += 1
-        self.listed_at = self._as_of
+        self.completed = self.begun
         self.synced.set()
         self._moved.set()
         self._recovered()
@@ -292,14 +293,14 @@ class Follower(Generic[S]):
                         await self._tell_lines(lines[start : start + self._pace.batch])
                         await asyncio.sleep(0)
         except TimeoutError as error:
-            if self.listed_at < self._list_due:
+            if self.completed < self._list_due:
                 return
             raise UnreachableError("the watch has fallen silent") from error
         finally:
             self._patience = None
             is_empty = not self._is_moving
             self._is_moving = self._is_moving or had_moved
-        if is_empty and self.listed_at >= self._list_due and loop.time() - began < EMPTY_WATCH_SECONDS:
+        if is_empty and self.completed >= self._list_due and loop.time() - began < EMPTY_WATCH_SECONDS:
             raise UnreachableError("the watch ended as soon as it had begun")
 
     async def _tell_lines(self, lines: Sequence[bytes]) -> None:
@@ -336,11 +337,11 @@ class Follower(Generic[S]):
         """Whether a list was completed and its versions still count."""
         return bool(self._version)
 
-    async def caught_up(self, since: float, version: int | None) -> None:
-        """Returns when whatever was stored at `since` has been told: seconds since the epoch.
+    async def caught_up(self, mark: int, version: int | None) -> None:
+        """Returns when whatever was stored at a moment has been told; `mark` is what `begun` was then.
 
-        `version` is that of the last object before `since`, where somebody knows it: who has reached it has been told.
-        Else a list has to begin after `since`. (To prove that the watch is current may take longer than a list.)
+        `version` is that of the last object before that moment, where somebody knows it: who has reached it has been
+        told. Else a list has to begin after it. (To prove that the watch is current may take longer than a list.)
         """
         await self.synced.wait()
         if version is not None:
@@ -348,10 +349,10 @@ class Follower(Generic[S]):
                 async with asyncio.timeout(REACH_SECONDS):
                     await self.until(version)
                 return
-        if self.listed_at < since:
-            self._list_due = max(self._list_due, since)
+        if self.completed <= mark:
+            self._list_due = max(self._list_due, mark + 1)
             self.restart_watch()
-        while self.listed_at < since:
+        while self.completed <= mark:
             self._moved.clear()
             await self._moved.wait()
 

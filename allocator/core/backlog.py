@@ -32,9 +32,13 @@ V = TypeVar("V")
 
 
 class Backlog:
-    """Who is held back. Bounded: the oldest entries are forgotten, which harms nobody."""
+    """Who is held back. Bounded: the oldest entries are forgotten, which harms nobody.
 
-    def __init__(self) -> None:
+    A reservation is known by its end, which is `reservation_seconds` after it was made, or after the last start.
+    """
+
+    def __init__(self, reservation_seconds: float) -> None:
+        self._reservation_seconds = reservation_seconds
         self._held_back: OrderedDict[_Key, None] = OrderedDict()
         self._confirmed: OrderedDict[_Key, float] = OrderedDict()
 
@@ -42,7 +46,7 @@ class Backlog:
         """A Pod of this owner appeared."""
         key = _key(claim.owner)
         self._held_back.pop(key, None)
-        _remember(self._confirmed, key, claim.created)
+        _remember(self._confirmed, key, _end(claim))
 
     def awaits_sight(self, owner: Owner, reserved: Iterable[Claim]) -> bool:
         """Whether an owner has several reservations, never had one confirmed, and is not held back for it yet."""
@@ -57,7 +61,7 @@ class Backlog:
         Args:
             owner: who asks.
             reserved: the owner's reservations, oldest first.
-            seen_until: how far the view of the cluster reaches, seconds since the epoch.
+            seen_until: how far the view of the cluster reaches, in seconds of the clock by which reservations end.
 
         Raises:
             Refused: with UNCONFIRMED_BACKLOG.
@@ -70,9 +74,10 @@ class Backlog:
         has_any, unconfirmed = False, 0
         for claim in reserved:
             has_any = True
-            if claim.created > seen_until - UNCONFIRMED_SECONDS or unconfirmed == TOLERATED:
+            is_young = _end(claim) - self._reservation_seconds > seen_until - UNCONFIRMED_SECONDS
+            if is_young or unconfirmed == TOLERATED:
                 break  # the younger ones say nothing yet
-            unconfirmed += claim.created > since
+            unconfirmed += _end(claim) > since
         if unconfirmed == TOLERATED:
             _remember(self._held_back, key, None)
         if has_any and key in self._held_back:
@@ -85,6 +90,11 @@ class Backlog:
                     " the reservation of the last has expired",
                 )
             )
+
+
+def _end(claim: Claim) -> float:
+    """When a reservation ends; of one that has none, and of a claim that was confirmed before the start: long ago."""
+    return float("-inf") if claim.expires is None else claim.expires
 
 
 def _key(owner: Owner) -> _Key:

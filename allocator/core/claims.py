@@ -114,11 +114,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     owner: Owner
     state: State
     ports: tuple[ClaimPort, ...]
-    created: float
+    created: float  # by the wall clock, for people
     constraints: Constraints = ANYWHERE
     node: NodeName | None = None
-    expires: float | None = None
-    settled_at: float | None = None  # when its Pod was first seen on its node
+    expires: float | None = None  # by the clock that the ledger is given as `now`
+    settled_at: float | None = None  # when its Pod was first seen on its node, by the wall clock, for people
     pod_uid: PodUid | None = None
     range: Bounds | None = None  # the bounds that its numbers were chosen from; None: they were fixed
     priority: int = 0  # spec.priority of the Pod

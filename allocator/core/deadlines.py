@@ -16,7 +16,7 @@ LEAST_SECONDS = 64
 
 
 class Deadlines:
-    """Claims by the time when they end, in seconds since the epoch."""
+    """Claims by the time when they end, in seconds of the clock that the ledger is given."""
 
     def __init__(self) -> None:
         self._by_second: dict[int, dict[ClaimId, float]] = {}

@@ -7,8 +7,11 @@ Better to leak a port for a minute than to hand it out twice. Hence:
 * a released claim goes on counting until its end is durable (`end` is called after the commit);
 * no two claims that we granted conflict on a node. What Pods do that never asked us is recorded as it is.
 
-Each command either does all of its work or raises `Refused` and has changed nothing. The ledger knows no clock: `now`
-is seconds since the epoch, an argument. It is not thread-safe; its owner calls it from one thread.
+Each command either does all of its work or raises `Refused` and has changed nothing. It is not thread-safe; its owner
+calls it from one thread.
+
+The ledger knows no clock: `now` is an argument, in seconds of the clock by which claims end. The times that people read
+(`created`, `settled_at`) are those of the wall clock, which is `ahead` of it. Nothing ends by them.
 
 Pods are the truth about themselves: a claim's ports, node and constraints come from its Pod as soon as that is seen.
 """
@@ -79,17 +82,20 @@ class Ledger:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
+        self.ahead = 0.0  # seconds that the wall clock is ahead of `now`
         self._register = Register()
         self._occupancy = self._register.occupancy
         self._claims = self._register.claims
         self._pending: set[ClaimId] = set()
         self.listener: Listener | None = None
         self._changed: dict[ClaimId, Claim | None] = {}
-        self._backlog = Backlog()
+        self._backlog = Backlog(rules.reservation_seconds)
         self._tenants = Tenants(self._register, rules.shares, rules.reservation_seconds)
         self._sticky = Sticky()
         self._seen_until = float("-inf")
         self._confirms = False
+        self._trusted_at = 0.0  # when that began
+        self._endless: list[ClaimId] = []  # among them reservations of before, which have no deadline yet
         self._world = World(
             self._occupancy,
             self._claims,
@@ -143,7 +149,7 @@ class Ledger:
             owner=owner,
             state=State.RESERVED if is_pod else State.LEASED,
             ports=placement.ports,
-            created=now,
+            created=now + self.ahead,
             constraints=within,
             node=placement.node,
             expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
@@ -324,7 +330,7 @@ class Ledger:
 
         """
         claim = self.get(claim_id)
-        if claim is None or (claim.expires is not None and claim.expires <= now):
+        if claim is None or is_over(claim, now):
             message = f"no allocation {claim_id}: it ended or never was. Allocate anew"
             raise Refused(Mistake(Reason.ALLOCATION_NOT_FOUND, "id", message))
         if claim.state is not State.LEASED:
@@ -356,7 +362,7 @@ class Ledger:
     def restore(self, claims: Iterable[Claim], now: float) -> None:
         """Takes what the journal kept, at start. Plans are checked by the first `observe`.
 
-        The clock may have been set since: a reservation's time begins anew, as nobody knows how much of it is over.
+        A reservation's time begins anew: its Pod may have been on its way for as long as nobody looked.
         """
         for claim in sorted(claims, key=lambda claim: claim.created):
             if claim.state is State.RESERVED and claim.expires is not None:
@@ -373,10 +379,17 @@ class Ledger:
         if self._confirms:
             return
         self._confirms = True
-        for claim_id in list(self._register.unsettled):
-            claim = self._claims[claim_id]
-            if claim.state is State.RESERVED and claim.expires is None:
-                self._note(replace(claim, expires=self._deadline(now)))
+        self._trusted_at = now
+        self._endless = list(self._register.unsettled)
+        self._end_some()
+
+    def _end_some(self) -> None:
+        """Gives some of the reservations that had no end their deadline."""
+        for claim_id in self._endless[-MOST_DUE:]:
+            claim = self._claims.get(claim_id)
+            if claim and claim.state is State.RESERVED and claim.expires is None:
+                self._note(replace(claim, expires=self._deadline(self._trusted_at)))
+        del self._endless[-MOST_DUE:]
 
     def observe(
         self,
@@ -433,14 +446,16 @@ class Ledger:
     def mend_plans(self) -> None:
         """Plans anew what stands where it cannot stay (displaced, or its node is no candidate any more) or nowhere.
 
-        A bounded amount: `has_plans_to_mend` says whether there is more.
+        Reservations of a time without Pods get their deadlines, too. A bounded amount: `has_plans_to_mend` says whether
+        there is more.
         """
+        self._end_some()
         self._upkeep.mend()
 
     @property
     def has_plans_to_mend(self) -> bool:
         """Whether `mend_plans` did not get to all of them."""
-        return self._upkeep.has_more
+        return bool(self._endless) or self._upkeep.has_more
 
     def look_for_room(self) -> None:
         """On every tick: what stands nowhere is looked at again, some of it on each."""
@@ -472,7 +487,7 @@ class Ledger:
             constraints=pod.constraints if self._rules.implicit_node is None else claim.constraints,
             node=pod.node or claim.node,
             expires=None,
-            settled_at=(claim.settled_at or now) if pod.node else None,
+            settled_at=(claim.settled_at or now + self.ahead) if pod.node else None,
             pod_uid=pod.uid,
             priority=pod.priority,
             may_preempt=pod.may_preempt,
@@ -508,7 +523,7 @@ class Ledger:
         return claim if claim is not None and is_of_pod(claim, pod) else None
 
     def _note_outsider(self, pod: Pod, now: float) -> None:
-        claim = outsider(pod, now)
+        claim = outsider(pod, now + self.ahead)
         self._register.insert(claim)
         self._tell(claim.id)
         self._upkeep.look_around(claim)
@@ -618,9 +633,19 @@ class Ledger:
         """Every durable lease, in the order in which they last changed."""
         return [self._claims[claim_id] for claim_id in self._register.leases if claim_id not in self._pending]
 
+    @property
+    def has_leases(self) -> bool:
+        """Whether anything is leased, pending leases among it."""
+        return bool(self._register.leases)
+
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that were seen and hold something."""
         return self._register.by_pod.keys()
+
+    @property
+    def candidate_sets(self) -> int:
+        """How many candidate sets are kept: each change of a node is held against all of them."""
+        return self._occupancy.scope_count
 
     def node_names(self) -> list[NodeName]:
         return self._occupancy.names()
@@ -690,6 +715,11 @@ class Ledger:
         """Every port that is held on a node, with its holder, pending ones aside."""
         held = self._occupancy.port_map(name)
         return [(key, claim) for key, claim in held if claim.id not in self._pending]
+
+
+def is_over(claim: Claim, now: float) -> bool:
+    """Whether a lease has run out, though its end is not made durable yet. A reservation ends only when that is."""
+    return claim.state is State.LEASED and claim.expires is not None and claim.expires <= now
 
 
 def _appearances(ports: tuple[ClaimPort, ...]) -> Iterator[Warned]:

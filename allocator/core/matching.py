@@ -26,7 +26,7 @@ from allocator.core.asks import PortAsk
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, Owner
 from allocator.core.occupancy import Occupancy
-from allocator.core.ports import WILDCARD, PortKey, Slot, lowest, normalise_ip
+from allocator.core.ports import WILDCARD, PortKey, Slot, lowest, normalise_ip, number_of, protocol_of
 from allocator.core.scopes import Scope
 from allocator.core.slots import bits
 
@@ -35,6 +35,9 @@ MOST_STEPS = 2_000
 
 PLAN_STEPS = 0.2
 """Steps to look at one plan that has a port."""
+
+PRIORITIES_OF_A_STEP = 100
+"""Priorities of those who stay that are looked at in one step, for each port."""
 
 LOOKS_OF_A_STEP = 10
 """Cohorts that are looked at in one step."""
@@ -139,7 +142,7 @@ def free_nodes(keys: Iterable[PortKey], scope: Scope, world: World, exempt: froz
     return nodes
 
 
-def open_nodes(seeker: Seeker, world: World, *, waits: bool) -> int:
+def open_nodes(seeker: Seeker, world: World, steps: Steps, *, waits: bool) -> int:
     """The nodes of a seeker where nobody stays who is in its way. Plans can be moved.
 
     waits: holders that terminate, or may be preempted, do not stay.
@@ -148,6 +151,8 @@ def open_nodes(seeker: Seeker, world: World, *, waits: bool) -> int:
     for key in seeker.keys:
         if not nodes:
             break
+        if waits and seeker.rank is not None:
+            steps.spend(world.occupancy.priorities / PRIORITIES_OF_A_STEP)
         stays = world.occupancy.staying(key, seeker.rank) if waits else world.occupancy.settled(key)
         nodes &= ~_unless_exempt(key, stays & nodes, seeker.exempt, world, lambda holder: _stays(holder, seeker, waits))
     return nodes
@@ -195,6 +200,11 @@ def find_spot(seeker: Seeker, scope: Scope, world: World, steps: Steps) -> Spot 
     nodes = free_nodes(seeker.keys, scope, world, seeker.exempt) & seeker.nodes
     if nodes:
         return Spot(world.occupancy.pick(nodes))
+    return find_moves(seeker, world, steps)
+
+
+def find_moves(seeker: Seeker, world: World, steps: Steps) -> Spot | None:
+    """The same where it is known that no node is free for the seeker as plans stand."""
     return _Search(world, steps, waits=False, kin=seeker.exempt).find(seeker)
 
 
@@ -254,13 +264,16 @@ class _Search:
     steps: Steps
     waits: bool
     kin: frozenset[ClaimId]
-    cohorts: dict[Slot, list[_Cohort]] = field(default_factory=dict)  # of the slots that were looked at
+    cohorts: dict[Slot, dict[_Cohort, None]] = field(default_factory=dict)  # of plans that were looked at
+    cohorts_by_name: dict[_Name, _Cohort] = field(default_factory=dict)  # one, whichever of its slots it has
+    looked: dict[Slot, int] = field(default_factory=dict)  # at which nodes, of each slot
+    counted: set[ClaimId] = field(default_factory=set)  # the plans that are in `nodes` of their cohort
     scopes: dict[int, Scope] = field(default_factory=dict)  # by the identity of constraints that claims have
     shareable: set[Slot] | None = None
     standing: dict[Slot, dict[int, list[_Cohort]]] = field(default_factory=dict)  # of those, by position
 
     def find(self, root: Seeker) -> Spot | None:
-        nodes = open_nodes(root, self.world, waits=self.waits)
+        nodes = open_nodes(root, self.world, self.steps, waits=self.waits)
         if not nodes or not self.steps.spend():
             return None
         free = unplanned(root, nodes, self.world)
@@ -285,6 +298,7 @@ class _Search:
             if key.slot in shareable or self._is_of_kin(key):
                 continue
             reach = occupancy.reach(key, root.nodes)
+            self.steps.spend(occupancy.priorities / PRIORITIES_OF_A_STEP if self.waits else 0)
             stays = occupancy.staying(key, highest_rank(root, self.world)) if self.waits else occupancy.settled(key)
             taken = occupancy.planned(key) | stays
             if not reach & ~_unless_exempt(key, taken & reach, root.exempt, self.world, lambda _: True):
@@ -309,7 +323,7 @@ class _Search:
             link = links.popleft()
             if not self.steps.spend():
                 return None, False
-            nodes = open_nodes(link.seeker, self.world, waits=self.waits)
+            nodes = open_nodes(link.seeker, self.world, self.steps, waits=self.waits)
             in_the_way = list(self._in_the_way(link, nodes, only))
             once = twice = 0
             for cohort, here in in_the_way:
@@ -359,59 +373,67 @@ class _Search:
 
     def _near(self, slot: Slot, nodes: int) -> Iterable[_Cohort]:
         """The cohorts that have a slot, those among them with a plan on one of the nodes. Some more than once."""
-        cohorts, size = self._cohorts(slot), nodes.bit_count()
+        self._look(slot, nodes)
+        cohorts, size = self.cohorts[slot], nodes.bit_count()
         self.steps.spend(1 + min(size, len(cohorts)) / LOOKS_OF_A_STEP)
         if size >= len(cohorts):
             return cohorts
         standing = self.standing[slot]
         return [cohort for position in bits(nodes) for cohort in standing.get(position, ())]
 
-    def _cohorts(self, slot: Slot) -> list[_Cohort]:
-        """The plans that have a slot, those together that have the same ports and candidates."""
-        known = self.cohorts.get(slot)
-        if known is not None:
-            return known
-        occupancy = self.world.occupancy
-        may_share = slot in self._shareable()
-        found: dict[_Name, _Cohort] = {}
-        here: dict[int, list[_Cohort]] = {}
-        for position in bits(occupancy.planned_at(slot)):
+    def _look(self, slot: Slot, nodes: int) -> None:
+        """Puts the plans that have a slot on some nodes into cohorts. No node is looked at twice for a slot."""
+        occupancy, known = self.world.occupancy, self.looked.get(slot, 0)
+        new = occupancy.planned_at(slot) & nodes & ~known
+        self.looked[slot] = known | nodes
+        cohorts, standing = self.cohorts.setdefault(slot, {}), self.standing.setdefault(slot, {})
+        may_share = new and slot in self._shareable()
+        alone = (PortKey(WILDCARD, protocol_of(slot), number_of(slot)),)
+        for position in bits(new):
             self.steps.spend(PLAN_STEPS)
-            bit = 1 << position
             for claim in occupancy.holders_of(position, slot):
                 if claim.is_settled:
                     continue
-                name = self._name_of(claim)
-                cohort = found.get(name)
-                if cohort is None:
-                    keys, scope, rank = name
-                    cohort = found[name] = _Cohort(Seeker(keys=keys, nodes=scope.nodes, rank=rank), scope)
+                cohort = self._cohort_of(claim, alone)
+                cohorts[cohort] = None
+                standing.setdefault(position, []).append(cohort)
+                if claim.id in self.counted:
+                    continue  # with another of its ports
+                self.counted.add(claim.id)
+                bit = 1 << position
                 cohort.twice |= cohort.nodes & bit
                 cohort.nodes |= bit
-                is_twin = may_share and len(self.world.named(claim.owner)) > 1
-                cohort.has_twins |= is_twin or claim.id in self.kin
-                here.setdefault(position, []).append(cohort)
-        self._keep(slot, found, here)
-        return self.cohorts[slot]
+            if may_share:
+                self._note_twins(position, slot)
 
-    def _name_of(self, claim: Claim) -> _Name:
+    def _note_twins(self, position: int, slot: Slot) -> None:
+        for claim in self.world.occupancy.holders_of(position, slot):
+            if not claim.is_settled and len(self.world.named(claim.owner)) > 1:
+                self.cohorts_by_name[self._name_of(claim)].has_twins = True
+
+    def _cohort_of(self, claim: Claim, alone: tuple[PortKey, ...]) -> _Cohort:
+        """The cohort of a plan that has a slot. `alone`: the slot's only key, as nearly all have it."""
+        is_plain = len(claim.ports) == 1 and not claim.ports[0].host_ip
+        name = self._name_of(claim, alone if is_plain else None)
+        cohort = self.cohorts_by_name.get(name)
+        if cohort is None:
+            keys, scope, rank = name
+            cohort = self.cohorts_by_name[name] = _Cohort(Seeker(keys=keys, nodes=scope.nodes, rank=rank), scope)
+        cohort.has_twins |= claim.id in self.kin
+        return cohort
+
+    def _name_of(self, claim: Claim, keys: tuple[PortKey, ...] | None = None) -> _Name:
         """What the plans of a cohort have in common."""
         scope = self.scopes.get(id(claim.constraints))
         if scope is None:
             scope = self.scopes[id(claim.constraints)] = self.world.occupancy.scope(claim.constraints)
-        return tuple([port.key for port in claim.ports]), scope, claim.priority if claim.may_preempt else None
+        keys = keys or tuple([port.key for port in claim.ports])
+        return keys, scope, claim.priority if claim.may_preempt else None
 
     def _shareable(self) -> set[Slot]:
         if self.shareable is None:
             self.shareable = self.world.shareable()
         return self.shareable
-
-    def _keep(self, slot: Slot, found: Mapping[_Name, _Cohort], here: Mapping[int, list[_Cohort]]) -> None:
-        """A cohort of several ports is one object under each of its slots."""
-        known = {cohort.name: cohort for others in self.cohorts.values() for cohort in others}
-        merged = {id(cohort): known.get(name, cohort) for name, cohort in found.items()}
-        self.cohorts[slot] = list(merged.values())
-        self.standing[slot] = {at: [merged[id(cohort)] for cohort in there] for at, there in here.items()}
 
     def _is_of(self, claim: Claim, cohort: _Cohort) -> bool:
         return not claim.is_settled and self._name_of(claim) == cohort.name
@@ -509,7 +531,9 @@ class _Trial:
         name = seeker.claim.id if seeker.claim else ""
         nodes = self.opened.get(name)
         if nodes is None:
-            nodes = self.opened[name] = open_nodes(seeker, self.search.world, waits=self.search.waits)
+            nodes = self.opened[name] = open_nodes(
+                seeker, self.search.world, self.search.steps, waits=self.search.waits
+            )
         self.search.steps.spend(0.3 * len(self.placed))
         for position, others in self.placed.items():
             if nodes >> position & 1 and any(_conflict(seeker, other) for other in others):

@@ -27,7 +27,18 @@ from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.counting import Planes, plus
 from allocator.core.node_index import NodeIndex, compiled
 from allocator.core.ordered import Ordered
-from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slots_of
+from allocator.core.ports import (
+    WILDCARD,
+    NumberSet,
+    PortKey,
+    Protocol,
+    Slot,
+    lowest,
+    number_of,
+    protocol_of,
+    slot_of,
+    slots_of,
+)
 from allocator.core.scopes import BLOCK, Cover, Scope
 from allocator.core.slots import NodesBySlot, bits, conflicting
 
@@ -42,7 +53,18 @@ NARROW = 64
 change of a node looks which of them have it."""
 
 
+MANY_PORTS = 512
+"""A node with so many held slots keeps them as sets besides: to go through them for each new scope would be slow."""
+
+FEW_PRIORITIES = 4
+"""Priorities whose slots are gone through one after the other."""
+
+MOST_RECOUNTED = 1024
+"""Slots that are counted one by one in all scopes that a changed node enters or leaves. The covers of further ones are
+forgotten: they are counted anew when they are asked about."""
+
 ANYWHERE_ALONE = (WILDCARD,)
+ZERO, ONE = b"01"
 
 MOST_ROUNDS = 8
 """Rounds in which the scopes that plans could be moved to are looked for, each over all that are left."""
@@ -52,15 +74,69 @@ Holders = tuple[Claim, ...]
 """The claims that hold a slot of a node, on whatever address, in order of arrival. Nearly always one."""
 
 
+@dataclass(slots=True)
+class _Held:
+    """The numbers of one protocol that somebody has on a node, and those that somebody settled has."""
+
+    held: NumberSet = field(default_factory=NumberSet)
+    settled: NumberSet = field(default_factory=NumberSet)
+
+
 @dataclass(slots=True, eq=False)
 class _Place:
-    """A node by name. It exists as long as a Node object, or something that stands there, names it."""
+    """A node by name. It exists as long as a Node object, something that stands there, or a scope names it.
+
+    What a scope alone names is shown to nobody: somebody has asked about it, and may have got nothing.
+    """
 
     node: Node
     known: bool = False
+    is_named: bool = False  # among the names that are shown
+    stands: int = 0  # claims that stand here, those without ports among them
     changed: int = 0  # the value of `changes` when something last came or went here
     holders: dict[Slot, Holders] = field(default_factory=dict)
     scopes: list[Scope] = field(default_factory=list)  # the narrow ones
+    sets: dict[Protocol, _Held] | None = None  # the same as `holders`, where those are many
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is known or holds something."""
+        return self.known or self.stands > 0
+
+    def note(self, slot: Slot) -> None:
+        """The holders of a slot have changed: so do the sets, where they are kept."""
+        if self.sets is None:
+            return
+        of_protocol, number = self.sets.get(protocol_of(slot)), number_of(slot)
+        if of_protocol is None:
+            of_protocol = self.sets[protocol_of(slot)] = _Held()
+        holders = self.holders.get(slot, ())
+        (of_protocol.held.add if holders else of_protocol.held.discard)(number)
+        is_settled = any(holder.is_settled for holder in holders)
+        (of_protocol.settled.add if is_settled else of_protocol.settled.discard)(number)
+
+    def weigh(self) -> None:
+        """Keeps sets where the holders are many, and none where they are few again."""
+        if self.sets is None and len(self.holders) >= MANY_PORTS:
+            self.sets = {}
+            for slot in self.holders:
+                self.note(slot)
+        elif self.sets is not None and len(self.holders) < MANY_PORTS // 2:
+            self.sets = None
+
+    def numbers(self, protocol: Protocol, low: int, high: int) -> tuple[int, int]:
+        """The numbers of [low, high] that are held, and those that are settled, less `low`."""
+        if self.sets is None:
+            found = _Held()
+            for slot, holders in self.holders.items():
+                if low <= number_of(slot) <= high and protocol_of(slot) is protocol:
+                    number = number_of(slot) - low
+                    found.held.add(number)
+                    if any(holder.is_settled for holder in holders):
+                        found.settled.add(number)
+            return found.held.within(0, high - low), found.settled.within(0, high - low)
+        kept = self.sets.get(protocol)
+        return (kept.held.within(low, high), kept.settled.within(low, high)) if kept else (0, 0)
 
 
 class Occupancy:
@@ -75,12 +151,13 @@ class Occupancy:
         self._planned = NodesBySlot()
         self._leased = NodesBySlot()
         self._leaving = NodesBySlot()
-        self._staying: dict[int, NodesBySlot] = {}  # by priority
-        self._fixed = [self._leased, self._leaving]  # these and all that stay: who is settled
-        self._all = [self._planned, self._leased, self._leaving]  # and those who are not
+        self._staying = NodesBySlot()
+        self._staying_at: dict[int, NodesBySlot] = {}  # the same by priority
+        self._fixed = (self._staying, self._leased, self._leaving)  # who is settled
+        self._all = (self._planned, *self._fixed)  # and those who are not
         self._scopes: OrderedDict[Constraints, Scope] = OrderedDict()
         self._large: set[Scope] = set()  # idle ones, that are not kept
-        self._wide: list[Scope] = []
+        self._wide: dict[Scope, None] = {}
         self._floating: set[Scope] = set()  # those with unsettled claims
         self._surprising: set[Scope] = set()  # those of them that may land where they do not stand
         self._ranks: Counter[int] = Counter()  # of unsettled Pods that may preempt
@@ -97,6 +174,7 @@ class Occupancy:
         place = self._at(position)
         is_as_before = place.known and node.draws_as(place.node)
         place.node, place.known = node, True
+        self._show(place)
         bit = 1 << position
         self._schedulable = self._schedulable & ~bit if node.unschedulable else self._schedulable | bit
         if is_as_before:
@@ -112,6 +190,7 @@ class Occupancy:
             return
         place = self._at(position)
         place.node, place.known = Node(name=name), False
+        self._show(place)
         self._schedulable &= ~(1 << position)
         self._index.drop(position)
         self._rescope_all(position)
@@ -127,7 +206,8 @@ class Occupancy:
 
     def is_named(self, name: str) -> bool:
         """Whether a node of this name is known or holds something."""
-        return name in self._positions
+        position = self._positions.get(NodeName(name))
+        return position is not None and self._at(position).is_shown
 
     def is_known(self, name: NodeName) -> bool:
         position = self._positions.get(name)
@@ -197,7 +277,7 @@ class Occupancy:
     def held_at(self, position: int) -> tuple[NodeName, set[int], Mapping[Slot, Holders]] | None:
         """A node by its position: its name, the numbers that are held, and who holds each slot."""
         place = self._places[position]
-        if place is None:
+        if place is None or not place.is_shown:
             return None
         return place.node.name, {number_of(slot) for slot in place.holders}, place.holders
 
@@ -212,8 +292,14 @@ class Occupancy:
                 position = len(self._places)
                 self._places.append(place)
             self._positions[name] = position
-            self._names.add(name)
         return position
+
+    def _show(self, place: _Place) -> None:
+        """Shows the name of a node that is known or holds something, and no other."""
+        if place.is_shown == place.is_named:
+            return
+        place.is_named = place.is_shown
+        (self._names.add if place.is_shown else self._names.discard)(place.node.name)
 
     def _at(self, position: int) -> _Place:
         place = self._places[position]
@@ -223,10 +309,9 @@ class Occupancy:
 
     def _forget_if_idle(self, position: int) -> None:
         place = self._at(position)
-        if place.known or place.holders or place.scopes:
+        if place.is_shown or place.scopes:
             return
         del self._positions[place.node.name]
-        self._names.discard(place.node.name)
         self._places[position] = None
         self._vacant.append(position)
 
@@ -255,17 +340,22 @@ class Occupancy:
         """From now on what changes on its nodes is counted in the scope."""
         scope.is_wide = scope.nodes.bit_count() > NARROW
         if scope.is_wide:
-            self._wide.append(scope)
+            self._wide[scope] = None
             return
         for position in bits(scope.nodes):
             self._at(position).scopes.append(scope)
 
     def _withdraw(self, scope: Scope) -> None:
         if scope.is_wide:
-            self._wide.remove(scope)
+            del self._wide[scope]
             return
         for position in bits(scope.nodes):
             self._at(position).scopes.remove(scope)
+
+    @property
+    def scope_count(self) -> int:
+        """How many scopes are kept."""
+        return len(self._scopes)
 
     @property
     def wide_count(self) -> int:
@@ -280,20 +370,25 @@ class Occupancy:
         """Puts a node that changed into the scopes that accept it now, and takes it out of the others."""
         place = self._at(position)
         alone = NodeIndex.of(place.node) if place.known else NodeIndex()
+        budget = MOST_RECOUNTED
         for scope in list(self._scopes.values()):
             named = scope.wanted.node_name
             is_in = alone.accepting(scope.wanted) != 0 if named is None else named == place.node.name
+            if bool(scope.nodes >> position & 1) == is_in:
+                continue
+            if scope.covers:
+                budget -= len(place.holders)
+                if budget < 0:
+                    scope.covers.clear()
             self._rescope(scope, position, now=is_in)
 
     def _rescope(self, scope: Scope, position: int, *, now: bool) -> None:
-        """Puts a node into a scope or takes it out."""
-        place, bit = self._at(position), 1 << position
-        if bool(scope.nodes & bit) == now:
-            return
+        """Puts a node into a scope, or takes it out."""
+        place = self._at(position)
         self._withdraw(scope)
-        scope.nodes ^= bit
+        scope.nodes ^= 1 << position
         self._enrol(scope)
-        for slot, holders in place.holders.items():
+        for slot, holders in place.holders.items() if scope.covers else ():
             cover, number = scope.covers.get(protocol_of(slot)), number_of(slot)
             if cover is None or not cover.has_built(number):
                 continue
@@ -341,34 +436,62 @@ class Occupancy:
 
     def count(self, scope: Scope, protocol: Protocol, blocks: Sequence[int]) -> None:
         """Counts some blocks, which then are not missing any more."""
-        few = self._few_slots(scope)
-        in_block: dict[int, list[Slot]] = {}
-        for slot in few or ():
-            if protocol_of(slot) is protocol:
-                in_block.setdefault(number_of(slot) // BLOCK, []).append(slot)
+        cover = scope.covers[protocol]
+        if not blocks:
+            return
+        if self.goes_through_nodes(scope, len(blocks)):
+            self._count_nodes(scope, cover, protocol, blocks)
+            return
+        few = self._few_slots(protocol)
         for block in blocks:
-            slots: Sequence[Slot] = in_block.get(block, ())
-            if few is None:
-                slots = slots_of(protocol, range(block * BLOCK, (block + 1) * BLOCK))
-            self._build(scope, scope.covers[protocol], block, slots)
+            slots = slots_of(protocol, range(block * BLOCK, (block + 1) * BLOCK))
+            self._build(scope, cover, block, slots if few is None else few.get(block, ()))
 
-    def _few_slots(self, scope: Scope) -> Iterable[Slot] | None:
-        """All that may be held on a scope's nodes, where that is little; else None."""
-        if scope.is_single():
-            holders = self._at(lowest(scope.nodes)).holders
-            return holders if len(holders) < BLOCK else None
-        return {slot for kind in self._all for slot in kind.slots()} if sum(map(len, self._all)) < BLOCK else None
+    def goes_through_nodes(self, scope: Scope, blocks: int) -> bool:
+        """Whether so many blocks are counted by looking at what each node has, as that is less than their numbers."""
+        if scope.is_wide:
+            return False
+        places = (self._at(position) for position in bits(scope.nodes))
+        return sum(1 if place.sets is not None else 1 + len(place.holders) for place in places) < blocks * BLOCK
+
+    def _count_nodes(self, scope: Scope, cover: Cover, protocol: Protocol, blocks: Sequence[int]) -> None:
+        """Counts blocks for the first time by going through the nodes."""
+        low, high = blocks[0] * BLOCK, blocks[-1] * BLOCK + BLOCK - 1
+        held: Planes = []
+        settled: Planes = []
+        for position in bits(scope.nodes):
+            here, of_settled = self._at(position).numbers(protocol, low, high)
+            if here:
+                held = plus(held, [here])
+            if of_settled:
+                settled = plus(settled, [of_settled])
+        for first, last in _runs(blocks):
+            at, size = (first - blocks[0]) * BLOCK, (last - first + 1) * BLOCK
+            cover.build(first, last, _part(held, at, size), _part(settled, at, size))
+
+    def _few_slots(self, protocol: Protocol) -> dict[int, list[Slot]] | None:
+        """All that is held of a protocol anywhere, by block, where that is little; else None."""
+        if sum(map(len, self._all)) >= BLOCK:
+            return None
+        found: dict[int, list[Slot]] = {}
+        for slot in {slot for kind in self._all for slot in kind.slots()}:
+            if protocol_of(slot) is protocol:
+                found.setdefault(number_of(slot) // BLOCK, []).append(slot)
+        return found
 
     def _build(self, scope: Scope, cover: Cover, block: int, slots: Iterable[Slot]) -> None:
         """Counts the numbers of a block for the first time. `slots`: all that may be held of it, and maybe more."""
         nodes, base, size = scope.nodes, block * BLOCK, scope.nodes.bit_count()
-        fixed = [index for index in self._fixed if index]
+        fixed = [index.lookup for index in self._fixed if index]
+        planned_at = self._planned.lookup
         held: dict[int, int] = {}
         settled: dict[int, int] = {}
         for slot in slots:
-            there, planned = 0, self._planned.of_slot(slot)
-            for index in fixed:
-                there |= index.of_slot(slot)
+            there, planned = 0, planned_at(slot, 0)
+            for nodes_at in fixed:
+                there |= nodes_at(slot, 0)
+            if not there and not planned:
+                continue
             there &= nodes
             # Nearly all counts are none or all, and to compare is faster than to count.
             count = size if there == nodes else there.bit_count()
@@ -379,7 +502,7 @@ class Occupancy:
                 count = ((there | planned) & nodes).bit_count()
             if count:
                 held[count] = held.get(count, 0) | bit
-        cover.build(block, held, settled)
+        cover.build(block, block, held, settled)
 
     # -- claims
 
@@ -393,8 +516,11 @@ class Occupancy:
             return
         self._note_addresses(claim, keys)
         position = self._position(claim.node)
-        place, nodes = self._at(position), self._kind_of(claim)
+        place, kinds = self._at(position), self._kinds_of(claim)
         place.changed = self.changes
+        place.stands += 1
+        if place.stands == 1:
+            self._show(place)
         scopes, alone = self._scopes_of(place, position), (claim,)  # one object for all slots that nobody else holds
         for slot, key in keys:
             others = place.holders.get(slot, ())
@@ -405,7 +531,11 @@ class Occupancy:
                 place.holders[slot] = (*others, claim)
                 is_first_settled = is_settled and not any(holder.is_settled for holder in others)
                 _arrive(scopes, key, is_first=False, is_settled=is_first_settled)
-            nodes.add(slot, key.ip, position)
+            for nodes in kinds:
+                nodes.add(slot, key.ip, position)
+            if place.sets is not None:
+                place.note(slot)
+        place.weigh()
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim."""
@@ -418,18 +548,22 @@ class Occupancy:
         position = self._positions[claim.node]
         place = self._at(position)
         place.changed = self.changes
-        scopes, nodes = self._scopes_of(place, position), self._kind_of(claim)
+        place.stands -= 1
+        if not place.stands:
+            self._show(place)
+        scopes, kinds = self._scopes_of(place, position), self._kinds_of(claim)
         for slot, key in keys:
             left = self._left(claim, place, slot)
-            alike = (holder for holder in left if self._kind_of(holder) is nodes)
-            if not any(key.ip in self._ips(holder, slot) for holder in alike):
-                nodes.discard(slot, key.ip, position)
+            for nodes in kinds:
+                if not left or not self._is_held(slot, key.ip, left, nodes):
+                    nodes.discard(slot, key.ip, position)
             self._vacate(claim, place, slot, left, scopes)
+            if place.sets is not None:
+                place.note(slot)
+        place.weigh()
         self._addresses.pop(claim.id, None)
-        if claim.priority in self._staying and not self._staying[claim.priority]:
-            gone = self._staying.pop(claim.priority)
-            self._fixed.remove(gone)
-            self._all.remove(gone)
+        if claim.priority in self._staying_at and not self._staying_at[claim.priority]:
+            del self._staying_at[claim.priority]
         self._forget_if_idle(position)
 
     def _note_addresses(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]]) -> None:
@@ -445,6 +579,10 @@ class Occupancy:
         addresses = self._addresses.get(holder.id)
         return addresses[slot] if addresses else ANYWHERE_ALONE
 
+    def _is_held(self, slot: Slot, ip: str, holders: Holders, nodes: NodesBySlot) -> bool:
+        """Whether any of some holders that are kept in these nodes has the slot on the address."""
+        return any(ip in self._ips(holder, slot) for holder in holders if nodes in self._kinds_of(holder))
+
     @staticmethod
     def _left(claim: Claim, place: _Place, slot: Slot) -> Holders:
         """The other holders of a slot."""
@@ -455,41 +593,40 @@ class Occupancy:
 
     @staticmethod
     def _vacate(claim: Claim, place: _Place, slot: Slot, left: Holders, scopes: Iterable[Scope]) -> None:
-        if len(left) == len(place.holders.get(slot, ())):
-            return  # gone already, with another address of the claim
-        if left:
+        if not left:
+            if place.holders.pop(slot, None):
+                _depart(scopes, slot, is_last=True, is_settled=claim.is_settled)
+        elif len(left) < len(place.holders[slot]):  # else it is gone already, with another address of the claim
             place.holders[slot] = left
-        else:
-            del place.holders[slot]
-        is_last_settled = claim.is_settled and not (left and any(holder.is_settled for holder in left))
-        _depart(scopes, slot, is_last=not left, is_settled=is_last_settled)
+            is_last_settled = claim.is_settled and not any(holder.is_settled for holder in left)
+            _depart(scopes, slot, is_last=False, is_settled=is_last_settled)
 
-    def _kind_of(self, claim: Claim) -> NodesBySlot:
+    def _kinds_of(self, claim: Claim) -> tuple[NodesBySlot, ...]:
         """The nodes of the holders of this kind: they can be moved, stay, go by themselves, or may be preempted."""
         if not claim.is_settled:
-            return self._planned
+            return (self._planned,)
         if claim.state is State.LEASED:
-            return self._leased
+            return (self._leased,)
         if claim.is_terminating:
-            return self._leaving
-        staying = self._staying.get(claim.priority)
-        if staying is None:
-            staying = self._staying[claim.priority] = NodesBySlot()
-            self._fixed.append(staying)
-            self._all.append(staying)
-        return staying
+            return (self._leaving,)
+        of_priority = self._staying_at.get(claim.priority)
+        if of_priority is None:
+            of_priority = self._staying_at[claim.priority] = NodesBySlot()
+        return self._staying, of_priority
 
     def _float(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]], change: int) -> None:
         scope = self.scope(claim.constraints)
-        for _, key in keys:
-            scope.float(key, change)
+        for slot, key in keys:
+            scope.float(slot, key, change)
+        floats, roaming = scope.floats, scope.roaming
         scope.floats += change
         scope.roaming += change if claim.node is None else 0
         if claim.may_preempt:
             self._ranks[claim.priority] += change
             if not self._ranks[claim.priority]:
                 del self._ranks[claim.priority]
-        self._note_floats(scope)
+        if not (floats and scope.floats) or bool(roaming) != bool(scope.roaming):
+            self._note_floats(scope)
 
     def _note_floats(self, scope: Scope) -> None:
         if scope.floats:
@@ -576,26 +713,33 @@ class Occupancy:
         preempted by a Pod of this rank, its priority. None: it preempts nobody.
         """
         nodes = self._leased.conflicting(key)
-        for priority, staying in self._staying.items():
-            if rank is None or priority >= rank:
-                nodes |= staying.conflicting(key)
-        return nodes
+        if rank is None:
+            return nodes | self._staying.conflicting(key)
+        return nodes | conflicting((nodes for priority, nodes in self._staying_at.items() if priority >= rank), key)
+
+    @property
+    def priorities(self) -> int:
+        """How many priorities those have who stay: `staying` looks at each of them."""
+        return len(self._staying_at)
 
     def leaving_slots(self) -> Iterator[Slot]:
         """The slots that a terminating Pod holds anywhere."""
         return self._leaving.slots()
 
     def preemptable_slots(self, rank: int) -> Iterator[Slot]:
-        """The slots that a Pod holds anywhere which a Pod of this rank may preempt; some more than once."""
-        for priority, staying in self._staying.items():
-            if priority < rank:
-                yield from staying.slots()
+        """The slots that a Pod holds anywhere which a Pod of this rank may preempt; others, where priorities are many.
+
+        Some come more than once.
+        """
+        lower = [nodes for priority, nodes in self._staying_at.items() if priority < rank]
+        for nodes in lower if len(lower) <= FEW_PRIORITIES else (self._staying,):
+            yield from nodes.slots()
 
     def some_leave(self, rank: int | None) -> bool:
         """Whether anybody at all terminates or may be preempted by a Pod of this rank."""
         if self._leaving:
             return True
-        return rank is not None and any(priority < rank and nodes for priority, nodes in self._staying.items())
+        return rank is not None and min(self._staying_at, default=rank) < rank
 
     def planned_at(self, slot: Slot) -> int:
         """The nodes with a plan that has the slot, on whatever address."""
@@ -630,11 +774,15 @@ class Occupancy:
 
     def leased_numbers(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
         """The numbers of [low, high] that are leased on every address of any of the scope's nodes, less `low`."""
-        numbers = NumberSet()
-        for slot, nodes in self._leased.anywhere.items():
-            if nodes & scope.nodes and protocol_of(slot) is protocol and low <= number_of(slot) <= high:
-                numbers.add(number_of(slot))
-        return numbers.within(low, high)
+        slots, within, leased = slots_of(protocol, range(low, high + 1)), scope.nodes, self._leased.anywhere
+        if len(slots) <= len(leased):
+            at = leased.get
+            return int(bytes([ONE if at(slot, 0) & within else ZERO for slot in reversed(slots)]), 2)
+        digits = bytearray(b"0") * len(slots)
+        for slot, nodes in leased.items():
+            if nodes & within and slot in slots:
+                digits[high - number_of(slot)] = ONE
+        return int(digits, 2)
 
     def landable(self, key: PortKey) -> int:
         """The nodes on which an unsettled claim with a port that conflicts with the key could land, or stands."""
@@ -705,4 +853,21 @@ def _has(scope: Scope, key: PortKey) -> bool:
 
 def _by_slot(claim: Claim) -> list[tuple[Slot, PortKey]]:
     """The keys of a claim, each with its slot: one object for all maps that it goes into."""
-    return [(key.slot, key) for key in claim.keys]
+    return [(slot_of(port.protocol, port.host_port), port.key) for port in claim.ports]
+
+
+def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of blocks that follow one another, of blocks in order."""
+    first = last = blocks[0]
+    for block in blocks[1:]:
+        if block != last + 1:
+            yield first, last
+            first = block
+        last = block
+    yield first, last
+
+
+def _part(planes: Planes, at: int, size: int) -> dict[int, int]:
+    """Some of the numbers of counts, as sets by the power of two that they count for."""
+    mask = (1 << size) - 1
+    return {1 << order: part for order, plane in enumerate(planes) if (part := plane >> at & mask)}

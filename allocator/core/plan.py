@@ -34,6 +34,7 @@ from allocator.core.matching import (
     Steps,
     World,
     blockers,
+    find_moves,
     find_spot,
     find_wait,
     free_nodes,
@@ -43,6 +44,7 @@ from allocator.core.matching import (
     somebody_goes,
 )
 from allocator.core.policy import Group, number_groups
+from allocator.core.ports import PortKey
 from allocator.core.search import Demand, Numbers, choices, lowest_free
 from allocator.core.together import Stage, Together, anyhow
 from hostport.contract import Reason
@@ -134,7 +136,7 @@ class _Pod:
             if nodes:
                 return self._granted(numbers, Spot(world.occupancy.pick(nodes)))
             steps = Steps(LIKELY_STEPS) if wanted.is_open else self._steps
-            spot = find_spot(wanted.seeker(keys), scope, world, steps)
+            spot = find_moves(wanted.seeker(keys), world, steps)
             if spot:
                 return self._granted(numbers, spot)
         return None
@@ -211,13 +213,27 @@ class _Pod:
         return refusals.behind(wanted.ask, in_the_way, wanted.world)
 
     def _denial(self) -> Iterable[Mistake]:
-        """What is proven: that the fixed ports fit nowhere, or that the open ones have no numbers left."""
+        """What is proven: that the fixed ports fit nowhere, or that the open ones have no numbers left.
+
+        Raises:
+            UndecidedError: not which of the two.
+
+        """
         wanted = self._wanted
         ask, fixed = wanted.ask, fixed_of(wanted)
-        keys = tuple(key for _, key in fixed)
-        if not wanted.is_open or (fixed and not find_spot(wanted.seeker(keys), wanted.scope, wanted.world, Steps())):
-            return refusals.conflicts(ask, fixed, wanted.scope, wanted.world, wanted.exempt)
-        return [refusals.exhausted(ask, wanted.groups, wanted.scope, wanted.world)]
+        if wanted.is_open and self._fits(tuple(key for _, key in fixed)):
+            return [refusals.exhausted(ask, wanted.groups, wanted.scope, wanted.world)]
+        return refusals.conflicts(ask, fixed, wanted.scope, wanted.world, wanted.exempt)
+
+    def _fits(self, keys: tuple[PortKey, ...]) -> bool:
+        """Whether the fixed ports have a node by themselves."""
+        if not keys:
+            return True
+        wanted, steps = self._wanted, Steps()
+        spot = find_spot(wanted.seeker(keys), wanted.scope, wanted.world, steps)
+        if spot is None and steps.are_spent:
+            raise UndecidedError(refusals.undecided(wanted))
+        return spot is not None
 
 
 def _placed_lease(wanted: Demand) -> Placement:

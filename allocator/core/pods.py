@@ -57,8 +57,8 @@ def is_of_pod(claim: Claim, pod: Pod) -> bool:
     )
 
 
-def outsider(pod: Pod, now: float) -> Claim:
-    """What a Pod holds that we never allocated to: its ports, all the same."""
+def outsider(pod: Pod, created: float) -> Claim:
+    """What a Pod holds that we never allocated to: its ports, all the same. `created` is by the wall clock."""
     return Claim(
         id=ClaimId(f"pod-{pod.uid}"),
         owner=Owner(
@@ -70,7 +70,7 @@ def outsider(pod: Pod, now: float) -> Claim:
         ),
         state=State.BOUND if pod.node else State.CONFIRMED,
         ports=pod.ports,
-        created=now,
+        created=created,
         constraints=pod.constraints,
         node=pod.node,
         pod_uid=pod.uid,

@@ -75,11 +75,9 @@ class Register:
 
     def _insert(self, claim: Claim) -> None:
         self.claims[claim.id] = claim
-        if claim.owner.full_name:
-            names = self._by_name.setdefault(claim.owner.namespace, {})
-            names[claim.owner.name] = (*names.get(claim.owner.name, ()), claim.id)
-            if len(names[claim.owner.name]) > 1:
-                self._shared.add(claim.owner.full_name)
+        full_name = claim.owner.full_name
+        if full_name is not None:
+            self._note_name(claim.id, *full_name)
         if controller := _waits_for(claim):
             self.by_controller.setdefault(controller, {})[claim.id] = None
         if claim.pod_uid is not None:
@@ -97,6 +95,13 @@ class Register:
         self._count(claim, 1)
         self.occupancy.stand(claim)
 
+    def _note_name(self, claim_id: ClaimId, namespace: str, name: str) -> None:
+        names = self._by_name.setdefault(namespace, {})
+        others = names.get(name, ())
+        names[name] = (*others, claim_id)
+        if others:
+            self._shared.add((namespace, name))
+
     def expect(self, claim: Claim) -> None:
         """Its end is told when it is due; also once more, where it was told and did not come about."""
         if claim.expires is not None:
@@ -113,8 +118,9 @@ class Register:
         claim = self.claims[claim_id]
         self.occupancy.leave(claim)
         del self.claims[claim_id]
-        if claim.owner.full_name:
-            self._forget_name(claim)
+        full_name = claim.owner.full_name
+        if full_name is not None:
+            self._forget_name(claim_id, *full_name)
         if controller := _waits_for(claim):
             del self.by_controller[controller][claim_id]
             if not self.by_controller[controller]:
@@ -152,10 +158,9 @@ class Register:
             if not self.wanting[slot]:
                 del self.wanting[slot]
 
-    def _forget_name(self, claim: Claim) -> None:
-        namespace, name = claim.owner.namespace, claim.owner.name
+    def _forget_name(self, claim_id: ClaimId, namespace: str, name: str) -> None:
         names = self._by_name[namespace]
-        left = tuple(each for each in names[name] if each != claim.id)
+        left = tuple(each for each in names[name] if each != claim_id)
         if left:
             names[name] = left
             if len(left) == 1:
@@ -191,15 +196,15 @@ class Register:
     def _count_tenant(self, claim: Claim, change: int) -> None:
         sums = self.leased_in if claim.state is State.LEASED else self.reserved_in
         namespace = claim.owner.namespace
-        before = sums.get(namespace, NOTHING)
-        after = Sum(before.claims + change, before.ports + change * len(claim.ports))
-        if after.claims:
-            sums[namespace] = after
+        claims, ports = sums.get(namespace, NOTHING)
+        if claims + change:
+            sums[namespace] = Sum(claims + change, ports + change * len(claim.ports))
         else:
             del sums[namespace]
 
 
 def _waits_for(claim: Claim) -> Key | None:
     """The controller whose next Pod a reservation may be."""
-    owner = claim.owner
-    return (owner.namespace, owner.controller_uid) if claim.state is State.RESERVED and owner.controller_uid else None
+    if claim.state is not State.RESERVED or not claim.owner.controller_uid:
+        return None
+    return claim.owner.namespace, claim.owner.controller_uid

@@ -32,17 +32,22 @@ class Cover:
     held: CountedNumbers = field(default_factory=CountedNumbers)
     settled: CountedNumbers = field(default_factory=CountedNumbers)
 
-    def build(self, block: int, held: Mapping[int, int], settled: Mapping[int, int]) -> None:
-        """Takes the counts of a block: for each count the numbers that have it, less the lowest of the block."""
-        self.built |= 1 << block
+    def build(self, first: int, last: int, held: Mapping[int, int], settled: Mapping[int, int]) -> None:
+        """Takes the counts of the blocks from one to another.
+
+        held, settled: for each count the numbers that have it, less the lowest of the blocks. A number that several
+        counts have has their sum, where no two of them have a bit in common.
+        """
+        self.built |= span(first, last)
         if not held:
             return
         standing = 0
         for numbers in held.values():
             standing |= numbers
-        self.standing.put(block * BLOCK, standing, BLOCK)
-        self.held.put(block * BLOCK, held, BLOCK)
-        self.settled.put(block * BLOCK, settled, BLOCK)
+        base, size = first * BLOCK, (last - first + 1) * BLOCK
+        self.standing.put(base, standing, size)
+        self.held.put(base, held, size)
+        self.settled.put(base, settled, size)
 
     def has_built(self, number: int) -> bool:
         return bool(self.built >> (number // BLOCK) & 1)
@@ -90,19 +95,19 @@ class Scope:
         """Whether a claim of the scope may land on a node where it does not stand."""
         return self.floats > 0 and (self.roaming > 0 or not self.is_single())
 
-    def float(self, key: PortKey, change: int) -> None:
+    def float(self, slot: Slot, key: PortKey, change: int) -> None:
         """An unsettled claim of the scope has a port more, or less."""
         counts = self.floating.get(key.protocol)
         if counts is None:
             counts = self.floating[key.protocol] = CountedNumbers()
         (counts.add if change > 0 else counts.discard)(key.number)
         if key.ip != WILDCARD:
-            addresses = self.addressed.setdefault(key.slot, Counter())
+            addresses = self.addressed.setdefault(slot, Counter())
             addresses[key.ip] += change
             if not addresses[key.ip]:
                 del addresses[key.ip]
                 if not addresses:
-                    del self.addressed[key.slot]
+                    del self.addressed[slot]
 
     def floats_into(self, key: PortKey) -> bool:
         """Whether an unsettled claim of the scope has a port that conflicts with the key."""

@@ -26,7 +26,18 @@ from allocator.core.claims import ClaimId
 from allocator.core.counting import Planes, count_of, larger, least
 from allocator.core.matching import Seeker, Steps, World, key_of
 from allocator.core.policy import Group
-from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, lowest, normalise_ip, number_of, protocol_of, span
+from allocator.core.ports import (
+    WILDCARD,
+    NumberSet,
+    PortKey,
+    Protocol,
+    Slot,
+    lowest,
+    normalise_ip,
+    number_of,
+    protocol_of,
+    span,
+)
 from allocator.core.scopes import Scope
 from allocator.core.slots import bits
 
@@ -39,8 +50,11 @@ MOST_COMPARED = 128
 FIRST_LOOK = 1024
 """How many numbers are looked at first."""
 
-BLOCK_STEPS, NODES_OF_A_STEP = 1.0, 600
-"""Steps to count a block of numbers for the first time: 0.16 ms at 5,000 nodes."""
+BLOCK_STEPS, NODES_OF_A_STEP = 1.0, 400
+"""Steps to count a block of numbers for the first time: up to 0.2 ms at 5,000 nodes."""
+
+NARROW_STEPS = 4.0
+"""Steps to go through the nodes of a narrow scope, besides."""
 
 Numbers = tuple[int, ...]
 """One for each group."""
@@ -161,11 +175,11 @@ class Demand:
 
     def numbers_of(self, kind: Kind, slots: Iterable[Slot]) -> int:
         """Those of some slots that are of a kind's protocols, as numbers of the range."""
-        numbers, protocols = 0, protocols_of(kind)
+        numbers, protocols, low, high = NumberSet(), protocols_of(kind), self.ask.low, self.ask.high
         for slot in slots:
-            if self.ask.low <= number_of(slot) <= self.ask.high and protocol_of(slot) in protocols:
-                numbers |= 1 << (number_of(slot) - self.ask.low)
-        return numbers
+            if low <= number_of(slot) <= high and protocol_of(slot) in protocols:
+                numbers.add(number_of(slot) - low)
+        return numbers.within(0, high - low)
 
 
 def protocols_of(kind: Kind) -> set[Protocol]:
@@ -206,7 +220,11 @@ def are_counted(wanted: Demand, scope: Scope, low: int, high: int, steps: Steps)
         missing = occupancy.missing(scope, protocol, low, high)
         if not missing:
             continue
-        cost = BLOCK_STEPS + occupancy.positions / NODES_OF_A_STEP
+        cost = BLOCK_STEPS
+        if occupancy.goes_through_nodes(scope, len(missing)):
+            steps.spend(NARROW_STEPS)
+        else:
+            cost += occupancy.positions / NODES_OF_A_STEP
         payable = int(steps.left / cost)
         steps.spend(cost * len(missing))
         occupancy.count(scope, protocol, missing[:payable])
@@ -295,15 +313,15 @@ def _roomiest(wanted: Demand, used: Iterator[Numbers]) -> Iterator[Numbers]:
     allowed = (numbers for numbers in islice(used, MOST_COMPARED) if _is_allowed(numbers, wanted))
     ranked = nsmallest(MOST_TRIES, ((load(numbers), numbers) for numbers in allowed))
     yield from (numbers for taken, numbers in ranked if taken < size)
-    left = wanted.usable
+    rest = {kind: by_load(loads[kind], wanted.usable & ~stuck[kind]) for kind in loads}
+    given: set[int] = set()
     for _ in range(MOST_TRIES):
         chosen: list[int] = []
         for kind in wanted.kinds:
-            among = left & ~stuck[kind]
-            if not among:
+            number = next((number for number in rest[kind] if number not in given), None)
+            if number is None:
                 return
-            number = lowest(least(loads[kind], among))
-            left &= ~(1 << number)
+            given.add(number)
             chosen.append(wanted.ask.low + number)
         yield wanted.numbers(chosen)
 

@@ -142,7 +142,7 @@ class Together:
             return open_for_lease(keys, nodes, self._world)
         if stage is Stage.FREE:
             return free_nodes(keys, self._wanted.scope, self._world, self._wanted.exempt) & nodes
-        return open_nodes(self._wanted.seeker(keys, nodes), self._world, waits=stage is Stage.WAITING)
+        return open_nodes(self._wanted.seeker(keys, nodes), self._world, self._steps, waits=stage is Stage.WAITING)
 
     # -- several numbers on one node
 

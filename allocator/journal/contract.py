@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from allocator.core.asks import Refused
 from allocator.core.claims import Claim, ClaimId
 from hostport.contract import Reason
 
@@ -21,6 +22,12 @@ class JournalError(Exception):
 
     reason = Reason.JOURNAL_UNAVAILABLE
     until: asyncio.Future[None] | None = None
+    refusal: Refused | None = None
+    """What the caller is told instead, where it is not the environment's fault after all."""
+
+
+class JournalInUseError(JournalError):
+    """The operator's fault: another process has the journal. That does not pass while it lives."""
 
 
 class JournalVersionError(JournalError):
@@ -34,7 +41,7 @@ class Put(msgspec.Struct, frozen=True, gc=False):
 
 
 class Drop(msgspec.Struct, frozen=True, gc=False):
-    """The claim has ended at `at`, seconds since the epoch. Its answers fade from then on."""
+    """The claim has ended at `at`, by the allocator's clock. Its answers fade from then on."""
 
     claim_id: ClaimId
     at: float
@@ -47,7 +54,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     digest: bytes  # of the request, to tell a repetition from a mistake
     claim_id: ClaimId
     response: bytes  # a serialised AllocateResponse
-    ended: float | None = None  # when the claim ended
+    ended: float | None = None  # when the claim ended, by the allocator's clock
 
 
 MOST_FORGOTTEN = 1024
@@ -77,27 +84,59 @@ class Kept:
 
     claims: tuple[Claim, ...] = ()
     answers: tuple[Answer, ...] = ()
+    clock: float | None = None
+    """What the allocator's clock read with the last commit: that from which the ends are counted. None: a new journal,
+    or one of a time when ends were those of the wall clock."""
+
+
+def no_clock() -> float | None:
+    """The clock of a journal that nobody gave one."""
+    return None
 
 
 class Journal(Protocol):
     """The seam between the allocator and its journal."""
 
-    set_aside: str | None
-    """Where a file went that could not be read, for `/readyz?verbose`; None: it was fine."""
+    @property
+    def set_aside(self) -> Sequence[str]:
+        """Where damaged files went that nobody has acknowledged yet, oldest first: they are told until then."""
 
-    identity: str
-    """A random name that stays with the file, so that an allocator can tell whether it has its predecessor's journal.
-    Empty: it has none."""
+    @property
+    def began_anew_at(self) -> float:
+        """When the last of those was set aside, in seconds since the epoch; 0.0: none was. What a predecessor granted
+        before that may be missing.
+        """
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the journal from being opened, or kept the last commit from being durable. Empty: nothing does."""
+
+    @property
+    def identity(self) -> str:
+        """A random name that stays with the file, so that an allocator can tell whether it has its predecessor's
+        journal. Empty: it has none.
+        """
+
+    clock: Callable[[], float | None]
+    """The allocator's clock. Its reading is kept with every commit; None: there is none."""
+
+    async def open(self) -> None:
+        """Returns when the journal can be used. Waits for as long as the environment is in the way: see `trouble`.
+
+        Raises:
+            JournalInUseError, JournalVersionError: that will not pass by itself.
+
+        """
 
     def load(self) -> Kept:
-        """What is in force. Called once, before any submission."""
+        """What is in force. Called once, when it is open, before any submission."""
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         """Makes entries durable, together.
 
         `is_wanted` is asked just before the commit: a caller that has gone away gets nothing. The future resolves to
         True when the entries are durable and to False when they were not wanted, and raises JournalError when they
-        could not be made durable.
+        could not be made durable. Without entries a commit keeps the reading of the clock, and nothing else.
         """
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from sys import intern
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgspec
 
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodUid, State, bounds
+from allocator.core.sized import Sized
 
 
 class _Record(msgspec.Struct, gc=False):
@@ -65,7 +65,7 @@ def encode_claim(claim: Claim) -> str:
     return _encode(record).decode()
 
 
-def decode_claim(text: str) -> Claim:
+def decode_claim(text: str | bytes) -> Claim:
     """The claim that a line stands for. What many claims have alike is one object, as in those that were asked for.
 
     Raises:
@@ -133,8 +133,19 @@ def _encode_constraints(constraints: Constraints) -> dict[str, Any]:
     return {key: value for key, value in record.items() if value}
 
 
-@lru_cache(maxsize=1024)
+_KEPT: Sized[bytes, Constraints] = Sized(16 << 20)
+"""Constraints by their records: many claims have the same."""
+
+
 def _decode_constraints(text: bytes) -> Constraints:
+    constraints = _KEPT.get(text)
+    if constraints is None:
+        constraints = _read_constraints(text)
+        _KEPT.put(text, constraints, len(text) + constraints.weight)
+    return constraints
+
+
+def _read_constraints(text: bytes) -> Constraints:
     record = json.loads(text)
     return Constraints(
         node_name=NodeName(record["node_name"]) if "node_name" in record else None,

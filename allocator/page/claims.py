@@ -52,7 +52,8 @@ def _finder(text: str) -> Callable[[Claim], bool]:
     return has
 
 
-def row(claim: Claim, is_unplaceable: IsUnplaceable) -> Row:
+def row(claim: Claim, is_unplaceable: IsUnplaceable, ahead: float) -> Row:
+    """What is shown of a claim. `ahead`: seconds that the wall clock is ahead of the one by which claims end."""
     return {
         "id": claim.id,
         "state": kind_of(claim),
@@ -66,7 +67,7 @@ def row(claim: Claim, is_unplaceable: IsUnplaceable) -> Row:
             for port in claim.ports
         ],
         "created": at(claim.created),
-        "expires": None if claim.expires is None else at(claim.expires),
+        "expires": None if claim.expires is None else at(claim.expires + ahead),
     }
 
 

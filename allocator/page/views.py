@@ -10,6 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from allocator.core.candidates import NodeName
@@ -50,6 +51,7 @@ class Identity:
     started: float
     epoch: str = ""  # what tells this start in the Lease; empty where there is none
     certificates: Mapping[str, Callable[[], float]] = field(default_factory=dict)  # when each of ours ends
+    trusted: Callable[[], Mapping[str, float]] = dict  # when each authority ends; the last first
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +85,8 @@ class Views:
             "started": at(self.identity.started),
             "epoch": self.identity.epoch,
             "certificates": {name: at(ends()) for name, ends in sorted(self.identity.certificates.items())},
-            "now": at(engine.now()),
+            "authorities": {name: at(end) for name, end in self.identity.trusted().items()},
+            "now": at(engine.wall()),
             "watch_age_seconds": None if lag is None or lag == float("inf") else round(lag, 1),
             "claims": {
                 **{state.value: tally.states.get(state, 0) for state in LIVE_STATES},
@@ -227,7 +230,7 @@ class Views:
             "matching": matching,
             "page": first // CLAIMS_PAGE + 1,
             "pages": pages,
-            "rows": [claims.row(claim, ledger.is_unplaceable) for claim in found],
+            "rows": [claims.row(claim, ledger.is_unplaceable, self.engine.ahead) for claim in found],
             "command": words.for_claims(query),
         }
 
@@ -238,10 +241,10 @@ class Views:
         self._waiting += 1
         try:
             async with self._turn:
-                now, changes = self.engine.now(), self.engine.ledger.changes
+                now, changes = monotonic(), self.engine.ledger.changes
                 when, of, view = self._answers.pop(key, (float("-inf"), -1, {}))
                 if of != changes and now - when > FRESH_SECONDS:
-                    view, when = await work(), self.engine.now()
+                    view, when = await work(), monotonic()
                     of = changes
                 self._answers[key] = (when, of, view)
                 if len(self._answers) > MOST_ANSWERS:

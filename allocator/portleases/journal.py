@@ -24,6 +24,7 @@ from allocator.cluster.client import ApiError, UnreachableError
 from allocator.core.asks import Refused
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.journal.contract import Answer, Drop, Entry, Journal, JournalError, Kept, Put
+from allocator.portleases.answers import refusal_of, trouble_of
 from allocator.portleases.objects import name_of, ttl_of
 from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
@@ -42,10 +43,9 @@ class NotStoredError(JournalError):
 
 
 class LeaseJournal:
-    """See the module. `now` gives seconds since the epoch."""
+    """See the module. `now` is the clock by which leases end."""
 
     def __init__(self, inner: Journal, store: Store, shelf: Shelf, *, now: Callable[[], float]) -> None:
-        self.set_aside, self.identity = inner.set_aside, inner.identity
         self._inner = inner
         self._store = store
         self._shelf = shelf
@@ -55,9 +55,36 @@ class LeaseJournal:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
+    def clock(self) -> Callable[[], float | None]:
+        return self._inner.clock
+
+    @clock.setter
+    def clock(self, clock: Callable[[], float | None]) -> None:
+        self._inner.clock = clock
+
+    @property
     def busy(self) -> Collection[ClaimId]:
         """The leases whose objects are being written or deleted."""
         return self._busy
+
+    @property
+    def set_aside(self) -> Sequence[str]:
+        return self._inner.set_aside
+
+    @property
+    def began_anew_at(self) -> float:
+        return self._inner.began_anew_at
+
+    @property
+    def trouble(self) -> str:
+        return self._inner.trouble
+
+    @property
+    def identity(self) -> str:
+        return self._inner.identity
+
+    async def open(self) -> None:
+        await self._inner.open()
 
     def load(self) -> Kept:
         return self._inner.load()
@@ -67,18 +94,48 @@ class LeaseJournal:
         self._leases.update(claim_ids)
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> Future:
-        match entries:
-            case [Put(claim), *rest] if claim.state is State.LEASED and claim.id not in self._leases:
-                answer = next((entry for entry in rest if isinstance(entry, Answer)), None)
-                self._leases.add(claim.id)
-                self._busy.add(claim.id)
-                return self._start(self._grant(claim, answer, self._inner.submit(entries, is_wanted), is_wanted))
-            case [Put(claim)] if claim.state is State.LEASED and self._outgrows(claim):
-                return self._start(self._renew(claim, is_wanted))
-            case [Drop(claim_id)] if claim_id in self._leases:
-                self._busy.add(claim_id)
-                return self._start(self._end(entries, claim_id))
-        return self._inner.submit(entries, is_wanted)
+        """Does with the objects what each entry does to a lease, whatever stands beside it: see `Journal.submit`.
+
+        Raises:
+            ValueError: it grants two leases; where one object is refused, the other lease would have to be taken back.
+
+        """
+        ends = [entry.claim_id for entry in entries if isinstance(entry, Drop) and entry.claim_id in self._leases]
+        puts = [entry.claim for entry in entries if isinstance(entry, Put) and entry.claim.state is State.LEASED]
+        grants = [claim for claim in puts if claim.id not in self._leases]
+        grown = [claim for claim in puts if claim.id in self._leases and self._outgrows(claim)]
+        if len(grants) > 1:
+            raise ValueError(f"{len(grants)} leases are granted in one submission: submit each by itself")
+        if not (ends or grown or grants):
+            return self._inner.submit(entries, is_wanted)
+        self._leases.update(claim.id for claim in grants)
+        self._busy.update(ends, (claim.id for claim in grants))
+        kept: Future
+        if ends or grown:
+            kept = self._start(self._kept_after(entries, is_wanted, ends, grown))
+        else:
+            kept = self._inner.submit(entries, is_wanted)
+        if not grants:
+            return kept
+        answer = next((entry for entry in entries if isinstance(entry, Answer)), None)
+        return self._start(self._grant(grants[0], answer, kept, is_wanted))
+
+    async def _kept_after(
+        self,
+        entries: Sequence[Entry],
+        is_wanted: Callable[[], bool],
+        ends: Collection[ClaimId],
+        grown: Collection[Claim],
+    ) -> bool:
+        """Journals when the objects tell it: renewals, which may fail, then ends, which are tried until done."""
+        try:
+            await asyncio.gather(*map(self._grow, grown))
+            await asyncio.gather(*map(self._delete, ends))
+            is_kept = await self._inner.submit(entries, _always if ends else is_wanted)
+            self._leases.difference_update(ends)
+        finally:
+            self._busy.difference_update(ends)
+        return is_kept
 
     async def stop(self) -> None:
         """Gives up what is under way; the next start finds it."""
@@ -106,9 +163,6 @@ class LeaseJournal:
                     self._undo(claim)
                     return False
                 stored = await self._store.grant(stored, claim, answer)
-        except Refused:
-            self._undo(claim)
-            raise
         except TimeoutError as error:
             trouble = f"not within {STORE_SECONDS:g} s: {self._store.trouble or 'no answer'}"
             raise self._not_stored(claim, trouble) from error
@@ -120,7 +174,7 @@ class LeaseJournal:
         return True
 
     def _not_stored(self, claim: Claim, trouble: object) -> NotStoredError:
-        failure = NotStoredError(f"PortLease {claim.owner.namespace}/{name_of(claim)}: {trouble}")
+        failure = _failure(f"{claim.owner.namespace}/{name_of(claim)}", claim, trouble)
         failure.until = self._undo(claim)
         return failure
 
@@ -137,17 +191,11 @@ class LeaseJournal:
 
     # -- end
 
-    async def _end(self, entries: Sequence[Entry], claim_id: ClaimId) -> bool:
-        try:
-            stored = self._shelf.of(claim_id)
-            if stored is not None:
-                await self._store.delete(stored)
-                self._shelf.drop(stored.uid)
-            ended = await self._inner.submit(entries, _always)
-            self._leases.discard(claim_id)
-        finally:
-            self._busy.discard(claim_id)
-        return ended
+    async def _delete(self, claim_id: ClaimId) -> None:
+        stored = self._shelf.of(claim_id)
+        if stored is not None:
+            await self._store.delete(stored)
+            self._shelf.drop(stored.uid)
 
     # -- renewal
 
@@ -155,7 +203,7 @@ class LeaseJournal:
         stored = self._shelf.of(claim.id)
         return stored is not None and ttl_of(claim, self._now()) > stored.ttl
 
-    async def _renew(self, claim: Claim, is_wanted: Callable[[], bool]) -> bool:
+    async def _grow(self, claim: Claim) -> None:
         stored = self._shelf.of(claim.id)
         try:
             if stored is not None:
@@ -164,8 +212,7 @@ class LeaseJournal:
         except TimeoutError as error:
             raise NotStoredError(f"PortLease {stored}: no answer for {RENEW_SECONDS:g} s") from error
         except (ApiError, UnreachableError) as error:
-            raise NotStoredError(f"PortLease {stored}: {error}") from error
-        return await self._inner.submit([Put(claim)], is_wanted)
+            raise _failure(str(stored), claim, error) from error
 
     # -- what is under way
 
@@ -178,6 +225,17 @@ class LeaseJournal:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _failure(name: str, claim: Claim, trouble: object) -> NotStoredError:
+    """Why an object was not written, and whether that is the caller's mistake."""
+    if not isinstance(trouble, ApiError):
+        return NotStoredError(f"PortLease {name}: {trouble}")
+    failure = NotStoredError(f"PortLease {name}: {trouble_of(trouble)}")
+    mistake = refusal_of(trouble, claim.owner.namespace)
+    if mistake is not None:
+        failure.refusal = Refused(mistake)
+    return failure
 
 
 def _always() -> bool:

@@ -8,9 +8,10 @@ Rules:
   Lease was valid, so it is among them; what it stored later it has told to nobody.
 * A lease in the journal whose object is missing has ended. An object that the journal does not know is taken up, with
   the answer to its request.
-* Renewals are written to the objects every 10 seconds. Of a lease that is not in the predecessor's journal, and was not
-  handed over in order either, the last ones are unknown: it gets its whole time anew, so that it does not end before
-  its holder was told.
+* Renewals are written to the objects every 10 seconds, as the time that is left: no clock of another machine plays a
+  part. A lease in our own journal has what the journal says. One that was handed over in order has what its object
+  tells; in an orderly stop the objects that tell too much are corrected, as many as a moment allows. Of any other the
+  last renewals are unknown: it gets its whole time anew, so that it does not end before its holder was told.
 * An object that is deleted ends its lease: at once where the watch tells, or when a list lacks it.
 * What else there is to do is done every 10 seconds (`tidy`); what fails then is tried the next time.
 """
@@ -18,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -38,7 +40,7 @@ from allocator.portleases.journal import LeaseJournal
 from allocator.portleases.objects import API, READER, PortLeaseSketch, Stored, parse
 from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
-from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores
+from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores, generous
 from allocator.slices import slices
 from hostport.supervision import side_by_side
 
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 PORT_LEASES: Final = Kind("portleases.hostport.io", f"{API}/portleases", READER)
 PACE: Final = Pace()
 TIDY_SECONDS = 10.0
+CORRECTION_SECONDS = 0.5  # for the objects that tell too much, likewise
 LAST_SECONDS = 2.0  # for the renewals that were not written yet, when we stop
 
 
@@ -67,7 +70,7 @@ class Books(Protocol):
 
 
 class LeaseKeeper:
-    """See the module. `legacy`: what a predecessor left us, once we may ask."""
+    """See the module. `legacy`: what a predecessor left us, once we may ask. `now` and `ahead` as for `Store`."""
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class LeaseKeeper:
         may_write: Callable[[], bool],
         pace: Pace = PACE,
         now: Callable[[], float] = time.time,
+        ahead: Callable[[], float] = float,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
@@ -91,7 +95,8 @@ class LeaseKeeper:
         self._legacy = legacy
         self._may_write = may_write
         self._now = now
-        self._follower = Follower(client, PORT_LEASES, self, pace=pace, now=now, chance=chance)
+        self._ahead = ahead
+        self._follower = Follower(client, PORT_LEASES, self, pace=pace, now=time.monotonic, chance=chance)
         self._missing: set[str] = set()
         self._is_recovered = False
         self._unfinished: set[ClaimId] = set()
@@ -105,9 +110,13 @@ class LeaseKeeper:
         """Returns when the objects were listed once."""
         await self._follower.synced.wait()
 
-    async def recover(self, since: float, version: int | None) -> None:
-        """Puts the leases into the books, once whatever was stored at `since` was told; see `Follower.caught_up`."""
-        await self._follower.caught_up(since, version)
+    def mark(self) -> int:
+        """Marks this moment, for `recover`."""
+        return self._follower.begun
+
+    async def recover(self, mark: int, version: int | None) -> None:
+        """Puts the leases into the books, once whatever was stored at a moment was told; see `Follower.caught_up`."""
+        await self._follower.caught_up(mark, version)
         self._recover()
 
     def latest(self) -> int:
@@ -123,6 +132,10 @@ class LeaseKeeper:
                     is_whole = await self.tidy()
             except TimeoutError:
                 log.warning("not every renewal of a lease was written: a successor gives them their whole time")
+            with contextlib.suppress(TimeoutError):  # the others may last longer than they need
+                async with asyncio.timeout(CORRECTION_SECONDS):
+                    leases = {claim.id: claim for claim in self._books.leases()}
+                    await asyncio.gather(*map(self._done, generous(leases, self._shelf, self._now())))
         await self.give_up()
         return is_whole
 
@@ -189,11 +202,12 @@ class LeaseKeeper:
         log.info("%d leases are stored; %d of the journal have ended", len(recorded), len(self._unfinished))
 
     def _resumed(self, stored: Stored, claim: Claim) -> Claim:
-        """Where its last renewal may be unknown, the lease gets its whole time anew."""
+        """With the time that it has at least. The journal's end stands by itself, unless this is a later one."""
         legacy = self._legacy()
-        if legacy is Legacy.EVERYTHING or (legacy is Legacy.JOURNAL and self._books.is_known(claim.id)):
+        if legacy is Legacy.JOURNAL and self._books.is_known(claim.id):
             return claim
-        return replace(claim, expires=max(claim.expires or 0.0, self._now() + stored.ttl))
+        left = stored.left if legacy is Legacy.EVERYTHING else max(stored.left, stored.ttl)
+        return replace(claim, expires=self._now() + left)
 
     # -- tidying up
 
@@ -213,6 +227,8 @@ class LeaseKeeper:
             is_known=self._books.is_known,
             busy=self._journal.busy,
             unfinished=self._unfinished,
+            now=self._now(),
+            ahead=self._ahead(),
         )
         done = await asyncio.gather(*map(self._done, list(due)))
         if all(done):

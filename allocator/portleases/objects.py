@@ -5,8 +5,10 @@ Rules:
 * Only `status` counts, which nobody but the allocator may write. An object without a `status.node` holds nothing:
   somebody made it by hand, or we died before we had granted it.
 * `spec` says for whom, and cannot be changed; that of a granted object is what we wrote.
-* `status.expires` is in whole seconds, rounded up. It lags behind a renewal (see `keeper`), `status.ttlSeconds` does
-  not: it is the longest time that the lease was ever granted or renewed for.
+* How long a lease lasts is stored as time: `status.secondsLeft` is what was left of it when the object was last
+  written, `status.ttlSeconds` the longest time that it was ever granted or renewed for. Both are rounded up.
+* `status.expires` is for people: when the lease ends, by the wall clock of who wrote it. Nothing is reckoned from it,
+  since another machine's clock may tell another time. What a renewal changes lags behind it (see `keeper`).
 * An object that is being deleted holds nothing any more, whatever finalizers keep it.
 """
 
@@ -82,6 +84,7 @@ class _Status(_Fields):
     ports: list[_Port] = []
     port_summary: str = ""
     expires: datetime | None = None
+    seconds_left: int = 0
     ttl_seconds: int = 0
     range: _Range | None = None
     request: _Request | None = None
@@ -116,8 +119,10 @@ class Stored:
     uid: str
     version: int
     id: ClaimId
-    claim: Claim | None = None  # None: it holds nothing
-    ttl: float = 0.0
+    claim: Claim | None = None  # without an end, which only a clock can tell. None: it holds nothing
+    left: float = 0.0  # seconds, when it was last written
+    ttl: float = 0.0  # seconds
+    expires: float = 0.0  # for people, seconds since the epoch
     answer: Answer | None = None
     is_explained: bool = False  # whether it says why it holds nothing
     is_going: bool = False  # it is being deleted, and waits for somebody's finalizer
@@ -159,8 +164,8 @@ def object_of(claim: Claim) -> dict[str, Any]:
     }
 
 
-def grant_of(claim: Claim, answer: Answer | None, now: float) -> dict[str, Any]:
-    """The status that makes it a lease."""
+def grant_of(claim: Claim, answer: Answer | None, now: float, ahead: float) -> dict[str, Any]:
+    """The status that makes it a lease. `now` as for the claim; the wall clock is `ahead` seconds ahead of it."""
     status = _Status(
         node=claim.node or "",
         ports=[
@@ -177,42 +182,42 @@ def grant_of(claim: Claim, answer: Answer | None, now: float) -> dict[str, Any]:
         port_summary=", ".join(str(key) for key in claim.keys),
         range=_Range(min=claim.range[0], max=claim.range[1]) if claim.range else None,
         request=_Request(id=answer.request_id, digest=answer.digest, answer=answer.response) if answer else None,
-        conditions=[_condition("True", "Granted", "The ports are held on the node until the lease ends.", now)],
+        conditions=[_condition("True", "Granted", "The ports are held on the node until the lease ends.", now + ahead)],
     )
-    return {"status": {**msgspec.to_builtins(status), **_life(claim, ttl_of(claim, now))}}
+    return {"status": {**msgspec.to_builtins(status), **_life(claim, now, ahead, ttl_of(claim, now))}}
 
 
-def renewal_of(claim: Claim, ttl: float | None = None) -> dict[str, Any]:
+def renewal_of(claim: Claim, now: float, ahead: float, ttl: float | None = None) -> dict[str, Any]:
     """What a renewal changes; a ttl where it is longer than the one that is stored."""
-    return {"status": _life(claim, ttl)}
+    return {"status": _life(claim, now, ahead, ttl)}
 
 
-def explanation(now: float) -> dict[str, Any]:
-    """What is said of an object that the allocator did not grant."""
+def explanation(wall: float) -> dict[str, Any]:
+    """What is said of an object that the allocator did not grant. `wall`: seconds since the epoch."""
     message = (
         "This object was not made by the allocator and holds no ports: ports are leased with its Allocate call."
         " Delete it."
     )
-    return {"status": {"conditions": [msgspec.to_builtins(_condition("False", "NotRequested", message, now))]}}
+    return {"status": {"conditions": [msgspec.to_builtins(_condition("False", "NotRequested", message, wall))]}}
 
 
 def ttl_of(claim: Claim, now: float) -> float:
-    """The time that a lease gets, if it gets it now, in whole seconds."""
-    return float(math.ceil(round((claim.expires or now) - now, 3)))
+    """The time that is left of a lease, in whole seconds; 0 where it is over."""
+    return float(max(0, math.ceil(round((claim.expires or now) - now, 3))))
 
 
-def whole(expires: float | None) -> float:
-    """An end as it is stored."""
-    return float(math.ceil(expires or 0.0))
+def shown_end(claim: Claim, ahead: float) -> float:
+    """When a lease ends, as people are told."""
+    return float(math.ceil(round((claim.expires or 0.0) + ahead, 3)))
 
 
-def _life(claim: Claim, ttl: float | None) -> dict[str, Any]:
-    life: dict[str, Any] = {"expires": _time(whole(claim.expires))}
+def _life(claim: Claim, now: float, ahead: float, ttl: float | None) -> dict[str, Any]:
+    life: dict[str, Any] = {"expires": _time(shown_end(claim, ahead)), "secondsLeft": int(ttl_of(claim, now))}
     return life if ttl is None else {**life, "ttlSeconds": int(ttl)}
 
 
-def _condition(status: str, reason: str, message: str, now: float) -> _Condition:
-    at = datetime.fromtimestamp(int(now), UTC)
+def _condition(status: str, reason: str, message: str, wall: float) -> _Condition:
+    at = datetime.fromtimestamp(int(wall), UTC)
     return _Condition(type=GRANTED, status=status, reason=reason, message=message, last_transition_time=at)
 
 
@@ -244,7 +249,9 @@ def parse(sketch: PortLeaseSketch) -> Stored:
         version=int(metadata.resource_version or 0),
         id=claim_id,
         claim=_claim(claim_id, metadata, spec.owner, status) if is_granted else None,
+        left=float(status.seconds_left or status.ttl_seconds),  # an older allocator stored no more than the latter
         ttl=float(status.ttl_seconds),
+        expires=status.expires.timestamp() if status.expires else 0.0,
         answer=Answer(request.id, request.digest, claim_id, request.answer) if request else None,
         is_explained=any(condition.type == GRANTED for condition in status.conditions),
         is_going=metadata.deletion_timestamp is not None,
@@ -275,6 +282,5 @@ def _claim(claim_id: ClaimId, metadata: _Metadata, owner: _Owner, status: _Statu
         ),
         created=metadata.creation_timestamp.timestamp() if metadata.creation_timestamp else 0.0,
         node=NodeName(status.node),
-        expires=status.expires.timestamp() if status.expires else 0.0,
         range=(status.range.min, status.range.max) if status.range else None,
     )

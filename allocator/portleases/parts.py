@@ -14,16 +14,26 @@ from allocator.portleases.store import Store
 
 
 class Parts:
-    """`may_write`: whether the coordination Lease is ours. `now` gives seconds since the epoch."""
+    """`may_write`: whether the coordination Lease is ours. `now` is the clock by which leases end.
+
+    `ahead`: how far the wall clock is ahead of that one, in seconds.
+    """
 
     def __init__(
-        self, client: Client, inner: Journal, *, may_write: Callable[[], bool], now: Callable[[], float]
+        self,
+        client: Client,
+        inner: Journal,
+        *,
+        may_write: Callable[[], bool],
+        now: Callable[[], float],
+        ahead: Callable[[], float] = float,
     ) -> None:
         self._client = client
         self._may_write = may_write
         self._now = now
+        self._ahead = ahead
         self._shelf = Shelf()
-        self._store = Store(client, may_write=may_write, now=now)
+        self._store = Store(client, may_write=may_write, now=now, ahead=ahead)
         self.journal = LeaseJournal(inner, self._store, self._shelf, now=now)
 
     def keeper(self, books: Books, *, legacy: Callable[[], Legacy]) -> LeaseKeeper:
@@ -36,4 +46,5 @@ class Parts:
             legacy=legacy,
             may_write=self._may_write,
             now=self._now,
+            ahead=self._ahead,
         )

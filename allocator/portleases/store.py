@@ -2,13 +2,13 @@
 
 Rules:
 
-* What got no answer, or was put off (429, 5xx), is asked again until the caller's time is over. Repeating is safe: a
-  creation that meets an object of the same id has met its own, a grant names the version that it builds on, a deletion
-  the uid.
+* What got no answer, or was put off (408, 429, 5xx), is asked again until the caller's time is over. Repeating is safe:
+  a creation that meets an object of the same id has met its own, a grant names the version that it builds on, a
+  deletion the uid.
 * A write begins only while the coordination Lease is valid, and is given up after 4 seconds: before anybody takes over
   a Lease that has fallen silent.
 * At most 16 writes are under way: the renewal of our own Lease finds few before it.
-* A namespace that is not there is the caller's mistake; whatever else the API server refuses is trouble of ours.
+* What the API server refuses is judged by `answers`: it may pass, is the caller's mistake, or trouble of ours.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 
 from allocator.cluster.backoff import pause
 from allocator.cluster.client import ApiError, Client, UnreachableError
-from allocator.core.asks import Mistake, Refused
 from allocator.core.claims import Claim
 from allocator.journal.contract import Answer
+from allocator.portleases.answers import may_pass, trouble_of
 from allocator.portleases.objects import (
     READER,
     Stored,
@@ -37,7 +37,6 @@ from allocator.portleases.objects import (
     parse,
     renewal_of,
 )
-from hostport.contract import Reason
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,10 @@ T = TypeVar("T")
 
 
 class Store:
-    """See the module. `now` gives seconds since the epoch, `chance` a number in [0, 1)."""
+    """See the module. `now` is the clock by which leases end, `ahead` how far the wall clock is ahead of it.
+
+    `chance` gives a number in [0, 1).
+    """
 
     def __init__(
         self,
@@ -56,11 +58,13 @@ class Store:
         *,
         may_write: Callable[[], bool],
         now: Callable[[], float] = time.time,
+        ahead: Callable[[], float] = float,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
         self._may_write = may_write
         self._now = now
+        self._ahead = ahead
         self._chance = chance
         self._slots = asyncio.Semaphore(MOST_WRITES)
         self.trouble = ""  # why something is being asked again
@@ -69,31 +73,35 @@ class Store:
         """Makes the object of a lease; it holds nothing yet.
 
         Raises:
-            Refused: there is no such namespace.
             ApiError: the API server refuses it.
 
         """
-        try:
-            return await self._insist(lambda: self._created(claim))
-        except ApiError as error:
-            if "namespace" in error.message and (
-                error.status == HTTPStatus.NOT_FOUND or "being terminated" in error.message
-            ):
-                raise Refused(no_namespace(claim.owner.namespace)) from error
-            raise
+        return await self._insist(lambda: self._created(claim))
 
     async def _created(self, claim: Claim) -> Stored:
         obj = object_of(claim)
         try:
             return await self._write("POST", collection_path(claim.owner.namespace), obj)
         except ApiError as error:
-            if error.status != HTTPStatus.CONFLICT:
+            # A quota counts the object that an answer which was lost has made, and says so before a conflict is found.
+            if error.status not in {HTTPStatus.CONFLICT, HTTPStatus.FORBIDDEN}:
                 raise
-            path = f"{collection_path(claim.owner.namespace)}/{name_of(claim)}"
-            found = _read(await self._client.get(path))
-            if found.id != claim.id:
+            found = await self._found(claim)
+            if found is not None and found.id == claim.id:
+                return found
+            if found is None and error.status == HTTPStatus.CONFLICT:
+                raise UnreachableError(f"{error}, and there is no such object") from error
+            raise
+
+    async def _found(self, claim: Claim) -> Stored | None:
+        """The object that has the name of the lease's own; None where there is none, or we may not look."""
+        path = f"{collection_path(claim.owner.namespace)}/{name_of(claim)}"
+        try:
+            return _read(await self._client.get(path))
+        except ApiError as error:
+            if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN}:
                 raise
-            return found
+            return None
 
     async def grant(self, stored: Stored, claim: Claim, answer: Answer | None) -> Stored:
         """Writes the status that makes the object a lease.
@@ -102,7 +110,7 @@ class Store:
             ApiError: the API server refuses it, or the object has gone.
 
         """
-        status = grant_of(claim, answer, self._now())
+        status = grant_of(claim, answer, self._now(), self._ahead())
 
         async def attempt() -> Stored:
             nonlocal stored
@@ -144,10 +152,10 @@ class Store:
     # -- one attempt, for what is repeated anyhow
 
     async def renew(self, stored: Stored, claim: Claim, ttl: float | None = None) -> Stored:
-        return await self._patch(stored, renewal_of(claim, ttl))
+        return await self._patch(stored, renewal_of(claim, self._now(), self._ahead(), ttl))
 
     async def explain(self, stored: Stored) -> Stored:
-        return await self._patch(stored, explanation(self._now()))
+        return await self._patch(stored, explanation(self._now() + self._ahead()))
 
     async def delete_once(self, stored: Stored) -> None:
         try:
@@ -184,9 +192,9 @@ class Store:
             except UnreachableError as error:
                 trouble, least = str(error), 0.0
             except ApiError as error:
-                if not (is_patient or error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= 500):
+                if not (is_patient or may_pass(error)):
                     raise
-                trouble, least = str(error), error.retry_after
+                trouble, least = trouble_of(error), error.retry_after
             else:
                 self.trouble = ""
                 return done
@@ -203,12 +211,3 @@ def _read(body: bytes) -> Stored:
         return parse(READER.one(body))
     except ValueError as error:
         raise UnreachableError(f"the answer is garbled: {error}") from error
-
-
-def no_namespace(namespace: str) -> Mistake:
-    """What is wrong with an owner whose namespace is not there."""
-    message = (
-        f"owner.namespace {namespace[:64]!r} does not exist, or is being deleted: a lease is kept as a PortLease of its"
-        " owner's namespace. Create it, or name another"
-    )
-    return Mistake(Reason.NAMESPACE_NOT_FOUND, "owner.namespace", message)

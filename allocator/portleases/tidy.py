@@ -4,7 +4,8 @@
 * A granted object without a lease is of a grant that nobody was ever told of: it is deleted. Who took over has listed
   every grant that was answered (see `keeper`), so that whatever shows up later was not.
 * An object that we did not grant is told so, in its status. Those that a predecessor had not finished are deleted.
-* Where a lease was renewed, its object is told.
+* Where a lease has more time left than its object says, the object is told; likewise where people are shown an end that
+  is wrong by `SHOWN_SECONDS`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from allocator.core.claims import Claim, ClaimId
-from allocator.portleases.objects import Stored, whole
+from allocator.portleases.objects import Stored, shown_end, ttl_of
+
+SHOWN_SECONDS = 10.0
+"""A start changes every end that is shown by the time for which nobody answered: rarely by so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """The object shows an old end."""
+    """The object tells too little time, or shows a wrong end."""
 
     stored: Stored
     claim: Claim
@@ -55,6 +59,8 @@ def chores(
     is_known: Callable[[ClaimId], bool],
     busy: Collection[ClaimId],
     unfinished: Collection[ClaimId],
+    now: float,
+    ahead: float,
 ) -> Iterator[Chore]:
     """See the module.
 
@@ -64,6 +70,8 @@ def chores(
         is_known: whether the books have a claim, also one that is still being granted.
         busy: the leases whose objects are just being written or deleted: left alone.
         unfinished: what was being granted when a predecessor died.
+        now: by the clock by which leases end.
+        ahead: seconds that the wall clock is ahead of that.
 
     """
     standing = set()
@@ -79,10 +87,20 @@ def chores(
             elif not stored.is_explained:
                 yield Explain(stored)
         elif claim is not None:
-            if whole(claim.expires) != stored.claim.expires:
+            if ttl_of(claim, now) > stored.left or abs(shown_end(claim, ahead) - stored.expires) >= SHOWN_SECONDS:
                 yield Renew(stored, claim)
         elif not is_known(stored.id):
             yield Delete(stored)
     for claim_id in leases:
         if claim_id not in standing and claim_id not in busy:
             yield End(claim_id)
+
+
+def generous(leases: Mapping[ClaimId, Claim], objects: Iterable[Stored], now: float) -> list[Renew]:
+    """Objects that tell `SHOWN_SECONDS` more than is left of their leases: those whose share of it is largest first.
+
+    Who takes over without the journal gives a lease what its object tells.
+    """
+    known = [(stored, claim, ttl_of(claim, now)) for stored in objects if (claim := leases.get(stored.id))]
+    due = [each for each in known if each[0].left - each[2] >= SHOWN_SECONDS]
+    return [Renew(stored, claim) for stored, claim, left in sorted(due, key=lambda each: each[2] / each[0].left)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from edits import EDITS, KINDS, OPTIONAL, labels
+from edits import EDITS, KINDS, NARROWED, OPTIONAL, labels
 from overlays import CERT_MANAGER, DEPLOY, Patch, matches, overlay_patches, patched
 from spans import Document, Missing, as_template, documents
 from values import markdown, schema_json, values, values_yaml
@@ -84,6 +84,8 @@ def template(document: Document, patches: Sequence[Patch], condition: str) -> st
         if matches(patch["target"], document):
             condition = patched(document, patch["patch"], when) or condition
     labels(document)
+    if narrower := NARROWED.get((document.kind, document.name)):
+        condition = f"and ({condition}) ({narrower})"
     if condition:
         document.wrap_all(f"if {condition}")
     return document.edited()

@@ -48,6 +48,26 @@ def webhook(configuration: Document) -> None:
     configuration.append("webhooks/0/clientConfig", "caBundle: <% . %>", "with .Values.certificates.caBundle")
 
 
+def issued(*durations: tuple[str, str]) -> Edit:
+    """A Certificate of cert-manager; `durations` are (field, value of the chart)."""
+
+    def edit(certificate: Document) -> None:
+        for field, value in durations:
+            certificate.replace(f"spec/{field}", f"<% .Values.certificates.{value} %>")
+
+    return edit
+
+
+def issuer(certificate: Document) -> None:
+    """The one that the values name, or the authority of our own."""
+    reference = '.Values.certificates.issuerRef | default (dict "name" "hostport-ca")'
+    certificate.replace("spec/issuerRef", f"<% {reference} | toJson %>")
+
+
+LEAF = issued(("duration", "duration"), ("renewBefore", "renewBefore"))
+AUTHORITY = issued(("duration", "caDuration"), ("renewBefore", "caRenewBefore"))
+
+
 def excluded(binding: Document) -> None:
     namespaces = "spec/matchResources/namespaceSelector/matchExpressions/0"
     if binding.is_inline(namespaces):
@@ -83,6 +103,9 @@ EDITS: Mapping[tuple[str, str], tuple[Edit, ...]] = {
     ("ValidatingAdmissionPolicyBinding", "hostport-every-port-given"): (excluded,),
     ("ValidatingAdmissionPolicyBinding", "hostport-ports-given"): (excluded,),
     ("PodDisruptionBudget", "hostport-shim"): (budget,),
+    ("Certificate", "hostport-ca"): (AUTHORITY,),
+    ("Certificate", "hostport-shim-tls"): (LEAF, issuer),
+    ("Certificate", "hostport-allocator-tls"): (LEAF, issuer),
 }
 
 
@@ -102,6 +125,14 @@ OPTIONAL = {
     "FlowSchema": ".Values.flowControl.enabled",
 }
 """Kind → the value that it depends on."""
+
+OWN_AUTHORITY = "not .Values.certificates.issuerRef"
+NARROWED = {
+    ("Issuer", "hostport-selfsigned"): OWN_AUTHORITY,
+    ("Issuer", "hostport-ca"): OWN_AUTHORITY,
+    ("Certificate", "hostport-ca"): OWN_AUTHORITY,
+}
+"""Object → on what it depends as well."""
 
 
 def labels(document: Document) -> None:

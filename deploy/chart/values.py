@@ -16,6 +16,12 @@ OBJECTS: Schema = {"type": "array", "items": {"type": "object"}}
 NAMES: Schema = {"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"}}
 FLAGS: Schema = {"type": "array", "items": {"type": "string", "pattern": "^--[a-z0-9-]+(=.*)?$"}}
 DIGEST: Schema = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
+HOURS: Schema = {"type": "string", "pattern": "^([0-9]+(h|m|s))+$"}
+ISSUER: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {key: {"type": "string"} for key in ("name", "kind", "group")},
+}
 NUMBERS: Schema = {"type": "string", "pattern": "^([0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?$"}
 
 
@@ -85,6 +91,22 @@ def values(resources: Mapping[str, Any]) -> tuple[Value, ...]:
             "With `existingSecret`: the authority of the shim's certificate, as base64 of PEM.",
         ),
         Value(
+            "certificates.issuerRef",
+            {},
+            ISSUER,
+            "With `certManager`: your own issuer, as `{name: corporate, kind: ClusterIssuer}`. It must put its "
+            "authority into `ca.crt`. Empty: an authority of our own.",
+        ),
+        Value("certificates.duration", "2160h", HOURS, "With `certManager`: life of a certificate."),
+        Value("certificates.renewBefore", "720h", HOURS, "With `certManager`: how long before its end it is renewed."),
+        Value("certificates.caDuration", "87600h", HOURS, "With `certManager`: life of the authority of our own."),
+        Value(
+            "certificates.caRenewBefore",
+            "17520h",
+            HOURS,
+            "With `certManager`: how long before its end it is renewed, with its key; more than a certificate lives.",
+        ),
+        Value(
             "priorityClassName",
             "system-cluster-critical",
             TEXT,
@@ -113,7 +135,7 @@ def values(resources: Mapping[str, Any]) -> tuple[Value, ...]:
             "allocator.replicas",
             1,
             at_least(1),
-            "2: one serves, one stands by on another node. A lost node then costs 40 s without new Pods, not 100.",
+            "2: one serves, one stands by on another node. A lost node then costs 40 s without new Pods, not 2 minutes.",
         ),
         *_program("allocator", resources["allocator"]),
         Value("shim.replicas", 2, at_least(1), "Two or more, so that no Pod waits while one of them moves."),

@@ -260,11 +260,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 width=6,
             ),
             Panel(
-                title="Age of the view, relists",
+                title="Age of the view, relists, clock steps",
                 about="Since the view of the cluster was last proven current. Good: below 10 s.",
                 queries=[
                     ("age", "max(hostport_watch_lag_seconds)"),
                     ("relists", f"sum(increase(hostport_relists_total[{LONG}]))"),
+                    ("clock steps", f"sum(increase(hostport_clock_steps_total[{LONG}]))"),
                 ],
                 unit="s",
                 width=6,

@@ -488,9 +488,10 @@ class AllocateRequest(_message.Message):
     CONTROLLER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeated call idempotent: the same id with the same request gets
-    the first answer, also across a restart, while the allocation lives and
-    for 10 minutes more. The same id with another request is an error. Empty:
-    every call is new. At most 128 characters.
+    the first answer, also across a restart, while the allocation lives. For
+    10 minutes after its end the repetition is refused: it has ended. The same
+    id with another request is an error. Empty: every call is new. At most 128
+    characters, whoever calls.
     """
     dry_run: _builtins.bool
     """True: decide and answer, reserve nothing, record nothing. The answer has
@@ -1671,6 +1672,8 @@ class GetStatusResponse(_message.Message):
     NODE_COUNT_FIELD_NUMBER: _builtins.int
     CERTIFICATES_FIELD_NUMBER: _builtins.int
     CALLERS_FIELD_NUMBER: _builtins.int
+    AUTHORITIES_FIELD_NUMBER: _builtins.int
+    CLOCK_STEP_COUNT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the program."""
     cluster: _builtins.str
@@ -1685,13 +1688,17 @@ class GetStatusResponse(_message.Message):
     """Pods with host ports that were never allocated here."""
     node_count: _builtins.int
     """Node objects."""
+    clock_step_count: _builtins.int
+    """How often the wall clock was set, or the process or its machine stopped,
+    since this process began. No lease ends by it.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When this process began."""
 
     @_builtins.property
     def current_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of the allocator's own clock."""
+        """The time of its wall clock, which is for people: nothing ends by it."""
 
     @_builtins.property
     def journal(self) -> Global___GetStatusResponse.Journal:
@@ -1717,6 +1724,12 @@ class GetStatusResponse(_message.Message):
     def callers(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetStatusResponse.Caller]:
         """Who called lately, newest first; 64 at most."""
 
+    @_builtins.property
+    def authorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetStatusResponse.Certificate]:
+        """Authorities whose certificates are trusted, by the first 16 digits of
+        SHA-256 over theirs; the 16 that end last, those first.
+        """
+
     def __init__(
         self,
         *,
@@ -1735,10 +1748,12 @@ class GetStatusResponse(_message.Message):
         node_count: _builtins.int = ...,
         certificates: _abc.Iterable[Global___GetStatusResponse.Certificate] | None = ...,
         callers: _abc.Iterable[Global___GetStatusResponse.Caller] | None = ...,
+        authorities: _abc.Iterable[Global___GetStatusResponse.Certificate] | None = ...,
+        clock_step_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "journal", b"journal", "lease", b"lease", "start_time", b"start_time", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "certificates", b"certificates", "claims", b"claims", "cluster", b"cluster", "current_time", b"current_time", "journal", b"journal", "lease", b"lease", "node_count", b"node_count", "outsider_count", b"outsider_count", "serving", b"serving", "start_time", b"start_time", "unplaceable_count", b"unplaceable_count", "version", b"version", "waiting_for", b"waiting_for", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "callers", b"callers", "certificates", b"certificates", "claims", b"claims", "clock_step_count", b"clock_step_count", "cluster", b"cluster", "current_time", b"current_time", "journal", b"journal", "lease", b"lease", "node_count", b"node_count", "outsider_count", b"outsider_count", "serving", b"serving", "start_time", b"start_time", "unplaceable_count", b"unplaceable_count", "version", b"version", "waiting_for", b"waiting_for", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

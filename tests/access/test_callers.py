@@ -9,6 +9,7 @@ import pytest
 import trustme
 
 from allocator.access.callers import ANYBODY, Caller, Role, from_certificate, from_review
+from hostport.bounds import LONGEST_REQUEST_ID
 
 AUTHORITY = trustme.CA()
 
@@ -84,6 +85,27 @@ def test_a_request_id_is_its_users_own_and_one_for_all_shims() -> None:
 
     assert [caller.own("r1") for caller in (Caller(name="carol"), shims, ANYBODY)] == ["5:carol/r1", "r1", "r1"]
     assert Caller(name="carol").own("") == ""
+
+
+NAMESPACE, ACCOUNT, REQUEST = "n" * 63, "s" * 253, "r" * LONGEST_REQUEST_ID
+
+
+@pytest.mark.parametrize(
+    ("name", "request_id"),
+    [
+        ("carol", REQUEST),
+        (f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}", "3d9f1f8e-5a1b-4c0e-8a55-6a0b3e1a2f11"),
+        ("x" * 5000, "r1"),
+    ],
+    ids=["a long request_id", "a ServiceAccount with a long name", "a user of another issuer"],
+)
+def test_a_request_id_is_kept_within_its_one_bound_whoever_calls(name: str, request_id: str) -> None:
+    own = Caller(name=name).own(request_id)
+
+    others = {Caller(name=f"{name}2").own(request_id), Caller(name=name).own(f"{request_id}2"), request_id}
+    assert len(own) <= LONGEST_REQUEST_ID
+    assert own not in others
+    assert own == Caller(name=name).own(request_id)
 
 
 @pytest.mark.parametrize(

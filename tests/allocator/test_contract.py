@@ -319,6 +319,22 @@ async def namespace_not_found(service: Running) -> None:
     await service.stub.Allocate(lease())
 
 
+async def lease_quota(service: Running) -> None:
+    fail_commits(service, Refused(Mistake(Reason.LEASE_QUOTA, "owner.namespace", "it is full")))
+    await service.stub.Allocate(lease())
+
+
+async def lease_forbidden(service: Running) -> None:
+    fail_commits(service, Refused(Mistake(Reason.LEASE_FORBIDDEN, "owner.namespace", "a policy says no")))
+    await service.stub.Allocate(lease())
+
+
+async def repeated_after_its_end(service: Running) -> None:
+    claim = (await service.stub.Allocate(lease(request_id="q1"))).allocation
+    await service.stub.Release(pb.ReleaseRequest(id=claim.id))
+    await service.stub.Allocate(lease(request_id="q1"))
+
+
 async def watch_behind(service: Running) -> None:
     watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest())
     await watch.read()  # SYNCED: from here on changes gather
@@ -348,7 +364,10 @@ STATES: dict[Reason, list[Case]] = {
     Reason.JOURNAL_UNAVAILABLE: [journal_unavailable],
     Reason.LEASE_NOT_STORED: [lease_not_stored],
     Reason.NAMESPACE_NOT_FOUND: [namespace_not_found],
+    Reason.LEASE_QUOTA: [lease_quota],
+    Reason.LEASE_FORBIDDEN: [lease_forbidden],
     Reason.ALLOCATION_NOT_FOUND: [
+        repeated_after_its_end,
         lambda service: service.stub.Renew(pb.RenewRequest(id="f" * 32)),
         lambda service: service.stub.GetAllocation(pb.GetAllocationRequest(id="garbage")),
     ],
@@ -404,6 +423,7 @@ def test_every_reason_of_the_allocator_has_a_row_here() -> None:
         Reason.NOT_A_NUMBER,
         Reason.HOST_NETWORK_FORBIDDEN,
         Reason.ALLOCATOR_UNREACHABLE,
+        Reason.TLS_FAILED,
         Reason.TOO_MANY_REQUESTS,
     }
     provoked = {reason for reason, *_ in MISTAKES} | STATES.keys() | CALLERS.keys() | {Reason.DEADLINE_PASSED}

@@ -295,3 +295,26 @@ async def test_changes_in_masses_are_journalled_in_slices_and_all_of_them(engine
         await asyncio.sleep(0)
 
     assert sorted(journal.lines) == sorted(f"{claim.id} dropped" for claim in claims)
+
+
+async def test_of_the_answers_for_one_claim_the_newest_are_kept_as_many_as_fit_into_their_bound() -> None:
+    ledger = Ledger(Rules(implicit_node=NodeName("localhost")))
+    engine = Engine(ledger=ledger, journal=MemoryJournal(), now=lambda: 1000.0, new_id=lambda: ClaimId("claim-1"))
+    engine.is_serving = True
+    sealed: list[str] = []
+
+    async def answer(request_id: str, carried: str) -> str:
+        def seal(claim: Claim, _: object) -> bytes:
+            sealed.append(request_id)
+            return claim.id.encode() + b" " * 10_000
+
+        mark = RequestMark(request_id, b"")
+        asked = ask("web-0", "http:7000=7000" if carried else "http:80", carried_id=carried)
+        return (await engine.allocate(asked, mark=mark, seal=seal, is_wanted=always)).decode().strip()
+
+    claim_id = await answer("r0", "")
+    assert {await answer(f"r{at}", claim_id) for at in range(1, 12)} == {claim_id}
+    sealed.clear()
+
+    assert {await answer(f"r{at}", claim_id) for at in (11, 7, 1)} == {claim_id}
+    assert sealed == ["r1"]

@@ -177,7 +177,7 @@ class Following:
     def __init__(self, service: Running, path: Path) -> None:
         self.service = service
         self.path = path
-        self.source = FileCluster(path, poll_seconds=0.005)
+        self.source = FileCluster(path, poll_seconds=0.005, now=lambda: 1e6, wall=lambda: 1e6)
         self.writes = 0
         self.task = asyncio.create_task(self.source.run(service.engine))
 
@@ -277,7 +277,7 @@ async def test_a_pod_that_went_while_we_were_down_is_gone_after_the_start(start:
 
     async def follow(*objects: dict[str, Any]) -> None:
         path.write_text(json.dumps(list(objects)), encoding="utf-8")
-        source = FileCluster(path, poll_seconds=0.005)
+        source = FileCluster(path, poll_seconds=0.005, now=lambda: 1e6, wall=lambda: 1e6)
         task = asyncio.create_task(source.run(service.engine))
         await asyncio.wait_for(source.synced(), 5)
         task.cancel()

@@ -7,13 +7,14 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from test_service import two_ports
 
 from allocator.config import FLAGS
+from allocator.journal.sqlite import SqliteJournal
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
@@ -85,6 +87,7 @@ def fails(*flags: str, **env: str) -> str:
 
 def test_it_serves_tells_its_health_and_stops_cleanly(tmp_path: Path) -> None:
     with running(f"--journal=sqlite:{tmp_path}/journal.db") as program:
+        asyncio.run(_until_ready(program))
         with grpc.insecure_channel(program.grpc) as channel:
             claim = (
                 pb_grpc.AllocatorServiceStub(channel).Allocate(two_ports(), wait_for_ready=True, timeout=5).allocation
@@ -133,12 +136,55 @@ async def _until_ready(program: Program) -> None:
             await asyncio.sleep(0.05)
 
 
-def test_a_corrupt_journal_is_pointed_out_and_not_served_from(tmp_path: Path) -> None:
+def test_a_damaged_journal_is_told_at_each_start_until_somebody_acknowledges_it(tmp_path: Path) -> None:
     journal = tmp_path / "journal.db"
     journal.write_bytes(b"torn")
-    with running(f"--journal=sqlite:{journal}") as program:
-        assert "[!]the journal was corrupt and was set aside as" in program.get("/readyz?verbose")[1]
+    note = "[!]the journal was damaged and set aside as"
+    for _ in range(2):
+        with running(f"--journal=sqlite:{journal}") as program:
+            asyncio.run(_until_ready(program))
+            assert note in program.get("/readyz?verbose")[1]
+            assert "hostport_journal_set_aside 1.0" in program.get("/metrics")[1]
     assert [p.read_bytes() for p in tmp_path.glob("journal.db.corrupt-*")] == [b"torn"]
+
+    assert journal_command("acknowledge", journal).returncode == 0
+
+    with running(f"--journal=sqlite:{journal}") as program:
+        asyncio.run(_until_ready(program))
+        assert note not in program.get("/readyz?verbose")[1]
+        assert "hostport_journal_set_aside 0.0" in program.get("/metrics")[1]
+
+
+def journal_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "allocator", "journal", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=20, check=False)
+
+
+def test_a_journal_that_somebody_has_locked_is_waited_for_and_told_and_nothing_of_it_is_touched(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.db"
+    SqliteJournal(journal).open_now().close()
+    before = journal.read_bytes()
+    with closing(sqlite3.connect(journal, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with running(f"--journal=sqlite:{journal}") as program:
+            status, text = asyncio.run(_until_told(program, "database is locked"))
+            assert (status, "[-]journal failed: " in text) == (503, True)
+            assert program.get("/healthz") == (200, "ok\n")
+            assert "hostport_journal_trouble 1.0" in program.get("/metrics")[1]
+            other.execute("ROLLBACK")
+            other.close()
+            asyncio.run(_until_ready(program))
+            assert "hostport_journal_trouble 0.0" in program.get("/metrics")[1]
+    assert journal.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir() if "corrupt" in each.name] == []
+
+
+async def _until_told(program: Program, words: str) -> tuple[int, str]:
+    async with asyncio.timeout(10):
+        while words not in (told := await asyncio.to_thread(program.get, "/readyz?verbose"))[1]:
+            await asyncio.sleep(0.05)
+    return told
 
 
 Authorities = Mapping[str, trustme.CA]
@@ -304,12 +350,14 @@ BUILTIN = (
         ),
         (["--certificates=builtin"], "--certificates builtin needs --lease-namespace"),
         ([*BUILTIN, "--tls-cert=x", "--tls-key=y"], "exclude each other"),
+        ([*BUILTIN, "--also-trust=x"], "--also-trust needs --certificates files and --tls-client-ca"),
+        (["--also-trust=x"], "--also-trust needs --certificates files and --tls-client-ca"),
+        ([*BUILTIN, "--certificate-delay=1m"], "--certificate-delay is for --certificates files"),
         ([*BUILTIN, "--certificate-lifetime=59m"], "must be six times --certificate-propagation or more"),
         ([*BUILTIN, "--ca-lifetime=1h"], "must be twice --certificate-lifetime or more"),
         ([*BUILTIN, "--certificate-names=a b"], "'a b' is neither a DNS name nor an address"),
         (["--port-leases"], "--port-leases needs --cluster kubernetes"),
         (["--lease-namespace=x"], "--lease-namespace needs --cluster kubernetes, --pod-name and --pod-uid"),
-        (["--journal=sqlite:/proc/none/j.db"], "journal /proc/none/j.db cannot be locked"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

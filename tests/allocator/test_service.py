@@ -30,12 +30,13 @@ def two_ports(name: str = "db-0", **fields: Any) -> pb.AllocateRequest:
     )
 
 
-def lease(name: str, seconds: int = 60) -> pb.AllocateRequest:
+def lease(name: str, seconds: int = 60, **fields: Any) -> pb.AllocateRequest:
     return pb.AllocateRequest(
         owner=pb.Owner(kind="Relay", namespace="media", name=name, description="RTP relay"),
         policy=pb.POLICY_DYNAMIC,
         ports=[pb.PortRequest(name="rtp", protocol=pb.PROTOCOL_UDP)],
         ttl=Duration(seconds=seconds),
+        **fields,
     )
 
 
@@ -102,17 +103,30 @@ async def test_concurrent_repetitions_are_one_allocation(start: Start) -> None:
     assert len(list(service.engine.ledger.claims())) == 1
 
 
-async def test_an_answer_outlives_its_claim_by_ten_minutes(start: Start) -> None:
+async def test_a_request_whose_allocation_has_ended_is_refused_for_ten_minutes_and_then_is_a_new_one(
+    start: Start,
+) -> None:
     service = await start(durable=True)
     first = await service.stub.Allocate(two_ports(request_id="r1"))
     await service.stub.Release(pb.ReleaseRequest(id=first.allocation.id))
-    service.now += 600
-    service.engine.tick()
-    assert await service.stub.Allocate(two_ports(request_id="r1")) == first
+
+    for seconds in (0, 600):
+        service.now += seconds
+        service.engine.tick()
+        with pytest.raises(grpc.aio.AioRpcError, match=f"NOT_FOUND.*{first.allocation.id}.* has ended"):
+            await service.stub.Allocate(two_ports(request_id="r1"))
 
     service.now += 1
     service.engine.tick()
     assert (await service.stub.Allocate(two_ports(request_id="r1"))).allocation.id != first.allocation.id
+
+
+async def test_a_lease_that_has_run_out_is_not_answered_as_granted_before_the_next_tick(service: Running) -> None:
+    await service.stub.Allocate(lease("r1", request_id="q"))
+    service.now += 60
+
+    with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
+        await service.stub.Allocate(lease("r1", request_id="q"))
 
 
 async def test_denials_are_not_kept(service: Running) -> None:

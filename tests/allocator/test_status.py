@@ -48,7 +48,10 @@ class LateWatch:
 
     def hurry(self) -> None: ...
 
-    async def caught_up(self, since: float, version: int | None) -> None: ...
+    def mark(self) -> int:
+        return 0
+
+    async def caught_up(self, mark: int, version: int | None) -> None: ...
 
     def latest(self) -> int:
         return 0
@@ -79,6 +82,7 @@ async def ask(service: Running) -> pb.GetStatusResponse:
 
 async def test_it_tells_what_there_is_and_who_has_called(service: Running) -> None:
     service.metrics.certificate("allocator", lambda: 5000.5)
+    service.metrics.trust(lambda: {"5f2c9d3e8a7b6c10": 9000.0, "0a1b2c3d4e5f6071": 6000.0})
     service.now = 1010.0
     await service.stub.Allocate(
         pb.AllocateRequest(owner=pb.Owner(kind="Relay", name="r"), policy=pb.POLICY_DYNAMIC, ports=[pb.PortRequest()])
@@ -102,6 +106,10 @@ async def test_it_tells_what_there_is_and_who_has_called(service: Running) -> No
         ],
         "nodeCount": 1,
         "certificates": [{"name": "allocator", "expireTime": "1970-01-01T01:23:20.500Z"}],
+        "authorities": [
+            {"name": "5f2c9d3e8a7b6c10", "expireTime": "1970-01-01T02:30:00Z"},
+            {"name": "0a1b2c3d4e5f6071", "expireTime": "1970-01-01T01:40:00Z"},
+        ],
         "callers": [{"program": "grpc-python-asyncio", "address": "127.0.0.1", "callTime": "1970-01-01T00:16:50Z"}],
     }
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from kit import node
+import pytest
+from kit import Desk, ask, node
 
-from allocator.cluster.kubernetes import MOST_GONE, MOST_NODES, _Nodes, _Pods
+from allocator.cluster.kubernetes import MOST_GONE, _Nodes, _Pods
+from allocator.core.candidates import Constraints, Toleration
 from allocator.core.claims import PodUid
+from allocator.engine import NODE_WEIGHT, SETS_OF_A_PORT
+from allocator.slices import MOST_WEIGHT
 
 
 class Hearer:
     """Takes down how much it is told at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight: int = NODE_WEIGHT) -> None:
         self.told: list[int] = []
+        self.weight = weight
+
+    def node_weight(self) -> int:
+        return self.weight
 
     def observe(self, **changes: Any) -> None:
         self.told.append(sum(len(list(some)) for some in changes.values() if not isinstance(some, bool)))
@@ -23,13 +31,21 @@ class Hearer:
         return {PodUid(f"u{at}") for at in range(100)}
 
 
-def test_nodes_of_a_list_are_told_a_few_at_a_time() -> None:
-    hearer = Hearer()
+@pytest.mark.parametrize(
+    ("sets", "most"),
+    [
+        pytest.param(0, MOST_WEIGHT // NODE_WEIGHT, id="few"),
+        pytest.param(1_000, 3, id="a thousand candidate sets"),
+        pytest.param(5_000, 1, id="five thousand"),
+    ],
+)
+def test_fewer_nodes_are_told_at_a_time_the_more_candidate_sets_are_kept(sets: int, most: int) -> None:
+    hearer = Hearer(NODE_WEIGHT + sets // SETS_OF_A_PORT)
     sink = _Nodes(hearer)  # type: ignore[arg-type]
     sink._listed = {each.name: each for each in map(node, map(str, range(20)))}
     for _ in sink.complete(0.0):
         pass
-    assert (sum(hearer.told), max(hearer.told)) == (20, MOST_NODES)
+    assert (sum(hearer.told), max(hearer.told)) == (20, most)
 
 
 def test_pods_that_a_list_lacks_are_told_a_few_at_a_time() -> None:
@@ -39,3 +55,12 @@ def test_pods_that_a_list_lacks_are_told_a_few_at_a_time() -> None:
     for _ in sink.complete(0.0):
         pass
     assert (sum(hearer.told), max(hearer.told)) == (100, MOST_GONE)
+
+
+def test_a_candidate_set_counts_as_long_as_it_is_kept() -> None:
+    desk = Desk(node("a"))
+    before = desk.ledger.candidate_sets
+    desk.ledger.candidate_count(
+        desk.grant(ask("web", "x:1", constraints=Constraints(tolerations=(Toleration(key="t"),))))
+    )
+    assert desk.ledger.candidate_sets == before + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -10,10 +11,12 @@ from kit import lease as lease_of
 from servicekit import Running, Start
 from test_service import lease, two_ports
 
-from allocator import watchers
+from allocator import slices, watchers
 from allocator.core.claims import PodUid
 from allocator.core.ledger import Rules
 from allocator.core.pods import Pod
+from allocator.service import _send
+from allocator.slices import Pace
 from allocator.watchers import Watcher, Watchers
 from hostport.v1 import allocator_pb2 as pb
 
@@ -158,3 +161,26 @@ def test_a_watcher_that_reads_nothing_is_let_go(desk: Desk, monkeypatch: pytest.
             desk.grant(lease_of(f"r{number}", "a:1"))
 
         assert (watcher.is_behind, unread(watcher)) == (True, [])
+
+
+async def test_others_are_served_between_the_messages_of_a_watcher_that_takes_one_event_in_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, served = [0.0], [0]
+    monkeypatch.setattr(slices, "perf_counter", lambda: clock[0])
+
+    class Connection:
+        async def write(self, _: object) -> None:
+            """Takes a millisecond, and never waits."""
+            clock[0] += 0.001
+
+    async def others() -> None:
+        while True:
+            served[0] += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    pace = Pace(asyncio.Lock())
+    await _send(cast("Any", Connection()), [W()] * 100, pace, is_batched=False)
+    beside.cancel()
+    assert served[0] >= 100 * 0.001 / slices.SLICE_SECONDS / 2

@@ -58,7 +58,7 @@ class Objects:
         return [
             each.object
             for each, end in zip(versions, until, strict=True)
-            if each.object is not None and end >= self.now() - seconds
+            if each.object is not None and end > self.now() - seconds
         ]
 
     async def send(self, method: str, path: str, params: Any = None, body: Any = None) -> bytes:

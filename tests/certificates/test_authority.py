@@ -89,6 +89,18 @@ def test_an_authority_is_trusted_until_it_has_expired() -> None:
     assert advance(changed, RULES, is_spread=None, now=NOW + 12_000).trusted == (changed.signer.certificate,)
 
 
+@pytest.mark.parametrize("is_spread", [None, False], ids=["it cannot be seen", "a place does not name it"])
+def test_at_the_last_moment_the_successor_signs_wherever_it_is_known(is_spread: bool | None) -> None:
+    """A certificate that is written any later is not seen before the old one has ended."""
+    waiting = following()
+    assert waiting.successor is not None
+    assert advance(waiting, RULES, is_spread=is_spread, now=NOW + 11_000) == waiting
+
+    changed = advance(waiting, RULES, is_spread=is_spread, now=NOW + 11_001)
+
+    assert changed == Authority(signer=waiting.successor, trusted=waiting.trusted)
+
+
 def test_a_successor_signs_at_once_when_the_signer_has_expired() -> None:
     waiting = following()
     assert waiting.successor is not None

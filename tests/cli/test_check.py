@@ -105,14 +105,19 @@ Allocator
 ✓ its view of the cluster is current (2s ago)
 ✓ its ServiceAccount has the rights that it needs
 ✓ its journal is in order (sqlite)
+✓ its clock was not set
 ✓ its certificates are good for a while (60d)
 ✓ the versions of shims, allocator and this program fit (0.1.0)
 
 Books
 ✓ every Pod with ports has room for them
 
-0 failed, 0 warnings, 17 fine"""
+0 failed, 0 warnings, 18 fine"""
     )
+
+
+def authority(name: str, days: float) -> Status.Certificate:
+    return Status.Certificate(name=name, expire_time=Timestamp(seconds=int(NOW + days * DAY)))
 
 
 X509 = Unseen(
@@ -120,6 +125,10 @@ X509 = Unseen(
     " x509: certificate signed by unknown authority"
 )
 DOWN = Unseen('kubectl: failed calling webhook "pods.hostport.io": ALLOCATOR_UNREACHABLE: no answer from the allocator')
+REFUSED = Unseen(
+    'kubectl: failed calling webhook "pods.hostport.io": TLS_FAILED: no TLS with the allocator a:1: this shim does not trust'
+    " the allocator's certificate: certificate has expired"
+)
 MISSING = Unseen("kubectl: not found", "NotFound")
 FORBIDDEN = Unseen('kubectl: leases is forbidden: User "eve" cannot list resource "leases"', "Forbidden")
 
@@ -154,6 +163,18 @@ BROKEN: dict[str, tuple[Facts, str]] = {
         replace(HEALTHY, status=Unseen("no answer from the allocator: Connection refused"), dry_run=DOWN),
         (f"✗ webhook-admits: {DOWN.message}\n"
         "✗ allocator-answers: no answer from the allocator: Connection refused"),
+    ),
+    "a certificate is refused": (
+        replace(HEALTHY, dry_run=REFUSED),
+        f"✗ webhook-admits: {REFUSED.message}",
+    ),
+    "the last authority ends": (
+        replace(HEALTHY, status=status(authorities=[authority("a1", 0.5), authority("b2", 3.0)])),
+        "‼ authority-trusted: the last of 2, b2 ends in 3d",
+    ),
+    "a former authority ends": (
+        replace(HEALTHY, status=status(authorities=[authority("a1", 0.5), authority("b2", 300.0)])),
+        "",
     ),
     "allocator waits": (
         replace(HEALTHY, status=status(serving=None, waiting_for="the first full view of kubernetes")),
@@ -243,11 +264,15 @@ BROKEN: dict[str, tuple[Facts, str]] = {
     ),
     "journal set aside": (
         replace(HEALTHY, status=status(journal=Status.Journal(kind="sqlite", set_aside="/j.corrupt-1"))),
-        "‼ allocator-journal: it could not be read at the start, and was set aside as /j.corrupt-1",
+        "‼ allocator-journal: it was damaged, and set aside as /j.corrupt-1",
     ),
     "disk full": (
         replace(HEALTHY, status=status(journal=Status.Journal(kind="sqlite", unsaved_count=7))),
         "✗ allocator-journal: 7 changes could not be written, and are tried again",
+    ),
+    "clock set": (
+        replace(HEALTHY, status=status(clock_step_count=2)),
+        "‼ allocator-clock: it was set, or the allocator stopped, 2 times since its start",
     ),
     "versions apart": (
         replace(HEALTHY, program="0.3.0"),
@@ -320,7 +345,7 @@ Webhook
     see:   docs/checks.md#webhook-admits
 """
     )
-    assert shown[-1] == "2 failed, 0 warnings, 15 fine"
+    assert shown[-1] == "2 failed, 0 warnings, 16 fine"
 
 
 def test_json_says_the_same() -> None:
@@ -328,7 +353,7 @@ def test_json_says_the_same() -> None:
 
     data = json.loads(json.dumps(as_data(judge(facts))))
 
-    assert (data["result"], len(data["checks"])) == ("failed", 17)
+    assert (data["result"], len(data["checks"])) == ("failed", 18)
     assert [each for each in data["checks"] if each["result"] != "ok"] == [
         {
             "id": "allocator-sees",

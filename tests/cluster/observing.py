@@ -61,6 +61,9 @@ class Recorder:
     def known_pods(self) -> Collection[PodUid]:
         return [PodUid(uid) for uid in self.pods]
 
+    def node_weight(self) -> int:
+        return 1
+
     def node_of(self, uid: str) -> str | None:
         """The Pod's node; None as long as it is not told or has none."""
         pod = self.pods.get(uid)

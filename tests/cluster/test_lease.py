@@ -49,16 +49,23 @@ ROWS = {
     "another, silent for 15 s": (record(OTHER, renewed=1.0), 15.0, LIVES, Take(Right.SILENT)),
     "another, clock far ahead": (record(OTHER, renewed=9e9), 15.0, LIVES, Take(Right.SILENT)),
     "its Pod is finished": (record(OTHER), 0.0, FINISHED, Take(Right.POD_FINISHED)),
-    "its Pod is gone for long": (record(OTHER, renewed=NOW - 20), 0.0, GONE, Take(Right.POD_GONE)),
+    "its Pod is gone, seen just now": (record(OTHER, renewed=NOW - 20), 0.0, GONE, Take(Right.POD_GONE, NOW + 10)),
+    "its Pod is gone for long": (record(OTHER), 10.0, GONE, Take(Right.POD_GONE)),
     "its Pod is gone, it may run": (record(OTHER), 1.0, GONE, Take(Right.POD_GONE, NOW + 9)),
     "without its journal": (record(None, journal="j2"), 0.5, LIVES, Take(Right.RELEASED, NOW + 35.5)),
-    "without its journal, seen late": (
-        record(None, journal="j2", renewed=NOW - 30),
+    "without its journal, its clock behind ours": (
+        record(None, journal="j2", renewed=NOW - 7200),
         0.5,
         LIVES,
-        Take(Right.RELEASED, NOW + 11),
+        Take(Right.RELEASED, NOW + 35.5),
     ),
-    "without its journal, long ago": (record(None, journal="j2", renewed=NOW - 41), 0.5, LIVES, Take(Right.RELEASED)),
+    "without its journal, its clock ahead of ours": (
+        record(None, journal="j2", renewed=NOW + 7200),
+        0.5,
+        LIVES,
+        Take(Right.RELEASED, NOW + 35.5),
+    ),
+    "without its journal, seen for long": (record(None, journal="j2"), 36.0, LIVES, Take(Right.RELEASED)),
     "without its journal, handed over": (
         record(None, journal="j2", handed_over=True),
         0.5,

@@ -388,3 +388,36 @@ def test_a_restored_ledger_is_the_same() -> None:
     again.observe()
 
     assert again.state() == desk.state()
+
+
+def test_a_dry_run_for_a_node_that_nobody_knows_shows_no_such_node() -> None:
+    desk = Desk("n1")
+    before = desk.state()
+    desk.ledger.preview(ask("web", "x:1=5000", policy="Static", constraints=on("ghost")), desk.now)
+    assert (desk.state(), desk.ledger.has_node("ghost")) == (before, False)
+    desk.grant(ask("web", "x:1=5000", policy="Static", constraints=on("ghost")))
+    assert desk.ledger.node_names() == ["ghost", "n1"]
+
+
+def test_a_node_that_is_gone_is_shown_as_long_as_something_stands_there() -> None:
+    desk = Desk("n1", "n2")
+    desk.observe(pods=[pod("web", "x:1=5000", at="n1")])
+    desk.observe(gone_nodes=["n1", "n2"])
+    assert desk.ledger.node_names() == ["n1"]
+    desk.observe(gone_pods=["uid-demo-web"])
+    assert desk.ledger.node_names() == []
+
+
+def test_reservations_of_a_time_without_pods_get_their_deadline_a_few_at_a_time() -> None:
+    desk = Desk("n1")
+    for number in range(600):
+        desk.grant(ask(f"p{number}", f"x:1={5000 + number}", policy="Static"))
+    desk.ledger.take_changes()
+    desk.ledger.trust_pods(desk.now)
+    dated = [len(desk.ledger.take_changes())]
+    desk.now += 10
+    while desk.ledger.has_plans_to_mend:
+        desk.ledger.mend_plans()
+        dated.append(len(desk.ledger.take_changes()))
+    assert dated == [256, 256, 88]
+    assert {claim.expires for claim in desk.ledger.claims()} == {1000.0 + 45.0}

@@ -263,3 +263,14 @@ def test_a_wide_range_of_which_every_number_is_leased_on_a_candidate_is_told_to_
         desk.grant(lease(f"l{first}", *numbers, policy="Static", constraints=on("a")))
     asked = ask("late", "web:80", low=10_000, high=59_999, when_full=when_full)
     assert list(desk.refusal(asked)) == ["RANGE_EXHAUSTED"]
+
+
+def test_a_search_that_cannot_tell_which_of_two_reasons_holds_says_neither() -> None:
+    """The range is full for certain; whether the fixed ports fit by themselves only trying it all out shows."""
+    desk = Desk()
+    fill_with_pairs(desk.ledger, desk.now)
+    for name in desk.ledger.node_names():
+        held(desk, name, 7000)
+    one, other = PAIRS[0]
+    with pytest.raises(UndecidedError, match="cut off before it was known"):
+        desk.grant(ask("late", f"a:1={one}", f"b:2={other}", "c:3", low=7000, high=7000))

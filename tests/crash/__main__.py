@@ -93,6 +93,7 @@ def table(result: Result) -> str:
         "committed before a kill, answered after it": counts.recovered,
         "leaked (committed, never acknowledged)": counts.leaked,
         "listings compared": counts.listings,
+        **{f"starts while the disk was {fault}": times for fault, times in sorted(counts.faults.items())},
         "restart to serving, p50 ms": round(statistics.median(restarts)),
         "restart to serving, max ms": round(max(restarts)),
         "seconds": round(result.seconds),

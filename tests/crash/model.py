@@ -15,7 +15,7 @@ A lease with a short time to live holds until the end that was acknowledged, and
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -94,6 +94,7 @@ class Counts:
     recovered: int = 0
     leaked: int = 0
     listings: int = 0
+    faults: Counter[str] = field(default_factory=Counter)  # of the environment, at a start
 
 
 @dataclass(slots=True)
@@ -154,6 +155,8 @@ class Model:
         """A refusal. It must not contradict an answer."""
         if ask.outcome is Outcome.GRANTED:
             grants = [g for g in self.grants.values() if g.ask is ask]
+            if code == "NOT_FOUND" and not grants[0].is_held(time.time()):
+                return  # what has ended is not answered as granted
             self.violate(f"{ask.name} was granted and, repeated, refused with {code}", grants[0].ports)
             return
         ask.outcome = Outcome.DENIED

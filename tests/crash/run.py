@@ -9,11 +9,14 @@ from pathlib import Path
 from random import Random
 
 from .clients import Client
+from .environment import Disk
 from .model import Model
 from .server import Server, StartError
 
 START_KILLS = 0.15  # the share of kills that hit the start
 START_SPREAD = 0.9  # seconds after the start within which those fall
+FAULT_STARTS = 0.5  # the share of starts into which the environment puts a fault
+FAULT_SPREAD = 0.8  # seconds after which that has passed
 WORK_SPREAD = 0.6  # seconds after serving within which the others fall
 
 
@@ -43,12 +46,13 @@ async def crash(plan: Plan) -> Result:
     """Runs a plan. Ends early at the first violation."""
     began = time.perf_counter()
     result = Result(Model())
-    server = Server(plan.folder, journal=plan.journal, sabotage=plan.sabotage)
+    disk = Disk(plan.folder)
+    server = Server(plan.folder, journal=plan.journal or f"sqlite:{disk.journal}", sabotage=plan.sabotage)
     clients = [
         Client(f"c{number}", server.address, result.model, Random(f"{plan.seed}/{number}"), has_stream=number % 2 == 1)
         for number in range(plan.clients + 1)
     ]
-    run = _Run(plan, result, server, clients[:-1], clients[-1])
+    run = _Run(plan, result, server, disk, clients[:-1], clients[-1])
     try:
         async with asyncio.timeout(plan.limit):
             await run.all()
@@ -60,6 +64,7 @@ async def crash(plan: Plan) -> Result:
         await server.kill()
         for client in clients:
             await client.close()
+        disk.close()
     result.seconds = time.perf_counter() - began
     return result
 
@@ -67,11 +72,14 @@ async def crash(plan: Plan) -> Result:
 class _Run:
     """One run: the clients, and the inspector who lists and compares."""
 
-    def __init__(self, plan: Plan, result: Result, server: Server, clients: list[Client], inspector: Client) -> None:
+    def __init__(
+        self, plan: Plan, result: Result, server: Server, disk: Disk, clients: list[Client], inspector: Client
+    ) -> None:
         self._plan = plan
         self._model = result.model
         self._restarts = result.restarts
         self._server = server
+        self._disk = disk
         self._clients = clients
         self._inspector = inspector
         self._random = Random(f"{plan.seed}/kills")
@@ -91,7 +99,15 @@ class _Run:
             await asyncio.gather(*work, return_exceptions=True)
 
     async def _start(self) -> None:
-        await self._server.start()
+        fault = self._random.choice(self._disk.faults) if self._random.random() < FAULT_STARTS else ""
+        if fault and self._disk.journal.exists():
+            async with self._disk.fault(fault):
+                await self._server.start()
+                await asyncio.sleep(self._random.random() * FAULT_SPREAD)
+            self._model.counts.faults[fault] += 1
+            self._model.note(f"started while the journal's disk was {fault}")
+        else:
+            await self._server.start()
         self._restarts.append(await self._server.serving())
         self._model.note(f"serving after kill {self._model.counts.kills}")
 

@@ -26,9 +26,9 @@ def reply_before_commit() -> None:
     """Answers at once, and commits a moment later: what a missing wait for the fsync would do."""
     commit: Callable[..., Any] = SqliteJournal._commit
 
-    def late(self: SqliteJournal, batch: list[Any]) -> Any:
+    def late(self: SqliteJournal) -> Any:
         time.sleep(BEHIND_SECONDS)
-        return commit(self, batch)
+        return commit(self)
 
     def submit(self: SqliteJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         _submit(self, entries, is_wanted)

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class StartError(Exception):
 class Server:
     """One allocator at a time on one journal, in one folder."""
 
-    def __init__(self, folder: Path, *, journal: str = "", sabotage: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, journal: str = "", sabotage: str = "", environ: Mapping[str, str] | None = None
+    ) -> None:
         self.address = f"127.0.0.1:{_free_port()}"
         self.log = folder / "allocator.log"
         journal = journal or f"sqlite:{folder / 'journal.db'}"
@@ -47,6 +50,7 @@ class Server:
             "--cluster=none",
             f"--journal={journal}",
         ]
+        self._environ = dict(environ or {})
         self._process: asyncio.subprocess.Process | None = None
         self._started = 0.0
 
@@ -60,7 +64,8 @@ class Server:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={name: value for name, value in os.environ.items() if not name.startswith("HOSTPORT_")},
+                env={name: value for name, value in os.environ.items() if not name.startswith("HOSTPORT_")}
+                | self._environ,
             )
 
     async def serving(self) -> float:
@@ -83,6 +88,16 @@ class Server:
                         return time.perf_counter() - self._started
                 await asyncio.sleep(POLL_SECONDS)
         raise StartError(f"the allocator did not serve within {START_SECONDS:g} s:\n{self._tail()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to this process alone."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def ended(self) -> None:
+        """Returns when it has ended by itself."""
+        if self._process is not None:
+            await self._process.wait()
 
     async def kill(self) -> None:
         """kill -9, of this process alone."""

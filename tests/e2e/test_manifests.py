@@ -51,8 +51,19 @@ def installed(plane: ControlPlane, product_session: Product) -> Iterator[list[di
     objects = [each for each in rendered(plane, "fail-open") if each["kind"] != "MutatingWebhookConfiguration"]
     plane.kubectl.apply(*objects)
     yield objects
-    for name in ("hostport-annotations-stay", "hostport-ports-given", "hostport-every-port-given"):
+    for name in ("hostport-ports-given", "hostport-every-port-given", "hostport-annotations-stay"):
         plane.kubectl("delete", "validatingadmissionpolicybinding", name)
+    # The API server applies its last list of policies for a moment longer, and the next module creates Pods.
+    wait_for("the policies to be gone", lambda: annotated(plane.kubectl), lambda said: CHANGE not in said)
+
+
+def annotated(kubectl: Kubectl) -> str:
+    """What the API server says to an annotation of ours on a Pod that was given none."""
+    name = "probe-of-policies"
+    kubectl.run("create", "-f", "-", stdin=json.dumps(pod(name, {}, port(80))))
+    said = kubectl.run("annotate", "--overwrite", "pod", name, f"hostport.io/x={time.monotonic_ns()}").stderr
+    kubectl("delete", "pod", name, "--now")
+    return said
 
 
 @pytest.mark.parametrize("overlay", ["default", "dev", "own-secrets"])

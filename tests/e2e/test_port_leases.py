@@ -152,6 +152,63 @@ def test_a_lease_in_a_namespace_that_is_not_there_is_refused(installed: Installe
     assert installed.allocator.held_on(installed._plane.nodes[0]).isdisjoint({24102})
 
 
+def test_what_the_cluster_turns_down_for_good_is_a_refusal(
+    plane: ControlPlane, kubectl: Kubectl, namespace: str, installed: Installed
+) -> None:
+    counted = {"count/portleases.hostport.io": "1"}
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "leases"}, "spec": {"hard": counted}}
+    )
+    status = json.dumps({"status": {"hard": counted, "used": {"count/portleases.hostport.io": "0"}}})
+    kubectl("patch", "resourcequota", "leases", "--subresource=status", "--type=merge", "-p", status)
+    first = installed.lease(namespace, 24180, request_id="q" * 128)
+    with pytest.raises(grpc.RpcError) as full:
+        installed.lease(namespace, 24181)
+    kubectl("delete", "resourcequota", "leases")
+
+    name = f"no-leases-{namespace}"
+    about = {"resourceRules": [{"apiGroups": ["hostport.io"], "apiVersions": ["*"], "operations": ["CREATE"]}]}
+    about["resourceRules"][0] |= {"resources": ["portleases"]}
+    rule = {"expression": f"object.metadata.namespace != {namespace!r}", "message": "no leases here"}
+    group = "admissionregistration.k8s.io/v1"
+    plane.kubectl.apply(
+        {
+            "apiVersion": group,
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {"matchConstraints": about, "validations": [rule]},
+        },
+        {
+            "apiVersion": group,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        },
+    )
+
+    told = ""
+
+    def is_forbidden() -> bool:
+        nonlocal told
+        try:
+            ended = installed.lease(namespace, 24182)
+        except grpc.RpcError as error:
+            told = str(error)
+            return True
+        installed.allocator._stub.Release(pb.ReleaseRequest(id=ended.id), timeout=10)
+        return False
+
+    try:
+        wait_until("the policy to be in force", is_forbidden)
+    finally:
+        plane.kubectl("delete", "validatingadmissionpolicybinding", name)
+
+    assert "RESOURCE_EXHAUSTED" in str(full.value)
+    assert "exceeded quota: leases" in str(full.value)
+    assert ("FAILED_PRECONDITION" in told, "no leases here" in told) == (True, True), told
+    assert installed.held(namespace) == {first.id}
+
+
 def test_an_object_made_by_hand_holds_nothing_and_says_so(
     kubectl: Kubectl, namespace: str, installed: Installed
 ) -> None:

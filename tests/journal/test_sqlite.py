@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,10 @@ from kit import Desk, ask, lease, on
 from allocator.core.claims import Claim
 from allocator.engine import always
 from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put
-from allocator.journal.sqlite import SqliteJournal, dump
+from allocator.journal.looking import dump
+from allocator.journal.places import acknowledge
+from allocator.journal.records import encode_claim
+from allocator.journal.sqlite import SqliteJournal
 
 
 def claims(count: int) -> list[Claim]:
@@ -35,7 +38,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def write(path: Path, *submissions: list[Entry]) -> None:
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path).open_now()
     try:
         for entries in submissions:
             assert await journal.submit(entries, always)
@@ -43,11 +46,11 @@ async def write(path: Path, *submissions: list[Entry]) -> None:
         journal.close()
 
 
-def read(path: Path) -> tuple[Kept, str | None]:
-    """What a new allocator would find, and where a broken file went."""
-    journal = SqliteJournal(path)
+def read(path: Path) -> tuple[Kept, list[Path]]:
+    """What a new allocator would find, and where damaged files went."""
+    journal = SqliteJournal(path).open_now()
     try:
-        return journal.load(), journal.set_aside
+        return journal.load(), [Path(name) for name in journal.set_aside]
     finally:
         journal.close()
 
@@ -60,13 +63,13 @@ async def test_what_was_submitted_is_there_after_a_restart(path: Path) -> None:
     a, b, c, d = CLAIMS
     await write(path, [Put(a), answer("r1", a)], [Put(b), Put(c)], [Put(d), Drop(b.id, 5.0)])
 
-    assert read(path) == (Kept(claims=(a, c, d), answers=(answer("r1", a),)), None)
+    assert read(path) == (Kept(claims=(a, c, d), answers=(answer("r1", a),)), [])
 
 
 def test_a_journal_has_a_name_that_stays_with_the_file(path: Path, tmp_path: Path) -> None:
     names = []
     for file in (path, path, tmp_path / "another.db"):
-        journal = SqliteJournal(file)
+        journal = SqliteJournal(file).open_now()
         names.append(journal.identity)
         journal.close()
 
@@ -84,7 +87,7 @@ async def test_answers_fade_with_their_claim_and_are_forgotten(path: Path) -> No
 
 
 async def test_concurrent_submissions_share_commits(path: Path) -> None:
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path).open_now()
     commits: list[str] = []
     journal._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
 
@@ -95,7 +98,7 @@ async def test_concurrent_submissions_share_commits(path: Path) -> None:
 
 
 async def test_what_nobody_wants_any_more_is_not_committed(path: Path) -> None:
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path).open_now()
     unwanted = journal.submit([Put(CLAIMS[0])], lambda: False)
     wanted = journal.submit([Put(CLAIMS[1])], always)
     assert [await unwanted, await wanted] == [False, True]
@@ -107,7 +110,7 @@ async def test_what_nobody_wants_any_more_is_not_committed(path: Path) -> None:
 async def test_a_commit_that_fails_keeps_nothing_and_the_next_one_works(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path).open_now()
     (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
     journal._connection.execute(f"PRAGMA max_page_count = {pages}")  # the disk is full
     huge = Answer("r1", b"", CLAIMS[0].id, b"x" * 1_000_000)
@@ -123,7 +126,7 @@ async def test_a_commit_that_fails_keeps_nothing_and_the_next_one_works(
 async def test_after_a_commit_that_fails_the_rows_that_it_was_about_are_known_as_they_are(path: Path) -> None:
     """Else the next change of one of them would leave its old row, and the next start would find two."""
     a, b, c, _ = CLAIMS
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path).open_now()
     assert await journal.submit([Put(a), answer("r1", a), Put(b), answer("r2", b)], always)
     (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
     journal._connection.execute(f"PRAGMA max_page_count = {pages}")  # the disk is full
@@ -139,11 +142,11 @@ async def test_after_a_commit_that_fails_the_rows_that_it_was_about_are_known_as
 
 
 async def test_a_journal_has_one_user(path: Path) -> None:
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path).open_now()
     with pytest.raises(JournalError, match="in use by another allocator"):
-        SqliteJournal(path)
+        SqliteJournal(path).open_now()
     journal.close()
-    assert read(path) == (Kept(), None)
+    assert read(path) == (Kept(), [])
 
 
 # -- files that are not whole
@@ -152,7 +155,7 @@ async def test_a_journal_has_one_user(path: Path) -> None:
 @pytest.fixture
 async def snapshots(path: Path) -> list[tuple[bytes, bytes]]:
     """(database, WAL) as a power cut would leave them after each of three commits."""
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path).open_now()
     journal.load()
     taken = []
     for claim in CLAIMS[:3]:
@@ -174,7 +177,7 @@ def lay(folder: Path, database: bytes, wal: bytes = b"") -> Path:
 
 def test_a_crash_after_a_commit_loses_nothing(tmp_path: Path, snapshots: list[tuple[bytes, bytes]]) -> None:
     for count, (database, wal) in enumerate(snapshots, start=1):
-        assert read(lay(tmp_path / "crash", database, wal)) == (Kept(claims=tuple(CLAIMS[:count])), None)
+        assert read(lay(tmp_path / "crash", database, wal)) == (Kept(claims=tuple(CLAIMS[:count])), [])
 
 
 def cuts(size: int) -> Iterator[int]:
@@ -188,17 +191,17 @@ def test_a_torn_wal_is_cut_back_to_a_whole_commit(tmp_path: Path, snapshots: lis
     database, wal = snapshots[-1]
     for cut in cuts(len(wal)):
         kept, aside = read(lay(tmp_path / "torn", database, wal[:cut]))
-        assert aside is None
+        assert aside == [], cut
         assert kept.claims in prefixes, cut
 
 
 def test_junk_behind_the_wal_changes_nothing(tmp_path: Path, snapshots: list[tuple[bytes, bytes]]) -> None:
     database, wal = snapshots[-1]
 
-    assert read(lay(tmp_path / "junk", database, wal + b"junk" * 999)) == (Kept(claims=tuple(CLAIMS[:3])), None)
+    assert read(lay(tmp_path / "junk", database, wal + b"junk" * 999)) == (Kept(claims=tuple(CLAIMS[:3])), [])
 
 
-async def test_a_database_that_was_cut_is_set_aside_and_never_served_from(
+async def test_a_database_that_was_cut_is_set_aside_and_nothing_unsound_is_taken_from_it(
     tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await write(path, [Put(claim) for claim in CLAIMS])
@@ -207,49 +210,100 @@ async def test_a_database_that_was_cut_is_set_aside_and_never_served_from(
         folder = tmp_path / "cut"
         caplog.clear()
         with caplog.at_level(logging.ERROR):
-            kept, aside = read(lay(folder, whole[:cut]))
-        assert kept == Kept(), cut
-        assert aside is not None, cut
-        assert Path(aside).read_bytes() == whole[:cut], "kept for analysis"
-        assert "is corrupt" in caplog.text
-        assert aside in caplog.text
+            kept, (aside,) = read(lay(folder, whole[:cut]))
+        assert set(kept.claims) <= set(CLAIMS), cut
+        assert aside.read_bytes() == whole[:cut], "kept for analysis"
+        assert "is damaged" in caplog.text
+        assert str(aside) in caplog.text
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "left"),
     [
-        pytest.param(lambda _: b"not a database" * 500, id="another kind of file"),
-        pytest.param(lambda whole: whole.replace(b'"RESERVED"', b'"INVENTED"'), id="a record that is not ours"),
-        pytest.param(lambda whole: whole.replace(b'"host_port":7', b'"host_port":x'), id="a record that is no JSON"),
-        pytest.param(lambda whole: whole[:8192] + b"\xff" * 4096 + whole[12288:], id="a page of noise"),
+        pytest.param(lambda _: b"not a database" * 500, 0, id="another kind of file"),
+        pytest.param(lambda whole: b"x" + whole[1:], 4, id="a header that is not SQLite's"),
+        pytest.param(lambda whole: whole.replace(b'"RESERVED"', b'"INVENTED"', 1), 3, id="a record that is not ours"),
+        pytest.param(lambda whole: whole.replace(b'"host_port":7', b'"host_port":3', 1), 3, id="another number"),
+        pytest.param(lambda whole: whole.replace(b"HPRT", b"HPRU"), 4, id="the number of another program"),
+        pytest.param(lambda whole: whole[:63] + b"\7" + whole[64:], 4, id="the number of another version"),
+        pytest.param(lambda whole: whole[:8192] + b"\xff" * 4096 + whole[12288:], 0, id="a page of noise"),
     ],
 )
-async def test_a_corrupt_database_is_set_aside(path: Path, damage: object, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_damaged_database_is_set_aside_and_its_sound_records_go_on(
+    path: Path, damage: Callable[[bytes], bytes], left: int
+) -> None:
     await write(path, [Put(claim) for claim in CLAIMS])
-    assert callable(damage)
-    path.write_bytes(damage(path.read_bytes()))
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
 
-    with caplog.at_level(logging.CRITICAL):
-        kept, aside = read(path)
+    kept, asides = read(path)
 
-    assert (kept, aside is not None) == (Kept(), True)
-    assert read(path) == (Kept(), None), "the new journal is whole"
+    assert (len(kept.claims), set(kept.claims) <= set(CLAIMS)) == (left, True)
+    assert [aside.read_bytes() for aside in asides] == [damaged]
+    assert read(path) == (kept, asides), "the new journal is whole, and the old one stays told"
 
 
-def test_a_wal_without_its_database_is_set_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wal_without_its_database_is_set_aside(path: Path) -> None:
     path.with_name("journal.db-wal").write_bytes(b"frames")
-    with caplog.at_level(logging.CRITICAL):
-        _, aside = read(path)
 
-    assert aside is not None
+    _, (aside,) = read(path)
+
     assert Path(f"{aside}-wal").read_bytes() == b"frames"
+
+
+async def test_what_was_set_aside_is_told_until_somebody_acknowledges_it(path: Path) -> None:
+    path.write_bytes(b"torn")
+    _, (aside,) = read(path)
+    path.with_name("journal.db.corrupt-20200101T000000000000Z-wal").write_bytes(b"an older one")
+    assert [each.name for each in read(path)[1]] == ["journal.db.corrupt-20200101T000000000000Z", aside.name]
+
+    renamed = acknowledge(path)
+
+    assert read(path)[1] == []
+    assert [each.read_bytes() for each in renamed] == [b"an older one", b"torn"]
+
+
+async def test_a_commit_that_somebody_was_told_of_and_that_is_gone_is_noticed(path: Path) -> None:
+    """As where a backup was laid in the place of the journal."""
+    await write(path, [Put(CLAIMS[0])])
+    backup = path.read_bytes()
+    await write(path, [Put(CLAIMS[1])])
+    path.write_bytes(backup)
+
+    kept, asides = read(path)
+
+    assert (kept.claims, [aside.read_bytes() for aside in asides]) == ((CLAIMS[0],), [backup])
+
+
+async def test_a_damaged_journal_begins_anew_with_another_name(path: Path) -> None:
+    """So that an allocator does not take it for everything that its predecessor granted."""
+    await write(path, [Put(CLAIMS[0])])
+    journal = SqliteJournal(path).open_now()
+    name = journal.identity
+    journal.close()
+    path.write_bytes(path.read_bytes().replace(b"RESERVED", b"reserved"))
+
+    journal = SqliteJournal(path).open_now()
+    began, aside = journal.began_anew_at, journal.set_aside[0]
+    journal.close()
+
+    assert journal.identity != name
+    assert began == pytest.approx(Path(aside).stat().st_ctime, abs=5)
+
+
+async def test_an_answer_whose_claim_is_lost_is_not_repeated(path: Path) -> None:
+    a, b, *_ = CLAIMS
+    await write(path, [Put(a), answer("r1", a), Put(b), answer("r2", b)])
+    path.write_bytes(path.read_bytes().replace(encode_claim(a).encode()[:60], b"x" * 60))
+
+    assert read(path)[0] == Kept(claims=(b,), answers=(answer("r2", b),))
 
 
 def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
     sqlite3.connect(path).executescript("CREATE TABLE precious (x); PRAGMA application_id = 7").connection.close()
     before = path.read_bytes()
     with pytest.raises(JournalVersionError, match="another program"):
-        SqliteJournal(path)
+        SqliteJournal(path).open_now()
 
     assert path.read_bytes() == before
 
@@ -257,17 +311,17 @@ def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
 def test_a_journal_of_a_newer_version_is_left_alone(path: Path) -> None:
     read(path)
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.executescript("PRAGMA user_version = 3; UPDATE journal SET crc = 7")
     connection.close()
-    with pytest.raises(JournalVersionError, match="schema version 2"):
-        SqliteJournal(path)
+    with pytest.raises(JournalVersionError, match="schema version 3"):
+        SqliteJournal(path).open_now()
 
 
 # -- dump
 
 
 async def test_a_journal_in_use_is_dumped_as_json(path: Path) -> None:
-    journal = SqliteJournal(path)
+    journal = SqliteJournal(path).open_now()
     await journal.submit([Put(CLAIMS[0]), answer("r1", CLAIMS[0])], always)
     records = [json.loads(json.dumps(record)) for record in dump(path)]
     journal.close()
@@ -277,7 +331,7 @@ async def test_a_journal_in_use_is_dumped_as_json(path: Path) -> None:
     assert records[2] == {"type": "answer", "request_id": "r1", "claim_id": CLAIMS[0].id, "ended": None}
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "no journal at"), (b"", "truncated"), (b"x" * 5000, "corrupt")])
+@pytest.mark.parametrize(("content", "words"), [(None, "no journal at"), (b"", "truncated"), (b"x" * 5000, "damaged")])
 def test_what_cannot_be_dumped_is_said(path: Path, content: bytes | None, words: str) -> None:
     if content is not None:
         path.write_bytes(content)

@@ -47,13 +47,14 @@ def follow_the_wall_clock(patch: Patch) -> None:
     """A wall clock that is set forward ends reservations whose Pods are on their way."""
 
     def now(self: Any) -> float:
-        return cast("float", self._wall())
+        return cast("float", self.wall())
 
-    def init(self: Any, wall: Callable[[], float], steady: Callable[[], float]) -> None:
-        self._wall = wall
-
-    patch.setattr(clock_module.Clock, "__init__", init)
     patch.setattr(clock_module.Clock, "__call__", now)
+
+
+def begin_at_the_wall_clock(patch: Patch) -> None:
+    """A start on a clock that is ahead ends leases that their holders count on."""
+    patch.setattr(clock_module.Clock, "resume", lambda *_: None)
 
 
 def admit_where_a_lease_stands(patch: Patch) -> None:
@@ -228,6 +229,7 @@ def forget_the_changes_of_pods(patch: Patch) -> None:
 ANY_PODS = (
     expire_without_proof,
     follow_the_wall_clock,
+    begin_at_the_wall_clock,
     admit_where_a_lease_stands,
     forget_the_second_owner,
     take_addresses_at_their_word,

@@ -16,14 +16,16 @@ from urllib.parse import unquote
 
 from msgspec.structs import replace
 
+from allocator.clock import Clock
 from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.kubernetes import NODES, PODS, KubernetesCluster, _Nodes, _Pods
 from allocator.core.asks import Ask, Warned
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.ledger import Ledger, Rules
 from allocator.engine import Engine, RequestMark
-from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put, no_clock
 from allocator.journal.records import decode_claim, encode_claim
+from allocator.slices import at_once
 
 from .reality import Event, Reality, RealNode, RealPod
 
@@ -37,6 +39,7 @@ class Disk:
     def __init__(self) -> None:
         self.claims: dict[str, str] = {}
         self.answers: dict[str, Answer] = {}
+        self.clock: float | None = None
 
     def write(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -62,15 +65,21 @@ class Disk:
 class QueueJournal:
     """Submissions wait until the test decides what becomes of them, in order."""
 
-    set_aside: str | None = None
+    set_aside: Sequence[str] = ()
+    began_anew_at = 0.0
+    trouble = ""
     identity = "journal"
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
+        self.clock = no_clock
         self.queue: deque[tuple[Sequence[Entry], Callable[[], bool], asyncio.Future[bool]]] = deque()
 
+    async def open(self) -> None:
+        pass
+
     def load(self) -> Kept:
-        return Kept(tuple(self.disk.read().values()), tuple(self.disk.answers.values()))
+        return Kept(tuple(self.disk.read().values()), tuple(self.disk.answers.values()), self.disk.clock)
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -81,7 +90,7 @@ class QueueJournal:
         for _ in range(min(most, len(self.queue))):
             entries, is_wanted, future = self.queue.popleft()
             if is_wanted():
-                self.disk.write(entries)
+                self._write(entries)
             future.set_result(is_wanted())
 
     def fail(self) -> None:
@@ -93,8 +102,12 @@ class QueueJournal:
         """The process is killed when some of the queue is written and nobody was told."""
         for entries, is_wanted, _ in list(self.queue)[:written]:
             if is_wanted():
-                self.disk.write(entries)
+                self._write(entries)
         self.queue.clear()
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        self.disk.write(entries)
+        self.disk.clock = self.clock()
 
     def close(self) -> None:
         pass
@@ -127,26 +140,31 @@ def sealed(claim: Claim, warnings: Sequence[Warned]) -> bytes:
 
 
 class Process:
-    """See the module. `now` is the clock of the allocator."""
+    """See the module. `clock` is that of the allocator."""
 
     def __init__(
         self,
         reality: Reality,
         disk: Disk,
         *,
-        now: Callable[[], float],
+        clock: Clock,
         rules: Rules,
         ids: count[int],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._reality = reality
         self._loop = loop
-        self.now = now
+        self.now = now = clock
         self.journal = QueueJournal(disk)
         self.ledger = Ledger(rules)
         self.engine = Engine(
-            ledger=self.ledger, journal=self.journal, now=now, new_id=lambda: ClaimId(f"{next(ids):032x}")
+            ledger=self.ledger,
+            journal=self.journal,
+            now=now,
+            new_id=lambda: ClaimId(f"{next(ids):032x}"),
+            clock=clock,
         )
+        at_once(self.engine.restore())
         self.client = StoreClient(reality)
         cluster = KubernetesCluster(cast("Client", self.client), now=now)
         cluster._observer = self.engine

@@ -161,6 +161,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {"hostport_journal_failures_total": "0+1x60"},
         {"hostport_journal_failures_total": "7x60"},
     ),
+    "HostPortJournalDamaged": ({"hostport_journal_set_aside": "1x60"}, {"hostport_journal_set_aside": "0x60"}),
     "HostPortJournalSlow": (
         {
             'hostport_journal_commit_seconds_bucket{le="0.25"}': "0+90x60",
@@ -180,6 +181,17 @@ CASES: dict[str, tuple[Series, Series]] = {
     "HostPortCertificateEndsToday": (
         {'hostport_certificate_expiration_timestamp_seconds{name="shim"}': "3600x60"},
         {'hostport_certificate_expiration_timestamp_seconds{name="shim"}': f"{6 * 86400}x60"},
+    ),
+    "HostPortAuthorityEnds": (
+        {'hostport_authority_trusted_until_timestamp_seconds{name="a"}': f"{6 * 86400}x60"},
+        {
+            'hostport_authority_trusted_until_timestamp_seconds{name="a"}': f"{6 * 86400}x60",
+            'hostport_authority_trusted_until_timestamp_seconds{name="b"}': f"{300 * 86400}x60",
+        },
+    ),
+    "HostPortCertificatesRefused": (
+        {'hostport_shim_answers_total{result="failed",reason="TLS_FAILED"}': "0+1x60"},
+        {'hostport_shim_answers_total{result="failed",reason="NOT_SERVING"}': "0+1x60"},
     ),
 }
 

@@ -180,16 +180,20 @@ async def test_the_header_says_which_start_this_is_and_when_certificates_end(sit
         started=900.0,
         epoch="0123abcd",
         certificates={"allocator": lambda: 86400.0},
+        trusted=lambda: {"5f2c9d3e8a7b6c10": 172800.0},
     )
 
     status = await site.view("/status")
 
-    assert {name: status[name] for name in ("version", "instance", "epoch", "started", "certificates")} == {
+    assert {
+        name: status[name] for name in ("version", "instance", "epoch", "started", "certificates", "authorities")
+    } == {
         "version": "1.2.3",
         "instance": "here",
         "epoch": "0123abcd",
         "started": "1970-01-01T00:15:00Z",
         "certificates": {"allocator": "1970-01-02T00:00:00Z"},
+        "authorities": {"5f2c9d3e8a7b6c10": "1970-01-03T00:00:00Z"},
     }
 
 

@@ -10,14 +10,16 @@ from typing import Any
 from cluster.apiserver import ApiServer, Object
 from kit import lease, node
 
+from allocator.clock import Clock
 from allocator.cluster.lease import Legacy
 from allocator.cluster.watching import Pace
 from allocator.core.asks import Ask, Warned
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.ledger import Ledger, Rules
 from allocator.engine import Engine, RequestMark, always
-from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put, no_clock
 from allocator.portleases.parts import Parts
+from allocator.slices import at_once
 
 NODE = "n1"
 NUMBER = 21000
@@ -29,21 +31,28 @@ class Disk:
     def __init__(self) -> None:
         self.claims: dict[ClaimId, Claim] = {}
         self.answers: list[Answer] = []
+        self.clock: float | None = None
 
 
 class DiskJournal:
     """A journal on such a disk, that can be full: `is_full`."""
 
-    set_aside: str | None = None
+    set_aside: Sequence[str] = ()
+    began_anew_at = 0.0
+    trouble = ""
 
     def __init__(self, disk: Disk) -> None:
         self.identity = f"journal-{id(disk)}"
         self._disk = disk
+        self.clock = no_clock
         self.is_full = False
         self.dies_after_commit = False  # its answer never comes
 
+    async def open(self) -> None:
+        pass
+
     def load(self) -> Kept:
-        return Kept(tuple(self._disk.claims.values()), tuple(self._disk.answers))
+        return Kept(tuple(self._disk.claims.values()), tuple(self._disk.answers), self._disk.clock)
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -53,6 +62,7 @@ class DiskJournal:
         is_kept = is_wanted()
         for entry in entries if is_kept else ():
             self._apply(entry)
+        self._disk.clock = self.clock()
         if not self.dies_after_commit:
             future.set_result(is_kept)
         return future
@@ -80,18 +90,28 @@ class DiskJournal:
 class Allocator:
     """A process: it is killed by `die`, and nothing of it is heard again."""
 
-    def __init__(self, server: ApiServer, disk: Disk, *, now: Callable[[], float], ids: count[int]) -> None:
+    def __init__(
+        self, server: ApiServer, disk: Disk, *, now: Callable[[], float], ids: count[int], clock: Clock | None = None
+    ) -> None:
         self.legacy = Legacy.JOURNAL
         self.may_write = True
         self.inner = DiskJournal(disk)
-        parts = Parts(server.client(), self.inner, may_write=lambda: self.may_write, now=now)
+        parts = Parts(
+            server.client(),
+            self.inner,
+            may_write=lambda: self.may_write,
+            now=clock or now,
+            ahead=lambda: clock.ahead if clock else 0.0,
+        )
         self.journal = parts.journal
         self.engine = Engine(
             ledger=Ledger(Rules()),
             journal=self.journal,
-            now=now,
+            now=clock or now,
             new_id=lambda: ClaimId(f"{next(ids):04x}".ljust(32, "0")),
+            clock=clock,
         )
+        at_once(self.engine.restore())
         self.engine.holds_lease = lambda: self.may_write
         self.keeper = parts.keeper(self.engine, legacy=lambda: self.legacy)
         self.keeper._follower._pace = Pace(stall_seconds=5.0)
@@ -100,7 +120,7 @@ class Allocator:
     async def start(self) -> None:
         self.engine.observe(nodes=[node(NODE), node("n2")], lists_pods=True)
         self._running = [asyncio.create_task(self.keeper.run(pace_seconds=3600))]
-        await asyncio.wait_for(self.keeper.recover(float("-inf"), None), 5)
+        await asyncio.wait_for(self.keeper.recover(0, None), 5)
         self.engine.is_serving = True
 
     async def die(self) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from cluster.apiserver import Fail, Fault, Hang, Lost
 from kit import on
+from msgspec.structs import replace
 from waiting import until
 
 from allocator.core.asks import Refused
 from allocator.core.claims import Claim
 from allocator.core.ledger import LEASE_SECONDS
 from allocator.engine import UnavailableError, always
+from allocator.journal.contract import Drop, Put
 from allocator.portleases.store import MOST_WRITES
 from hostport.contract import Reason
 from portleases.conftest import World
@@ -45,6 +47,7 @@ async def test_a_lease_is_an_object_that_tells_all_about_it(world: World) -> Non
         "ports": [{"protocol": "UDP", "hostPort": NUMBER, "name": "media", "container": "c"}],
         "portSummary": f"{NUMBER}/UDP",
         "expires": "2026-01-01T01:00:00Z",
+        "secondsLeft": 3600,
         "ttlSeconds": 3600,
         "request": {"id": "q1", "digest": "ZGlnZXN0", "answer": status["request"]["answer"]},
         "conditions": [
@@ -79,6 +82,7 @@ PASSING: dict[str, list[tuple[str, Fault]]] = {
     "the answer to the status is lost": [("patch portleases", Lost())],
     "both are lost": [("create portleases", Lost()), ("patch portleases", Lost())],
     "looking for the lost creation fails once": [("create portleases", Lost()), ("get portleases", Fail(500))],
+    "an object that had the name is gone": [("create portleases", Fail(409)), ("get portleases", Fail(404))],
     "somebody labels the object at once": [("patch portleases", Fail(409, "the object has been modified"))],
 }
 
@@ -97,9 +101,7 @@ async def test_a_trouble_that_passes_is_not_noticed(world: World, faults: list[t
 
 
 LASTING: dict[str, list[tuple[str, Fault]]] = {
-    "creation is forbidden": [("create portleases", Fail(403, "exceeded quota"))],
-    "creation is invalid": [("create portleases", Fail(422))],
-    "another object has the name": [("create portleases", Fail(409)), ("get portleases", Fail(404))],
+    "creation is forbidden": [("create portleases", Fail(403))],
     "the status is forbidden": [("patch portleases", Fail(403))],
     "the object is gone before its status": [("patch portleases", Fail(404))],
     "the creation was done, and its status never is": [("create portleases", Lost()), ("patch portleases", Fail(403))],
@@ -206,7 +208,7 @@ async def test_a_namespace_that_is_not_there_is_the_callers_mistake(world: World
     (mistake,) = caught.value.mistakes
     assert (mistake.reason, mistake.field) == (Reason.NAMESPACE_NOT_FOUND, "owner.namespace")
     assert "'lessee' does not exist" in mistake.message
-    assert one.taken == set()
+    await until(lambda: one.taken == set())
 
 
 async def test_a_caller_who_has_gone_gets_nothing(world: World) -> None:
@@ -339,6 +341,26 @@ async def test_a_release_deletes_the_object(world: World) -> None:
     assert world.server.all("portleases") == []
     assert (one.held, one.inner.load().claims) == (set(), ())
     await one.engine.release(claim.id)
+
+
+async def test_leases_that_end_in_one_submission_take_all_their_objects_along(world: World) -> None:
+    """And what else is in it is journalled with them."""
+    one = await world.allocator()
+    claims = [await one.lease(f"q{n}", number=NUMBER + n, name=f"r{n}") for n in range(3)]
+    longer = replace(claims[2], expires=(claims[2].expires or 0.0) + 60)
+
+    assert await one.journal.submit([*(Drop(claim.id, 5.0) for claim in claims[:2]), Put(longer)], always)
+
+    assert [obj["spec"]["allocationID"] for obj in shown(world.server)] == [claims[2].id]
+    assert (one.inner.load().claims, one.journal.busy) == ((longer,), set())
+
+
+async def test_two_leases_are_not_granted_in_one_submission(world: World) -> None:
+    one = await world.allocator()
+    claims = [replace(await one.lease(f"q{n}", number=NUMBER + n, name=f"r{n}"), id=f"{n}" * 32) for n in range(2)]
+
+    with pytest.raises(ValueError, match="2 leases are granted in one submission"):
+        one.journal.submit([Put(claim) for claim in claims], always)
 
 
 async def test_a_lease_that_runs_out_takes_its_object_along(world: World) -> None:

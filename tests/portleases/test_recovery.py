@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 import pytest
 from cluster.apiserver import Fail, Hang
@@ -196,6 +197,67 @@ async def test_a_successor_who_was_handed_everything_goes_by_the_objects(world: 
     assert [claim.expires for claim in second.engine.leases()] == [renewed.expires]
 
 
+CLOCKS = {"as before": 0.0, "two hours ahead": 7200.0, "two hours behind": -7200.0}
+LEFT = {
+    "with its journal, killed": (True, Legacy.JOURNAL, False, 600.0),
+    "with its journal, stopped in order": (True, Legacy.JOURNAL, True, 600.0),
+    "without it, stopped in order": (False, Legacy.EVERYTHING, True, 600.0),
+    "without it, killed": (False, Legacy.NOTHING, False, LEASE_SECONDS),
+}
+
+
+@pytest.mark.parametrize("ahead", CLOCKS.values(), ids=CLOCKS.keys())
+@pytest.mark.parametrize(("keeps_journal", "legacy", "is_orderly", "left"), LEFT.values(), ids=LEFT.keys())
+async def test_on_whatever_clock_a_lease_has_what_was_left_of_it(
+    world: World, ahead: float, keeps_journal: bool, legacy: Legacy, is_orderly: bool, left: float
+) -> None:
+    first = await world.allocator(has_clock=True)
+    claim = await first.lease()
+    world.pass_time(LEASE_SECONDS - 600)
+    first.engine.tick()
+    if is_orderly:
+        assert await first.keeper.stop()
+
+    world.wall_ahead += ahead
+    second = await world.after_death(first, keeps_journal=keeps_journal, legacy=legacy, has_clock=True)
+
+    (held,) = second.engine.leases()
+    assert held.id == claim.id
+    assert (held.expires or 0.0) - second.engine.now() == pytest.approx(left, abs=1.0)
+    world.pass_time(left - 5)
+    second.engine.tick()
+    assert second.held == {NUMBER}
+    world.pass_time(10)
+    second.engine.tick()
+    await until(lambda: second.held == set())
+
+
+@pytest.mark.parametrize("ahead", CLOCKS.values(), ids=CLOCKS.keys())
+async def test_people_are_shown_the_end_by_the_clock_of_who_serves(world: World, ahead: float) -> None:
+    first = await world.allocator(has_clock=True)
+    await first.lease()
+    world.wall_ahead += ahead
+    second = await world.after_death(first, has_clock=True)
+
+    await second.keeper.tidy()
+
+    (obj,) = shown(world.server)
+    end = datetime.fromisoformat(obj["status"]["expires"]).timestamp()
+    assert end - world.wall == pytest.approx(LEASE_SECONDS, abs=1.0)
+
+
+async def test_an_object_that_an_older_allocator_wrote_gives_its_lease_the_whole_time(world: World) -> None:
+    first = await world.allocator()
+    await first.lease()
+    (obj,) = shown(world.server)
+    del obj["status"]["secondsLeft"]
+    world.server.put("portleases", {**obj, "status": {**obj["status"], "expires": "2020-01-01T00:00:00Z"}})
+
+    second = await world.after_death(first, keeps_journal=False, legacy=Legacy.EVERYTHING)
+
+    assert [held.expires for held in second.engine.leases()] == [world.now + LEASE_SECONDS]
+
+
 async def test_what_the_journal_does_not_know_gets_its_time_anew(world: World) -> None:
     """The predecessor died before it had written down what it had taken up itself."""
     first = await world.allocator()
@@ -225,9 +287,9 @@ async def test_an_older_journal_does_not_shorten_a_lease(world: World) -> None:
     first = await world.allocator()
     claim = await first.lease()
     (obj,) = shown(world.server)
-    world.server.put("portleases", {**obj, "status": {**obj["status"], "expires": "2026-01-01T05:00:00Z"}})
+    world.server.put("portleases", {**obj, "status": {**obj["status"], "secondsLeft": 5 * 3600}})
 
-    second = await world.after_death(first)
+    second = await world.after_death(first, legacy=Legacy.EVERYTHING)
 
     (held,) = second.engine.leases()
     assert (held.id, held.expires) == (claim.id, world.now + 5 * 3600)

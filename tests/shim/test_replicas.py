@@ -11,6 +11,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2
 from standin import StandIn, serving
+from waiting import until
 
 from hostport.credentials import Credentials
 from hostport.flags import Address
@@ -53,6 +54,7 @@ async def test_asks_go_to_the_one_that_serves_and_to_the_next_one_at_once(tmp_pa
         try:
             before = [await client.allocate(AllocateRequest(), deadline=_in(5)) for _ in range(6)]
             await first.serves(does=False)
+            await until(lambda: client._channel.get_state() is not grpc.ChannelConnectivity.READY)
             waiting = asyncio.create_task(client.allocate(AllocateRequest(), deadline=_in(5)))
             await asyncio.sleep(0.2)
             began = time.monotonic()

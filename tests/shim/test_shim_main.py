@@ -93,6 +93,7 @@ async def test_a_second_signal_ends_it_at_once() -> None:
         ),
         pytest.param(["--tls-cert=x"], "--tls-cert and --tls-key go together", id="a certificate without its key"),
         pytest.param(["--allocator-key=x"], "--allocator-cert and --allocator-key go together", id="a key alone"),
+        pytest.param(["--also-trust=x"], "--also-trust names more authorities than --allocator-ca", id="no first CA"),
         pytest.param(["--listen=8443"], "'8443' is not HOST:PORT", id="no host"),
         pytest.param(["--max-concurrent=0"], "'0' is not a number in 1..1000000", id="nothing at once"),
         pytest.param(["--tls-min-version=1.1"], "'1.1' is none of 1.2, 1.3", id="an old TLS"),

@@ -17,6 +17,7 @@ from hostport.contract import Reason
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.admission import admit
 from shim.review import Denied, NotOurs, ReviewError, parse_review
+from shim.size import AFFINITY
 from shim.skim import SMALL, TooComplexError, skim
 
 Json = dict[str, Any]
@@ -157,6 +158,46 @@ def test_what_is_too_much_is_counted_before_objects_are_made_of_it(body: Json, f
     assert isinstance(denied, Denied)
     assert [(each.reason, each.field) for each in denied.mistakes] == [(Reason.TOO_COMPLEX.name, field)]
     assert (denied.about.request_id, denied.about.namespace, denied.about.name) == ("u-1", "demo", "web-0")
+
+
+def terms(*each: Json) -> Json:
+    required = {"nodeSelectorTerms": list(each)}
+    return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}}
+
+
+def smallest(**spec: Any) -> Json:
+    """A review with hardly a comma but those of the field."""
+    metadata = spec.pop("metadata", {})
+    raw = {"metadata": {"annotations": {"hostport.io/enabled": "true"}, **metadata}, "spec": spec}
+    kind = {"version": "v1", "kind": "Pod"}
+    request = {"uid": "u-1", "kind": kind, "operation": "CREATE", "object": raw}
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        pytest.param(smallest(metadata={"ownerReferences": [{}] * 257}), "metadata.ownerReferences", id="owners"),
+        pytest.param(smallest(metadata={"managedFields": [{}] * 257}), "metadata.managedFields", id="managers"),
+        pytest.param(smallest(tolerations=[{}] * 257), "spec.tolerations", id="tolerations"),
+        pytest.param(smallest(nodeSelector=dict.fromkeys(map(str, range(257)), "")), "spec.nodeSelector", id="selector"),
+        pytest.param(smallest(**terms(*[{}] * 257)), AFFINITY, id="terms"),
+        pytest.param(
+            smallest(**terms(*[{"matchExpressions": [{}] * 4}] * 255, {"matchFields": [{}] * 5})),
+            AFFINITY, id="expressions",
+        ),
+        pytest.param(smallest(containers=[{}] * 257, initContainers=[{}] * 256), "spec.containers", id="containers"),
+        pytest.param(
+            smallest(containers=[{"ports": [{}]}] * 256, initContainers=[{"ports": [{}]}] * 255 + [{"ports": [{}, {}]}]),
+            "", id="ports, nearly every one in a container of its own",
+        ),
+    ],
+)  # fmt: skip
+def test_the_shortest_review_that_has_too_much_of_something_is_refused(body: Json, field: str) -> None:
+    denied = parse_review(json.dumps(body, separators=(",", ":")).encode())
+
+    assert isinstance(denied, Denied)
+    assert [each.field for each in denied.mistakes] == [field]
 
 
 # -- reviews that nobody's API server sends

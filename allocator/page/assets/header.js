@@ -28,6 +28,7 @@ function showFacts(status) {
     ["Cluster", status.cluster],
     status.cluster === "kubernetes" && ["View proven", watch === null ? "not yet" : `${age(watch)} ago`],
     ["Nodes", count(status.nodes)],
+    trustedUntil(status) && ["Authority trusted until", trustedUntil(status).slice(0, 10)],
     ["Readers", count(status.viewers)],
   ].filter(Boolean);
   keep(by("facts"), facts, ([name]) => name, ([name]) => make("div", {}, make("dt", {}, name), make("dd")),
@@ -58,8 +59,9 @@ function showTroubles(status, wrong) {
       `‼ The scheduler turns down ${count(drift.contradicted)} claims although the books have room for them.` },
     drift.unsaved && { id: "unsaved", text: `‼ ${count(drift.unsaved)} changes wait to be written to the journal.` },
     ...Object.entries(status.certificates).filter(([, ends]) => daysTo(ends, status.now) < 7).map(([name, ends]) => ({
-      id: name, bad: daysTo(ends, status.now) < 0, text: `‼ The certificate of ${name} ends ${ends.replace("T", " ").replace("Z", " UTC")}.`,
+      id: name, bad: daysTo(ends, status.now) < 0, text: `‼ The certificate of ${name} ends ${moment(ends)}.`,
     })),
+    trustEnds(status),
     Object.values(incidents).some(Boolean) && { id: "incidents", text:
       `‼ Incidents since the start: ${listed(incidents)}. The log and the Events of the Pods tell which.` },
   ].filter(Boolean);
@@ -69,6 +71,15 @@ function showTroubles(status, wrong) {
   });
 }
 
+/** The authority that ends last stands first. */
+const trustedUntil = (status) => Object.values(status.authorities)[0];
+
+function trustEnds(status) {
+  const ends = trustedUntil(status), days = ends && daysTo(ends, status.now);
+  return ends && days < 7 && { id: "trust", bad: days < 0, text: `‼ The last authority that is trusted ends ${moment(ends)}.` };
+}
+
+const moment = (time) => time.replace("T", " ").replace("Z", " UTC");
 const daysTo = (then, now) => (Date.parse(then) - Date.parse(now)) / 86400000;
 
 function showRanges(ranges) {

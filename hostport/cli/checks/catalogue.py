@@ -124,8 +124,8 @@ CHECKS = {
             ),
             when_not=(
                 "The message is the API server's. `x509` means certificates, `connection refused` and `no "
-                "endpoints` that no shim answers, `ALLOCATOR_UNREACHABLE` that the shim does not reach the "
-                "allocator."
+                "endpoints` that no shim answers, `TLS_FAILED` that shim and allocator do not accept each other's "
+                "certificate, `ALLOCATOR_UNREACHABLE` that the shim does not reach the allocator."
             ),
         ),
         Check(
@@ -208,6 +208,17 @@ CHECKS = {
             ),
         ),
         Check(
+            id="allocator-clock",
+            group="Allocator",
+            holds="its clock was not set",
+            looks_at="Whether the wall clock was set, or the allocator stopped for a while, since it began.",
+            when_not=(
+                "No lease ends by it: they end by a clock that goes on only while the allocator answers. But what "
+                "people are told of times goes by the wall clock, and so do certificates. A virtual machine that is "
+                "suspended or restored does this too."
+            ),
+        ),
+        Check(
             id="allocator-certificates",
             group="Allocator",
             holds="its certificates are good for a while",
@@ -217,6 +228,20 @@ CHECKS = {
             when_not=(
                 "When one ends, shims and services cannot talk to the allocator. As for `webhook-certificate`; new "
                 "connections use a new one at once."
+            ),
+        ),
+        Check(
+            id="authority-trusted",
+            group="Allocator",
+            holds="an authority that it trusts is good for a while",
+            looks_at=(
+                "When the authorities end from which the certificates of shims and services may come, by the one that "
+                "ends last: a warning a week before, a failure a day before. While one follows another there are two."
+            ),
+            when_not=(
+                "When the last one ends, no shim is let in, and every Pod that asks for ports is refused. An authority "
+                "that the allocator or cert-manager makes is followed in time: their logs say why it was not. With "
+                "Secrets of your own, put the next one into every `ca.crt` now, beside the old one."
             ),
         ),
         Check(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -178,6 +178,15 @@ def _lasts(check: str, expiries: dict[str, float], now: float) -> Finding:
     )
 
 
+def _trusts(status: pb.GetStatusResponse, now: float) -> Finding:
+    """Judged by the authority that ends last: the others are followed by it."""
+    last = max(status.authorities, key=lambda each: wording.seconds(each.expire_time))
+    ends = wording.seconds(last.expire_time)
+    found = _lasts("authority-trusted", {f"the last of {len(status.authorities)}, {last.name}": ends}, now)
+    until = datetime.fromtimestamp(ends, UTC)
+    return _ok(found.check.id, f"until {until:%Y-%m-%d}") if found.level is Level.OK else found
+
+
 def _admits(facts: Facts) -> Finding:
     pod = facts.dry_run
     if not isinstance(pod, Unseen):
@@ -199,6 +208,7 @@ def _admits(facts: Facts) -> Finding:
 def _remedy(said: str) -> str:
     for sign, remedy in (
         ("x509", "mend caBundle or the shim's certificate: see webhook-trusted"),
+        ("TLS_FAILED", "mend the certificate that it names: see docs/runbooks.md#hostportcertificatesrefused"),
         ("ALLOCATOR_UNREACHABLE", "the shim answers and the allocator does not: see allocator-answers"),
         ("NOT_SERVING", "the allocator does not serve: see allocator-serves"),
         ("no endpoints", "no shim is ready: kubectl -n hostport-system describe deployment/hostport-shim"),
@@ -225,9 +235,12 @@ def _allocator(facts: Facts) -> Iterator[Finding]:
     if status.HasField("watch"):
         yield _sees(status)
     yield _journal(status)
+    yield _clock(status)
     expiries = {each.name: wording.seconds(each.expire_time) for each in status.certificates}
     if expiries:
         yield _lasts("allocator-certificates", expiries, facts.now)
+    if status.authorities:
+        yield _trusts(status, facts.now)
     yield _versions(facts, status)
     yield _placed(status)
 
@@ -317,11 +330,20 @@ def _journal(status: pb.GetStatusResponse) -> Finding:
         cause = f"{status.journal.unsaved_count} changes could not be written, and are tried again"
         return _failed("allocator-journal", cause, "see its log: is the disk full or broken?")
     if status.journal.set_aside:
-        cause = f"it could not be read at the start, and was set aside as {status.journal.set_aside}"
+        cause = f"it was damaged, and set aside as {status.journal.set_aside}"
         return _warning(
-            "allocator-journal", cause, "let services renew their leases; remove the file when it is not needed"
+            "allocator-journal",
+            cause,
+            "see its log for what was lost; then `python -m allocator journal acknowledge PATH` in the allocator's Pod",
         )
     return _ok("allocator-journal", status.journal.kind)
+
+
+def _clock(status: pb.GetStatusResponse) -> Finding:
+    if status.clock_step_count:
+        cause = f"it was set, or the allocator stopped, {status.clock_step_count} times since its start"
+        return _warning("allocator-clock", cause, "see its log for what and when: does its node keep time by NTP?")
+    return _ok("allocator-clock")
 
 
 def _versions(facts: Facts, status: pb.GetStatusResponse) -> Finding:

@@ -1,0 +1,136 @@
+"""Opens a journal's file: makes it, upgrades it, proves that it is whole, or sets it aside and begins anew.
+
+Rules:
+
+* Nothing is touched unless damage is proven (`reading`). An error of the environment leaves the files as they are, and
+  whoever opens tries again.
+* A damaged file is set aside as `PATH.corrupt-<time>`, with its WAL, as it was found. What can be read soundly of it
+  is in the new journal (`rescue`), which is whole before anything is renamed.
+* A new file is made whole beside its place and then renamed, so that a file in place is never half made: an empty one
+  has been truncated.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from allocator.journal.contract import JournalError
+from allocator.journal.places import Lock, draft_of, extras, fresh_aside, put_aside, sync_folder
+from allocator.journal.reading import (
+    Content,
+    DamagedError,
+    WalIndex,
+    check_complete,
+    check_pages,
+    check_size,
+    damage_told_apart,
+    read_content,
+    version_of,
+)
+from allocator.journal.rescue import make_in_place, rescue
+from allocator.journal.tables import SCHEMA_VERSION, Totals, upgrade
+from allocator.journal.wal import read_wal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A journal that is whole, and what it holds."""
+
+    connection: sqlite3.Connection
+    index: WalIndex
+    content: Content
+
+    def close(self) -> None:
+        self.connection.close()
+        self.index.close()  # after it: see there
+
+
+def open_whole(path: Path, lock: Lock) -> Opened:
+    """The journal, which is made if there is none, and made anew if it is damaged.
+
+    Raises:
+        JournalVersionError: it is not ours to touch.
+        JournalError: the environment's fault; nothing was touched.
+
+    """
+    try:
+        if not path.exists():
+            _make(path)
+        try:
+            return _open(path, lock)
+        except DamagedError:
+            return _open(path, lock)  # the new one
+    except (sqlite3.Error, OSError, DamagedError) as error:
+        raise JournalError(f"journal {path} cannot be opened: {error}") from error
+
+
+def _make(path: Path) -> None:
+    """Without its file a WAL says nothing; SQLite would delete it without a word."""
+    if orphans := [extra for extra in extras(path) if extra.exists()]:
+        _begin_anew(path, f"{path} is missing beside {', '.join(map(str, orphans))}")
+    else:
+        make_in_place(path)
+
+
+def _open(path: Path, lock: Lock) -> Opened:
+    """Raises DamagedError when what was there has been set aside, and a new file is in its place."""
+    try:
+        check_size(path)
+    except DamagedError as damage:
+        _begin_anew(path, str(damage))
+        raise
+    with ExitStack() as stack:
+        index = WalIndex(path)
+        stack.callback(index.close)
+        # Others may read it (`journal dump`, a backup). Whoever locks it is not waited for here.
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        stack.enter_context(closing(connection))
+        try:
+            content = _whole(connection, index, path, lock)
+        except DamagedError as damage:
+            _begin_anew(path, str(damage))  # while it is open: SQLite leaves a file that was renamed as it is
+            raise
+        stack.pop_all()
+    return Opened(connection, index, content)
+
+
+def _whole(connection: sqlite3.Connection, index: WalIndex, path: Path, lock: Lock) -> Content:
+    """Reads before anything is written, also by SQLite."""
+    told, wal = lock.last_told(), read_wal(path)
+    with damage_told_apart():
+        version = version_of(connection, path)
+    check_pages(connection)
+    behind = wal.commits_behind(index.frames())
+    with damage_told_apart():
+        if version < SCHEMA_VERSION:
+            check_complete(Totals(""), told, behind)
+            upgrade(connection)
+            log.info("journal %s was upgraded from schema version %d to %d", path, version, SCHEMA_VERSION)
+    content = read_content(connection)
+    check_complete(content.totals, told, behind)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return content
+
+
+def _begin_anew(path: Path, why: str) -> None:
+    draft, aside = draft_of(path), fresh_aside(path)
+    rescued = rescue(path, draft)
+    put_aside(path, aside)
+    draft.rename(path)
+    sync_folder(path)
+    log.error(
+        "journal %s is damaged (%s). It was set aside as %s, and a new one begun with what can be read of it: %s."
+        " `python -m allocator journal acknowledge %s` when you know of it",
+        path,
+        why,
+        aside,
+        rescued,
+        path,
+    )

@@ -1,0 +1,1 @@
+"""The product with certificates of cert-manager's real controllers."""

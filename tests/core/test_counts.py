@@ -1,0 +1,110 @@
+"""What an index has counted as things came and went is what one counts that sees them for the first time."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from kit import node
+
+from allocator.core import occupancy as module
+from allocator.core.candidates import Constraints, Node, NodeName
+from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
+from allocator.core.occupancy import Occupancy
+from allocator.core.ports import PortKey, Protocol
+
+LOW, HIGH = 200, 2_400
+SETS = (Constraints(), Constraints(selector=(("zone", "a"),)), Constraints(node_name=NodeName("n1")))
+STATES = (State.LEASED, State.BOUND, State.CONFIRMED)
+ADDRESSES = ("", "10.0.0.1")
+PRIORITIES = (0, 5, 9)
+
+
+def a_claim(chance: Random, number: int) -> Claim:
+    return Claim(
+        id=ClaimId(f"c{number}"),
+        owner=Owner(namespace="demo", name=f"c{number}"),
+        state=chance.choice(STATES),
+        ports=tuple(
+            ClaimPort(
+                container="c",
+                container_port=at,
+                host_port=chance.choice((chance.randint(250, 262), chance.randint(LOW, HIGH))),
+                protocol=chance.choice((Protocol.TCP, Protocol.UDP)),
+                host_ip=chance.choice(ADDRESSES),
+            )
+            for at in range(chance.randint(1, 6))
+        ),
+        created=0.0,
+        constraints=chance.choice(SETS),
+        node=NodeName(f"n{chance.randrange(4)}"),
+        pod_uid=PodUid(f"c{number}"),
+        settled_at=0.0,
+        priority=chance.choice(PRIORITIES),
+        is_terminating=chance.random() < 0.2,
+    )
+
+
+def counts(index: Occupancy) -> list[object]:
+    """All that is said of numbers and nodes; the numbers first, as they make counts."""
+    scopes = [index.scope(within) for within in SETS]
+    numbers = [
+        (which(scope, protocol, low, HIGH))
+        for scope in scopes
+        for protocol in (Protocol.TCP, Protocol.UDP)
+        for low in (LOW, 300)
+        for which in (index.taken, index.stuck, index.full, index.leased_numbers)
+    ]
+    loads = [
+        [plane for plane in index.loads(scope, protocol, LOW, HIGH) if plane]
+        for scope in scopes
+        for protocol in (Protocol.TCP, Protocol.UDP)
+    ]
+    keys = [
+        PortKey(ip, protocol, n) for n in range(250, 263) for ip in ("0.0.0.0", "10.0.0.1") for protocol in Protocol
+    ]
+    nodes = [
+        sorted(index.names_of(found))
+        for key in keys
+        for found in (
+            index.conflicting(key),
+            index.settled(key),
+            index.planned(key),
+            *(index.staying(key, rank) for rank in (None, 0, 5, 9, 10)),
+        )
+    ]
+    return [numbers, loads, nodes, [index.some_leave(rank) for rank in (None, 0, 5, 9, 10)]]
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("many", [pytest.param(512, id="few ports"), pytest.param(4, id="many ports")])
+@pytest.mark.parametrize("recounted", [pytest.param(1_024, id="recounted"), pytest.param(3, id="forgotten")])
+def test_counts_that_are_kept_are_those_of_an_index_that_begins_anew(
+    seed: int, many: int, recounted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MANY_PORTS", many)
+    monkeypatch.setattr(module, "MOST_RECOUNTED", recounted)
+    chance, index = Random(seed), Occupancy()
+    nodes: dict[str, Node] = {}
+    claims: dict[ClaimId, Claim] = {}
+    for step in range(60):
+        if chance.random() < 0.25:
+            changed = node(f"n{chance.randrange(4)}", labels={"zone": chance.choice("ab")})
+            nodes[changed.name] = changed
+            index.put_node(changed)
+        elif claims and chance.random() < 0.4:
+            index.leave(claims.pop(chance.choice(list(claims))))
+        else:
+            claim = a_claim(chance, step)
+            claims[claim.id] = claim
+            index.stand(claim)
+        if step % 7 == 0:
+            counts(index)  # so that there is something that is kept
+    anew = Occupancy()
+    for each in index.names():  # positions are alike, so that sets of nodes are
+        anew.put_node(nodes.get(each) or node(each))
+        if each not in nodes:
+            anew.drop_node(each)
+    for claim in claims.values():
+        anew.stand(claim)
+    assert counts(index) == counts(anew)

@@ -1,0 +1,151 @@
+"""A real allocator on a disk that is locked, full, read-only or broken: it waits, says why, and has lost nothing.
+
+A disk that is full or read-only is a small file system, which needs root; a broken one needs a C compiler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+from crash.environment import FULL, READ_ONLY, Disk
+
+from allocator.engine import always
+from allocator.journal.contract import Put
+from allocator.journal.sqlite import SqliteJournal
+
+from .flips import NAME, claim
+
+ROOT = Path(__file__).resolve().parents[2]
+CLAIMS = tuple(map(claim, range(30)))
+DEADLINE = 20.0
+SECONDS = float(os.environ.get("DISK_SECONDS", "1.5"))
+"""How long each fault lasts: `DISK_SECONDS=30` for the table of the documents."""
+
+
+async def crashed(folder: Path) -> Path:
+    """A journal with all of `CLAIMS` in its WAL, as a kill leaves it."""
+    journal = SqliteJournal(folder / "source" / NAME).open_now()
+    for each in CLAIMS:
+        await journal.submit([Put(each)], always)
+    copy = shutil.copytree(folder / "source", folder / "copy")
+    journal.close()
+    return copy
+
+
+@contextmanager
+def allocator(journal: Path, env: Mapping[str, str]) -> Iterator[Callable[[str], str]]:
+    """Serves from it; what it gives answers GET of a path."""
+    command = [sys.executable, "-m", "allocator", "serve", "--listen=127.0.0.1:0", "--http=127.0.0.1:0"]
+    process = subprocess.Popen(
+        [*command, f"--journal=sqlite:{journal}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **env},
+    )
+    assert process.stderr is not None
+    try:
+        found = next(
+            match
+            for line in process.stderr
+            if (match := re.search(r"listening on grpc \S+, http ([^\s\"]+) from", line))
+        )
+
+        def get(path: str) -> str:
+            try:
+                with urllib.request.urlopen(f"http://{found[1]}{path}", timeout=5) as response:
+                    text: str = response.read().decode()
+            except urllib.error.HTTPError as error:
+                text = error.read().decode()
+            return text
+
+        yield get
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(get: Callable[[str], str], words: str) -> None:
+    ends = time.monotonic() + DEADLINE
+    while words not in (told := get("/readyz?verbose")):
+        assert time.monotonic() < ends, told
+        time.sleep(0.05)
+
+
+@contextmanager
+def locked(place: Path, _: ExitStack) -> Iterator[dict[str, str]]:
+    with closing(sqlite3.connect(place / NAME, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        yield {}
+
+
+@contextmanager
+def broken(place: Path, _: ExitStack) -> Iterator[dict[str, str]]:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    library, flag = place.parent / "eio.so", place.parent / "broken"
+    source = Path(__file__).with_name("eio.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    flag.touch()
+    yield {"LD_PRELOAD": str(library), "EIO_NAME": NAME, "EIO_WHILE": str(flag)}
+    flag.unlink()
+
+
+FAULTS = {"locked": (locked, "database is locked"), "broken": (broken, "journal failed: ")}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_start_waits_for_what_is_in_the_way_and_loses_nothing(tmp_path: Path, fault: str) -> None:
+    place = await crashed(tmp_path)
+    hold, words = FAULTS[fault]
+    with ExitStack() as stack:
+        during = ExitStack()
+        env = during.enter_context(hold(place, stack))
+        get = stack.enter_context(allocator(place / NAME, env))
+        wait_for(get, words)
+        await asyncio.sleep(SECONDS)
+        assert get("/healthz") == "ok\n"
+        assert "[-]journal failed" in get("/readyz?verbose")
+        during.close()
+        wait_for(get, "readyz check passed")
+        assert 'hostport_claims{state="LEASED"} 30.0' in get("/metrics")
+    assert [each.name for each in place.iterdir() if "corrupt" in each.name] == []
+
+
+@pytest.mark.parametrize("kind", [FULL, READ_ONLY])
+async def test_a_full_or_read_only_disk_at_the_start_loses_nothing(tmp_path: Path, kind: str) -> None:
+    source = await crashed(tmp_path)
+    disk = Disk(tmp_path)
+    try:
+        if kind not in disk.faults:
+            pytest.skip("a small file system cannot be mounted here")
+        for each in source.iterdir():
+            if not each.name.endswith("-shm"):  # so that SQLite has to make it
+                shutil.copy(each, disk.folder)
+        with ExitStack() as stack:
+            async with disk.fault(kind):
+                get = stack.enter_context(allocator(disk.journal, {}))
+                wait_for(get, "[-]journal failed: ")
+                await asyncio.sleep(SECONDS)
+                assert get("/healthz") == "ok\n"
+                assert "[-]journal failed" in get("/readyz?verbose")
+            wait_for(get, "readyz check passed")
+            assert 'hostport_claims{state="LEASED"} 30.0' in get("/metrics")
+        assert [each.name for each in disk.folder.iterdir() if "corrupt" in each.name] == []
+    finally:
+        disk.close()

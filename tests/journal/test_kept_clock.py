@@ -1,0 +1,150 @@
+"""The journal keeps the reading of the allocator's clock, and a journal of the time before is taken as it was meant."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from allocator.clock import Clock
+from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
+from allocator.core.ledger import Ledger, Rules
+from allocator.engine import CLOCK_SECONDS, Engine, always
+from allocator.journal.contract import Drop, Put
+from allocator.journal.records import encode_claim
+from allocator.journal.sqlite import SqliteJournal
+from allocator.slices import at_once
+
+WALL = 1_800_000_000.0
+LEASE = Claim(
+    id=ClaimId("a" * 32),
+    owner=Owner(kind="Relay", name="r1"),
+    state=State.LEASED,
+    ports=(ClaimPort(host_port=7000),),
+    created=WALL - 100,
+    expires=WALL + 600,
+)
+
+
+class Machine:
+    """One allocator after the other on one journal. Its wall clock is set, its steady clock goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.wall, self.steady = WALL, 10.0
+
+    def start(self) -> tuple[Engine, SqliteJournal]:
+        journal = SqliteJournal(self._path).open_now()
+        clock = Clock(wall=lambda: self.wall, steady=lambda: self.steady)
+        ids = iter(f"{number:032x}" for number in range(100))
+        engine = Engine(
+            ledger=Ledger(Rules()), journal=journal, now=clock, new_id=lambda: ClaimId(next(ids)), clock=clock
+        )
+        at_once(engine.restore())
+        engine.is_serving = True
+        return engine, journal
+
+    def pass_time(self, seconds: float, engine: Engine) -> None:
+        for _ in range(int(seconds)):
+            self.wall += 1.0
+            self.steady += 1.0
+            engine.now()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "journal.db")
+
+
+def left(engine: Engine) -> list[float]:
+    return [round((claim.expires or 0.0) - engine.now(), 3) for claim in engine.leases()]
+
+
+async def test_a_start_goes_on_from_the_reading_of_the_last_commit(machine: Machine) -> None:
+    engine, journal = machine.start()
+    await journal.submit([Put(LEASE)], always)
+    machine.pass_time(100, engine)
+    await journal.submit([], always)
+    machine.pass_time(3, engine)  # which no commit has kept
+    journal.close()
+    machine.wall += 7200
+
+    engine, journal = machine.start()
+
+    assert left(engine) == [500.0]
+    assert engine.wall() - engine.now() == pytest.approx(engine.ahead)
+    journal.close()
+
+
+async def test_the_clock_is_kept_while_something_ends_by_it(machine: Machine) -> None:
+    engine, journal = machine.start()
+    await journal.submit([Put(LEASE)], always)
+    journal.close()
+    engine, journal = machine.start()
+    for _ in range(60):
+        machine.pass_time(1, engine)
+        engine.tick()
+    journal.close()
+
+    engine, journal = machine.start()
+
+    assert 540.0 <= left(engine)[0] <= 540.0 + CLOCK_SECONDS
+    journal.close()
+
+
+async def test_nothing_is_written_for_a_clock_that_nobody_waits_for(machine: Machine) -> None:
+    engine, journal = machine.start()
+    commits: list[object] = []
+    journal.on_commit = commits.append
+    for _ in range(60):
+        machine.pass_time(1, engine)
+        engine.tick()
+    await journal.submit([Drop(ClaimId("b" * 32), 0.0)], always)
+
+    assert len(commits) == 1
+    journal.close()
+
+
+FIRST_SCHEMA = """
+PRAGMA application_id = 0x48505254;
+PRAGMA user_version = 1;
+PRAGMA journal_mode = WAL;
+CREATE TABLE journal (identity TEXT NOT NULL);
+INSERT INTO journal VALUES (lower(hex(randomblob(16))));
+CREATE TABLE claims (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE answers (
+    seq INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL, digest BLOB NOT NULL, claim_id TEXT NOT NULL, response BLOB NOT NULL, ended REAL
+);
+CREATE INDEX answers_by_end ON answers (ended) WHERE ended IS NOT NULL;
+"""
+
+
+def write_as_the_first_version(path: Path, claim: Claim) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(FIRST_SCHEMA)
+    connection.execute("INSERT INTO claims (id, body) VALUES (?, ?)", (claim.id, encode_claim(claim)))
+    connection.close()
+
+
+OLD = {"time is left": (600.0, 600.0), "it is over": (-600.0, -600.0)}
+
+
+@pytest.mark.parametrize(("ends_in", "is_left"), OLD.values(), ids=OLD.keys())
+async def test_a_journal_of_a_time_without_the_clock_has_what_was_left_by_the_wall_clock(
+    machine: Machine, tmp_path: Path, ends_in: float, is_left: float
+) -> None:
+    """Whose ends were instants of the wall clock. From the first start on they are kept as the others."""
+    write_as_the_first_version(tmp_path / "journal.db", replace(LEASE, expires=WALL + ends_in))
+
+    engine, journal = machine.start()
+    assert left(engine) == [is_left]
+    await journal.submit([], always)
+    journal.close()
+    machine.wall += 7200
+    engine, journal = machine.start()
+
+    assert left(engine) == [is_left]
+    journal.close()
