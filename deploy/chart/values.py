@@ -135,7 +135,7 @@ def values(resources: Mapping[str, Any]) -> tuple[Value, ...]:
             "allocator.replicas",
             1,
             at_least(1),
-            "2: one serves, one stands by on another node. A lost node then costs 40 s without new Pods, not 2 minutes.",
+            "2: one serves, one stands by on another node. A lost node then costs 40 s without new Pods, not 120.",
         ),
         *_program("allocator", resources["allocator"]),
         Value("shim.replicas", 2, at_least(1), "Two or more, so that no Pod waits while one of them moves."),
