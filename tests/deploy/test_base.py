@@ -18,10 +18,10 @@ LEFT_ALONE = {
         {"key": "hostport.io/webhook", "operator": "NotIn", "values": ["ignore"]},
     ]
 }
-LOST_NODE = [
-    {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
-    for key in ("not-ready", "unreachable")
-]
+LOST_NODE = {  # seconds that a Pod stays on it, by what it lacks
+    "hostport-allocator": {"not-ready": 30, "unreachable": 10},
+    "hostport-shim": {"not-ready": 30, "unreachable": 30},
+}
 RESTRICTED_POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED_CONTAINER = {
     "allowPrivilegeEscalation": False,
@@ -170,7 +170,10 @@ def test_each_program_lives_within_the_strictest_profile(program: str) -> None:
 def test_each_program_leaves_a_lost_node_in_half_a_minute_and_goes_before_no_other_pod(program: str) -> None:
     pod = pod_of(program)
 
-    assert pod["tolerations"] == LOST_NODE
+    assert pod["tolerations"] == [
+        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}
+        for key, seconds in LOST_NODE[program].items()
+    ]
     assert pod["priorityClassName"] == "system-cluster-critical"
 
 

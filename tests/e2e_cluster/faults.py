@@ -152,6 +152,7 @@ FAULTS = (
         gap=20,
         may_fail=Failures.INSIDE_THE_GAP,
     ),
+    Fault(name="deletion of the allocator", inflict=delete_allocator, gap=20, may_fail=Failures.INSIDE_THE_GAP),
     Fault(name="`kill -9` of the allocator that serves, of two", inflict=kill_allocator, gap=4, before=have_two),
     Fault(name="rollout of two allocators", inflict=restart_allocator, gap=1, before=have_two),
     Fault(
@@ -185,7 +186,7 @@ FAULTS = (
         name="power-off of the allocator's node",
         inflict=power_off_node_of_the_allocator,
         seconds=130,
-        gap=140,
+        gap=120,
         may_fail=Failures.UNTIL_IT_IS_BACK,
         before=have_one,
         loses_a_node=True,
