@@ -69,6 +69,7 @@ LOOPS = {
     "the first of those who follow": ("nodes", "allocator.cluster.watching:Follower.forever"),
     "proofs": ("proofs", "allocator.cluster.proof:Prover.forever"),
     "lease": ("lease", "allocator.cluster.lease:Leadership.keep"),
+    "hearing of the Lease": ("lease", "allocator.cluster.lease:Leadership._watch"),
     "portleases": ("portleases", "allocator.portleases.keeper:LeaseKeeper.run"),
     "tidying": ("tidying", "allocator.portleases.keeper:LeaseKeeper._tidy_forever"),
     "certificates": ("certificates", "allocator.certificates.keeper:Keeper.forever"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from test_failures import FLAGS, NAMESPACE, ROOT, kubernetes, server
 from test_service import two_ports
 
+from allocator.journal.sqlite import SqliteJournal
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as rpc
 
@@ -47,6 +49,11 @@ class Replica:
     async def until(self, *health: int) -> None:
         async with asyncio.timeout(15):
             while await self.health() != health:
+                await asyncio.sleep(0.02)
+
+    async def until_it_waits_for(self, words: str) -> None:
+        async with asyncio.timeout(15):
+            while words not in (await self.stub.GetStatus(pb.GetStatusRequest())).waiting_for:
                 await asyncio.sleep(0.02)
 
     async def stop(self) -> int:
@@ -158,6 +165,34 @@ async def test_after_an_orderly_stop_the_other_serves_within_a_second_and_knows_
     assert held[9500] == "s"
     assert granted.ports[0].host_port in held
     assert (await second.stub.GetAllocation(pb.GetAllocationRequest(id=leased.id))).allocation.id == leased.id
+
+
+@contextmanager
+def locked(journal: Path) -> Iterator[None]:
+    """As by a backup, or by somebody with `sqlite3`."""
+    SqliteJournal(journal).open_now().close()
+    with closing(sqlite3.connect(journal, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+async def test_who_waits_for_its_journal_neither_stands_by_nor_takes_the_lease_until_that_has_passed(
+    start: Start, tmp_path: Path
+) -> None:
+    first = await start("first")
+    await first.until(SERVING, SERVING)
+    with locked(tmp_path / "second.db"):
+        second = await start("second")
+        await second.until_it_waits_for("database is locked")
+        assert await second.health() == (NOT_SERVING, NOT_SERVING)
+        await first.stop()  # in order: whoever may takes over at once
+        third = await start("third")
+        await third.until(SERVING, SERVING)
+        assert await second.health() == (NOT_SERVING, NOT_SERVING)
+
+    await second.until(SERVING, NOT_SERVING)
+    await second.until_it_waits_for("its turn: it stands by, and third serves")
 
 
 async def first_refusal(replica: Replica) -> None:
