@@ -101,7 +101,7 @@ class Keeper:
         """Looks and writes; returns after how many seconds to do so again."""
         troubles: list[str] = []
         is_writer = self._may_write()
-        if not is_writer and self._now() < self._read_at + LOOK_SECONDS:
+        if not is_writer and 0 <= self._now() - self._read_at < LOOK_SECONDS:  # also after a clock was set back
             return LEASE_SECONDS
         try:
             await (self._round(troubles) if is_writer else self._read_only(troubles))

@@ -274,6 +274,23 @@ async def test_who_stands_by_has_a_certificate_of_the_authority_and_writes_nothi
     assert desk.served[0][1] in desk.bundles()
 
 
+@pytest.mark.parametrize(
+    ("passed", "looks"),
+    [(LOOK_SECONDS - 1, False), (LOOK_SECONDS, True), (-7200.0, True)],
+    ids=["it has just looked", "it is time", "the clock was set back"],
+)
+async def test_who_stands_by_looks_every_few_seconds_whatever_is_done_to_the_clock(
+    desk: Desk, passed: float, *, looks: bool
+) -> None:
+    desk.holds_lease = False
+    await desk.turn()
+    desk.now += passed
+
+    await desk.turn()
+
+    assert bool(desk.api.requests) is looks
+
+
 async def test_who_loses_the_lease_under_way_writes_no_more(desk: Desk) -> None:
     for path in (SHIM_TLS, CONFIG_MAP):
         desk.api.put(path, None)
