@@ -165,6 +165,7 @@ class Engine:
         self.is_serving = False
         self.watch: Watch | None = None  # the view of the cluster, where it can be asked
         self.holds_lease: Callable[[], bool] = always  # whether we are the one who may answer
+        self.who_serves: Callable[[], str] = str  # another allocator, while we stand by; empty: we do not
         self.lease_namespace = ""  # of leases whose owners name none
         self.enforced: dict[str, str] = {}  # Pod Security level by namespace, where it forbids hostNetwork
         self.incidents: Counter[IncidentKind] = Counter()  # since the start, by kind
@@ -221,6 +222,8 @@ class Engine:
 
     def check_serving(self) -> None:
         """Raises UnavailableError unless the state is whole and ours to answer for."""
+        if not self.is_serving and (other := self.who_serves()):
+            raise UnavailableError(Reason.NOT_SERVING, f"this allocator stands by, {other} serves; retry there")
         if not self.is_serving:
             raise UnavailableError(Reason.NOT_SERVING, "the allocator is starting or stopping; retry")
         if not self.holds_lease():
@@ -570,6 +573,12 @@ class Engine:
         self.save_changes()
         self._tell_incidents()
 
+    def stand_by(self) -> None:
+        """In place of a tick, while another serves: what the cluster changes is followed, and nothing ends."""
+        self.ledger.look_for_room()
+        self.save_changes()
+        self._tell_incidents()
+
     def see_clock(self) -> None:
         """With each tick, also while nothing is served: notices what the wall clock does."""
         if self._clock is not None:
@@ -702,7 +711,10 @@ class Engine:
         return None if is_ending else claim
 
     def _tell_incidents(self) -> None:
-        for incident in self.ledger.take_incidents():
+        incidents = self.ledger.take_incidents()
+        if self.who_serves():
+            return  # who serves sees the same, and tells it
+        for incident in incidents:
             self.incidents[incident.kind] += 1
             self.report(incident)
 

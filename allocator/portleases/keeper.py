@@ -2,9 +2,10 @@
 
 Rules:
 
-* At the start the leases are what the cluster has stored, listed consistently, before anything is served and after the
-  coordination Lease is ours. Every grant that a predecessor answered was stored while its Lease was valid, so it is in
-  that list; what it stored later it has told to nobody.
+* The leases are what the cluster has stored when the coordination Lease is ours: listed after that, or followed up to
+  what the predecessor had seen when it handed over. They come into the books then, before anything is served: who
+  stands by follows the objects and makes nothing of them. Every grant that a predecessor answered was stored while its
+  Lease was valid, so it is among them; what it stored later it has told to nobody.
 * A lease in the journal whose object is missing has ended. An object that the journal does not know is taken up, with
   the answer to its request.
 * Renewals are written to the objects every 10 seconds, as the time that is left: no clock of another machine plays a
@@ -40,7 +41,7 @@ from allocator.portleases.objects import API, READER, PortLeaseSketch, Stored, p
 from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
 from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores, ended, generous
-from allocator.slices import slices
+from allocator.slices import in_turns, slices
 from hostport.supervision import side_by_side
 
 log = logging.getLogger(__name__)
@@ -111,8 +112,21 @@ class LeaseKeeper:
         await side_by_side(portleases=self._follower.forever(), tidying=self._tidy_forever(pace_seconds))
 
     async def synced(self) -> None:
-        """Returns when the leases are in the books."""
+        """Returns when the objects were listed once."""
         await self._follower.synced.wait()
+
+    def mark(self) -> int:
+        """Marks this moment, for `recover`."""
+        return self._follower.begun
+
+    async def recover(self, mark: int, version: int | None) -> None:
+        """Puts the leases into the books, once whatever was stored at a moment was told; see `Follower.caught_up`."""
+        await self._follower.caught_up(mark, version)
+        await in_turns(self._recover())
+
+    def latest(self) -> int:
+        """The newest version of an object that is known here."""
+        return max(self._shelf.latest, self._follower.latest)
 
     async def stop(self) -> bool:
         """Writes what is to be written, for a moment; whether the objects now tell everything."""
@@ -150,8 +164,6 @@ class LeaseKeeper:
         yield
 
     def complete(self, as_of: float) -> Iterator[None]:
-        if not self._is_recovered:
-            yield from self._recover()
         for some in slices(self._missing):
             for uid in some:
                 self._gone(uid)
@@ -212,7 +224,7 @@ class LeaseKeeper:
         await self.synced()
         while True:
             await asyncio.sleep(pace_seconds)
-            if self._may_write():
+            if self._is_recovered and self._may_write():  # before, the books do not know what the objects stand for
                 await self.tidy()
 
     async def tidy(self) -> bool:
