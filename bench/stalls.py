@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from http.client import HTTPConnection
 from itertools import count
 from typing import Any
@@ -34,7 +35,7 @@ from allocator.core.pods import Judge, Pod, Verdict
 from allocator.journal.contract import Entry, JournalError, Put, Recorded
 from allocator.portleases.journal import LeaseJournal
 from allocator.portleases.keeper import LeaseKeeper
-from allocator.portleases.objects import Stored
+from allocator.portleases.objects import Stored, shown_end, ttl_of
 from allocator.portleases.shelf import Shelf
 from allocator.slices import in_turns
 from bench.options import Options
@@ -664,9 +665,8 @@ def leases_tidied(place: Place) -> None:
     place.on_loop(_restore, place, claims)
     shelf = Shelf()
     for claim in claims:
-        shelf.put(
-            Stored(namespace="lessee", name=claim.id, uid=claim.id, version=1, id=claim.id, claim=claim, ttl=3600.0)
-        )
+        told = Stored(namespace="lessee", name=claim.id, uid=claim.id, version=1, id=claim.id, claim=claim)
+        shelf.put(replace(told, left=ttl_of(claim, 0.0), expires=shown_end(claim, 0.0)))
     journal = LeaseJournal(place.journal, _Nothing(), shelf, now=place.engine.now)  # type: ignore[arg-type]
     keeper = LeaseKeeper(
         _Nothing(),  # type: ignore[arg-type]
