@@ -86,7 +86,7 @@ browser: $(READY)  ## the status page in Chromium (Debian: chromium chromium-dri
 screenshots: $(READY)  ## the pictures of docs/status-page.md: 4 and 1,000 nodes, claims made through the API
 	$(PY) -m tests.browser.screenshots
 
-e2e-cluster: $(READY)  ## three real nodes on this machine: install, run the example, break things (root, Linux; 15 minutes)
+e2e-cluster: $(READY)  ## three real nodes on this machine: install, run the example, break things (root, Linux; 30 minutes)
 	$(BIN)/pytest -q tests/e2e_cluster
 
 e2e-kind: $(READY)  ## the same on kind (needs Docker and kind)
