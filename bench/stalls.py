@@ -34,7 +34,7 @@ from allocator.core.pods import Judge, Pod, Verdict
 from allocator.journal.contract import Entry, JournalError, Put, Recorded
 from allocator.portleases.journal import LeaseJournal
 from allocator.portleases.keeper import LeaseKeeper
-from allocator.portleases.objects import Stored
+from allocator.portleases.objects import Stored, shown_end
 from allocator.portleases.shelf import Shelf
 from allocator.slices import in_turns
 from bench.options import Options
@@ -665,7 +665,16 @@ def leases_tidied(place: Place) -> None:
     shelf = Shelf()
     for claim in claims:
         shelf.put(
-            Stored(namespace="lessee", name=claim.id, uid=claim.id, version=1, id=claim.id, claim=claim, ttl=3600.0)
+            Stored(
+                namespace="lessee",
+                name=claim.id,
+                uid=claim.id,
+                version=1,
+                id=claim.id,
+                claim=claim,
+                left=1e12,
+                expires=shown_end(claim, 0.0),
+            )
         )
     journal = LeaseJournal(place.journal, _Nothing(), shelf, now=place.engine.now)  # type: ignore[arg-type]
     keeper = LeaseKeeper(

@@ -46,6 +46,9 @@ LEASE_SECONDS = 3600.0
 MOST_DUE = 256
 """Leases, and likewise reservations, that are told as due at a time."""
 
+MOST_DATED = 64
+"""Reservations that get their deadlines at once: up to 4 ms. A turn that looks at the cluster may do so twice."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -385,11 +388,11 @@ class Ledger:
 
     def _end_some(self) -> None:
         """Gives some of the reservations that had no end their deadline."""
-        for claim_id in self._endless[-MOST_DUE:]:
+        for claim_id in self._endless[-MOST_DATED:]:
             claim = self._claims.get(claim_id)
             if claim and claim.state is State.RESERVED and claim.expires is None:
                 self._note(replace(claim, expires=self._deadline(self._trusted_at)))
-        del self._endless[-MOST_DUE:]
+        del self._endless[-MOST_DATED:]
 
     def observe(
         self,
