@@ -5,9 +5,8 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from core.test_counts import a_claim
 from msgspec.structs import replace
-from registerkit import assert_in_step
+from registerkit import a_claim, assert_in_step
 
 from allocator.core.claims import Claim
 from allocator.core.register import Register
