@@ -246,7 +246,7 @@ def lowest_free(wanted: Demand, steps: Steps) -> Numbers:
         found = _lowest_free(wanted.ask, wanted.groups, wanted.world, partial(_taken, wanted), low, last)
         if found or last == high:
             return found
-        size *= 8
+        size *= 2
 
 
 def _taken(wanted: Demand, protocol: Protocol, low: int, high: int) -> int:
