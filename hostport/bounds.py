@@ -14,6 +14,9 @@ from __future__ import annotations
 from enum import Enum
 
 MOST_PORTS = 512
+MOST_AVOIDED = 512
+"""Numbers that the probes and hooks of a Pod name and that none of its ports has."""
+
 LONGEST_NAME = 253
 """Characters of a name, a namespace or a uid: a DNS subdomain, the longest name that Kubernetes has."""
 

@@ -1,8 +1,8 @@
 """From a policy to numbers, as far as the request alone decides.
 
-Ports of one container with one containerPort and different protocols (53/TCP and 53/UDP) are one *port group*: they get
-one number under every policy, and the *port index* counts groups. A number that the user set is kept under every
-policy; the port keeps its place in the port index.
+Ports of one container with one containerPort are one *port group*: 53/TCP and 53/UDP, and one socket under two names.
+They get one number under every policy, and the *port index* counts groups. A number that the user set is kept under
+every policy; the port keeps its place in the port index.
 
 A group's number is fixed here, or left open (0) for Dynamic, which `plan` then searches.
 """
@@ -40,21 +40,17 @@ def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
     the first.
     """
     groups: list[tuple[list[int], int]] = []
-    # (container, containerPort, protocol) → indexes of the groups that lack this protocol
-    lacking: dict[tuple[str, int, Protocol], list[int]] = {}
+    known: dict[tuple[str, int], list[int]] = {}  # (container, containerPort) → indexes of its groups
     for position, port in enumerate(ask.ports):
-        candidates = lacking.get((port.container, port.container_port, port.protocol), ())
+        candidates = known.setdefault((port.container, port.container_port), [])
         for at in candidates if port.container_port else ():
             members, number = groups[at]
             if not number or not port.host_port or number == port.host_port:
                 members.append(position)
                 groups[at] = (members, number or port.host_port)
-                lacking[port.container, port.container_port, port.protocol].remove(at)
                 break
         else:
-            for protocol in Protocol:
-                if protocol is not port.protocol:
-                    lacking.setdefault((port.container, port.container_port, protocol), []).append(len(groups))
+            candidates.append(len(groups))
             groups.append(([position], port.host_port))
     return groups
 
@@ -174,21 +170,23 @@ def _indexed(ask: Ask, index: int, port: PortAsk, position: int, reserved: int, 
 
 
 def _dynamic_mistakes(ask: Ask, reserved: int) -> list[Mistake]:
-    if span(ask.low, ask.high) & ~reserved:
+    numbers = span(ask.low, ask.high)
+    if numbers & ~reserved & ~ask.avoided:
         return []
-    message = (
-        f"every number from min-port {ask.low} to max-port {ask.high} is reserved in this cluster"
-        f" ({format_numbers(span(ask.low, ask.high) & reserved)}). Choose another range"
-    )
+    taken = numbers & reserved
+    why = [f"reserved in this cluster ({format_numbers(taken)})"] if taken else []
+    taken = numbers & ask.avoided & ~reserved
+    why += [f"named by the Pod's own probes or hooks ({format_numbers(taken)})"] if taken else []
+    message = f"every number from min-port {ask.low} to max-port {ask.high} is {' or '.join(why)}. Choose another range"
     return [Mistake(Reason.RANGE_RESERVED, "range", message)]
 
 
 def _collisions(ask: Ask, groups: Sequence[Group]) -> list[Mistake]:
-    """Two of the owner's own ports on one number would conflict with each other on every node."""
+    """Two groups of the owner's own on one number would conflict with each other on every node."""
     mistakes = []
     seen: dict[tuple[Protocol, int], dict[str, PortAsk]] = {}  # by address, in port order
     for group in groups:
-        for member in group.members if group.number else ():
+        for member in _sockets(ask, group) if group.number else ():
             port = ask.ports[member]
             key = PortKey(normalise_ip(port.host_ip), port.protocol, group.number)
             earlier = seen.setdefault((port.protocol, group.number), {})
@@ -198,6 +196,11 @@ def _collisions(ask: Ask, groups: Sequence[Group]) -> list[Mistake]:
                 mistakes.append(Mistake(Reason.OWN_PORTS_COLLIDE, f"ports[{member}]", message))
             earlier.setdefault(key.ip, port)
     return mistakes
+
+
+def _sockets(ask: Ask, group: Group) -> list[int]:
+    """The first member of each protocol: others of it are the same socket under another name."""
+    return list({ask.ports[member].protocol: member for member in reversed(group.members)}.values())[::-1]
 
 
 def _first_conflict(ip: str, earlier: Mapping[str, PortAsk]) -> PortAsk | None:
