@@ -106,11 +106,14 @@ class Visit:
 class Desk:
     """What the handlers share: whom to ask, what to count, how many at once."""
 
-    def __init__(self, *, allocator: Allocator, metrics: Metrics, max_concurrent: int) -> None:
+    def __init__(
+        self, *, allocator: Allocator, metrics: Metrics, max_concurrent: int, own_network: bool = False
+    ) -> None:
         self.metrics = metrics
         self.is_draining = False
         self._allocator = allocator
         self._max_concurrent = max_concurrent
+        self._own_network = own_network  # of a Pod that does not say
         self._in_flight = 0  # from their headers on
         self._answering = 0  # whose bodies are whole
         self._bytes = 0
@@ -121,7 +124,12 @@ class Desk:
 
     async def admit(self, body: bytes, *, deadline: float) -> Answer | Unreachable:
         soon = min(deadline, asyncio.get_running_loop().time() + PROBE_PATIENCE)
-        return await admit(body, partial(self._ask, deadline=deadline), probe=partial(self._ask, deadline=soon))
+        return await admit(
+            body,
+            partial(self._ask, deadline=deadline),
+            probe=partial(self._ask, deadline=soon),
+            own_network=self._own_network,
+        )
 
     async def _ask(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
         clock = asyncio.get_running_loop().time

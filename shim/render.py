@@ -37,6 +37,7 @@ class RenderOptions:
     output: str
     allocator: Address | None
     credentials: Credentials
+    own_network: bool = False  # of a Pod that does not say which network it has
 
 
 class ManifestError(ValueError):
@@ -56,7 +57,13 @@ def render(options: RenderOptions, out: TextIO, err: TextIO) -> int:
 async def _render(options: RenderOptions, pods: list[dict[str, Any]], out: TextIO, err: TextIO) -> int:
     async with _allocator(options) as allocate:
         return await render_pods(
-            pods, allocate, dry_run=options.allocator is not None, output=options.output, out=out, err=err
+            pods,
+            allocate,
+            dry_run=options.allocator is not None,
+            own_network=options.own_network,
+            output=options.output,
+            out=out,
+            err=err,
         )
 
 
@@ -71,10 +78,20 @@ def read_pods(files: Sequence[str]) -> list[dict[str, Any]]:
 
 
 async def render_pods(
-    pods: Sequence[dict[str, Any]], allocate: Allocate, *, dry_run: bool, output: str, out: TextIO, err: TextIO
+    pods: Sequence[dict[str, Any]],
+    allocate: Allocate,
+    *,
+    dry_run: bool,
+    output: str,
+    out: TextIO,
+    err: TextIO,
+    own_network: bool = False,
 ) -> int:
     """As `render`, with whatever allocates. `dry_run`: whether it reserves nothing, as an allocator can."""
-    outcomes = [await _mutated(pod, number, allocate, dry_run=dry_run) for number, pod in enumerate(pods)]
+    outcomes = [
+        await _mutated(pod, number, allocate, dry_run=dry_run, own_network=own_network)
+        for number, pod in enumerate(pods)
+    ]
     for outcome in outcomes:
         err.writelines(f"{line}\n" for line in outcome.remarks)
     _write([outcome.pod for outcome in outcomes if outcome.pod is not None], output, out)
@@ -89,12 +106,15 @@ class _Outcome:
     remarks: tuple[str, ...]
 
 
-async def _mutated(pod: dict[str, Any], number: int, allocate: Allocate, *, dry_run: bool) -> _Outcome:
+async def _mutated(
+    pod: dict[str, Any], number: int, allocate: Allocate, *, dry_run: bool, own_network: bool
+) -> _Outcome:
     metadata = pod["metadata"]
     who = f"{metadata['namespace']}/{metadata.get('name') or metadata.get('generateName', '') + '*'}"
     review = admission_review(pod, f"render-{number}", dry_run=dry_run)
     try:
-        answer = await admit(json.dumps(review, default=str).encode(), allocate, probe=allocate)
+        body = json.dumps(review, default=str).encode()
+        answer = await admit(body, allocate, probe=allocate, own_network=own_network)
     except ReviewError as error:
         return _Outcome(None, (f"{who}: {error}",))
     match answer:

@@ -1,0 +1,160 @@
+"""The numbers in a Pod's own texts: args, commands, variables, exec probes and hooks. Pure.
+
+Rules:
+
+* Only whole tokens count: `8080` in `:8080` and `--port=8080`, not in `18080`, `8080m`, `v1.8080`, `8080-8090`.
+* A number behind a host that is not the Pod's own is somebody else's address (`peer-1:2380`), and a number in a path
+  is a name (`/data/8080`): they are told, and never rewritten.
+* All texts of a Pod are looked through at once, before any of them is looked at: nearly always there is nothing.
+* Each character is read a few times at most; more than `Bound.TEXTS` of them are not read, and that is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from hostport.bounds import LONGEST_NAME, Bound
+from shim.env import PREFIX
+from shim.pods import Container, Pod
+
+TOKEN = re.compile(r"(?<![\w.\-])[1-9][0-9]{0,4}(?![\w\-]|\.\w)")
+_HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._*$(){}")
+_VARIABLE = re.compile(r"\$[({]?(\w+)[)}]?(?:\..*)?")
+_HOSTNAME = re.compile(r"\$[({]?HOSTNAME\b|(?:(?<![\w./=\-\"'])|/bin/)hostname(?![\w=:./\-\"'])")
+
+OWN_HOSTS = frozenset({
+    "", "*", "localhost", "0.0.0.0", "::", "::1",  # noqa: S104 - what texts say, nothing is bound here
+    "tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "sctp", "http", "https", "grpc", "port", "listen", "tcp-listen",
+    "udp-listen",
+})  # fmt: skip
+"""What stands before a number of the Pod's own: nothing, an address of its own, or what kind of number it is."""
+
+OWN_VARIABLES = frozenset({
+    "HOSTPORT_HOST_IP", "POD_IP", "MY_POD_IP", "POD_NAME", "MY_POD_NAME", "HOST_IP", "NODE_IP", "NODE_NAME", "HOSTNAME",
+})  # fmt: skip
+
+ANOTHER_HOST, A_PATH, ANOTHER_CONTAINER = "of another host", "part of a path", "of another container's port"
+
+
+class Text(msgspec.Struct, frozen=True, gc=False):
+    """One text of a container: how people call the place, and where it stands: among words, those and its place."""
+
+    pointer: str
+    field: str
+    value: str
+    words: tuple[str, ...] = ()
+    at: int = 0
+
+
+def texts_of(container: Container, published: frozenset[str] = frozenset()) -> Iterator[Text]:
+    """The texts of a container; without the variables that are ours, or are written by `publish`."""
+    for command in container.commands:
+        for at, word in enumerate(command.words):
+            yield Text(command.pointer, f"{command.field}[{at}]", word, command.words, at)
+    for at, entry in enumerate(container.env or ()):
+        name, value = entry.get("name") or "", entry.get("value")
+        if value and not name.startswith(PREFIX) and name not in published:
+            yield Text(f"{container.pointer}/env/{at}/value", f"env {name}", value)
+
+
+class Texts:
+    """All texts of a Pod. `published`: the variables that `publish` writes, by the place of their container."""
+
+    def __init__(self, pod: Pod, published: dict[int, frozenset[str]]) -> None:
+        self._pod = pod
+        self._published = published
+        parts: list[str] = []
+        for at, container in enumerate(pod.containers):
+            for command in container.commands:
+                parts += command.words
+            skipped = published.get(at, frozenset())
+            parts += [
+                entry["value"]
+                for entry in container.env or ()
+                if entry.get("value")
+                and not (entry.get("name") or "").startswith(PREFIX)
+                and entry.get("name") not in skipped
+            ]
+        whole = "\0".join(parts)
+        self.unread = max(0, len(whole) - Bound.TEXTS.most)
+        self._whole = whole[: Bound.TEXTS.most] if self.unread else whole
+
+    @property
+    def names_a_variable(self) -> bool:
+        """Whether a text uses a `HOSTPORT_` variable that holds a number."""
+        whole = self._whole
+        return PREFIX in whole and whole.count(PREFIX) > whole.count("HOSTPORT_HOST_IP")
+
+    def has_any(self, numbers: Iterable[int]) -> bool:
+        """Whether any of some numbers may stand somewhere. Quick, and never wrong where it says no."""
+        some = {str(number) for number in numbers}
+        if len(some) <= 8:
+            return any(number in self._whole for number in some)
+        return any(match[0] in some for match in TOKEN.finditer(self._whole))
+
+    def hostname_user(self) -> str:
+        """The first place that uses the hostname; empty where none does."""
+        if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
+            return ""
+        for container, text in self.all():
+            if _HOSTNAME.search(text.value):
+                return f"{text.field} of container {container.name}"
+        return ""
+
+    def all(self) -> Iterator[tuple[Container, Text]]:
+        """Each text with its container, as far as they are read."""
+        return ((container, text) for _, container, text in self.placed())
+
+    def placed(self) -> Iterator[tuple[int, Container, Text]]:
+        """The same with the place of the container."""
+        left = Bound.TEXTS.most
+        for at, container in enumerate(self._pod.containers):
+            for text in texts_of(container, self._published.get(at, frozenset())):
+                left -= len(text.value) + 1
+                if left < -1:
+                    return
+                yield at, container, text
+
+
+def tokens(text: str) -> Iterator[re.Match[str]]:
+    """The numbers of a text that stand alone."""
+    return TOKEN.finditer(text)
+
+
+def why_not_ours(text: str, at: int, own_name: str) -> str:
+    """Why a number at a place of a text is no number of the Pod's own; empty where it is one."""
+    before = text[at - 1] if at else ""
+    if before == "/":
+        return "" if text.endswith(("tcp/", "udp/", "sctp/"), max(0, at - 5), at) else A_PATH
+    if before != ":":
+        return ""
+    return "" if _is_own(_host_before(text, at - 1), own_name) else ANOTHER_HOST
+
+
+def replaced(text: str, choose: Callable[[re.Match[str]], int]) -> str:
+    """The text with other numbers. `choose` gives 0 for what stays."""
+    return TOKEN.sub(lambda match: str(choose(match) or match[0]), text)
+
+
+def _host_before(text: str, colon: int) -> str:
+    """What stands before a colon, as far as it can be a host."""
+    lowest = max(0, colon - LONGEST_NAME)
+    if colon and text[colon - 1] == "]":
+        start = text.rfind("[", lowest, colon)
+        return text[start + 1 : colon - 1] if start >= 0 else "?"
+    start = colon
+    while start > lowest and text[start - 1] in _HOST_CHARACTERS:
+        start -= 1
+    return text[start:colon]
+
+
+def _is_own(host: str, own_name: str) -> bool:
+    if host.lower() in OWN_HOSTS or host.startswith("127."):
+        return True
+    variable = _VARIABLE.fullmatch(host)
+    if variable:
+        return variable[1] in OWN_VARIABLES
+    return bool(own_name) and (host == own_name or host.startswith(f"{own_name}."))
