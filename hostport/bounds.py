@@ -58,8 +58,8 @@ class Bound(Enum):
     OBJECTS = ("opening braces in the review", 32_768, "Split the Pod, or use envFrom with a ConfigMap")
     LABELS = ("labels", 1024, "Keep what nobody selects by in annotations")
     TEXTS = (
-        "characters of args, commands and variables of all containers, with hostport.io/rewrite,",
-        128 << 10,
+        "characters of args, commands and variables (8 more for each), with hostport.io/rewrite,",
+        64 << 10,
         "Keep long texts in a ConfigMap, or remove hostport.io/rewrite",
     )
     COMMANDS = ("bytes of args and commands of all containers", 512 << 10, "Keep long scripts in a ConfigMap")

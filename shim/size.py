@@ -23,6 +23,7 @@ from shim.env import PREFIX, variable_part
 from shim.outcomes import Mistake, mistake
 from shim.pods import Pod
 from shim.settings import ALLOCATED, Settings
+from shim.texts import EACH
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 AFFINITY = f"spec.affinity.nodeAffinity.{REQUIRED}"
@@ -37,8 +38,9 @@ _OPERATION = 70
 _REMOVAL = 70
 _TARGET = 800  # what is published: a key of 317 characters, and the operation; as a variable, each time it is there
 _REWRITTEN = 32_000  # the annotation that tells what was rewritten
-_TEXT = 130  # the operation that rewrites a text; the text itself grows to at most three times its length
-_LETTER = 6  # bytes of a character as JSON
+_TEXT = 140  # the operation that rewrites a text
+_GROWTH = 2  # bytes more for each character: at most every second is a number, and becomes one of five digits
+_LETTER = 6  # bytes of a character as JSON, at most
 
 FEW_COMMAS = 255
 """n entries of a list or map have n - 1 commas between them, and n ports of all containers n - 2: a review with no more
@@ -97,7 +99,7 @@ def _names(pod: Pod) -> list[tuple[str, str]]:
 def too_large_a_patch(pod: Pod, settings: Settings, targets: int) -> tuple[Mistake, ...]:
     """What is wrong with a Pod whose patch could be larger than one may be. `targets`: how much is published."""
     rewrites = settings.rewrites and not settings.own_network
-    characters = sum(_texts(pod)) if rewrites else 0
+    characters = sum(len(text) + EACH for text in _texts(pod)) if rewrites else 0
     if characters > Bound.TEXTS.most:
         return (mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.TEXTS.told(characters)),)
     if rough_patch_bytes(pod, rewrites=rewrites, targets=targets) <= Bound.PATCH.most:
@@ -108,20 +110,21 @@ def too_large_a_patch(pod: Pod, settings: Settings, targets: int) -> tuple[Mista
     return (mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.PATCH.told(count)),)
 
 
-def _texts(pod: Pod) -> Iterator[int]:
-    """How long each text is that may be rewritten."""
+def _texts(pod: Pod) -> Iterator[str]:
+    """The texts that may be rewritten."""
     for container in pod.containers:
         for command in container.commands:
-            yield from map(len, command.words)
-        yield from (len(entry["value"]) for entry in container.env or () if entry.get("value"))
+            yield from command.words
+        yield from (entry["value"] for entry in container.env or () if entry.get("value"))
 
 
-def _extra_bytes(pod: Pod, *, rewrites: bool, targets: int) -> int:
+def _extra_bytes(pod: Pod, *, rewrites: bool, targets: int, is_rough: bool) -> int:
     """What is written because the user asks for it: published numbers, rewritten texts."""
     size = targets * (_TARGET + _REMOVAL * max([0, *(len(container.env or ()) for container in pod.containers)]))
-    if rewrites:
-        size += _REWRITTEN + sum(_TEXT + 3 * _LETTER * length for length in _texts(pod))
-    return size
+    if not rewrites:
+        return size
+    as_json = sum(_LETTER * len(text) if is_rough else len(_encode(text)) for text in _texts(pod))
+    return size + _REWRITTEN + as_json + sum(_TEXT + _GROWTH * len(text) for text in _texts(pod))
 
 
 def rough_patch_bytes(pod: Pod, *, rewrites: bool = False, targets: int = 0) -> int:
@@ -132,7 +135,7 @@ def rough_patch_bytes(pod: Pod, *, rewrites: bool = False, targets: int = 0) -> 
     stale = sum([len(name) for name in pod.annotations if name.startswith(ALLOCATED)])
     # A letter is three at most as a capital, and seven bytes at most as JSON within JSON; a port has two variables.
     size = 2000 + 1000 * ports * containers + 48 * letters * containers + _PROBE * kept + _REMOVAL * stale
-    return size + (_extra_bytes(pod, rewrites=rewrites, targets=targets) if rewrites or targets else 0)
+    return size + (_extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=True) if rewrites or targets else 0)
 
 
 def patch_bytes(pod: Pod, *, inject_env: bool, rewrites: bool = False, targets: int = 0) -> int:
@@ -142,7 +145,7 @@ def patch_bytes(pod: Pod, *, inject_env: bool, rewrites: bool = False, targets: 
     probes = sum(len(container.probes) for container in pod.containers)
     size = _FIXED + names + _PORT * len(pod.ports) + _PROBE * probes
     size += sum(_REMOVAL + 2 * _width(name) for name in stale)
-    size += _extra_bytes(pod, rewrites=rewrites, targets=targets) if rewrites or targets else 0
+    size += _extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=False) if rewrites or targets else 0
     return size + (_env_bytes(pod) if inject_env else 0)
 
 

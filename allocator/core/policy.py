@@ -40,18 +40,17 @@ def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
     the first.
     """
     groups: list[tuple[list[int], int]] = []
-    known: dict[tuple[str, int], list[int]] = {}  # (container, containerPort) → indexes of its groups
+    known: dict[tuple[str, int], dict[int, int]] = {}  # (container, containerPort) → number → index of its group
     for position, port in enumerate(ask.ports):
-        candidates = known.setdefault((port.container, port.container_port), [])
-        for at in candidates if port.container_port else ():
-            members, number = groups[at]
-            if not number or not port.host_port or number == port.host_port:
-                members.append(position)
-                groups[at] = (members, number or port.host_port)
-                break
-        else:
-            candidates.append(len(groups))
-            groups.append(([position], port.host_port))
+        mine = known.setdefault((port.container, port.container_port), {}) if port.container_port else {}
+        at = mine.get(port.host_port) if port.host_port else next(iter(mine.values()), None)
+        if at is None and 0 in mine:  # a group without a number takes the first that comes
+            at = mine[port.host_port] = mine.pop(0)
+            groups[at] = (groups[at][0], port.host_port)
+        if at is None:
+            at = mine[port.host_port] = len(groups)
+            groups.append(([], port.host_port))
+        groups[at][0].append(position)
     return groups
 
 
@@ -147,7 +146,9 @@ def _fixed(ask: Ask, members: list[int], position: int, reserved: int, mistakes:
                 mistakes.append(Mistake(Reason.CONTAINER_PORT_MISSING, f"{field}.container_port", message))
             return port.container_port
         case Policy.STATIC:
-            message = f"policy Static: {port} has no hostPort. Set it, or use policy Index or Dynamic"
+            some = any(each.host_port for each in ask.ports)
+            remedy = "Passthrough, which keeps those that are set" if some else "Index or Dynamic"
+            message = f"policy Static: {port} has no hostPort. Set it, or use policy {remedy}"
             mistakes.append(Mistake(Reason.HOST_PORT_MISSING, f"{field}.host_port", message))
             return 0
         case _:

@@ -304,6 +304,38 @@ def test_one_socket_under_two_names_is_held_once_and_freed_once() -> None:
     assert desk.grant(ask("b", "z:1=7000", policy="Static")).node == "n1"
 
 
+ROLLING = "Pods of the same workload hold it: with a rolling update set maxSurge 0"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_told"),
+    [
+        pytest.param(("w-5c86cff746-", "rs-1"), ("w-77f9d-", "rs-2"), True, id="two ReplicaSets of a Deployment"),
+        pytest.param(("d-", "ds"), ("d-", "ds"), True, id="a DaemonSet"),
+        pytest.param(("w-5c86cff746-", "rs-1"), ("v-77f9d-", "rs-2"), False, id="another Deployment"),
+        pytest.param(("a-", ""), ("a-", ""), False, id="Pods of nobody"),
+        pytest.param(("a-", "x"), ("b-", "y"), False, id="two DaemonSets"),
+        pytest.param(("db-one-", "x"), ("db-two-", "y"), False, id="two StatefulSets that begin alike"),
+    ],
+)
+def test_a_rolling_update_that_waits_for_its_own_pods_is_told(
+    one: tuple[str, str], other: tuple[str, str], is_told: bool
+) -> None:
+    desk = Desk("n1")
+    desk.grant(ask(one[0], "p:80=9500", policy="Static", controller=one[1]))
+
+    refusal = desk.refusal(ask(other[0], "p:80=9500", policy="Static", controller=other[1]))
+
+    assert (ROLLING in "".join(refusal.values())) == is_told
+
+
+def test_who_leases_hears_nothing_of_annotations() -> None:
+    desk = Desk("n1")
+    desk.grant(lease("a", "p:0", low=9000, high=9000))
+
+    assert "hostport.io/" not in str(desk.refusal(lease("b", "p:0", low=9000, high=9000)))
+
+
 def test_room_is_made_for_what_appeared_since() -> None:
     desk = Desk("n1", "n2")
     asked = ask("db-0", "p:8080", policy="Index", index=0, constraints=on("n1"))

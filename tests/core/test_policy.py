@@ -82,6 +82,11 @@ def test_a_policy_numbers_the_ports(fields: dict[str, Any], ports: list[str], ex
         ),
         pytest.param({"policy": "Static"}, ["a:80"], Reason.HOST_PORT_MISSING, "port a (80/TCP)", id="Static unset"),
         pytest.param(
+            {"policy": "Static"}, ["a:80=80", "b:81"], Reason.HOST_PORT_MISSING,
+            "port b (81/TCP) of container c has no hostPort. Set it, or use policy Passthrough, which keeps those that are set",
+            id="Static with some of them",
+        ),
+        pytest.param(
             {"policy": "Static"}, ["a:80=500", "b:81=500"], Reason.OWN_PORTS_COLLIDE, "500/TCP", id="own ports collide"
         ),
         pytest.param(

@@ -431,6 +431,22 @@ REWRITE = DYNAMIC | {"rewrite": "true"}
         pytest.param("http://web-1.web:8080", None, id="a peer with a name like ours"),
         pytest.param("$(MASTER_ADDR):8080", None, id="a peer by a variable"),
         pytest.param("10.0.0.7:8080", None, id="a peer's address"),
+        pytest.param("nc -z peer 8080", None, id="a peer that is asked"),
+        pytest.param(
+            "until nc -z localhost 8080; do sleep 1; done",
+            "until nc -z localhost 20000; do sleep 1; done",
+            id="it asks itself",
+        ),
+        pytest.param("serve 8080", "serve 20000", id="behind a program"),
+        pytest.param("node server.js 8080", "node server.js 20000", id="behind a file"),
+        pytest.param("python -m http.server 8080", "python -m http.server 20000", id="behind a module"),
+        pytest.param("--replicaof db-0.db 8080", None, id="a primary"),
+        pytest.param("db-cli -h db -p 8080", None, id="a peer by an option"),
+        pytest.param("host=db port=8080", None, id="a peer by a keyword"),
+        pytest.param(
+            "serve --host 0.0.0.0 --port 8080", "serve --host 0.0.0.0 --port 20000", id="its own by an option"
+        ),
+        pytest.param("ping -h db; serve --port 8080", "ping -h db; serve --port 20000", id="behind another program"),
         pytest.param("/data/8080/db", None, id="a path"),
         pytest.param("18080", None, id="a part of a word"),
     ],
@@ -444,6 +460,13 @@ def test_whole_numbers_of_the_pods_own_are_rewritten(before: str, after: str | N
     stored, _ = admitted(made)
 
     assert (first(stored)["args"], variables(stored)["X"]) == ([after or before], after or before)
+
+
+def test_a_peer_may_stand_in_the_words_before_a_number() -> None:
+    words = ["db-server", "--port", "8080", "--replicaof", "db-0.db", "8080"]
+    made = pod(container("app", port("http"), args=words), annotations=REWRITE)
+
+    assert first(admitted(made)[0])["args"] == ["db-server", "--port", "20000", "--replicaof", "db-0.db", "8080"]
 
 
 def test_what_was_rewritten_and_what_was_left_is_listed() -> None:

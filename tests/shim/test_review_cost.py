@@ -199,6 +199,37 @@ def test_the_largest_patch_is_built_within_a_turn_and_sent(ports: int, variables
     assert max(size for _, size in sent) <= LARGEST_ANSWER
 
 
+NUMBERS = "1 2 3 " * 10_000
+
+
+@pytest.mark.parametrize("rewrites", [False, True], ids=["looked at", "rewritten"])
+@pytest.mark.parametrize(
+    ("ports", "words"),
+    [
+        pytest.param(3, [NUMBERS], id="one text full of numbers"),
+        pytest.param(MOST_PORTS, [NUMBERS], id="and of as many ports as may be"),
+        pytest.param(3, ["x:1 " * 15_000], id="peers"),
+        pytest.param(3, ["nc -z x 1 " * 6_000], id="peers behind programs"),
+        pytest.param(3, [("x" * 240 + ":1 ") * 250], id="peers with long names"),
+        pytest.param(MOST_PORTS, ["1"] * 2_000, id="many short words"),
+    ],
+)
+def test_texts_are_read_within_a_turn(ports: int, words: list[str], rewrites: bool) -> None:
+    made = json.loads(review(ports, 1, more={"hostport.io/rewrite": "true"} if rewrites else {}))
+    made["request"]["object"]["spec"]["containers"][0]["args"] = words
+    body = json.dumps(made).encode()
+
+    results: list[str] = []
+
+    def answered() -> None:
+        answer = asyncio.run(admit(body, allocate, probe=allocate))
+        assert isinstance(answer, Answer)
+        results.append(answer.result)
+
+    assert milliseconds(answered) < MOST_MILLISECONDS
+    assert set(results) == {"patched"}
+
+
 async def test_512_ports_in_5000_containers_are_refused_with_what_is_too_much() -> None:
     answer = await admit(review(512, 5000), allocate, probe=allocate)
 

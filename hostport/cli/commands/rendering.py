@@ -16,6 +16,7 @@ from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.client import outcome_of
 from shim.outcomes import Refused, Unreachable
 from shim.render import PATIENCE, ManifestError, read_pods, render_pods
+from shim.settings import NETWORKS
 
 
 @click.command("render", cls=Command)
@@ -24,8 +25,10 @@ from shim.render import PATIENCE, ManifestError, read_pods, render_pods
 @click.option("--offline", is_flag=True, help="Ask nobody: an empty cluster of one node.")
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True,
               help="What to print.")  # fmt: skip
+@click.option("--default-network", "network", type=click.Choice(list(NETWORKS)), default="Host", show_default=True,
+              help="Network of Pods without hostport.io/network, as the shim's flag.")  # fmt: skip
 @asking()
-async def render(session: Session, files: tuple[str, ...], offline: bool, output: str) -> int:  # noqa: FBT001
+async def render(session: Session, files: tuple[str, ...], offline: bool, output: str, network: str) -> int:  # noqa: FBT001
     """Show the Pods of manifests as the webhook would make them. Reserves nothing.
 
     Denials and warnings go to stderr; the exit status is 1 if a Pod is denied.
@@ -34,16 +37,16 @@ async def render(session: Session, files: tuple[str, ...], offline: bool, output
         pods = read_pods(files)
     except (ManifestError, OSError) as error:
         raise CliError(str(error), Exit.USAGE) from error
+    shown = partial(render_pods, pods, output=output, out=sys.stdout, err=sys.stderr, own_network=NETWORKS[network])
     if offline:
         try:
             from shim.offline import offline_allocator  # noqa: PLC0415 - where the allocator is not installed
         except ImportError as error:
             raise CliError(f"--offline needs the allocator's package: {error}", Exit.USAGE) from error
         allocate = offline_allocator()
-        return await render_pods(pods, allocate, dry_run=False, output=output, out=sys.stdout, err=sys.stderr)
+        return await shown(allocate, dry_run=False)
     async with session.allocator() as allocator:
-        ask = partial(_ask, allocator)
-        return await render_pods(pods, ask, dry_run=True, output=output, out=sys.stdout, err=sys.stderr)
+        return await shown(partial(_ask, allocator), dry_run=True)
 
 
 async def _ask(allocator: AsyncClient, request: AllocateRequest) -> AllocateResponse | Refused | Unreachable:
