@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from hostport.contract import Reason
-from hostport.v1.allocator_pb2 import WHEN_FULL_PENDING, AllocateResponse
+from hostport.v1.allocator_pb2 import WHEN_FULL_PENDING, AllocateRequest, AllocateResponse
 from shim import answers
 from shim.held import AllocationError
 from shim.outcomes import About, Allocate, Mistake, Refused, Remark, Unreachable, quoted
@@ -73,6 +73,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     numbers: tuple[int, ...] = ()
     ops: tuple[Op, ...] = ()
     warnings: tuple[Remark, ...] = ()
+    asked: AllocateRequest | None = None  # what was granted: it names the Pod's owner
 
 
 async def admit(body: bytes, allocate: Allocate, *, probe: Allocate, own_network: bool = False) -> Answer | Unreachable:
@@ -131,6 +132,7 @@ def _patched(ask: Ask, response: AllocateResponse) -> Answer | Unreachable:
         numbers=tuple(port.host_port for port in allocation.ports),
         ops=tuple(ops),
         warnings=warnings,
+        asked=ask.request,
     )
 
 

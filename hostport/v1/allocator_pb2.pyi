@@ -1465,6 +1465,61 @@ class ExplainPortResponse(_message.Message):
 Global___ExplainPortResponse: _TypeAlias = ExplainPortResponse  # noqa: Y015
 
 @_typing.final
+class ReportWarningsRequest(_message.Message):
+    """ReportWarningsRequest tells what was warned of, and whom it concerns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    CONTROLLER_UID_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Required. Namespace of the Pod and of its controller."""
+    controller_uid: _builtins.str
+    """Required. Its uid."""
+    @_builtins.property
+    def controller(self) -> Global___Controller:
+        """Required. The controller that made the Pod."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """At most 32. Each reason is a word of docs/contract.md."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        controller: Global___Controller | None = ...,
+        controller_uid: _builtins.str = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "controller_uid", b"controller_uid", "namespace", b"namespace", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportWarningsRequest: _TypeAlias = ReportWarningsRequest  # noqa: Y015
+
+@_typing.final
+class ReportWarningsResponse(_message.Message):
+    """ReportWarningsResponse has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportWarningsResponse: _TypeAlias = ReportWarningsResponse  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     """GetStatusRequest has no fields."""
 
