@@ -349,6 +349,7 @@ class Notice(Enum):
     )
     FORMER_ENV = "A HOSTPORT_ variable of another life was removed: the Pod was restored or copied"
     MANY_PORTS = "More than 32 ports with `hostport.io/network: Pod`: the node writes rules for each"
+    SERVICE_OLD_PORT = "A Service that selects the Pod has a numeric or defaulted targetPort that moved"
     # -- the annotations
     UNKNOWN_ANNOTATION = "An annotation under `hostport.io/` is none of ours"
     UNUSED_SETTING = "A setting that the policy or the network does not use"

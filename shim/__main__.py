@@ -88,7 +88,14 @@ def build_parser() -> argparse.ArgumentParser:
     add_flags(commands.add_parser("serve", help="serve the webhook"), SERVE_FLAGS, os.environ)
     rendering = commands.add_parser("render", help="show what the webhook would make of manifests; reserves nothing")
     rendering.add_argument("-f", "--file", required=True, action="append", help="YAML or JSON file, - for stdin")
-    rendering.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="what to print [yaml]")
+    rendering.add_argument(
+        "-o", "--output", choices=("yaml", "json", "diff"), default="yaml", help="what to print [yaml]"
+    )
+    rendering.add_argument("-n", "--namespace", default="default", help="of objects that do not say [default]")
+    rendering.add_argument(
+        "--pod-template", action="append", default=[], help="path of a Pod template in a kind that is not known"
+    )
+    rendering.add_argument("--strict", action="store_true", help="warnings end in exit status 1 too")
     rendering.add_argument("--offline", action="store_true", help="ask nobody: an empty cluster of one node")
     add_flags(rendering, (NETWORK_FLAG, *ALLOCATOR_FLAGS), os.environ)
     return parser
@@ -120,6 +127,9 @@ def render_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) -
         files=flags.file,
         output=flags.output,
         own_network=NETWORKS[flags.default_network],
+        namespace=flags.namespace,
+        templates=flags.pod_template,
+        is_strict=flags.strict,
         allocator=None if flags.offline else flags.allocator,
         credentials=credentials(parser, flags),
     )
