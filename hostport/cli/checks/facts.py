@@ -49,6 +49,7 @@ RIGHTS = (
     *(Right(verb, "pods") for verb in ("get", "list", "watch")),
     *(Right(verb, "nodes") for verb in ("list", "watch")),
     *(Right(verb, "namespaces") for verb in ("list", "watch")),
+    *(Right(verb, "services") for verb in ("list", "watch")),
     *(Right(verb, "events", "events.k8s.io") for verb in ("create", "patch")),
     Right("create", "tokenreviews", "authentication.k8s.io"),
     Right("create", "subjectaccessreviews", "authorization.k8s.io"),
