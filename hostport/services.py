@@ -6,6 +6,7 @@ Service's own), leads nowhere when the port has moved.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,10 @@ Moved = Mapping[tuple[str, int], tuple[str, int]]
 
 MOST_PORTS = 256
 """Ports of a Service that are looked at. Kubernetes has no Service with so many."""
+
+
+MOST_MOVED = 64
+"""Ports of a Pod that are looked at: Services have a few."""
 
 
 class Target(NamedTuple):
@@ -46,6 +51,19 @@ class Selecting(NamedTuple):
             remedy = f"set targetPort: {name}" if name else "name the port in the Pod, and use that as targetPort"
             where = f"port {target.port}/{target.protocol} to {target.number}, which moved to {number}"
             yield target, f"Service {self.name} sends {where}: {remedy}"
+
+
+def moved_ports(table: str) -> Moved:
+    """The ports of a Pod's `hostport.io/allocations` that moved. A table that cannot be read has none."""
+    try:
+        rows = json.loads(table)
+        return {
+            (str(row["protocol"]), int(row["containerPort"])): (str(row["name"]), int(row["hostPort"]))
+            for row in rows[:MOST_MOVED]
+            if row["containerPort"] != row["hostPort"]
+        }
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 def parse_service(obj: Mapping[str, Any], namespace: str = "default") -> Selecting | None:

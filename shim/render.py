@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from hostport.contract import Notice
 from hostport.credentials import Credentials
 from hostport.flags import Address
-from hostport.services import Moved, Selecting
+from hostport.services import Moved, Selecting, moved_ports
 from shim.admission import Answer, admit
 from shim.client import AllocatorClient
 from shim.fields import FieldError, as_object
@@ -183,18 +183,9 @@ async def _mutated(
             return _Outcome(pod, None, (("denied", f"{who}: {answer.detail}"),))
     told = tuple(("warning", f"{who}: {warning}") for warning in answer.warnings)
     stored = applied(pod, answer.ops)
-    return _Outcome(pod, stored, told, _moved(stored) if answer.result == "patched" else {})
-
-
-def _moved(stored: dict[str, Any]) -> Moved:
-    """The ports of a Pod that listens elsewhere now, by protocol and old number."""
-    if not stored["spec"].get("hostNetwork"):
-        return {}
-    return {
-        (row["protocol"], row["containerPort"]): (row["name"], row["hostPort"])
-        for row in json.loads(stored["metadata"]["annotations"][ALLOCATIONS])
-        if row["containerPort"] != row["hostPort"]
-    }
+    is_on_host = answer.result == "patched" and stored["spec"].get("hostNetwork")
+    moved = moved_ports(stored["metadata"]["annotations"][ALLOCATIONS]) if is_on_host else {}
+    return _Outcome(pod, stored, told, moved)
 
 
 def _lost(outcomes: Sequence[_Outcome], services: Sequence[Selecting]) -> list[str]:

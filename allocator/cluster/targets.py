@@ -5,22 +5,20 @@ Rules:
 * Owners are remembered, not Pods: the Pods of one have the same template, and the first that is seen stands for all.
 * Whatever comes second is compared with what was there: a Service that is made later is found too.
 * An owner is told of a Service once; it is told anew when the Service has changed in between.
-* As many owners are remembered as `MOST_OWNERS`, and as many ports of each as `MOST_MOVED`.
+* As many owners are remembered as `MOST_OWNERS`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from allocator.cluster.happenings import Happening, Subject
 from hostport.contract import Notice
-from hostport.services import Selecting
+from hostport.services import Moved, Selecting, moved_ports
 
 MOST_OWNERS = 20_000
-MOST_MOVED = 64
 WORD = Notice.SERVICE_OLD_PORT.name
 
 
@@ -30,7 +28,7 @@ class _Owner:
 
     subject: Subject
     labels: Mapping[str, str]
-    moved: dict[tuple[str, int], tuple[str, int]]
+    moved: Moved
     pods: set[str] = field(default_factory=set)
     told: set[str] = field(default_factory=set)  # names of Services
 
@@ -53,7 +51,7 @@ class Targets:
         owners = self._owners.setdefault(namespace, {})
         owner = owners.get(subject.uid)
         if owner is None:
-            moved = _moved(allocations)
+            moved = moved_ports(allocations)
             if not moved or self._count >= MOST_OWNERS:
                 return
             owner = owners[subject.uid] = _Owner(subject, dict(metadata.get("labels") or {}), moved)
@@ -111,16 +109,3 @@ def _subject(uid: str, metadata: Mapping[str, Any]) -> Subject:
             )
             return Subject(api_version=api_version, kind=kind, namespace=namespace, name=name, uid=its)
     return Subject(api_version="v1", kind="Pod", namespace=namespace, name=str(metadata.get("name") or ""), uid=uid)
-
-
-def _moved(allocations: str) -> dict[tuple[str, int], tuple[str, int]]:
-    """The ports of a table that moved. A table that cannot be read has none."""
-    try:
-        rows = json.loads(allocations)
-        return {
-            (str(row["protocol"]), int(row["containerPort"])): (str(row["name"]), int(row["hostPort"]))
-            for row in rows[:MOST_MOVED]
-            if row["containerPort"] != row["hostPort"]
-        }
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
