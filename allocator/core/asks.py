@@ -113,6 +113,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def _is_unset(self, port: PortAsk) -> bool:
         return port.is_former or (self.host_network and port.host_port == port.container_port)
 
+    def setting(self, name: str) -> str:
+        """What a setting is called by whoever asks: an annotation of the Pod's, or a field of the request."""
+        return f"hostport.io/{name}" if self.owner.is_pod else name
+
     @property
     def on_host(self) -> Ask:
         """Without the ports that are on no host: in a Pod network, those without a hostPort."""

@@ -127,7 +127,7 @@ def _index_mistakes(ask: Ask, count: int) -> list[Mistake]:
                 Reason.INDEX_EXCEEDS_STRIDE,
                 "stride",
                 f"index {ask.index} is not below stride {ask.stride}, so that its ports would run into those of the"
-                f" next port of index {ask.index - ask.stride}. Set hostport.io/stride above the highest index",
+                f" next port of index {ask.index - ask.stride}. Set {ask.setting('stride')} above the highest index",
             )
         ]
     return []
@@ -161,11 +161,11 @@ def _indexed(ask: Ask, index: int, port: PortAsk, position: int, reserved: int, 
         return number
     how = f"{port}: min-port {ask.low} + index {index} + stride {ask.stride} x {position} = {number}"
     if number <= ask.high:
-        message = f"{how} is reserved in this cluster. Move hostport.io/min-port"
+        message = f"{how} is reserved in this cluster. Move {ask.setting('min-port')}"
         mistakes.append(Mistake(Reason.PORT_RESERVED, "range.min", message))
         return number
     beyond = f"max-port {ask.high}" if ask.high < MAX_PORT else f"the highest port, {MAX_PORT}"
-    message = f"{how} is beyond {beyond}. Raise hostport.io/max-port, or lower min-port or stride"
+    message = f"{how} is beyond {beyond}. Raise {ask.setting('max-port')}, or lower min-port or stride"
     mistakes.append(Mistake(Reason.NUMBER_BEYOND_RANGE, "range.max", message))
     return 0
 

@@ -77,11 +77,9 @@ def exhausted(ask: Ask, groups: Sequence[Group], scope: Scope, world: World) -> 
     reserved = span(ask.low, ask.high) & world.reserved
     aside = f", {format_numbers(reserved)} reserved" if reserved else ""
     left = "no number" if wanted == 1 else f"no {wanted} numbers"
-    # Who leases has no annotations.
-    how = " with hostport.io/min-port and hostport.io/max-port" if ask.owner.is_pod else ""
     message = (
         f"range {ask.low}-{ask.high} ({usable(ask, world).bit_count()} numbers{aside}) has {left} left"
-        f" {_on_any(scope.nodes)}. Widen it{how}, or free ports"
+        f" {_on_any(scope.nodes)}. Widen it with {ask.setting('min-port')} and {ask.setting('max-port')}, or free ports"
     )
     return Mistake(Reason.RANGE_EXHAUSTED, "range", message)
 

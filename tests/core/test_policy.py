@@ -8,7 +8,7 @@ import pytest
 from kit import ask, port
 from msgspec.structs import replace
 
-from allocator.core.asks import Refused
+from allocator.core.asks import Ask, Refused
 from allocator.core.policy import groups_of, number_groups
 from allocator.core.ports import parse_numbers, span
 from hostport.contract import Code, Reason
@@ -165,3 +165,22 @@ def test_a_number_of_an_earlier_life_counts_as_unset_where_the_policy_chooses() 
 def test_the_range_bounds_only_what_the_policy_computes() -> None:
     assert numbers("a:80=18080", policy="Static", low=1, high=2) == [18080]
     assert span(1, 2) == 0b110
+
+
+@pytest.mark.parametrize(
+    ("fields", "ports", "reserved"),
+    [
+        pytest.param({"low": 10, "high": 10, "index": 1}, ["a:1"], 0, id="beyond"),
+        pytest.param({"low": 10, "high": 99, "index": 1, "stride": 1}, ["a:1", "b:2"], 0, id="index and stride"),
+        pytest.param({"low": 10, "high": 99, "index": 0}, ["a:1"], 1 << 10, id="reserved"),
+    ],
+)
+def test_who_leases_hears_nothing_of_annotations(fields: dict[str, Any], ports: list[str], reserved: int) -> None:
+    def said(asked: Ask) -> str:
+        with pytest.raises(Refused) as refused:
+            number_groups(asked, reserved)
+        return str(refused.value)
+
+    asked = ask("a", *ports, policy="Index", **fields)
+    assert "hostport.io/" in said(asked)
+    assert "hostport.io/" not in said(replace(asked, owner=replace(asked.owner, kind="Relay")))

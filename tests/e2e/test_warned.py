@@ -66,6 +66,9 @@ CASES = {
     "HOST_PORT_REPLACED": (
         deployed("w", hostport(**DYNAMIC), port(8080, hostPort=8080), hostNetwork=True), "hostPort 8080"
     ),
+    "MANY_PORTS": (
+        deployed("w", hostport(network="Pod", **DYNAMIC), *[port(8000 + each) for each in range(33)]), "33 ports"
+    ),
     "UNKNOWN_ANNOTATION": (
         deployed("w", hostport(**DYNAMIC) | {"hostport.io/minPort": "1"}, port(8080)), "did you mean hostport.io/min-port"
     ),
