@@ -87,8 +87,21 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarded:
+    """Whether a Pod answered at a host port: on which node, at which address."""
+
+    node: str
+    address: str
+    answers: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Everything. `rights` are those that are missing; None: there is no ServiceAccount to ask about."""
+    """Everything.
+
+    `forwarded` None: that was not asked for. `rights` are those that are missing; None: there is no ServiceAccount to
+    ask about.
+    """
 
     version: str | Unseen
     configuration: Any
@@ -100,5 +113,6 @@ class Facts:
     status: pb.GetStatusResponse | Unseen
     leases: Sequence[Any] | Unseen = ()
     rights: Sequence[Right] | Unseen | None = None
+    forwarded: Forwarded | Unseen | None = None
     now: float
     program: str
