@@ -33,7 +33,7 @@ _HOSTNAME = re.compile(r"\$[({]?HOSTNAME\b|(?:(?<![\w./=\-\"'])|/bin/)hostname(?
 
 _NEXT_PROGRAM = re.compile(r"[;&|\n]")
 _PORT_OPTION = re.compile(r"(?:^|[\s'\"])(?:-p|-P|--port|port)[=\s]['\"]?$")
-_HOST_OPTION = re.compile(r"(?:^|[\s'\"])(?:-h|--host|host)[=\s]['\"]?([^\s'\",]+)")
+_HOST_OPTION = re.compile(r"(?:^|[\s'\"])(?:-h|--host|host)[=\s]['\"]?([^\s'\",/]+)(?![^\s'\",])")
 _LAST_WORD = re.compile(r"(?<!\S)([A-Za-z0-9$][\w.\-$(){}]*)\s+['\"]?$")
 _RUN = "(?:py|js|mjs|ts|rb|pl|php|sh|jar|war|bin|exe)"
 _REMOTE = re.compile(rf"(?=.*[a-z]).*-\d+|\d+\.\d+\.\d+\.\d+|.*\.(?!{_RUN}$)[a-z][\w\-]*")
@@ -176,13 +176,21 @@ def _host_among(before: str, own_name: str) -> str:
     """The host that a number belongs to: `-h db -p `, `nc -z db `; empty where none is named."""
     if _PORT_OPTION.search(before):
         named = _HOST_OPTION.findall(before)
-        return named[-1] if named else ""
+        is_client = _is_client(before) or "host=" in before
+        return named[-1] if named and (is_client or _REMOTE.fullmatch(named[-1])) else ""
     last = _LAST_WORD.search(before)
     if not last or _is_own(last[1], own_name):
         return ""
     clients = CLIENTS.intersection(before[: last.start()].split())
     is_host = clients or (_REMOTE.fullmatch(last[1]) and not before[: last.start()].endswith("-m "))
     return last[1] if is_host else ""
+
+
+def _is_client(command: str) -> bool:
+    """Whether a program dials: the options of others may mean anything (`httpd -h /srv -p 80`)."""
+    words = command.split()
+    program = words[0].rpartition("/")[2] if words else ""
+    return program.endswith("-cli") or program.startswith(("pg_", "mysql", "mariadb")) or program in {"psql", "mongosh"}
 
 
 def _host_before(text: str, colon: int) -> str:

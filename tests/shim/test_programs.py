@@ -441,8 +441,11 @@ REWRITE = DYNAMIC | {"rewrite": "true"}
         pytest.param("node server.js 8080", "node server.js 20000", id="behind a file"),
         pytest.param("python -m http.server 8080", "python -m http.server 20000", id="behind a module"),
         pytest.param("--replicaof db-0.db 8080", None, id="a primary"),
-        pytest.param("db-cli -h db -p 8080", None, id="a peer by an option"),
+        pytest.param("db-cli -h db -p 8080", None, id="a peer by an option of a client"),
         pytest.param("host=db port=8080", None, id="a peer by a keyword"),
+        pytest.param("serve --host db-0.db --port 8080", None, id="a name of a peer by an option"),
+        pytest.param("httpd -h /tmp -p 8080", "httpd -h /tmp -p 20000", id="an option that names a folder"),
+        pytest.param("httpd -h tmp -p 8080", "httpd -h tmp -p 20000", id="an option of a server"),
         pytest.param(
             "serve --host 0.0.0.0 --port 8080", "serve --host 0.0.0.0 --port 20000", id="its own by an option"
         ),
