@@ -202,10 +202,17 @@ def _lost(outcomes: Sequence[_Outcome], services: Sequence[Selecting]) -> list[s
 
 def _summary(outcomes: Sequence[_Outcome], services: int) -> str:
     pods = sum(outcome.pod is not None and outcome.pod != outcome.came for outcome in outcomes)
-    moved = sum(len(outcome.moved) for outcome in outcomes)
+    moved = len({(_maker(outcome.came), *port) for outcome in outcomes for port in outcome.moved})
     if not any(ENABLED in (outcome.came["metadata"].get("annotations") or {}) for outcome in outcomes):
         return f"{_count(len(outcomes), 'Pod')}, none of which asks for ports: {ENABLED} is not in its annotations"
     return f"{_count(pods, 'Pod')}, {_count(moved, 'port')} moved, {_count(services, 'Service')} to change"
+
+
+def _maker(pod: dict[str, Any]) -> str:
+    """Whose Pod it is: a port of a workload is one, however many replicas there are."""
+    metadata = pod["metadata"]
+    owners = metadata.get("ownerReferences") or [{}]
+    return f"{metadata['namespace']}/{owners[0].get('uid') or metadata.get('name')}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -267,9 +267,10 @@ class _Pods:
         self._tell(pods.values(), gone)
 
     def _read(self, sketch: PodSketch) -> Pod | None:
-        wanted = sketch.wanted() if self._targets is not None else None
-        if self._targets is not None and wanted is not None:
-            self._targets.pod(sketch.identity, *wanted)
+        if self._targets is not None and not self._targets.knows(sketch.identity):
+            wanted = sketch.wanted()
+            if wanted is not None:
+                self._targets.pod(sketch.identity, *wanted)
         try:
             return self._shared.pod(sketch)
         except MALFORMED as error:

@@ -43,9 +43,13 @@ class Targets:
         self._owner_of: dict[str, tuple[str, str]] = {}  # by Pod's uid
         self._count = 0
 
+    def knows(self, uid: str) -> bool:
+        """Whether a Pod was told already: what matters of it does not change."""
+        return uid in self._owner_of
+
     def pod(self, uid: str, metadata: Mapping[str, Any], allocations: str) -> None:
         """A Pod on the host's network that has numbers of ours: its metadata, and its table of ports."""
-        if uid in self._owner_of:
+        if self.knows(uid):
             return
         namespace, subject = str(metadata.get("namespace") or "default"), _subject(uid, metadata)
         owners = self._owners.setdefault(namespace, {})

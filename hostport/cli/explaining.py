@@ -74,6 +74,8 @@ def explain(facts: Facts) -> Explanation:
         return _no(told, f"It asked, and was never sent to the webhook: {_why_not_sent(facts)}.")
     if isinstance(asked, Ask):
         told |= _wishes(asked, pod)
+    if not pod["spec"].get("hostNetwork"):
+        told["Network"] = "its own: the node maps each number to the containerPort"
     ports = tuple(_rules(annotations, asked, facts))
     told |= _allocation(annotations[ALLOCATION_ID], facts.found)
     verdict, is_good = _standing(pod, facts.found)

@@ -104,6 +104,13 @@ def test_a_pod_with_policy_dynamic_is_told_where_its_number_was_searched() -> No
     ]
 
 
+def test_a_pod_with_a_network_of_its_own_is_told_that_numbers_are_mapped() -> None:
+    pod = admitted("edge-proxy.yaml")
+    pod["spec"]["hostNetwork"] = False
+
+    assert "Network:     its own: the node maps each number to the containerPort" in told(pod).splitlines()
+
+
 def test_a_port_that_was_fixed_is_told_to_be() -> None:
     fixed = "proxy       https   8443/TCP   8443     the hostPort that was written"
 

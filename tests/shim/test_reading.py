@@ -66,6 +66,12 @@ def test_a_sum_is_the_last_line(tmp_path: Path) -> None:
     assert (result.return_value, told(result)) == (0, ["1 Pod, 1 port moved, 0 Services to change"])
 
 
+def test_a_port_of_a_workload_is_one_however_many_replicas_there_are(tmp_path: Path) -> None:
+    result = rendered(tmp_path, DEPLOYMENT.replace("selector:", "replicas: 3\n      selector:"))
+
+    assert told(result) == ["3 Pods, 1 port moved, 0 Services to change"]
+
+
 @pytest.mark.parametrize(
     ("port", "sentence"),
     [
