@@ -28,7 +28,7 @@ from hostport.contract import DOMAIN, Reason
 from hostport.credentials import Credentials
 from hostport.files import FileWatch
 from hostport.flags import Address
-from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse, ReportWarningsRequest
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
 from hostport.version import program_version
 from shim.handshake import Doctor
@@ -47,6 +47,9 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 CLOSING_GRACE = 30.0
 """Seconds that calls under way have when their channel is replaced or closed: no deadline is longer."""
+
+REPORT_PATIENCE = 5.0
+"""Seconds that warnings have to be told. Nobody waits for it."""
 
 SERVICE_CONFIG = {
     "methodConfig": [
@@ -124,6 +127,14 @@ class AllocatorClient:
         if answer is not None and answer.code != UNAVAILABLE:
             return _outcome(_CODES[answer.code], answer.message, answer)
         return self._explained(await self._ask_alone(request, deadline))
+
+    async def report(self, request: ReportWarningsRequest) -> bool:
+        """Tells what was warned of. Whether that is done with: also where an older allocator does not know the call."""
+        try:
+            await self._stub.ReportWarnings(request, timeout=REPORT_PATIENCE)
+        except grpc.aio.AioRpcError as error:
+            return error.code() in {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT}
+        return True
 
     async def _ask_alone(self, request: AllocateRequest, deadline: float) -> AllocateResponse | Refused | Unreachable:
         """A call of its own: waits for a connection, and is repeated."""

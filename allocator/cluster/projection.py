@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from allocator.cluster.objects import ALLOCATION_ID, ENFORCE, enforced_level, parse_node, parse_pod
+from allocator.cluster.objects import ALLOCATION_ID, ALLOCATIONS, ENFORCE, enforced_level, parse_node, parse_pod
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import ClaimPort
 from allocator.core.pods import Pod
@@ -43,6 +43,7 @@ class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
 
 class _Annotations(_Fields):
     allocation_id: Any = msgspec.field(default=None, name=ALLOCATION_ID)
+    allocations: Unread = msgspec.field(default=msgspec.UNSET, name=ALLOCATIONS)
 
 
 class _Labels(_Fields):
@@ -60,6 +61,7 @@ class Metadata(_Fields):
 
 class _PodMetadata(Metadata):
     generate_name: Any = None
+    labels: Unread = msgspec.UNSET
     owner_references: Unread = msgspec.UNSET
     deletion_timestamp: Any = None
     annotations: _Annotations | None = None
@@ -149,6 +151,42 @@ class PodSketch(Sketch):
                     if port.host_port or spec.host_network:
                         return True
         return False
+
+    def wanted(self) -> tuple[dict[str, Any], str] | None:
+        """Metadata and table of ports of a Pod on the host's network that has numbers of ours; None for others."""
+        annotations, spec, metadata = self.metadata.annotations, self.spec, self.metadata
+        if annotations is None or not annotations.allocation_id or spec is None or not spec.host_network:
+            return None
+        try:
+            table = msgspec.json.decode(annotations.allocations or b'""', type=str)
+            found = {
+                "namespace": metadata.namespace,
+                "name": metadata.name,
+                "labels": _some(metadata.labels, {}),
+                "ownerReferences": _some(metadata.owner_references, []),
+            }
+        except msgspec.DecodeError:
+            return None
+        return found, table
+
+
+class _ServicePort(_Fields):
+    port: Any = None
+    target_port: Any = None
+    protocol: Any = None
+
+
+class _ServiceSpec(_Fields):
+    selector: Any = None
+    ports: list[_ServicePort] | None = None
+
+
+class ServiceSketch(Sketch):
+    spec: _ServiceSpec | None = None
+
+
+def _some(raw: Unread, default: Any) -> Any:
+    return default if raw is msgspec.UNSET else msgspec.json.decode(bytes(raw)) or default
 
 
 class NodeSketch(Sketch):
@@ -299,6 +337,9 @@ class Shared:
             raise ValueError(sketch.trouble)
         if isinstance(sketch.status, _PodStatus) and sketch.spec is not None and sketch.spec.node_name:
             sketch.status.conditions = msgspec.UNSET  # it was scheduled
+        sketch.metadata.labels = msgspec.UNSET
+        if sketch.metadata.annotations is not None:
+            sketch.metadata.annotations.allocations = msgspec.UNSET
         pod = parse_pod(msgspec.to_builtins(sketch, enc_hook=msgspec.json.decode))
         return replace(
             pod,

@@ -864,8 +864,12 @@ def _has(scope: Scope, key: PortKey) -> bool:
 
 
 def _by_slot(claim: Claim) -> list[tuple[Slot, PortKey]]:
-    """The keys of a claim, each with its slot: one object for all maps that it goes into."""
-    return [(slot_of(port.protocol, port.host_port), port.key) for port in claim.ports]
+    """The keys of a claim, each with its slot: one object for all maps that it goes into.
+
+    Each once: a socket may have two names.
+    """
+    keys = [(slot_of(port.protocol, port.host_port), port.key) for port in claim.ports]
+    return keys if len(keys) == 1 else list(dict.fromkeys(keys))
 
 
 def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -24,7 +24,14 @@ from kubernetes.aio.client.configuration import Configuration
 from allocator.cluster.client import Client, Loaded
 
 Object = dict[str, Any]
-KINDS = {"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "portleases": "PortLease", "leases": "Lease"}
+KINDS = {
+    "pods": "Pod",
+    "nodes": "Node",
+    "namespaces": "Namespace",
+    "services": "Service",
+    "portleases": "PortLease",
+    "leases": "Lease",
+}
 VERBS = {"POST": "create", "GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 GROUP = "/apis/hostport.io/v1alpha1"
 LEASES = "/apis/coordination.k8s.io/v1"
