@@ -4,6 +4,8 @@ Rules:
 
 * `tell` returns at once and never fails; what becomes of it is seen in `counts`.
 * Only the allocator that serves writes: `may_write` is asked before each.
+* What happened comes before what was warned of, and each has room and writes of its own: no flood of warnings keeps a
+  denial waiting.
 * An Event is a courtesy. One that the API server refuses is given up, and said once; while it does not answer, or is
   overloaded, what has gathered waits.
 
@@ -48,13 +50,14 @@ class EventWriter:
         self._instance = instance[:128] or "allocator"
         self._may_write = may_write
         self._now = now
-        self._gatherer = Gatherer()
+        self._happened, self._warned = Gatherer(), Gatherer()
         self._news = asyncio.Event()
         self._trouble = ""
         self.counts: Counter[tuple[str, str]] = Counter()  # by reason, and written, dropped or refused
 
     def tell(self, happening: Happening) -> None:
-        if not self._gatherer.add(happening, self._now()):
+        gatherer = self._warned if happening.kind else self._happened  # what has kinds is a warning
+        if not gatherer.add(happening, self._now()):
             self.counts[happening.reason, "dropped"] += 1
         self._news.set()
 
@@ -65,22 +68,23 @@ class EventWriter:
             while True:
                 await self._news.wait()
                 try:
-                    await self._write_due()
+                    await self._write_due(self._happened)
+                    await self._write_due(self._warned)
                     failures, wait = 0, POLL_SECONDS
                 except (ApiError, UnreachableError) as error:
                     failures += 1
                     self._say(f"Events wait: {error}")
                     wait = pause(failures, random.random(), at_least=getattr(error, "retry_after", 0.0))  # noqa: S311
-                if failures or self._gatherer.has_pending():
+                if failures or self._happened.has_pending() or self._warned.has_pending():
                     await asyncio.sleep(wait)
                 else:
                     self._news.clear()
         finally:
             await self._client.close()
 
-    async def _write_due(self) -> None:
+    async def _write_due(self, gatherer: Gatherer) -> None:
         """Raises ApiError, UnreachableError where it is worth trying again."""
-        for series in self._gatherer.due(self._now()):
+        for series in gatherer.due(self._now()):
             if not self._may_write():
                 return
             count, happening = series.count, series.happening
@@ -94,7 +98,7 @@ class EventWriter:
             else:
                 self._trouble = ""
                 self.counts[happening.reason, "written"] += 1
-            self._gatherer.written(series, count, happening.note, self._now())
+            gatherer.written(series, count, happening.note, self._now())
 
     async def _write(self, series: Series) -> None:
         path = f"/apis/events.k8s.io/v1/namespaces/{quote(series.happening.subject.namespace, safe='')}/events"

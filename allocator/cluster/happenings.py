@@ -6,7 +6,7 @@ Rules:
   and its name follows from them, so that another allocator finds it.
 * What happens again is counted, and its count is written once a minute at most; where the words have changed
   meanwhile, that is a new Event, as those of an Event cannot change.
-* A token bucket bounds all writes together, so that a bad day of the cluster is not made worse.
+* A token bucket bounds the writes of one gatherer, so that a bad day of the cluster is not made worse.
 * As many objects are remembered as `MOST_SERIES`; what is written is forgotten first, and what still has no room is
   dropped. Nothing here waits for anybody.
 """
@@ -42,7 +42,7 @@ class Subject:
 class Happening:
     """Something that people should find at an object: `reason` and `action` in UpperCamelCase, and a sentence.
 
-    `kind` tells those of one reason apart of which each is told once.
+    `kind` is the word of a warning, each of which is told once; empty for what is none.
     """
 
     subject: Subject

@@ -197,3 +197,17 @@ async def test_a_warning_that_another_allocator_has_told_is_counted_in_its_event
 
     assert [method for method, _, _ in server.got] == ["POST", "PATCH"]
     assert server.got[1][1] == f"{PATH}/{server.got[0][2]['metadata']['name']}"
+
+
+async def test_no_flood_of_warnings_keeps_a_denial_waiting(server: Server, writer: EventWriter, clock: Clock) -> None:
+    clock.may_write = False
+    for at in range(happenings.MOST_SERIES + 3):
+        subject = Subject(api_version="v1", kind="Pod", namespace="demo", name=f"web-{at}", uid=str(at))
+        writer.tell(Happening(subject=subject, reason="Warned", action="Admit", note="80 moved", kind="PORT_MOVED"))
+    writer.tell(Happening(subject=POD, reason="Denied", action="Allocate", note="PORT_CONFLICT: 80 is taken"))
+    assert writer.counts == {("Warned", "dropped"): 3}
+
+    clock.may_write = True
+    await until(lambda: len(server.got) == 1 + happenings.BURST)
+
+    assert [body["reason"] for _, _, body in server.got] == ["Denied", *["Warned"] * int(happenings.BURST)]
