@@ -147,6 +147,8 @@ class EventWriter:
 
 
 def _told(error: ApiError) -> str:
+    if error.status == HTTPStatus.FORBIDDEN and "being terminated" in error.message:
+        return f"its namespace goes ({error.message})"
     if error.status == HTTPStatus.FORBIDDEN:
         return f"RBAC lacks the verbs create and patch on events.events.k8s.io ({error.message})"
     return str(error)

@@ -31,6 +31,7 @@ class Server:
     def __init__(self) -> None:
         self.got: list[tuple[str, str, Any]] = []
         self.statuses: deque[int] = deque()
+        self.message = "scripted"
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -38,7 +39,7 @@ class Server:
         assert request.content_type == f"application/{kind}"
         self.got.append((request.method, request.path, body))
         status = self.statuses.popleft() if self.statuses else 201
-        return web.json_response({"kind": "Status", "reason": "R", "message": "scripted"}, status=status)
+        return web.json_response({"kind": "Status", "reason": "R", "message": self.message}, status=status)
 
 
 @pytest.fixture
@@ -151,6 +152,19 @@ async def test_what_is_refused_is_given_up_and_said_once(
 
     assert [record.getMessage() for record in caplog.records] == [
         "an Event cannot be written: RBAC lacks the verbs create and patch on events.events.k8s.io (scripted)"
+    ]
+
+
+async def test_a_namespace_that_goes_is_told_as_such(
+    server: Server, writer: EventWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.statuses.append(403)
+    server.message = "unable to create new content in namespace demo because it is being terminated"
+    writer.tell(conflict())
+    await until(lambda: writer.counts == {("Conflict", "refused"): 1})
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"an Event cannot be written: its namespace goes ({server.message})"
     ]
 
 
