@@ -374,6 +374,10 @@ def _write_claim(claim: Claim, into: pb.Allocation, ahead: float) -> None:
     if claim.expires is not None:
         _write_timestamp(claim.expires + ahead, into.expire_time)
     into.external = claim.external
+    if claim.own_network:
+        into.own_network = True
+    if claim.warnings:
+        into.warnings.extend(claim.warnings.split(","))
 
 
 def _write_owner(owner: Owner, into: pb.Owner) -> None:

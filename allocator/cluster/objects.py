@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from sys import intern
 from typing import Any
 
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
@@ -21,7 +22,10 @@ from hostport.bounds import Bound
 
 ALLOCATION_ID = "hostport.io/allocation-id"
 ALLOCATIONS = "hostport.io/allocations"
+WARNINGS = "hostport.io/warnings"
+MOST_WARNINGS = 32
 ENFORCE = "pod-security.kubernetes.io/enforce"
+_WORD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _NO_FREE_PORTS = re.compile(r"([0-9]{1,6}) node\(s\) didn't have free ports")
 FORBIDS_HOST_NETWORK = frozenset({"baseline", "restricted"})
 
@@ -65,6 +69,8 @@ def parse_pod(obj: Json) -> Pod:
     """The Pod; one without a uid (written by hand) goes by its name."""
     metadata, spec = _mapping(obj, "metadata"), _mapping(obj, "spec")
     namespace, name = _text(metadata.get("namespace"), "namespace") or "default", _name(obj)
+    annotations = _mapping(metadata, "annotations")
+    carried_id = _text(str(annotations.get(ALLOCATION_ID, "")), ALLOCATION_ID)
     controllers = [_text(ref.get("uid"), "uid") for ref in _list(metadata, "ownerReferences") if ref.get("controller")]
     return Pod(
         uid=PodUid(_text(metadata.get("uid"), "uid") or f"{namespace}/{name}"),
@@ -79,9 +85,17 @@ def parse_pod(obj: Json) -> Pod:
         priority=_integer(spec.get("priority"), "priority"),
         may_preempt=spec.get("preemptionPolicy") != "Never",
         is_terminating=bool(metadata.get("deletionTimestamp")),
-        carried_id=_text(str(_mapping(metadata, "annotations").get(ALLOCATION_ID, "")), ALLOCATION_ID),
+        carried_id=carried_id,
+        own_network=bool(carried_id) and not spec.get("hostNetwork"),
+        warnings=_words(annotations.get(WARNINGS)) if carried_id else "",
         verdict=_verdict(_mapping(obj, "status")),
     )
+
+
+def _words(listed: Any) -> str:
+    """The words of a list with commas, each one object however many Pods have it. What is no word is left out."""
+    words = listed.split(",", MOST_WARNINGS)[:MOST_WARNINGS] if isinstance(listed, str) else ()
+    return intern(",".join(word for word in words if _WORD.fullmatch(word)))
 
 
 def _verdict(status: Json) -> Verdict | None:

@@ -20,7 +20,15 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from allocator.cluster.objects import ALLOCATION_ID, ALLOCATIONS, ENFORCE, enforced_level, parse_node, parse_pod
+from allocator.cluster.objects import (
+    ALLOCATION_ID,
+    ALLOCATIONS,
+    ENFORCE,
+    WARNINGS,
+    enforced_level,
+    parse_node,
+    parse_pod,
+)
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import ClaimPort
 from allocator.core.pods import Pod
@@ -43,6 +51,7 @@ class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
 
 class _Annotations(_Fields):
     allocation_id: Any = msgspec.field(default=None, name=ALLOCATION_ID)
+    warnings: Any = msgspec.field(default=None, name=WARNINGS)
     allocations: Unread = msgspec.field(default=msgspec.UNSET, name=ALLOCATIONS)
 
 
@@ -177,6 +186,7 @@ class _ServicePort(_Fields):
 
 
 class _ServiceSpec(_Fields):
+    type: Any = None
     selector: Any = None
     ports: list[_ServicePort] | None = None
 

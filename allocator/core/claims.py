@@ -124,6 +124,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: int = 0  # spec.priority of the Pod
     may_preempt: bool = False
     is_terminating: bool = False  # the Pod has a deletionTimestamp; it holds its ports until it is gone
+    own_network: bool = False  # the Pod was seen, and keeps a network of its own: the node maps the numbers
+    warnings: str = ""  # what the Pod was warned of, as it stands in the Pod: words with commas
     external: bool = False  # a Pod that we never allocated: known from the watch alone, never journalled
 
     @property

@@ -495,6 +495,8 @@ class Ledger:
             priority=pod.priority,
             may_preempt=pod.may_preempt,
             is_terminating=pod.is_terminating or claim.is_terminating,  # for good, though an older list may not know
+            own_network=pod.own_network,
+            warnings=pod.warnings,
         )
         if seen != claim:
             self._note(seen)

@@ -45,6 +45,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     may_preempt: bool = False
     is_terminating: bool = False  # it has a deletionTimestamp, and holds its ports until it is gone
     carried_id: str = ""  # hostport.io/allocation-id
+    own_network: bool = False  # it has an id of ours, and no hostNetwork
+    warnings: str = ""  # hostport.io/warnings: words with commas
     verdict: Verdict | None = None  # what Kubernetes says of its ports
 
 

@@ -30,13 +30,15 @@ class _Record(msgspec.Struct, gc=False):
     priority: int = 0
     may_preempt: bool = False
     is_terminating: bool = False
+    own_network: bool = False
+    warnings: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Record).decode
 _PORT_KEYS = ("container", "name", "container_port", "host_ip", "appeared")
 _OPTIONAL_KEYS = ("node", "expires", "pod_uid", "settled_at")
-_RARE_KEYS = ("priority", "may_preempt", "is_terminating")
+_RARE_KEYS = ("priority", "may_preempt", "is_terminating", "own_network", "warnings")
 _OWNER_KEYS = ("kind", "namespace", "name", "generate_name", "uid", "controller_uid", "description")
 
 
@@ -89,6 +91,8 @@ def decode_claim(text: str | bytes) -> Claim:
             priority=record.priority,
             may_preempt=record.may_preempt,
             is_terminating=record.is_terminating,
+            own_network=record.own_network,
+            warnings=intern(record.warnings),
         )
     except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a claim record: {error!r}") from error

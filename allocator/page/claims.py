@@ -59,6 +59,8 @@ def row(claim: Claim, is_unplaceable: IsUnplaceable, ahead: float) -> Row:
         "state": kind_of(claim),
         "unplaceable": is_unplaceable(claim),
         "terminating": claim.is_terminating,
+        "own_network": claim.own_network,
+        "warnings": claim.warnings.split(",") if claim.warnings else [],
         "owner": owner_of(claim),
         "node": claim.node or "",
         "planned": claim.node is not None and not claim.is_settled,

@@ -41,6 +41,13 @@ def state(allocation: pb.Allocation) -> str:
     return " ".join([state_name(allocation.state), *(f"({remark})" for remark in remarks)])
 
 
+def network(allocation: pb.Allocation) -> str:
+    """`Host` or `Pod`; empty where it is not known, or is none of ours."""
+    if allocation.external or allocation.state not in {pb.STATE_CONFIRMED, pb.STATE_BOUND}:
+        return ""
+    return "Pod" if allocation.own_network else "Host"
+
+
 def state_name(value: pb.State.ValueType) -> str:
     return pb.State.Name(value).removeprefix("STATE_")
 

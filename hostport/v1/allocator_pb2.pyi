@@ -653,6 +653,8 @@ class Allocation(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
     UNPLACEABLE_FIELD_NUMBER: _builtins.int
+    OWN_NETWORK_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """128 random bits as 32 hexadecimal digits. Empty in a dry run."""
     state: Global___State.ValueType
@@ -668,6 +670,11 @@ class Allocation(_message.Message):
     unplaceable: _builtins.bool
     """True for a Pod's allocation that fits on none of its candidates now: the
     scheduler took the last one, or it was admitted with WHEN_FULL_PENDING.
+    """
+    own_network: _builtins.bool
+    """True once the Pod was seen and has a network of its own
+    (hostport.io/network: Pod): the node maps each host port to the container
+    port. False: on the host's network, not seen yet, or a lease.
     """
     @_builtins.property
     def owner(self) -> Global___Owner:
@@ -685,6 +692,12 @@ class Allocation(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it ends if nothing happens. Unset: never."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the Pod was warned of at its admission, as it stands in its
+        annotation hostport.io/warnings: reasons, at most 32.
+        """
+
     def __init__(
         self,
         *,
@@ -697,10 +710,12 @@ class Allocation(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         external: _builtins.bool = ...,
         unplaceable: _builtins.bool = ...,
+        own_network: _builtins.bool = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "external", b"external", "id", b"id", "node", b"node", "owner", b"owner", "ports", b"ports", "state", b"state", "unplaceable", b"unplaceable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "external", b"external", "id", b"id", "node", b"node", "own_network", b"own_network", "owner", b"owner", "ports", b"ports", "state", b"state", "unplaceable", b"unplaceable", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,6 +74,9 @@ class Crowd:
     ) -> None:
         self._taken.update((node, number) for _, _, number in ports)
         annotations = {"hostport.io/allocation-id": claim} if claim else {}
+        is_mapped = bool(claim) and len(self.pods) % 4 == 1
+        if is_mapped:
+            annotations["hostport.io/warnings"] = "MANY_PORTS,UNKNOWN_ANNOTATION"
         listed = [
             {"name": port, "protocol": protocol, "containerPort": number, "hostPort": number}
             for port, protocol, number in ports
@@ -82,7 +85,7 @@ class Crowd:
             {
                 "kind": "Pod",
                 "metadata": {"name": name, "namespace": namespace, "uid": f"u{len(self.pods)}", "annotations": annotations},
-                "spec": {"hostNetwork": True, "containers": [{"name": "main", "ports": listed}]}
+                "spec": {"hostNetwork": not is_mapped, "containers": [{"name": "main", "ports": listed}]}
                 | ({"nodeName": node} if node else {}),
                 "status": {"phase": "Running" if node else "Pending"},
             }

@@ -51,6 +51,13 @@ def test_everything_is_there(reader: Reader, few: Program) -> None:
     assert reader.driver.title == "HostPort allocator"
 
 
+def test_a_pod_shows_its_network_and_what_it_was_warned_of(reader: Reader, few: Program) -> None:
+    reader.open(few)
+
+    notes = set(reader.all("#claim-rows .note"))
+    assert {"mapped into the Pod's own network", "⚠ MANY_PORTS, UNKNOWN_ANNOTATION"} <= notes
+
+
 def test_strips_are_painted(reader: Reader, few: Program) -> None:
     reader.open(few)
 

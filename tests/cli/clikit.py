@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from kit import node, pod
+from msgspec.structs import replace
 from servicekit import Running
 
 from hostport.cli import options
@@ -73,6 +74,7 @@ async def inhabited(service: Running) -> Running:
     ).allocation
     outsider = pod("ingress", "c/dns:53/UDP=53", namespace="edge", at="n1")
     seen = pod("db-0", "db/primary:8080=10000", "db/metrics:9090=10100", at="n1", carried_id=bound.id)
+    seen = replace(seen, own_network=True, warnings="PORT_MOVED,OLD_NUMBER")
     service.engine.observe(pods=[seen, outsider], lists_pods=True)
     await stub.Allocate(
         pb.AllocateRequest(

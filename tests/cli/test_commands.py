@@ -44,8 +44,12 @@ async def demo(start: Start, monkeypatch: pytest.MonkeyPatch) -> Running:
 
 
 LIST_WIDE = f"""\
-OWNER      STATE    NODE   PORTS       AGE   EXPIRES   NAMES   DESCRIPTION       ALLOCATION
-Relay/r1   LEASED   n2     21000/UDP   5m    55m       rtp     of the EU lobby   {LEASE}
+OWNER      STATE    NODE   PORTS       AGE   EXPIRES   NAMES   NETWORK   WARNINGS   DESCRIPTION       ALLOCATION
+Relay/r1   LEASED   n2     21000/UDP   5m    55m       rtp     -         -          of the EU lobby   {LEASE}
+"""
+LIST_WIDE_PODS = f"""\
+OWNER      STATE   NODE   PORTS                 AGE   EXPIRES   NAMES             NETWORK   WARNINGS                DESCRIPTION   ALLOCATION
+Pod/db-0   BOUND   n1     10000/TCP,10100/TCP   5m    never     primary,metrics   Pod       PORT_MOVED,OLD_NUMBER   -             {DB}
 """
 NODES = """\
 NODE   ALLOCATIONS   PORTS   KNOWN
@@ -82,6 +86,7 @@ ASK = ["lease", "--owner", "Relay/r2", "--node", "n3"]
 CASES: dict[str, tuple[list[str], str]] = {
     "list": (["list"], LIST),
     "list -o wide": (["list", "-o", "wide", "-n", "media"], LIST_WIDE),
+    "list -o wide, Pods": (["list", "-o", "wide", "-n", "demo", "--owner", "db-0"], LIST_WIDE_PODS),
     "list --state": (["list", "--state", "bound", "-o", "name", "-n", "demo"], f"{DB}\n"),
     "node": (["node"], NODES),
     "node NODE": (["node", "n1"], PORTS),

@@ -26,6 +26,9 @@ WORDS = st.sampled_from(["", "a", "b", "c-1", "NoSchedule", "Equal", "Exists", "
 JUNK = st.sampled_from([None, 1, "x", [], {}, [1], {"a": 1}])
 
 
+OURS = {"hostport.io/allocation-id": "f" * 32}
+
+
 def objects(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Objects with some of these fields, and some that nobody knows."""
     return st.fixed_dictionaries({}, optional={**fields, "unknown": JUNK})
@@ -55,7 +58,11 @@ PODS = objects(
             "generateName": st.none() | WORDS,
             "resourceVersion": st.just("7"),
             "deletionTimestamp": st.sampled_from([None, "2026-01-01T00:00:00Z"]),
-            "annotations": st.none() | st.dictionaries(st.sampled_from(["hostport.io/allocation-id", "x"]), WORDS),
+            "annotations": st.none()
+            | st.dictionaries(
+                st.sampled_from(["hostport.io/allocation-id", "hostport.io/warnings", "x"]),
+                WORDS | st.just("PORT_MOVED,A_B"),
+            ),
             "ownerReferences": lists(objects(uid=WORDS, controller=st.booleans())),
             "managedFields": JUNK,
         },
@@ -171,3 +178,31 @@ def test_equal_parts_of_different_pods_are_one_object() -> None:
 
     assert one.ports is two.ports
     assert one.constraints is two.constraints
+
+
+@pytest.mark.parametrize(
+    ("annotations", "spec", "expected"),
+    [
+        pytest.param({"hostport.io/warnings": "PORT_MOVED"}, {}, (False, ""), id="none of ours"),
+        pytest.param(OURS, {"hostNetwork": True}, (False, ""), id="on the host's network"),
+        pytest.param(OURS, {}, (True, ""), id="in its own"),
+        pytest.param(
+            OURS | {"hostport.io/warnings": "PORT_MOVED,OLD_NUMBER"}, {}, (True, "PORT_MOVED,OLD_NUMBER"), id="warned"
+        ),
+        pytest.param(OURS | {"hostport.io/warnings": "A,<b>,,x y,B"}, {}, (True, "A,B"), id="what is no word"),
+        pytest.param(
+            OURS | {"hostport.io/warnings": ",".join(f"W{at}" for at in range(40))},
+            {},
+            (True, ",".join(f"W{at}" for at in range(32))),
+            id="more than there are",
+        ),
+    ],
+)
+def test_network_and_warnings_of_our_pods_are_read(
+    annotations: dict[str, str], spec: dict[str, Any], expected: tuple[bool, str]
+) -> None:
+    obj = {"kind": "Pod", "metadata": {"name": "p", "uid": "u", "annotations": annotations}, "spec": spec}
+
+    pod = Shared().pod(event_of(Reader(PodSketch), obj))
+
+    assert (pod.own_network, pod.warnings) == expected

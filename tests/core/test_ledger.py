@@ -52,9 +52,10 @@ def test_a_pod_confirms_its_reservation_then_binds_it_then_frees_it() -> None:
     assert (confirmed.state, confirmed.node, confirmed.expires) == (State.CONFIRMED, "n1", None)
     assert confirmed.owner.name == "web-x7k2p"
 
-    confirm(desk, claim, at="n2", uid="u1")
+    confirm(desk, claim, at="n2", uid="u1", own_network=True, warnings="PORT_MOVED")
     bound = current(desk, claim)
     assert (bound.state, bound.node) == (State.BOUND, "n2")
+    assert (bound.own_network, bound.warnings) == (True, "PORT_MOVED")
     assert desk.ledger.take_changes() == {claim.id: bound}
 
     desk.observe(gone_pods=[bound.pod_uid])

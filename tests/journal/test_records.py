@@ -48,6 +48,7 @@ BOUND = Claim(
     settled_at=3.25,
     is_terminating=True,
 )
+WARNED = replace(BOUND, own_network=True, warnings="MANY_PORTS,UNKNOWN_ANNOTATION")
 LEASED = Claim(
     id=ClaimId("c3"),
     owner=Owner(kind="Service", description="relay of the north"),
@@ -59,7 +60,7 @@ LEASED = Claim(
 )
 
 
-@pytest.mark.parametrize("claim", [RESERVED, BOUND, LEASED], ids=lambda claim: claim.state.value)
+@pytest.mark.parametrize("claim", [RESERVED, BOUND, LEASED, WARNED], ids=["RESERVED", "BOUND", "LEASED", "warned"])
 def test_a_claim_comes_back_as_it_was(claim: Claim) -> None:
     assert decode_claim(encode_claim(claim)) == claim
 

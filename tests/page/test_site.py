@@ -130,6 +130,8 @@ async def test_the_views_show_what_was_allocated(site: Site) -> None:
                 "state": "RESERVED",
                 "unplaceable": False,
                 "terminating": False,
+                "own_network": False,
+                "warnings": [],
                 "owner": {"kind": "Pod", "namespace": "demo", "name": "db-0"},
                 "node": "localhost",
                 "planned": True,

@@ -51,13 +51,16 @@ function updateClaim(tr, row) {
       namespace && make("button", { type: "button", class: "text muted", title: `Only namespace ${namespace}`,
         onclick: () => ask({ namespace, page: "" }) }, `${namespace}/`),
       make("b", {}, name || "(unnamed)"), kind !== "Pod" && make("span", { class: "note" }, kind)),
-    cell({}, stateOf(row.state, row.terminating ? "terminating" : "")),
+    cell({}, stateOf(row.state, row.terminating ? "terminating" : ""),
+      row.warnings.length > 0 && make("span", { class: "note warned", title: row.warnings.join(", ") },
+        `⚠ ${row.warnings.join(", ")}`)),
     cell({}, row.node && make("button", { type: "button", class: "text", title: `Open node ${row.node}`,
       onclick: () => openFromTable(row.node) }, row.node),
     row.planned && make("span", { class: "note beside" }, " planned"),
     row.unplaceable && make("span", { class: "note bad" }, "✗ fits on no node")),
     cell({}, make("span", { class: "ports" }, ...row.ports.map((port) =>
-      make("span", {}, String(port.number), make("small", {}, `/${port.protocol}${port.name ? ` ${port.name}` : ""}`))))),
+      make("span", {}, String(port.number), make("small", {}, `/${port.protocol}${port.name ? ` ${port.name}` : ""}`)))),
+    row.own_network && make("span", { class: "note", title: "hostport.io/network: Pod" }, "mapped into the Pod's own network")),
     cell({}, timeOf(row.created), ends || ""));
 }
 

@@ -81,6 +81,8 @@ def columns(now: float, *, is_mixed: bool) -> list[Column[pb.Allocation]]:
         Column("AGE", lambda each: wording.since(each.create_time, now)),
         Column("EXPIRES", lambda each: wording.until(each, now), is_wide=True),
         Column("NAMES", lambda each: ",".join(port.name or "-" for port in each.ports), is_wide=True),
+        Column("NETWORK", wording.network, is_wide=True),
+        Column("WARNINGS", lambda each: ",".join(each.warnings), is_wide=True),
         Column("DESCRIPTION", lambda each: each.owner.description, is_wide=True),
         Column("ALLOCATION", lambda each: each.id, is_wide=True),
     ]
