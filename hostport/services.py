@@ -67,13 +67,16 @@ def moved_ports(table: str) -> Moved:
 
 
 def parse_service(obj: Mapping[str, Any], namespace: str = "default") -> Selecting | None:
-    """The Service as far as it matters; None where it selects nobody or goes by names alone. Never raises."""
+    """The Service as far as it matters; None where it selects nobody or goes by names alone. Never raises.
+
+    One of type ExternalName is a name in DNS: whatever it selects, it sends to no Pod.
+    """
     metadata, spec = _map(obj, "metadata"), _map(obj, "spec")
     selector = {key: value for key, value in _map(spec, "selector").items() if isinstance(value, str)}
     ports = spec.get("ports")
     targets = tuple(_targets(ports[:MOST_PORTS])) if isinstance(ports, list) else ()
     name, of = metadata.get("name"), metadata.get("namespace")
-    if not (selector and targets and isinstance(name, str)):
+    if spec.get("type") == "ExternalName" or not (selector and targets and isinstance(name, str)):
         return None
     return Selecting(of if isinstance(of, str) and of else namespace, name, tuple(sorted(selector.items())), targets)
 

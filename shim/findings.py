@@ -183,6 +183,8 @@ class _Search:
             others = sorted({hit.held.said for hit in self.left} - {first.said})
             more = f", and {len(others)} more" if others else ""
             remedy = f"use $({variable_of(first)}), {REWRITE} or {NETWORK}: Pod"
+            if self._rewrites:
+                remedy = f"left as {REWRITTEN} says; use $({variable_of(first)})"
             head, tail = f"{first.said} (now {first.number}{more}) stands in ", f"{unread}: {remedy}"
             room = LONGEST_WARNING - len(f"{Notice.OLD_NUMBER.name}: {head}{tail}")
             yield remark(Notice.OLD_NUMBER, head + _places(same, max(room, SHORTEST_PLACES)) + tail)

@@ -63,7 +63,8 @@ def read_document(document: Json, *, namespace: str, templates: Sequence[str]) -
     """
     kind = text(document, "kind", "")
     if kind.endswith("List") and isinstance(document.get("items"), list):
-        items = [as_object(item, "items[]") for item in document["items"]]
+        of = kind.removesuffix("List")  # the items of a PodList need not say that they are Pods
+        items = [{**({"kind": of} if of else {}), **as_object(item, "items[]")} for item in document["items"]]
         parts = [read_document(item, namespace=namespace, templates=templates) for item in items]
         return Read(
             tuple(pod for part in parts for pod in part.pods),

@@ -49,6 +49,11 @@ def told() -> Told:
     return Told()
 
 
+def test_a_service_that_is_another_name_selects_nobody() -> None:
+    spec = {"type": "ExternalName", "selector": {"app": "db"}, "ports": [{"port": 8080}]}
+    assert parse_service({"metadata": {"name": "alias"}, "spec": spec}) is None
+
+
 SENTENCE = "SERVICE_OLD_PORT: Service num sends port 80/TCP to 8080, which moved to 7000: set targetPort: db"
 
 

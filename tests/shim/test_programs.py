@@ -498,7 +498,9 @@ def test_what_was_rewritten_and_what_was_left_is_listed() -> None:
     }
     assert stored["metadata"]["annotations"]["prometheus.io/port"] == "20000"
     assert first(stored)["livenessProbe"]["exec"]["command"] == ["nc", "-z", "localhost", "20000"]
-    assert told["OLD_NUMBER"].startswith("8080 (now 20000) stands in app env PEER; side args[0]: ")
+    assert told["OLD_NUMBER"] == (
+        "8080 (now 20000) stands in app env PEER; side args[0]: left as hostport.io/rewritten says; use $(HOSTPORT_HTTP)"
+    )
     assert "PORT_MOVED" not in told
 
 

@@ -110,6 +110,24 @@ def test_a_service_of_other_pods_is_left_alone(tmp_path: Path, change: tuple[str
     assert "SERVICE_OLD_PORT" not in result.stderr
 
 
+def test_a_service_that_is_another_name_sends_to_no_pod(tmp_path: Path) -> None:
+    alias = service("front", targetPort=8080).replace("spec:", "spec:\n  type: ExternalName\n  externalName: a.example")
+
+    assert "SERVICE_OLD_PORT" not in rendered(tmp_path, alias, DEPLOYMENT).stderr
+
+
+def test_what_a_typed_list_has_is_of_that_kind(tmp_path: Path) -> None:
+    asking = "annotations: {hostport.io/enabled: 'true', hostport.io/policy: Dynamic}"
+    pods = f"""
+      kind: PodList
+      items: [{{metadata: {{name: a, {asking}}}, spec: {{containers: [{{name: a, ports: [{{containerPort: 8080}}]}}]}}}}]
+    """
+
+    result = rendered(tmp_path, pods)
+
+    assert (result.return_value, told(result)) == (0, ["1 Pod, 1 port moved, 0 Services to change"])
+
+
 def test_objects_without_a_namespace_are_of_the_one_that_is_named(tmp_path: Path) -> None:
     result = rendered(tmp_path, service("front", targetPort=8080), DEPLOYMENT, options=("-n", "games"))
 
