@@ -49,7 +49,7 @@ class NumericProbe(msgspec.Struct, frozen=True, gc=False):
     @property
     def is_here(self) -> bool:
         """Whether it asks the Pod itself."""
-        return self.host in LOOPBACK
+        return self.host.lower() in LOOPBACK or self.host.startswith("127.")
 
 
 class Command(msgspec.Struct, frozen=True, gc=False):

@@ -3,6 +3,7 @@
 Rules:
 
 * Only whole tokens count: `8080` in `:8080` and `--port=8080`, not in `18080`, `8080m`, `v1.8080`, `8080-8090`.
+* One of a pair (`8080:8080`) and a part of an address (`fd00::8080`) may mean anything: they are told, too.
 * A number behind a host that is not the Pod's own is somebody else's address (`peer-1:2380`), and a number in a path
   is a name (`/data/8080`): they are told, and never rewritten.
 * All texts of a Pod are looked through at once, before any of them is looked at: nearly always there is nothing.
@@ -26,10 +27,11 @@ FEW = 8
 EACH = 8
 """Characters that a text counts for besides its own: there may be many thousand of one."""
 
-TOKEN = re.compile(r"(?<![\w.\-])[1-9][0-9]{0,4}(?![\w\-]|\.\w)")
+TOKEN = re.compile(r"(?<![\w.\-+@#])[1-9][0-9]{0,4}(?![\w\-%]|\.\w)")
+_PAIRED = re.compile(r"[0-9]+:[0-9:]")
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._*$(){}")
 _VARIABLE = re.compile(r"\$[({]?(\w+)[)}]?(?:\..*)?")
-_HOSTNAME = re.compile(r"\$[({]?HOSTNAME\b|(?:(?<![\w./=\-\"'])|/bin/)hostname(?![\w=:./\-\"'])")
+_HOSTNAME = re.compile(r"\$[({]?HOSTNAME\b|(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
 
 _NEXT_PROGRAM = re.compile(r"[;&|\n]")
 _PORT_OPTION = re.compile(r"(?:^|[\s'\"])(?:-p|-P|--port|port)[=\s]['\"]?$")
@@ -57,6 +59,7 @@ OWN_VARIABLES = frozenset({
 })  # fmt: skip
 
 ANOTHER_HOST, A_PATH, ANOTHER_CONTAINER = "of another host", "part of a path", "of another container's port"
+A_PAIR = "one of a pair, or part of an address"
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
@@ -148,6 +151,8 @@ def why_not_ours(text: Text, at: int, own_name: str) -> str:
     before = value[at - 1] if at else ""
     if before == "/":
         return "" if value.endswith(("tcp/", "udp/", "sctp/"), max(0, at - 5), at) else A_PATH
+    if _PAIRED.match(value, at) or value.endswith("::", 0, at):
+        return A_PAIR
     host = _host_before(value, at - 1) if before == ":" else _host_among(_said_before(text, at), own_name)
     return "" if _is_own(host, own_name) else ANOTHER_HOST
 

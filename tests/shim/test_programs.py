@@ -390,12 +390,33 @@ def test_a_pod_that_names_its_variable_is_told_nothing(app: Json) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["18080", "80800", "8080m", "v1.8080", "1.8080.2", "8080-8090", "p8080", "web-8080", "8080_x", "0x8080", "--8080"],
-)
+    ["18080", "80800", "8080m", "v1.8080", "1.8080.2", "8080-8090", "p8080", "web-8080", "8080_x", "0x8080", "--8080",
+     "$(HOSTPORT_HTTP)+8080", "8080%", "10.0.0.7:6379@8080", "#8080"],
+)  # fmt: skip
 def test_a_part_of_a_word_is_no_number(word: str) -> None:
     made = pod(container("app", port("http"), args=[word, "$(HOSTPORT_HTTP)"]), annotations=DYNAMIC)
 
     assert admitted(made)[1] == {}
+
+
+@pytest.mark.parametrize(
+    "word", ["$(hostname)", "cat /etc/hostname", "/bin/hostname -f", "$HOSTNAME", "${HOSTNAME%-*}"]
+)
+def test_what_reads_the_hostname_is_told(word: str) -> None:
+    made = pod(container("app", port("http"), args=[word, "$(HOSTPORT_HTTP)"]), annotations=DYNAMIC)
+
+    assert list(admitted(made)[1]) == ["HOSTNAME_IS_NODE"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.5", "::1"])
+def test_a_probe_of_loopback_follows(host: str) -> None:
+    probe = {"livenessProbe": {"tcpSocket": {"port": 8080, "host": host}}}
+
+    stored, told = admitted(
+        pod(container("app", port("http"), args=["$(HOSTPORT_HTTP)"], **probe), annotations=DYNAMIC)
+    )
+
+    assert (first(stored)["livenessProbe"]["tcpSocket"]["port"], told) == (20000, {})
 
 
 @pytest.mark.parametrize(
@@ -451,6 +472,12 @@ REWRITE = DYNAMIC | {"rewrite": "true"}
         ),
         pytest.param("ping -h db; serve --port 8080", "ping -h db; serve --port 20000", id="behind another program"),
         pytest.param("/data/8080/db", None, id="a path"),
+        pytest.param("8080:8080", None, id="a pair"),
+        pytest.param("0.0.0.0:8080:80", None, id="a pair behind an address"),
+        pytest.param("chown 8080:9090 /data", None, id="two ids"),
+        pytest.param("fd00::8080", None, id="the end of an address of IPv6"),
+        pytest.param("2001:8080::1", None, id="the middle of one"),
+        pytest.param("[fd00::8080]:7", None, id="one in brackets"),
         pytest.param("18080", None, id="a part of a word"),
     ],
 )
