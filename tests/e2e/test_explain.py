@@ -32,6 +32,7 @@ def test_a_pod_with_ports_is_explained_with_the_rule_of_each(product: Product, k
     asking = pod(
         "web-3", hostport(policy="Index", min_port=27100, max_port=27299), port(8080, "http"), port(9090, "metrics")
     )
+    asking["spec"]["containers"][0]["args"] = ["$(HOSTPORT_HTTP)"]
     kubectl("create", "-f", "-", stdin=json.dumps(asking))
     stored = kubectl.get("pod", "web-3")
 

@@ -24,6 +24,7 @@ ALLOWED = {
     ("pods", ("get", "list", "watch")),
     ("nodes", ("list", "watch")),
     ("namespaces", ("list", "watch")),
+    ("services", ("list", "watch")),
     ("events.events.k8s.io", ("create", "patch")),
     ("portleases.hostport.io", ("create", "delete", "get", "list", "watch")),
     ("portleases/status.hostport.io", ("patch",)),

@@ -22,7 +22,7 @@ SYSCTLS = {"sysctls": [{"name": "net.ipv4.ip_local_port_range", "value": "1024 6
 def test_a_bare_pod_can_be_applied_again(kubectl: Kubectl) -> None:
     asked = pod("web", hostport(policy="Dynamic", **OWN), port(8080, "http"))
     kubectl.apply(asked)
-    before = kubectl.get("pod", "web")
+    (before,) = running(kubectl, 1)
 
     kubectl.apply(asked)
 
