@@ -28,6 +28,7 @@ from allocator.clock import elapsed
 from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.contract import Observer, PodRef
 from allocator.cluster.looks import Looks
+from allocator.cluster.messages import Either, PodMessage, see_namespace, see_node
 from allocator.cluster.projection import (
     MALFORMED,
     Event,
@@ -35,6 +36,7 @@ from allocator.cluster.projection import (
     NodeSketch,
     PodSketch,
     Reader,
+    SeenPod,
     Shared,
     level_of,
 )
@@ -48,9 +50,11 @@ from hostport.supervision import Loops
 
 log = logging.getLogger(__name__)
 
-PODS: Final = Collection("pods", "/api/v1/pods", Reader(PodSketch))
-NODES: Final = Collection("nodes", "/api/v1/nodes", Reader(NodeSketch))
-NAMESPACES: Final = Collection("namespaces", "/api/v1/namespaces", Reader(NamespaceSketch))
+PODS: Final[Collection[SeenPod]] = Collection("pods", "/api/v1/pods", Either("Pod", PodMessage, Reader(PodSketch)))
+NODES: Final = Collection("nodes", "/api/v1/nodes", Either("Node", see_node, Reader(NodeSketch)))
+NAMESPACES: Final = Collection(
+    "namespaces", "/api/v1/namespaces", Either("Namespace", see_namespace, Reader(NamespaceSketch))
+)
 PACE: Final = Pace()
 
 MOST_GONE = 32
@@ -85,7 +89,7 @@ class KubernetesCluster:
         self._proven_until = float("-inf")
         self._prover: Prover | None = None
         self._looks = Looks()
-        self._followers: list[Follower[PodSketch] | Follower[NodeSketch] | Follower[NamespaceSketch]] = []
+        self._followers: list[Follower[SeenPod] | Follower[NodeSketch] | Follower[NamespaceSketch]] = []
 
     async def run(self, observer: Observer) -> None:
         """Follows everything, for ever.
@@ -162,11 +166,11 @@ class KubernetesCluster:
                 await in_turns(sink.listed([sketch]))
         return True
 
-    async def _get(self, ref: PodRef) -> PodSketch | None:
+    async def _get(self, ref: PodRef) -> SeenPod | None:
         """The Pod of that name; None where there is none."""
         path = f"/api/v1/namespaces/{quote(ref.namespace, safe='')}/pods/{quote(ref.name, safe='')}"
         try:
-            return PODS.reader.one(await self._client.get(path))
+            return PODS.reader.one(await self._client.get(path, accept=PODS.reader.accept))
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
@@ -190,8 +194,8 @@ class _Pods:
     def began(self) -> None:
         self._missing = set(self._observer.known_pods())
 
-    def listed(self, items: Sequence[PodSketch]) -> Iterator[None]:
-        for some in slices(items, _weight):
+    def listed(self, items: Sequence[SeenPod]) -> Iterator[None]:
+        for some in slices(items, lambda pod: pod.weight):
             known = self._observer.known_pods()
             pods = []
             for sketch in some:
@@ -213,12 +217,12 @@ class _Pods:
         self._tell([], ())  # a cluster without Pods has been listed too: from now on Pods can be confirmed
         self._proven(as_of)
 
-    def changed(self, events: Sequence[Event[PodSketch]]) -> Iterator[None]:
-        for some in slices(events, lambda event: _weight(event.object)):
+    def changed(self, events: Sequence[Event[SeenPod]]) -> Iterator[None]:
+        for some in slices(events, lambda event: event.object.weight):
             self._changed(some)
             yield
 
-    def _changed(self, events: Sequence[Event[PodSketch]]) -> None:
+    def _changed(self, events: Sequence[Event[SeenPod]]) -> None:
         """Told in order: what appears and goes at once has been there, and its reservation ends with it."""
         known = self._observer.known_pods()
         pods: dict[PodUid, Pod] = {}
@@ -236,23 +240,15 @@ class _Pods:
                     pods[uid] = pod
         self._tell(pods.values(), gone)
 
-    def _read(self, sketch: PodSketch) -> Pod | None:
+    def _read(self, sketch: SeenPod) -> Pod | None:
         try:
             return self._shared.pod(sketch)
         except MALFORMED as error:
-            log.warning("a Pod cannot be read: %s/%s: %s", sketch.metadata.namespace, sketch.metadata.name, error)
+            log.warning("a Pod cannot be read: %s: %s", sketch.title, error)
             return None
 
     def _tell(self, pods: Iterable[Pod], gone: Iterable[PodUid]) -> None:
         self._observer.observe(pods=pods, gone_pods=gone, lists_pods=True)
-
-
-def _weight(sketch: PodSketch) -> int:
-    """About as many ports as the Pod has; most have none that concern us."""
-    spec = sketch.spec
-    if spec is None:
-        return 1
-    return 1 + sum(len(one.ports or ()) for some in (spec.containers, spec.init_containers) for one in some or ())
 
 
 class _Nodes:

@@ -1,4 +1,6 @@
-"""Bytes of the API server → the few fields that we need → values of the core. Pure.
+"""JSON of the API server → the few fields that we need → values of the core. Pure.
+
+Lists and watches of Kubernetes' own kinds come in protobuf instead (`messages`), which gives the same values.
 
 Rules:
 
@@ -15,18 +17,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from allocator.cluster.objects import ALLOCATION_ID, ENFORCE, enforced_level, parse_node, parse_pod
+from allocator.cluster.objects import ALLOCATION_ID, ENFORCE, Json, enforced_level, parse_node, parse_pod
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import ClaimPort
 from allocator.core.pods import Pod
 from allocator.core.sized import Sized
 
 FINISHED = frozenset({"Succeeded", "Failed"})
+JSON = "application/json"
 SHARED_BYTES = 16 << 20  # of distinct parts of a kind that are remembered
 PORT_BYTES = 400  # that a port takes, about
 
@@ -37,6 +40,40 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 Unread = msgspec.Raw | msgspec.UnsetType
 
 
+class Seen(Protocol):
+    """What is seen of an object, in whatever encoding it came."""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from the others of its kind: the name, but for Pods."""
+
+    @property
+    def version(self) -> str:
+        """Its resourceVersion; empty where it has none."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it could not be read; empty where it could."""
+
+
+class SeenPod(Seen, Protocol):
+    """A Pod; its identity is the uid."""
+
+    @property
+    def title(self) -> str:
+        """`namespace/name`, for people."""
+
+    @property
+    def weight(self) -> int:
+        """About as many ports as it has; most have none that concern us."""
+
+    def holds_something(self) -> bool:
+        """Whether it carries our id, or has host ports and is not finished. A yes too many is allowed, a no never."""
+
+    def plain(self) -> Json:
+        """What `objects.parse_pod` reads of it."""
+
+
 class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Some fields of a JSON object. `Any`: whatever stands there, for `objects` to judge."""
 
@@ -45,7 +82,9 @@ class _Annotations(_Fields):
     allocation_id: Any = msgspec.field(default=None, name=ALLOCATION_ID)
 
 
-class _Labels(_Fields):
+class Labels(_Fields):
+    """The label of a Namespace that we read."""
+
     enforce: Any = msgspec.field(default=None, name=ENFORCE)
 
 
@@ -65,12 +104,16 @@ class _PodMetadata(Metadata):
     annotations: _Annotations | None = None
 
 
-class _NodeMetadata(Metadata):
+class NodeMetadata(Metadata):
+    """Labels decide where a Pod may run."""
+
     labels: Any = None
 
 
-class _NamespaceMetadata(Metadata):
-    labels: _Labels | None = None
+class NamespaceMetadata(Metadata):
+    """One label has the Pod Security level."""
+
+    labels: Labels | None = None
 
 
 class _Port(_Fields):
@@ -99,7 +142,9 @@ class _PodSpec(_Fields):
     preemption_policy: Any = None
 
 
-class _NodeSpec(_Fields):
+class NodeSpec(_Fields):
+    """What keeps Pods away."""
+
     taints: Any = None
     unschedulable: Any = None
 
@@ -122,11 +167,16 @@ class Sketch(_Fields):
 
     @property
     def identity(self) -> str:
-        """What tells it from the others of its kind: the name, but for Pods."""
         return self.metadata.name or ""
+
+    @property
+    def version(self) -> str:
+        return self.metadata.resource_version or ""
 
 
 class PodSketch(Sketch):
+    """A `SeenPod`."""
+
     metadata: _PodMetadata = msgspec.field(default_factory=_PodMetadata)
     spec: _PodSpec | None = None
     # A Status has words where a Pod has an object.
@@ -136,8 +186,18 @@ class PodSketch(Sketch):
     def identity(self) -> str:
         return self.metadata.uid or ""
 
+    @property
+    def title(self) -> str:
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def weight(self) -> int:
+        spec = self.spec
+        if spec is None:
+            return 1
+        return 1 + sum(len(one.ports or ()) for some in (spec.containers, spec.init_containers) for one in some or ())
+
     def holds_something(self) -> bool:
-        """Whether it carries our id, or has host ports and is not finished. A yes too many is allowed, a no never."""
         annotations, status, spec = self.metadata.annotations, self.status, self.spec
         if annotations is not None and annotations.allocation_id:
             return True
@@ -150,17 +210,24 @@ class PodSketch(Sketch):
                         return True
         return False
 
+    def plain(self) -> Json:
+        if isinstance(self.status, _PodStatus) and self.spec is not None and self.spec.node_name:
+            self.status.conditions = msgspec.UNSET  # it was scheduled
+        plain: Json = msgspec.to_builtins(self, enc_hook=msgspec.json.decode)
+        return plain
+
 
 class NodeSketch(Sketch):
-    metadata: _NodeMetadata = msgspec.field(default_factory=_NodeMetadata)
-    spec: _NodeSpec | None = None
+    metadata: NodeMetadata = msgspec.field(default_factory=NodeMetadata)
+    spec: NodeSpec | None = None
 
 
 class NamespaceSketch(Sketch):
-    metadata: _NamespaceMetadata = msgspec.field(default_factory=_NamespaceMetadata)
+    metadata: NamespaceMetadata = msgspec.field(default_factory=NamespaceMetadata)
 
 
-S = TypeVar("S", bound=Sketch)
+S = TypeVar("S", bound=Seen)
+J = TypeVar("J", bound=Sketch)
 
 
 class ListMetadata(_Fields):
@@ -177,14 +244,14 @@ class Page(msgspec.Struct, Generic[S], gc=False):
 
 
 class Event(msgspec.Struct, Generic[S], gc=False):
-    """A line of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
+    """What a watch tells: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, whose object is a Status in a `Sketch`."""
 
     type: str
     object: S
 
     @property
     def version(self) -> str:
-        return self.object.metadata.resource_version or ""
+        return self.object.version
 
 
 class _RawPage(msgspec.Struct):
@@ -197,16 +264,18 @@ class _RawEvent(msgspec.Struct):
     object: msgspec.Raw
 
 
-class Reader(Generic[S]):
-    """Reads lists and events of one kind of object."""
+class Reader(Generic[J]):
+    """Reads lists and events of one kind of object. `accept`: what is asked for, as HTTP writes it."""
 
-    def __init__(self, sketch: type[S]) -> None:
+    accept = JSON
+
+    def __init__(self, sketch: type[J]) -> None:
         self._sketch = sketch
         self._one = msgspec.json.Decoder(sketch)
         self._page = msgspec.json.Decoder(Page[sketch])  # type: ignore[valid-type]
         self._event = msgspec.json.Decoder(Event[sketch])  # type: ignore[valid-type]
 
-    def page(self, body: bytes) -> Page[S]:
+    def page(self, body: bytes) -> Page[J]:
         """A page of a list; what cannot be read in it has a `trouble`.
 
         Raises:
@@ -221,7 +290,7 @@ class Reader(Generic[S]):
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
 
-    def event(self, line: bytes) -> Event[S]:
+    def event(self, line: bytes) -> Event[J]:
         """A line of a watch, likewise.
 
         Raises:
@@ -236,7 +305,7 @@ class Reader(Generic[S]):
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
 
-    def one(self, body: bytes) -> S:
+    def one(self, body: bytes) -> J:
         """One object, likewise.
 
         Raises:
@@ -248,7 +317,7 @@ class Reader(Generic[S]):
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
 
-    def _object(self, raw: msgspec.Raw) -> S:
+    def _object(self, raw: msgspec.Raw) -> J:
         try:
             return self._one.decode(raw)
         except msgspec.ValidationError as error:
@@ -288,7 +357,7 @@ class Shared:
         self._constraints: Sized[Constraints, Constraints] = Sized(SHARED_BYTES)
         self._ports: Sized[tuple[ClaimPort, ...], tuple[ClaimPort, ...]] = Sized(SHARED_BYTES)
 
-    def pod(self, sketch: PodSketch) -> Pod:
+    def pod(self, sketch: SeenPod) -> Pod:
         """The Pod.
 
         Raises:
@@ -297,9 +366,7 @@ class Shared:
         """
         if sketch.trouble:
             raise ValueError(sketch.trouble)
-        if isinstance(sketch.status, _PodStatus) and sketch.spec is not None and sketch.spec.node_name:
-            sketch.status.conditions = msgspec.UNSET  # it was scheduled
-        pod = parse_pod(msgspec.to_builtins(sketch, enc_hook=msgspec.json.decode))
+        pod = parse_pod(sketch.plain())
         return replace(
             pod,
             namespace=sys.intern(pod.namespace),
