@@ -58,22 +58,35 @@ class Frame(bytes):
 
 
 class PodMessage:
-    """A `projection.SeenPod`."""
+    """A `projection.SeenPod`. Its ports are counted when that is asked for: a page of Pods may have many."""
 
-    __slots__ = ("_has_host_ports", "_pod", "identity", "weight")
+    __slots__ = ("_has_host_ports", "_pod", "_weight")
     trouble = ""
 
     def __init__(self, pod: pb.Pod) -> None:
-        spec, ports, has_host_ports = pod.spec, 0, False
+        self._pod = pod
+        self._weight = 0  # not counted yet
+        self._has_host_ports = False
+
+    @property
+    def identity(self) -> str:
+        return _text(self._pod.metadata.uid)
+
+    @property
+    def weight(self) -> int:
+        if not self._weight:
+            self._count()
+        return self._weight
+
+    def _count(self) -> None:
+        spec, ports, has_host_ports = self._pod.spec, 0, False
         for container in spec.containers[:] + spec.initContainers[:]:
             for port in container.ports[:]:
                 ports += 1
                 if port.hostPort:
                     has_host_ports = True
-        self._pod = pod
         self._has_host_ports = has_host_ports or (ports > 0 and spec.hostNetwork)
-        self.identity = _text(pod.metadata.uid)
-        self.weight = 1 + ports
+        self._weight = 1 + ports
 
     @property
     def version(self) -> str:
@@ -84,10 +97,9 @@ class PodMessage:
         return f"{_text(self._pod.metadata.namespace)}/{_text(self._pod.metadata.name)}"
 
     def holds_something(self) -> bool:
-        return bool(
-            (self._has_host_ports and self._pod.status.phase not in FINISHED)
-            or self._pod.metadata.annotations.get(ALLOCATION_ID)
-        )
+        if self._pod.metadata.annotations.get(ALLOCATION_ID):
+            return True
+        return self.weight > 1 and self._has_host_ports and self._pod.status.phase not in FINISHED
 
     def plain(self) -> Json:
         spec, status = self._pod.spec, self._pod.status

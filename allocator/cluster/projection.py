@@ -16,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -373,8 +373,8 @@ class Shared:
             generate_name=sys.intern(pod.generate_name),
             controller_uid=sys.intern(pod.controller_uid),
             node=None if pod.node is None else NodeName(sys.intern(pod.node)),
-            ports=_one_of(self._ports, pod.ports, PORT_BYTES * len(pod.ports)),
-            constraints=_one_of(self._constraints, pod.constraints, pod.constraints.weight),
+            ports=_one_of(self._ports, pod.ports, _size_of_ports),
+            constraints=_one_of(self._constraints, pod.constraints, _size_of_constraints),
         )
 
     def node(self, sketch: NodeSketch) -> Node:
@@ -388,10 +388,18 @@ class Shared:
 V = TypeVar("V", bound=Hashable)
 
 
-def _one_of(known: Sized[V, V], value: V, size: int) -> V:
+def _size_of_ports(ports: tuple[ClaimPort, ...]) -> int:
+    return PORT_BYTES * len(ports)
+
+
+def _size_of_constraints(constraints: Constraints) -> int:
+    return constraints.weight
+
+
+def _one_of(known: Sized[V, V], value: V, size: Callable[[V], int]) -> V:
     found = known.get(value)
     if found is None:
-        known.put(value, value, size)
+        known.put(value, value, size(value))
         return value
     return found
 
