@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from bench.decision import decision
 from bench.events import events
+from bench.idle import idle
 from bench.instructions import instructions
 from bench.measure import Row, machine, markdown, write_json
 from bench.memory import memory
@@ -32,6 +33,7 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "decision": decision,
     "scale": scale,
     "events": events,
+    "idle": idle,
     "page": page,
     "memory": memory,
     "pods": pods,
