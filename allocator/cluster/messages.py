@@ -1,7 +1,7 @@
 """Protobuf of the API server → what `projection` makes of JSON. Pure.
 
 Why: the API server encodes an object once for all who watch it in one encoding, and its own components watch in
-protobuf. Who asks for JSON alone makes it encode everything a second time, and three times as large.
+protobuf. Who asks for JSON makes it encode everything a second time, and into more bytes.
 
 Rules:
 
@@ -47,6 +47,8 @@ from allocator.cluster.projection import (
 PROTOBUF: Final = "application/vnd.kubernetes.protobuf"
 MAGIC: Final = b"k8s\0"
 SIZE_BYTES: Final = 4  # before each frame of a watch: its length, the highest byte first
+
+LONGEST_VARINT: Final = 10  # bytes
 
 M = TypeVar("M", bound=Message)
 
@@ -165,7 +167,7 @@ def see_namespace(namespace: pb.Namespace) -> NamespaceSketch:
         metadata=NamespaceMetadata(
             name=_text(metadata.name),
             resource_version=_text(metadata.resourceVersion),
-            labels=Labels(enforce=metadata.labels.get(ENFORCE)),
+            labels=Labels(enforce=_text(metadata.labels.get(ENFORCE) or "")),
         )
     )
 
@@ -191,7 +193,7 @@ class Either(Generic[S]):
         if not body.startswith(MAGIC):
             return self._json.page(body)
         found: Any = _decode(self._list, _unwrapped(body, f"{self._kind}List"))
-        return Page(_list_metadata(found.metadata), [self._see(item) for item in found.items])
+        return Page(_list_metadata(found.metadata), [self._see(item) for item in found.items[:]])
 
     def event(self, part: bytes) -> Event[S]:
         """An event of a watch."""
@@ -242,13 +244,13 @@ def _span(data: bytes, at: int, number: int) -> tuple[int, int]:
     """Where the value of a field with a length begins and ends, which may be beyond the data."""
     if data[at] != number << 3 | 2:
         raise ValueError(f"there is no field {number}")
-    size, shift = 0, 0
-    while True:
+    size = 0
+    for shift in range(0, LONGEST_VARINT * 7, 7):
         at += 1
         size |= (data[at] & 0x7F) << shift
         if data[at] < 0x80:
             return at + 1, at + 1 + size
-        shift += 7
+    raise ValueError("a length has no end")
 
 
 def _unwrapped(body: bytes, kind: str) -> bytes:

@@ -84,6 +84,21 @@ def test_the_first_bytes_of_a_recorded_page_tell_of_the_next(key: str, collectio
     assert len(page.items) == 1
 
 
+BAD_HEADS = {
+    "no magic": b"\x0a\x00\x12\x00",
+    "the magic alone": MAGIC,
+    "another field first": MAGIC + b"\x12\x00",
+    "no list": MAGIC + b"\x0a\x00\x1a\x00",
+    "a length without an end": MAGIC + b"\x0a" + b"\xff" * 100_000,
+    "metadata that is none": MAGIC + b"\x0a\x00\x12\x04\x0a\x02\xff\xff",
+}
+
+
+@pytest.mark.parametrize("begin", BAD_HEADS.values(), ids=BAD_HEADS)
+def test_first_bytes_that_tell_nothing_are_none(begin: bytes) -> None:
+    assert head_of_page(begin) is None
+
+
 def test_the_words_of_a_recorded_error_are_read() -> None:
     status = RECORDED["Status"]["json"]
 
