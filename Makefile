@@ -86,7 +86,7 @@ browser: $(READY)  ## the status page in Chromium (Debian: chromium chromium-dri
 screenshots: $(READY)  ## the pictures of docs/status-page.md: 4 and 1,000 nodes, claims made through the API
 	$(PY) -m tests.browser.screenshots
 
-e2e-cluster: $(READY)  ## two real nodes on this machine: install, run the example, break things (root, Linux; 15 minutes)
+e2e-cluster: $(READY)  ## three real nodes on this machine: install, run the example, break things (root, Linux; 30 minutes)
 	$(BIN)/pytest -q tests/e2e_cluster
 
 e2e-kind: $(READY)  ## the same on kind (needs Docker and kind)
@@ -124,7 +124,7 @@ sbom: $(VENV)/sbom/.installed  ## what is in each image, as CycloneDX in build/s
 	     -o build/sbom/$$part.cdx.json requirements/$$part.txt || exit 1; \
 	 done
 
-manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, cert-manager, own-secrets, fail-open or dev)
+manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, standby, cert-manager, own-secrets, fail-open or dev)
 	@mkdir -p build/deploy
 	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' \
 	  'resources: [../../deploy/overlays/$(OVERLAY)]' 'images:' \

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -165,6 +165,7 @@ class Engine:
         self.is_serving = False
         self.watch: Watch | None = None  # the view of the cluster, where it can be asked
         self.holds_lease: Callable[[], bool] = always  # whether we are the one who may answer
+        self.who_serves: Callable[[], str] = str  # another allocator, while we stand by; empty: we do not
         self.lease_namespace = ""  # of leases whose owners name none
         self.enforced: dict[str, str] = {}  # Pod Security level by namespace, where it forbids hostNetwork
         self.incidents: Counter[IncidentKind] = Counter()  # since the start, by kind
@@ -221,6 +222,8 @@ class Engine:
 
     def check_serving(self) -> None:
         """Raises UnavailableError unless the state is whole and ours to answer for."""
+        if not self.is_serving and (other := self.who_serves()):
+            raise UnavailableError(Reason.NOT_SERVING, f"this allocator stands by, {other} serves; retry there")
         if not self.is_serving:
             raise UnavailableError(Reason.NOT_SERVING, "the allocator is starting or stopping; retry")
         if not self.holds_lease():
@@ -457,23 +460,32 @@ class Engine:
 
     # -- leases that the cluster keeps
 
-    def recover_leases(self, recorded: Iterable[Recorded]) -> list[ClaimId]:
+    def recover_leases(self, recorded: Sequence[Recorded]) -> Generator[None, None, list[ClaimId]]:
         """Before serving: these are the leases. Returns the ids of those in the books that are not among them.
 
-        Nobody was told of the latter, or somebody has ended them: the answers to their requests are forgotten at once.
+        In steps. Nobody was told of the latter, or somebody has ended them: the answers to their requests are forgotten
+        at once.
         """
-        stored = {one.claim.id: one for one in recorded}
+        stored = {one.claim.id for one in recorded}
         lost = [claim.id for claim in self.leases() if claim.id not in stored]
-        for claim_id in lost:
-            self.ledger.end(claim_id)
-            for request_id in self._answers_of.pop(claim_id, ()):
-                self._answers.pop(request_id, None)
-        entries: list[Entry] = [Drop(claim_id, 0.0) for claim_id in lost]
-        for one in stored.values():
-            entries += self._taken_back(one)
+        yield
+        for some in slices(lost):
+            self._journal_recovered([entry for claim_id in some for entry in self._given_up(claim_id)])
+            yield
+        for these in slices(recorded, lambda one: len(one.claim.ports)):
+            self._journal_recovered([entry for one in these for entry in self._taken_back(one)])
+            yield
+        return lost
+
+    def _journal_recovered(self, entries: Sequence[Entry]) -> None:
         if entries:
             self._submit(entries, always).add_done_callback(_failure)  # the next start would find the same
-        return lost
+
+    def _given_up(self, claim_id: ClaimId) -> Iterator[Entry]:
+        self.ledger.end(claim_id)
+        for request_id in self._answers_of.pop(claim_id, ()):
+            self._answers.pop(request_id, None)
+        yield Drop(claim_id, 0.0)
 
     def _taken_back(self, recorded: Recorded) -> Iterator[Entry]:
         claim, answer = recorded.claim, recorded.answer
@@ -492,6 +504,15 @@ class Engine:
     def leases(self) -> list[Claim]:
         """The leases in force."""
         return self.ledger.leases()
+
+    def lease_ids(self) -> list[ClaimId]:
+        """Those of all leases, of ones that are being granted among them: `lease` says which are in force."""
+        return self.ledger.lease_ids()
+
+    def lease(self, claim_id: ClaimId) -> Claim | None:
+        """One of them."""
+        claim = self.ledger.get(claim_id)
+        return claim if claim is not None and claim.state is State.LEASED else None
 
     def is_known(self, claim_id: ClaimId) -> bool:
         """Whether there is such a claim, also one that is still being decided."""
@@ -549,6 +570,12 @@ class Engine:
         self.ledger.weigh_verdicts(now)
         self.ledger.survey(SURVEYED)
         self._forget_answers(now)
+        self.save_changes()
+        self._tell_incidents()
+
+    def stand_by(self) -> None:
+        """In place of a tick, while another serves: what the cluster changes is followed, and nothing ends."""
+        self.ledger.look_for_room()
         self.save_changes()
         self._tell_incidents()
 
@@ -684,7 +711,10 @@ class Engine:
         return None if is_ending else claim
 
     def _tell_incidents(self) -> None:
-        for incident in self.ledger.take_incidents():
+        incidents = self.ledger.take_incidents()
+        if self.who_serves():
+            return  # who serves sees the same, and tells it
+        for incident in incidents:
             self.incidents[incident.kind] += 1
             self.report(incident)
 

@@ -99,6 +99,9 @@ JOURNAL_SET_ASIDE = Described(
 SERVING = Described(
     name="hostport_serving", kind="gauge", help="1 while this allocator answers, 0 while it starts, waits or stops"
 )
+STANDBY = Described(
+    name="hostport_standby", kind="gauge", help="1 while this allocator stands by and another serves, else 0"
+)
 CLAIMS = Described(
     name="hostport_claims",
     kind="gauge",
@@ -206,7 +209,7 @@ CLOCK_STEPS = Described(
 )
 
 METRICS = (
-    BUILD_INFO, SERVING, JOURNAL_TROUBLE, JOURNAL_SET_ASIDE,
+    BUILD_INFO, SERVING, STANDBY, JOURNAL_TROUBLE, JOURNAL_SET_ASIDE,
     ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
     JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS, OUTSIDER_PORTS, NODES,
     RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
@@ -271,6 +274,7 @@ class Standing(Collector):
     def collect(self) -> Iterator[Metric]:
         engine, tally = self._engine, self._engine.ledger.tally()
         yield SERVING.family([((), float(engine.is_serving and engine.holds_lease()))])
+        yield STANDBY.family([((), float(bool(engine.who_serves())))])
         yield JOURNAL_TROUBLE.family([((), float(bool(engine.journal.trouble)))])
         yield JOURNAL_SET_ASIDE.family([((), len(engine.journal.set_aside))])
         yield CLAIMS.family(((state.value,), tally.states.get(state, 0)) for state in LIVE_STATES)

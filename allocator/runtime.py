@@ -2,8 +2,10 @@
 
 Start: listen, NOT_SERVING → lock and read the journal, which may have to wait → acquire the Lease, where there is one →
 see the whole cluster once, and have a certificate, where they are built in → SERVING.
+While another holds the Lease we stand by: the cluster is followed, nothing is decided and nothing written. When the
+Lease is ours, and nothing of the other's can be on its way any more, the view is made as new as that → SERVING.
 Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → see the Pods that they admitted, and give the Lease
-back → close the journal → exit 0. A second signal exits at once.
+back → close the journal → exit 0. A second signal exits at once. A background loop that fails: the same, exit 1.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 from google.rpc import error_details_pb2  # noqa: F401 - reflection then knows the types of our error details
@@ -58,7 +60,7 @@ from hostport import garbage
 from hostport.flags import Address
 from hostport.limits import raise_file_limit
 from hostport.serving import BoundedServer
-from hostport.supervision import Loops, side_by_side
+from hostport.supervision import Loops
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 from hostport.version import program_version
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from allocator.certificates.keeper import Keeper
     from allocator.cluster.events import EventWriter
     from allocator.cluster.lease import Leadership, Legacy
+    from allocator.cluster.signpost import Signpost
     from allocator.portleases.keeper import LeaseKeeper
     from allocator.portleases.parts import Parts
 
@@ -79,6 +82,8 @@ TICK_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 UNSEEN_SECONDS = 36.0  # a create lives at most 34 s in the API server
 HANDOVER_SECONDS = 8.0  # a create that we admitted is stored within milliseconds, if at all; some never are
+HEALTH_SECONDS = 0.1  # between two looks; the Lease may end by itself
+HEALTH = {True: health_pb2.HealthCheckResponse.SERVING, False: health_pb2.HealthCheckResponse.NOT_SERVING}
 LAGGING_SECONDS = 10.0  # a proof takes up to five seconds in a quiet cluster
 MAX_HTTP_BODY = 1 << 16  # nobody has to send one
 LONGEST_BODY_SECONDS = 10.0
@@ -197,7 +202,12 @@ class Allocator:
         )
         self._serving = Serving(now=clock.wall()) if config.is_builtin else None
         self._keeper = _keeper(config, self._serving, self._leadership) if self._serving and self._leadership else None
+        self._signpost = _signpost(config, self._may_answer) if self._leadership else None
         self._is_stopping = False
+        self._is_followed = False  # whether the cluster has been seen once
+        self._may_follow, self._has_lease = asyncio.Event(), asyncio.Event()
+        self._told_health: dict[str, bool] = {}
+        self._engine.who_serves = self._who_serves
         self._journal_read = asyncio.Event()
 
     async def run(self) -> None:
@@ -210,7 +220,7 @@ class Allocator:
         """
         server, health_server = self._grpc_server(), self._health_server()
         stop = self._signals()
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._set_health()
         await server.start()
         await health_server.start()
         http_server = self._http_server()
@@ -232,26 +242,39 @@ class Allocator:
         """Everything that runs beside the calls; any of it that fails ends the process."""
         loops.start("cluster", self._follow())
         loops.start("start", self._start_serving(), ends=True)
+        loops.start("sight", self._see_all(), ends=True)
         loops.start("tick", self._tick())
+        loops.start("health", self._tell_health())
+        if self._leadership is not None:
+            loops.start("lease", self._keep_lease())
+        if self._signpost is not None:
+            loops.start("signpost", self._signpost.forever())
+        if self._lease_keeper is not None:
+            loops.start("portleases", self._follow_leases())
         if self._events is not None:
             loops.start("events", self._events.forever())
         if self._keeper is not None:
             loops.start("certificates", self._keeper.forever())
 
     async def _follow(self) -> None:
-        """Follows the cluster; with a Lease only once it is ours, and late enough that nothing is on its way.
+        await self._may_follow.wait()
+        await self._source.run(self._engine)
+
+    async def _follow_leases(self) -> None:
+        await self._may_follow.wait()
+        if self._lease_keeper is not None:
+            await self._lease_keeper.run()
+
+    async def _keep_lease(self) -> None:
+        """Renews the Lease once it is ours.
 
         Raises:
-            LostError: the Lease is not ours any more.
+            LostError: it is not ours any more.
 
         """
-        await self._open_journal()
-        if self._leadership is None:
-            await self._follow_from(elapsed() + self._unseen_seconds())
-            return
-        self._wait_for("the Lease {}/{}, which another allocator may hold".format(*self._leadership.place))
-        serve_at = await self._leadership.acquire()
-        await side_by_side(lease=self._leadership.keep(), cluster=self._follow_from(serve_at))
+        await self._has_lease.wait()
+        if self._leadership is not None:
+            await self._leadership.keep()
 
     def _unseen_seconds(self) -> float:
         """Where no Lease tells of a predecessor: how long Pods may be on their way that our journal lacks."""
@@ -272,31 +295,42 @@ class Allocator:
         if self._leadership is not None:
             self._leadership.has_journal(self._journal.identity)
 
-    async def _follow_from(self, serve_at: float) -> None:
+    async def _take_lease(self, leadership: Leadership) -> None:
+        """Returns when the Lease is ours, and nothing that a predecessor granted can be on its way any more.
+
+        Where it is ours at once, the lists begin after that. Who has to wait follows the cluster meanwhile.
+        """
+        self._wait_for("the Lease {}/{}, which another allocator may hold".format(*leadership.place))
+        serve_at = await leadership.acquire(stands_by=self._may_follow.set)
+        self._has_lease.set()
+        await self._wait_until(serve_at)
+
+    async def _wait_until(self, serve_at: float) -> None:
+        """`serve_at` is in seconds of `elapsed`."""
         delay = serve_at - elapsed()
         if delay > 0:
+            self._may_follow.set()
             log.info("without its journal: waiting %.0f s for what a predecessor may have admitted", delay)
             self._wait_for(f"{delay:.0f} s for what a predecessor without its journal may have admitted")
             await asyncio.sleep(delay)
-        await self._follow_now()
 
-    async def _follow_now(self) -> None:
-        """Leases before Pods: nothing is served that does not know them."""
-        if self._lease_keeper is None:
-            await self._follow_pods()
-            return
-        keeper = self._lease_keeper
-        self._wait_for("the first list of PortLeases")
-
-        async def pods_after_leases() -> None:
-            await keeper.synced()
-            await self._follow_pods()
-
-        await side_by_side(portleases=keeper.run(), cluster=pods_after_leases())
-
-    async def _follow_pods(self) -> None:
+    async def _catch_up(self) -> None:
+        """Returns when the view is as new as now, and the leases are in the books."""
+        reached = self._leadership.reached if self._leadership else {}
+        pods = self._watch.mark() if self._watch else 0
+        leases = self._lease_keeper.mark() if self._lease_keeper else 0
+        self._may_follow.set()
         self._status.waiting_for = self._first_view
-        await self._source.run(self._engine)
+        await self._source.synced()
+        if self._watch is not None:
+            await self._watch.caught_up(pods, reached.get("pods"))
+        if self._lease_keeper is not None:
+            await self._lease_keeper.recover(leases, reached.get("portleases"))
+        await in_turns(self._mended())  # the leases may stand where a plan was
+
+    def _mended(self) -> Iterator[None]:
+        while self._engine.go_on():
+            yield
 
     def _legacy(self) -> Legacy:
         """Without a Lease there is one allocator with one journal, which may have begun anew."""
@@ -314,8 +348,12 @@ class Allocator:
         return f"the first full view of {self._config.cluster}" + (f": {progress}" if progress else "")
 
     async def _start_serving(self) -> None:
-        await self._journal_read.wait()
-        await self._source.synced()
+        await self._open_journal()
+        if self._leadership is not None:
+            await self._take_lease(self._leadership)
+        else:
+            await self._wait_until(elapsed() + self._unseen_seconds())
+        await self._catch_up()
         if self._keeper is not None:
             await self._keeper.ready()
             self._metrics.certificate("allocator", self._keeper.expires)
@@ -324,8 +362,39 @@ class Allocator:
         if not self._is_stopping:
             garbage.serve()
             self._engine.is_serving = True
-            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            await self._set_health()
             log.info("serving (cluster %s)", self._config.cluster)
+
+    async def _tell_health(self) -> None:
+        while True:
+            await self._set_health()
+            await asyncio.sleep(HEALTH_SECONDS)
+
+    async def _set_health(self) -> None:
+        """For the kubelet (no name) whether we are ready, for callers (the service's name) whether we serve."""
+        is_serving = self._may_answer() and not self._is_stopping
+        for name, holds in (("", is_serving or self._stands_by()), (SERVICE_NAME, is_serving)):
+            if self._told_health.get(name) is not holds:
+                self._told_health[name] = holds
+                await self._health.set(name, HEALTH[holds])
+
+    def _stands_by(self) -> bool:
+        """Whether another serves, and we could take over at once: a standby is ready, so that a rollout goes on."""
+        if not self._who_serves() or self._is_stopping or not self._is_followed:
+            return False
+        return self._keeper is None or self._keeper.missing is None
+
+    def _who_serves(self) -> str:
+        """The Pod of another allocator that serves; empty where none is known."""
+        other = self._leadership.other if self._leadership else None
+        return (other.pod_name or other.identity) if other else ""
+
+    async def _see_all(self) -> None:
+        """Notes when the cluster has been seen once."""
+        await self._source.synced()
+        if self._lease_keeper is not None:
+            await self._lease_keeper.synced()
+        self._is_followed = True
 
     def _may_answer(self) -> bool:
         return self._engine.is_serving and self._engine.holds_lease()
@@ -336,8 +405,10 @@ class Allocator:
             self._engine.see_clock()
             if self._engine.is_serving:
                 self._engine.tick()
+            elif self._who_serves():
+                self._engine.stand_by()
             ends = asyncio.get_running_loop().time() + TICK_SECONDS
-            while self._engine.is_serving and self._engine.go_on():
+            while (self._engine.is_serving or self._who_serves()) and self._engine.go_on():
                 if asyncio.get_running_loop().time() >= ends:
                     break
                 await asyncio.sleep(REST_SECONDS)
@@ -359,10 +430,15 @@ class Allocator:
         holds = self._leadership is not None and self._leadership.is_valid()
         return is_written and holds and await self._all_shown()
 
+    def _latest(self) -> dict[str, int]:
+        """What we have seen of the cluster: a successor that has seen as much knows every grant of ours."""
+        found = {"pods": self._watch.latest()} if self._watch else {}
+        return found | ({"portleases": self._lease_keeper.latest()} if self._lease_keeper else {})
+
     async def _let_go(self, *, is_handed_over: bool) -> None:
         """Gives the Lease back first: a successor waits for it. No loop runs any more."""
         if self._leadership is not None:
-            await self._leadership.release(handed_over=is_handed_over)
+            await self._leadership.release(handed_over=is_handed_over, reached=self._latest())
             await self._leadership.close()
         if self._lease_keeper is not None:
             await self._lease_keeper.give_up()
@@ -481,15 +557,11 @@ class Allocator:
 
     # -- health
 
-    async def _set_health(self, status: Any) -> None:
-        await self._health.set("", status)
-        await self._health.set(SERVICE_NAME, status)
-
     def _checks(self) -> Mapping[str, str | None]:
-        is_synced = self._engine.is_serving or self._is_stopping
+        is_synced = self._engine.is_serving or self._is_stopping or self._stands_by()
         return {
             "journal": None if self._journal_read.is_set() else self._journal.trouble or "it is being read",
-            "cluster": None if is_synced else f"waiting for {self._first_view()}",
+            "cluster": None if is_synced else f"waiting for {self._status.waiting_for() or self._first_view()}",
             **({"certificate": self._keeper.missing} if self._keeper else {}),
             "stopping": "SIGTERM was received" if self._is_stopping else None,
         }
@@ -504,6 +576,8 @@ class Allocator:
             notes.append(f"the journal takes no commits: {self._journal.trouble}")
         if steps := sum(self._engine.clock_steps.values()):
             notes.append(f"the wall clock was set, or this process stopped, {steps} times since the start: see the log")
+        if other := self._who_serves():
+            notes.append(f"standing by: {other} serves")
         if self._watch and LAGGING_SECONDS < self._watch.lag() < math.inf:
             notes.append(f"the view of the cluster was last proven current {self._watch.lag():.0f} seconds ago")
         if self._keeper and self._keeper.trouble:
@@ -532,6 +606,14 @@ def _events(config: Config, may_write: Callable[[], bool]) -> EventWriter:
 
     instance = config.pod_name or socket.gethostname()
     return EventWriter(Client(loader(config.kubeconfig)), instance=instance, may_write=may_write)
+
+
+def _signpost(config: Config, may_write: Callable[[], bool]) -> Signpost:
+    from allocator.cluster.client import Client, loader  # noqa: PLC0415 - as above
+    from allocator.cluster.signpost import Signpost  # noqa: PLC0415
+
+    client = Client(loader(config.kubeconfig))
+    return Signpost(client, namespace=config.lease_namespace, pod_name=config.pod_name, may_write=may_write)
 
 
 def _reviews(config: Config) -> Reviews:

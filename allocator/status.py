@@ -156,6 +156,8 @@ class Status:
     def _obstacle(self) -> str:
         if self._engine.is_serving:
             return "its Lease, which it cannot renew: another allocator may take over"
+        if other := self._engine.who_serves():
+            return f"its turn: it stands by, and {other} serves"
         return self.waiting_for()
 
     def _watch(self) -> pb.GetStatusResponse.Watch | None:
@@ -173,5 +175,9 @@ class Status:
             return None
         namespace, name = self._leadership.place
         return pb.GetStatusResponse.Lease(
-            namespace=namespace, name=name, identity=self._leadership.identity, held=self._leadership.is_valid()
+            namespace=namespace,
+            name=name,
+            identity=self._leadership.identity,
+            held=self._leadership.is_valid(),
+            served_by=self._engine.who_serves(),
         )

@@ -151,6 +151,7 @@ def crowd(ledger: Ledger) -> None:
             state=State.RESERVED,
             ports=(ClaimPort(container="c", container_port=80, host_port=CROWD_LOW + number),),
             created=0.0,
+            expires=0.0,
         )
         for number in range(CROWD)
     )

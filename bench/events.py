@@ -54,7 +54,9 @@ def _arm(rate: float, body: Path, options: Options) -> Arm:
             kubeconfig = Path(name) / "kubeconfig"
             with simulator(rate) as url:
                 kubeconfig.write_text(json.dumps(kubeconfig_of(url)))
-                flags = ("--cluster=kubernetes", f"--kubeconfig={kubeconfig}")
+                # These Pods never appear, which a namespace may do 500 times.
+                bounds = ("--namespace-reservations=0", "--namespace-reserved-ports=0")
+                flags = ("--cluster=kubernetes", f"--kubeconfig={kubeconfig}", *bounds)
                 with allocator("sqlite", *flags) as (address, _):
                     begin, before = time.monotonic(), _told(url)
                     report = load(

@@ -60,6 +60,11 @@ SERVE_FLAGS = (
     Flag("tls-min-version", "1.3", "lowest TLS version that is spoken: 1.2 or 1.3", _version),
     Flag("insecure", False, "allow plain HTTP on an address that is not loopback"),
     *ALLOCATOR_FLAGS,
+    Flag(
+        "allocator-replicas",
+        "",
+        "HOST:PORT of every allocator: calls go to the one that serves, by the certificate of --allocator",
+    ),
     CERTIFICATE_DELAY,
     Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _count),
     Flag(
@@ -93,6 +98,7 @@ def serve_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
         listen=flags.listen,
         http=flags.http,
         allocator=flags.allocator,
+        allocator_replicas=flags.allocator_replicas,
         tls_cert=flags.tls_cert,
         tls_key=flags.tls_key,
         tls_min_version=VERSIONS[flags.tls_min_version],

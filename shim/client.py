@@ -6,6 +6,9 @@ Rules:
   else, words of ours or not, means that nothing is known, and the webhook's failurePolicy decides.
 * Asks share one stream, so that many of them cost little more than one; see `shim.stream`. What the stream cannot do is
   done by a call of its own.
+* With replicas of the allocator there is a connection to each, and calls go to the one whose health says it serves:
+  when another takes over, a call goes there at once, and no connection has to be made first. Each is known by the
+  certificate's name that the address of the one allocator has.
 * Nothing waits past the caller's deadline. Within it a call waits for a connection, and is repeated when the allocator
   went away under it: request_id makes that safe, and the channel's throttle keeps it from becoming a storm.
 """
@@ -61,6 +64,13 @@ RETRIES = {
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
 
+HEALTH_CHECKED = {
+    **RETRIES,
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": "hostport.v1.AllocatorService"},
+}
+"""Among several, those alone that serve. Two never do."""
+
 CHANNEL_OPTIONS = (
     ("grpc.primary_user_agent", f"hostport-shim/{program_version()}"),
     # By default the pause between attempts grows to two minutes: as long would a shim stay blind after an outage. There
@@ -74,16 +84,28 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.service_config", json.dumps(RETRIES)),
 )
 
 
 class AllocatorClient:
     """Asks the allocator. Must be made and used inside one event loop."""
 
-    def __init__(self, address: Address, credentials: Credentials) -> None:
-        """Raises OSError when a credential file cannot be read."""
+    def __init__(self, address: Address, credentials: Credentials, *, replicas: str = "") -> None:
+        """`replicas`: a gRPC target that resolves to every allocator; empty: `address` is the one that serves.
+
+        Raises:
+            OSError: a credential file cannot be read.
+
+        """
         self._address = address
+        self._target = replicas or str(address)
+        service = json.dumps(HEALTH_CHECKED if replicas else RETRIES)
+        self._options: tuple[tuple[str, str | int], ...] = (*CHANNEL_OPTIONS, ("grpc.service_config", service))
+        if replicas:
+            self._options += (
+                ("grpc.default_authority", str(address)),
+                ("grpc.dns_min_time_between_resolutions_ms", 1000),  # a new replica has a new address
+            )
         self._credentials = credentials
         self._watch = FileWatch(credentials.files)
         self._doctor = Doctor(address, credentials, self._is_connected)
@@ -149,8 +171,8 @@ class AllocatorClient:
 
     def _connect(self, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
         if credentials is None:
-            return grpc.aio.insecure_channel(str(self._address), options=CHANNEL_OPTIONS)
-        return grpc.aio.secure_channel(str(self._address), credentials, options=CHANNEL_OPTIONS)
+            return grpc.aio.insecure_channel(self._target, options=self._options)
+        return grpc.aio.secure_channel(self._target, credentials, options=self._options)
 
 
 def outcome_of(error: grpc.aio.AioRpcError) -> Refused | Unreachable:

@@ -59,6 +59,7 @@ class Options:
     listen: Address
     http: Address
     allocator: Address
+    allocator_replicas: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_min_version: ssl.TLSVersion = VERSIONS["1.3"]
@@ -79,7 +80,8 @@ class Shim:
         self._options = options
         self._certificate = _certificate(options)
         roll_over = RollOver(options.certificate_delay)
-        self._client = AllocatorClient(options.allocator, replace(options.credentials, roll_over=roll_over))
+        credentials = replace(options.credentials, roll_over=roll_over)
+        self._client = AllocatorClient(options.allocator, credentials, replicas=options.allocator_replicas)
         metrics = Metrics()
         metrics.authorities(roll_over.authorities)
         if certificate := self._certificate:

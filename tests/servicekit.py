@@ -124,17 +124,25 @@ async def stream_unread(service: Running) -> None:
     owner = pb.Owner(kind="Pod", namespace="demo", name="db-0")
     request = pb.AllocateRequest(owner=owner, policy=pb.POLICY_PASSTHROUGH, ports=ports, dry_run=True)
     message = pb.AllocateStreamRequest(asks=[pb.AllocateStreamRequest.Ask(tag=at, request=request) for at in range(20)])
+    is_given_up, send = asyncio.Event(), service_module._sent
+
+    async def sent(context: service_module.Context, answers: Any) -> bool:
+        is_sent = await send(context, answers)
+        if not is_sent:
+            is_given_up.set()
+        return is_sent
 
     async def write(stream: Any) -> None:
         with suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):  # it has ended
             while True:
                 await stream.write(message)
 
-    with patch.object(service_module, "UNREAD_SECONDS", 0.05):
+    with patch.multiple(service_module, UNREAD_SECONDS=0.05, _sent=sent):
         stream = service.stub.AllocateStream()
         writing = asyncio.create_task(write(stream))
-        await asyncio.sleep(0.5)
         try:
+            async with asyncio.timeout(60):
+                await is_given_up.wait()
             async for _ in stream:
                 continue
         finally:

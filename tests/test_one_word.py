@@ -62,8 +62,11 @@ class World:
     shim: Shim
     records: list[logging.LogRecord] = field(default_factory=list)
 
-    async def admit(self, pod: Json, *, uid: str = "u-1", patience: str = "5s") -> str:
-        """What kubectl shows of the answer; empty where the Pod is admitted."""
+    async def admit(self, pod: Json, *, uid: str = "u-1", patience: str = "20s") -> str:
+        """What kubectl shows of the answer; empty where the Pod is admitted.
+
+        The answer comes as soon as there is one: `patience` matters where there is none before it is over.
+        """
         answer = await AsyncHTTPClient(force_instance=True).fetch(
             f"{self.shim.url}/mutate?timeout={patience}",
             method="POST",
@@ -204,7 +207,7 @@ async def namespace_backlog(world: World) -> str:
 
 async def not_serving(world: World) -> str:
     world.service.engine.is_serving = False
-    return await world.admit(pod(), patience="1s")
+    return await world.admit(pod())
 
 
 class Blind:
@@ -221,14 +224,14 @@ async def view_stale(world: World) -> str:
     world.service.engine.watch = cast("Any", Blind())
     held = Pod(uid=PodUid("u1"), namespace="x", name="h", ports=(claim_port("x:9000"),), node=NodeName("localhost"))
     world.service.engine.observe(pods=[held], lists_pods=True)
-    return await world.admit(static("web-0", 9000), patience="1s")
+    return await world.admit(static("web-0", 9000))
 
 
 async def search_incomplete(world: World) -> str:
     fill_with_pairs(world.service.engine.ledger, world.service.now)
     one, other = PAIRS[0]
     numbers = ({"containerPort": 80, "hostPort": one}, {"containerPort": 81, "hostPort": other})
-    return await world.admit(pod("web-0", *numbers, policy="Static"), patience="1s")
+    return await world.admit(pod("web-0", *numbers, policy="Static"))
 
 
 def failing(error: Exception) -> Callable[[Sequence[Entry], object], asyncio.Future[bool]]:
@@ -242,12 +245,12 @@ def failing(error: Exception) -> Callable[[Sequence[Entry], object], asyncio.Fut
 
 async def journal_unavailable(world: World) -> str:
     setattr(world.service.engine.journal, "submit", failing(JournalError("database or disk is full")))  # noqa: B010 - mypy minds the assignment
-    return await world.admit(pod(), patience="1s")
+    return await world.admit(pod())
 
 
 async def deadline_passed(world: World) -> str:
     setattr(world.service.engine.journal, "submit", cancelled)  # noqa: B010 - mypy minds the assignment
-    return await world.admit(pod(), patience="1s")
+    return await world.admit(pod())
 
 
 def cancelled(entries: Sequence[Entry], is_wanted: object) -> asyncio.Future[bool]:
@@ -466,7 +469,8 @@ async def test_a_reason_that_only_callers_meet_is_quoted_as_it_is_given(service:
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     status = rpc_status.from_call(cast("Any", error))
     info = error_details_pb2.ErrorInfo()
-    assert status is not None and status.details[0].Unpack(info)  # noqa: PT018 - unpacks
+    assert status is not None, error
+    assert status.details[0].Unpack(info)
     return str(info.reason)
 
 

@@ -2,7 +2,8 @@
 
 Rules:
 
-* Only the allocator that holds the Lease writes, and every write names the resourceVersion that it replaces.
+* Only the allocator that holds the Lease writes; one that stands by makes its own certificate and writes nothing. Every
+  write names the resourceVersion that it replaces.
 * The places that say whom to trust are read before the authority. Whoever finds a place in its newest version then
   knows at least the authority that was written there, and cannot put an older one in its stead.
 * The authority is written first, then whom to trust, then what needs that trust; our own certificate is changed last.
@@ -64,6 +65,7 @@ class Keeper:
         self._served: tuple[Pair, str] | None = None
         self._ready = asyncio.Event()
         self._has_written = False
+        self._read_at = float("-inf")
         self.trouble = ""  # what keeps us from it now
         self._paths = Paths(settings.namespace, settings.webhook)
 
@@ -97,18 +99,30 @@ class Keeper:
 
     async def _turn(self) -> float:
         """Looks and writes; returns after how many seconds to do so again."""
-        if not self._may_write():
-            return LEASE_SECONDS
         troubles: list[str] = []
+        is_writer = self._may_write()
+        if not is_writer and 0 <= self._now() - self._read_at < LOOK_SECONDS:  # also after a clock was set back
+            return LEASE_SECONDS
         try:
-            await self._round(troubles)
+            await (self._round(troubles) if is_writer else self._read_only(troubles))
         except (ApiError, UnreachableError, ValueError) as error:  # ValueError: somebody wrote what is no certificate
             troubles.append(str(error) or repr(error))
         self._say("; ".join(troubles))
+        if not is_writer:
+            return LEASE_SECONDS
         if self._has_written or self._authority is None or not self._ready.is_set():
             return SOON_SECONDS
         due = next_due(self._authority, filter(None, (self._shims, self._own)), self._settings.rules)
         return min(LOOK_SECONDS, max(0.0, due - self._now()) + 0.1)
+
+    async def _read_only(self, troubles: list[str]) -> None:
+        """Standing by: a certificate of the authority that is there, so that callers are connected already."""
+        self._read_at = self._now()
+        seen = await look(self._api, self._paths, troubles)
+        if seen.authority is not None:
+            authority = objects.authority_of(seen.authority)
+            self._own = certified(self._own, self._settings.allocator, authority, self._settings.rules, now=self._now())
+            self._serve(self._own, authority.bundle + self._further_callers(troubles))
 
     async def _round(self, troubles: list[str]) -> None:
         self._has_written = False

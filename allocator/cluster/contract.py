@@ -75,5 +75,17 @@ class Watch(Source, Protocol):
         `asker` is the namespace for which it is done: the looks of one do not use up those of others.
         """
 
+    def mark(self) -> int:
+        """Marks this moment, for `caught_up`."""
+
+    async def caught_up(self, mark: int, version: int | None) -> None:
+        """Returns when the observer has been told every Pod that was stored at the moment that was marked.
+
+        `version`: the version of the last of them, where somebody knows it; None: nobody does.
+        """
+
+    def latest(self) -> int:
+        """The version of the newest Pod that was told."""
+
     def hurry(self) -> None:
         """Somebody waits for `proven`: it should come soon."""

@@ -88,6 +88,7 @@ class KubernetesCluster:
         self._synced = asyncio.Event()
         self._proven_until = float("-inf")
         self._prover: Prover | None = None
+        self._pods: Follower[SeenPod] | None = None
         self._looks = Looks()
         self._followers: list[Follower[SeenPod] | Follower[NodeSketch] | Follower[NamespaceSketch]] = []
 
@@ -108,7 +109,7 @@ class KubernetesCluster:
         nodes = self._follower(NODES, _Nodes(observer))
         pods = self._follower(PODS, _Pods(observer, proven))
         namespaces = self._follower(NAMESPACES, _Namespaces(observer))
-        self._followers = [nodes, pods, namespaces]
+        self._followers, self._pods = [nodes, pods, namespaces], pods
         self._prover = Prover(self._client, PODS, pods, pace=self._pace, now=self._now, proven=proven)
 
         async def pods_after_nodes() -> None:
@@ -133,6 +134,17 @@ class KubernetesCluster:
 
     async def synced(self) -> None:
         await self._synced.wait()
+
+    def mark(self) -> int:
+        return self._pods.begun if self._pods is not None else 0
+
+    async def caught_up(self, mark: int, version: int | None) -> None:
+        await self._synced.wait()
+        if self._pods is not None:
+            await self._pods.caught_up(mark, version)
+
+    def latest(self) -> int:
+        return self._pods.latest if self._pods is not None else 0
 
     def progress(self) -> str:
         """How far the first lists are, for people who wait for them; empty before they begin."""

@@ -19,6 +19,9 @@ Rules:
   nothing over.
 * Who has begun to give it back takes it no more: a stop waits for the step that is under way, and undoes it.
 * Every write names the resourceVersion that it replaces: of two who write at once, one succeeds.
+* Who waits watches the Lease, so that it hears of a release at once, and looks at it every second all the same.
+* Who hands over in order says up to which versions it had seen the cluster. A successor that has seen as much has seen
+  every Pod and every lease that was granted.
 
 `decide` is pure. `Leadership` is the loop around it.
 """
@@ -29,16 +32,17 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Protocol
 
 from allocator.clock import elapsed
-from allocator.cluster.client import ApiError, UnreachableError
+from allocator.cluster.client import Answer, ApiError, UnreachableError
 from allocator.cluster.projection import FINISHED
+from hostport.supervision import Loops
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,8 @@ STEP_SECONDS = 4.0
 HOLDER_POD = "hostport.io/holder-pod"
 JOURNAL = "hostport.io/journal"
 HANDED_OVER = "hostport.io/handed-over"
+REACHED = "hostport.io/reached"
+WATCH_SECONDS, WATCH_STALL_SECONDS = 300, 330.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +82,7 @@ class Record:
     renewed: float | None = None  # by the holder's clock, for people; None: nobody ever held it
     journal: str = ""  # of the last holder, also after its release
     handed_over: bool = False
+    reached: Mapping[str, int] = field(default_factory=dict)  # resourceVersions by kind, where it was handed over
     transitions: int = 0
 
 
@@ -176,6 +183,7 @@ def parse(obj: Any) -> Record:
         renewed=_seconds(spec.get("renewTime")),
         journal=journal,
         handed_over=notes.get(HANDED_OVER) == "true",
+        reached=_versions(notes.get(REACHED, "")),
         transitions=spec.get("leaseTransitions") or 0,
     )
 
@@ -183,7 +191,11 @@ def parse(obj: Any) -> Record:
 def render(record: Record, *, namespace: str, name: str, now: float, acquired: float) -> dict[str, Any]:
     """The Lease object of a record, renewed now."""
     holder = record.holder
-    notes = {JOURNAL: record.journal, HANDED_OVER: "true" if record.handed_over else "false"}
+    notes = {
+        JOURNAL: record.journal,
+        HANDED_OVER: "true" if record.handed_over else "false",
+        REACHED: json.dumps(dict(record.reached)),
+    }
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -201,6 +213,13 @@ def render(record: Record, *, namespace: str, name: str, now: float, acquired: f
             "leaseTransitions": record.transitions,
         },
     }
+
+
+def _versions(text: str) -> dict[str, int]:
+    try:
+        return {str(kind): int(version) for kind, version in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}  # then nothing is known, and the view has to be proven
 
 
 def _time(seconds: float) -> str:
@@ -231,6 +250,13 @@ class Api(Protocol):
         """Lets go of the connection."""
 
 
+class WatchingApi(Api, Protocol):
+    """The same, and what is told as it happens."""
+
+    def stream(self, path: str, params: Any, silence: float) -> AbstractAsyncContextManager[Answer]:
+        """The answer in chunks as they come."""
+
+
 class Leadership:
     """Acquires the Lease, keeps it, gives it back.
 
@@ -240,7 +266,7 @@ class Leadership:
 
     def __init__(
         self,
-        api: Api,
+        api: WatchingApi,
         me: Holder,
         *,
         namespace: str,
@@ -263,7 +289,10 @@ class Leadership:
         self._turn = asyncio.Lock()  # of a step, or of the release
         self._is_over = False
         self._serve_at = 0.0
+        self._news = asyncio.Event()
+        self._serves: Holder | None = None  # another, as far as we know
         self.legacy = Legacy.NOTHING  # of the last holder, once the Lease is ours
+        self.reached: Mapping[str, int] = {}  # likewise: what it had seen of the cluster, by kind
 
     @property
     def place(self) -> tuple[str, str]:
@@ -275,6 +304,11 @@ class Leadership:
         """What we write into it as its holder."""
         return self._me.identity
 
+    @property
+    def other(self) -> Holder | None:
+        """Another allocator that holds the Lease and has shown signs of life: we stand by. None: there is none."""
+        return self._serves
+
     def has_journal(self, name: str) -> None:
         """Before it is acquired: the name of our journal."""
         self._me = replace(self._me, journal=name)
@@ -283,15 +317,23 @@ class Leadership:
         """Whether we may answer: the last renewal that succeeded began less than 10 seconds ago."""
         return self._elapsed() - self._renewed < VALID_SECONDS
 
-    async def acquire(self, *, poll_seconds: float = 1.0) -> float:
-        """Returns when the Lease is ours: not to serve before, in seconds of `elapsed`; 0: at once.
+    async def acquire(self, *, poll_seconds: float = 1.0, stands_by: Callable[[], None] = lambda: None) -> float:
+        """Returns when the Lease is ours: not to serve before, seconds in seconds of `elapsed`; 0: at once.
+
+        `stands_by` is called when another holds it.
 
         Raises:
             LostError: it was released meanwhile.
 
         """
+        async with Loops() as loops:
+            loops.start("lease", self._watch())
+            return await self._acquire(poll_seconds, stands_by)
+
+    async def _acquire(self, poll_seconds: float, stands_by: Callable[[], None]) -> float:
         told = ""
         while True:
+            self._news.clear()
             try:
                 async with _bounded(), self._turn:
                     decision = await self._step()
@@ -301,11 +343,30 @@ class Leadership:
                 if isinstance(decision, Take):
                     log.info("the Lease %s is ours: %s", self._path, decision.right.value)
                     return self._serve_at  # of the first take: its answer may have been lost, and then it is ours now
-                state = f"another allocator holds the Lease {self._path}: waiting"
+                stands_by()
+                state = f"another allocator holds the Lease {self._path}: standing by"
             if state != told:
                 told = state
                 log.warning("%s", state)
-            await asyncio.sleep(poll_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll_seconds):
+                    await self._news.wait()
+
+    async def _watch(self) -> None:
+        """Hears of changes; where that fails, looking every second has to do."""
+        while True:
+            params = {
+                "watch": "1",
+                "fieldSelector": f"metadata.name={self._name}",
+                "resourceVersion": self._seen[0],
+                "timeoutSeconds": str(WATCH_SECONDS),
+            }
+            with suppress(ApiError, UnreachableError):
+                if self._seen[0]:
+                    async with self._api.stream(self._collection, params, WATCH_STALL_SECONDS) as answer:
+                        async for _ in answer.chunks:
+                            self._news.set()
+            await asyncio.sleep(RENEW_SECONDS if self._seen[0] else 0.1)
 
     async def keep(self, *, pace_seconds: float = RENEW_SECONDS) -> None:
         """Renews for ever.
@@ -322,8 +383,11 @@ class Leadership:
             except (ApiError, UnreachableError) as error:
                 log.warning("the Lease %s cannot be renewed, trying again: %s", self._path, error)
 
-    async def release(self, *, handed_over: bool) -> None:
-        """Gives it back. `handed_over`: whatever was granted shows in the cluster by now, or has ended."""
+    async def release(self, *, handed_over: bool, reached: Mapping[str, int] = {}) -> None:
+        """Gives it back. `handed_over`: whatever was granted shows in the cluster by now, or has ended.
+
+        `reached`: the resourceVersions, by kind, at which it does.
+        """
         self._is_over, self._renewed = True, float("-inf")
         async with self._turn:
             record, self._renewed = self._written, float("-inf")
@@ -331,7 +395,8 @@ class Leadership:
             return
         try:
             async with _bounded():
-                await self._write(replace(record, holder=None, handed_over=handed_over and self._may_serve()))
+                is_whole = handed_over and self._may_serve()
+                await self._write(replace(record, holder=None, handed_over=is_whole, reached=reached))
         except (ApiError, UnreachableError) as error:
             log.warning("the Lease %s could not be released: %s", self._path, error)
 
@@ -347,12 +412,14 @@ class Leadership:
         record = await self._read()
         quiet, fate = self._quiet(record), await self._fate(record)
         decision = decide(record, self._me, now=self._elapsed(), quiet=quiet, fate=fate)
+        self._serves = record.holder if record is not None and isinstance(decision, Wait) else None
         if is_kept and decision != Take(Right.OURS):
             self._written, self._renewed = None, float("-inf")
             raise LostError(f"the Lease {self._path} is not ours any more")
         if isinstance(decision, Take):
             if decision.right is not Right.OURS:
                 self._serve_at, self.legacy = decision.serve_at, legacy(record, self._me)
+                self.reached = record.reached if record is not None and record.handed_over else {}
             await self._take(record, is_ours=decision.right is Right.OURS)
             self._renewed = began
         return decision

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_PART = 16 << 20  # bytes of a line or frame: etcd takes 1.5 MiB; JSON may be a few times that
 PROGRESS_SECONDS = 5.0  # between two lines about a list that takes long
+REACH_SECONDS = 1.0  # for the watch to tell what another has seen already
 EMPTY_WATCH_SECONDS = 1.0  # a watch that ends sooner without a word has failed
 
 S = TypeVar("S", bound=Seen)
@@ -153,6 +155,9 @@ class Follower(Generic[S]):
         self.progress = Progress(collection.noun)
         self.lists = 0
         self.reached = 0
+        self.latest = 0  # the version of the newest object that was told: who has reached it has been told the same
+        self.begun = self.completed = 0  # lists, by number: the last one that began, and the last one that is complete
+        self._list_due = 0  # the number of a list that has to be complete before the watch goes on
         self._version = ""  # where the next watch begins; empty: a list is due
         self._token = ""  # the page of a list that is under way
         self._as_of = 0.0
@@ -188,7 +193,7 @@ class Follower(Generic[S]):
         """Lists if that is due, then watches, again and again."""
         while True:
             try:
-                if not self._version:
+                while not self._version or self.completed < self._list_due:
                     await self._list()
                 await self._watch()
             except ApiError as error:
@@ -226,6 +231,7 @@ class Follower(Generic[S]):
         """Goes through the pages; one that failed is asked for again when we are called again."""
         if not self._token:
             self._as_of = self._now()
+            self.begun += 1
             self.progress = Progress(self._collection.noun, told_at=self._as_of)
             self._sink.began()
         under_way = [self._ask_page(self._token)]
@@ -251,6 +257,7 @@ class Follower(Generic[S]):
         self._version = page.metadata.resource_version
         self.reached = _number(self._version)
         self.lists += 1
+        self.completed = self.begun
         self.synced.set()
         self._moved.set()
         self._recovered()
@@ -279,6 +286,7 @@ class Follower(Generic[S]):
         return b"".join(body)
 
     async def _tell_page(self, items: Sequence[S]) -> None:
+        self.latest = max(self.latest, *(_number(item.version) for item in items), 0)
         for start in range(0, len(items), self._pace.batch):
             await in_turns(self._sink.listed(items[start : start + self._pace.batch]))
 
@@ -306,12 +314,14 @@ class Follower(Generic[S]):
                         await self._tell_parts(parts[start : start + self._pace.batch])
                         await asyncio.sleep(0)
         except TimeoutError as error:
+            if self.completed < self._list_due:
+                return
             raise UnreachableError("the watch has fallen silent") from error
         finally:
             self._patience = None
             is_empty = not self._is_moving
             self._is_moving = self._is_moving or had_moved
-        if is_empty and loop.time() - began < EMPTY_WATCH_SECONDS:
+        if is_empty and self.completed >= self._list_due and loop.time() - began < EMPTY_WATCH_SECONDS:
             raise UnreachableError("the watch ended as soon as it had begun")
 
     async def _tell_parts(self, parts: Sequence[bytes]) -> None:
@@ -324,6 +334,7 @@ class Follower(Generic[S]):
             number = _number(event.version)
             if event.type != "BOOKMARK" and (number > reached or not number):
                 changes.append(event)
+                self.latest = max(self.latest, number)
             reached = max(reached, number)
             version = event.version or version
         if changes or not failure:
@@ -346,6 +357,25 @@ class Follower(Generic[S]):
     def is_listed(self) -> bool:
         """Whether a list was completed and its versions still count."""
         return bool(self._version)
+
+    async def caught_up(self, mark: int, version: int | None) -> None:
+        """Returns when whatever was stored at a moment has been told; `mark` is what `begun` was then.
+
+        `version` is that of the last object before that moment, where somebody knows it: who has reached it has been
+        told. Else a list has to begin after it. (To prove that the watch is current may take longer than a list.)
+        """
+        await self.synced.wait()
+        if version is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REACH_SECONDS):
+                    await self.until(version)
+                return
+        if self.completed <= mark:
+            self._list_due = max(self._list_due, mark + 1)
+            self.restart_watch()
+        while self.completed <= mark:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def until(self, version: int) -> None:
         """Returns when everything up to this version has been told."""

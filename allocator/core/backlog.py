@@ -74,10 +74,12 @@ class Backlog:
         has_any, unconfirmed = False, 0
         for claim in reserved:
             has_any = True
-            is_young = _end(claim) - self._reservation_seconds > seen_until - UNCONFIRMED_SECONDS
-            if is_young or unconfirmed == TOLERATED:
+            if claim.expires is None or unconfirmed == TOLERATED:
+                break  # it is of a time when nobody saw Pods, and has no deadline yet
+            is_young = claim.expires - self._reservation_seconds > seen_until - UNCONFIRMED_SECONDS
+            if is_young:
                 break  # the younger ones say nothing yet
-            unconfirmed += _end(claim) > since
+            unconfirmed += claim.expires > since
         if unconfirmed == TOLERATED:
             _remember(self._held_back, key, None)
         if has_any and key in self._held_back:

@@ -638,6 +638,10 @@ class Ledger:
         """Whether anything is leased, pending leases among it."""
         return bool(self._register.leases)
 
+    def lease_ids(self) -> list[ClaimId]:
+        """Ids of all leases, pending ones among them."""
+        return list(self._register.leases)
+
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that were seen and hold something."""
         return self._register.by_pod.keys()

@@ -566,6 +566,19 @@ class Occupancy:
             del self._staying_at[claim.priority]
         self._forget_if_idle(position)
 
+    def exchange(self, old: Claim, new: Claim) -> None:
+        """The very same claim stands as another object, which differs in nothing that is counted here."""
+        self.changes += 1
+        if old.node is None:
+            return
+        place = self._at(self._positions[old.node])
+        place.changed = self.changes
+        alone = (new,)
+        for slot, _ in _by_slot(old):
+            holders = place.holders[slot]
+            is_alone = len(holders) == 1
+            place.holders[slot] = alone if is_alone else tuple(new if each is old else each for each in holders)
+
     def _note_addresses(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]]) -> None:
         """Keeps the addresses of a claim by slot: a look through its ports for each slot would be slow."""
         if all(key.ip == WILDCARD for _, key in keys):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from allocator.core.candidates import Constraints
 from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, State
 from allocator.core.deadlines import Deadlines
@@ -113,11 +115,12 @@ class Register:
     def remove(self, claim_id: ClaimId) -> None:
         self.ids.discard(claim_id)
         self._remove(claim_id)
+        del self.claims[claim_id]
 
     def _remove(self, claim_id: ClaimId) -> None:
+        """From every index; `claims` itself is left, since it is large, and made anew where many were deleted."""
         claim = self.claims[claim_id]
         self.occupancy.leave(claim)
-        del self.claims[claim_id]
         full_name = claim.owner.full_name
         if full_name is not None:
             self._forget_name(claim_id, *full_name)
@@ -138,9 +141,17 @@ class Register:
         self._count(claim, -1)
 
     def replace(self, claim: Claim) -> None:
-        """The claim in place of the one with its id."""
-        self._remove(claim.id)
-        self._insert(claim)
+        """The claim in place of the one with its id. A new end alone touches the index of ends, and no other."""
+        old = self.claims[claim.id]
+        if replace(claim, expires=old.expires) != old:
+            self._remove(claim.id)
+            self._insert(claim)
+            return
+        if old.expires is not None:
+            self._ends(old).discard(old.id, old.expires)
+        self.claims[claim.id] = claim
+        self.expect(claim)
+        self.occupancy.exchange(old, claim)
 
     def _wait(self, claim: Claim) -> None:
         self.unplanned.add(claim.id)

@@ -50,10 +50,10 @@ MOST_COMPARED = 128
 FIRST_LOOK = 1024
 """How many numbers are looked at first."""
 
-BLOCK_STEPS, NODES_OF_A_STEP = 1.0, 400
+BLOCK_STEPS, NODES_OF_A_STEP = 1.0, 250
 """Steps to count a block of numbers for the first time: up to 0.2 ms at 5,000 nodes."""
 
-NARROW_STEPS = 4.0
+NARROW_STEPS = 6.0
 """Steps to go through the nodes of a narrow scope, besides."""
 
 Numbers = tuple[int, ...]

@@ -25,6 +25,9 @@ from allocator.core.slots import bits
 NUMBER_STEPS = 0.2
 """Steps to look up where one number is free."""
 
+SCOPE_STEPS = 0.4
+"""Steps to look at the numbers of one scope to which a plan could be moved."""
+
 COUNTED_TOGETHER = 64
 """Numbers after which the nodes that have enough of them are tried."""
 
@@ -76,7 +79,9 @@ class Together:
 
     def _are_counted(self) -> bool:
         wanted, ask = self._wanted, self._wanted.ask
-        scopes = self._world.occupancy.reached(wanted.scope) if self._stage is Stage.MOVING else (wanted.scope,)
+        scopes = self._world.occupancy.reached(wanted.scope) if self._stage is Stage.MOVING else [wanted.scope]
+        if not self._steps.spend(SCOPE_STEPS * (len(scopes) - 1)):
+            return False
         return all(are_counted(wanted, scope, ask.low, ask.high, self._steps) for scope in scopes)
 
     # -- which numbers can be had at all

@@ -74,9 +74,10 @@ class Views:
     def status(self) -> View:
         engine, tally, checks = self.engine, self.engine.ledger.tally(), self.checks()
         lag = engine.watch.lag() if engine.watch else None
+        has_duty = engine.holds_lease() or bool(engine.who_serves())  # who stands by is as it should be, and notes it
         return {
-            "healthy": not any(checks.values()) and engine.holds_lease(),
-            "checks": {**checks, "lease": None if engine.holds_lease() else "the Lease is not ours: we answer nothing"},
+            "healthy": not any(checks.values()) and has_duty,
+            "checks": {**checks, "lease": None if has_duty else "the Lease is not ours: we answer nothing"},
             "notes": self.notes(),
             "version": self.identity.version,
             "instance": self.identity.instance,

@@ -2,9 +2,10 @@
 
 Rules:
 
-* At the start the leases are what the cluster has stored, listed consistently, before anything is served and after the
-  coordination Lease is ours. Every grant that a predecessor answered was stored while its Lease was valid, so it is in
-  that list; what it stored later it has told to nobody.
+* The leases are what the cluster has stored when the coordination Lease is ours: listed after that, or followed up to
+  what the predecessor had seen when it handed over. They come into the books then, before anything is served: who
+  stands by follows the objects and makes nothing of them. Every grant that a predecessor answered was stored while its
+  Lease was valid, so it is among them; what it stored later it has told to nobody.
 * A lease in the journal whose object is missing has ended. An object that the journal does not know is taken up, with
   the answer to its request.
 * Renewals are written to the objects every 10 seconds, as the time that is left: no clock of another machine plays a
@@ -22,7 +23,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -39,8 +40,8 @@ from allocator.portleases.journal import LeaseJournal
 from allocator.portleases.objects import API, READER, PortLeaseSketch, Stored, parse
 from allocator.portleases.shelf import Shelf
 from allocator.portleases.store import Store
-from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores, generous
-from allocator.slices import slices
+from allocator.portleases.tidy import Chore, Delete, End, Explain, Renew, chores, ended, generous
+from allocator.slices import in_turns, slices
 from hostport.supervision import side_by_side
 
 log = logging.getLogger(__name__)
@@ -48,18 +49,23 @@ log = logging.getLogger(__name__)
 PORT_LEASES: Final = Kind("portleases.hostport.io", f"{API}/portleases", READER)
 PACE: Final = Pace()
 TIDY_SECONDS = 10.0
-CORRECTION_SECONDS = 0.5  # for the objects that tell too much, likewise
+MOST_TIDIED = 2048
+"""Objects, or leases, that are looked at in one turn: a few milliseconds."""
+CORRECTION_SECONDS = 0.5  # for the objects that tell too much, in an orderly stop
 LAST_SECONDS = 2.0  # for the renewals that were not written yet, when we stop
 
 
 class Books(Protocol):
     """The engine, as far as leases are concerned."""
 
-    def recover_leases(self, recorded: Iterable[Recorded]) -> Collection[ClaimId]:
-        """At start: these are the leases. Returns the ids of those in the books that are not among them: they ended."""
+    def recover_leases(self, recorded: Sequence[Recorded]) -> Generator[None, None, list[ClaimId]]:
+        """At start, in steps: these are the leases. Returns the ids of those in the books that are not: they ended."""
 
-    def leases(self) -> Iterable[Claim]:
-        """The leases in force."""
+    def lease_ids(self) -> list[ClaimId]:
+        """Those of all leases, of ones that are being granted among them."""
+
+    def lease(self, claim_id: ClaimId) -> Claim | None:
+        """A lease in force."""
 
     def is_known(self, claim_id: ClaimId) -> bool:
         """Whether there is such a claim, also one that is still being granted."""
@@ -106,8 +112,21 @@ class LeaseKeeper:
         await side_by_side(portleases=self._follower.forever(), tidying=self._tidy_forever(pace_seconds))
 
     async def synced(self) -> None:
-        """Returns when the leases are in the books."""
+        """Returns when the objects were listed once."""
         await self._follower.synced.wait()
+
+    def mark(self) -> int:
+        """Marks this moment, for `recover`."""
+        return self._follower.begun
+
+    async def recover(self, mark: int, version: int | None) -> None:
+        """Puts the leases into the books, once whatever was stored at a moment was told; see `Follower.caught_up`."""
+        await self._follower.caught_up(mark, version)
+        await in_turns(self._recover())
+
+    def latest(self) -> int:
+        """The newest version of an object that is known here."""
+        return max(self._shelf.latest, self._follower.latest)
 
     async def stop(self) -> bool:
         """Writes what is to be written, for a moment; whether the objects now tell everything."""
@@ -120,8 +139,8 @@ class LeaseKeeper:
                 log.warning("not every renewal of a lease was written: a successor gives them their whole time")
             with contextlib.suppress(TimeoutError):  # the others may last longer than they need
                 async with asyncio.timeout(CORRECTION_SECONDS):
-                    leases = {claim.id: claim for claim in self._books.leases()}
-                    await asyncio.gather(*map(self._done, generous(leases, self._shelf, self._now())))
+                    due = generous(self._shelf, lease=self._books.lease, now=self._now())
+                    await asyncio.gather(*map(self._done, due))
         await self.give_up()
         return is_whole
 
@@ -145,8 +164,6 @@ class LeaseKeeper:
         yield
 
     def complete(self, as_of: float) -> Iterator[None]:
-        if not self._is_recovered:
-            self._recover()
         for some in slices(self._missing):
             for uid in some:
                 self._gone(uid)
@@ -180,12 +197,16 @@ class LeaseKeeper:
 
     # -- the start
 
-    def _recover(self) -> None:
-        recorded = [
-            Recorded(self._resumed(stored, claim), stored.answer) for stored in self._shelf if (claim := stored.claim)
-        ]
+    def _recover(self) -> Iterator[None]:
+        """In steps."""
+        recorded: list[Recorded] = []
+        for some in slices(self._shelf):
+            recorded += [
+                Recorded(self._resumed(stored, claim), stored.answer) for stored in some if (claim := stored.claim)
+            ]
+            yield
         self._journal.adopt(one.claim.id for one in recorded)
-        self._unfinished = set(self._books.recover_leases(recorded))
+        self._unfinished = set((yield from self._books.recover_leases(recorded)))
         self._is_recovered = True
         log.info("%d leases are stored; %d of the journal have ended", len(recorded), len(self._unfinished))
 
@@ -203,24 +224,40 @@ class LeaseKeeper:
         await self.synced()
         while True:
             await asyncio.sleep(pace_seconds)
-            if self._may_write():
+            if self._is_recovered and self._may_write():  # before, the books do not know what the objects stand for
                 await self.tidy()
 
     async def tidy(self) -> bool:
-        """Does what there is to do, once; whether the objects now tell every renewal."""
-        leases: Mapping[ClaimId, Claim] = {claim.id: claim for claim in self._books.leases()}
-        due = chores(
-            leases,
-            self._shelf,
-            is_known=self._books.is_known,
-            busy=self._journal.busy,
-            unfinished=self._unfinished,
-            now=self._now(),
-            ahead=self._ahead(),
-        )
-        done = await asyncio.gather(*map(self._done, list(due)))
-        if all(done):
+        """Does what there is to do, once; whether the objects now tell every renewal.
+
+        In slices, each of which is done before the next is looked at: what has changed meanwhile counts.
+        """
+        is_whole, busy = True, self._journal.busy
+        for objects in slices(self._shelf, most=MOST_TIDIED):
+            due = chores(
+                objects,
+                lease=self._books.lease,
+                is_known=self._books.is_known,
+                busy=busy,
+                unfinished=self._unfinished,
+                now=self._now(),
+                ahead=self._ahead(),
+            )
+            is_whole &= await self._all_done(due)
+        for ids in slices(self._books.lease_ids(), most=MOST_TIDIED):
+            in_force = [claim_id for claim_id in ids if self._books.lease(claim_id) is not None]
+            is_whole &= await self._all_done(ended(in_force, is_stored=self._is_stored, busy=busy))
+        if is_whole:
             self._trouble = ""
+        return is_whole
+
+    def _is_stored(self, claim_id: ClaimId) -> bool:
+        stored = self._shelf.of(claim_id)
+        return stored is not None and stored.claim is not None
+
+    async def _all_done(self, due: Iterable[Chore]) -> bool:
+        done = await asyncio.gather(*map(self._done, list(due)))
+        await asyncio.sleep(0)
         return all(done)
 
     async def _done(self, chore: Chore) -> bool:

@@ -19,9 +19,11 @@ class Shelf:
         self._objects: dict[str, Stored] = {}
         self._granted: dict[ClaimId, str] = {}
         self._gone: OrderedDict[str, None] = OrderedDict()
+        self.latest = 0  # the newest version of an object that we know, by our own writes or by the watch
 
     def put(self, stored: Stored) -> bool:
         """Notes an object as it was seen, unless something newer is known; False where it has gone since."""
+        self.latest = max(self.latest, stored.version)
         if stored.uid in self._gone:
             return False
         known = self._objects.get(stored.uid)

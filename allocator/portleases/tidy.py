@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from allocator.core.claims import Claim, ClaimId
@@ -53,20 +53,20 @@ Chore = End | Delete | Renew | Explain
 
 
 def chores(
-    leases: Mapping[ClaimId, Claim],
     objects: Iterable[Stored],
     *,
+    lease: Callable[[ClaimId], Claim | None],
     is_known: Callable[[ClaimId], bool],
     busy: Collection[ClaimId],
     unfinished: Collection[ClaimId],
     now: float,
     ahead: float,
 ) -> Iterator[Chore]:
-    """See the module.
+    """What some objects need. See the module.
 
     Args:
-        leases: those that are in force.
-        objects: those that exist.
+        objects: some of those that exist.
+        lease: one that is in force.
         is_known: whether the books have a claim, also one that is still being granted.
         busy: the leases whose objects are just being written or deleted: left alone.
         unfinished: what was being granted when a predecessor died.
@@ -74,11 +74,8 @@ def chores(
         ahead: seconds that the wall clock is ahead of that.
 
     """
-    standing = set()
     for stored in objects:
-        claim = leases.get(stored.id)
-        if stored.claim is not None:
-            standing.add(stored.id)
+        claim = lease(stored.id)
         if stored.id in busy:
             continue
         if stored.claim is None:
@@ -91,16 +88,20 @@ def chores(
                 yield Renew(stored, claim)
         elif not is_known(stored.id):
             yield Delete(stored)
-    for claim_id in leases:
-        if claim_id not in standing and claim_id not in busy:
-            yield End(claim_id)
 
 
-def generous(leases: Mapping[ClaimId, Claim], objects: Iterable[Stored], now: float) -> list[Renew]:
+def ended(
+    leases: Iterable[ClaimId], *, is_stored: Callable[[ClaimId], bool], busy: Collection[ClaimId]
+) -> Iterator[Chore]:
+    """Which of some leases have ended, as their objects have gone. `busy`: as for `chores`."""
+    return (End(claim_id) for claim_id in leases if not is_stored(claim_id) and claim_id not in busy)
+
+
+def generous(objects: Iterable[Stored], *, lease: Callable[[ClaimId], Claim | None], now: float) -> list[Renew]:
     """Objects that tell `SHOWN_SECONDS` more than is left of their leases: those whose share of it is largest first.
 
     Who takes over without the journal gives a lease what its object tells.
     """
-    known = [(stored, claim, ttl_of(claim, now)) for stored in objects if (claim := leases.get(stored.id))]
+    known = [(stored, claim, ttl_of(claim, now)) for stored in objects if (claim := lease(stored.id))]
     due = [each for each in known if each[0].left - each[2] >= SHOWN_SECONDS]
     return [Renew(stored, claim) for stored, claim, left in sorted(due, key=lambda each: each[2] / each[0].left)]

@@ -36,8 +36,8 @@ def program(name: str, *flags: tuple[str, str], containers: int = 1) -> Edit:
     return edit
 
 
-def shim_replicas(deployment: Document) -> None:
-    deployment.replace("spec/replicas", "<% .Values.shim.replicas %>")
+def replicas(name: str) -> Edit:
+    return lambda deployment: deployment.replace("spec/replicas", f"<% .Values.{name}.replicas %>")
 
 
 def webhook(configuration: Document) -> None:
@@ -94,8 +94,9 @@ EDITS: Mapping[tuple[str, str], tuple[Edit, ...]] = {
             ("disclose-holders", "discloseHolders"),
             ("log-level", "logLevel"),
         ),
+        replicas("allocator"),
     ),
-    ("Deployment", "hostport-shim"): (program("shim", ("log-level", "logLevel"), containers=2), shim_replicas),
+    ("Deployment", "hostport-shim"): (program("shim", ("log-level", "logLevel"), containers=2), replicas("shim")),
     ("MutatingWebhookConfiguration", "hostport-operator"): (webhook,),
     ("ValidatingAdmissionPolicyBinding", "hostport-annotations-stay"): (excluded,),
     ("ValidatingAdmissionPolicyBinding", "hostport-bindings-carry-nothing"): (excluded,),

@@ -131,10 +131,21 @@ def values(resources: Mapping[str, Any]) -> tuple[Value, ...]:
             "Whom a denial names as the holder of a port. Empty: `same-namespace`.",
         ),
         Value("logLevel", "", one_of("", "debug", "info", "warning", "error"), "Of both programs. Empty: `info`."),
+        Value(
+            "allocator.replicas",
+            1,
+            at_least(1),
+            "2: one serves, one stands by on another node. A lost node then costs 40 s without new Pods, not 120.",
+        ),
         *_program("allocator", resources["allocator"]),
         Value("shim.replicas", 2, at_least(1), "Two or more, so that no Pod waits while one of them moves."),
         *_program("shim", resources["shim"]),
-        Value("podDisruptionBudget.enabled", True, YES_NO, "Keeps node drains from taking all shims at once."),
+        Value(
+            "podDisruptionBudget.enabled",
+            True,
+            YES_NO,
+            "Keeps node drains from taking all shims, or all allocators, at once.",
+        ),
         Value(
             "podDisruptionBudget.minAvailable", 1, at_least(1), "Less than shim.replicas, or no node could be drained."
         ),

@@ -1545,6 +1545,7 @@ class GetStatusResponse(_message.Message):
         NAME_FIELD_NUMBER: _builtins.int
         IDENTITY_FIELD_NUMBER: _builtins.int
         HELD_FIELD_NUMBER: _builtins.int
+        SERVED_BY_FIELD_NUMBER: _builtins.int
         namespace: _builtins.str
         """Its namespace."""
         name: _builtins.str
@@ -1553,6 +1554,10 @@ class GetStatusResponse(_message.Message):
         """holderIdentity of this allocator, whether or not it holds the Lease."""
         held: _builtins.bool
         """True while this allocator holds it, so that it may answer."""
+        served_by: _builtins.str
+        """The Pod of another allocator that holds it, while this one stands by.
+        Empty: this one serves, or nobody is known to.
+        """
         def __init__(
             self,
             *,
@@ -1560,10 +1565,11 @@ class GetStatusResponse(_message.Message):
             name: _builtins.str = ...,
             identity: _builtins.str = ...,
             held: _builtins.bool = ...,
+            served_by: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "identity", b"identity", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "identity", b"identity", "name", b"name", "namespace", b"namespace", "served_by", b"served_by"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,13 +66,17 @@ async def failed(program: str, where: str, *flags: str) -> tuple[int | None, lis
 
 LOOPS = {
     "cluster": ("cluster", "allocator.cluster.kubernetes:KubernetesCluster.run"),
-    "the first of those who follow": ("portleases", "allocator.cluster.watching:Follower.forever"),
+    "the first of those who follow": ("nodes", "allocator.cluster.watching:Follower.forever"),
     "proofs": ("proofs", "allocator.cluster.proof:Prover.forever"),
     "lease": ("lease", "allocator.cluster.lease:Leadership.keep"),
+    "hearing of the Lease": ("lease", "allocator.cluster.lease:Leadership._watch"),
     "portleases": ("portleases", "allocator.portleases.keeper:LeaseKeeper.run"),
     "tidying": ("tidying", "allocator.portleases.keeper:LeaseKeeper._tidy_forever"),
     "certificates": ("certificates", "allocator.certificates.keeper:Keeper.forever"),
     "a round of certificates": ("certificates", "allocator.certificates.keeper:Keeper._round"),
+    "signpost": ("signpost", "allocator.cluster.signpost:Signpost.forever"),
+    "health": ("health", "allocator.runtime:Allocator._tell_health"),
+    "sight": ("sight", "allocator.runtime:Allocator._see_all"),
     "events": ("events", "allocator.cluster.events:EventWriter.forever"),
     "tick": ("tick", "allocator.runtime:Allocator._tick"),
     "start": ("start", "allocator.runtime:Allocator._start_serving"),

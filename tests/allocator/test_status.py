@@ -48,6 +48,14 @@ class LateWatch:
 
     def hurry(self) -> None: ...
 
+    def mark(self) -> int:
+        return 0
+
+    async def caught_up(self, mark: int, version: int | None) -> None: ...
+
+    def latest(self) -> int:
+        return 0
+
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         return True
 

@@ -259,8 +259,36 @@ async def test_who_does_not_hold_the_lease_writes_nothing() -> None:
 
     await desk.turn()
 
-    assert desk.api.requests == []
+    assert desk.writes() == []
     assert desk.keeper.missing == "waiting for the Lease"
+
+
+async def test_who_stands_by_has_a_certificate_of_the_authority_and_writes_nothing(desk: Desk) -> None:
+    desk.start()
+    desk.holds_lease = False
+    desk.served.clear()
+
+    await desk.turn()
+
+    assert (desk.writes(), desk.keeper.missing, len(desk.served)) == ([], None, 1)
+    assert desk.served[0][1] in desk.bundles()
+
+
+@pytest.mark.parametrize(
+    ("passed", "looks"),
+    [(LOOK_SECONDS - 1, False), (LOOK_SECONDS, True), (-7200.0, True)],
+    ids=["it has just looked", "it is time", "the clock was set back"],
+)
+async def test_who_stands_by_looks_every_few_seconds_whatever_is_done_to_the_clock(
+    desk: Desk, passed: float, *, looks: bool
+) -> None:
+    desk.holds_lease = False
+    await desk.turn()
+    desk.now += passed
+
+    await desk.turn()
+
+    assert bool(desk.api.requests) is looks
 
 
 async def test_who_loses_the_lease_under_way_writes_no_more(desk: Desk) -> None:

@@ -180,6 +180,16 @@ BROKEN: dict[str, tuple[Facts, str]] = {
         replace(HEALTHY, status=status(serving=None, waiting_for="the first full view of kubernetes")),
         "✗ allocator-serves: it waits for the first full view of kubernetes",
     ),
+    "one that stands by answers": (
+        replace(
+            HEALTHY,
+            status=status(
+                serving=None,
+                lease=Status.Lease(namespace="hostport-system", identity="uid/2", served_by="hostport-allocator-a"),
+            ),
+        ),
+        "‼ allocator-serves: the one that answers stands by, hostport-allocator-a serves",
+    ),
     "watch late": (
         replace(HEALTHY, status=status(watch=Status.Watch(lag=Duration(seconds=12)))),
         "‼ allocator-sees: it was last proven current 12s ago",

@@ -118,6 +118,7 @@ class ApiServer:
         self.is_away = False  # every request breaks off
         self.speaks_protobuf = True
         self.encodings: set[tuple[str, bool]] = set()  # what was answered: of which resource, and whether in protobuf
+        self.refused: set[str] = set()  # requests, such as `watch leases`, for which the right is missing
         self._uids = count(1)
 
     async def start(self) -> None:
@@ -281,7 +282,11 @@ class ApiServer:
         version = body.get("metadata", {}).get("resourceVersion", found["metadata"]["resourceVersion"])
         if version != found["metadata"]["resourceVersion"]:
             return _failure(Fail(409, "the object has been modified"))
-        return self.put(resource, {**found, "status": {**found.get("status", {}), **body["status"]}})
+        labels = {**found["metadata"].get("labels", {}), **body.get("metadata", {}).get("labels", {})}
+        kept = {name: value for name, value in labels.items() if value is not None}
+        metadata = found["metadata"] | ({"labels": kept} if labels else {})
+        status = {**found.get("status", {}), **body.get("status", {})}
+        return self.put(resource, {**found, "metadata": metadata} | ({"status": status} if status else {}))
 
     def _delete(self, resource: str, namespace: str, name: str, body: Object) -> Object | web.Response:
         found = self.find(resource, namespace, name)
@@ -298,6 +303,11 @@ class ApiServer:
         resource, query = request.match_info["resource"], request.query
         is_watch = query.get("watch") == "1"
         name = f"{'watch' if is_watch else 'list'} {resource}"
+        if selector := query.get("labelSelector"):
+            key, _, value = selector.partition("=")
+            items = [each for each in self.all(resource) if each["metadata"].get("labels", {}).get(key) == value]
+            self.requests.append(f"{name} {selector}")
+            return web.json_response({"kind": f"{KINDS[resource]}List", "metadata": {}, "items": items})
         is_probe = is_watch and int(query.get("timeoutSeconds", "300")) < PROBE_SECONDS
         if query.get("limit") == "1" or is_probe:
             name = f"prove {resource}"
@@ -307,6 +317,8 @@ class ApiServer:
         if self.wants_token and request.headers.get("Authorization") != f"Bearer {self.wants_token}":
             return _failure(Fail(401), is_binary=is_binary)
         fault = self._scripts[name].popleft() if self._scripts[name] else None
+        if name in self.refused:
+            return _failure(Fail(403, "scripted"), is_binary=is_binary)
         if isinstance(fault, Fail):
             return _failure(fault, is_binary=is_binary)
         if not is_watch:

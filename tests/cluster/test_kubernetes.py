@@ -80,7 +80,8 @@ async def test_a_list_of_another_kind_between_two_pages_changes_nothing(server: 
     observer = await synced(server, follow, *(pod(f"p{n}", "web:80=8000") for n in range(8)))
 
     lists = [request.split()[1] for request in server.requests if request.startswith("list ")]
-    assert lists[2:] == ["pods", "pods", "namespaces", "pods", "pods"]
+    assert sorted(lists[2:]) == ["namespaces", "pods", "pods", "pods", "pods"]
+    assert "namespaces" in lists[3:-1], "which of the two failures is tried again first is chance"
     assert sorted(observer.pods) == [f"p{n}" for n in range(8)]
 
 

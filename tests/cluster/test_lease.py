@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from allocator.cluster.client import ApiError, UnreachableError
+from allocator.cluster.client import Answer, ApiError, UnreachableError
 from allocator.cluster.lease import (
     Fate,
     Holder,
@@ -148,6 +150,12 @@ class Api:
 
     async def close(self) -> None:
         pass
+
+    @asynccontextmanager
+    async def stream(self, path: str, params: Any, silence: float) -> AsyncIterator[Answer]:
+        """Watching fails: then who waits looks."""
+        raise UnreachableError("no watch")
+        yield
 
     async def send(self, method: str, path: str, params: Any = None, body: Any = None) -> bytes:
         await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from time import process_time
 import pytest
 from kit import Desk, ask, node, on, pod
 
-from allocator.core.asks import Refused, UndecidedError
+from allocator.core.asks import Ask, Refused, UndecidedError
 from allocator.core.candidates import Constraints, Requirement, Term, Toleration
 
 NODES = 5_000
@@ -28,6 +28,17 @@ def is_cheap() -> Iterator[None]:
     begun = process_time()
     yield
     assert (process_time() - begun) * 1000 < MOST_MILLISECONDS
+
+
+def reason_of(desk: Desk, asked: Ask) -> str:
+    """Why an ask is refused; empty when it is granted. `Desk.refusal` compares all that is seen before and after."""
+    try:
+        desk.ledger.preview(asked, desk.now)
+    except Refused as refused:
+        return refused.mistakes[0].reason.name
+    except UndecidedError:
+        return "SEARCH_INCOMPLETE"
+    return ""
 
 
 def of_two(at: int) -> Constraints:
@@ -75,3 +86,38 @@ def test_plans_of_one_name_with_many_ports_are_looked_at_a_few_at_a_time() -> No
         desk.grant(ask("same", *numbers, policy="Static", constraints=on("n0003")))
     with is_cheap():
         desk.observe(nodes=[node("n0004", labels={"zone": "x"})])
+
+
+def test_a_selector_that_was_never_seen_is_denied_cheaply_where_its_nodes_are_full() -> None:
+    desk = fleet()
+    for name in ("n0003", "n0004"):
+        numbers = range(10_000, 60_000, 500)
+        pods = [pod(f"{name}-{low}", *[f"x{n}:{n}" for n in range(low, low + 500)], at=name) for low in numbers]
+        desk.observe(pods=pods)
+    begun = process_time()
+    for at in range(20):
+        within = Constraints(affinity=of_two(3).affinity, tolerations=(Toleration(key=f"never-{at}"),))
+        assert reason_of(desk, ask("late", "x:1", low=10_000, high=59_999, constraints=within)) == "RANGE_EXHAUSTED"
+    assert (process_time() - begun) * 1000 / 20 < 15, "it took 25 ms; the bound of 3 ms is that of the table of stalls"
+
+
+def test_thousands_of_priorities_make_no_ask_dear() -> None:
+    desk = fleet()
+    desk.observe(pods=[pod(f"p{at}", "x:9000", at=f"n{at:04}", priority=at) for at in range(3_000)])
+    many = [f"x{at}:{at}" for at in range(1, 513)]
+    with is_cheap():
+        reason_of(desk, ask("ranked", *many, low=9_000, high=9_511, priority=2_000, may_preempt=True))
+    with is_cheap():
+        reason_of(desk, ask("ranked", "x:1=9000", policy="Static", priority=2_000, may_preempt=True))
+
+
+def test_a_node_with_many_ports_changes_cheaply_though_many_candidate_sets_have_counted_them() -> None:
+    desk = fleet()
+    desk.observe(pods=[pod("many", *[f"x{n}:{n}" for n in range(7_000, 7_512)], at="n0003")])
+    for at in range(400):
+        within = Constraints(selector=(("zone", "3"),), tolerations=(Toleration(key=f"t{at}"),))
+        desk.grant(ask(f"w{at}", "x:1", low=7_000, high=7_999, constraints=within))
+    with is_cheap():
+        desk.observe(nodes=[node("n0003", labels={"name": "n0003", "zone": "4"})])
+    (granted,) = desk.numbers(ask("next", "x:1", low=7_000, high=7_999, constraints=on("n0003")))
+    assert granted >= 7_512

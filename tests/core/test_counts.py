@@ -6,43 +6,13 @@ from random import Random
 
 import pytest
 from kit import node
+from registerkit import HIGH, LOW, SETS, a_claim
 
 from allocator.core import occupancy as module
-from allocator.core.candidates import Constraints, Node, NodeName
-from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
+from allocator.core.candidates import Node
+from allocator.core.claims import Claim, ClaimId
 from allocator.core.occupancy import Occupancy
 from allocator.core.ports import PortKey, Protocol
-
-LOW, HIGH = 200, 2_400
-SETS = (Constraints(), Constraints(selector=(("zone", "a"),)), Constraints(node_name=NodeName("n1")))
-STATES = (State.LEASED, State.BOUND, State.CONFIRMED)
-ADDRESSES = ("", "10.0.0.1")
-PRIORITIES = (0, 5, 9)
-
-
-def a_claim(chance: Random, number: int) -> Claim:
-    return Claim(
-        id=ClaimId(f"c{number}"),
-        owner=Owner(namespace="demo", name=f"c{number}"),
-        state=chance.choice(STATES),
-        ports=tuple(
-            ClaimPort(
-                container="c",
-                container_port=at,
-                host_port=chance.choice((chance.randint(250, 262), chance.randint(LOW, HIGH))),
-                protocol=chance.choice((Protocol.TCP, Protocol.UDP)),
-                host_ip=chance.choice(ADDRESSES),
-            )
-            for at in range(chance.randint(1, 6))
-        ),
-        created=0.0,
-        constraints=chance.choice(SETS),
-        node=NodeName(f"n{chance.randrange(4)}"),
-        pod_uid=PodUid(f"c{number}"),
-        settled_at=0.0,
-        priority=chance.choice(PRIORITIES),
-        is_terminating=chance.random() < 0.2,
-    )
 
 
 def counts(index: Occupancy) -> list[object]:

@@ -18,10 +18,10 @@ LEFT_ALONE = {
         {"key": "hostport.io/webhook", "operator": "NotIn", "values": ["ignore"]},
     ]
 }
-LOST_NODE = [
-    {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
-    for key in ("not-ready", "unreachable")
-]
+LOST_NODE = {  # seconds that a Pod stays on it, by what it lacks
+    "hostport-allocator": {"not-ready": 30, "unreachable": 10},
+    "hostport-shim": {"not-ready": 30, "unreachable": 30},
+}
 RESTRICTED_POD = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED_CONTAINER = {
     "allowPrivilegeEscalation": False,
@@ -170,7 +170,10 @@ def test_each_program_lives_within_the_strictest_profile(program: str) -> None:
 def test_each_program_leaves_a_lost_node_in_half_a_minute_and_goes_before_no_other_pod(program: str) -> None:
     pod = pod_of(program)
 
-    assert pod["tolerations"] == LOST_NODE
+    assert pod["tolerations"] == [
+        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}
+        for key, seconds in LOST_NODE[program].items()
+    ]
     assert pod["priorityClassName"] == "system-cluster-critical"
 
 
@@ -232,10 +235,32 @@ def test_the_two_shims_of_a_pod_differ_in_nothing_but_name_and_port_of_their_own
     assert "--reuse-port" in shim["args"]
 
 
-def test_there_is_one_allocator_and_never_a_second_beside_it() -> None:
+def test_a_new_allocator_stands_by_before_the_old_one_is_told_to_stop() -> None:
     spec = OBJECTS["Deployment hostport-allocator"]["spec"]
 
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    assert (spec["replicas"], spec["strategy"]) == (1, rolling)
+
+
+def test_the_budget_of_the_allocator_lets_a_node_with_its_only_replica_be_drained() -> None:
+    spec = OBJECTS["PodDisruptionBudget hostport-allocator"]["spec"]
+
+    assert (spec["maxUnavailable"], "minAvailable" in spec) == (1, False)
+
+
+def test_the_service_leads_to_the_one_that_serves_and_the_shims_know_all() -> None:
+    name = {"app.kubernetes.io/name": "hostport-allocator"}
+    selectors = {
+        each: OBJECTS[f"Service {each}"]["spec"]["selector"]
+        for each in ("hostport-allocator", "hostport-allocator-replicas")
+    }
+
+    assert selectors == {
+        "hostport-allocator": name | {"hostport.io/serving": "true"},
+        "hostport-allocator-replicas": name,
+    }
+    for shim in pod_of("hostport-shim")["containers"]:
+        assert "--allocator-replicas=hostport-allocator-replicas.hostport-system.svc:50051" in shim["args"]
 
 
 def test_only_the_allocator_has_a_token_and_its_life_is_an_hour() -> None:

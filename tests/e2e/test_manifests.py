@@ -66,7 +66,7 @@ def annotated(kubectl: Kubectl) -> str:
     return said
 
 
-@pytest.mark.parametrize("overlay", ["default", "dev", "own-secrets"])
+@pytest.mark.parametrize("overlay", ["default", "standby", "dev", "own-secrets"])
 def test_the_api_server_accepts_every_manifest_without_a_warning(
     plane: ControlPlane, product: Product, overlay: str
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from e2e.api import Kubectl
+from e2e.api import Https, Kubectl
 from e2e.control_plane import ControlPlane
 from e2e.cut import wire
 from e2e.manifests import pod as bare_pod
@@ -25,7 +27,11 @@ pytestmark = pytest.mark.workloads
 
 VALID = 10.0  # seconds after its last renewal in which a holder may answer
 UNSEEN = 36.0  # seconds after its last sign of life in which what it admitted may still appear
+HANDED_OVER = 1.0  # seconds without an answer when the one that serves stops in order and another stands by
+TAKEN_OVER = 40.0  # the same when it is cut off, frozen or gone
 PACE = 0.03
+
+NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 ASK = pb.AllocateRequest(
     dry_run=True,
@@ -43,6 +49,7 @@ class Contender:
         self.name, self._log, self._kubectl = name, plane.logs / f"contender-{kubectl.namespace}-{name}.log", kubectl
         self.answered: list[float] = []
         port, http = free_ports(2)
+        self._http = Https(f"http://127.0.0.1:{http}")
         self._flags = (
             f"--listen=127.0.0.1:{port}",
             f"--http=127.0.0.1:{http}",
@@ -69,6 +76,15 @@ class Contender:
     def stop(self) -> int:
         return self._process.stop()
 
+    def freeze(self) -> None:
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def is_ready(self) -> bool:
+        return self._http.is_ok("/readyz")
+
     def close(self) -> None:
         self._done.set()
         self._asking.join()
@@ -83,12 +99,12 @@ class Contender:
         return any(at > since for at in reversed(self.answered[-50:]))
 
     def _ask(self) -> None:
-        """Every answer counts, a denial as well: only UNAVAILABLE is none."""
+        """Every answer counts, a denial as well: only UNAVAILABLE, and calls that came to no end, are none."""
         while not self._done.wait(PACE):
             try:
                 self._allocate(ASK, timeout=1)
             except grpc.RpcError as error:
-                if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                if error.code() in NO_ANSWER:
                     continue
             self.answered.append(time.monotonic())
 
@@ -124,12 +140,29 @@ def test_the_second_waits_and_serves_as_soon_as_the_first_has_stopped_in_order(c
     first = contend("first")
     wait_to_serve(first, 20)
     second = contend("second")
-    time.sleep(6)
+    wait_until("the second to stand by", second.is_ready, seconds=20)
+    time.sleep(4)
     assert second.answered == []
 
     assert first.stop() == 0
 
-    assert wait_to_serve(second, 20) < VALID
+    wait_until("the second to answer", lambda: second.answered != [], seconds=20)
+    assert second.answered[0] - first.answered[-1] < HANDED_OVER
+    assert_one_after_the_other(first, second)
+
+
+def test_who_is_frozen_and_wakes_up_when_the_next_one_serves_answers_nothing_any_more(contend: Contend) -> None:
+    first = contend("first")
+    wait_to_serve(first, 20)
+    second = contend("second")
+    wait_until("the second to stand by", second.is_ready, seconds=20)
+    first.freeze()
+    begin = time.monotonic()
+    wait_until("the second to serve", lambda: second.answered != [], seconds=UNSEEN + 15)
+    first.thaw()
+    time.sleep(3)
+
+    assert second.answered[0] - begin < TAKEN_OVER
     assert_one_after_the_other(first, second)
 
 
@@ -159,7 +192,7 @@ def test_who_is_cut_off_from_the_api_server_falls_silent_before_the_next_one_ser
 
     assert begin < max(first.answered) < begin + VALID + 1
     assert_one_after_the_other(first, second)
-    assert second.answered[0] - begin > UNSEEN - VALID
+    assert UNSEEN - VALID < second.answered[0] - begin < TAKEN_OVER
 
 
 def test_a_holder_whose_pod_was_deleted_by_force_falls_silent_before_the_next_one_serves(contend: Contend) -> None:

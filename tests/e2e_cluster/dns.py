@@ -1,4 +1,4 @@
-"""The cluster's DNS, as far as Services go: an A record for NAME.NAMESPACE.svc[.cluster.local].
+"""The cluster's DNS, as far as Services go: A records for NAME.NAMESPACE.svc[.cluster.local], headless ones among them.
 
     dns.py ADDRESS KUBECTL KUBECONFIG
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 DOMAIN = "cluster.local"
 A, IN = 1, 1
@@ -27,8 +28,8 @@ class Names:
     """Addresses by name, all of them lower case without a dot at the end."""
 
     def __init__(self, kubectl: str, kubeconfig: str) -> None:
-        self._command = [kubectl, f"--kubeconfig={kubeconfig}", "get", "services", "-A", "-o", "json"]
-        self._known: dict[str, str] = {}
+        self._command = [kubectl, f"--kubeconfig={kubeconfig}", "get", "services,endpointslices", "-A", "-o", "json"]
+        self._known: dict[str, list[str]] = {}
 
     def follow(self) -> None:
         while True:
@@ -37,13 +38,26 @@ class Names:
                 self._known = addresses(json.loads(done.stdout)["items"])
             time.sleep(1)
 
-    def find(self, name: str) -> str | None:
+    def find(self, name: str) -> list[str] | None:
         return self._known.get(name.lower().removesuffix(f".{DOMAIN}"))
 
 
-def addresses(services: list[dict[str, dict[str, str]]]) -> dict[str, str]:
-    found = {f"{each['metadata']['name']}.{each['metadata']['namespace']}.svc": each["spec"] for each in services}
-    return {name: spec["clusterIP"] for name, spec in found.items() if spec.get("clusterIP", "None") != "None"}
+def addresses(objects: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The address of each Service; of a headless one those of its endpoints that are ready."""
+    found: dict[str, list[str]] = {}
+    for each in (each for each in objects if each["kind"] == "Service"):
+        address = each["spec"].get("clusterIP", "None")
+        found[f"{each['metadata']['name']}.{each['metadata']['namespace']}.svc"] = (
+            [] if address == "None" else [address]
+        )
+    headless = {name for name, known in found.items() if not known}
+    for each in (each for each in objects if each["kind"] == "EndpointSlice"):
+        labels = each["metadata"].get("labels") or {}
+        name = f"{labels.get('kubernetes.io/service-name')}.{each['metadata']['namespace']}.svc"
+        for endpoint in (each.get("endpoints") or ()) if name in headless else ():
+            if (endpoint.get("conditions") or {}).get("ready", True):
+                found[name] += endpoint["addresses"]
+    return found
 
 
 def answer(query: bytes, names: Names) -> bytes:
@@ -54,13 +68,15 @@ def answer(query: bytes, names: Names) -> bytes:
         labels.append(query[end + 1 : end + 1 + length].decode("ascii"))
         end += 1 + length
     kind, _ = struct.unpack("!HH", query[end + 1 : end + 5])
-    address = names.find(".".join(labels))
-    record = b""
-    if address is not None and kind == A:
-        record = struct.pack("!HHHIH", 0xC00C, A, IN, TTL, 4) + socket.inet_aton(address)
-    code = NO_SUCH_NAME if address is None else NO_ERROR
-    header = struct.pack("!HHHHHH", ident, ANSWER | AUTHORITATIVE | flags & 0x0100 | code, 1, bool(record), 0, 0)
-    return header + query[12 : end + 5] + record
+    found = names.find(".".join(labels))
+    records = [
+        struct.pack("!HHHIH", 0xC00C, A, IN, TTL, 4) + socket.inet_aton(address)
+        for address in (found or ())
+        if kind == A
+    ]
+    code = NO_SUCH_NAME if found is None else NO_ERROR
+    header = struct.pack("!HHHHHH", ident, ANSWER | AUTHORITATIVE | flags & 0x0100 | code, 1, len(records), 0, 0)
+    return header + query[12 : end + 5] + b"".join(records)
 
 
 def main(address: str, kubectl: str, kubeconfig: str) -> None:

@@ -30,7 +30,7 @@ class Access:
 
 
 class Driver(Protocol):
-    """One cluster of two nodes."""
+    """One cluster of a few nodes."""
 
     @property
     def name(self) -> str:

@@ -59,14 +59,14 @@ def kill_shims(installed: Installed) -> None:
 
 def drain_node_of_a_shim(installed: Installed) -> None:
     """The shim's, and not the allocator's: that one has a row of its own."""
-    taken = installed.pods(ALLOCATOR)[0]["spec"]["nodeName"]
+    taken = installed.serving()["spec"]["nodeName"]
     nodes = [pod["spec"]["nodeName"] for pod in installed.pods(SHIM)]
     installed.drain(next(node for node in nodes if node != taken))
     installed.uncordon()
 
 
 def kill_allocator(installed: Installed) -> None:
-    installed.kill(installed.pods(ALLOCATOR)[0], "allocator")
+    installed.kill(installed.serving(), "allocator")
 
 
 def restart_allocator(installed: Installed) -> None:
@@ -74,7 +74,7 @@ def restart_allocator(installed: Installed) -> None:
 
 
 def drain_node_of_the_allocator(installed: Installed) -> None:
-    installed.drain(installed.pods(ALLOCATOR)[0]["spec"]["nodeName"])
+    installed.drain(installed.serving()["spec"]["nodeName"])
     installed.uncordon()
 
 
@@ -101,7 +101,28 @@ def delete_everything(installed: Installed) -> None:
 
 
 def power_off_node_of_the_allocator(installed: Installed) -> None:
-    installed.driver.power_off(installed.pods(ALLOCATOR)[0]["spec"]["nodeName"])
+    installed.driver.power_off(installed.serving()["spec"]["nodeName"])
+
+
+def delete_allocator(installed: Installed) -> None:
+    installed.kubectl("delete", "pod", installed.serving()["metadata"]["name"], "--wait=false")
+
+
+def have_one(installed: Installed) -> None:
+    installed.have_allocators(1)
+
+
+def have_two(installed: Installed) -> None:
+    installed.have_allocators(2)
+
+
+def forget_lost_node(installed: Installed) -> None:
+    """The one that is not ready."""
+    nodes = installed.access.kubectl.get("nodes")["items"]
+    for node in nodes:
+        ready = next(each["status"] for each in node["status"]["conditions"] if each["type"] == "Ready")
+        if ready != "True" and node["metadata"]["name"] in installed.access.nodes:
+            installed.forget_node(node["metadata"]["name"])
 
 
 def _roll_out(installed: Installed, deployment: str) -> None:
@@ -124,19 +145,42 @@ FAULTS = (
         after=restore_lives,
     ),
     Fault(name="`kill -9` of the allocator", inflict=kill_allocator, gap=4),
-    Fault(name="rollout of the allocator", inflict=restart_allocator, gap=20, may_fail=Failures.INSIDE_THE_GAP),
+    Fault(name="rollout of the allocator", inflict=restart_allocator, gap=4),
     Fault(
         name="drain of the allocator's node",
         inflict=drain_node_of_the_allocator,
         gap=20,
         may_fail=Failures.INSIDE_THE_GAP,
     ),
+    Fault(name="deletion of the allocator", inflict=delete_allocator, gap=20, may_fail=Failures.INSIDE_THE_GAP),
+    Fault(name="`kill -9` of the allocator that serves, of two", inflict=kill_allocator, gap=4, before=have_two),
+    Fault(name="rollout of two allocators", inflict=restart_allocator, gap=1, before=have_two),
+    Fault(
+        name="drain of the node of the one that serves, of two",
+        inflict=drain_node_of_the_allocator,
+        gap=1,
+        before=have_two,
+    ),
+    Fault(
+        name="deletion of the one that serves, of two", inflict=delete_allocator, gap=1, before=have_two, after=have_one
+    ),
     Fault(
         name="all shims deleted, then all Pods of the operator",
         inflict=delete_everything,
         seconds=70,
         gap=60,
+        before=have_one,
         may_fail=Failures.UNTIL_IT_IS_BACK,
+    ),
+    Fault(
+        name="power-off of the node of the one that serves, of two",
+        inflict=power_off_node_of_the_allocator,
+        seconds=90,
+        gap=40,
+        may_fail=Failures.UNTIL_IT_IS_BACK,
+        before=have_two,
+        after=forget_lost_node,
+        loses_a_node=True,
     ),
     Fault(
         name="power-off of the allocator's node",
@@ -144,6 +188,7 @@ FAULTS = (
         seconds=130,
         gap=120,
         may_fail=Failures.UNTIL_IT_IS_BACK,
+        before=have_one,
         loses_a_node=True,
     ),
 )

@@ -14,6 +14,7 @@ from e2e.processes import wait_until
 from e2e_cluster.driver import Access, Driver
 
 NAMESPACE = "hostport-system"
+SERVING = "hostport.io/serving=true"
 SHIM, ALLOCATOR = "hostport-shim", "hostport-allocator"
 AUTHORITY, SHIM_TLS = "hostport-ca", "hostport-shim-tls"
 LABEL = "app.kubernetes.io/name="
@@ -34,6 +35,21 @@ class Installed:
 
     def pods(self, program: str) -> list[dict[str, Any]]:
         return self.kubectl.pods(LABEL + program)
+
+    def serving(self) -> dict[str, Any]:
+        """The allocator's Pod that serves."""
+        return self.kubectl.pods(f"{LABEL}{ALLOCATOR},{SERVING}")[0]
+
+    def have_allocators(self, count: int) -> None:
+        """So many of them, one of which serves."""
+        self.kubectl("scale", f"deployment/{ALLOCATOR}", f"--replicas={count}")
+        self.wait_until_settled(seconds=120)
+        wait_until("one to serve", lambda: len(self.kubectl.pods(f"{LABEL}{ALLOCATOR},{SERVING}")) == 1, seconds=60)
+
+    def forget_node(self, name: str) -> None:
+        """Of a node that does not come back; what ran there goes with it."""
+        self.access.kubectl("delete", "node", name)
+        self.wait_until_settled(seconds=180)
 
     def kill(self, pod: dict[str, Any], container: str) -> None:
         """kill -9 of a container's first process."""

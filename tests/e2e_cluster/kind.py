@@ -1,4 +1,4 @@
-"""The same cluster from kind, for people with Docker: a control plane and two workers.
+"""The same cluster from kind, for people with Docker: a control plane and three workers.
 
 Written after kind's documentation; nobody has run it where this suite was written, for want of Docker.
 """
@@ -20,7 +20,7 @@ CONFIG = {
     "kind": "Cluster",
     "apiVersion": "kind.x-k8s.io/v1alpha4",
     "kubeadmConfigPatches": ["kind: KubeletConfiguration\nsyncFrequency: 5s\n"],  # as in linux.py
-    "nodes": [{"role": "control-plane"}, {"role": "worker"}, {"role": "worker"}],
+    "nodes": [{"role": "control-plane"}, {"role": "worker"}, {"role": "worker"}, {"role": "worker"}],
 }
 WORKERS = "!node-role.kubernetes.io/control-plane"
 PID = "{{.info.pid}}"

@@ -1,4 +1,4 @@
-"""Two real nodes on a plain Linux machine, without Docker.
+"""Three real nodes on a plain Linux machine, without Docker.
 
 The suite's own process moves into a network namespace of its own, together with the control plane; each node is a
 process with namespaces and control groups of its own (machine.py), plugged into the same bridge. Nothing of it has a way
@@ -33,7 +33,7 @@ from e2e_cluster.small_images import small_images
 
 CLONE_NEWNET = 0x40000000
 MACHINE = Path(__file__).with_name("machine.py")
-NODES = ("n1", "n2")
+NODES = ("n1", "n2", "n3")
 PACKAGES = {
     "runc": "runc",
     "iptables": "iptables",

@@ -9,11 +9,10 @@ from kit import lease, node
 from servicekit import Running
 
 from allocator.cluster.objects import parse_pod
-from allocator.core.candidates import NodeName, Taint
+from allocator.core.candidates import Taint
 from allocator.core.claims import ClaimId
 from allocator.core.ledger import Rules
 from allocator.core.ports import parse_numbers
-from allocator.core.register import Register
 from allocator.core.tenants import Shares
 
 from .reviews import NODES, Json
@@ -26,10 +25,6 @@ CLUSTER = [
     node(NODES[3], labels={"zone": "b"}, taints=(Taint(key="dedicated", value="x", effect="NoSchedule"),)),
 ]
 LEASE = ClaimId("e" * 32)
-INDICES = (
-    "by_pod", "by_controller", "by_shape", "unsettled", "portless", "leases", "unplanned", "wanting",
-    "unplanned_within", "ranges", "outsider_ports", "reserved_in", "leased_in", "_by_name", "_shared",
-)  # fmt: skip
 
 
 def furnish(service: Running) -> None:
@@ -41,7 +36,7 @@ def furnish(service: Running) -> None:
 
 
 def contents(service: Running) -> dict[str, Any]:
-    """What the allocator remembers of anybody. The indices over the claims: see `assert_in_step`."""
+    """What the allocator remembers of anybody. The indices over the claims: see `registerkit`."""
     engine = service.engine
     return {
         "claims": dict(engine.ledger._claims),
@@ -49,20 +44,6 @@ def contents(service: Running) -> dict[str, Any]:
         "answers of": dict(engine._answers_of),
         "under way": set(engine._under_way),
     }
-
-
-def assert_in_step(service: Running) -> None:
-    """The indices are those that the claims make: nothing is left behind, and no counter drifts."""
-    register, anew = service.engine.ledger._register, Register()
-    for claim in register.claims.values():
-        anew.insert(claim)
-    for name in INDICES:
-        assert getattr(register, name) == getattr(anew, name), name
-    assert +register.states == +anew.states
-    assert list(register.ids) == list(anew.ids)
-    for name in map(NodeName, register.occupancy.names()):
-        held = {(key, claim.id) for key, claim in register.occupancy.port_map(name)}
-        assert held == {(key, claim.id) for key, claim in anew.occupancy.port_map(name)}, name
 
 
 class Pods:

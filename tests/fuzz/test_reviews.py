@@ -17,6 +17,7 @@ from random import Random
 
 import jsonpatch
 import pytest
+from registerkit import assert_in_step
 from servicekit import Running, Start
 
 from allocator.core.claims import ClaimId, State
@@ -28,7 +29,7 @@ from shim.client import ADMISSION_CODES, AllocatorClient
 from shim.outcomes import Allocate, Unreachable
 from shim.review import ReviewError
 
-from .books import RULES, Pods, assert_in_step, contents, furnish
+from .books import RULES, Pods, contents, furnish
 from .reviews import NODES, OURS, Json, part, review_by_chance
 
 REVIEWS = int(os.environ.get("FUZZ", "1500"))
@@ -77,7 +78,7 @@ class World:
             assert answer.reason == Reason.SEARCH_INCOMPLETE.name, answer
         if not isinstance(answer, Answer) or not answer.allocation_id:
             self._assert_unchanged(review, before, answer)
-        assert_in_step(self.service)
+        assert_in_step(self.service.engine.ledger._register)
         return answer
 
     def _assert_unchanged(self, review: Json, before: Json, answer: Answer | Unreachable | str) -> None:

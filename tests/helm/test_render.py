@@ -61,6 +61,7 @@ OVERLAYS: dict[str, tuple[str, Values]] = {
     "as it is": ("default", {}),
     "existingSecret": ("own-secrets", {"certificates.mode": "existingSecret", "certificates.caBundle": CA}),
     "failurePolicy Ignore": ("fail-open", {"failurePolicy": "Ignore"}),
+    "two allocators": ("standby", {"allocator.replicas": 2}),
     "certManager": ("cert-manager", {"certificates.mode": "certManager"}),
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.ports import Protocol
+from allocator.journal import records
 from allocator.journal.records import decode_claim, encode_claim
 
 RESERVED = Claim(
@@ -105,3 +107,10 @@ def test_what_many_claims_have_alike_is_one_object() -> None:
 def test_what_is_no_record_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no port|not a claim record|not enough values"):
         decode_claim(text)
+
+
+def test_the_constraints_that_are_kept_to_be_one_object_are_bounded_in_bytes() -> None:
+    for number in range(400):
+        wide = Constraints(selector=tuple((f"{number}-{at:03}", "x" * 100) for at in range(200)))
+        assert decode_claim(encode_claim(replace(BOUND, constraints=wide))).constraints == wide
+    assert records._KEPT.size <= 16 << 20

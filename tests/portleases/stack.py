@@ -120,7 +120,7 @@ class Allocator:
     async def start(self) -> None:
         self.engine.observe(nodes=[node(NODE), node("n2")], lists_pods=True)
         self._running = [asyncio.create_task(self.keeper.run(pace_seconds=3600))]
-        await asyncio.wait_for(self.keeper.synced(), 5)
+        await asyncio.wait_for(self.keeper.recover(0, None), 5)
         self.engine.is_serving = True
 
     async def die(self) -> None:

@@ -16,6 +16,7 @@ from allocator.core.claims import Claim
 from allocator.core.ledger import LEASE_SECONDS
 from allocator.engine import UnavailableError, always
 from allocator.journal.contract import Drop, Put
+from allocator.portleases import keeper
 from allocator.portleases.store import MOST_WRITES
 from hostport.contract import Reason
 from portleases.conftest import World
@@ -327,6 +328,24 @@ async def test_only_a_renewal_that_is_not_stored_spoils_an_orderly_hand_over(wor
 
     assert not await one.keeper.tidy()
     assert await one.keeper.stop()
+
+
+async def test_leases_are_tidied_in_slices_and_what_changes_between_them_counts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "MOST_TIDIED", 1)
+    one = await world.allocator()
+    claims = [await one.lease(f"r{number}", number=21_000 + number) for number in range(3)]
+    world.now += 600
+    for claim in claims:
+        await one.engine.renew(claim.id, None)
+    tidying = asyncio.create_task(one.keeper.tidy())
+    await until(lambda: world.server.count("patch") >= 4)  # the grants, and the first renewal
+    await one.engine.release(claims[-1].id)
+    fresh = await one.lease("fresh", number=21_009)
+
+    assert await tidying
+    assert {claim.id for claim in one.engine.leases()} == {claims[0].id, claims[1].id, fresh.id}
 
 
 # -- the end

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import trustme
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_status import rpc_status
 from shimkit import FakeAllocator
 
@@ -43,6 +44,7 @@ class StandIn:
     answer: Answering = field(default_factory=granting)
     asked: list[AllocateRequest] = field(default_factory=list)
     stream: Streaming | None = None  # how it serves AllocateStream; None: it does not know that call
+    health: health.aio.HealthServicer | None = None
 
     async def allocate(self, request: AllocateRequest, context: Context) -> AllocateResponse:
         self.asked.append(request)
@@ -68,6 +70,8 @@ async def serving(
         )
     handlers = grpc.method_handlers_generic_handler("hostport.v1.AllocatorService", methods)
     server.add_generic_rpc_handlers((handlers,))
+    if servicer.health is not None:
+        health_pb2_grpc.add_HealthServicer_to_server(servicer.health, server)
     where = f"127.0.0.1:{port}"
     bound = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
     await server.start()

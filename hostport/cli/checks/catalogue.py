@@ -150,7 +150,7 @@ CHECKS = {
             when_not=(
                 "It has started, and waits for its Lease, for the first full view of the cluster, or for what a "
                 "predecessor may have admitted (36 s at most). If that does not pass, look at the rights and at "
-                "the API server."
+                "the API server. One that stands by is as it should be: ask the one that serves."
             ),
         ),
         Check(

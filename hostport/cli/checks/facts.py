@@ -56,8 +56,14 @@ RIGHTS = (
     Right("patch", "portleases/status", "hostport.io"),
     *(
         Right(verb, "leases", "coordination.k8s.io", name, is_own=True)
-        for verb, name in (("get", "hostport-allocator"), ("update", "hostport-allocator"), ("create", ""))
+        for verb, name in (
+            ("get", "hostport-allocator"),
+            ("update", "hostport-allocator"),
+            ("watch", "hostport-allocator"),
+            ("create", ""),
+        )
     ),
+    Right("patch", "pods", is_own=True),
     *(
         Right(verb, resource, "", name, is_own=True, is_for_certificates=True)
         for resource, name in (

@@ -248,6 +248,9 @@ def _allocator(facts: Facts) -> Iterator[Finding]:
 def _serves(status: pb.GetStatusResponse) -> Finding:
     if status.serving:
         return _ok("allocator-serves", f"cluster {status.cluster}")
+    if status.lease.served_by:
+        fix = "ask the one that serves: the Service leads to the Pod with the label hostport.io/serving"
+        return _warning("allocator-serves", f"the one that answers stands by, {status.lease.served_by} serves", fix)
     return _failed(
         "allocator-serves", f"it waits for {status.waiting_for}", "wait; if it stays so, see its log and rights"
     )
@@ -267,7 +270,7 @@ def _alone(facts: Facts, status: pb.GetStatusResponse) -> Finding:
     if not status.HasField("lease"):
         return _lone(status, held)
     holder = (held.get(status.lease.namespace) or {}).get("spec", {}).get("holderIdentity", "")
-    if holder and holder != status.lease.identity:
+    if holder and holder != status.lease.identity and not status.lease.served_by:
         cause = f"{holder} holds the Lease, and {status.lease.identity} is who answers"
         return _failed("allocator-alone", cause, "see which allocator --server or the Service leads to")
     return _ok("allocator-alone")
