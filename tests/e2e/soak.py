@@ -20,6 +20,7 @@ from typing import Any
 from e2e.api import Https
 from e2e.manifests import Pod, hostport, port
 from e2e.manifests import pod as bare_pod
+from hostport.contract import Reason
 
 KEPT = 6  # Pods of a client that live at a time
 SLICE = 5  # seconds of one watch
@@ -100,6 +101,10 @@ def _both(one: Pod, other: Pod) -> str:
     return f"{names} on {one['spec']['nodeName']}: {_keys(one)}, {_keys(other)}"
 
 
+_503 = ("503", *(f"{reason.name}: " for reason in Reason if reason.code.admission_status == 503))
+"""What the API server says of such an answer of the webhook's: its own words, or those that came with it."""
+
+
 @dataclass
 class Tally:
     """What the clients were answered."""
@@ -159,7 +164,7 @@ class Clients:
             self.tally.created.append(time.monotonic())
             return [pod["metadata"]["name"]]
         message = answer.json.get("message", "").replace(self._webhook, "")  # its port may have a 503 in it
-        if answer.status == 500 and "failed calling webhook" in message and "503" in message:
+        if answer.status == 500 and "failed calling webhook" in message and any(each in message for each in _503):
             self.tally.unavailable += 1
         else:
             self.tally.others[f"{answer.status} {message}"] += 1
