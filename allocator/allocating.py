@@ -94,7 +94,7 @@ class Allocating:
         level = self._engine.enforced.get(ask.owner.namespace) if ask.owner.is_pod else None
         if level:
             message = (
-                f"namespace {ask.owner.namespace} enforces Pod Security {level}, which refuses hostNetwork:"
+                f"namespace {ask.owner.namespace} enforces Pod Security {level}, which refuses host ports:"
                 " the Pod will not be created"
             )
             yield Warned(Notice.POD_SECURITY, message)

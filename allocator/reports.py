@@ -7,10 +7,11 @@ only where the operator allows that, as a denial does.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 
 from allocator.cluster.happenings import Happening, Subject
-from allocator.core.asks import Refused
+from allocator.core.asks import Mistake, Refused
 from allocator.core.claims import Claim
 from allocator.core.pods import Judge
 from allocator.core.upkeep import Incident, IncidentKind
@@ -25,6 +26,10 @@ SHOWN_HOLDERS = 3
 MOST_TOLD = 20
 """Mistakes of one ask. An Event has room for fewer."""
 
+MOST_WARNINGS = 32
+"""Of one report: there are not so many words."""
+
+WORD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 OF_CALLERS = {Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED}
 ACTIONS = {
     IncidentKind.UNPLACEABLE: "Plan",
@@ -85,21 +90,45 @@ class Reports:
         owner, made_by = request.owner, request.controller
         if refused.mistakes[0].reason in OF_CALLERS:  # no shim asked: whoever did gets no Event written
             return
-        if request.dry_run or owner.kind != "Pod" or not (made_by.kind and made_by.name and owner.controller_uid):
+        subject = _owner(owner.namespace, made_by, owner.controller_uid)
+        if request.dry_run or owner.kind != "Pod" or subject is None:
             return
-        names = (made_by.api_version, made_by.kind, made_by.name, owner.namespace, owner.controller_uid)
-        if max(map(len, names)) > LONGEST_NAME:  # nothing is called that, and it would be remembered
-            return
-        subject = Subject(
-            api_version=made_by.api_version,
-            kind=made_by.kind,
-            namespace=owner.namespace,
-            name=made_by.name,
-            uid=owner.controller_uid,
-        )
         told = (f"{mistake.reason.name}: {mistake.message}" for mistake in refused.mistakes[:MOST_TOLD])
         note = "; ".join(told)
         self._event(Happening(subject=subject, reason="Denied", action="Allocate", note=note))
+
+    def warned(self, request: pb.ReportWarningsRequest) -> None:
+        """Events of the owner: one for each word.
+
+        Raises:
+            Refused: nobody is named, or something is no warning.
+
+        """
+        if len(request.warnings) > MOST_WARNINGS:
+            message = f"{len(request.warnings)} warnings are more than {MOST_WARNINGS}: tell each word once"
+            raise Refused(Mistake(Reason.INVALID_REQUEST, "warnings", message))
+        subject = _owner(request.namespace, request.controller, request.controller_uid)
+        if subject is None:
+            message = f"a controller has namespace, kind, name and uid, each of at most {LONGEST_NAME} characters"
+            raise Refused(Mistake(Reason.INVALID_REQUEST, "controller", message))
+        for warning in request.warnings:
+            if not WORD.fullmatch(warning.reason):  # it need not be one that we know: the shim may be newer
+                message = f"{warning.reason[:64]!r} is no word: write UPPER_SNAKE, at most 64 characters"
+                raise Refused(Mistake(Reason.INVALID_REQUEST, "warnings", message))
+        for warning in request.warnings:
+            self.tell_owner(subject, warning.reason, warning.message)
+
+    def tell_owner(self, subject: Subject, word: str, message: str) -> None:
+        """Tells an owner of a kind of warning, once."""
+        self._event(Happening(subject=subject, reason="Warned", action="Admit", note=f"{word}: {message}", kind=word))
+
+
+def _owner(namespace: str, made_by: pb.Controller, uid: str) -> Subject | None:
+    """Whom an Event is about; None where nothing is called that: it would be remembered."""
+    names = (made_by.api_version, made_by.kind, made_by.name, namespace, uid)
+    if max(map(len, names)) > LONGEST_NAME or not all((namespace, made_by.kind, made_by.name, uid)):
+        return None
+    return Subject(api_version=made_by.api_version, kind=made_by.kind, namespace=namespace, name=made_by.name, uid=uid)
 
 
 def _concerns_all(incident: Incident) -> bool:

@@ -82,6 +82,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self._engine = engine
         self._guard = guard
         self._status = status
+        self._reports = reports
         self._allocating = Allocating(engine, metrics, reports, guard, decisions, status.callers)
         self._streams = Streams()
         self._watchers = Watchers(engine.ledger)
@@ -264,6 +265,15 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
                 for claim in self._engine.ledger.holders(name, protocol, number)
             ]
         )
+
+    async def ReportWarnings(  # noqa: N802
+        self, request: pb.ReportWarningsRequest, context: Context
+    ) -> pb.ReportWarningsResponse:
+        async with _answering(context):
+            await self._guard.reporting(context)
+            self._engine.check_serving()
+            self._reports.warned(request)
+        return pb.ReportWarningsResponse()
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
         async with _answering(context):

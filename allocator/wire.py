@@ -25,6 +25,7 @@ from hostport.bounds import (
     LONGEST_DESCRIPTION,
     LONGEST_NAME,
     LONGEST_REQUEST_ID,
+    MOST_AVOIDED,
     MOST_PORTS,
     Bound,
 )
@@ -105,6 +106,7 @@ def parse_allocate(request: pb.AllocateRequest) -> Ask:
         ttl=_ask_ttl(request, owner, mistakes),
         host_network=request.host_network,
         carried_id=request.allocation_id,
+        avoid=_avoided(request, mistakes),
     )
     mistakes += _too_long(request)
     if mistakes:
@@ -237,6 +239,7 @@ def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mis
         container_port=asked.container_port,
         host_port=asked.host_port,
         host_ip=asked.host_ip,
+        is_former=asked.former,
     )
     field = f"ports[{position}]"
     if port.container_port > MAX_PORT or (owner.is_pod and not port.container_port):
@@ -252,6 +255,17 @@ def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mis
     elif port.host_ip and not _is_ip(port.host_ip):
         _invalid(mistakes, f"{field}.host_ip", f"{field}.host_ip {port.host_ip!r} is no IP address")
     return port
+
+
+def _avoided(request: pb.AllocateRequest, mistakes: list[Mistake]) -> tuple[int, ...]:
+    numbers = request.avoid
+    if len(numbers) > MOST_AVOIDED:
+        _invalid(mistakes, "avoid", f"avoid has {len(numbers)} numbers, more than {MOST_AVOIDED}")
+        return ()
+    for number in numbers:
+        if not 1 <= number <= MAX_PORT:
+            _out_of_range(mistakes, "avoid", f"avoid: {number}")
+    return tuple(numbers)
 
 
 def _ask_ttl(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake]) -> float | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.measure import Arm, Row, Sample, alternate, median
 from bench.options import Options
 from bench.processes import load
-from bench.rpc import ALLOCATE, allocator, request
+from bench.rpc import ALLOCATE, UNBOUNDED, allocator, request
 from bench.scale import SIMULATOR
 
 EVENTS = 2_000.0
@@ -54,9 +54,7 @@ def _arm(rate: float, body: Path, options: Options) -> Arm:
             kubeconfig = Path(name) / "kubeconfig"
             with simulator(rate) as url:
                 kubeconfig.write_text(json.dumps(kubeconfig_of(url)))
-                # These Pods never appear, which a namespace may do 500 times.
-                bounds = ("--namespace-reservations=0", "--namespace-reserved-ports=0")
-                flags = ("--cluster=kubernetes", f"--kubeconfig={kubeconfig}", *bounds)
+                flags = ("--cluster=kubernetes", f"--kubeconfig={kubeconfig}", *UNBOUNDED)
                 with allocator("sqlite", *flags) as (address, _):
                     begin, before = time.monotonic(), _told(url)
                     report = load(

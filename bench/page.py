@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.measure import Arm, Row, Sample, alternate, median
 from bench.options import Options
 from bench.processes import CHECKOUT, ProcessError, free_address
-from bench.rpc import allocator, call, request
+from bench.rpc import UNBOUNDED, allocator, call, request
 
 NODES, PODS = 1_000, 150_000
 READERS = 5
@@ -68,7 +68,8 @@ def _objects() -> Iterator[object]:
 def _arm(readers: int, body: Path, cluster: Path, options: Options) -> Arm:
     def arm() -> Sample:
         http = free_address()
-        with allocator("memory", f"--cluster=file:{cluster}", f"--http={http}") as (address, process):
+        flags = (f"--cluster=file:{cluster}", f"--http={http}", *UNBOUNDED)
+        with allocator("memory", *flags) as (address, process):
             with _reading(http, readers) as report:
                 before = process.cpu_seconds()
                 figures = call(address, body, CONCURRENCY, options)

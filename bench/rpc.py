@@ -26,6 +26,9 @@ ALLOCATE = "/hostport.v1.AllocatorService/Allocate"
 WIDE_RANGE = pb.PortRange(min=10000, max=60000)
 SERIAL = TOKEN.decode()
 
+UNBOUNDED = ("--namespace-reservations=0", "--namespace-reserved-ports=0")
+"""For an allocator that sees Pods, while those that are asked for never appear: a namespace may have 500 such."""
+
 
 def request() -> pb.AllocateRequest:
     """What the shim asks for a Pod of a ReplicaSet with two ports; TOKEN where requests differ."""

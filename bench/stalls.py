@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from http.client import HTTPConnection
 from itertools import count
 from typing import Any
@@ -665,8 +664,18 @@ def leases_tidied(place: Place) -> None:
     place.on_loop(_restore, place, claims)
     shelf = Shelf()
     for claim in claims:
-        told = Stored(namespace="lessee", name=claim.id, uid=claim.id, version=1, id=claim.id, claim=claim)
-        shelf.put(replace(told, left=ttl_of(claim, 0.0), expires=shown_end(claim, 0.0)))
+        shelf.put(
+            Stored(
+                namespace="lessee",
+                name=claim.id,
+                uid=claim.id,
+                version=1,
+                id=claim.id,
+                claim=claim,
+                left=ttl_of(claim, 0.0),
+                expires=shown_end(claim, 0.0),
+            )
+        )
     journal = LeaseJournal(place.journal, _Nothing(), shelf, now=place.engine.now)  # type: ignore[arg-type]
     keeper = LeaseKeeper(
         _Nothing(),  # type: ignore[arg-type]

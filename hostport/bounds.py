@@ -14,6 +14,9 @@ from __future__ import annotations
 from enum import Enum
 
 MOST_PORTS = 512
+MOST_AVOIDED = 512
+"""Numbers that the probes and hooks of a Pod name and that none of its ports has."""
+
 LONGEST_NAME = 253
 """Characters of a name, a namespace or a uid: a DNS subdomain, the longest name that Kubernetes has."""
 
@@ -53,6 +56,15 @@ class Bound(Enum):
     MANAGERS = ("entries of managed fields", 256, "Create the Pod without them: the API server writes them")
     SYSCTLS = ("sysctls", 512, "Set those that count")
     OBJECTS = ("opening braces in the review", 32_768, "Split the Pod, or use envFrom with a ConfigMap")
+    LABELS = ("labels", 1024, "Keep what nobody selects by in annotations")
+    TEXTS = (
+        "characters of args, commands and variables (8 more for each), with hostport.io/rewrite,",
+        64 << 10,
+        "Keep long texts in a ConfigMap, or remove hostport.io/rewrite",
+    )
+    COMMANDS = ("bytes of args and commands of all containers", 512 << 10, "Keep long scripts in a ConfigMap")
+    PUBLISHED = ("targets of hostport.io/publish annotations", 128, "Publish what is read")
+    UNDECLARED = ("numbers that probes and hooks name and no port has", MOST_AVOIDED, "Declare them in ports")
     PATCH = (
         "bytes of the patch, for HOSTPORT_ variables of every port in every container,",
         LARGEST_PATCH,

@@ -71,6 +71,16 @@ class Reason(Enum):
         "The Pod has a field that Kubernetes refuses together with hostNetwork, or that breaks with it",
         "Remove the field that the message names, or remove `hostport.io/enabled`.",
     )
+    NETWORK_MISMATCH = (
+        Code.INVALID_ARGUMENT,
+        "`hostport.io/network` is `Pod`, and the Pod has `hostNetwork: true`",
+        "Remove `hostNetwork`, or set `hostport.io/network` to `Host`.",
+    )
+    PUBLISH_INVALID = (
+        Code.INVALID_ARGUMENT,
+        "A `hostport.io/publish-<port>` names no port of the Pod, or a target that is none or that others act on",
+        "Name a port, and `env:NAME`, `annotation:KEY` or `label:KEY` with a key of your own domain.",
+    )
     # -- the request (shim and allocator)
     NUMBER_OUT_OF_RANGE = (
         Code.INVALID_ARGUMENT,
@@ -315,7 +325,7 @@ class Notice(Enum):
     NODE_PORT_RANGE = "The range or a number meets the Service NodePort range, 30000-32767"
     PRIVILEGED_PORT = "A number is below 1024"
     RESERVED_PORT = "`Static`, `Passthrough` or a kept hostPort names a number that the operator reserves"
-    POD_SECURITY = "The namespace enforces Pod Security baseline or restricted, which refuse hostNetwork"
+    POD_SECURITY = "The namespace enforces Pod Security baseline or restricted, which refuse hostNetwork and host ports"
     BARE_POD_APPLIED = "A bare Pod was applied: applying it again unchanged fails, as its containerPort changed"
     NO_CANDIDATE = "No node satisfies the Pod's constraints: it is admitted and stays Pending"
     ENV_KEPT = "A HOSTPORT_ variable with valueFrom is kept as it is"
@@ -326,6 +336,23 @@ class Notice(Enum):
     BEHIND_PREEMPTED = "A holder of the number has a lower priority: the scheduler may preempt it"
     ALL_FULL = "Every candidate is full, and `when-full` is `Pending`: the Pod stays Pending until there is room"
     PORT_APPEARED = "A port appeared after the allocation (another webhook) and is held as it stands"
+    # -- what the program behind the number may not know
+    OLD_NUMBER = "An old number stands in args, command, env, an exec probe or hook, or in `prometheus.io/port`"
+    PORT_MOVED = "A port moved, and nothing in the Pod names its HOSTPORT_ variable"
+    MAPPED_PORT = "A hostPort that was mapped to another containerPort becomes the program's own"
+    UNDECLARED_PORT = "A probe or hook asks a number that no port of the Pod has: hostNetwork puts it on the node"
+    PROBE_HOST = "A probe or hook asks another host at a number that moved, and stays as it is"
+    HOSTNAME_IS_NODE = "Command, args or env use the hostname, which with hostNetwork is the node's"
+    INIT_PORT = "A port of an ordinary init container becomes a host port by the API server's defaulting"
+    HOST_PORT_REPLACED = (
+        "With `hostNetwork: true` a hostPort equal to its containerPort counts as unset, and was replaced"
+    )
+    FORMER_ENV = "A HOSTPORT_ variable of another life was removed: the Pod was restored or copied"
+    MANY_PORTS = "More than 32 ports with `hostport.io/network: Pod`: the node writes rules for each"
+    SERVICE_OLD_PORT = "A Service that selects the Pod has a numeric or defaulted targetPort that moved"
+    # -- the annotations
+    UNKNOWN_ANNOTATION = "An annotation under `hostport.io/` is none of ours"
+    UNUSED_SETTING = "A setting that the policy or the network does not use"
 
 
 def render_markdown() -> str:

@@ -17,6 +17,7 @@ from hostport.flags import ALSO_TRUST, CERTIFICATE_DELAY, Flag, add_flags, addre
 from hostport.supervision import LoopError
 from shim.render import RenderOptions, render
 from shim.runtime import Options, serve
+from shim.settings import NETWORKS
 from shim.tls import VERSIONS
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -44,6 +45,14 @@ def _version(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    if text not in NETWORKS:
+        raise ValueError(f"{text!r} is none of {', '.join(NETWORKS)}")
+    return text
+
+
+NETWORK_FLAG = Flag("default-network", "Host", "network of Pods without hostport.io/network: Host or Pod", _network)
+
 ALLOCATOR_FLAGS = (
     Flag("allocator", "127.0.0.1:50051", "where the allocator listens", address),
     Flag("allocator-ca", "", "trust the allocator's certificate by this CA file; plain text without TLS files", _file),
@@ -66,6 +75,7 @@ SERVE_FLAGS = (
         "HOST:PORT of every allocator: calls go to the one that serves, by the certificate of --allocator",
     ),
     CERTIFICATE_DELAY,
+    NETWORK_FLAG,
     Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _count),
     Flag(
         "reuse-port",
@@ -83,9 +93,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_flags(commands.add_parser("serve", help="serve the webhook"), SERVE_FLAGS, os.environ)
     rendering = commands.add_parser("render", help="show what the webhook would make of manifests; reserves nothing")
     rendering.add_argument("-f", "--file", required=True, action="append", help="YAML or JSON file, - for stdin")
-    rendering.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="what to print [yaml]")
+    rendering.add_argument(
+        "-o", "--output", choices=("yaml", "json", "diff"), default="yaml", help="what to print [yaml]"
+    )
+    rendering.add_argument("-n", "--namespace", default="default", help="of objects that do not say [default]")
+    rendering.add_argument(
+        "--pod-template", action="append", default=[], help="path of a Pod template in a kind that is not known"
+    )
+    rendering.add_argument("--strict", action="store_true", help="warnings end in exit status 1 too")
     rendering.add_argument("--offline", action="store_true", help="ask nobody: an empty cluster of one node")
-    add_flags(rendering, ALLOCATOR_FLAGS, os.environ)
+    add_flags(rendering, (NETWORK_FLAG, *ALLOCATOR_FLAGS), os.environ)
     return parser
 
 
@@ -105,6 +122,7 @@ def serve_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
         credentials=credentials(parser, flags),
         certificate_delay=flags.certificate_delay,
         max_concurrent=flags.max_concurrent,
+        own_network=NETWORKS[flags.default_network],
         reuse_port=flags.reuse_port,
         shutdown_delay=flags.shutdown_delay,
     )
@@ -114,6 +132,10 @@ def render_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) -
     return RenderOptions(
         files=flags.file,
         output=flags.output,
+        own_network=NETWORKS[flags.default_network],
+        namespace=flags.namespace,
+        templates=flags.pod_template,
+        is_strict=flags.strict,
         allocator=None if flags.offline else flags.allocator,
         credentials=credentials(parser, flags),
     )

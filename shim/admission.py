@@ -11,15 +11,15 @@ import msgspec
 from msgspec.structs import replace
 
 from hostport.contract import Reason
-from hostport.v1.allocator_pb2 import AllocateResponse
+from hostport.v1.allocator_pb2 import WHEN_FULL_PENDING, AllocateRequest, AllocateResponse
 from shim import answers
 from shim.held import AllocationError
-from shim.outcomes import About, Allocate, Mistake, Refused, Remark, Unreachable
+from shim.outcomes import About, Allocate, Mistake, Refused, Remark, Unreachable, quoted
 from shim.patch import build_patch
 from shim.pods import Pod
 from shim.pointers import Op
 from shim.review import Ask, Denied, NotOurs, parse_review
-from shim.settings import MAX_PORT, MIN_PORT, STRIDE
+from shim.settings import ALLOCATION_ID, ALLOCATIONS, ENABLED, MAX_PORT, MIN_PORT, POLICY, STRIDE, WHEN_FULL
 
 NEUTRAL = frozenset(
     reason.name
@@ -34,6 +34,21 @@ NEUTRAL = frozenset(
     )
 )
 """What a probe with a neutral range may be told about numbers that the user did not ask for."""
+
+ROOM = frozenset({Reason.RANGE_EXHAUSTED.name, Reason.PORT_CONFLICT.name})
+"""Refusals that end when somebody goes or a node comes."""
+
+INDEXED = frozenset(
+    reason.name
+    for reason in (
+        Reason.INDEX_EXCEEDS_STRIDE,
+        Reason.NUMBER_BEYOND_RANGE,
+        Reason.PORT_RESERVED,
+        Reason.OWN_PORTS_COLLIDE,
+        Reason.PORT_CONFLICT,
+    )
+)
+"""Refusals of a number that an index makes."""
 
 FIELDS = {
     "range": f"annotations {MIN_PORT}, {MAX_PORT}",
@@ -58,10 +73,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     numbers: tuple[int, ...] = ()
     ops: tuple[Op, ...] = ()
     warnings: tuple[Remark, ...] = ()
+    asked: AllocateRequest | None = None  # what was granted: it names the Pod's owner
 
 
-async def admit(body: bytes, allocate: Allocate, *, probe: Allocate) -> Answer | Unreachable:
-    """Answers a review.
+async def admit(body: bytes, allocate: Allocate, *, probe: Allocate, own_network: bool = False) -> Answer | Unreachable:
+    """Answers a review. `own_network`: whether a Pod that does not say keeps a network of its own.
 
     A Pod that is denied anyway is worth little waiting: `probe` is asked, with less patience than `allocate`, what
     the allocator would find wrong besides.
@@ -70,7 +86,7 @@ async def admit(body: bytes, allocate: Allocate, *, probe: Allocate) -> Answer |
         ReviewError: the body cannot be answered at all.
 
     """
-    match parse_review(body):
+    match parse_review(body, own_network=own_network):
         case NotOurs() as left_alone:
             return _untouched(left_alone)
         case Denied() as found:
@@ -94,7 +110,8 @@ def _settled(ask: Ask, outcome: AllocateResponse | Refused | Unreachable) -> Ans
         case Unreachable():
             return replace(outcome, about=ask.about)
         case Refused(code, mistakes):
-            return _denied(ask.about, Refused(code, _in_users_words(mistakes, ask.pod)))
+            waits = ask.request.when_full == WHEN_FULL_PENDING
+            return _denied(ask.about, Refused(code, _in_users_words(mistakes, ask.pod, ask.index_from, waits=waits)))
         case response:
             return _patched(ask, response)
 
@@ -115,6 +132,7 @@ def _patched(ask: Ask, response: AllocateResponse) -> Answer | Unreachable:
         numbers=tuple(port.host_port for port in allocation.ports),
         ops=tuple(ops),
         warnings=warnings,
+        asked=ask.request,
     )
 
 
@@ -133,11 +151,35 @@ async def _with_allocators_words(found: Denied, probe: Allocate) -> Refused:
     if not isinstance(outcome, Refused) or outcome.code != 422:
         return Refused(422, found.mistakes)
     told = [each for each in outcome.mistakes if not (found.is_neutral and each.reason in NEUTRAL)]
-    return Refused(422, (*found.mistakes, *(_in_users_words(told, found.pod) if found.pod else ())))
+    return Refused(422, (*found.mistakes, *(_in_users_words(told, found.pod, found.index_from) if found.pod else ())))
 
 
-def _in_users_words(mistakes: list[Mistake] | tuple[Mistake, ...], pod: Pod) -> tuple[Mistake, ...]:
-    return tuple(Mistake(each.reason, users_field(each.field, pod), each.message) for each in mistakes)
+def _in_users_words(
+    mistakes: list[Mistake] | tuple[Mistake, ...], pod: Pod, index_from: str, *, waits: bool = True
+) -> tuple[Mistake, ...]:
+    return tuple(
+        Mistake(
+            each.reason,
+            users_field(each.field, pod),
+            each.message + _for_the_reader(each.reason, pod, index_from, waits=waits),
+        )
+        for each in mistakes
+    )
+
+
+def _for_the_reader(reason: str, pod: Pod, index_from: str, *, waits: bool) -> str:
+    """What only the shim knows to say: it alone has read the annotations, and where the Pod comes from."""
+    said = ""
+    if reason in ROOM and not waits:
+        said += f'. {WHEN_FULL}: "Pending" lets the Pod wait and start when there is room'
+    if reason in INDEXED and index_from == "metadata.name":
+        said += f". The index is the end of metadata.name, {quoted(pod.name)}: it may be there by chance"
+    if reason == Reason.NO_INDEX.name and (ALLOCATIONS in pod.annotations or ALLOCATION_ID in pod.annotations):
+        said += (
+            ". The Pod is a copy or was restored (kubectl debug --copy-to, a backup), and has no index of its own: set"
+            f" {POLICY}: Dynamic in it, or leave out {ENABLED}"
+        )
+    return said
 
 
 def users_field(field: str, pod: Pod) -> str:

@@ -29,7 +29,9 @@ def allowed(uid: str, *, ops: Sequence[Op] = (), warnings: Iterable[Remark] = ()
     if ops:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(_encode(ops)).decode("ascii")
-    return _review(response, warnings, {"allocation-id": allocation_id})
+    told = list(warnings)
+    codes = ",".join(dict.fromkeys(warning.reason for warning in told))
+    return _review(response, told, {"allocation-id": allocation_id, "warnings": codes})
 
 
 def denied(uid: str, *, code: int, mistakes: Sequence[Mistake]) -> Review:

@@ -6,14 +6,16 @@ Rule: what comes in under these names proves nothing and is replaced; what is no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from shim.held import Held
 from shim.pods import Pod
 from shim.pointers import Op, add, escaped, remove
-from shim.settings import ALLOCATED, ALLOCATION_ID, ALLOCATIONS, PREFIX
+from shim.settings import ALLOCATED, ALLOCATION_ID, ALLOCATIONS, PREFIX, REWRITTEN, WARNINGS
+
+TOLD = frozenset({ALLOCATION_ID, WARNINGS, REWRITTEN})
 
 _encode = msgspec.json.Encoder().encode
 
@@ -21,10 +23,13 @@ LONGEST_NAME = 63
 """Of the part behind the slash; Kubernetes refuses more."""
 
 
-def audit_ops(pod: Pod, held: tuple[Held, ...], allocation_id: str) -> Iterator[Op]:
-    wanted = audit_annotations(held, allocation_id)
+def audit_ops(
+    pod: Pod, held: tuple[Held, ...], allocation_id: str, more: Mapping[str, str] | None = None
+) -> Iterator[Op]:
+    """`more`: what else is told, by name of the annotation."""
+    wanted = audit_annotations(held, allocation_id) | dict(more or {})
     for name in pod.annotations:
-        is_ours = name.startswith(ALLOCATED) or name == ALLOCATION_ID
+        is_ours = name.startswith(ALLOCATED) or name in TOLD
         if is_ours and name not in wanted:
             yield remove(_pointer(name))
     for name, value in wanted.items():

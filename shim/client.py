@@ -6,9 +6,9 @@ Rules:
   else, words of ours or not, means that nothing is known, and the webhook's failurePolicy decides.
 * Asks share one stream, so that many of them cost little more than one; see `shim.stream`. What the stream cannot do is
   done by a call of its own.
-* With replicas of the allocator there is a connection to each, and calls go to the one whose health says it serves:
-  when another takes over, a call goes there at once, and no connection has to be made first. Each is known by the
-  certificate's name that the address of the one allocator has.
+* Calls go to an allocator whose health says that it serves. With replicas there is a connection to each: when another
+  takes over, a call goes there at once, and no connection has to be made first. Each is known by the certificate's name
+  that the address of the one allocator has.
 * Nothing waits past the caller's deadline. Within it a call waits for a connection, and is repeated when the allocator
   went away under it: request_id makes that safe, and the channel's throttle keeps it from becoming a storm.
 """
@@ -28,7 +28,7 @@ from hostport.contract import DOMAIN, Reason
 from hostport.credentials import Credentials
 from hostport.files import FileWatch
 from hostport.flags import Address
-from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse, ReportWarningsRequest
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
 from hostport.version import program_version
 from shim.handshake import Doctor
@@ -48,7 +48,10 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 CLOSING_GRACE = 30.0
 """Seconds that calls under way have when their channel is replaced or closed: no deadline is longer."""
 
-RETRIES = {
+REPORT_PATIENCE = 5.0
+"""Seconds that warnings have to be told. Nobody waits for it."""
+
+SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [{"service": "hostport.v1.AllocatorService"}],
@@ -62,14 +65,10 @@ RETRIES = {
         }
     ],
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-}
-
-HEALTH_CHECKED = {
-    **RETRIES,
+    # An allocator that listens and does not serve yet, or stands by, is waited for as one that does not listen.
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": "hostport.v1.AllocatorService"},
 }
-"""Among several, those alone that serve. Two never do."""
 
 CHANNEL_OPTIONS = (
     ("grpc.primary_user_agent", f"hostport-shim/{program_version()}"),
@@ -84,6 +83,7 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
 )
 
 
@@ -99,8 +99,7 @@ class AllocatorClient:
         """
         self._address = address
         self._target = replicas or str(address)
-        service = json.dumps(HEALTH_CHECKED if replicas else RETRIES)
-        self._options: tuple[tuple[str, str | int], ...] = (*CHANNEL_OPTIONS, ("grpc.service_config", service))
+        self._options: tuple[tuple[str, str | int], ...] = CHANNEL_OPTIONS
         if replicas:
             self._options += (
                 ("grpc.default_authority", str(address)),
@@ -128,6 +127,14 @@ class AllocatorClient:
         if answer is not None and answer.code != UNAVAILABLE:
             return _outcome(_CODES[answer.code], answer.message, answer)
         return self._explained(await self._ask_alone(request, deadline))
+
+    async def report(self, request: ReportWarningsRequest) -> bool:
+        """Tells what was warned of. Whether that is done with: also where an older allocator does not know the call."""
+        try:
+            await self._stub.ReportWarnings(request, timeout=REPORT_PATIENCE)
+        except grpc.aio.AioRpcError as error:
+            return error.code() in {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT}
+        return True
 
     async def _ask_alone(self, request: AllocateRequest, deadline: float) -> AllocateResponse | Refused | Unreachable:
         """A call of its own: waits for a connection, and is repeated."""

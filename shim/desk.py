@@ -9,10 +9,11 @@ from typing import Protocol
 
 from hostport.contract import Reason
 from hostport.flags import duration
-from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
+from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse, ReportWarningsRequest
 from shim.admission import Answer, admit
 from shim.metrics import Metrics
 from shim.outcomes import Refused, Unreachable
+from shim.telling import Teller
 
 MOST_BYTES = 64 << 20
 """Bytes of all bodies that are under way, as far as they have come, and of answers that are not read. A Pod has some
@@ -36,6 +37,9 @@ class Allocator(Protocol):
 
     async def allocate(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
         """Never raises for what an allocator may answer."""
+
+    async def report(self, request: ReportWarningsRequest) -> bool:
+        """Tells what was warned of; whether it was taken."""
 
 
 def patience(timeout: str) -> float:
@@ -106,22 +110,34 @@ class Visit:
 class Desk:
     """What the handlers share: whom to ask, what to count, how many at once."""
 
-    def __init__(self, *, allocator: Allocator, metrics: Metrics, max_concurrent: int) -> None:
+    def __init__(
+        self, *, allocator: Allocator, metrics: Metrics, max_concurrent: int, own_network: bool = False
+    ) -> None:
         self.metrics = metrics
         self.is_draining = False
         self._allocator = allocator
         self._max_concurrent = max_concurrent
+        self._own_network = own_network  # of a Pod that does not say
         self._in_flight = 0  # from their headers on
         self._answering = 0  # whose bodies are whole
         self._bytes = 0
         self._bytes_of: Counter[str] = Counter()
         self._asking: Counter[str] = Counter()  # by namespace
+        self._teller = Teller(allocator.report)
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def admit(self, body: bytes, *, deadline: float) -> Answer | Unreachable:
         soon = min(deadline, asyncio.get_running_loop().time() + PROBE_PATIENCE)
-        return await admit(body, partial(self._ask, deadline=deadline), probe=partial(self._ask, deadline=soon))
+        answer = await admit(
+            body,
+            partial(self._ask, deadline=deadline),
+            probe=partial(self._ask, deadline=soon),
+            own_network=self._own_network,
+        )
+        if isinstance(answer, Answer):
+            self._teller.tell(answer)
+        return answer
 
     async def _ask(self, request: AllocateRequest, *, deadline: float) -> AllocateResponse | Refused | Unreachable:
         clock = asyncio.get_running_loop().time
@@ -180,4 +196,6 @@ class Desk:
             await asyncio.wait_for(self._idle.wait(), patience)
         except TimeoutError:
             return False
+        finally:
+            await self._teller.close()
         return True

@@ -4,14 +4,15 @@ Rules:
 
 * They stand first, so that `$(HOSTPORT_PRIMARY)` works in args and in later variables.
 * A literal under one of our names is ours and is replaced: a restored or copied Pod carries the numbers of another
-  life, and the program would bind them. A `valueFrom` is the user's, and stays.
+  life, and the program would bind them. What nothing of this life explains is removed from such a Pod. A `valueFrom` is
+  the user's, and stays.
 * Inside a container its own port's name wins, elsewhere the first in port order. Two different ports of one name never
   share a variable: the first has it, and people are told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -31,25 +32,61 @@ MOST_NAMED = 20
 Entries = dict[str, dict[str, Any]]
 
 
-def env_ops(pod: Pod, held: tuple[Held, ...]) -> tuple[list[Op], list[Remark]]:
-    """Puts the variables into every container and init container where they are not right already."""
+def env_ops(
+    pod: Pod,
+    held: tuple[Held, ...],
+    *,
+    injects: bool = True,
+    published: Mapping[int, Entries] | None = None,
+    is_from_elsewhere: bool = False,
+) -> tuple[list[Op], list[Remark]]:
+    """Puts the variables into every container and init container where they are not right already.
+
+    Args:
+        pod: the Pod.
+        held: its ports.
+        injects: whether our own variables are wanted.
+        published: the variables that the user wants to have the numbers too, by place of container.
+        is_from_elsewhere: whether it brings variables of another life.
+
+    """
     ops: list[Op] = []
     clashes: dict[str, None] = {}
     kept: dict[str, None] = {}
+    former: dict[str, None] = {}
+    published = published or {}
     having_ports = {each.at for each in held}
     elsewhere: Entries | None = None  # what every container without ports gets
     for at, container in enumerate(pod.containers):
-        if at in having_ports or elsewhere is None:
+        if not injects:
+            wanted = {}
+        elif at in having_ports or elsewhere is None:
             wanted = wanted_env(at, held, clashes)
             elsewhere = elsewhere if at in having_ports else wanted
         else:
             wanted = elsewhere
+        if at in published:
+            wanted = wanted | published[at]
         foreign = {_name(entry) for entry in container.env or () if _name(entry) in wanted and _is_foreign(entry)}
         if foreign:
             kept.update((f"{name} of {container.name}", None) for name in wanted if name in foreign)
             wanted = {name: entry for name, entry in wanted.items() if name not in foreign}
-        ops += _container_ops(container, wanted)
-    return ops, [*_clash_remarks(clashes), *_kept_remarks(kept)]
+        gone = _former(container, wanted, foreign) if is_from_elsewhere and injects else []
+        former.update((f"{_name(container.env[place])} of {container.name}", None) for place in gone if container.env)
+        ops += _container_ops(container, wanted, gone)
+    return ops, [*_clash_remarks(clashes), *_kept_remarks(kept), *_former_remarks(former)]
+
+
+def _former(container: Container, wanted: Entries, foreign: Collection[str]) -> list[int]:
+    """The places of literals under our prefix that nothing of this life explains."""
+    return [
+        at
+        for at, entry in enumerate(container.env or ())
+        if _name(entry).startswith(PREFIX)
+        and not entry.get("valueFrom")
+        and _name(entry) not in wanted
+        and _name(entry) not in foreign
+    ]
 
 
 def wanted_env(at: int, held: tuple[Held, ...], clashes: dict[str, None]) -> Entries:
@@ -80,14 +117,14 @@ def variable_part(name: str) -> str:
     return name.upper().replace("-", "_")
 
 
-def _container_ops(container: Container, wanted: Entries) -> list[Op]:
+def _container_ops(container: Container, wanted: Entries, gone: list[int]) -> list[Op]:
     pointer = f"{container.pointer}/env"
     if container.env is None:
         return [add(pointer, list(wanted.values()))] if wanted else []
     ours = [at for at, entry in enumerate(container.env) if _name(entry) in wanted]
     if len(ours) == len(wanted) and all(_is_right(container.env[at], wanted) for at in ours):
-        return []
-    removals = [remove(f"{pointer}/{at}") for at in reversed(ours)]
+        return [remove(f"{pointer}/{at}") for at in reversed(gone)]
+    removals = [remove(f"{pointer}/{at}") for at in sorted([*ours, *gone], reverse=True)]
     return removals + [add(f"{pointer}/{at}", entry) for at, entry in enumerate(wanted.values())]
 
 
@@ -118,6 +155,11 @@ def _clash_remarks(names: Iterable[str]) -> Iterator[Remark]:
 def _kept_remarks(names: Iterable[str]) -> Iterator[Remark]:
     if names:
         yield remark(Notice.ENV_KEPT, f"valueFrom is kept, so it need not be the allocated port: {_some(names)}")
+
+
+def _former_remarks(names: Iterable[str]) -> Iterator[Remark]:
+    if names:
+        yield remark(Notice.FORMER_ENV, f"numbers of another life of the Pod were removed: {_some(names)}")
 
 
 def _some(names: Iterable[str]) -> str:

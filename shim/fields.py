@@ -92,8 +92,12 @@ def text_map(parent: Json, key: str, path: str) -> dict[str, str]:
     return {name: "" if value is None else as_text(value, f"{where}[{quoted(name)}]") for name, value in found.items()}
 
 
-def texts(parent: Json, key: str, path: str) -> list[str]:
-    return [as_text(value, f"{join(path, key)}[{at}]") for at, value in enumerate(json_list(parent, key, path))]
+def texts(parent: Json, key: str, path: str) -> tuple[str, ...]:
+    """The elements of a list of text; none when absent."""
+    found = json_list(parent, key, path)
+    if {*map(type, found)} <= _TEXT_ALONE:
+        return tuple(found)
+    return tuple([as_text(value, f"{join(path, key)}[{at}]") for at, value in enumerate(found)])
 
 
 def as_object(value: object, path: str) -> Json:

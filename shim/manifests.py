@@ -45,8 +45,10 @@ def admission_review(pod: Json, uid: str, *, dry_run: bool) -> Review:
     }
 
 
-def pods_of(manifest: Json) -> Iterator[dict[str, Any]]:
+def pods_of(manifest: Json, namespace: str = "default") -> Iterator[dict[str, Any]]:
     """The Pods of one document, in the order of their creation; none for kinds that make none.
+
+    `namespace` is that of objects that do not say.
 
     Raises:
         FieldError: the manifest has an impossible type.
@@ -55,24 +57,24 @@ def pods_of(manifest: Json) -> Iterator[dict[str, Any]]:
     kind, metadata, spec = text(manifest, "kind", ""), json_object(manifest, "metadata", ""), _spec(manifest)
     match kind:
         case "Pod":
-            yield _defaulted(dict(deepcopy(manifest)), text(metadata, "namespace", "metadata"))
+            yield _defaulted(dict(deepcopy(manifest)), text(metadata, "namespace", "metadata") or namespace)
         case "CronJob":
             job = json_object(spec, "jobTemplate", "spec")
-            yield from pods_of({"kind": "Job", "spec": job.get("spec"), "metadata": metadata})
+            yield from pods_of({"kind": "Job", "spec": job.get("spec"), "metadata": metadata}, namespace)
         case "StatefulSet":
             start = integer(json_object(spec, "ordinals", "spec"), "start", "spec.ordinals")
             for index in range(start, start + _count(spec, "replicas")):
-                yield _made(manifest, _stateful(text(metadata, "name", "metadata"), index))
+                yield _made(manifest, _stateful(text(metadata, "name", "metadata"), index), namespace)
         case "Deployment" | "ReplicaSet" | "ReplicationController":
             for _ in range(_count(spec, "replicas")):
-                yield _made(manifest, {})
+                yield _made(manifest, {}, namespace)
         case "DaemonSet":
-            yield _made(manifest, {})
+            yield _made(manifest, {}, namespace)
         case "Job":
-            yield from _job_pods(manifest, spec)
+            yield from _job_pods(manifest, spec, namespace)
         case _ if kind.endswith("List"):
             for _, _, item in json_objects(manifest, "items", ""):
-                yield from pods_of(item)
+                yield from pods_of(item, namespace)
 
 
 def _spec(manifest: Json) -> Json:
@@ -91,35 +93,48 @@ def _stateful(name: str, index: int) -> Json:
     return {"name": f"{name}-{index}", "labels": labels}
 
 
-def _job_pods(manifest: Json, spec: Json) -> Iterator[dict[str, Any]]:
+def _job_pods(manifest: Json, spec: Json, namespace: str) -> Iterator[dict[str, Any]]:
     name = text(json_object(manifest, "metadata", ""), "name", "metadata")
     if spec.get("completionMode") != "Indexed":
         for _ in range(min(_count(spec, "parallelism"), _count(spec, "completions") or 1)):
-            yield _made(manifest, {})
+            yield _made(manifest, {}, namespace)
         return
     for index in range(_count(spec, "completions")):
         mark = {COMPLETION_INDEX: str(index)}
-        yield _made(manifest, {"generateName": f"{name}-{index}-", "labels": mark, "annotations": mark})
+        yield _made(manifest, {"generateName": f"{name}-{index}-", "labels": mark, "annotations": mark}, namespace)
 
 
-def _made(manifest: Json, more: Json) -> dict[str, Any]:
+def _made(manifest: Json, more: Json, namespace: str) -> dict[str, Any]:
     """A Pod of a workload's template; `more` is what its controller adds to the metadata."""
-    owner = json_object(manifest, "metadata", "")
+    template = as_object(json_object(manifest, "spec", "").get("template"), "spec.template")
+    return template_pod(manifest, template, "spec.template", namespace, more)
+
+
+def template_pod(
+    manifest: Json, found: Json, path: str, namespace: str = "default", more: Json | None = None
+) -> dict[str, Any]:
+    """A Pod of a template that stands at a path of an object; `more` is what is added to its metadata.
+
+    Raises:
+        FieldError: the template has an impossible type.
+
+    """
+    owner, more = json_object(manifest, "metadata", ""), more or {}
     name, kind = text(owner, "name", "metadata"), text(manifest, "kind", "")
-    template = deepcopy(as_object(json_object(manifest, "spec", "").get("template"), "spec.template"))
-    metadata = dict(json_object(template, "metadata", "spec.template"))
+    template = deepcopy(found)
+    metadata = dict(json_object(template, "metadata", path))
     for key in ("labels", "annotations"):
-        metadata[key] = dict(json_object(metadata, key, "spec.template.metadata")) | more.get(key, {})
+        metadata[key] = dict(json_object(metadata, key, f"{path}.metadata")) | more.get(key, {})
     metadata |= {"generateName": f"{name}-"} | {key: more[key] for key in ("name", "generateName") if key in more}
     metadata["ownerReferences"] = [{"kind": kind, "name": name, "uid": f"uid-of-{kind}-{name}", "controller": True}]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec")}
-    return _defaulted(pod, text(owner, "namespace", "metadata"))
+    return _defaulted(pod, text(owner, "namespace", "metadata") or namespace)
 
 
 def _defaulted(pod: dict[str, Any], namespace: str) -> dict[str, Any]:
     """What the API server sets before any webhook runs."""
     metadata, spec = dict(json_object(pod, "metadata", "")), dict(json_object(pod, "spec", ""))
-    metadata["namespace"] = namespace or "default"
+    metadata["namespace"] = namespace
     spec = {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst"} | spec
     for key in ("containers", "initContainers"):
         for container in json_list(spec, key, "spec"):

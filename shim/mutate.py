@@ -191,6 +191,7 @@ class _Request(HTTPMessageDelegate):
                 reason=outcome.reason,
                 allocation_id=outcome.allocation_id,
                 numbers=outcome.numbers,
+                warnings=[warning.reason for warning in outcome.warnings],
                 detail=outcome.detail,
             )
 

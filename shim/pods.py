@@ -15,10 +15,14 @@ from collections.abc import Iterator
 
 import msgspec
 
-from shim.fields import Json, boolean, integer, is_integer, json_object, json_objects, text, text_map
+from shim.fields import Json, boolean, integer, is_integer, json_object, json_objects, text, text_map, texts
 
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 HOOKS = ("postStart", "preStop")
+LOOPBACK = frozenset({"", "127.0.0.1", "::1", "localhost"})
+"""Where a probe finds a hostNetwork Pod itself, whatever its address is."""
+
+HIGHEST = 65535
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -35,10 +39,25 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NumericProbe(msgspec.Struct, frozen=True, gc=False):
-    """A probe or lifecycle handler that names a port of the Pod by number. `pointer` is that of the number."""
+    """A probe or lifecycle handler that names a port by number. `pointer` is that of the number, `path` its own."""
 
     pointer: str
     port: int
+    path: str = ""
+    host: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it asks the Pod itself."""
+        return self.host in LOOPBACK
+
+
+class Command(msgspec.Struct, frozen=True, gc=False):
+    """Words that are run: `args`, `command`, or the command of an exec probe or hook. `field` names them to people."""
+
+    pointer: str
+    field: str
+    words: tuple[str, ...]
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +70,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     all_ports: tuple[Port, ...]
     env: tuple[Json, ...] | None
     probes: tuple[NumericProbe, ...]
+    commands: tuple[Command, ...] = ()
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -77,6 +97,7 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     node_name: str
     labels: dict[str, str]
+    has_labels: bool
     annotations: dict[str, str]
     controller: Controller | None
     is_applied: bool
@@ -98,6 +119,7 @@ def parse_pod(raw: Json) -> Pod:
         namespace=text(metadata, "namespace", "metadata"),
         node_name=text(spec, "nodeName", "spec"),
         labels=text_map(metadata, "labels", "metadata"),
+        has_labels=metadata.get("labels") is not None,
         annotations=annotations,
         controller=_controller(metadata),
         is_applied="kubectl.kubernetes.io/last-applied-configuration" in annotations or _server_side_applied(metadata),
@@ -138,6 +160,7 @@ def _containers(spec: Json, key: str) -> Iterator[Container]:
             all_ports=tuple(_ports(raw, path, pointer, name)),
             env=_env(raw, path),
             probes=tuple(_probes(raw, path, pointer)),
+            commands=tuple(_commands(raw, path, pointer)),
         )
 
 
@@ -169,18 +192,51 @@ def _env(container: Json, path: str) -> tuple[Json, ...] | None:
 
 
 def _probes(container: Json, path: str, pointer: str) -> Iterator[NumericProbe]:
+    for key, handlers in _asking(container, path):
+        where, at = f"{path}.{key.replace('/', '.')}", f"{pointer}/{key}"
+        for kind in ("httpGet", "tcpSocket", "grpc"):
+            handler = json_object(handlers, kind, where)
+            if is_integer(handler.get("port")):
+                yield NumericProbe(
+                    f"{at}/{kind}/port", handler["port"], where, text(handler, "host", f"{where}.{kind}")
+                )
+
+
+def _commands(container: Json, path: str, pointer: str) -> Iterator[Command]:
+    for key in ("command", "args"):
+        if container.get(key):
+            yield Command(f"{pointer}/{key}", key, texts(container, key, path))
+    for key, handlers in _asking(container, path):
+        if handlers.get("exec"):
+            where = f"{path}.{key.replace('/', '.')}"
+            run = json_object(handlers, "exec", where)
+            yield Command(
+                f"{pointer}/{key}/exec/command", key.rpartition("/")[2], texts(run, "command", f"{where}.exec")
+            )
+
+
+def _asking(container: Json, path: str) -> Iterator[tuple[str, Json]]:
+    """The probes and hooks that are there, each by its place in the container."""
     for key in PROBES:
-        if probe := json_object(container, key, path):
-            yield from _handlers(probe, f"{path}.{key}", f"{pointer}/{key}")
-    lifecycle = json_object(container, "lifecycle", path)
-    for key in HOOKS if lifecycle else ():
-        hook = json_object(lifecycle, key, f"{path}.lifecycle")
-        yield from _handlers(hook, f"{path}.lifecycle.{key}", f"{pointer}/lifecycle/{key}")
+        if container.get(key) is not None:
+            yield key, json_object(container, key, path)
+    if container.get("lifecycle") is not None:
+        lifecycle = json_object(container, "lifecycle", path)
+        for key in HOOKS:
+            if lifecycle.get(key) is not None:
+                yield f"lifecycle/{key}", json_object(lifecycle, key, f"{path}.lifecycle")
 
 
-def _handlers(probe: Json, path: str, pointer: str) -> Iterator[NumericProbe]:
-    """The numbers that mean a port of this Pod: with a `host` of its own, a handler asks somebody else."""
-    for key in ("httpGet", "tcpSocket", "grpc"):
-        handler = json_object(probe, key, path)
-        if is_integer(handler.get("port")) and not text(handler, "host", f"{path}.{key}"):
-            yield NumericProbe(f"{pointer}/{key}/port", handler["port"])
+def undeclared(pod: Pod) -> dict[int, str]:
+    """The numbers that probes and hooks ask the Pod itself at and that no port of it has; each with the first path."""
+    if not any(container.probes for container in pod.containers):
+        return {}
+    declared = {
+        port.container_port for container in pod.containers for port in container.all_ports if port.protocol == "TCP"
+    }
+    found: dict[int, str] = {}
+    for container in pod.containers:
+        for probe in container.probes:
+            if probe.is_here and probe.port not in declared and 1 <= probe.port <= HIGHEST:
+                found.setdefault(probe.port, probe.path)
+    return found

@@ -12,14 +12,16 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from hostport.bounds import LONGEST_NAME, Bound
 from hostport.contract import Notice, Reason
 from hostport.v1.allocator_pb2 import (
+    POLICY_DYNAMIC,
     POLICY_INDEX,
     POLICY_STATIC,
     PROTOCOL_SCTP,
@@ -34,16 +36,19 @@ from shim.constraints import write_constraints
 from shim.fields import FieldError, Json, as_object, boolean, integer, json_object, text
 from shim.forbidden import forbidden_by_host_network
 from shim.outcomes import About, Mistake, Remark, clipped, mistake, quoted, remark
-from shim.pods import Pod, Port, parse_pod
-from shim.preview import previewed
+from shim.pods import Pod, Port, parse_pod, undeclared
+from shim.preview import brought, previewed
+from shim.publishing import Publication, publications
 from shim.settings import (
     ALLOCATION_ID,
     DEFAULT_STRIDE,
     ENABLED,
     HIGHEST,
     LOWEST,
+    NETWORK,
     RANGED,
     Settings,
+    doubts,
     not_a_number,
     out_of_range,
     parse_number,
@@ -73,6 +78,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     keep_dns: bool = False
     inject_env: bool = True
     range: tuple[int, int] | None = None
+    own_network: bool = False
+    rewrites: bool = False
+    publications: tuple[Publication, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 class NotOurs(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +105,7 @@ class Denied(msgspec.Struct, frozen=True, kw_only=True):
     pod: Pod | None
     probe: AllocateRequest | None = None
     is_neutral: bool = False
+    index_from: str = ""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,23 +115,29 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     request: AllocateRequest
     pod: Pod
     options: Options
+    index_from: str = ""  # the field that the index was read from
 
 
-def parse_review(body: bytes) -> NotOurs | Denied | Ask:
-    """Raises ReviewError when the body is not an AdmissionReview of admission.k8s.io/v1 with a Pod in it."""
+def parse_review(body: bytes, *, own_network: bool = False) -> NotOurs | Denied | Ask:
+    """What is to be done about a review. `own_network`: whether a Pod that does not say keeps a network of its own.
+
+    Raises:
+        ReviewError: the body is not an AdmissionReview of admission.k8s.io/v1 with a Pod in it.
+
+    """
     try:
         if len(body) <= SMALL:
             request = _request(_load(body, msgspec.json.decode))
-            return _parse(request, is_counted=body.count(b",") <= FEW_COMMAS)
+            return _parse(request, own_network=own_network, is_counted=body.count(b",") <= FEW_COMMAS)
         request = _request(_load(body, skim_outer))
-        return _left_alone(request) or _parse_large(request, body)
+        return _left_alone(request) or _parse_large(request, body, own_network=own_network)
     except FieldError as error:
         raise ReviewError(f"the AdmissionReview is malformed: {error}") from error
 
 
-def _parse_large(outer: Json, body: bytes) -> NotOurs | Denied | Ask:
+def _parse_large(outer: Json, body: bytes, *, own_network: bool) -> NotOurs | Denied | Ask:
     try:
-        return _parse(_request(_load(body, skim)))
+        return _parse(_request(_load(body, skim)), own_network=own_network)
     except TooComplexError as error:
         return Denied(about=_about_large(outer), mistakes=error.mistakes, pod=None)
 
@@ -152,7 +168,7 @@ def _request(review: Json) -> Json:
     return request
 
 
-def _parse(request: Json, *, is_counted: bool = False) -> NotOurs | Denied | Ask:
+def _parse(request: Json, *, own_network: bool, is_counted: bool = False) -> NotOurs | Denied | Ask:
     """`is_counted`: it is known that the Pod has not too much of anything."""
     left_alone = _left_alone(request)
     if left_alone is not None:
@@ -164,7 +180,7 @@ def _parse(request: Json, *, is_counted: bool = False) -> NotOurs | Denied | Ask
         wrong = too_long(pod)
     if wrong:
         return Denied(about=_about_large(request), mistakes=wrong, pod=None)
-    return _judge(request, pod)
+    return _judge(request, pod, own_network=own_network)
 
 
 def _left_alone(request: Json) -> NotOurs | None:
@@ -207,26 +223,48 @@ def _not_a_pod_create(request: Json) -> str:
     return "" if what == ["", "v1", "Pod"] else "not a Pod"
 
 
-def _judge(request: Json, pod: Pod) -> NotOurs | Denied | Ask:
-    settings, mistakes = parse_settings(pod.annotations)
-    index, wrong_index = _index(pod) if settings.policy == POLICY_INDEX else (None, ())
+def _judge(request: Json, pod: Pod, *, own_network: bool) -> NotOurs | Denied | Ask:
+    settings, mistakes = parse_settings(pod.annotations, own_network=own_network)
+    about = _about(request, pod, settings)
+    index, wrong_index, index_from = _index(pod) if settings.policy == POLICY_INDEX else (None, (), "")
     wrong_ports = tuple(each for port in pod.ports for each in _port_mistakes(port))
-    mistakes = (*mistakes, *wrong_index, *wrong_ports, *(forbidden_by_host_network(pod) if pod.ports else ()))
+    published, wrong_targets = publications(pod) if pod.ports else ((), ())
+    mistakes = (*mistakes, *wrong_index, *wrong_ports, *wrong_targets, *_wrong_network(pod, settings))
     if not mistakes and not pod.ports:
         why = "no container has a port, so there is nothing to allocate: the Pod is left untouched"
-        about = _about(request, pod, settings)
         return NotOurs(about=about, why="no ports", warnings=(remark(Notice.NO_PORTS, why),))
     ask = None
     if pod.ports and settings.policy and not wrong_index and not wrong_ports:
         ask = _allocate_request(request=request, pod=pod, settings=settings, index=index)
-        if ask.dry_run and previewed(pod):
-            _keep_as_it_stands(ask)
-        too_much = (*_too_wide(ask), *too_large_a_patch(pod, inject_env=settings.inject_env))
+        if ask.dry_run and previewed(pod, own_network=settings.own_network):
+            _keep_as_it_stands(ask, own_network=settings.own_network)
+        too_much = (*_too_wide(ask), *_too_many_named(ask), *too_large_a_patch(pod, settings, len(published)))
         if too_much:
-            return Denied(about=_about(request, pod, settings), mistakes=(*mistakes, *too_much), pod=pod)
+            return Denied(about=about, mistakes=(*mistakes, *too_much), pod=pod)
     if mistakes or ask is None:
-        return _denied(_about(request, pod, settings), pod, mistakes, ask, is_neutral=settings.numbers is None)
-    return Ask(about=_about(request, pod, settings), request=ask, pod=pod, options=_options(settings))
+        denied = _denied(about, pod, mistakes, ask, is_neutral=settings.numbers is None)
+        return replace(denied, index_from=index_from)
+    options = _options(settings, published, tuple(doubts(pod.annotations, settings)))
+    return Ask(about=about, request=ask, pod=pod, options=options, index_from=index_from)
+
+
+def _wrong_network(pod: Pod, settings: Settings) -> Iterator[Mistake]:
+    """What does not go with the network that the Pod is to have."""
+    if not pod.ports:
+        return
+    if not settings.own_network:
+        yield from forbidden_by_host_network(pod)
+    elif pod.host_network:
+        why = f"true contradicts {NETWORK}: Pod. Remove it, or set {NETWORK}: Host"
+        yield mistake(Reason.NETWORK_MISMATCH, "spec.hostNetwork", why)
+
+
+def _too_many_named(ask: AllocateRequest) -> tuple[Mistake, ...]:
+    """What is wrong where probes name more numbers than may be kept from the Pod."""
+    count = len(ask.avoid)
+    if count <= Bound.UNDECLARED.most:
+        return ()
+    return (mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.UNDECLARED.told(count)),)
 
 
 def _too_wide(ask: AllocateRequest) -> tuple[Mistake, ...]:
@@ -263,16 +301,20 @@ def _namespace(request: Json, pod: Pod) -> str:
     return pod.namespace or text(request, "namespace", "request")
 
 
-def _options(settings: Settings) -> Options:
+def _options(settings: Settings, published: tuple[Publication, ...], remarks: tuple[Remark, ...]) -> Options:
     return Options(
+        own_network=settings.own_network,
+        rewrites=settings.rewrites,
+        publications=published,
+        remarks=remarks,
         keep_dns=settings.keep_dns,
         inject_env=settings.inject_env,
         range=settings.numbers[:2] if settings.numbers and settings.policy in RANGED else None,
     )
 
 
-def _index(pod: Pod) -> tuple[int | None, tuple[Mistake, ...]]:
-    """The Pod's index and its source's mistake. A source that is there is the source, whatever it says."""
+def _index(pod: Pod) -> tuple[int | None, tuple[Mistake, ...], str]:
+    """The Pod's index, its source's mistake, and the source. A source that is there is it, whatever it says."""
     named = re.search(r"-([0-9]+)\Z", pod.name)
     sources = (
         (f"label {POD_INDEX}", pod.labels.get(POD_INDEX)),
@@ -282,8 +324,8 @@ def _index(pod: Pod) -> tuple[int | None, tuple[Mistake, ...]]:
     )
     for where, value in sources:
         if value is not None:
-            return _index_of(where, value)
-    return None, ()
+            return *_index_of(where, value), where
+    return None, (), ""
 
 
 def _index_of(where: str, value: str) -> tuple[int | None, tuple[Mistake, ...]]:
@@ -325,8 +367,12 @@ def _allocate_request(*, request: Json, pod: Pod, settings: Settings, index: int
     # In place: a message that is made apart is copied into its parent.
     ask.range.min, ask.range.max = low, high
     _write_owner(request, pod, ask.owner)
+    former = brought(pod) if settings.own_network else {}
     for port in pod.ports:
+        # With hostNetwork the allocator sees it by itself: there hostPort is containerPort.
+        is_former = former.get((port.container, port.name, port.protocol, port.host_port)) == port.container_port
         ask.ports.add(
+            former=is_former,
             container=port.container,
             name=port.name,
             protocol=PROTOCOLS[port.protocol],
@@ -334,6 +380,8 @@ def _allocate_request(*, request: Json, pod: Pod, settings: Settings, index: int
             host_port=port.host_port,
             host_ip=port.host_ip,
         )
+    if ask.policy == POLICY_DYNAMIC and not settings.own_network:
+        ask.avoid.extend(undeclared(pod))
     ask.constraints.SetInParent()
     write_constraints(pod.spec, ask.constraints)
     if index is not None:
@@ -344,9 +392,12 @@ def _allocate_request(*, request: Json, pod: Pod, settings: Settings, index: int
     return ask
 
 
-def _keep_as_it_stands(ask: AllocateRequest) -> None:
+def _keep_as_it_stands(ask: AllocateRequest, *, own_network: bool) -> None:
     """What the allocator does by itself with a Pod that carries its own id."""
     ask.policy = POLICY_STATIC
+    for at in reversed(range(len(ask.ports) if own_network else 0)):
+        if not ask.ports[at].host_port:
+            del ask.ports[at]  # it is on no host
     for port in ask.ports:
         port.host_port = port.host_port or port.container_port
 

@@ -66,6 +66,7 @@ class Options:
     credentials: Credentials = field(default_factory=Credentials)
     certificate_delay: float = 0.0  # seconds until a new authority is known elsewhere
     max_concurrent: int = 1000
+    own_network: bool = False  # of a Pod that does not say which network it has
     most_connections: int = MOST_CONNECTIONS
     patience: Patience = PATIENCE
     reuse_port: bool = False
@@ -86,7 +87,12 @@ class Shim:
         metrics.authorities(roll_over.authorities)
         if certificate := self._certificate:
             metrics.certificate("shim", lambda: certificate.expires)
-        self._desk = Desk(allocator=self._client, metrics=metrics, max_concurrent=options.max_concurrent)
+        self._desk = Desk(
+            allocator=self._client,
+            metrics=metrics,
+            max_concurrent=options.max_concurrent,
+            own_network=options.own_network,
+        )
         self._mutate = BoundedServer(
             Webhook(self._desk),
             ssl_options=self._certificate.context if self._certificate else None,

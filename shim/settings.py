@@ -1,18 +1,19 @@
 """The annotations that a user writes: what they may say, and what is said when they do not.
 
 Every annotation is read even after a mistake, so that people correct a Pod once. Unknown `hostport.io/` annotations are
-ignored: a later version may know them.
+ignored, since a later version may know them, and people are told.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
-from hostport.contract import Reason
+from hostport.contract import Notice, Reason
 from hostport.v1.allocator_pb2 import (
     POLICY_DYNAMIC,
     POLICY_INDEX,
@@ -24,7 +25,7 @@ from hostport.v1.allocator_pb2 import (
     Policy,
     WhenFull,
 )
-from shim.outcomes import Mistake, mistake, quoted
+from shim.outcomes import LONGEST_QUOTE, Mistake, Remark, clipped, mistake, quoted, remark
 
 PREFIX = "hostport.io/"
 ENABLED = PREFIX + "enabled"
@@ -35,11 +36,23 @@ STRIDE = PREFIX + "stride"
 DNS_POLICY = PREFIX + "dns-policy"
 INJECT_ENV = PREFIX + "inject-env"
 WHEN_FULL = PREFIX + "when-full"
+NETWORK = PREFIX + "network"
+REWRITE = PREFIX + "rewrite"
+PUBLISH = PREFIX + "publish-"
+"""Followed by the name of a port."""
 
 # Ours, written into the Pod.
 ALLOCATED = PREFIX + "allocated-"
 ALLOCATIONS = PREFIX + "allocations"
 ALLOCATION_ID = PREFIX + "allocation-id"
+WARNINGS = PREFIX + "warnings"
+REWRITTEN = PREFIX + "rewritten"
+
+WRITTEN = (ENABLED, POLICY, MIN_PORT, MAX_PORT, STRIDE, DNS_POLICY, INJECT_ENV, WHEN_FULL, NETWORK, REWRITE)
+"""What users write, less `PUBLISH`."""
+
+FOUND = (ALLOCATIONS, ALLOCATION_ID, WARNINGS, REWRITTEN)
+"""What they find, less `ALLOCATED`."""
 
 LOWEST, HIGHEST = 1, 65535
 DEFAULT_MIN, DEFAULT_MAX, DEFAULT_STRIDE = 7000, 8000, 100
@@ -55,6 +68,9 @@ POLICIES: Mapping[str, Policy.ValueType] = {
 RANGED = frozenset({POLICY_INDEX, POLICY_DYNAMIC})
 """The policies that min-port and max-port bound."""
 
+NETWORKS = {"Host": False, "Pod": True}
+"""The values of `hostport.io/network`: whether the Pod keeps a network of its own."""
+
 _Value = TypeVar("_Value")
 
 
@@ -66,14 +82,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     when_full: WhenFull.ValueType
     keep_dns: bool
     inject_env: bool
+    own_network: bool = False
+    rewrites: bool = False
 
 
-def parse_settings(annotations: Mapping[str, str]) -> tuple[Settings, tuple[Mistake, ...]]:
+def parse_settings(
+    annotations: Mapping[str, str], *, own_network: bool = False
+) -> tuple[Settings, tuple[Mistake, ...]]:
+    """`own_network`: whether a Pod that does not say keeps a network of its own."""
     mistakes = _enabled_mistakes(annotations.get(ENABLED, ""))
     policy = _one_of(annotations, POLICY, POLICIES, POLICY_INDEX, mistakes, Reason.UNKNOWN_POLICY)
     numbers = _numbers(annotations, mistakes)
     keep_dns = _one_of(annotations, DNS_POLICY, {"Keep": True}, False, mistakes)
     inject_env = _one_of(annotations, INJECT_ENV, {"true": True, "false": False}, True, mistakes)
+    rewrites = _one_of(annotations, REWRITE, {"true": True, "false": False}, False, mistakes)
+    network = _one_of(annotations, NETWORK, NETWORKS, own_network, mistakes)
     full = {"Deny": WHEN_FULL_DENY, "Pending": WHEN_FULL_PENDING}
     settings = Settings(
         policy=policy,
@@ -81,8 +104,44 @@ def parse_settings(annotations: Mapping[str, str]) -> tuple[Settings, tuple[Mist
         when_full=_one_of(annotations, WHEN_FULL, full, WHEN_FULL_UNSPECIFIED, mistakes) or WHEN_FULL_UNSPECIFIED,
         keep_dns=bool(keep_dns),
         inject_env=inject_env is not False,
+        own_network=bool(network),
+        rewrites=bool(rewrites),
     )
     return settings, tuple(mistakes)
+
+
+def doubts(annotations: Mapping[str, str], settings: Settings) -> Iterator[Remark]:
+    """What stands under our prefix and does nothing: a name that we do not know, a setting that nobody reads."""
+    ours = [name for name in annotations if name.startswith(PREFIX)]
+    unknown = [name for name in ours if not _is_known(name)]
+    if unknown:
+        near = difflib.get_close_matches(_dashed(unknown[0]), WRITTEN, n=1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        more = f" ({len(unknown) - 1} more like it)" if len(unknown) > 1 else ""
+        message = f"annotation {clipped(unknown[0], LONGEST_QUOTE)} is unknown and does nothing{guess}{more}"
+        yield remark(Notice.UNKNOWN_ANNOTATION, message)
+    unused = [f"{name} ({why})" for name, why in _unused(settings) if name in annotations]
+    if unused:
+        yield remark(Notice.UNUSED_SETTING, f"{', '.join(unused)} has no effect: remove it")
+
+
+def _is_known(name: str) -> bool:
+    return name in WRITTEN or name in FOUND or name.startswith((PUBLISH, ALLOCATED))
+
+
+def _dashed(name: str) -> str:
+    """A name in camel case or with underscores as we would write it."""
+    return re.sub(r"(?<=[a-z])([A-Z])", r"-\1", clipped(name, LONGEST_QUOTE)).lower().replace("_", "-")
+
+
+def _unused(settings: Settings) -> Iterator[tuple[str, str]]:
+    policy = settings.policy
+    if policy is not None and policy not in RANGED:
+        yield from ((name, "only Index and Dynamic have a range") for name in (MIN_PORT, MAX_PORT))
+    if policy is not None and policy != POLICY_INDEX:
+        yield STRIDE, "only Index has one"
+    if settings.own_network:
+        yield from ((name, "nothing moves in a network of its own") for name in (DNS_POLICY, REWRITE))
 
 
 def parse_number(value: str) -> int | None:

@@ -22,19 +22,25 @@ from hostport.contract import Reason
 from shim.env import PREFIX, variable_part
 from shim.outcomes import Mistake, mistake
 from shim.pods import Pod
-from shim.settings import ALLOCATED
+from shim.settings import ALLOCATED, Settings
+from shim.texts import EACH
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 AFFINITY = f"spec.affinity.nodeAffinity.{REQUIRED}"
 
 # Bytes of a patch, each at least what it can take, less the names in it.
-_FIXED = 1000  # hostNetwork, dnsPolicy, the annotations that every Pod gets
-_PORT = 380  # containerPort and hostPort, an annotation, an entry of the table
+_FIXED = 1600  # hostNetwork, dnsPolicy, the annotations that every Pod gets, the words of all warnings
+_PORT = 450  # containerPort, hostPort and hostIP, an annotation, an entry of the table
 _PROBE = 120
 _CONTAINER = 250  # the operation, and HOSTPORT_HOST_IP
 _VARIABLE = 30
 _OPERATION = 70
 _REMOVAL = 70
+_TARGET = 800  # what is published: a key of 317 characters, and the operation; as a variable, each time it is there
+_REWRITTEN = 32_000  # the annotation that tells what was rewritten
+_TEXT = 140  # the operation that rewrites a text
+_GROWTH = 2  # bytes more for each character: at most every second is a number, and becomes one of five digits
+_LETTER = 6  # bytes of a character as JSON, at most
 
 FEW_COMMAS = 255
 """n entries of a list or map have n - 1 commas between them, and n ports of all containers n - 2: a review with no more
@@ -90,33 +96,56 @@ def _names(pod: Pod) -> list[tuple[str, str]]:
     return names
 
 
-def too_large_a_patch(pod: Pod, *, inject_env: bool) -> tuple[Mistake, ...]:
-    """What is wrong with a Pod whose patch could be larger than one may be."""
-    if rough_patch_bytes(pod) <= Bound.PATCH.most:
+def too_large_a_patch(pod: Pod, settings: Settings, targets: int) -> tuple[Mistake, ...]:
+    """What is wrong with a Pod whose patch could be larger than one may be. `targets`: how much is published."""
+    rewrites = settings.rewrites and not settings.own_network
+    characters = sum(len(text) + EACH for text in _texts(pod)) if rewrites else 0
+    if characters > Bound.TEXTS.most:
+        return (mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.TEXTS.told(characters)),)
+    if rough_patch_bytes(pod, rewrites=rewrites, targets=targets) <= Bound.PATCH.most:
         return ()
-    count = patch_bytes(pod, inject_env=inject_env)
+    count = patch_bytes(pod, inject_env=settings.inject_env, rewrites=rewrites, targets=targets)
     if count <= Bound.PATCH.most:
         return ()
     return (mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.PATCH.told(count)),)
 
 
-def rough_patch_bytes(pod: Pod) -> int:
+def _texts(pod: Pod) -> Iterator[str]:
+    """The texts that may be rewritten."""
+    for container in pod.containers:
+        for command in container.commands:
+            yield from command.words
+        yield from (entry["value"] for entry in container.env or () if entry.get("value"))
+
+
+def _extra_bytes(pod: Pod, *, rewrites: bool, targets: int, is_rough: bool) -> int:
+    """What is written because the user asks for it: published numbers, rewritten texts."""
+    size = targets * (_TARGET + _REMOVAL * max([0, *(len(container.env or ()) for container in pod.containers)]))
+    if not rewrites:
+        return size
+    as_json = sum(_LETTER * len(text) if is_rough else len(_encode(text)) for text in _texts(pod))
+    return size + _REWRITTEN + as_json + sum(_TEXT + _GROWTH * len(text) for text in _texts(pod))
+
+
+def rough_patch_bytes(pod: Pod, *, rewrites: bool = False, targets: int = 0) -> int:
     """What `patch_bytes` says, or more, in a tenth of its time: nearly all Pods are far below the bound."""
     ports, containers = len(pod.ports) + 1, len(pod.containers) + 1
     letters = sum([len(port.name) + len(port.container) for port in pod.ports])
     kept = sum([len(container.probes) + len(container.env or ()) for container in pod.containers])
     stale = sum([len(name) for name in pod.annotations if name.startswith(ALLOCATED)])
     # A letter is three at most as a capital, and seven bytes at most as JSON within JSON; a port has two variables.
-    return 1000 * ports * containers + 48 * letters * containers + _PROBE * kept + _REMOVAL * stale
+    size = 2000 + 1000 * ports * containers + 48 * letters * containers + _PROBE * kept + _REMOVAL * stale
+    return size + (_extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=True) if rewrites or targets else 0)
 
 
-def patch_bytes(pod: Pod, *, inject_env: bool) -> int:
+def patch_bytes(pod: Pod, *, inject_env: bool, rewrites: bool = False, targets: int = 0) -> int:
     """The bytes that the patch of a Pod takes at most."""
     names = sum(3 * _width(port.name) + 3 * _width(port.container) for port in pod.ports)
     stale = [name for name in pod.annotations if name.startswith(ALLOCATED)]
     probes = sum(len(container.probes) for container in pod.containers)
     size = _FIXED + names + _PORT * len(pod.ports) + _PROBE * probes
     size += sum(_REMOVAL + 2 * _width(name) for name in stale)
+    size += _extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=False) if rewrites or targets else 0
     return size + (_env_bytes(pod) if inject_env else 0)
 
 
@@ -153,6 +182,7 @@ def _metadata_sizes(metadata: Any) -> Iterator[tuple[str, Bound, int]]:
     characters = sum(len(name) + len(value) for name, value in annotations.items() if isinstance(value, str))
     yield "metadata.annotations", Bound.ANNOTATIONS, len(annotations)
     yield "metadata.annotations", Bound.ANNOTATION_BYTES, characters
+    yield "metadata.labels", Bound.LABELS, len(_entries(metadata, "labels"))
     yield "metadata.ownerReferences", Bound.OWNERS, len(_list(metadata, "ownerReferences"))
     yield "metadata.managedFields", Bound.MANAGERS, len(_list(metadata, "managedFields"))
 

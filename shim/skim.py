@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -28,6 +29,8 @@ LONGEST_READ = 64
 """Bytes of a number that are read. What is longer is no port, and comes out as text."""
 
 PREFIX = "HOSTPORT_"
+ANNOTATIONS = "metadata.annotations"
+"""What stands where the downward API reads one."""
 
 Unread = msgspec.Raw | msgspec.UnsetType
 
@@ -53,7 +56,12 @@ class _Handler(_Fields):
     host: str | None = None
 
 
+class _Exec(_Fields):
+    command: Unread = msgspec.UNSET
+
+
 class _Probe(_Fields):
+    exec: _Exec | None = None
     http_get: _Handler | None = None
     tcp_socket: _Handler | None = None
     grpc: _Handler | None = None
@@ -90,6 +98,8 @@ class _Variable(_Fields):
 class _Container(_Fields):
     name: str | None = None
     restart_policy: str | None = None
+    command: Unread = msgspec.UNSET
+    args: Unread = msgspec.UNSET
     ports: list[_Port] | None = None
     env: list[_Variable] | None = None
     liveness_probe: _Probe | None = None
@@ -151,6 +161,7 @@ class _Spec(_Fields):
     os: _Named | None = None
     containers: list[_Container] | None = None
     init_containers: list[_Container] | None = None
+    volumes: Unread = msgspec.UNSET
 
 
 class _Owner(_Fields):
@@ -165,16 +176,11 @@ class _Manager(_Fields):
     operation: str | None = None
 
 
-class _Labels(_Fields):
-    pod_index: str | None = msgspec.field(default=None, name="apps.kubernetes.io/pod-index")
-    completion_index: str | None = msgspec.field(default=None, name="batch.kubernetes.io/job-completion-index")
-
-
 class _Metadata(_Fields):
     name: str | None = None
     generate_name: str | None = None
     namespace: str | None = None
-    labels: _Labels | None = None
+    labels: Unread = msgspec.UNSET
     annotations: Unread = msgspec.UNSET
     owner_references: list[_Owner] | None = None
     managed_fields: list[_Manager] | None = None
@@ -213,7 +219,7 @@ class _Review(_AnyReview):
     request: _Request | None = None
 
 
-_COUNTED = (_Pod, _Metadata, _Spec, _Container, _Port, _Owner, _Security)
+_COUNTED = (_Pod, _Metadata, _Spec, _Container, _Port, _Owner, _Security, _Probe, _Exec)
 _COUNTED_IN_AFFINITY = (_Affinity, _NodeAffinity, _Selector, _Term, _Requirement)
 _ATTRIBUTES = {
     name: attribute
@@ -251,6 +257,7 @@ class _OuterReview(_AnyReview):
 _decode_outer = msgspec.json.Decoder(_OuterReview).decode
 _decode = msgspec.json.Decoder(_Review).decode
 _decode_map = msgspec.json.Decoder(dict[str, str | None] | None).decode
+_decode_texts = msgspec.json.Decoder(list[str] | None).decode
 _decode_source = msgspec.json.Decoder(_Source | None).decode
 
 
@@ -282,17 +289,43 @@ def skim(body: str) -> dict[str, Any]:
         wrong = too_large(pod)
         if wrong:
             raise TooComplexError(*wrong)
-        for container in (*(pod.spec.containers or ()), *(pod.spec.init_containers or ())) if pod.spec else ():
+        containers = (*(pod.spec.containers or ()), *(pod.spec.init_containers or ())) if pod.spec else ()
+        _read_commands(containers)
+        for container in containers:
             for variable in container.env or ():
                 variable.value_from = _source(variable)
     return _plain(review)
 
 
+def _read_commands(containers: Iterable[_Container]) -> None:
+    """What is run: as few objects as there are bytes for."""
+    left = Bound.COMMANDS.most
+    for container in containers:
+        asking: list[_Probe | None] = [container.liveness_probe, container.readiness_probe, container.startup_probe]
+        if container.lifecycle is not None:
+            asking += [container.lifecycle.post_start, container.lifecycle.pre_stop]
+        runs = [each.exec for each in asking if each is not None and each.exec is not None]
+        for holder, field in ((container, "command"), (container, "args"), *((each, "command") for each in runs)):
+            raw = getattr(holder, field)
+            if raw is not msgspec.UNSET:
+                left -= len(bytes(raw))
+                if left < 0:
+                    raise TooComplexError(_too_complex("spec.containers", Bound.COMMANDS, Bound.COMMANDS.most - left))
+                setattr(holder, field, _decode_texts(raw))
+
+
 def _read_maps(pod: _Pod) -> None:
     if pod.metadata is not None:
+        pod.metadata.labels = _map(pod.metadata.labels, "metadata.labels", Bound.LABELS)
         pod.metadata.annotations = _map(pod.metadata.annotations, "metadata.annotations", Bound.ANNOTATIONS)
     if pod.spec is not None:
+        pod.spec.volumes = _read_volumes(pod.spec.volumes)
         pod.spec.node_selector = _map(pod.spec.node_selector, "spec.nodeSelector", Bound.SELECTOR)
+
+
+def _read_volumes(raw: Any) -> Any:
+    """Whether annotations are read by one of them is all that matters."""
+    return [ANNOTATIONS] if raw is not msgspec.UNSET and ANNOTATIONS.encode() in bytes(raw) else msgspec.UNSET
 
 
 def _map(raw: Any, field: str, bound: Bound) -> Any:
@@ -314,7 +347,9 @@ def _too_complex(field: str, bound: Bound, count: int) -> Mistake:
 def _source(variable: _Variable) -> Any:
     """Where a variable of ours has its value from, as far as that matters. Other people's do not."""
     raw = variable.value_from
-    if raw is msgspec.UNSET or not (variable.name or "").startswith(PREFIX):
+    if raw is msgspec.UNSET:
+        return msgspec.UNSET
+    if not (variable.name or "").startswith(PREFIX) and ANNOTATIONS.encode() not in bytes(raw):
         return msgspec.UNSET
     source = _decode_source(raw)
     is_other = source is not None and source.field_ref is None and bytes(raw).strip(b"{} \t\r\n")

@@ -22,9 +22,9 @@ from allocator.access.rights import (
     EVERYWHERE,
     Right,
     Verb,
+    check_is_shim,
     check_is_user,
     check_kind,
-    check_may_stream,
     lacks,
     namespace_of,
     namespace_of_new,
@@ -91,7 +91,11 @@ class Guard:
 
     async def streaming(self, context: Context) -> None:
         """For AllocateStream, with many asks under way at once: for shims. Each ask passes `allocating` besides."""
-        check_may_stream(await self._caller(context))
+        check_is_shim(await self._caller(context), "AllocateStream is for shims. Use Allocate")
+
+    async def reporting(self, context: Context) -> None:
+        """For ReportWarnings: whoever may call it writes Events about any owner."""
+        check_is_shim(await self._caller(context), "ReportWarnings is for shims")
 
     async def ending(self, context: Context, claim_id: str, claim: Claim | None) -> None:
         """For Release. What is gone is released already, whoever asks: a repeated call must not fail."""

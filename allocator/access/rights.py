@@ -3,8 +3,8 @@
 Rules:
 
 * The resource is `portleases.hostport.io`. The namespace is the lease's; no namespace means all of them.
-* Pods' ports come from shims: a shim allocates for Pods and does nothing else, and nobody else allocates for a Pod. A
-  Pod's reservation ends with the Pod; by hand it is ended by who may delete leases everywhere.
+* Pods' ports come from shims: a shim allocates for Pods and tells their owners of warnings, and does nothing else;
+  nobody else does that. A Pod's reservation ends with the Pod; by hand it is ended by who may delete leases everywhere.
 * Nodes show everybody's ports, so that looking at them, or at the allocator's state, needs the right everywhere.
 * Whoever may not see an allocation is told what is told of one that never was.
 """
@@ -62,11 +62,10 @@ def check_is_user(caller: Caller) -> None:
         raise Refused(Mistake(Reason.PERMISSION_DENIED, "", "a shim allocates for Pods, and does nothing else"))
 
 
-def check_may_stream(caller: Caller) -> None:
-    """Raises Refused for a user: it has few leases, and what it may have under way is counted by the call."""
+def check_is_shim(caller: Caller, why: str) -> None:
+    """Raises Refused for a user."""
     if caller.role is Role.USER:
-        message = f"{caller.name} is no shim: AllocateStream is for shims. Use Allocate"
-        raise Refused(Mistake(Reason.PERMISSION_DENIED, "", message))
+        raise Refused(Mistake(Reason.PERMISSION_DENIED, "", f"{caller.name} is no shim: {why}"))
 
 
 def namespace_of_new(caller: Caller, asked: str, home: str) -> str:

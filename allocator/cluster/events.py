@@ -106,7 +106,11 @@ class EventWriter:
                     raise
             else:
                 return  # else it has expired, after an hour by default
-        await self._client.send("POST", path, {}, self._event(series))
+        try:
+            await self._client.send("POST", path, {}, self._event(series))
+        except ApiError as error:
+            if not (series.happening.kind and error.status == HTTPStatus.CONFLICT):
+                raise  # else it stands: an allocator before us has told it
 
     def _event(self, series: Series) -> dict[str, Any]:
         happening, subject = series.happening, series.happening.subject

@@ -2,8 +2,10 @@
 
 Rules:
 
-* One Event for an object and a reason. What happens again is counted, and its count is written once a minute at most;
-  where the words have changed meanwhile, that is a new Event, as those of an Event cannot change.
+* One Event for an object and a reason, and for each kind of those that have kinds: such an Event keeps its first words,
+  and its name follows from them, so that another allocator finds it.
+* What happens again is counted, and its count is written once a minute at most; where the words have changed
+  meanwhile, that is a new Event, as those of an Event cannot change.
 * A token bucket bounds all writes together, so that a bad day of the cluster is not made worse.
 * As many objects are remembered as `MOST_SERIES`; what is written is forgotten first, and what still has no room is
   dropped. Nothing here waits for anybody.
@@ -11,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -37,12 +40,16 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happening:
-    """Something that people should find at an object: `reason` and `action` in UpperCamelCase, and a sentence."""
+    """Something that people should find at an object: `reason` and `action` in UpperCamelCase, and a sentence.
+
+    `kind` tells those of one reason apart of which each is told once.
+    """
 
     subject: Subject
     reason: str
     action: str
     note: str
+    kind: str = ""
 
 
 @dataclass(slots=True)
@@ -67,16 +74,17 @@ class Gatherer:
     """Takes what happens, gives what is to be written."""
 
     def __init__(self) -> None:
-        self._series: OrderedDict[tuple[Subject, str], Series] = OrderedDict()
+        self._series: OrderedDict[tuple[Subject, str, str], Series] = OrderedDict()
         self._tokens = BURST
         self._filled_at = 0.0
 
     def add(self, happening: Happening, now: float) -> bool:
         """False: there is no room, it is not told."""
-        key = (happening.subject, happening.reason)
+        key = (happening.subject, happening.reason, happening.kind)
         series = self._series.get(key)
         if series is not None:
-            series.happening, series.last, series.count = happening, now, series.count + 1
+            series.last, series.count = now, series.count + 1
+            series.happening = series.happening if happening.kind else happening
             self._series.move_to_end(key)
             return True
         if len(self._series) >= MOST_SERIES and not self._forget_one():
@@ -114,4 +122,6 @@ class Gatherer:
 
 
 def _name(happening: Happening) -> str:
-    return f"{happening.subject.name[:LONGEST_STEM]}.{secrets.token_hex(8)}"
+    subject, kind = happening.subject, happening.kind
+    of_kind = hashlib.sha256(f"{subject.uid} {happening.reason} {kind}".encode()).hexdigest()[:16]
+    return f"{subject.name[:LONGEST_STEM]}.{of_kind if kind else secrets.token_hex(8)}"

@@ -1,4 +1,4 @@
-"""`--cluster kubernetes`: the Pods, Nodes and Namespaces of a live cluster, listed once and watched from then on.
+"""`--cluster kubernetes`: the Pods, Nodes, Namespaces and Services of a live cluster, listed once, then watched.
 
 Rules:
 
@@ -9,7 +9,7 @@ Rules:
   evil.
 * What a complete list lacks is gone; so is what the watch says was deleted. Nothing else ends a Pod's claim.
 * `proven` is called for a complete list and for each proof (see `proof`), `synced` returns when Nodes and Pods are
-  listed. Namespaces serve warnings and bounds (`core.tenants`): nobody waits for them.
+  listed. Namespaces serve warnings and bounds (`core.tenants`), Services warnings: nobody waits for them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
+import msgspec
+
 from allocator.clock import elapsed
 from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.contract import Observer, PodRef
+from allocator.cluster.happenings import Happening
 from allocator.cluster.looks import Looks
-from allocator.cluster.messages import Either, PodMessage, see_namespace, see_node
+from allocator.cluster.messages import Either, PodMessage, see_namespace, see_node, see_service
 from allocator.cluster.projection import (
     MALFORMED,
     Event,
@@ -37,15 +40,18 @@ from allocator.cluster.projection import (
     PodSketch,
     Reader,
     SeenPod,
+    ServiceSketch,
     Shared,
     level_of,
 )
 from allocator.cluster.proof import Prover
+from allocator.cluster.targets import Targets
 from allocator.cluster.watching import Collection, Follower, Pace, S, Sink
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import PodUid
 from allocator.core.pods import Pod
 from allocator.slices import in_turns, slices
+from hostport.services import parse_service
 from hostport.supervision import Loops
 
 log = logging.getLogger(__name__)
@@ -55,6 +61,7 @@ NODES: Final = Collection("nodes", "/api/v1/nodes", Either("Node", see_node, Rea
 NAMESPACES: Final = Collection(
     "namespaces", "/api/v1/namespaces", Either("Namespace", see_namespace, Reader(NamespaceSketch))
 )
+SERVICES: Final = Collection("services", "/api/v1/services", Either("Service", see_service, Reader(ServiceSketch)))
 PACE: Final = Pace()
 
 MOST_GONE = 32
@@ -67,7 +74,7 @@ class KubernetesCluster:
 
     `now` gives seconds that pass whatever is set, also while this process does not run: how old the view is goes by it.
     `ends` is the clock by which reservations end, which may go more slowly; None: the same. `chance` gives a number in
-    [0, 1).
+    [0, 1). `tell` hears of Services that lead nowhere; None: no Service is looked at.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class KubernetesCluster:
         now: Callable[[], float] = elapsed,
         ends: Callable[[], float] | None = None,
         chance: Callable[[], float] = random.random,
+        tell: Callable[[Happening], None] | None = None,
     ) -> None:
         self._client = client
         self._pace = pace
@@ -90,7 +98,10 @@ class KubernetesCluster:
         self._prover: Prover | None = None
         self._pods: Follower[SeenPod] | None = None
         self._looks = Looks()
-        self._followers: list[Follower[SeenPod] | Follower[NodeSketch] | Follower[NamespaceSketch]] = []
+        self._followers: list[
+            Follower[SeenPod] | Follower[NodeSketch] | Follower[NamespaceSketch] | Follower[ServiceSketch]
+        ] = []
+        self._tell = tell
 
     async def run(self, observer: Observer) -> None:
         """Follows everything, for ever.
@@ -107,9 +118,13 @@ class KubernetesCluster:
 
         self._observer = observer
         nodes = self._follower(NODES, _Nodes(observer))
-        pods = self._follower(PODS, _Pods(observer, proven))
+        targets = Targets(self._tell) if self._tell else None
+        pods = self._follower(PODS, _Pods(observer, proven, targets))
         namespaces = self._follower(NAMESPACES, _Namespaces(observer))
         self._followers, self._pods = [nodes, pods, namespaces], pods
+        services = self._follower(SERVICES, _Services(targets)) if targets else None
+        if services is not None:
+            self._followers.append(services)
         self._prover = Prover(self._client, PODS, pods, pace=self._pace, now=self._now, proven=proven)
 
         async def pods_after_nodes() -> None:
@@ -121,6 +136,8 @@ class KubernetesCluster:
                 loops.start("nodes", nodes.forever())
                 loops.start("pods", pods_after_nodes())
                 loops.start("namespaces", namespaces.forever())
+                if services is not None:
+                    loops.start("services", services.forever())
                 loops.start("proofs", self._prover.forever())
                 await nodes.synced.wait()
                 await pods.synced.wait()
@@ -197,9 +214,10 @@ class KubernetesCluster:
 class _Pods:
     """Tells of Pods."""
 
-    def __init__(self, observer: Observer, proven: Callable[[float], None]) -> None:
+    def __init__(self, observer: Observer, proven: Callable[[float], None], targets: Targets | None = None) -> None:
         self._observer = observer
         self._proven = proven
+        self._targets = targets
         self._shared = Shared()
         self._missing: set[PodUid] = set()
 
@@ -253,6 +271,10 @@ class _Pods:
         self._tell(pods.values(), gone)
 
     def _read(self, sketch: SeenPod) -> Pod | None:
+        if self._targets is not None and not self._targets.knows(sketch.identity):
+            wanted = sketch.wanted()
+            if wanted is not None:
+                self._targets.pod(sketch.identity, *wanted)
         try:
             return self._shared.pod(sketch)
         except MALFORMED as error:
@@ -261,6 +283,9 @@ class _Pods:
 
     def _tell(self, pods: Iterable[Pod], gone: Iterable[PodUid]) -> None:
         self._observer.observe(pods=pods, gone_pods=gone, lists_pods=True)
+        if self._targets is not None:
+            for uid in gone:
+                self._targets.gone(uid)
 
 
 class _Nodes:
@@ -317,6 +342,39 @@ class _Nodes:
         self._nodes.update((node.name, node) for node in nodes)
         if gone or nodes:
             self._observer.observe(nodes=nodes, gone_nodes=gone, lists_pods=True)
+
+
+class _Services:
+    """Tells of Services, each in a step: it is compared with every owner of its namespace."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+        self._missing: set[tuple[str, str]] = set()
+
+    def began(self) -> None:
+        self._missing = set(self._targets.services())
+
+    def listed(self, items: Sequence[ServiceSketch]) -> Iterator[None]:
+        for sketch in items:
+            self._missing.discard(self._note(sketch))
+            yield
+
+    def complete(self, as_of: float) -> Iterator[None]:
+        for namespace, name in self._missing:
+            self._targets.service(namespace, name, None)
+            yield
+        self._missing = set()
+
+    def changed(self, events: Sequence[Event[ServiceSketch]]) -> Iterator[None]:
+        for event in events:
+            self._note(event.object, is_gone=event.type == "DELETED")
+            yield
+
+    def _note(self, sketch: ServiceSketch, *, is_gone: bool = False) -> tuple[str, str]:
+        namespace, name = sketch.metadata.namespace or "", sketch.metadata.name or ""
+        found = None if is_gone or sketch.trouble else parse_service(msgspec.to_builtins(sketch))
+        self._targets.service(namespace, name, found)
+        return namespace, name
 
 
 class _Namespaces:

@@ -26,13 +26,14 @@ from google.protobuf.message import DecodeError, Message
 
 from allocator.cluster import kubernetes_pb2 as pb
 from allocator.cluster import projection
-from allocator.cluster.objects import ALLOCATION_ID, ENFORCE, Json
+from allocator.cluster.objects import ALLOCATION_ID, ALLOCATIONS, ENFORCE, Json
 from allocator.cluster.projection import (
     FINISHED,
     JSON,
     Event,
     Labels,
     ListMetadata,
+    Metadata,
     NamespaceMetadata,
     NamespaceSketch,
     NodeMetadata,
@@ -41,6 +42,9 @@ from allocator.cluster.projection import (
     Page,
     Reader,
     S,
+    ServicePort,
+    ServiceSketch,
+    ServiceSpec,
     Sketch,
 )
 
@@ -121,6 +125,18 @@ class PodMessage:
             plain_status["conditions"] = [_plain(each) for each in status.conditions]
         return {"metadata": self._metadata(), "spec": plain_spec, "status": plain_status}
 
+    def wanted(self) -> tuple[Json, str] | None:
+        metadata = self._pod.metadata
+        if not (self._pod.spec.hostNetwork and metadata.annotations.get(ALLOCATION_ID)):
+            return None
+        found = {
+            "namespace": _text(metadata.namespace),
+            "name": _text(metadata.name),
+            "labels": _texts(metadata.labels),
+            "ownerReferences": [_plain(each) for each in metadata.ownerReferences],
+        }
+        return found, _text(metadata.annotations.get(ALLOCATIONS) or "")
+
     def _metadata(self) -> Json:
         metadata = self._pod.metadata
         owners = metadata.ownerReferences[:]
@@ -169,6 +185,28 @@ def see_namespace(namespace: pb.Namespace) -> NamespaceSketch:
             resource_version=_text(metadata.resourceVersion),
             labels=Labels(enforce=_text(metadata.labels.get(ENFORCE) or "")),
         )
+    )
+
+
+def see_service(service: pb.Service) -> ServiceSketch:
+    """The Service, likewise."""
+    metadata, spec = service.metadata, service.spec
+    return ServiceSketch(
+        metadata=Metadata(
+            name=_text(metadata.name),
+            namespace=_text(metadata.namespace),
+            resource_version=_text(metadata.resourceVersion),
+        ),
+        spec=ServiceSpec(selector=_texts(spec.selector), ports=[_service_port(port) for port in spec.ports]),
+    )
+
+
+def _service_port(port: pb.ServicePort) -> ServicePort:
+    target = port.targetPort
+    return ServicePort(
+        port=port.port,
+        target_port=_text(target.strVal) if target.type else target.intVal,
+        protocol=_text(port.protocol),
     )
 
 

@@ -20,6 +20,7 @@ from allocator.core.ports import MAX_PORT, Protocol
 from hostport.bounds import Bound
 
 ALLOCATION_ID = "hostport.io/allocation-id"
+ALLOCATIONS = "hostport.io/allocations"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 _NO_FREE_PORTS = re.compile(r"([0-9]{1,6}) node\(s\) didn't have free ports")
 FORBIDS_HOST_NETWORK = frozenset({"baseline", "restricted"})

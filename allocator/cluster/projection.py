@@ -22,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from allocator.cluster.objects import ALLOCATION_ID, ENFORCE, Json, enforced_level, parse_node, parse_pod
+from allocator.cluster.objects import ALLOCATION_ID, ALLOCATIONS, ENFORCE, Json, enforced_level, parse_node, parse_pod
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import ClaimPort
 from allocator.core.pods import Pod
@@ -70,6 +70,12 @@ class SeenPod(Seen, Protocol):
     def holds_something(self) -> bool:
         """Whether it carries our id, or has host ports and is not finished. A yes too many is allowed, a no never."""
 
+    def wanted(self) -> tuple[Json, str] | None:
+        """Metadata and table of ports of a Pod on the host's network that has numbers of ours; None for others.
+
+        To be asked before `plain`.
+        """
+
     def plain(self) -> Json:
         """What `objects.parse_pod` reads of it."""
 
@@ -80,6 +86,7 @@ class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
 
 class _Annotations(_Fields):
     allocation_id: Any = msgspec.field(default=None, name=ALLOCATION_ID)
+    allocations: Unread = msgspec.field(default=msgspec.UNSET, name=ALLOCATIONS)
 
 
 class Labels(_Fields):
@@ -99,6 +106,7 @@ class Metadata(_Fields):
 
 class _PodMetadata(Metadata):
     generate_name: Any = None
+    labels: Unread = msgspec.UNSET
     owner_references: Unread = msgspec.UNSET
     deletion_timestamp: Any = None
     annotations: _Annotations | None = None
@@ -213,8 +221,50 @@ class PodSketch(Sketch):
     def plain(self) -> Json:
         if isinstance(self.status, _PodStatus) and self.spec is not None and self.spec.node_name:
             self.status.conditions = msgspec.UNSET  # it was scheduled
+        self.metadata.labels = msgspec.UNSET
+        if self.metadata.annotations is not None:
+            self.metadata.annotations.allocations = msgspec.UNSET
         plain: Json = msgspec.to_builtins(self, enc_hook=msgspec.json.decode)
         return plain
+
+    def wanted(self) -> tuple[Json, str] | None:
+        annotations, spec, metadata = self.metadata.annotations, self.spec, self.metadata
+        if annotations is None or not annotations.allocation_id or spec is None or not spec.host_network:
+            return None
+        try:
+            table = msgspec.json.decode(annotations.allocations or b'""', type=str)
+            found = {
+                "namespace": metadata.namespace,
+                "name": metadata.name,
+                "labels": _some(metadata.labels, {}),
+                "ownerReferences": _some(metadata.owner_references, []),
+            }
+        except msgspec.DecodeError:
+            return None
+        return found, table
+
+
+class ServicePort(_Fields):
+    """Whereto it sends, and from where."""
+
+    port: Any = None
+    target_port: Any = None
+    protocol: Any = None
+
+
+class ServiceSpec(_Fields):
+    """Whose Pods, and which of their ports."""
+
+    selector: Any = None
+    ports: list[ServicePort] | None = None
+
+
+class ServiceSketch(Sketch):
+    spec: ServiceSpec | None = None
+
+
+def _some(raw: Unread, default: Any) -> Any:
+    return default if raw is msgspec.UNSET else msgspec.json.decode(bytes(raw)) or default
 
 
 class NodeSketch(Sketch):

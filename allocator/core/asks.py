@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from allocator.core.candidates import ANYWHERE, Constraints
 from allocator.core.claims import Owner, Shape
-from allocator.core.ports import Protocol
+from allocator.core.ports import Protocol, set_of
 from hostport.contract import Notice, Reason
 
 
@@ -42,7 +42,7 @@ class WhenFull(Enum):
 
 
 class PortAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One port that is asked for. `host_port` 0: not set."""
+    """One port that is asked for. `host_port` 0: not set. `is_former`: it was given in an earlier life of the Pod."""
 
     container: str = ""
     name: str = ""
@@ -50,6 +50,7 @@ class PortAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     container_port: int = 0
     host_port: int = 0
     host_ip: str = ""
+    is_former: bool = False
 
     def __str__(self) -> str:
         number = self.container_port or self.host_port
@@ -74,6 +75,12 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ttl: float | None = None  # seconds; leases only
     host_network: bool = False
     carried_id: str = ""  # the allocation id that the Pod already carries
+    avoid: tuple[int, ...] = ()  # numbers that Dynamic does not give to this Pod
+
+    @property
+    def avoided(self) -> int:
+        """The set of the numbers that Dynamic does not give to this Pod."""
+        return set_of(self.avoid) if self.avoid and self.policy is Policy.DYNAMIC else 0
 
     @property
     def shape(self) -> Shape:
@@ -94,17 +101,28 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return replace(self, owner=replace(self.owner, namespace=namespace))
 
     def with_unset_defaults(self) -> Ask:
-        """Undoes what the API server defaulted.
+        """Undoes what the API server defaulted, and what an earlier life of the Pod has left.
 
         With hostNetwork in the template it has set hostPort := containerPort before any webhook runs, so an equal
-        number is no wish of the user's where the policy chooses numbers.
+        number is no wish of the user's where the policy chooses numbers. Neither is one of an earlier life.
         """
-        if not (self.host_network and self.policy.is_ranged):
+        if not self.policy.is_ranged or not (self.host_network or any(p.is_former for p in self.ports)):
             return self
-        return replace(
-            self,
-            ports=tuple(replace(p, host_port=0) if p.host_port == p.container_port else p for p in self.ports),
-        )
+        return replace(self, ports=tuple(replace(p, host_port=0) if self._is_unset(p) else p for p in self.ports))
+
+    def _is_unset(self, port: PortAsk) -> bool:
+        return port.is_former or (self.host_network and port.host_port == port.container_port)
+
+    def setting(self, name: str) -> str:
+        """What a setting is called by whoever asks: an annotation of the Pod's, or a field of the request."""
+        return f"hostport.io/{name}" if self.owner.is_pod else name
+
+    @property
+    def on_host(self) -> Ask:
+        """Without the ports that are on no host: in a Pod network, those without a hostPort."""
+        if self.host_network or all(port.host_port for port in self.ports):
+            return self
+        return replace(self, ports=tuple(port for port in self.ports if port.host_port))
 
 
 SOME_POD, SOME_LESSEE = Owner(), Owner(kind="Lessee")

@@ -74,10 +74,10 @@ class Backlog:
         has_any, unconfirmed = False, 0
         for claim in reserved:
             has_any = True
-            if claim.expires is None or unconfirmed == TOLERATED:
-                break  # it is of a time when nobody saw Pods, and has no deadline yet
+            if claim.expires is None:
+                break  # of a time when nobody saw Pods: it has no deadline yet, and says nothing
             is_young = claim.expires - self._reservation_seconds > seen_until - UNCONFIRMED_SECONDS
-            if is_young:
+            if is_young or unconfirmed == TOLERATED:
                 break  # the younger ones say nothing yet
             unconfirmed += claim.expires > since
         if unconfirmed == TOLERATED:

@@ -176,14 +176,15 @@ class Ledger:
     def take_up(self, ask: Ask, now: float) -> tuple[Claim, tuple[Warned, ...]] | None:
         """The Pod's own pending claim, seen again in a reinvocation, with what appeared since.
 
-        The ports come in the order of the ask. Changes nothing: `amend` makes it stand. None: the id that the Pod
-        carries proves nothing, and the ask is a new one.
+        The ports come in the order of the ask, less those that are on no host. Changes nothing: `amend` makes it stand.
+        None: the id that the Pod carries proves nothing, and the ask is a new one.
 
         Raises:
             Refused: it is the Pod's own claim, and it no longer fits.
             UndecidedError: whether it fits is not known. The claim stays as it is.
 
         """
+        ask = ask.on_host  # what appeared and is on no host is none of ours
         claim = self._claims.get(ClaimId(ask.carried_id))
         if claim is None or not self._is_own(claim, ask, now):
             return None
@@ -195,7 +196,9 @@ class Ledger:
         within = self._constraints(ask)
         # As they stand: with hostNetwork the API server has set hostPort := containerPort where nobody did.
         fixed = tuple(
-            replace(port, host_port=known.host_port if known else port.host_port or port.container_port)
+            replace(
+                port, host_port=known.host_port if known else port.host_port or port.container_port, is_former=False
+            )
             for port, known in zip(ask.ports, recognised, strict=True)
         )
         # Whoever was admitted without room, to wait for it, goes on waiting.

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, State
@@ -127,9 +128,9 @@ class _Place:
     def numbers(self, protocol: Protocol, low: int, high: int) -> tuple[int, int]:
         """The numbers of [low, high] that are held, and those that are settled, less `low`."""
         if self.sets is None:
-            found = _Held()
+            found, wanted = _Held(), slots_of(protocol, range(low, high + 1))
             for slot, holders in self.holders.items():
-                if low <= number_of(slot) <= high and protocol_of(slot) is protocol:
+                if slot in wanted:
                     number = number_of(slot) - low
                     found.held.add(number)
                     if any(holder.is_settled for holder in holders):
@@ -405,12 +406,10 @@ class Occupancy:
         idle = len(self._scopes) - len(self._floating) - IDLE_SCOPES
         if idle <= 0:
             return
-        for constraints, scope in list(self._scopes.items()):
-            if idle <= 0 or constraints is newest:
-                return
-            if scope not in self._floating:
+        others = (each for each in self._scopes.values() if each not in self._floating)
+        for scope in list(islice(others, idle)):
+            if scope.constraints is not newest:
                 self._evict(scope)
-                idle -= 1
 
     def _evict(self, scope: Scope) -> None:
         del self._scopes[scope.constraints]
@@ -865,8 +864,12 @@ def _has(scope: Scope, key: PortKey) -> bool:
 
 
 def _by_slot(claim: Claim) -> list[tuple[Slot, PortKey]]:
-    """The keys of a claim, each with its slot: one object for all maps that it goes into."""
-    return [(slot_of(port.protocol, port.host_port), port.key) for port in claim.ports]
+    """The keys of a claim, each with its slot: one object for all maps that it goes into.
+
+    Each once: a socket may have two names.
+    """
+    keys = [(slot_of(port.protocol, port.host_port), port.key) for port in claim.ports]
+    return keys if len(keys) == 1 else list(dict.fromkeys(keys))
 
 
 def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -97,9 +97,10 @@ def recognise(claim: Claim, ask: Ask) -> list[ClaimPort | None] | None:
         for position, port in enumerate(ask.ports):
             if found[position] is not None:
                 continue
+            stands = port.host_port or (port.container_port if ask.host_network else 0)
             for known in left:
                 same = (known.container, known.name) == (port.container, port.name) or not by_name
-                if same and known.protocol is port.protocol and known.host_port == port.container_port:
+                if same and known.protocol is port.protocol and known.host_port == stands:
                     found[position] = known
                     left.remove(known)
                     break

@@ -1,8 +1,8 @@
 """From a policy to numbers, as far as the request alone decides.
 
-Ports of one container with one containerPort and different protocols (53/TCP and 53/UDP) are one *port group*: they get
-one number under every policy, and the *port index* counts groups. A number that the user set is kept under every
-policy; the port keeps its place in the port index.
+Ports of one container with one containerPort are one *port group*: 53/TCP and 53/UDP, and one socket under two names.
+They get one number under every policy, and the *port index* counts groups. A number that the user set is kept under
+every policy; the port keeps its place in the port index.
 
 A group's number is fixed here, or left open (0) for Dynamic, which `plan` then searches.
 """
@@ -40,22 +40,17 @@ def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
     the first.
     """
     groups: list[tuple[list[int], int]] = []
-    # (container, containerPort, protocol) → indexes of the groups that lack this protocol
-    lacking: dict[tuple[str, int, Protocol], list[int]] = {}
+    known: dict[tuple[str, int], dict[int, int]] = {}  # (container, containerPort) → number → index of its group
     for position, port in enumerate(ask.ports):
-        candidates = lacking.get((port.container, port.container_port, port.protocol), ())
-        for at in candidates if port.container_port else ():
-            members, number = groups[at]
-            if not number or not port.host_port or number == port.host_port:
-                members.append(position)
-                groups[at] = (members, number or port.host_port)
-                lacking[port.container, port.container_port, port.protocol].remove(at)
-                break
-        else:
-            for protocol in Protocol:
-                if protocol is not port.protocol:
-                    lacking.setdefault((port.container, port.container_port, protocol), []).append(len(groups))
-            groups.append(([position], port.host_port))
+        mine = known.setdefault((port.container, port.container_port), {}) if port.container_port else {}
+        at = mine.get(port.host_port) if port.host_port else next(iter(mine.values()), None)
+        if at is None and 0 in mine:  # a group without a number takes the first that comes
+            at = mine[port.host_port] = mine.pop(0)
+            groups[at] = (groups[at][0], port.host_port)
+        if at is None:
+            at = mine[port.host_port] = len(groups)
+            groups.append(([], port.host_port))
+        groups[at][0].append(position)
     return groups
 
 
@@ -132,7 +127,7 @@ def _index_mistakes(ask: Ask, count: int) -> list[Mistake]:
                 Reason.INDEX_EXCEEDS_STRIDE,
                 "stride",
                 f"index {ask.index} is not below stride {ask.stride}, so that its ports would run into those of the"
-                f" next port of index {ask.index - ask.stride}. Set hostport.io/stride above the highest index",
+                f" next port of index {ask.index - ask.stride}. Set {ask.setting('stride')} above the highest index",
             )
         ]
     return []
@@ -151,7 +146,9 @@ def _fixed(ask: Ask, members: list[int], position: int, reserved: int, mistakes:
                 mistakes.append(Mistake(Reason.CONTAINER_PORT_MISSING, f"{field}.container_port", message))
             return port.container_port
         case Policy.STATIC:
-            message = f"policy Static: {port} has no hostPort. Set it, or use policy Index or Dynamic"
+            some = any(each.host_port for each in ask.ports)
+            remedy = "Passthrough, which keeps those that are set" if some else "Index or Dynamic"
+            message = f"policy Static: {port} has no hostPort. Set it, or use policy {remedy}"
             mistakes.append(Mistake(Reason.HOST_PORT_MISSING, f"{field}.host_port", message))
             return 0
         case _:
@@ -164,31 +161,33 @@ def _indexed(ask: Ask, index: int, port: PortAsk, position: int, reserved: int, 
         return number
     how = f"{port}: min-port {ask.low} + index {index} + stride {ask.stride} x {position} = {number}"
     if number <= ask.high:
-        message = f"{how} is reserved in this cluster. Move hostport.io/min-port"
+        message = f"{how} is reserved in this cluster. Move {ask.setting('min-port')}"
         mistakes.append(Mistake(Reason.PORT_RESERVED, "range.min", message))
         return number
     beyond = f"max-port {ask.high}" if ask.high < MAX_PORT else f"the highest port, {MAX_PORT}"
-    message = f"{how} is beyond {beyond}. Raise hostport.io/max-port, or lower min-port or stride"
+    message = f"{how} is beyond {beyond}. Raise {ask.setting('max-port')}, or lower min-port or stride"
     mistakes.append(Mistake(Reason.NUMBER_BEYOND_RANGE, "range.max", message))
     return 0
 
 
 def _dynamic_mistakes(ask: Ask, reserved: int) -> list[Mistake]:
-    if span(ask.low, ask.high) & ~reserved:
+    numbers = span(ask.low, ask.high)
+    if numbers & ~reserved & ~ask.avoided:
         return []
-    message = (
-        f"every number from min-port {ask.low} to max-port {ask.high} is reserved in this cluster"
-        f" ({format_numbers(span(ask.low, ask.high) & reserved)}). Choose another range"
-    )
+    taken = numbers & reserved
+    why = [f"reserved in this cluster ({format_numbers(taken)})"] if taken else []
+    taken = numbers & ask.avoided & ~reserved
+    why += [f"named by the Pod's own probes or hooks ({format_numbers(taken)})"] if taken else []
+    message = f"every number from min-port {ask.low} to max-port {ask.high} is {' or '.join(why)}. Choose another range"
     return [Mistake(Reason.RANGE_RESERVED, "range", message)]
 
 
 def _collisions(ask: Ask, groups: Sequence[Group]) -> list[Mistake]:
-    """Two of the owner's own ports on one number would conflict with each other on every node."""
+    """Two groups of the owner's own on one number would conflict with each other on every node."""
     mistakes = []
     seen: dict[tuple[Protocol, int], dict[str, PortAsk]] = {}  # by address, in port order
     for group in groups:
-        for member in group.members if group.number else ():
+        for member in _sockets(ask, group) if group.number else ():
             port = ask.ports[member]
             key = PortKey(normalise_ip(port.host_ip), port.protocol, group.number)
             earlier = seen.setdefault((port.protocol, group.number), {})
@@ -198,6 +197,11 @@ def _collisions(ask: Ask, groups: Sequence[Group]) -> list[Mistake]:
                 mistakes.append(Mistake(Reason.OWN_PORTS_COLLIDE, f"ports[{member}]", message))
             earlier.setdefault(key.ip, port)
     return mistakes
+
+
+def _sockets(ask: Ask, group: Group) -> list[int]:
+    """The first member of each protocol: others of it are the same socket under another name."""
+    return list({ask.ports[member].protocol: member for member in reversed(group.members)}.values())[::-1]
 
 
 def _first_conflict(ip: str, earlier: Mapping[str, PortAsk]) -> PortAsk | None:

@@ -12,7 +12,7 @@ which is stricter, never laxer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import NamedTuple, NewType, cast
 
@@ -92,6 +92,14 @@ def normalise_ip(ip: str) -> str:
 def span(low: int, high: int) -> int:
     """The set {low, …, high}; empty when low > high."""
     return (1 << (high + 1)) - (1 << low) if low <= high else 0
+
+
+def set_of(numbers: Iterable[int]) -> int:
+    """The set of some numbers."""
+    members = 0
+    for number in numbers:
+        members |= 1 << number
+    return members
 
 
 def lowest(numbers: int) -> int:

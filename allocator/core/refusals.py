@@ -5,11 +5,12 @@ A holder of another namespace is not named, unless the operator allows it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Warned
-from allocator.core.claims import Claim, ClaimId
+from allocator.core.claims import Claim, ClaimId, Owner
 from allocator.core.matching import World, free_nodes, open_for_lease
 from allocator.core.policy import Group
 from allocator.core.ports import PortKey, format_numbers, span
@@ -61,7 +62,8 @@ def conflicts(ask: Ask, fixed: Fixed, scope: Scope, world: World, exempt: frozen
             continue
         held = world.occupancy.conflicting(key) & scope.nodes
         where = _held_on(ask, key, held, world, exempt) if held else "a Pod that has no node yet may land there"
-        message = f"{port}: {key} is taken {_on_all(scope.nodes)}: {where}. Choose another number or free it"
+        remedy = _of_rollout(ask, key, held, world, exempt) or "Choose another number or free it"
+        message = f"{port}: {key} is taken {_on_all(scope.nodes)}: {where}. {remedy}"
         mistakes.append(Mistake(Reason.PORT_CONFLICT, "ports", message))
     if not mistakes:
         numbers = ", ".join(str(key) for _, key in fixed)
@@ -77,7 +79,7 @@ def exhausted(ask: Ask, groups: Sequence[Group], scope: Scope, world: World) -> 
     left = "no number" if wanted == 1 else f"no {wanted} numbers"
     message = (
         f"range {ask.low}-{ask.high} ({usable(ask, world).bit_count()} numbers{aside}) has {left} left"
-        f" {_on_any(scope.nodes)}. Widen it with hostport.io/min-port and hostport.io/max-port, or free ports"
+        f" {_on_any(scope.nodes)}. Widen it with {ask.setting('min-port')} and {ask.setting('max-port')}, or free ports"
     )
     return Mistake(Reason.RANGE_EXHAUSTED, "range", message)
 
@@ -120,6 +122,34 @@ def _held_on(ask: Ask, key: PortKey, nodes: int, world: World, exempt: frozenset
         parts.append(f"{name} by {', '.join(_holder(ask, claim, world) for claim in holders[:SHOWN_HOLDERS])}")
     more = nodes.bit_count() - SHOWN_HOLDERS
     return ", ".join(parts) + (f", and on {more} more" if more > 0 else "")
+
+
+def _of_rollout(ask: Ask, key: PortKey, nodes: int, world: World, exempt: frozenset[ClaimId]) -> str:
+    """What to do where the Pod's own workload holds the number on some node: it makes new Pods before old ones go."""
+    for name in islice(world.occupancy.names_of(nodes), SHOWN_HOLDERS):
+        for claim in world.occupancy.holders(name, key):
+            if claim.id not in exempt and is_of_one_workload(claim.owner, ask.owner):
+                return (
+                    "Pods of the same workload hold it: with a rolling update set maxSurge 0 (and maxUnavailable 1) or"
+                    " strategy Recreate, run at most one replica for each node, or use policy Dynamic"
+                )
+    return ""
+
+
+def is_of_one_workload(one: Owner, other: Owner) -> bool:
+    """Whether two Pods were made for one workload: by one controller, or by two ReplicaSets of one Deployment."""
+    if not (one.is_pod and other.is_pod and one.namespace == other.namespace):
+        return False
+    if one.controller_uid and one.controller_uid == other.controller_uid:
+        return True
+    stems = {_stem(each.generate_name) for each in (one, other) if each.controller_uid}
+    return len(stems) == 1 and "" not in stems and bool(one.controller_uid and other.controller_uid)
+
+
+def _stem(generate_name: str) -> str:
+    """`web` of a ReplicaSet's `web-5c86cff746-`; empty for names that no Deployment gives."""
+    named = re.fullmatch(r"(.+)-[bcdfghjklmnpqrstvwxz2456789]{5,10}-", generate_name)
+    return named[1] if named else ""
 
 
 def _holder(ask: Ask, claim: Claim, world: World) -> str:

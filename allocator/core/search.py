@@ -246,7 +246,7 @@ def lowest_free(wanted: Demand, steps: Steps) -> Numbers:
         found = _lowest_free(wanted.ask, wanted.groups, wanted.world, partial(_taken, wanted), low, last)
         if found or last == high:
             return found
-        size *= 8
+        size *= 2
 
 
 def _taken(wanted: Demand, protocol: Protocol, low: int, high: int) -> int:
@@ -255,7 +255,7 @@ def _taken(wanted: Demand, protocol: Protocol, low: int, high: int) -> int:
 
 def _lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, low: int, high: int) -> Numbers:
     """The same from `low` to `high`. Bit 0 of a set is `low`."""
-    free = _unreserved(low, high, world)
+    free = _unreserved(ask, low, high, world)
     numbers = [group.number for group in groups]
     for number in numbers:
         if low <= number <= high:
@@ -279,12 +279,12 @@ def _lowest_free(ask: Ask, groups: Sequence[Group], world: World, taken: Taken, 
 
 
 def usable(ask: Ask, world: World) -> int:
-    """The numbers of the range that are not reserved, less `ask.low`."""
-    return _unreserved(ask.low, ask.high, world)
+    """The numbers of the range that are neither reserved nor named by the Pod itself, less `ask.low`."""
+    return _unreserved(ask, ask.low, ask.high, world)
 
 
-def _unreserved(low: int, high: int, world: World) -> int:
-    return span(0, high - low) & ~(world.reserved >> low)
+def _unreserved(ask: Ask, low: int, high: int, world: World) -> int:
+    return span(0, high - low) & ~((world.reserved | ask.avoided) >> low)
 
 
 def _is_allowed(numbers: Numbers, wanted: Demand) -> bool:

@@ -87,6 +87,10 @@ def bits(numbers: int) -> Iterator[int]:
 
     Found in its digits: to take one bit after the other from a large set would copy the set each time.
     """
+    if not numbers & (numbers - 1):  # one, as is that of a Pod of a DaemonSet, or none
+        if numbers:
+            yield numbers.bit_length() - 1
+        return
     digits = f"{numbers:b}"[::-1]
     at = digits.find("1")
     while at >= 0:

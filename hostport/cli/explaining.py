@@ -13,11 +13,13 @@ from typing import Any
 
 from hostport.cli import wording
 from hostport.cli.cluster import selects, webhook_of
+from hostport.contract import Notice
+from hostport.services import Selecting, moved_ports
 from hostport.v1 import allocator_pb2 as pb
 from shim.manifests import admission_review
 from shim.outcomes import Mistake
 from shim.review import COMPLETION_INDEX, POD_INDEX, Ask, Denied, NotOurs, ReviewError, parse_review
-from shim.settings import ALLOCATION_ID, ALLOCATIONS, ENABLED, POLICIES
+from shim.settings import ALLOCATION_ID, ALLOCATIONS, ENABLED, POLICIES, WARNINGS
 
 POLICY_NAMES = {value: name for name, value in POLICIES.items()}
 
@@ -30,6 +32,7 @@ class Facts:
     namespace_labels: dict[str, str]
     configuration: Any
     found: pb.GetAllocationResponse | None
+    services: tuple[Selecting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Explanation:
     facts: dict[str, str] = field(default_factory=dict)
     ports: tuple[PortRule, ...] = ()
     mistakes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def explain(facts: Facts) -> Explanation:
@@ -70,10 +74,27 @@ def explain(facts: Facts) -> Explanation:
         return _no(told, f"It asked, and was never sent to the webhook: {_why_not_sent(facts)}.")
     if isinstance(asked, Ask):
         told |= _wishes(asked, pod)
+    if not pod["spec"].get("hostNetwork"):
+        told["Network"] = "its own: the node maps each number to the containerPort"
     ports = tuple(_rules(annotations, asked, facts))
     told |= _allocation(annotations[ALLOCATION_ID], facts.found)
     verdict, is_good = _standing(pod, facts.found)
-    return Explanation(verdict=verdict, is_good=is_good, facts=told, ports=ports)
+    return Explanation(
+        verdict=verdict, is_good=is_good, facts=told, ports=ports, warnings=tuple(_warnings(annotations, facts))
+    )
+
+
+def _warnings(annotations: dict[str, str], facts: Facts) -> Iterator[str]:
+    """What was told at the admission, by its words, and Services that lead nowhere now."""
+    for word in filter(None, annotations.get(WARNINGS, "").split(",")):
+        meaning = Notice[word].value if word in Notice.__members__ else "see docs/contract.md"
+        yield f"{word}: {meaning}"
+    pod = facts.pod
+    if pod["spec"].get("hostNetwork"):
+        moved = moved_ports(annotations.get(ALLOCATIONS, ""))
+        for service in facts.services:
+            if service.selects(pod["metadata"].get("labels") or {}):
+                yield from (f"{Notice.SERVICE_OLD_PORT.name}: {sentence}" for _, sentence in service.lost(moved))
 
 
 def _no(told: dict[str, str], verdict: str, *, is_good: bool = False, mistakes: Sequence[Mistake] = ()) -> Explanation:

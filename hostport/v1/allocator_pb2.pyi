@@ -430,9 +430,11 @@ class PortRequest(_message.Message):
     CONTAINER_PORT_FIELD_NUMBER: _builtins.int
     HOST_PORT_FIELD_NUMBER: _builtins.int
     HOST_IP_FIELD_NUMBER: _builtins.int
+    FORMER_FIELD_NUMBER: _builtins.int
     container: _builtins.str
     """Name of the container, for Pods. Ports of one container with one
-    container_port and different protocols get the same number.
+    container_port get the same number: of different protocols, or of one
+    socket under two names.
     """
     name: _builtins.str
     """Name of the port."""
@@ -446,6 +448,11 @@ class PortRequest(_message.Message):
     """
     host_ip: _builtins.str
     """Address that the port binds to. Empty, "0.0.0.0" and "::": every address."""
+    former: _builtins.bool
+    """True where host_port was given in an earlier life of the Pod (it was
+    restored or copied). It counts as unset under POLICY_INDEX and
+    POLICY_DYNAMIC, unless the Pod's own allocation is taken up again.
+    """
     def __init__(
         self,
         *,
@@ -455,10 +462,11 @@ class PortRequest(_message.Message):
         container_port: _builtins.int = ...,
         host_port: _builtins.int = ...,
         host_ip: _builtins.str = ...,
+        former: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "container_port", b"container_port", "host_ip", b"host_ip", "host_port", b"host_port", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "container_port", b"container_port", "former", b"former", "host_ip", b"host_ip", "host_port", b"host_port", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,6 +494,7 @@ class AllocateRequest(_message.Message):
     HOST_NETWORK_FIELD_NUMBER: _builtins.int
     ALLOCATION_ID_FIELD_NUMBER: _builtins.int
     CONTROLLER_FIELD_NUMBER: _builtins.int
+    AVOID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeated call idempotent: the same id with the same request gets
     the first answer, also across a restart, while the allocation lives. For
@@ -544,6 +553,12 @@ class AllocateRequest(_message.Message):
         as a Kubernetes Event of it. Decides nothing.
         """
 
+    @_builtins.property
+    def avoid(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers that POLICY_DYNAMIC does not give to this owner, 1..65535: the Pod's
+        own probes name them, so that something of it listens there. At most 512.
+        """
+
     def __init__(
         self,
         *,
@@ -563,10 +578,11 @@ class AllocateRequest(_message.Message):
         host_network: _builtins.bool = ...,
         allocation_id: _builtins.str = ...,
         controller: Global___Controller | None = ...,
+        avoid: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "constraints", b"constraints", "controller", b"controller", "index", b"index", "owner", b"owner", "range", b"range", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "allocation_id", b"allocation_id", "constraints", b"constraints", "controller", b"controller", "dry_run", b"dry_run", "host_network", b"host_network", "index", b"index", "may_preempt", b"may_preempt", "owner", b"owner", "policy", b"policy", "ports", b"ports", "priority", b"priority", "range", b"range", "request_id", b"request_id", "stride", b"stride", "ttl", b"ttl", "when_full", b"when_full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "allocation_id", b"allocation_id", "avoid", b"avoid", "constraints", b"constraints", "controller", b"controller", "dry_run", b"dry_run", "host_network", b"host_network", "index", b"index", "may_preempt", b"may_preempt", "owner", b"owner", "policy", b"policy", "ports", b"ports", "priority", b"priority", "range", b"range", "request_id", b"request_id", "stride", b"stride", "ttl", b"ttl", "when_full", b"when_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
     _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
@@ -1447,6 +1463,61 @@ class ExplainPortResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainPortResponse: _TypeAlias = ExplainPortResponse  # noqa: Y015
+
+@_typing.final
+class ReportWarningsRequest(_message.Message):
+    """ReportWarningsRequest tells what was warned of, and whom it concerns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    CONTROLLER_FIELD_NUMBER: _builtins.int
+    CONTROLLER_UID_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Required. Namespace of the Pod and of its controller."""
+    controller_uid: _builtins.str
+    """Required. Its uid."""
+    @_builtins.property
+    def controller(self) -> Global___Controller:
+        """Required. The controller that made the Pod."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """At most 32. Each reason is a word of docs/contract.md."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        controller: Global___Controller | None = ...,
+        controller_uid: _builtins.str = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller", b"controller", "controller_uid", b"controller_uid", "namespace", b"namespace", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportWarningsRequest: _TypeAlias = ReportWarningsRequest  # noqa: Y015
+
+@_typing.final
+class ReportWarningsResponse(_message.Message):
+    """ReportWarningsResponse has no fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportWarningsResponse: _TypeAlias = ReportWarningsResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):

@@ -85,6 +85,11 @@ class AllocatorServiceStub:
                 request_serializer=hostport_dot_v1_dot_allocator__pb2.ExplainPortRequest.SerializeToString,
                 response_deserializer=hostport_dot_v1_dot_allocator__pb2.ExplainPortResponse.FromString,
                 _registered_method=True)
+        self.ReportWarnings = channel.unary_unary(
+                '/hostport.v1.AllocatorService/ReportWarnings',
+                request_serializer=hostport_dot_v1_dot_allocator__pb2.ReportWarningsRequest.SerializeToString,
+                response_deserializer=hostport_dot_v1_dot_allocator__pb2.ReportWarningsResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/hostport.v1.AllocatorService/GetStatus',
                 request_serializer=hostport_dot_v1_dot_allocator__pb2.GetStatusRequest.SerializeToString,
@@ -177,6 +182,15 @@ class AllocatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportWarnings(self, request, context):
+        """ReportWarnings tells the owner of a Pod what a shim has warned of, since
+        controllers throw warnings away: one Kubernetes Event for an owner and a
+        word, however often it is told. For shims.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """GetStatus tells how this allocator is. It answers before it serves, and
         where another allocator serves.
@@ -237,6 +251,11 @@ def add_AllocatorServiceServicer_to_server(servicer, server):
                     servicer.ExplainPort,
                     request_deserializer=hostport_dot_v1_dot_allocator__pb2.ExplainPortRequest.FromString,
                     response_serializer=hostport_dot_v1_dot_allocator__pb2.ExplainPortResponse.SerializeToString,
+            ),
+            'ReportWarnings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportWarnings,
+                    request_deserializer=hostport_dot_v1_dot_allocator__pb2.ReportWarningsRequest.FromString,
+                    response_serializer=hostport_dot_v1_dot_allocator__pb2.ReportWarningsResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -515,6 +534,33 @@ class AllocatorService:
             '/hostport.v1.AllocatorService/ExplainPort',
             hostport_dot_v1_dot_allocator__pb2.ExplainPortRequest.SerializeToString,
             hostport_dot_v1_dot_allocator__pb2.ExplainPortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportWarnings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostport.v1.AllocatorService/ReportWarnings',
+            hostport_dot_v1_dot_allocator__pb2.ReportWarningsRequest.SerializeToString,
+            hostport_dot_v1_dot_allocator__pb2.ReportWarningsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,6 +79,11 @@ class AllocatorServiceStub:
     """GetNode returns one node with its port map."""
     ExplainPort: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ExplainPortRequest, _allocator_pb2.ExplainPortResponse]
     """ExplainPort tells who holds a port on a node, and since when."""
+    ReportWarnings: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ReportWarningsRequest, _allocator_pb2.ReportWarningsResponse]
+    """ReportWarnings tells the owner of a Pod what a shim has warned of, since
+    controllers throw warnings away: one Kubernetes Event for an owner and a
+    word, however often it is told. For shims.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.GetStatusRequest, _allocator_pb2.GetStatusResponse]
     """GetStatus tells how this allocator is. It answers before it serves, and
     where another allocator serves.
@@ -123,6 +128,11 @@ class AllocatorServiceAsyncStub(AllocatorServiceStub):
     """GetNode returns one node with its port map."""
     ExplainPort: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ExplainPortRequest, _allocator_pb2.ExplainPortResponse]  # type: ignore[assignment]
     """ExplainPort tells who holds a port on a node, and since when."""
+    ReportWarnings: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ReportWarningsRequest, _allocator_pb2.ReportWarningsResponse]  # type: ignore[assignment]
+    """ReportWarnings tells the owner of a Pod what a shim has warned of, since
+    controllers throw warnings away: one Kubernetes Event for an owner and a
+    word, however often it is told. For shims.
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_allocator_pb2.GetStatusRequest, _allocator_pb2.GetStatusResponse]  # type: ignore[assignment]
     """GetStatus tells how this allocator is. It answers before it serves, and
     where another allocator serves.
@@ -224,6 +234,17 @@ class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_allocator_pb2.ExplainPortResponse, _abc.Awaitable[_allocator_pb2.ExplainPortResponse]]:
         """ExplainPort tells who holds a port on a node, and since when."""
+
+    @_abc_1.abstractmethod
+    def ReportWarnings(
+        self,
+        request: _allocator_pb2.ReportWarningsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_allocator_pb2.ReportWarningsResponse, _abc.Awaitable[_allocator_pb2.ReportWarningsResponse]]:
+        """ReportWarnings tells the owner of a Pod what a shim has warned of, since
+        controllers throw warnings away: one Kubernetes Event for an owner and a
+        word, however often it is told. For shims.
+        """
 
     @_abc_1.abstractmethod
     def GetStatus(

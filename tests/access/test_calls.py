@@ -20,6 +20,12 @@ ALL = "create delete get list"
 SERVICE = pb.DESCRIPTOR.services_by_name["AllocatorService"]
 
 
+def report() -> pb.ReportWarningsRequest:
+    made_by = pb.Controller(api_version="apps/v1", kind="ReplicaSet", name="web-5d4f")
+    warning = pb.Warning(reason="PORT_MOVED", message="port 80 moved")
+    return pb.ReportWarningsRequest(namespace="demo", controller=made_by, controller_uid="rs-1", warnings=[warning])
+
+
 def requests(claim_id: str = "0" * 32) -> dict[str, Any]:
     """One for each call."""
     return {
@@ -33,6 +39,7 @@ def requests(claim_id: str = "0" * 32) -> dict[str, Any]:
         "ListNodes": pb.ListNodesRequest(),
         "GetNode": pb.GetNodeRequest(name="localhost"),
         "ExplainPort": pb.ExplainPortRequest(node="localhost", host_port=7000),
+        "ReportWarnings": report(),
         "GetStatus": pb.GetStatusRequest(),
     }
 
@@ -112,7 +119,8 @@ async def test_a_shim_allocates_for_pods_and_does_nothing_else(secured: Secured)
 
     granted = (await shim("Allocate", pod())).allocation
 
-    assert await outcomes(shim, granted.id) == dict.fromkeys(requests(), "PERMISSION_DENIED")
+    answers = await outcomes(shim, granted.id)
+    assert answers == dict.fromkeys(requests(), "PERMISSION_DENIED") | {"ReportWarnings": "OK"}
     assert secured.server.asked == [], "the API server is not asked about shims"
     assert [claim.id for claim in claims(secured)] == [granted.id]
 
@@ -146,6 +154,7 @@ async def test_the_right_everywhere_opens_every_call(secured: Secured) -> None:
 
     assert answers == dict.fromkeys(requests(), "OK") | {
         "AllocateStream": "PERMISSION_DENIED",  # for shims
+        "ReportWarnings": "PERMISSION_DENIED",  # likewise
         "Renew": "ALLOCATION_NOT_FOUND",
         "GetAllocation": "ALLOCATION_NOT_FOUND",
     }
@@ -323,7 +332,8 @@ async def test_without_an_answer_nothing_is_open(secured: Secured, broken: tuple
 
     for each in (stub, user):
         answers = await outcomes(each)
-        assert answers.pop("AllocateStream") in {"ACCESS_UNKNOWN", "PERMISSION_DENIED"}, "a certificate needs no review"
+        for method in ("AllocateStream", "ReportWarnings"):
+            assert answers.pop(method) in {"ACCESS_UNKNOWN", "PERMISSION_DENIED"}, "a certificate needs no review"
         assert answers.pop("Release") in {"ACCESS_UNKNOWN", "OK"}, "to end what is gone takes no right, but a name"
         assert set(answers.values()) == {"ACCESS_UNKNOWN"}
     assert claims(secured) == []

@@ -166,3 +166,43 @@ async def test_what_is_granted_is_not_told(full: Running) -> None:
     await full.stub.Allocate(asking(**static_fields(23)))
 
     assert full.happenings == []
+
+
+# -- warnings
+
+
+def warned(**fields: Any) -> pb.ReportWarningsRequest:
+    made_by = pb.Controller(api_version="apps/v1", kind="ReplicaSet", name="web-5d4f")
+    told = [
+        pb.Warning(reason="PORT_MOVED", message="port 80 moved"),
+        pb.Warning(reason="OLD_NUMBER", message="80 stands"),
+    ]
+    known: dict[str, Any] = {"namespace": "demo", "controller": made_by, "controller_uid": "rs-1", "warnings": told}
+    return pb.ReportWarningsRequest(**known | fields)
+
+
+async def test_what_a_shim_warned_of_is_told_to_the_owner_of_the_pod(full: Running) -> None:
+    await full.stub.ReportWarnings(warned())
+
+    owner = Subject(api_version="apps/v1", kind="ReplicaSet", namespace="demo", name="web-5d4f", uid="rs-1")
+    assert full.happenings == [
+        Happening(subject=owner, reason="Warned", action="Admit", note="PORT_MOVED: port 80 moved", kind="PORT_MOVED"),
+        Happening(subject=owner, reason="Warned", action="Admit", note="OLD_NUMBER: 80 stands", kind="OLD_NUMBER"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        pytest.param({"controller": None}, "a controller has namespace, kind, name and uid", id="nobody"),
+        pytest.param({"controller_uid": "x" * 254}, "each of at most 253 characters", id="a uid that nothing has"),
+        pytest.param({"warnings": [pb.Warning(reason="no word")]}, "'no word' is no word", id="no word"),
+        pytest.param({"warnings": [pb.Warning(reason="A")] * 33}, "33 warnings are more than 32", id="too many"),
+    ],
+)
+async def test_a_report_that_cannot_be_told_is_refused(full: Running, fields: dict[str, Any], why: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await full.stub.ReportWarnings(warned(**fields))
+
+    assert (error.value.code(), full.happenings) == (grpc.StatusCode.INVALID_ARGUMENT, [])
+    assert why in (error.value.details() or "")

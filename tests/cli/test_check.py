@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hostport.cli.checks import catalogue
-from hostport.cli.checks.facts import RIGHTS, Facts, Right, Shown, Unseen
+from hostport.cli.checks.facts import RIGHTS, Facts, Forwarded, Right, Shown, Unseen
 from hostport.cli.checks.judging import Level, judge
 from hostport.cli.commands.check import as_data, lines
 from hostport.v1 import allocator_pb2 as pb
@@ -146,6 +146,14 @@ BROKEN: dict[str, tuple[Facts, str]] = {
         replace(HEALTHY, shown=Shown("shim", NOW + 9 * DAY, "self-signed certificate in chain"), dry_run=X509),
         ("✗ webhook-trusted: the certificate of shim does not come from caBundle: self-signed certificate in chain\n"
         f"✗ webhook-admits: {X509.message}"),
+    ),
+    "host ports are not forwarded": (
+        replace(HEALTHY, forwarded=Forwarded(node="n1", address="10.0.0.1:29999", answers=False)),
+        "✗ hostports-forwarded: a Pod runs on n1, and nobody answers at 10.0.0.1:29999",
+    ),
+    "whether they are could not be tried": (
+        replace(HEALTHY, forwarded=Unseen("the Pod did not start within 90 s: ErrImagePull")),
+        "‼ hostports-forwarded: it could not be checked: the Pod did not start within 90 s: ErrImagePull",
     ),
     "no shim": (
         replace(HEALTHY, shims=[shim_pod(ready=False)]),

@@ -13,6 +13,7 @@ import yaml
 
 from hostport.cli.commands.explain import _lines
 from hostport.cli.explaining import Facts, explain
+from hostport.services import parse_service
 from hostport.v1 import allocator_pb2 as pb
 from shim.offline import offline_allocator
 from shim.render import read_pods, render_pods
@@ -103,6 +104,13 @@ def test_a_pod_with_policy_dynamic_is_told_where_its_number_was_searched() -> No
     ]
 
 
+def test_a_pod_with_a_network_of_its_own_is_told_that_numbers_are_mapped() -> None:
+    pod = admitted("edge-proxy.yaml")
+    pod["spec"]["hostNetwork"] = False
+
+    assert "Network:     its own: the node maps each number to the containerPort" in told(pod).splitlines()
+
+
 def test_a_port_that_was_fixed_is_told_to_be() -> None:
     fixed = "proxy       https   8443/TCP   8443     the hostPort that was written"
 
@@ -170,4 +178,26 @@ def test_what_would_be_denied_is_told_in_the_words_of_the_denial() -> None:
             ' mean "Dynamic"?'
         ),
         '  NOT_A_NUMBER: annotation hostport.io/min-port: "many" is not a number: write decimal digits in quotes',
+    ]
+
+
+def test_warnings_of_the_admission_and_services_that_lead_nowhere_are_told() -> None:
+    pod = admitted("game-server.yaml")
+    pod["metadata"]["annotations"]["hostport.io/warnings"] = "PORT_MOVED,OF_LATER"
+    pod["metadata"]["labels"] = {"app": "game"}
+    port = {"port": 7777, "protocol": "UDP"}
+    made = {
+        "metadata": {"name": "front", "namespace": "default"},
+        "spec": {"selector": {"app": "game"}, "ports": [port]},
+    }
+    service = parse_service(made)
+    assert service is not None
+
+    lines = told(pod, services=(service,)).splitlines()
+
+    start = lines.index("Warnings:")
+    assert lines[start + 1 : start + 4] == [
+        "  PORT_MOVED: A port moved, and nothing in the Pod names its HOSTPORT_ variable",
+        "  OF_LATER: see docs/contract.md",
+        ("  SERVICE_OLD_PORT: Service front sends port 7777/UDP to 7777, which moved to 20000: set targetPort: game"),
     ]

@@ -27,8 +27,15 @@ from allocator.cluster.messages import PROTOBUF
 from cluster.encoding import binary, binary_page, frame, sized
 
 Object = dict[str, Any]
-IN_PROTOBUF = {"pods", "nodes", "namespaces"}
-KINDS = {"pods": "Pod", "nodes": "Node", "namespaces": "Namespace", "portleases": "PortLease", "leases": "Lease"}
+IN_PROTOBUF = {"pods", "nodes", "namespaces", "services"}
+KINDS = {
+    "pods": "Pod",
+    "nodes": "Node",
+    "namespaces": "Namespace",
+    "services": "Service",
+    "portleases": "PortLease",
+    "leases": "Lease",
+}
 VERBS = {"POST": "create", "GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 GROUP = "/apis/hostport.io/v1alpha1"
 LEASES = "/apis/coordination.k8s.io/v1"

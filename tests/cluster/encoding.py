@@ -57,13 +57,29 @@ def sized(part: bytes) -> bytes:
 
 
 def _message(kind: str, obj: Object) -> Any:
-    return ParseDict(_with_seconds(obj), getattr(pb, kind)(), ignore_unknown_fields=True)
+    return ParseDict(_as_messages(obj), getattr(pb, kind)(), ignore_unknown_fields=True)
+
+
+def _as_messages(obj: Object) -> Object:
+    """A time is text in JSON and a number of seconds in protobuf; a Service's target is a message."""
+    if isinstance(obj.get("items"), list):
+        return {**obj, "items": [_as_messages(item) for item in obj["items"]]}
+    return _with_targets(_with_seconds(obj))
+
+
+def _with_targets(obj: Object) -> Object:
+    spec = obj.get("spec")
+    if obj.get("kind", "Service") != "Service" or not isinstance(spec, dict) or not spec.get("ports"):
+        return obj
+    ports = [port | {"targetPort": _int_or_string(port.get("targetPort", 0))} for port in spec["ports"]]
+    return {**obj, "spec": {**spec, "ports": ports}}
+
+
+def _int_or_string(value: int | str) -> Object:
+    return {"type": 1, "strVal": value} if isinstance(value, str) else {"type": 0, "intVal": value}
 
 
 def _with_seconds(obj: Object) -> Object:
-    """A time is text in JSON and a number of seconds in protobuf."""
-    if isinstance(obj.get("items"), list):
-        return {**obj, "items": [_with_seconds(item) for item in obj["items"]]}
     metadata = obj.get("metadata")
     if not isinstance(metadata, dict) or not metadata.get("deletionTimestamp"):
         return obj

@@ -182,3 +182,18 @@ async def test_telling_never_waits_and_what_has_no_room_is_counted(
         writer.tell(conflict(subject=Subject(api_version="v1", kind="Pod", namespace="d", name="x", uid=str(at))))
 
     assert writer.counts == {("Conflict", "dropped"): 3}
+
+
+async def test_a_warning_that_another_allocator_has_told_is_counted_in_its_event(
+    server: Server, writer: EventWriter, clock: Clock
+) -> None:
+    server.statuses += [409]
+    told = Happening(subject=POD, reason="Warned", action="Admit", note="PORT_MOVED: 80 moved", kind="PORT_MOVED")
+    writer.tell(told)
+    await until(lambda: writer.counts)
+    clock.now += happenings.REPEAT_SECONDS
+    writer.tell(told)
+    await until(lambda: writer.counts["Warned", "written"] == 2)
+
+    assert [method for method, _, _ in server.got] == ["POST", "PATCH"]
+    assert server.got[1][1] == f"{PATH}/{server.got[0][2]['metadata']['name']}"

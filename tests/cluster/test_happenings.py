@@ -9,13 +9,16 @@ from allocator.cluster.happenings import (
     WRITES_PER_SECOND,
     Gatherer,
     Happening,
+    Series,
     Subject,
 )
 
 
-def happening(pod: str = "web-0", reason: str = "Conflict", note: str = "8080/TCP is held twice") -> Happening:
+def happening(
+    pod: str = "web-0", reason: str = "Conflict", note: str = "8080/TCP is held twice", kind: str = ""
+) -> Happening:
     subject = Subject(api_version="v1", kind="Pod", namespace="demo", name=pod, uid=f"uid-{pod}")
-    return Happening(subject=subject, reason=reason, action="Observe", note=note)
+    return Happening(subject=subject, reason=reason, action="Observe", note=note, kind=kind)
 
 
 def write(gatherer: Gatherer, now: float) -> list[tuple[str, int, int]]:
@@ -51,6 +54,33 @@ def test_other_words_make_another_event_that_counts_from_one() -> None:
 
     assert write(gatherer, REPEAT_SECONDS) == [("web-0", 1, 0)]
     assert (first.name != name, first.first) == (True, 10.0)
+
+
+def test_what_has_a_kind_is_one_event_whatever_its_words() -> None:
+    gatherer = Gatherer()
+    for number in range(100):
+        gatherer.add(happening(note=f"80 is {number} now", kind="OLD_NUMBER"), 0.0)
+    gatherer.add(happening(note="80 moved", kind="PORT_MOVED"), 0.0)
+    assert write(gatherer, 0.0) == [("web-0", 100, 0), ("web-0", 1, 0)]
+
+    gatherer.add(happening(note="80 is 100 now", kind="OLD_NUMBER"), 1.0)
+
+    assert write(gatherer, REPEAT_SECONDS) == [("web-0", 101, 100)]
+    assert [one.happening.note for one in gatherer._series.values()] == ["80 moved", "80 is 0 now"]
+
+
+def test_the_name_of_an_event_with_a_kind_follows_from_owner_and_kind() -> None:
+    names = [[one.name for one in _told("OLD_NUMBER", "PORT_MOVED")] for _ in range(2)]
+
+    assert names[0] == names[1]
+    assert len(set(names[0])) == 2
+
+
+def _told(*kinds: str) -> list[Series]:
+    gatherer = Gatherer()
+    for kind in kinds:
+        gatherer.add(happening(kind=kind), 0.0)
+    return list(gatherer.due(0.0))
 
 
 def test_reasons_of_one_pod_are_apart() -> None:

@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from waiting import until
 
 from allocator.core.candidates import Node, NodeName
 from cluster.apiserver import ApiServer, Cut, Fail, Fault, Halved, Hang, Lines, Plain, error_event
@@ -75,14 +76,19 @@ async def test_a_page_that_breaks_off_is_asked_for_again(server: ApiServer, foll
 
 
 async def test_a_list_of_another_kind_between_two_pages_changes_nothing(server: ApiServer, follow: Follow) -> None:
+    go = asyncio.Event()
     server.script("list namespaces", Fail(500))
-    server.script("list pods", Plain(), Fail(500))
-    observer = await synced(server, follow, *(pod(f"p{n}", "web:80=8000") for n in range(8)))
+    server.script("list pods", Plain(), Halved(go))  # so that the last page is asked for when the others are told
+    names = [f"p{number}" for number in range(11)]
+    following = asyncio.create_task(synced(server, follow, *(pod(name, "web:80=8000") for name in names)))
+    await until(lambda: (server.count("list pods"), server.count("list namespaces")) == (3, 2))
+    go.set()
+    observer = await following
 
     lists = [request.split()[1] for request in server.requests if request.startswith("list ")]
-    assert sorted(lists[2:]) == ["namespaces", "pods", "pods", "pods", "pods"]
-    assert "namespaces" in lists[3:-1], "which of the two failures is tried again first is chance"
-    assert sorted(observer.pods) == [f"p{n}" for n in range(8)]
+    assert sorted(lists[:-1]) == ["namespaces", "namespaces", "nodes", "pods", "pods", "pods"]
+    assert lists[-1] == "pods"
+    assert sorted(observer.pods) == sorted(names)
 
 
 async def test_a_list_that_takes_long_tells_how_far_it_is(

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf.json_format import ParseError
 from hypothesis import assume, given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from allocator.cluster import kubernetes_pb2 as pb
 from allocator.cluster import watching
 from allocator.cluster.client import Answer, ApiError, UnreachableError
-from allocator.cluster.kubernetes import NAMESPACES, NODES, PODS
+from allocator.cluster.kubernetes import NAMESPACES, NODES, PODS, SERVICES
 from allocator.cluster.messages import MAGIC, Frame, head_of_page, words_of_status
 from allocator.cluster.objects import parse_node, parse_pod
 from allocator.cluster.projection import ListMetadata, Shared, level_of
@@ -29,6 +30,7 @@ from cluster.recording import assert_same, recorded
 from cluster.test_projection import NODES as NODE_OBJECTS
 from cluster.test_projection import PODS as POD_OBJECTS
 from cluster.test_projection import outcome
+from hostport.services import parse_service
 
 RECORDED = recorded()
 
@@ -70,7 +72,20 @@ def test_a_recorded_namespace_is_the_same_in_both_encodings() -> None:
     assert (seen.identity, seen.version, level_of(seen)) == (expected.identity, expected.version, level_of(expected))
 
 
-@pytest.mark.parametrize(("key", "collection"), [("PodList", PODS), ("NodeList", NODES), ("NamespaceList", NAMESPACES)])
+def test_a_recorded_service_is_the_same_in_both_encodings() -> None:
+    seen, expected = (
+        parse_service(msgspec.to_builtins(SERVICES.reader.one(body)))
+        for body in (body_of("Service"), text_of("Service"))
+    )
+
+    assert seen == expected == parse_service(RECORDED["Service"]["json"])
+    assert seen is not None
+
+
+LISTS = {"PodList": PODS, "NodeList": NODES, "NamespaceList": NAMESPACES, "ServiceList": SERVICES}
+
+
+@pytest.mark.parametrize(("key", "collection"), LISTS.items(), ids=LISTS)
 def test_the_first_bytes_of_a_recorded_page_tell_of_the_next(key: str, collection: Any) -> None:
     body = body_of(key)
     page, metadata = collection.reader.page(body), RECORDED[key]["json"]["metadata"]
@@ -134,6 +149,48 @@ def test_nodes_are_read_as_in_json(obj: dict[str, Any]) -> None:
     text, message = in_both(NODES.reader, "Node", obj)
 
     assert outcome(Shared().node, message) == outcome(Shared().node, text)
+
+
+SERVICE_PORTS = {
+    "a number": {"port": 80, "targetPort": 8080, "protocol": "TCP"},
+    "a name": {"port": 80, "targetPort": "web", "protocol": "UDP"},
+    "its own number": {"port": 80},
+}
+
+
+@pytest.mark.parametrize("port", SERVICE_PORTS.values(), ids=SERVICE_PORTS)
+def test_services_are_read_as_in_json(port: dict[str, Any]) -> None:
+    spec = {"selector": {"app": "db"}, "ports": [port, {"port": 1, "targetPort": 2}]}
+    obj = {"kind": "Service", "metadata": {"name": "s", "namespace": "demo", "resourceVersion": "7"}, "spec": spec}
+    text, message = in_both(SERVICES.reader, "Service", obj)
+
+    assert (message.identity, message.version) == (text.identity, text.version)
+    assert parse_service(msgspec.to_builtins(message)) == parse_service(msgspec.to_builtins(text)) == parse_service(obj)
+
+
+WANTED = {
+    "ours": (True, "abc", True),
+    "not on the host's network": (False, "abc", False),
+    "without an id": (True, "", False),
+}
+
+
+@pytest.mark.parametrize(("is_host", "carried", "is_wanted"), WANTED.values(), ids=WANTED)
+def test_what_a_service_is_compared_with_is_read_as_in_json(is_host: bool, carried: str, is_wanted: bool) -> None:
+    metadata = {
+        "name": "a",
+        "namespace": "demo",
+        "uid": "u",
+        "labels": {"app": "db"},
+        "annotations": {"hostport.io/allocation-id": carried, "hostport.io/allocations": "[1]"},
+        "ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "o", "controller": True}
+        ],
+    }
+    text, message = in_both(PODS.reader, "Pod", {"metadata": metadata, "spec": {"hostNetwork": is_host}})
+    found = {name: metadata[name] for name in ("namespace", "name", "labels", "ownerReferences")}
+
+    assert text.wanted() == message.wanted() == ((found, "[1]") if is_wanted else None)
 
 
 @pytest.mark.parametrize("level", ["", "baseline", "restricted", "privileged", "x"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kit import Desk, ask, lease, node, on, pod, port
+from msgspec.structs import replace
 
 from allocator.core.asks import Ask, Refused
 from allocator.core.candidates import NodeName
@@ -259,6 +260,80 @@ def test_what_appeared_since_is_held_as_it_stands() -> None:
     ]
     desk.ledger.amend(taken)
     assert "PORT_CONFLICT" in desk.refusal(ask("x", "y:1=15000", policy="Static"))
+
+
+def test_what_appeared_since_in_a_network_of_the_pods_own_is_left_alone() -> None:
+    """It has no hostPort, so that it is on no host."""
+    desk = Desk("n1")
+    asked = ask("db-0", "p:8080", policy="Dynamic")
+    claim = desk.grant(asked)
+    again = replace(asked, ports=(port("proxy/admin:15000"), port("p:8080=7000")), carried_id=claim.id)
+
+    assert desk.ledger.take_up(again, desk.now) == (claim, ())
+
+
+def test_numbers_that_the_pod_names_itself_are_not_given_to_it() -> None:
+    desk = Desk("n1")
+    two = ("x:1", "y:2")
+
+    first = desk.grant(ask("a", *two, avoid=(7000, 7002)))
+    others = desk.grant(ask("b", *two))
+
+    assert [p.host_port for p in first.ports] == [7001, 7003]
+    assert [p.host_port for p in others.ports] == [7000, 7002]
+
+
+def test_a_number_that_the_pod_had_is_not_given_to_it_once_it_names_it_itself() -> None:
+    desk = Desk("n1")
+    claim = desk.grant(ask("a", "x:1"))
+    desk.ledger.end(claim.id)
+
+    again = desk.grant(ask("a", "x:1", avoid=(7000,)))
+
+    assert [p.host_port for p in again.ports] == [7001]
+
+
+def test_one_socket_under_two_names_is_held_once_and_freed_once() -> None:
+    desk = Desk("n1")
+    claim = desk.grant(ask("a", "x:1", "y:1"))
+    assert [p.host_port for p in claim.ports] == [7000, 7000]
+    assert "PORT_CONFLICT" in desk.refusal(ask("b", "z:1=7000", policy="Static"))
+
+    desk.ledger.end(claim.id)
+
+    assert desk.grant(ask("b", "z:1=7000", policy="Static")).node == "n1"
+
+
+ROLLING = "Pods of the same workload hold it: with a rolling update set maxSurge 0"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_told"),
+    [
+        pytest.param(("w-5c86cff746-", "rs-1"), ("w-77f9d-", "rs-2"), True, id="two ReplicaSets of a Deployment"),
+        pytest.param(("d-", "ds"), ("d-", "ds"), True, id="a DaemonSet"),
+        pytest.param(("w-5c86cff746-", "rs-1"), ("v-77f9d-", "rs-2"), False, id="another Deployment"),
+        pytest.param(("a-", ""), ("a-", ""), False, id="Pods of nobody"),
+        pytest.param(("a-", "x"), ("b-", "y"), False, id="two DaemonSets"),
+        pytest.param(("db-one-", "x"), ("db-two-", "y"), False, id="two StatefulSets that begin alike"),
+    ],
+)
+def test_a_rolling_update_that_waits_for_its_own_pods_is_told(
+    one: tuple[str, str], other: tuple[str, str], is_told: bool
+) -> None:
+    desk = Desk("n1")
+    desk.grant(ask(one[0], "p:80=9500", policy="Static", controller=one[1]))
+
+    refusal = desk.refusal(ask(other[0], "p:80=9500", policy="Static", controller=other[1]))
+
+    assert (ROLLING in "".join(refusal.values())) == is_told
+
+
+def test_who_leases_hears_nothing_of_annotations() -> None:
+    desk = Desk("n1")
+    desk.grant(lease("a", "p:0", low=9000, high=9000))
+
+    assert "hostport.io/" not in str(desk.refusal(lease("b", "p:0", low=9000, high=9000)))
 
 
 def test_room_is_made_for_what_appeared_since() -> None:

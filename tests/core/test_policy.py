@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kit import ask
+from kit import ask, port
+from msgspec.structs import replace
 
-from allocator.core.asks import Refused
+from allocator.core.asks import Ask, Refused
 from allocator.core.policy import groups_of, number_groups
 from allocator.core.ports import parse_numbers, span
 from hostport.contract import Code, Reason
@@ -81,6 +82,11 @@ def test_a_policy_numbers_the_ports(fields: dict[str, Any], ports: list[str], ex
         ),
         pytest.param({"policy": "Static"}, ["a:80"], Reason.HOST_PORT_MISSING, "port a (80/TCP)", id="Static unset"),
         pytest.param(
+            {"policy": "Static"}, ["a:80=80", "b:81"], Reason.HOST_PORT_MISSING,
+            "port b (81/TCP) of container c has no hostPort. Set it, or use policy Passthrough, which keeps those that are set",
+            id="Static with some of them",
+        ),
+        pytest.param(
             {"policy": "Static"}, ["a:80=500", "b:81=500"], Reason.OWN_PORTS_COLLIDE, "500/TCP", id="own ports collide"
         ),
         pytest.param(
@@ -114,12 +120,67 @@ def test_several_mistakes_are_reported_together() -> None:
     assert [m.reason for m in refused.value.mistakes] == [Reason.INDEX_EXCEEDS_STRIDE, Reason.NUMBER_BEYOND_RANGE]
 
 
-def test_a_group_has_one_member_of_a_protocol() -> None:
-    asked = ask("web-0", "a:53", "b:53/UDP", "d:53", "c2/e:53/UDP")
+@pytest.mark.parametrize(
+    ("ports", "expected"),
+    [
+        pytest.param(["a:53", "b:53/UDP", "c2/e:53/UDP"], [([0, 1], 0), ([2], 0)], id="of one container"),
+        pytest.param(["a:80", "b:81", "d:80"], [([0, 2], 0), ([1], 0)], id="one socket under two names"),
+        pytest.param(["a:80", "b:80=90"], [([0, 1], 90)], id="the number of one name is that of the other"),
+        pytest.param(["a:80=90", "b:80=91", "d:80"], [([0, 2], 90), ([1], 91)], id="two numbers are two groups"),
+        pytest.param(["a:80@10.0.0.1", "b:80@10.0.0.2"], [([0, 1], 0)], id="on two addresses"),
+    ],
+)
+def test_ports_of_one_container_with_one_number_are_a_group(
+    ports: list[str], expected: list[tuple[list[int], int]]
+) -> None:
+    assert groups_of(ask("web-0", *ports)) == expected
 
-    assert groups_of(asked) == [([0, 1], 0), ([2], 0), ([3], 0)]
+
+def test_one_socket_under_two_names_does_not_collide_with_itself() -> None:
+    assert numbers("a:80=500", "b:80=500", policy="Static") == [500, 500]
+
+
+def test_what_the_pods_own_probes_name_is_no_number_for_it() -> None:
+    with pytest.raises(Refused) as refused:
+        numbers("a:1", policy="Dynamic", low=22, high=24, avoid=(23, 24))
+
+    (mistake,) = refused.value.mistakes
+    assert mistake.reason is Reason.RANGE_RESERVED
+    assert mistake.message == (
+        "every number from min-port 22 to max-port 24 is reserved in this cluster (22) or named by the Pod's own probes"
+        " or hooks (23-24). Choose another range"
+    )
+
+
+def test_a_number_of_an_earlier_life_counts_as_unset_where_the_policy_chooses() -> None:
+    former = replace(port("a:8080=7002"), is_former=True)
+
+    def given(**fields: Any) -> int:
+        (group,) = number_groups(replace(ask("web-0", **fields), ports=(former,)).with_unset_defaults(), RESERVED)
+        return group.number
+
+    assert (given(**index(1)), given(policy="Dynamic"), given(policy="Static")) == (10001, 0, 7002)
 
 
 def test_the_range_bounds_only_what_the_policy_computes() -> None:
     assert numbers("a:80=18080", policy="Static", low=1, high=2) == [18080]
     assert span(1, 2) == 0b110
+
+
+@pytest.mark.parametrize(
+    ("fields", "ports", "reserved"),
+    [
+        pytest.param({"low": 10, "high": 10, "index": 1}, ["a:1"], 0, id="beyond"),
+        pytest.param({"low": 10, "high": 99, "index": 1, "stride": 1}, ["a:1", "b:2"], 0, id="index and stride"),
+        pytest.param({"low": 10, "high": 99, "index": 0}, ["a:1"], 1 << 10, id="reserved"),
+    ],
+)
+def test_who_leases_hears_nothing_of_annotations(fields: dict[str, Any], ports: list[str], reserved: int) -> None:
+    def said(asked: Ask) -> str:
+        with pytest.raises(Refused) as refused:
+            number_groups(asked, reserved)
+        return str(refused.value)
+
+    asked = ask("a", *ports, policy="Index", **fields)
+    assert "hostport.io/" in said(asked)
+    assert "hostport.io/" not in said(replace(asked, owner=replace(asked.owner, kind="Relay")))

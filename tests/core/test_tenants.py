@@ -143,7 +143,7 @@ def test_a_preview_reserves_nothing_and_is_neither_counted_nor_held_back() -> No
 def test_a_pods_own_reservation_seen_again_is_not_held_back() -> None:
     at = desk(reservations=1)
     [claim] = fill(at, 1)
-    again = ask("w-0", f"p0:{claim.ports[0].host_port}", carried_id=claim.id)
+    again = ask("w-0", f"p0:{claim.ports[0].host_port}", host_network=True, carried_id=claim.id)
 
     assert not at.ledger.is_crowded(again)
     assert at.ledger.take_up(again, at.now) is not None
@@ -159,7 +159,7 @@ def test_a_reservation_does_not_grow_past_the_bound_by_being_asked_about_again()
 
     def again(count: int) -> Ask:
         grown = [f"q{number}:{20_000 + number}" for number in range(count - 1)]
-        return ask("w-0", f"p0:{first.ports[0].host_port}", *grown, carried_id=first.id)
+        return ask("w-0", f"p0:{first.ports[0].host_port}", *grown, host_network=True, carried_id=first.id)
 
     assert at.ledger.take_up(again(9), at.now) is not None, "10 ports in all"
     with pytest.raises(Refused, match="2 reservations with 2 ports in all"):
@@ -172,7 +172,9 @@ def test_a_pod_that_is_alone_in_its_namespace_grows_as_it_likes() -> None:
     [first] = fill(at, 1)
     grown = [f"q{number}:{20_000 + number}" for number in range(30)]
 
-    assert at.ledger.take_up(ask("w-0", f"p0:{first.ports[0].host_port}", *grown, carried_id=first.id), at.now)
+    assert at.ledger.take_up(
+        ask("w-0", f"p0:{first.ports[0].host_port}", *grown, host_network=True, carried_id=first.id), at.now
+    )
 
 
 # -- leases

@@ -17,7 +17,7 @@ import pytest
 from cluster.recording import RECORDING, assert_same
 
 from allocator.cluster.client import ApiError, Client, loader
-from allocator.cluster.kubernetes import NAMESPACES, NODES, PODS
+from allocator.cluster.kubernetes import NAMESPACES, NODES, PODS, SERVICES
 from allocator.cluster.messages import PROTOBUF, Frame, head_of_page
 from allocator.cluster.projection import JSON, Event, SeenPod, Shared
 from allocator.cluster.watching import complete_parts, watch_params
@@ -73,6 +73,16 @@ NODE = {
     "metadata": {"name": "every-field", "labels": {"disk": "ssd"}},
     "spec": {"unschedulable": True, "taints": [{"key": "gpu", "value": "yes", "effect": "NoSchedule"}]},
 }
+SERVICE = {
+    "metadata": {"name": "every-field"},
+    "spec": {
+        "selector": {"app": "every-field"},
+        "ports": [
+            {"name": "number", "port": 80, "targetPort": 8080, "protocol": "UDP"},
+            {"name": "text", "port": 81, "targetPort": "web"},
+        ],
+    },
+}
 
 
 def asking(plane: ControlPlane, ask: Callable[[Client], Awaitable[T]]) -> T:
@@ -90,7 +100,7 @@ def asking(plane: ControlPlane, ask: Callable[[Client], Awaitable[T]]) -> T:
 
 @pytest.fixture(scope="module")
 def paths(plane: ControlPlane) -> Iterator[dict[str, str]]:
-    """Where objects with every field that we read are: two Pods, a Node, a Namespace, a list and an error."""
+    """Where objects with every field that we read are: two Pods, a Node, a Service, a Namespace, lists, an error."""
     create_namespace(plane, NAMESPACE, labels={"pod-security.kubernetes.io/enforce": "privileged"})
     paths = {"Node": "/api/v1/nodes/every-field", "Namespace": f"/api/v1/namespaces/{NAMESPACE}"}
     assert plane.api.ask("POST", PRIORITY_CLASSES, PRIORITY).status == 201
@@ -104,8 +114,12 @@ def paths(plane: ControlPlane) -> Iterator[dict[str, str]]:
     assert told.status == 200, told.text
     assert plane.api.ask("DELETE", paths["Pod"], {"gracePeriodSeconds": 30}).status in {200, 202}
     assert plane.api.ask("POST", "/api/v1/nodes", NODE).status == 201
+    services = f"/api/v1/namespaces/{NAMESPACE}/services"
+    assert plane.api.ask("POST", services, SERVICE).status == 201
+    paths["Service"] = f"{services}/every-field"
     version = plane.api.ask("GET", "/api/v1/namespaces?limit=1").json["metadata"]["resourceVersion"]
-    for kind, collection in (("PodList", PODS), ("NodeList", NODES), ("NamespaceList", NAMESPACES)):
+    lists = (("PodList", PODS), ("NodeList", NODES), ("NamespaceList", NAMESPACES), ("ServiceList", SERVICES))
+    for kind, collection in lists:
         paths[kind] = f"{collection.path}?limit=1&resourceVersion={version}&resourceVersionMatch=Exact"
     paths["Status"] = "/api/v1/namespaces?limit=1&continue=nonsense"
     yield paths

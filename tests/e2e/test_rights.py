@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
+from allocator.cluster.signpost import LABEL
 from e2e.control_plane import ControlPlane, create_namespace
 from e2e.processes import Process, Timeout, wait_until
 from e2e.rights import NOTHING, rules, take_away
-from e2e.secured import ACCOUNT, AUDIENCE, Caller, Secured, apply_rights, token_of
+from e2e.secured import ACCOUNT, AUDIENCE, SYSTEM, Caller, Secured, apply_rights, token_of
 from hostport.v1 import allocator_pb2 as pb
 
-SERVES, WARNS, TELLS, TOKENS, RIGHTS, LEASES = (
+SERVES, LEADS, WARNS, TELLS, TOKENS, RIGHTS, LEASES = (
     "it serves",
+    "its Service leads to it",
     "it warns of Pod Security",
     "it tells a denial as an Event",
     "it knows whose a token is",
@@ -31,18 +33,21 @@ LOST: dict[str, set[str]] = {
     "get/list/watch pods": {SERVES},
     "list/watch nodes": {SERVES},
     "list/watch namespaces": {WARNS},
+    "list/watch services": set(),  # a Service that leads nowhere is not told
     "create/patch events": {TELLS},
     "create tokenreviews": {TOKENS},
     "create subjectaccessreviews": {TOKENS, RIGHTS, LEASES},
     "create/delete/get/list/watch portleases": {SERVES},
     "patch portleases/status": {LEASES},
-    "get/update leases": {SERVES},
+    "get/update/watch leases": {SERVES},
     "create leases": {SERVES},
+    "patch pods": {LEADS},
 }
 """What is lost with a rule. An allocator that does not serve is asked for nothing else."""
 
 
 RULES = rules(ACCOUNT)
+NAME = "allocator-rights"
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +59,29 @@ def allocator(plane: ControlPlane, product_session: object, folder: Path) -> Ite
         *("create", "rolebinding", "relay", "--clusterrole=hostport-portleases-editor"),
         *("--serviceaccount=rights:relay", "--user=carol"),
     )
-    yield Secured(plane, folder, "allocator-rights", "--port-leases")
+    plane.kubectl.apply(own_pod())
+    yield Secured(plane, folder, NAME, "--port-leases")
+    plane.kubectl.within(SYSTEM)("delete", "pod", NAME, "--force")
     take_away(plane, ACCOUNT, NOTHING)
+
+
+def own_pod() -> dict[str, Any]:
+    """The allocator's Pod, as its namespace lets it in. What would run in it runs beside the API server."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "runAsNonRoot": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {"name": "allocator", "image": "runs-elsewhere", "securityContext": security}
+    metadata = {"name": NAME, "namespace": SYSTEM}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
 
 
 @contextlib.contextmanager
 def running_without(plane: ControlPlane, allocator: Secured, name: str) -> Iterator[Process]:
     take_away(plane, ACCOUNT, name)
+    plane.kubectl.within(SYSTEM)("label", "pod", NAME, f"{LABEL}-")
     with allocator.running() as process:
         yield process
 
@@ -80,6 +101,17 @@ def pod(name: str, number: int, **more: Any) -> pb.AllocateRequest:
     ports = [pb.PortRequest(container="main", container_port=number, host_port=number)]
     made_by = pb.Controller(api_version="apps/v1", kind="ReplicaSet", name="web")
     return pb.AllocateRequest(owner=owner, policy=pb.POLICY_STATIC, ports=ports, controller=made_by, **more)
+
+
+def leads(plane: ControlPlane, allocator: Secured) -> bool:
+    def is_marked() -> bool:
+        return LABEL in plane.kubectl.within(SYSTEM).get("pod", NAME)["metadata"].get("labels", {})
+
+    try:
+        wait_until("the label of the one that serves", is_marked, seconds=5)
+    except Timeout:
+        return False
+    return True
 
 
 def warns(plane: ControlPlane, allocator: Secured) -> bool:
@@ -130,7 +162,14 @@ def leases(plane: ControlPlane, allocator: Secured) -> bool:
 
 
 Probe = Callable[[ControlPlane, Secured], bool]
-PROBES: dict[str, Probe] = {WARNS: warns, TELLS: tells, TOKENS: knows_tokens, RIGHTS: knows_rights, LEASES: leases}
+PROBES: dict[str, Probe] = {
+    LEADS: leads,
+    WARNS: warns,
+    TELLS: tells,
+    TOKENS: knows_tokens,
+    RIGHTS: knows_rights,
+    LEASES: leases,
+}
 
 
 def lost(plane: ControlPlane, allocator: Secured, process: Process, *, patience: float) -> set[str]:

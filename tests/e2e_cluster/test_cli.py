@@ -38,3 +38,11 @@ def test_the_nodes_and_the_versions_are_told(access: Access, installed: Installe
 
     assert (nodes.returncode, sorted(nodes.stdout.split())) == (0, sorted(access.nodes)), nodes
     assert "allocator" in hostport(access, "version").stdout
+
+
+def test_whether_host_ports_are_forwarded_is_found_out_when_asked_for(access: Access, installed: Installed) -> None:
+    done = hostport(access, "check", "--probe-hostport", "-n", "default")
+
+    assert "✓ the network forwards host ports" in done.stdout, done
+    names = [each["metadata"]["name"] for each in access.kubectl.within("default").pods()]
+    assert not any(name.startswith("hostport-check-") for name in names), "it is deleted"

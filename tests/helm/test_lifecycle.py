@@ -51,11 +51,13 @@ class Release:
         return self.plane.kubectl.within(NAMESPACE).pods(f"app.kubernetes.io/name={program}")
 
     def host(self, program: str) -> None:
-        """Runs one Pod of a program here, and leads its Service to it."""
+        """Runs one Pod of a program here, and leads its Services to it."""
         first, *_ = wait_for(f"a Pod of {program}", lambda: self.pods(program), bool)
         hosted = self.hosted[program] = Hosted(self.plane, self.network, first, self.folder)
         hosted.wait_ready()
-        self.network.route(self.plane.kubectl.within(NAMESPACE).get("service", program), hosted.ports)
+        for service in self.plane.kubectl.within(NAMESPACE).get("services")["items"]:
+            if service["spec"]["selector"]["app.kubernetes.io/name"] == program:
+                self.network.route(service, hosted.ports)
 
     def stop(self) -> None:
         for hosted in reversed(self.hosted.values()):

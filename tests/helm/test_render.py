@@ -184,7 +184,7 @@ def test_what_is_switched_off_is_not_made(helm: Helm, value: str, kinds: set[str
 WRONG: dict[str, tuple[Values, str]] = {
     "an unknown value": ({"shim.replica": 3}, "additional properties 'replica' not allowed"),
     "an unknown value at the top": ({"failurepolicy": "Fail"}, "additional properties 'failurepolicy' not allowed"),
-    "more than one allocator": ({"allocator.replicas": 2}, "additional properties 'replicas' not allowed"),
+    "no allocator": ({"allocator.replicas": 0}, "minimum: got 0, want 1"),
     "no shim": ({"shim.replicas": 0}, "minimum: got 0, want 1"),
     "a policy that is none": ({"failurePolicy": "fail"}, "value must be one of 'Fail', 'Ignore'"),
     "a mode that is none": ({"certificates.mode": "letsencrypt"}, "value must be one of 'builtin'"),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jsonpatch
 
 from hostport.v1.allocator_pb2 import (
+    POLICY_DYNAMIC,
     POLICY_INDEX,
     POLICY_PASSTHROUGH,
     PROTOCOL_TCP,
@@ -133,7 +134,8 @@ def _numbered(request: AllocateRequest) -> list[AllocatedPort]:
     for each in request.ports:
         at = groups.setdefault((each.container, each.container_port), len(groups))
         is_default = request.host_network and each.host_port == each.container_port
-        number = 0 if is_default and request.policy == POLICY_INDEX else each.host_port
+        is_unset = is_default or each.former
+        number = 0 if is_unset and request.policy in {POLICY_INDEX, POLICY_DYNAMIC} else each.host_port
         if request.policy == POLICY_INDEX:
             number = number or request.range.min + request.index + request.stride * at
         if request.policy == POLICY_PASSTHROUGH:
@@ -146,11 +148,13 @@ def _taken_up(request: AllocateRequest, known: list[AllocatedPort]) -> list[Allo
     """By container, name, protocol and number; what appeared since is held as it stands."""
     ports = []
     for each in request.ports:
+        if not each.host_port and not request.host_network:
+            continue  # it is on no host
         mine = [
             old
             for old in known
             if (old.container, old.name, old.protocol, old.host_port)
-            == (each.container, each.name, each.protocol, each.container_port)
+            == (each.container, each.name, each.protocol, each.host_port)
         ]
         if not mine:
             mine = [_allocated(each, each.container_port, each.container_port)]

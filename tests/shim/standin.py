@@ -21,6 +21,8 @@ from hostport.v1.allocator_pb2 import (
     AllocateResponse,
     AllocateStreamRequest,
     AllocateStreamResponse,
+    ReportWarningsRequest,
+    ReportWarningsResponse,
 )
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,12 +45,20 @@ class StandIn:
 
     answer: Answering = field(default_factory=granting)
     asked: list[AllocateRequest] = field(default_factory=list)
+    reported: list[ReportWarningsRequest] = field(default_factory=list)
+    refuses_reports: bool = False
     stream: Streaming | None = None  # how it serves AllocateStream; None: it does not know that call
     health: health.aio.HealthServicer | None = None
 
     async def allocate(self, request: AllocateRequest, context: Context) -> AllocateResponse:
         self.asked.append(request)
         return await self.answer(request, context)
+
+    async def report(self, request: ReportWarningsRequest, context: Context) -> ReportWarningsResponse:
+        self.reported.append(request)
+        if self.refuses_reports:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        return ReportWarningsResponse()
 
 
 @asynccontextmanager
@@ -61,7 +71,12 @@ async def serving(
         request_deserializer=AllocateRequest.FromString,
         response_serializer=AllocateResponse.SerializeToString,
     )
-    methods: dict[str, Any] = {"Allocate": method}
+    report = grpc.unary_unary_rpc_method_handler(
+        servicer.report,
+        request_deserializer=ReportWarningsRequest.FromString,
+        response_serializer=ReportWarningsResponse.SerializeToString,
+    )
+    methods: dict[str, Any] = {"Allocate": method, "ReportWarnings": report}
     if servicer.stream is not None:
         methods["AllocateStream"] = grpc.stream_stream_rpc_method_handler(
             servicer.stream,

@@ -52,18 +52,20 @@ def test_a_pod_without_ports_is_allowed_with_a_warning() -> None:
     answer = decide(pod(container("a")), answering()[0])
 
     why = "no container has a port, so there is nothing to allocate: the Pod is left untouched"
-    assert answer.review["response"] == {"uid": "u-1", "allowed": True, "warnings": [f"NO_PORTS: {why}"]}
+    assert answer.review["response"] == {"uid": "u-1", "allowed": True, "warnings": [f"NO_PORTS: {why}"]} | {
+        "auditAnnotations": {"warnings": "NO_PORTS"}
+    }
 
 
 def test_an_allocation_becomes_a_patch_and_an_audit_note() -> None:
     answer = decide(WEB, answering(granted(("a", "web", 8080, 7003)))[0])
 
     response = answer.review["response"]
-    assert {key: response[key] for key in response if key != "patch"} == {
+    assert {key: response[key] for key in response if key not in {"patch", "warnings"}} == {
         "uid": "u-1",
         "allowed": True,
         "patchType": "JSONPatch",
-        "auditAnnotations": {"allocation-id": "a" * 32},
+        "auditAnnotations": {"allocation-id": "a" * 32, "warnings": "PORT_MOVED"},
     }
     assert (answer.about.namespace, answer.about.name, answer.about.policy) == ("demo", "web-3", "INDEX")
     assert (answer.result, answer.allocation_id, answer.numbers) == ("patched", "a" * 32, (7003,))
@@ -71,7 +73,7 @@ def test_an_allocation_becomes_a_patch_and_an_audit_note() -> None:
 
 @pytest.mark.parametrize("code", [422, 403])
 def test_a_refusal_is_an_answer_in_the_users_words(code: int) -> None:
-    refused = Refused(code, (Mistake("PORT_CONFLICT", "ports[0].host_port", "port 80 is taken"),))
+    refused = Refused(code, (Mistake("HELD_BY_LEASE", "ports[0].host_port", "port 80 is taken"),))
 
     answer = decide(WEB, answering(refused)[0])
 
@@ -81,10 +83,10 @@ def test_a_refusal_is_an_answer_in_the_users_words(code: int) -> None:
         "status": {
             "status": "Failure",
             "code": code,
-            "reason": "PORT_CONFLICT",
-            "message": "PORT_CONFLICT: spec.containers[0].ports[0].hostPort: port 80 is taken",
+            "reason": "HELD_BY_LEASE",
+            "message": "HELD_BY_LEASE: spec.containers[0].ports[0].hostPort: port 80 is taken",
         },
-        "auditAnnotations": {"reason": "PORT_CONFLICT"},
+        "auditAnnotations": {"reason": "HELD_BY_LEASE"},
     }
 
 

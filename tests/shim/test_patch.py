@@ -63,8 +63,12 @@ def test_the_readmes_example_is_patched_as_written() -> None:
             "value": json.dumps(table, separators=(",", ":")),
         },
         {"op": "add", "path": "/metadata/annotations/hostport.io~1allocation-id", "value": f"{1:032x}"},
+        {"op": "add", "path": "/metadata/annotations/hostport.io~1warnings", "value": "PORT_MOVED"},
     ]
-    assert answer.warnings == ()
+    moved = "port primary of container node moved from 8080 to 10001; nothing names HOSTPORT_PRIMARY"
+    assert [str(each) for each in answer.warnings] == [
+        f"PORT_MOVED: {moved}: listen on it, or set hostport.io/network: Pod"
+    ]
 
 
 @pytest.mark.parametrize("name", ["statefulset-pod-0", "indexed-job-pod-0", "static-pod", "deployment-pod"])
@@ -82,7 +86,8 @@ def _without_ours(obj: Json) -> Json:
     obj["spec"].pop("hostNetwork", None)
     obj["spec"].pop("dnsPolicy")
     notes = obj["metadata"]["annotations"]
-    obj["metadata"]["annotations"] = {key: notes[key] for key in notes if not key.startswith("hostport.io/allocat")}
+    ours = ("hostport.io/allocat", "hostport.io/warnings")
+    obj["metadata"]["annotations"] = {key: notes[key] for key in notes if not key.startswith(ours)}
     for each in obj["spec"]["containers"]:
         env = [entry for entry in each.pop("env", []) if not entry["name"].startswith("HOSTPORT_")]
         each.update({"env": env} if env else {})
@@ -160,6 +165,10 @@ def http(number: object, **more: Any) -> Json:
     return {"httpGet": {"path": "/", "port": number} | more}
 
 
+def on_host(number: int, host: str) -> Json:
+    return {"httpGet": {"path": "/", "port": number, "host": host}}
+
+
 @pytest.mark.parametrize(
     ("where", "probe", "expected"),
     [
@@ -171,8 +180,11 @@ def http(number: object, **more: Any) -> Json:
         pytest.param("livenessProbe", http(True), None, id="a boolean is no number"),
         pytest.param("livenessProbe", http(99), None, id="a number of nobody"),
         pytest.param("livenessProbe", http(53), None, id="a UDP port is not probed"),
-        pytest.param("livenessProbe", http(80, host="example.org"), None, id="another host"),
-        pytest.param("livenessProbe", http(80, host=""), ("httpGet", 8000), id="an empty host is none"),
+        pytest.param("livenessProbe", on_host(80, ""), ("httpGet", 8000), id="an empty host is none"),
+        pytest.param("livenessProbe", on_host(80, "127.0.0.1"), ("httpGet", 8000), id="loopback"),
+        pytest.param("livenessProbe", on_host(80, "::1"), ("httpGet", 8000), id="loopback of IPv6"),
+        pytest.param("livenessProbe", on_host(80, "localhost"), ("httpGet", 8000), id="loopback by name"),
+        pytest.param("livenessProbe", on_host(80, "example.org"), None, id="another host"),
         pytest.param("livenessProbe", {"tcpSocket": {"port": 80, "host": "x"}}, None, id="another host's socket"),
         pytest.param("livenessProbe", http(81), ("httpGet", 8100), id="the only other container's"),
         pytest.param("livenessProbe", http(82), None, id="two others have it"),
@@ -234,7 +246,8 @@ def test_a_new_number_of_the_pods_own_claim_is_no_old_one() -> None:
 
     assert not any("livenessProbe" in path for path, _ in ops(made, held))
     made["metadata"]["annotations"]["hostport.io/allocation-id"] = "b" * 32
-    assert ("/spec/containers/0/livenessProbe/httpGet/port", 10000) in ops(made, held)
+    anew = granted(("a", "x", 10001, 10000), ("a", "y", 10000, 10002))
+    assert ("/spec/containers/0/livenessProbe/httpGet/port", 10000) in ops(made, anew)
 
 
 # -- warnings
@@ -258,7 +271,7 @@ def test_a_new_number_of_the_pods_own_claim_is_no_old_one() -> None:
 def test_a_range_or_number_that_others_use_is_warned_of(
     bounds: tuple[int, int] | None, number: int, expected: list[str]
 ) -> None:
-    made = pod(container("a", port(number=80), port(number=81)))
+    made = pod(container("a", port(number=80), port(number=81), args=["$(HOSTPORT_80)"]))
     held = granted(("a", "", 80, number), ("a", "", 81, number))
 
     assert reasons(made, held, Options(inject_env=False, range=bounds)) == expected
@@ -288,7 +301,7 @@ def test_a_range_or_number_that_others_use_is_warned_of(
     ],
 )
 def test_a_bare_pod_that_was_applied_is_warned_of(metadata: Json, number: int, expected: list[str]) -> None:
-    made = pod(container("a", port()))
+    made = pod(container("a", port(), args=["$(HOSTPORT_8080)"]))
     made["metadata"] |= metadata
 
     assert reasons(made, granted(("a", "", 8080, number))) == expected
@@ -299,7 +312,7 @@ def test_a_pod_that_kubectl_applied_is_warned_of() -> None:
 
     why = "applying this Pod again unchanged fails, as its containerPort changed"
     remedy = "delete and create it, or use a workload such as a StatefulSet"
-    assert answer.review["response"]["warnings"] == [f"BARE_POD_APPLIED: {why}: {remedy}"]
+    assert answer.review["response"]["warnings"][0] == f"BARE_POD_APPLIED: {why}: {remedy}"
 
 
 def test_the_allocators_warnings_come_first_and_none_is_long() -> None:

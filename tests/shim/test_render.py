@@ -35,6 +35,7 @@ EXAMPLE = """
         spec:
           containers:
           - name: node
+            args: ["--port=$(HOSTPORT_PRIMARY)"]
             ports: [{name: primary, containerPort: 8080}, {name: metrics, containerPort: 9090}]
     ---
     apiVersion: v1
@@ -156,7 +157,8 @@ async def test_its_denials_are_told(tmp_path: Path) -> None:
     code, pods, err = await asking(tmp_path, StandIn(refusal))
 
     assert (code, pods) == (1, [])
-    assert err == "denied demo/db-0: PORT_CONFLICT: taken\ndenied demo/db-1: PORT_CONFLICT: taken\n"
+    waits = 'hostport.io/when-full: "Pending" lets the Pod wait and start when there is room'
+    assert err == f"denied demo/db-0: PORT_CONFLICT: taken. {waits}\ndenied demo/db-1: PORT_CONFLICT: taken. {waits}\n"
 
 
 def test_an_absent_allocator_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

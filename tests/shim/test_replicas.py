@@ -69,11 +69,14 @@ async def test_asks_go_to_the_one_that_serves_and_to_the_next_one_at_once(tmp_pa
     assert took < 0.5
 
 
-async def test_while_none_serves_an_ask_waits_until_its_deadline() -> None:
+@pytest.mark.parametrize("is_alone", [True, False], ids=["one allocator", "replicas"])
+async def test_while_none_serves_an_ask_waits_until_its_deadline(*, is_alone: bool) -> None:
+    """Also where it listens: it reads its journal then, and would answer that it does not serve yet."""
     first = Replica()
     await first.serves(does=False)
     async with serving(first) as address:
-        client = AllocatorClient(NAME, Credentials(), replicas=f"ipv4:{address}")
+        target = {"replicas": "" if is_alone else f"ipv4:{address}"}
+        client = AllocatorClient(address if is_alone else NAME, Credentials(), **target)
         try:
             outcome = await client.allocate(AllocateRequest(), deadline=_in(0.3))
         finally:

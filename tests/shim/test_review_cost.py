@@ -21,6 +21,7 @@ from shim.mutate import LARGEST_REVIEW
 from shim.outcomes import Refused, Unreachable
 from shim.patch import build_patch
 from shim.pods import parse_pod
+from shim.publishing import Publication
 from shim.review import Ask, Options, ReviewError, parse_review
 from shim.size import patch_bytes, rough_patch_bytes
 
@@ -102,6 +103,8 @@ BODIES = {
     "sources": in_container(
         PORTS + b',"env":[', b'{"name":"HOSTPORT_A","valueFrom":[' + b"1.2345678901234567e-300," * 20 + b"1]}", b"]"
     ),
+    "words": in_container(PORTS + b',"args":[', b'"%d"', b"]"),
+    "volumes": in_spec(b'"volumes":[', sparse(b'{"name":"metadata.annotations"}'), b"]"),
     "ports": in_container(b'"ports":[', sparse(b'{"containerPort":1' + b"9" * 29 + b"}"), b"]"),
     "ports with long numbers": in_container(b'"ports":[', b'{"containerPort":' + b"9" * 4300 + b"}", b"]"),
     "a long name": in_container(PORTS + b',"name":"', b"x" * 1000, b'"'),
@@ -196,6 +199,37 @@ def test_the_largest_patch_is_built_within_a_turn_and_sent(ports: int, variables
     assert max(size for _, size in sent) <= LARGEST_ANSWER
 
 
+NUMBERS = "1 2 3 " * 10_000
+
+
+@pytest.mark.parametrize("rewrites", [False, True], ids=["looked at", "rewritten"])
+@pytest.mark.parametrize(
+    ("ports", "words"),
+    [
+        pytest.param(3, [NUMBERS], id="one text full of numbers"),
+        pytest.param(MOST_PORTS, [NUMBERS], id="and of as many ports as may be"),
+        pytest.param(3, ["x:1 " * 15_000], id="peers"),
+        pytest.param(3, ["nc -z x 1 " * 6_000], id="peers behind programs"),
+        pytest.param(3, [("x" * 240 + ":1 ") * 250], id="peers with long names"),
+        pytest.param(MOST_PORTS, ["1"] * 2_000, id="many short words"),
+    ],
+)
+def test_texts_are_read_within_a_turn(ports: int, words: list[str], rewrites: bool) -> None:
+    made = json.loads(review(ports, 1, more={"hostport.io/rewrite": "true"} if rewrites else {}))
+    made["request"]["object"]["spec"]["containers"][0]["args"] = words
+    body = json.dumps(made).encode()
+
+    results: list[str] = []
+
+    def answered() -> None:
+        answer = asyncio.run(admit(body, allocate, probe=allocate))
+        assert isinstance(answer, Answer)
+        results.append(answer.result)
+
+    assert milliseconds(answered) < MOST_MILLISECONDS
+    assert set(results) == {"patched"}
+
+
 async def test_512_ports_in_5000_containers_are_refused_with_what_is_too_much() -> None:
     answer = await admit(review(512, 5000), allocate, probe=allocate)
 
@@ -227,13 +261,16 @@ async def test_without_variables_it_is_let_in() -> None:
 
 
 NAMES = st.text(st.sampled_from(["a", "-", "ß", "é", "\x01", '"', "\\", "/", "~", "漢"]), max_size=20)
-PORTS_OF_ANY = st.fixed_dictionaries({"name": NAMES, "containerPort": st.integers(1, 65535)})
+PORTS_OF_ANY = st.fixed_dictionaries({"name": NAMES, "containerPort": st.integers(1, 5) | st.integers(1, 65535)})
 VARIABLES = st.fixed_dictionaries(
-    {"name": st.sampled_from(["HOSTPORT_HOST_IP", "HOSTPORT_A", "HOSTPORT_7", "A"]), "value": NAMES}
+    {"name": st.sampled_from(["HOSTPORT_HOST_IP", "HOSTPORT_A", "HOSTPORT_7", "A"]), "value": NAMES | st.just("1 2")}
 )
+WORDS = st.lists(st.sampled_from(["1 2 3", ":1", "x:2", "1,1,1", '"1"\\1\x01', "ß"]), max_size=3)
 CONTAINERS = st.fixed_dictionaries(
     {"name": NAMES, "ports": st.lists(PORTS_OF_ANY, max_size=6)},
     optional={
+        "args": WORDS,
+        "command": WORDS,
         "env": st.lists(VARIABLES, max_size=4),
         "livenessProbe": st.just({"httpGet": {"port": 80}, "tcpSocket": {"port": 81}}),
     },
@@ -242,16 +279,23 @@ STALE = st.dictionaries(NAMES.map(lambda name: f"hostport.io/allocated-{name}"),
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(CONTAINERS, min_size=1, max_size=6), STALE, st.booleans())
-def test_a_patch_is_never_larger_than_it_was_foretold(containers: list[Json], stale: Json, inject_env: bool) -> None:
+@given(
+    st.lists(CONTAINERS, min_size=1, max_size=6), STALE, st.booleans(), st.booleans(), st.booleans(), st.integers(0, 3)
+)
+def test_a_patch_is_never_larger_than_it_was_foretold(
+    containers: list[Json], stale: Json, inject_env: bool, rewrites: bool, own_network: bool, targets: int
+) -> None:
     raw = {"metadata": {"annotations": stale}, "spec": {"containers": containers}}
     pod = parse_pod(raw)
+    kinds = [("env", "A"), ("annotation", "x" * 253 + "/" + "y" * 63), ("label", "z" * 253 + "/" + "y" * 63)]
+    published = tuple(Publication(*kinds[at], (0,)) for at in range(targets if pod.ports else 0))
     request = AllocateRequest()
     for port in pod.ports:
         request.ports.add(container=port.container, name=port.name, protocol=1, container_port=port.container_port)
 
-    ops, _ = build_patch(pod, answer_to(request), Options(inject_env=inject_env))
+    options = Options(inject_env=inject_env, rewrites=rewrites, own_network=own_network, publications=published)
+    ops, _ = build_patch(pod, answer_to(request), options)
 
-    foretold = patch_bytes(pod, inject_env=inject_env)
+    foretold = patch_bytes(pod, inject_env=inject_env, rewrites=rewrites, targets=len(published))
     assert len(json.dumps(ops, ensure_ascii=False, separators=(",", ":")).encode()) <= foretold
-    assert foretold <= rough_patch_bytes(pod)
+    assert foretold <= rough_patch_bytes(pod, rewrites=rewrites, targets=len(published))

@@ -139,7 +139,7 @@ async def test_a_refusal_of_the_allocator_is_a_denial(caplog: pytest.LogCaptureF
     assert (line["namespace"], line["name"], line["result"], line["reason"]) == (
         "demo", "web-3", "denied", "PORT_CONFLICT",
     )  # fmt: skip
-    assert line["detail"] == "PORT_CONFLICT: 80/TCP is taken\nby x"
+    assert line["detail"].startswith("PORT_CONFLICT: 80/TCP is taken\nby x. ")
 
 
 async def test_static_without_a_host_port_is_the_allocators_to_deny() -> None:

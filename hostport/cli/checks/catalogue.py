@@ -9,7 +9,8 @@ PAGE = "docs/checks.md"
 INTRODUCTION = (
     "`hostport check` looks at an installation from outside, as its users and its API server see it, and names the part"
     " that is broken. `✓` holds, `‼` will not hold for long or could not be checked, `✗` does not hold. It ends with 1"
-    " when anything does not hold; `--wait 5m` repeats it until all holds. It changes nothing."
+    " when anything does not hold; `--wait 5m` repeats it until all holds. It changes nothing, save"
+    " that `--probe-hostport` makes a Pod and deletes it."
 )
 
 
@@ -47,6 +48,20 @@ CHECKS = {
             holds="its version is supported",
             looks_at="`/version`: 1.34 or newer.",
             when_not="Older API servers are not tested; they may refuse what `make deploy` applies.",
+        ),
+        Check(
+            id="hostports-forwarded",
+            group="Kubernetes",
+            holds="the network forwards host ports",
+            looks_at=(
+                "Only with `--probe-hostport`: a Pod with a network of its own and host port 29999 is made in the "
+                "namespace of `-n`, on a ready node, which asks its own address there; then it is deleted."
+            ),
+            when_not=(
+                "`hostport.io/network: Pod` does not work: nobody answers at the number. The network plug-in lacks "
+                "portmap (`capabilities: {portMappings: true}` in the CNI configuration), or Cilium runs without "
+                "`hostPort.enabled` or kube-proxy replacement. Use `hostport.io/network: Host`."
+            ),
         ),
         Check(
             id="webhook-installed",

@@ -49,6 +49,7 @@ RIGHTS = (
     *(Right(verb, "pods") for verb in ("get", "list", "watch")),
     *(Right(verb, "nodes") for verb in ("list", "watch")),
     *(Right(verb, "namespaces") for verb in ("list", "watch")),
+    *(Right(verb, "services") for verb in ("list", "watch")),
     *(Right(verb, "events", "events.k8s.io") for verb in ("create", "patch")),
     Right("create", "tokenreviews", "authentication.k8s.io"),
     Right("create", "subjectaccessreviews", "authorization.k8s.io"),
@@ -92,8 +93,21 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarded:
+    """Whether a Pod answered at a host port: on which node, at which address."""
+
+    node: str
+    address: str
+    answers: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Everything. `rights` are those that are missing; None: there is no ServiceAccount to ask about."""
+    """Everything.
+
+    `forwarded` None: that was not asked for. `rights` are those that are missing; None: there is no ServiceAccount to
+    ask about.
+    """
 
     version: str | Unseen
     configuration: Any
@@ -105,5 +119,6 @@ class Facts:
     status: pb.GetStatusResponse | Unseen
     leases: Sequence[Any] | Unseen = ()
     rights: Sequence[Right] | Unseen | None = None
+    forwarded: Forwarded | Unseen | None = None
     now: float
     program: str

@@ -15,7 +15,7 @@ from typing import Any
 
 from hostport.cli import wording
 from hostport.cli.checks.catalogue import CHECKS, Check
-from hostport.cli.checks.facts import Facts, Unseen
+from hostport.cli.checks.facts import Facts, Forwarded, Unseen
 from hostport.cli.cluster import webhook_of
 from hostport.cli.commands.version import Program, programs_of, skews
 from hostport.cli.printing import age
@@ -88,6 +88,19 @@ def _kubernetes(facts: Facts) -> Iterator[Finding]:
         yield _warning("api-version", f"{version} is older than 1.34", "upgrade the cluster")
     else:
         yield _ok("api-version")
+    yield from _forwarding(facts.forwarded)
+
+
+def _forwarding(forwarded: Forwarded | Unseen | None) -> Iterator[Finding]:
+    if isinstance(forwarded, Unseen):
+        yield _unseen("hostports-forwarded", forwarded)
+    elif forwarded is not None and forwarded.answers:
+        yield _ok("hostports-forwarded", f"{forwarded.address} on {forwarded.node}")
+    elif forwarded is not None:
+        cause = f"a Pod runs on {forwarded.node}, and nobody answers at {forwarded.address}"
+        yield _failed(
+            "hostports-forwarded", cause, "give the network plug-in portmap, or use hostport.io/network: Host"
+        )
 
 
 # -- the webhook

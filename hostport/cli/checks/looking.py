@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from hostport.cli import wording
-from hostport.cli.checks.facts import RIGHTS, Facts, Right, Shown, Unseen
+from hostport.cli.checks.facts import RIGHTS, Facts, Forwarded, Right, Shown, Unseen
+from hostport.cli.checks.probing import forwarded
 from hostport.cli.cluster import CONFIGURATION, REGISTRATION, WEBHOOK_SUFFIX, ca_bundle, webhook_of
 from hostport.cli.exits import CliError, Exit, words
 from hostport.cli.kubectl import Kubectl, KubectlError
@@ -38,7 +39,7 @@ PROBE = {
 }
 
 
-async def look(session: Session, namespace: str) -> Facts:
+async def look(session: Session, namespace: str, *, probes_host_port: bool = False) -> Facts:
     """Everything at once, but for what the shim shows: that needs the webhook's configuration."""
     kubectl = session.kubectl
     configuration = await _seen(kubectl.get(f"{REGISTRATION}/mutatingwebhookconfigurations/{CONFIGURATION}"))
@@ -53,7 +54,9 @@ async def look(session: Session, namespace: str) -> Facts:
         status = start(_seen(_status(session)))
         leases = start(_seen(_leases(kubectl)))
         rights = start(_seen(_missing_rights(kubectl, session.install_namespace)))
+    probe = _forwarded(kubectl, namespace, shims.result()) if probes_host_port else None
     return Facts(
+        forwarded=await _seen(probe) if probe is not None else None,
         version=version.result(),
         configuration=configuration,
         others=others.result(),
@@ -78,6 +81,13 @@ async def _seen(thing: Awaitable[T]) -> T | Unseen:
         return Unseen(words(error), error.reason)
     except (CliError, OSError) as error:
         return Unseen(str(error))
+
+
+async def _forwarded(kubectl: Kubectl, namespace: str, shims: list[Any] | Unseen) -> Forwarded:
+    """With the image of a shim, which is there already."""
+    if isinstance(shims, Unseen) or not shims:
+        raise CliError("there is no shim whose image could be used")
+    return await forwarded(kubectl, namespace, shims[0]["spec"]["containers"][0]["image"])
 
 
 async def _version(kubectl: Kubectl) -> str:

@@ -34,19 +34,21 @@ WIDEST = 100
     default="0s",
     help="Repeat until everything holds, for so long at most; without a value for 5m.",
 )
+@click.option("--probe-hostport", is_flag=True, help="Make a Pod to find out whether the network forwards host ports.")
 @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True,
               help="What to print.")  # fmt: skip
 @asking(NAMESPACE)
-async def check(session: Session, wait: float, output: str) -> int:
+async def check(session: Session, wait: float, probe_hostport: bool, output: str) -> int:  # noqa: FBT001
     """Check the installation, and name the part that is broken.
 
     Looks at the API server, the webhook (with a dry run of a Pod in the namespace of -n) and the allocator; changes
-    nothing. Each failure comes with its cause, a remedy and a page. The exit status is 1 when anything does not hold.
+    nothing, save that --probe-hostport makes a Pod and deletes it. Each failure comes with its cause, a remedy and a
+    page. The exit status is 1 when anything does not hold.
     """
     namespace = await _namespace(session)
     until = wording.now() + wait
     while True:
-        findings = judge(await look(session, namespace))
+        findings = judge(await look(session, namespace, probes_host_port=probe_hostport))
         failed = [each.check.id for each in findings if each.level is Level.FAILED]
         if not failed or wording.now() + WAIT_PACE > until:
             break

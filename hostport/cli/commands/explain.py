@@ -16,6 +16,7 @@ from hostport.cli.options import NAMESPACE, Command, asking
 from hostport.cli.printing import plain_table, show_data, styled
 from hostport.cli.session import Session
 from hostport.client.errors import NotFoundError
+from hostport.services import Selecting, parse_service
 from hostport.v1 import allocator_pb2 as pb
 from shim.settings import ALLOCATION_ID
 
@@ -45,15 +46,17 @@ async def explain_pod(session: Session, pod: str, output: str) -> int:
 
 async def _facts(session: Session, namespace: str, name: str) -> Facts:
     kubectl = session.kubectl
-    pod, place, configuration = await asyncio.gather(
+    pod, place, configuration, services = await asyncio.gather(
         _pod(kubectl, namespace, name),
         kubectl.get(f"/api/v1/namespaces/{namespace}"),
         _configuration(kubectl),
+        _services(kubectl, namespace),
     )
     return Facts(
         pod=pod,
         namespace_labels=place["metadata"].get("labels") or {},
         configuration=configuration,
+        services=services,
         found=await _allocation(session, (pod["metadata"].get("annotations") or {}).get(ALLOCATION_ID, "")),
     )
 
@@ -84,6 +87,17 @@ async def _denials(kubectl: Kubectl, namespace: str, name: str) -> str:
     return f"the last Pod of {regarding['kind']} {regarding['name']} was denied: {note.partition(': ')[2] or note}"
 
 
+async def _services(kubectl: Kubectl, namespace: str) -> tuple[Selecting, ...]:
+    """The Services that find ports by number; none where one may not look."""
+    try:
+        listed = (await kubectl.get(f"/api/v1/namespaces/{namespace}/services"))["items"]
+    except KubectlError as error:
+        if error.reason != "Forbidden":
+            raise
+        return ()
+    return tuple(service for each in listed if (service := parse_service(each, namespace)))
+
+
 async def _configuration(kubectl: Kubectl) -> Any:
     try:
         return await cluster.webhook_configuration(kubectl)
@@ -111,6 +125,8 @@ def _lines(told: Explanation) -> list[str]:
     lines += [f"{f'{key}:':<13}{value}" for key, value in told.facts.items()]
     if told.mistakes:
         lines += ["", "What is wrong with it:", *(f"  {mistake}" for mistake in told.mistakes)]
+    if told.warnings:
+        lines += ["", "Warnings:", *(f"  {warning}" for warning in told.warnings)]
     if told.ports:
         rows = [[port.container, port.name, port.old, str(port.number), port.rule] for port in told.ports]
         lines += ["", *plain_table(["CONTAINER", "PORT", "ASKED", "NUMBER", "RULE"], rows)]

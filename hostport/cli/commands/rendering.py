@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from typing import Any
 
 import click
 import grpc
@@ -15,35 +16,54 @@ from hostport.client.aio import AsyncClient
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.client import outcome_of
 from shim.outcomes import Refused, Unreachable
-from shim.render import PATIENCE, ManifestError, read_pods, render_pods
+from shim.render import PATIENCE, ManifestError, read_files, render_pods
+from shim.settings import NETWORKS
 
 
 @click.command("render", cls=Command)
 @click.option("-f", "--file", "files", metavar="FILE", multiple=True, required=True,
               help="YAML or JSON file, - for stdin; may be repeated.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Ask nobody: an empty cluster of one node.")
-@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True,
+@click.option("-n", "--namespace", metavar="NS", default="", help="Of objects that do not say. Without it: default.")
+@click.option("-o", "--output", type=click.Choice(["yaml", "json", "diff"]), default="yaml", show_default=True,
               help="What to print.")  # fmt: skip
+@click.option("--pod-template", "templates", metavar="PATH", multiple=True,
+              help="Pod template in a kind that is not known: spec.groups[].template; may be repeated.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="Warnings end in exit status 1 too.")
+@click.option("--default-network", "network", type=click.Choice(list(NETWORKS)), default="Host", show_default=True,
+              help="Network of Pods without hostport.io/network, as the shim's flag.")  # fmt: skip
 @asking()
-async def render(session: Session, files: tuple[str, ...], offline: bool, output: str) -> int:  # noqa: FBT001
+async def render(session: Session, files: tuple[str, ...], **options: Any) -> int:
     """Show the Pods of manifests as the webhook would make them. Reserves nothing.
 
-    Denials and warnings go to stderr; the exit status is 1 if a Pod is denied.
+    Denials, warnings, Services that would lead nowhere and a summary go to stderr; the exit status is 1 if a Pod is
+    denied, if a kind has Pods that are not known, or if the annotation stands where nobody reads it.
     """
     try:
-        pods = read_pods(files)
+        read = read_files(files, namespace=session.namespace or "default", templates=options["templates"])
     except (ManifestError, OSError) as error:
         raise CliError(str(error), Exit.USAGE) from error
-    if offline:
+    shown = partial(
+        render_pods,
+        read.pods,
+        output=options["output"],
+        out=sys.stdout,
+        err=sys.stderr,
+        own_network=NETWORKS[options["network"]],
+        services=read.services,
+        faults=read.faults,
+        is_strict=options["strict"],
+        sums_up=True,
+    )
+    if options["offline"]:
         try:
             from shim.offline import offline_allocator  # noqa: PLC0415 - where the allocator is not installed
         except ImportError as error:
             raise CliError(f"--offline needs the allocator's package: {error}", Exit.USAGE) from error
         allocate = offline_allocator()
-        return await render_pods(pods, allocate, dry_run=False, output=output, out=sys.stdout, err=sys.stderr)
+        return await shown(allocate, dry_run=False)
     async with session.allocator() as allocator:
-        ask = partial(_ask, allocator)
-        return await render_pods(pods, ask, dry_run=True, output=output, out=sys.stdout, err=sys.stderr)
+        return await shown(partial(_ask, allocator), dry_run=True)
 
 
 async def _ask(allocator: AsyncClient, request: AllocateRequest) -> AllocateResponse | Refused | Unreachable:

@@ -1,0 +1,149 @@
+"""`hostport.io/publish-<port>`: where else a number is written, and where it may not be. Pure.
+
+Rules:
+
+* The name behind `publish-` is that of the port, or of an unnamed one its containerPort as it was before the
+  allocation; a name that two containers have is written `<container>-<name>`.
+* A key that Kubernetes, this program or somebody who injects or grants something acts on is none of the user's to have
+  written. A label's key has a domain, since workloads select their Pods by those without.
+* Nothing is allocated for a Pod whose targets are wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from hostport.bounds import Bound
+from hostport.contract import Reason
+from shim.env import PREFIX as VARIABLES
+from shim.outcomes import Mistake, mistake, quoted
+from shim.pods import Pod, Port
+from shim.preview import brought
+from shim.settings import PREFIX, PUBLISH
+
+KINDS = ("env", "annotation", "label")
+LONGEST = 253
+_VARIABLE = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{LONGEST - 1}}}")
+_KEY = re.compile(
+    r"(?:(?P<domain>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)/)?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+)
+_RUNS_CODE = frozenset({"PATH", "BASH_ENV", "ENV", "IFS", "PYTHONPATH", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "RUBYOPT"})
+
+TAKEN = (
+    "kubernetes.io", "k8s.io", PREFIX.rstrip("/"),
+    "istio.io", "linkerd.io", "kuma.io", "dapr.io", "hashicorp.com", "consul.io", "opentelemetry.io", "datadoghq.com",
+    "cilium.io", "projectcalico.org", "cncf.io", "ovn.org", "openshift.io", "amazonaws.com", "azure.com", "azure.io",
+    "googleapis.com", "gke.io", "azure.workload.identity", "cert-manager.io", "external-secrets.io", "knative.dev",
+)  # fmt: skip
+"""Domains whose keys are acted on; with everything below them."""
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """One place where the number of some ports is written: those at these places in `Pod.ports`, of one number."""
+
+    kind: str
+    key: str
+    ports: tuple[int, ...]
+
+
+def publications(pod: Pod) -> tuple[tuple[Publication, ...], tuple[Mistake, ...]]:
+    """What the Pod wants to have published, and what is wrong with it."""
+    wanted = {name: value for name, value in pod.annotations.items() if name.startswith(PUBLISH)}
+    if not wanted:
+        return (), ()
+    names = _names(pod)
+    found: list[Publication] = []
+    mistakes: list[Mistake] = []
+    for name, value in wanted.items():
+        field = f"annotation {quoted(name).strip(chr(34))}"
+        ports, why = _ports(pod, names, name.removeprefix(PUBLISH))
+        mistakes += [_wrong(field, why)] if why else []
+        targets = value.split(",", Bound.PUBLISHED.most + 1)
+        for target in targets:
+            kind, key, why = _target(target.strip())
+            mistakes += [_wrong(field, why)] if why else []
+            found.append(Publication(kind, key, ports))
+    if len(found) > Bound.PUBLISHED.most:
+        mistakes.append(mistake(Reason.TOO_COMPLEX, "metadata.annotations", Bound.PUBLISHED.told(len(found))))
+        return (), tuple(mistakes[-1:])
+    mistakes += _doubles(pod, found)
+    return tuple(found), tuple(mistakes)
+
+
+def _names(pod: Pod) -> dict[str, list[int]]:
+    """The places of ports by what they are called."""
+    names: dict[str, list[int]] = {}
+    former = brought(pod)
+    for at, port in enumerate(pod.ports):
+        for number in {port.container_port, port.host_port}:
+            old = former.get((port.container, port.name, port.protocol, number))
+            if old:
+                break
+        name = port.name or str(old or port.container_port)
+        for each in (name, f"{port.container}-{name}"):
+            names.setdefault(each, []).append(at)
+    return names
+
+
+def _ports(pod: Pod, names: dict[str, list[int]], name: str) -> tuple[tuple[int, ...], str]:
+    """The places of the ports of a name, and what is wrong with it."""
+    found = names.get(name, [])
+    if not found:
+        known = ", ".join([each for each in names if "-" not in each][:8]) or ", ".join(list(names)[:8])
+        return (), f"the Pod has no port {quoted(name)}. Name one of: {known}"
+    if len({(pod.ports[at].container, pod.ports[at].container_port) for at in found}) > 1:
+        which = f"{pod.ports[found[0]].container}-{name}"
+        return (), f"several ports are called {quoted(name)}. Name the container too: {PUBLISH}{which}"
+    return tuple(found), ""
+
+
+def _target(target: str) -> tuple[str, str, str]:
+    """Kind and key of a target, and what is wrong with it."""
+    kind, _, key = target.partition(":")
+    if kind not in KINDS:
+        return kind, key, f"{quoted(target)} is no target: write env:NAME, annotation:KEY or label:KEY"
+    if kind == "env":
+        return kind, key, _wrong_variable(key)
+    return kind, key, _wrong_key(kind, key)
+
+
+def _wrong_variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        return f"{quoted(name)} is no name of a variable: use letters, digits and _"
+    if name.startswith((VARIABLES, "LD_", "DYLD_", "KUBERNETES_")) or name in _RUNS_CODE:
+        return f"variable {name} may not be written: choose another name"
+    return ""
+
+
+def _wrong_key(kind: str, key: str) -> str:
+    match = _KEY.fullmatch(key)
+    if not match:
+        return f"{quoted(key)} is no key of {'an annotation' if kind == 'annotation' else 'a label'}"
+    domain = match["domain"] or ""
+    if "inject" in key.lower() or any(domain == each or domain.endswith(f".{each}") for each in TAKEN):
+        return f"key {quoted(key)} may not be written: others act on it. Choose a key of your own domain"
+    if kind == "label" and not domain:
+        return f"label {quoted(key)} has no domain, and workloads select by such: write example.com/{key}"
+    return ""
+
+
+def _doubles(pod: Pod, found: Sequence[Publication]) -> Iterator[Mistake]:
+    """Two different numbers for one place."""
+    seen: dict[tuple[str, str, str], tuple[str, int]] = {}
+    for each in found:
+        for port in (pod.ports[at] for at in each.ports[:1]):
+            place = (each.kind, each.key, port.container if each.kind == "env" else "")
+            if seen.setdefault(place, _socket(port)) != _socket(port):
+                why = f"{each.kind}:{each.key} is wanted by two ports: give each a target of its own"
+                yield _wrong(f"annotations {PUBLISH}*", why)
+
+
+def _socket(port: Port) -> tuple[str, int]:
+    return port.container, port.container_port
+
+
+def _wrong(field: str, why: str) -> Mistake:
+    return mistake(Reason.PUBLISH_INVALID, field, why)
