@@ -20,6 +20,7 @@ from bench.memory import memory
 from bench.options import Options
 from bench.page import page
 from bench.pods import pods
+from bench.price import price
 from bench.processes import CHECKOUT
 from bench.rpc import rpc
 from bench.scale import scale
@@ -37,6 +38,7 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "page": page,
     "memory": memory,
     "pods": pods,
+    "price": price,
     "stages": stages,
     "instructions": instructions,
 }
