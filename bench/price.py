@@ -1,16 +1,17 @@
 """What we cost the API server for each Pod of the cluster, whether it asks for ports or not.
 
 One control plane with its own scheduler and controllers, which watch Pods in protobuf as those of any cluster do. On it
-take turns: nothing; a null webhook behind the entry that new Pods meet, with no watch; ours as it is installed, with all
+take turns: nothing; a null webhook behind the entry that new Pods meet, with no watch; ours as installed, with all
 entries and policies, a shim, and an allocator that follows the cluster.
 
 Rules:
 
 * Turns are short, and each round has them all: what the machine does changes within a minute by a third. A row is the
-  median of the ratios of neighbours.
+  median of the ratios of neighbours. They are long enough for some collections of the API server's garbage, of which
+  one takes as much as a hundred creations.
 * Each has a namespace of its own, to which its entries and policies are bound. Who is not measured has no watch: its
   allocator is ended, as one that is merely stopped has a watch that fills.
-* CPU is that of the whole process, to the nanosecond as the kernel counts it, over a fixed number of creations.
+* CPU is that of the whole process, over a fixed number of creations.
 * Nobody schedules the Pods: bindings and statuses are further events, with the price of an event.
 
 Needs KUBEBUILDER_ASSETS or Go, as `make e2e` does; no row without.
@@ -43,8 +44,8 @@ from e2e.binaries import Broken, Unavailable, locate
 from e2e.control_plane import ControlPlane, control_plane, create_namespace
 from e2e.pki import KeyPair
 
-CLIENTS, CREATIONS = 4, 150
-ROUNDS_OF_EACH = 5
+CLIENTS, CREATIONS = 4, 400
+ROUNDS_OF_EACH = 3
 """Rounds here for each that is asked for: they are short."""
 SETTLING_SECONDS = 3.0
 """The API server reads policies anew each second, and compiles what is new."""
@@ -162,7 +163,9 @@ def turns(field: Field, arms: Sequence[str], rounds: int) -> dict[tuple[str, str
             with field.running[arm]() as processes:
                 for which in (ASKS, DOES_NOT):
                     reports[arm, which].append(_measure(field, arm, which, processes))
+        for arm in arms:
             field.plane.api.ask("DELETE", _pods(arm), {"gracePeriodSeconds": 0}, timeout=60)
+        time.sleep(SETTLING_SECONDS)  # the cluster's controllers look after what is gone
     return {key: costs[1:] for key, costs in reports.items()}
 
 
