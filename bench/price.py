@@ -34,8 +34,8 @@ import yaml
 
 from bench.measure import Row, Sample, median
 from bench.options import Options
-from bench.pods import CHECKOUT, MET_FIRST, NODES, pod
-from bench.processes import free_address, load, server
+from bench.pods import MET_FIRST, NODES, pod
+from bench.processes import CHECKOUT, free_address, load, server
 from bench.rpc import allocator
 
 sys.path.insert(0, str(CHECKOUT / "tests"))
