@@ -13,12 +13,14 @@ from dataclasses import asdict
 
 from bench.decision import decision
 from bench.events import events
+from bench.idle import idle
 from bench.instructions import instructions
 from bench.measure import Row, machine, markdown, write_json
 from bench.memory import memory
 from bench.options import Options
 from bench.page import page
 from bench.pods import pods
+from bench.price import price
 from bench.processes import CHECKOUT
 from bench.rpc import rpc
 from bench.scale import scale
@@ -32,9 +34,11 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "decision": decision,
     "scale": scale,
     "events": events,
+    "idle": idle,
     "page": page,
     "memory": memory,
     "pods": pods,
+    "price": price,
     "stages": stages,
     "instructions": instructions,
 }

@@ -50,15 +50,22 @@ class Row:
     bare: list[Sample]
     aim: str = ""
     beside: str = ""
+    is_paired: bool = False
+    """Many short rounds: the ratio is the median of theirs."""
 
     @property
     def ratio(self) -> float:
+        if self.is_paired:
+            return statistics.median(self._ratios())
         return median(self.ours) / median(self.bare)
+
+    def _ratios(self) -> list[float]:
+        return [ours.value / bare.value for ours, bare in zip(self.ours, self.bare, strict=True)]
 
     @property
     def spread(self) -> tuple[float, float] | None:
         """None: one round tells of none."""
-        ratios = [ours.value / bare.value for ours, bare in zip(self.ours, self.bare, strict=True)]
+        ratios = self._ratios()
         rounds = len(ratios)
         if rounds < 2:
             return None

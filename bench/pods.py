@@ -190,7 +190,7 @@ def _create(field: Field, which: str, clients: int, *more: str) -> dict[str, flo
 @contextmanager
 def _field(binaries: Binaries, folder: Path) -> Iterator[Field]:
     (folder / "plane").mkdir()
-    (folder / "pod.json").write_text(json.dumps(_pod()))
+    (folder / "pod.json").write_text(json.dumps(pod()))
     with control_plane(binaries, folder / "plane", nodes=()) as plane, ExitStack() as stack:
         for number in range(NODES):
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{number}"}}
@@ -246,7 +246,7 @@ def _answer(address: str, authority: Path, folder: Path) -> bytes:
     """What our shim answers for a Pod, with `%s` for the uid."""
     record = json.loads(RECORDED.read_text())
     record["request"] |= {"uid": f"00000000-0000-4000-8000-00{SERIAL}", "namespace": OURS, "name": f"pod-{SERIAL}"}
-    record["request"]["object"] = _pod() | {"metadata": {**_pod()["metadata"], "namespace": OURS}}
+    record["request"]["object"] = pod() | {"metadata": {**pod()["metadata"], "namespace": OURS}}
     (folder / "review.json").write_text(json.dumps(record))
     kept = folder / "answered.json"
     load(
@@ -258,7 +258,8 @@ def _answer(address: str, authority: Path, folder: Path) -> bytes:
     return json.dumps(answer, separators=(",", ":")).encode()
 
 
-def _pod() -> dict[str, Any]:
+def pod() -> dict[str, Any]:
+    """A Pod that asks for two ports."""
     annotations = {
         "hostport.io/enabled": "true",
         "hostport.io/policy": "Dynamic",

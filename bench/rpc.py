@@ -58,9 +58,12 @@ def request() -> pb.AllocateRequest:
 
 
 @contextmanager
-def allocator(journal: str = "sqlite", *cluster: str) -> Iterator[tuple[str, Server]]:
-    """A fresh allocator that serves: its address and its process. `cluster`: flags that name one."""
-    address = free_address()
+def allocator(journal: str = "sqlite", *cluster: str, address: str = "") -> Iterator[tuple[str, Server]]:
+    """A fresh allocator that serves: its address, a free one unless it is given, and its process.
+
+    `cluster`: flags that name one.
+    """
+    address = address or free_address()
     with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name:
         folder = Path(name)
         kept = f"sqlite:{folder / 'journal.db'}" if journal == "sqlite" else journal

@@ -6,6 +6,7 @@ Caches are warm, so that under load each takes up to twice as long.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import logging
@@ -19,7 +20,8 @@ from typing import IO, Any
 
 import msgspec
 
-from allocator.cluster.projection import PodSketch, Reader, Shared
+from allocator.cluster.kubernetes import PODS
+from allocator.cluster.projection import Shared
 from allocator.core.asks import Ask
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId
@@ -29,8 +31,9 @@ from allocator.journal.sqlite import SqliteJournal
 from allocator.wire import digest, parse_allocate, seal
 from bench.measure import Row, Sample, median
 from bench.options import Options
+from bench.processes import CHECKOUT
 from bench.rpc import SERIAL, request
-from bench.webhook import RECORDED, review
+from bench.webhook import review
 from hostport import logs
 from hostport.v1 import allocator_pb2 as pb
 from shim import answers
@@ -38,18 +41,10 @@ from shim.patch import build_patch
 from shim.review import Ask as Asked
 from shim.review import parse_review
 
+RECORDED = CHECKOUT / "tests" / "testdata" / "kubernetes" / "objects.json"
 TURNS = 2000
 
-SKIP, READ = "skip its JSON", "read its JSON, less that"
-
 Stage = Callable[[], object]
-
-
-class _Nothing(msgspec.Struct):
-    """No field of an object."""
-
-
-_skip = msgspec.json.Decoder(_Nothing).decode
 
 
 def stages(options: Options) -> list[Row]:
@@ -67,8 +62,6 @@ def stages(options: Options) -> list[Row]:
 
 def _rows(program: str, found: dict[str, Stage], options: Options) -> list[Row]:
     taken = {what: [Sample(_cpu(stage)) for _ in range(options.rounds)] for what, stage in found.items()}
-    if SKIP in taken:
-        taken[READ] = [Sample(each.value - median(taken[SKIP])) for each in taken[READ]]
     whole = sum(median(samples) for samples in taken.values())
     return [
         Row(bench="stages", what=f"{program}: {what}", unit="µs", ours=samples, bare=[Sample(whole)] * options.rounds)
@@ -141,13 +134,9 @@ def _of_allocator(journal: SqliteJournal) -> dict[str, Stage]:
 
 
 def _of_start() -> dict[str, Stage]:
-    """Of a Pod that an API server stored, in a list. `skip` is what no reader of JSON can do without."""
-    pod = json.loads(RECORDED.read_text())["request"]["object"]
-    pod["spec"]["nodeName"] = "node"
-    pod["spec"]["containers"][0]["ports"][0]["hostPort"] = 20000
-    body = json.dumps({"metadata": {"resourceVersion": "1"}, "items": [pod]}, separators=(",", ":")).encode()
-    reader, shared = Reader(PodSketch), Shared()
-    (sketch,) = reader.page(body).items or []
+    """Of a Pod that an API server sent."""
+    body = base64.b64decode(json.loads(RECORDED.read_text())["Pod on a node"]["protobuf"])
+    shared, sketch = Shared(), PODS.reader.one(body)
     seen, ledger = shared.pod(sketch), Ledger(Rules())
 
     def take() -> None:
@@ -155,8 +144,7 @@ def _of_start() -> dict[str, Stage]:
         ledger.observe(gone_pods=[seen.uid], now=0.0)  # or nothing would be new the next time
 
     return {
-        SKIP: lambda: _skip(body),
-        READ: lambda: reader.page(body),
+        "read its protobuf": lambda: PODS.reader.one(body),
         "make a value of it": lambda: shared.pod(sketch),
         "take it into the books, and out": take,
     }

@@ -1,4 +1,7 @@
-"""Generates hostport/v1 from proto/; with --check only tells whether the generated files are fresh."""
+"""Generates what is made of proto/; with --check only tells whether the generated files are fresh.
+
+hostport/v1 has messages and a service, allocator/cluster messages alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,11 @@ from google.rpc import status_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOGLE = Path(status_pb2.__file__).parents[2]  # where google/rpc/status.proto lies
-GENERATED = ("allocator_pb2.py", "allocator_pb2.pyi", "allocator_pb2_grpc.py", "allocator_pb2_grpc.pyi")
+PROTOS = ("hostport/v1/allocator.proto", "allocator/cluster/kubernetes.proto")
+GENERATED = (
+    *(f"hostport/v1/allocator_{kind}" for kind in ("pb2.py", "pb2.pyi", "pb2_grpc.py", "pb2_grpc.pyi")),
+    *(f"allocator/cluster/kubernetes_{kind}" for kind in ("pb2.py", "pb2.pyi")),
+)
 
 
 def generate(target: Path) -> None:
@@ -24,7 +31,7 @@ def generate(target: Path) -> None:
         *(f"--plugin={plugin}={tools / plugin}" for plugin in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         *(f"--python_out={target}", f"--grpc_python_out={target}"),
         *(f"--mypy_out=quiet:{target}", f"--mypy_grpc_out=quiet:{target}"),
-        "hostport/v1/allocator.proto",
+        *PROTOS,
     ]
     subprocess.run(command, check=True)
 
@@ -32,14 +39,13 @@ def generate(target: Path) -> None:
 def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         generate(Path(scratch))
-        fresh, kept = Path(scratch, "hostport", "v1"), ROOT / "hostport" / "v1"
         if "--check" in sys.argv:
-            _, stale, missing = filecmp.cmpfiles(fresh, kept, GENERATED, shallow=False)
+            _, stale, missing = filecmp.cmpfiles(scratch, ROOT, GENERATED, shallow=False)
             for name in stale + missing:
-                print(f"hostport/v1/{name} is stale: run make proto", file=sys.stderr)
+                print(f"{name} is stale: run make proto", file=sys.stderr)
             return 1 if stale or missing else 0
         for name in GENERATED:
-            shutil.copy(fresh / name, kept / name)
+            shutil.copy(Path(scratch, name), ROOT / name)
     return 0
 
 

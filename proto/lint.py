@@ -1,4 +1,4 @@
-"""Checks proto/ by the rules of buf STANDARD and COMMENTS that matter here, on the descriptors that protoc makes.
+"""Checks proto/hostport by the rules of buf STANDARD and COMMENTS that matter here, on the descriptors of protoc.
 
 For machines without buf: names, zero values, one request and response for each call, a comment on everything.
 """
@@ -36,8 +36,8 @@ def main() -> int:
 
 
 def describe() -> list[FileDescriptorProto]:
-    """Our files with their comments."""
-    ours = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.proto"))
+    """Our contract with its comments. What has upstream's names goes by upstream's rules."""
+    ours = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("hostport/**/*.proto"))
     with tempfile.NamedTemporaryFile() as out:
         command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"-I{GOOGLE}", f"-o{out.name}"]
         subprocess.run([*command, "--include_source_info", *ours], check=True)

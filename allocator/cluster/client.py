@@ -32,12 +32,15 @@ from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 from yaml import YAMLError
 
+from allocator.cluster.messages import PROTOBUF, words_of_status
+from allocator.cluster.projection import JSON
+
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # of a request that is no watch
 RENEWAL_SECONDS = 60.0  # as client-go rereads token files
-HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "hostport-allocator"}
+HEADERS = {"Accept-Encoding": "identity", "User-Agent": "hostport-allocator"}
 
 Params = Mapping[str, str]
 
@@ -67,6 +70,14 @@ class Loaded:
 
     configuration: Configuration
     renew: Callable[[], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer whose chunks are still to come. `is_binary`: in protobuf, not in JSON."""
+
+    is_binary: bool
+    chunks: AsyncIterator[bytes]
 
 
 Load = Callable[[], Awaitable[Loaded]]
@@ -132,29 +143,37 @@ class Client:
         self._renewed = float("-inf")
         self._lock = asyncio.Lock()
 
-    async def get(self, path: str, params: Params = {}) -> bytes:  # noqa: B006 - a Mapping, never written to
-        """The body of the answer.
+    async def get(self, path: str, params: Params = {}, *, accept: str = JSON) -> bytes:  # noqa: B006 - only read
+        """The body of the answer, in one of the encodings that are accepted.
 
         Raises:
             ApiError, UnreachableError: as the module says.
             ClusterConfigError: there never was a usable configuration.
 
         """
-        return await self.send("GET", path, params)
+        return await self.send("GET", path, params, accept=accept)
 
-    async def send(self, method: str, path: str, params: Params = {}, body: Any = None) -> bytes:  # noqa: B006
+    async def send(
+        self,
+        method: str,
+        path: str,
+        params: Params = {},  # noqa: B006 - only read
+        body: Any = None,
+        *,
+        accept: str = JSON,
+    ) -> bytes:
         """Sends JSON, if any, and returns the body of the answer; raises as `get` does. A list is a JSON patch."""
-        response = await self._request(method, path, params, body, SILENCE_SECONDS)
+        response = await self._request(method, path, params, body, SILENCE_SECONDS, accept)
         with _translated():
             async with response:
                 return await response.read()
 
     @asynccontextmanager
-    async def stream(self, path: str, params: Params, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(self, path: str, params: Params, silence: float, *, accept: str = JSON) -> AsyncIterator[Answer]:
         """The answer in chunks as they come. So many seconds of silence end it; raises as `get` does, at any chunk."""
-        response = await self._request("GET", path, params, None, silence)
+        response = await self._request("GET", path, params, None, silence, accept)
         try:
-            yield _chunks(response)
+            yield Answer(response.content_type == PROTOBUF, _chunks(response))
         finally:
             response.close()  # what is still under way is not wanted
 
@@ -163,22 +182,24 @@ class Client:
             await self._link.rest.close()
 
     async def _request(
-        self, method: str, path: str, params: Params, body: Any, silence: float
+        self, method: str, path: str, params: Params, body: Any, silence: float, accept: str
     ) -> aiohttp.ClientResponse:
         """The head of the answer, if it is a success."""
         with _translated():
             try:
-                return await self._once(method, path, params, body, silence)
+                return await self._once(method, path, params, body, silence, accept)
             except ApiError as error:
                 if error.status != 401:
                     raise
             await self._renew(is_refused=True)
-            return await self._once(method, path, params, body, silence)
+            return await self._once(method, path, params, body, silence, accept)
 
-    async def _once(self, method: str, path: str, params: Params, body: Any, silence: float) -> aiohttp.ClientResponse:
+    async def _once(
+        self, method: str, path: str, params: Params, body: Any, silence: float, accept: str
+    ) -> aiohttp.ClientResponse:
         link = await self._renew()
         configuration = link.loaded.configuration
-        headers = dict(HEADERS)
+        headers = HEADERS | {"Accept": accept}
         if method == "PATCH":
             headers["Content-Type"] = f"application/{'json' if isinstance(body, list) else 'merge'}-patch+json"
         token = await configuration.get_api_key_with_prefix("BearerToken")
@@ -250,8 +271,12 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 def _api_error(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
     try:
-        status = json.loads(body)
-        message, reason = str(status.get("message", "")), str(status.get("reason") or response.reason or "")
+        if response.content_type == PROTOBUF:
+            message, reason = words_of_status(body)
+        else:
+            status = json.loads(body)
+            message, reason = str(status.get("message", "")), str(status.get("reason") or "")
+        reason = reason or response.reason or ""
     except (ValueError, AttributeError):
         message, reason = body[:200].decode(errors="replace").strip(), response.reason or ""
     return ApiError(response.status, reason, message, _seconds(response.headers.get("Retry-After", "")))

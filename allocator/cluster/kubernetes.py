@@ -31,6 +31,7 @@ from allocator.cluster.client import ApiError, Client, UnreachableError
 from allocator.cluster.contract import Observer, PodRef
 from allocator.cluster.happenings import Happening
 from allocator.cluster.looks import Looks
+from allocator.cluster.messages import Either, PodMessage, see_namespace, see_node, see_service
 from allocator.cluster.projection import (
     MALFORMED,
     Event,
@@ -38,6 +39,7 @@ from allocator.cluster.projection import (
     NodeSketch,
     PodSketch,
     Reader,
+    SeenPod,
     ServiceSketch,
     Shared,
     level_of,
@@ -54,10 +56,12 @@ from hostport.supervision import Loops
 
 log = logging.getLogger(__name__)
 
-PODS: Final = Collection("pods", "/api/v1/pods", Reader(PodSketch))
-NODES: Final = Collection("nodes", "/api/v1/nodes", Reader(NodeSketch))
-NAMESPACES: Final = Collection("namespaces", "/api/v1/namespaces", Reader(NamespaceSketch))
-SERVICES: Final = Collection("services", "/api/v1/services", Reader(ServiceSketch))
+PODS: Final[Collection[SeenPod]] = Collection("pods", "/api/v1/pods", Either("Pod", PodMessage, Reader(PodSketch)))
+NODES: Final = Collection("nodes", "/api/v1/nodes", Either("Node", see_node, Reader(NodeSketch)))
+NAMESPACES: Final = Collection(
+    "namespaces", "/api/v1/namespaces", Either("Namespace", see_namespace, Reader(NamespaceSketch))
+)
+SERVICES: Final = Collection("services", "/api/v1/services", Either("Service", see_service, Reader(ServiceSketch)))
 PACE: Final = Pace()
 
 MOST_GONE = 32
@@ -92,10 +96,10 @@ class KubernetesCluster:
         self._synced = asyncio.Event()
         self._proven_until = float("-inf")
         self._prover: Prover | None = None
-        self._pods: Follower[PodSketch] | None = None
+        self._pods: Follower[SeenPod] | None = None
         self._looks = Looks()
         self._followers: list[
-            Follower[PodSketch] | Follower[NodeSketch] | Follower[NamespaceSketch] | Follower[ServiceSketch]
+            Follower[SeenPod] | Follower[NodeSketch] | Follower[NamespaceSketch] | Follower[ServiceSketch]
         ] = []
         self._tell = tell
 
@@ -191,11 +195,11 @@ class KubernetesCluster:
                 await in_turns(sink.listed([sketch]))
         return True
 
-    async def _get(self, ref: PodRef) -> PodSketch | None:
+    async def _get(self, ref: PodRef) -> SeenPod | None:
         """The Pod of that name; None where there is none."""
         path = f"/api/v1/namespaces/{quote(ref.namespace, safe='')}/pods/{quote(ref.name, safe='')}"
         try:
-            return PODS.reader.one(await self._client.get(path))
+            return PODS.reader.one(await self._client.get(path, accept=PODS.reader.accept))
         except ApiError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
@@ -220,8 +224,8 @@ class _Pods:
     def began(self) -> None:
         self._missing = set(self._observer.known_pods())
 
-    def listed(self, items: Sequence[PodSketch]) -> Iterator[None]:
-        for some in slices(items, _weight):
+    def listed(self, items: Sequence[SeenPod]) -> Iterator[None]:
+        for some in slices(items, lambda pod: pod.weight):
             known = self._observer.known_pods()
             pods = []
             for sketch in some:
@@ -243,12 +247,12 @@ class _Pods:
         self._tell([], ())  # a cluster without Pods has been listed too: from now on Pods can be confirmed
         self._proven(as_of)
 
-    def changed(self, events: Sequence[Event[PodSketch]]) -> Iterator[None]:
-        for some in slices(events, lambda event: _weight(event.object)):
+    def changed(self, events: Sequence[Event[SeenPod]]) -> Iterator[None]:
+        for some in slices(events, lambda event: event.object.weight):
             self._changed(some)
             yield
 
-    def _changed(self, events: Sequence[Event[PodSketch]]) -> None:
+    def _changed(self, events: Sequence[Event[SeenPod]]) -> None:
         """Told in order: what appears and goes at once has been there, and its reservation ends with it."""
         known = self._observer.known_pods()
         pods: dict[PodUid, Pod] = {}
@@ -266,7 +270,7 @@ class _Pods:
                     pods[uid] = pod
         self._tell(pods.values(), gone)
 
-    def _read(self, sketch: PodSketch) -> Pod | None:
+    def _read(self, sketch: SeenPod) -> Pod | None:
         if self._targets is not None and not self._targets.knows(sketch.identity):
             wanted = sketch.wanted()
             if wanted is not None:
@@ -274,7 +278,7 @@ class _Pods:
         try:
             return self._shared.pod(sketch)
         except MALFORMED as error:
-            log.warning("a Pod cannot be read: %s/%s: %s", sketch.metadata.namespace, sketch.metadata.name, error)
+            log.warning("a Pod cannot be read: %s: %s", sketch.title, error)
             return None
 
     def _tell(self, pods: Iterable[Pod], gone: Iterable[PodUid]) -> None:
@@ -282,14 +286,6 @@ class _Pods:
         if self._targets is not None:
             for uid in gone:
                 self._targets.gone(uid)
-
-
-def _weight(sketch: PodSketch) -> int:
-    """About as many ports as the Pod has; most have none that concern us."""
-    spec = sketch.spec
-    if spec is None:
-        return 1
-    return 1 + sum(len(one.ports or ()) for some in (spec.containers, spec.init_containers) for one in some or ())
 
 
 class _Nodes:

@@ -40,7 +40,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from allocator.clock import elapsed
-from allocator.cluster.client import ApiError, UnreachableError
+from allocator.cluster.client import Answer, ApiError, UnreachableError
 from allocator.cluster.projection import FINISHED
 from hostport.supervision import Loops
 
@@ -253,7 +253,7 @@ class Api(Protocol):
 class WatchingApi(Api, Protocol):
     """The same, and what is told as it happens."""
 
-    def stream(self, path: str, params: Any, silence: float) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def stream(self, path: str, params: Any, silence: float) -> AbstractAsyncContextManager[Answer]:
         """The answer in chunks as they come."""
 
 
@@ -363,8 +363,8 @@ class Leadership:
             }
             with suppress(ApiError, UnreachableError):
                 if self._seen[0]:
-                    async with self._api.stream(self._collection, params, WATCH_STALL_SECONDS) as chunks:
-                        async for _ in chunks:
+                    async with self._api.stream(self._collection, params, WATCH_STALL_SECONDS) as answer:
+                        async for _ in answer.chunks:
                             self._news.set()
             await asyncio.sleep(RENEW_SECONDS if self._seen[0] else 0.1)
 

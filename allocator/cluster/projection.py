@@ -1,4 +1,6 @@
-"""Bytes of the API server → the few fields that we need → values of the core. Pure.
+"""JSON of the API server → the few fields that we need → values of the core. Pure.
+
+Lists and watches of Kubernetes' own kinds come in protobuf instead (`messages`), which gives the same values.
 
 Rules:
 
@@ -14,8 +16,8 @@ Rules:
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -25,6 +27,7 @@ from allocator.cluster.objects import (
     ALLOCATIONS,
     ENFORCE,
     WARNINGS,
+    Json,
     enforced_level,
     parse_node,
     parse_pod,
@@ -35,6 +38,7 @@ from allocator.core.pods import Pod
 from allocator.core.sized import Sized
 
 FINISHED = frozenset({"Succeeded", "Failed"})
+JSON = "application/json"
 SHARED_BYTES = 16 << 20  # of distinct parts of a kind that are remembered
 PORT_BYTES = 400  # that a port takes, about
 
@@ -43,6 +47,46 @@ MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
 
 Unread = msgspec.Raw | msgspec.UnsetType
+
+
+class Seen(Protocol):
+    """What is seen of an object, in whatever encoding it came."""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from the others of its kind: the name, but for Pods."""
+
+    @property
+    def version(self) -> str:
+        """Its resourceVersion; empty where it has none."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it could not be read; empty where it could."""
+
+
+class SeenPod(Seen, Protocol):
+    """A Pod; its identity is the uid."""
+
+    @property
+    def title(self) -> str:
+        """`namespace/name`, for people."""
+
+    @property
+    def weight(self) -> int:
+        """About as many ports as it has; most have none that concern us."""
+
+    def holds_something(self) -> bool:
+        """Whether it carries our id, or has host ports and is not finished. A yes too many is allowed, a no never."""
+
+    def wanted(self) -> tuple[Json, str] | None:
+        """Metadata and table of ports of a Pod on the host's network that has numbers of ours; None for others.
+
+        To be asked before `plain`.
+        """
+
+    def plain(self) -> Json:
+        """What `objects.parse_pod` reads of it."""
 
 
 class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
@@ -55,7 +99,9 @@ class _Annotations(_Fields):
     allocations: Unread = msgspec.field(default=msgspec.UNSET, name=ALLOCATIONS)
 
 
-class _Labels(_Fields):
+class Labels(_Fields):
+    """The label of a Namespace that we read."""
+
     enforce: Any = msgspec.field(default=None, name=ENFORCE)
 
 
@@ -76,12 +122,16 @@ class _PodMetadata(Metadata):
     annotations: _Annotations | None = None
 
 
-class _NodeMetadata(Metadata):
+class NodeMetadata(Metadata):
+    """Labels decide where a Pod may run."""
+
     labels: Any = None
 
 
-class _NamespaceMetadata(Metadata):
-    labels: _Labels | None = None
+class NamespaceMetadata(Metadata):
+    """One label has the Pod Security level."""
+
+    labels: Labels | None = None
 
 
 class _Port(_Fields):
@@ -110,7 +160,9 @@ class _PodSpec(_Fields):
     preemption_policy: Any = None
 
 
-class _NodeSpec(_Fields):
+class NodeSpec(_Fields):
+    """What keeps Pods away."""
+
     taints: Any = None
     unschedulable: Any = None
 
@@ -133,11 +185,16 @@ class Sketch(_Fields):
 
     @property
     def identity(self) -> str:
-        """What tells it from the others of its kind: the name, but for Pods."""
         return self.metadata.name or ""
+
+    @property
+    def version(self) -> str:
+        return self.metadata.resource_version or ""
 
 
 class PodSketch(Sketch):
+    """A `SeenPod`."""
+
     metadata: _PodMetadata = msgspec.field(default_factory=_PodMetadata)
     spec: _PodSpec | None = None
     # A Status has words where a Pod has an object.
@@ -147,8 +204,18 @@ class PodSketch(Sketch):
     def identity(self) -> str:
         return self.metadata.uid or ""
 
+    @property
+    def title(self) -> str:
+        return f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def weight(self) -> int:
+        spec = self.spec
+        if spec is None:
+            return 1
+        return 1 + sum(len(one.ports or ()) for some in (spec.containers, spec.init_containers) for one in some or ())
+
     def holds_something(self) -> bool:
-        """Whether it carries our id, or has host ports and is not finished. A yes too many is allowed, a no never."""
         annotations, status, spec = self.metadata.annotations, self.status, self.spec
         if annotations is not None and annotations.allocation_id:
             return True
@@ -161,8 +228,16 @@ class PodSketch(Sketch):
                         return True
         return False
 
-    def wanted(self) -> tuple[dict[str, Any], str] | None:
-        """Metadata and table of ports of a Pod on the host's network that has numbers of ours; None for others."""
+    def plain(self) -> Json:
+        if isinstance(self.status, _PodStatus) and self.spec is not None and self.spec.node_name:
+            self.status.conditions = msgspec.UNSET  # it was scheduled
+        self.metadata.labels = msgspec.UNSET
+        if self.metadata.annotations is not None:
+            self.metadata.annotations.allocations = msgspec.UNSET
+        plain: Json = msgspec.to_builtins(self, enc_hook=msgspec.json.decode)
+        return plain
+
+    def wanted(self) -> tuple[Json, str] | None:
         annotations, spec, metadata = self.metadata.annotations, self.spec, self.metadata
         if annotations is None or not annotations.allocation_id or spec is None or not spec.host_network:
             return None
@@ -179,20 +254,24 @@ class PodSketch(Sketch):
         return found, table
 
 
-class _ServicePort(_Fields):
+class ServicePort(_Fields):
+    """Whereto it sends, and from where."""
+
     port: Any = None
     target_port: Any = None
     protocol: Any = None
 
 
-class _ServiceSpec(_Fields):
+class ServiceSpec(_Fields):
+    """Whose Pods, and which of their ports."""
+
     type: Any = None
     selector: Any = None
-    ports: list[_ServicePort] | None = None
+    ports: list[ServicePort] | None = None
 
 
 class ServiceSketch(Sketch):
-    spec: _ServiceSpec | None = None
+    spec: ServiceSpec | None = None
 
 
 def _some(raw: Unread, default: Any) -> Any:
@@ -200,15 +279,16 @@ def _some(raw: Unread, default: Any) -> Any:
 
 
 class NodeSketch(Sketch):
-    metadata: _NodeMetadata = msgspec.field(default_factory=_NodeMetadata)
-    spec: _NodeSpec | None = None
+    metadata: NodeMetadata = msgspec.field(default_factory=NodeMetadata)
+    spec: NodeSpec | None = None
 
 
 class NamespaceSketch(Sketch):
-    metadata: _NamespaceMetadata = msgspec.field(default_factory=_NamespaceMetadata)
+    metadata: NamespaceMetadata = msgspec.field(default_factory=NamespaceMetadata)
 
 
-S = TypeVar("S", bound=Sketch)
+S = TypeVar("S", bound=Seen)
+J = TypeVar("J", bound=Sketch)
 
 
 class ListMetadata(_Fields):
@@ -225,14 +305,14 @@ class Page(msgspec.Struct, Generic[S], gc=False):
 
 
 class Event(msgspec.Struct, Generic[S], gc=False):
-    """A line of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
+    """What a watch tells: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, whose object is a Status in a `Sketch`."""
 
     type: str
     object: S
 
     @property
     def version(self) -> str:
-        return self.object.metadata.resource_version or ""
+        return self.object.version
 
 
 class _RawPage(msgspec.Struct):
@@ -245,16 +325,18 @@ class _RawEvent(msgspec.Struct):
     object: msgspec.Raw
 
 
-class Reader(Generic[S]):
-    """Reads lists and events of one kind of object."""
+class Reader(Generic[J]):
+    """Reads lists and events of one kind of object. `accept`: what is asked for, as HTTP writes it."""
 
-    def __init__(self, sketch: type[S]) -> None:
+    accept = JSON
+
+    def __init__(self, sketch: type[J]) -> None:
         self._sketch = sketch
         self._one = msgspec.json.Decoder(sketch)
         self._page = msgspec.json.Decoder(Page[sketch])  # type: ignore[valid-type]
         self._event = msgspec.json.Decoder(Event[sketch])  # type: ignore[valid-type]
 
-    def page(self, body: bytes) -> Page[S]:
+    def page(self, body: bytes) -> Page[J]:
         """A page of a list; what cannot be read in it has a `trouble`.
 
         Raises:
@@ -269,7 +351,7 @@ class Reader(Generic[S]):
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
 
-    def event(self, line: bytes) -> Event[S]:
+    def event(self, line: bytes) -> Event[J]:
         """A line of a watch, likewise.
 
         Raises:
@@ -284,7 +366,7 @@ class Reader(Generic[S]):
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
 
-    def one(self, body: bytes) -> S:
+    def one(self, body: bytes) -> J:
         """One object, likewise.
 
         Raises:
@@ -296,7 +378,7 @@ class Reader(Generic[S]):
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
 
-    def _object(self, raw: msgspec.Raw) -> S:
+    def _object(self, raw: msgspec.Raw) -> J:
         try:
             return self._one.decode(raw)
         except msgspec.ValidationError as error:
@@ -336,7 +418,7 @@ class Shared:
         self._constraints: Sized[Constraints, Constraints] = Sized(SHARED_BYTES)
         self._ports: Sized[tuple[ClaimPort, ...], tuple[ClaimPort, ...]] = Sized(SHARED_BYTES)
 
-    def pod(self, sketch: PodSketch) -> Pod:
+    def pod(self, sketch: SeenPod) -> Pod:
         """The Pod.
 
         Raises:
@@ -345,20 +427,15 @@ class Shared:
         """
         if sketch.trouble:
             raise ValueError(sketch.trouble)
-        if isinstance(sketch.status, _PodStatus) and sketch.spec is not None and sketch.spec.node_name:
-            sketch.status.conditions = msgspec.UNSET  # it was scheduled
-        sketch.metadata.labels = msgspec.UNSET
-        if sketch.metadata.annotations is not None:
-            sketch.metadata.annotations.allocations = msgspec.UNSET
-        pod = parse_pod(msgspec.to_builtins(sketch, enc_hook=msgspec.json.decode))
+        pod = parse_pod(sketch.plain())
         return replace(
             pod,
             namespace=sys.intern(pod.namespace),
             generate_name=sys.intern(pod.generate_name),
             controller_uid=sys.intern(pod.controller_uid),
             node=None if pod.node is None else NodeName(sys.intern(pod.node)),
-            ports=_one_of(self._ports, pod.ports, PORT_BYTES * len(pod.ports)),
-            constraints=_one_of(self._constraints, pod.constraints, pod.constraints.weight),
+            ports=_one_of(self._ports, pod.ports, _size_of_ports),
+            constraints=_one_of(self._constraints, pod.constraints, _size_of_constraints),
         )
 
     def node(self, sketch: NodeSketch) -> Node:
@@ -372,10 +449,18 @@ class Shared:
 V = TypeVar("V", bound=Hashable)
 
 
-def _one_of(known: Sized[V, V], value: V, size: int) -> V:
+def _size_of_ports(ports: tuple[ClaimPort, ...]) -> int:
+    return PORT_BYTES * len(ports)
+
+
+def _size_of_constraints(constraints: Constraints) -> int:
+    return constraints.weight
+
+
+def _one_of(known: Sized[V, V], value: V, size: Callable[[V], int]) -> V:
     found = known.get(value)
     if found is None:
-        known.put(value, value, size)
+        known.put(value, value, size(value))
         return value
     return found
 

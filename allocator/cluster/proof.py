@@ -25,8 +25,8 @@ import logging
 from collections.abc import Callable
 
 from allocator.cluster.client import ApiError, Client, UnreachableError
-from allocator.cluster.projection import Page, PodSketch
-from allocator.cluster.watching import Collection, Follower, Pace, complete_lines, watch_params
+from allocator.cluster.projection import SeenPod
+from allocator.cluster.watching import Collection, Follower, Pace, complete_parts, watch_params
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class Prover:
     def __init__(
         self,
         client: Client,
-        pods: Collection[PodSketch],
-        follower: Follower[PodSketch],
+        pods: Collection[SeenPod],
+        follower: Follower[SeenPod],
         *,
         pace: Pace,
         now: Callable[[], float],
@@ -77,8 +77,9 @@ class Prover:
             self._proven(at)
 
     async def _current_version(self) -> int:
-        page: Page[PodSketch] = self._pods.reader.page(await self._client.get(self._pods.path, {"limit": "1"}))
-        return int(page.metadata.resource_version)
+        reader = self._pods.reader
+        body = await self._client.get(self._pods.path, {"limit": "1"}, accept=reader.accept)
+        return int(reader.page(body).metadata.resource_version)
 
     async def _shows(self, version: int) -> bool:
         """Whether the watch gets there by itself, in a moment."""
@@ -111,11 +112,11 @@ class Prover:
         """The version of the last change of a Pod in (start, end]; `start` where there is none. None: not known."""
         last = start
         params = watch_params(str(start), self._pace.probe_seconds)
-        silence = self._pace.probe_seconds + self._pace.probe_stall
-        async with self._client.stream(self._pods.path, params, silence) as chunks:
-            async for lines in complete_lines(chunks):
-                for line in lines:
-                    event = self._pods.reader.event(line)
+        silence, reader = self._pace.probe_seconds + self._pace.probe_stall, self._pods.reader
+        async with self._client.stream(self._pods.path, params, silence, accept=reader.accept) as answer:
+            async for parts in complete_parts(answer):
+                for part in parts:
+                    event = reader.event(part)
                     if event.type == "ERROR" or not event.version.isdecimal():
                         return None
                     number = int(event.version)

@@ -14,6 +14,8 @@ Rules:
   a bookmark. That a request was accepted is no such sign.
 * Events that arrive together are told together, a bounded number at a time, with a turn of the event loop in between.
   What the sink has not been told yet has not been reached.
+* The encoding is the collection's affair and the server's: each answer says which one it has. The length of a line or
+  a frame is bounded before it is kept.
 """
 
 from __future__ import annotations
@@ -26,18 +28,19 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from allocator.cluster.backoff import pause
-from allocator.cluster.client import SILENCE_SECONDS, ApiError, Client, Params, UnreachableError
-from allocator.cluster.projection import Event, ListMetadata, Reader, Sketch, head_of_page
+from allocator.cluster.client import SILENCE_SECONDS, Answer, ApiError, Client, Params, UnreachableError
+from allocator.cluster.messages import SIZE_BYTES, Frame, head_of_page
+from allocator.cluster.projection import Event, ListMetadata, Page, Seen, Sketch
 from allocator.slices import in_turns
 
 log = logging.getLogger(__name__)
 
-LONGEST_LINE = 16 << 20  # etcd takes 1.5 MiB; JSON may be a few times that
+LONGEST_PART = 16 << 20  # bytes of a line or frame: etcd takes 1.5 MiB; JSON may be a few times that
 PROGRESS_SECONDS = 5.0  # between two lines about a list that takes long
 REACH_SECONDS = 1.0  # for the watch to tell what another has seen already
 EMPTY_WATCH_SECONDS = 1.0  # a watch that ends sooner without a word has failed
 
-S = TypeVar("S", bound=Sketch)
+S = TypeVar("S", bound=Seen)
 
 
 class ExpiredError(Exception):
@@ -58,13 +61,30 @@ class Pace:
     probe_stall: float = 10.0
 
 
+class Reads(Protocol[S]):
+    """Reads what the server sends of one kind; what it cannot read raises ValueError."""
+
+    @property
+    def accept(self) -> str:
+        """The encodings that it reads, as HTTP asks for them."""
+
+    def page(self, body: bytes) -> Page[S]:
+        """A page of a list."""
+
+    def event(self, part: bytes) -> Event[S]:
+        """A line or frame of a watch."""
+
+    def one(self, body: bytes) -> S:
+        """One object."""
+
+
 @dataclass(frozen=True, slots=True)
 class Collection(Generic[S]):
     """All objects of a kind, in all namespaces."""
 
     noun: str
     path: str
-    reader: Reader[S]
+    reader: Reads[S]
 
 
 class Sink(Protocol[S]):
@@ -254,8 +274,9 @@ class Follower(Generic[S]):
     async def _read_page(self, params: Params, head: asyncio.Future[ListMetadata | None]) -> bytes:
         body: list[bytes] = []
         try:
-            async with self._client.stream(self._collection.path, params, SILENCE_SECONDS) as chunks:
-                async for chunk in chunks:
+            accept = self._collection.reader.accept
+            async with self._client.stream(self._collection.path, params, SILENCE_SECONDS, accept=accept) as answer:
+                async for chunk in answer.chunks:
                     if not body:
                         head.set_result(head_of_page(chunk))
                     body.append(chunk)
@@ -265,7 +286,7 @@ class Follower(Generic[S]):
         return b"".join(body)
 
     async def _tell_page(self, items: Sequence[S]) -> None:
-        self.latest = max(self.latest, *(_number(item.metadata.resource_version or "") for item in items), 0)
+        self.latest = max(self.latest, *(_number(item.version) for item in items), 0)
         for start in range(0, len(items), self._pace.batch):
             await in_turns(self._sink.listed(items[start : start + self._pace.batch]))
 
@@ -279,18 +300,18 @@ class Follower(Generic[S]):
 
         """
         loop = asyncio.get_running_loop()
-        stall, began = self._pace.stall_seconds, loop.time()
+        stall, began, accept = self._pace.stall_seconds, loop.time(), self._collection.reader.accept
         had_moved, self._is_moving = self._is_moving, False
         params = watch_params(self._version, self._pace.watch_seconds * (1 + self._chance() / 5))
         try:
             async with (
                 asyncio.timeout(stall) as self._patience,
-                self._client.stream(self._collection.path, params, stall) as chunks,
+                self._client.stream(self._collection.path, params, stall, accept=accept) as answer,
             ):
-                async for lines in complete_lines(chunks):
+                async for parts in complete_parts(answer):
                     self._patience.reschedule(loop.time() + stall)
-                    for start in range(0, len(lines), self._pace.batch):
-                        await self._tell_lines(lines[start : start + self._pace.batch])
+                    for start in range(0, len(parts), self._pace.batch):
+                        await self._tell_parts(parts[start : start + self._pace.batch])
                         await asyncio.sleep(0)
         except TimeoutError as error:
             if self.completed < self._list_due:
@@ -303,10 +324,10 @@ class Follower(Generic[S]):
         if is_empty and self.completed >= self._list_due and loop.time() - began < EMPTY_WATCH_SECONDS:
             raise UnreachableError("the watch ended as soon as it had begun")
 
-    async def _tell_lines(self, lines: Sequence[bytes]) -> None:
+    async def _tell_parts(self, parts: Sequence[bytes]) -> None:
         changes: list[Event[S]] = []
         reached, version, failure = self.reached, self._version, None
-        for event in map(self._collection.reader.event, lines):
+        for event in map(self._collection.reader.event, parts):
             if event.type == "ERROR":
                 failure = _failure(event.object)
                 break
@@ -374,7 +395,9 @@ class Follower(Generic[S]):
             self._patience.reschedule(asyncio.get_running_loop().time())
 
 
-def _failure(status: Sketch) -> ApiError:
+def _failure(status: Seen) -> ApiError:
+    if not isinstance(status, Sketch):
+        raise ValueError("an ERROR has no Status")  # noqa: TRY004 - garbled as any other answer
     code = status.code if isinstance(status.code, int) else 500
     return ApiError(code, str(status.reason), str(status.message))
 
@@ -388,12 +411,37 @@ def watch_params(version: str, seconds: float) -> dict[str, str]:
     }
 
 
-async def complete_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
-    """The lines that arrived together. One that was cut off by the end is dropped: it will come again."""
+def complete_parts(answer: Answer) -> AsyncIterator[Sequence[bytes]]:
+    """The events of a watch that arrived together, as lines of JSON or frames of protobuf."""
+    return _complete_frames(answer.chunks) if answer.is_binary else _complete_lines(answer.chunks)
+
+
+async def _complete_frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[Frame]]:
+    """Each begins with its length."""
+    rest = b""
+    async for chunk in chunks:
+        rest, frames, start = rest + chunk, [], 0
+        while len(rest) >= (begin := start + SIZE_BYTES):
+            size = int.from_bytes(rest[start:begin], "big")
+            if size > LONGEST_PART:
+                raise UnreachableError(f"the watch announces a frame of {size:,} bytes, more than {LONGEST_PART:,}")
+            if len(rest) < begin + size:
+                break
+            start = begin + size
+            frames.append(Frame(rest[begin:start]))
+        rest = rest[start:]
+        if frames:
+            yield frames
+    if rest:
+        raise UnreachableError("the watch ended within a frame")
+
+
+async def _complete_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """One that was cut off by the end is dropped: it will come again."""
     rest = b""
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > LONGEST_LINE:
+        if len(rest) > LONGEST_PART:
             raise UnreachableError("the watch sends a line without an end")
         lines = [line for line in lines if line.strip()]
         if lines:

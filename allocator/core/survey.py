@@ -72,18 +72,21 @@ class _Walk:
 
 
 class Survey:
-    """Walks on and on; `picture` is that of the last walk that was completed."""
+    """Walks again whenever something came or went; `picture` is that of the last walk that was completed."""
 
     def __init__(self, register: Register, reserved: int) -> None:
         self._register = register
         self._reserved = reserved
         self._walk: _Walk | None = None
+        self._seen = -1  # `changes` of the occupancy when the last walk began
         self.picture = Picture()
 
     def step(self, most: int) -> None:
         """Looks at nodes until so many of them and of the numbers that they hold have been counted; at one at least."""
-        walk = self._walk = self._walk or self._begun()
         occupancy = self._register.occupancy
+        if self._walk is None and self._seen == occupancy.changes:
+            return
+        walk = self._walk = self._walk or self._begun()
         while most > 0:
             if walk.position >= occupancy.positions:
                 self.picture, self._walk = walk.picture(), None
@@ -97,6 +100,7 @@ class Survey:
                 self._look(walk, name, numbers, settled)
 
     def _begun(self) -> _Walk:
+        self._seen = self._register.occupancy.changes
         sizes = {
             bounds: (span(*bounds) & ~self._reserved).bit_count()
             for bounds, _ in self._register.ranges.most_common(MOST_RANGES)

@@ -11,6 +11,9 @@ Edit = Callable[[Document], None]
 
 POD = "spec/template/spec"
 EXCLUDED = "<%- range .Values.excludedNamespaces %>, <% . %><%- end %>"
+SECOND = ".Values.secondQuestion"
+BY_LABEL = ".Values.onlyLabelledNamespaces"
+BRINGS = "          && 'hostport.io/allocation-id' in object.metadata.annotations\n"
 
 
 def program(name: str, *flags: tuple[str, str], containers: int = 1) -> Edit:
@@ -41,9 +44,18 @@ def replicas(name: str) -> Edit:
 
 
 def webhook(configuration: Document) -> None:
-    """The entry between the two fails open anyway. What all three have in common stands in the first."""
+    """The entry between the two fails open anyway. What all three have in common stands in the first.
+
+    Without a second question that one is for every Pod that asks, and stands alone.
+    """
     for each in (0, 2):
         configuration.replace(f"webhooks/{each}/failurePolicy", "<% .Values.failurePolicy %>")
+    for path in ("name", "matchConditions/0/name"):
+        with_second, alone = (configuration.scalar(f"webhooks/{each}/{path}") for each in (0, 1))
+        configuration.replace(f"webhooks/0/{path}", f'<% ternary "{with_second}" "{alone}" {SECOND} %>')
+    configuration.wrap_text(BRINGS, f"if {SECOND}")
+    configuration.wrap("webhooks/1", f"if {SECOND}", until="webhooks/2")
+    labelled(configuration, "webhooks/0/namespaceSelector/matchExpressions/1")
     configuration.append_inline("webhooks/0/namespaceSelector/matchExpressions/0/values", EXCLUDED)
     configuration.append("webhooks/0/clientConfig", "caBundle: <% . %>", "with .Values.certificates.caBundle")
 
@@ -68,7 +80,14 @@ LEAF = issued(("duration", "duration"), ("renewBefore", "renewBefore"))
 AUTHORITY = issued(("duration", "caDuration"), ("renewBefore", "caRenewBefore"))
 
 
+def labelled(document: Document, expression: str) -> None:
+    """Namespaces that the label takes out, or those alone that it takes in."""
+    document.replace(f"{expression}/operator", f'<% ternary "In" "NotIn" {BY_LABEL} %>')
+    document.replace(f"{expression}/values/0", f'<% ternary "enabled" "ignore" {BY_LABEL} %>')
+
+
 def excluded(binding: Document) -> None:
+    labelled(binding, "spec/matchResources/namespaceSelector/matchExpressions/1")
     namespaces = "spec/matchResources/namespaceSelector/matchExpressions/0"
     if binding.is_inline(namespaces):
         binding.append_inline(f"{namespaces}/values", EXCLUDED)
@@ -126,11 +145,15 @@ OPTIONAL = {
 }
 """Kind → the value that it depends on."""
 
+POLICY_KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+ASKED_ANEW = 'or .Values.secondQuestion (eq .Values.failurePolicy "Ignore")'
+"""Where an entry that is asked anew fails open."""
 OWN_AUTHORITY = "not .Values.certificates.issuerRef"
 NARROWED = {
     ("Issuer", "hostport-selfsigned"): OWN_AUTHORITY,
     ("Issuer", "hostport-ca"): OWN_AUTHORITY,
     ("Certificate", "hostport-ca"): OWN_AUTHORITY,
+    **{(kind, "hostport-every-port-given"): ASKED_ANEW for kind in POLICY_KINDS},
 }
 """Object → on what it depends as well."""
 

@@ -64,10 +64,23 @@ class Document:
         value = self._entry(path)[1]
         self.edits.append(Edit(value.start_mark.index, self._end(value), action))
 
-    def wrap(self, path: str, block: str) -> None:
-        """Keeps an entry only inside a block, as `if .Values.x`."""
-        key, value = self._entry(path)
+    def wrap(self, path: str, block: str, until: str = "") -> None:
+        """Keeps an entry, and those behind it up to another, only inside a block, as `if .Values.x`.
+
+        The last one must not end with an alias: that is where its anchor is.
+        """
+        key, value = self._entry(path)[0], self._entry(until or path)[1]
         self._around(self._line(key.start_mark.index), value, block, key.start_mark.column)
+
+    def wrap_text(self, line: str, block: str) -> None:
+        """Keeps the first such line of the object, its end included, only inside a block."""
+        low = self.text.find(line, self._head())
+        if low < 0:
+            raise Missing(f"{self.kind} {self.name} has no line {line.strip()}")
+        self.edits += [
+            Edit(low, low, f"<%- {block} %>\n"),
+            Edit(low + len(line), low + len(line), "<%- end %>\n"),
+        ]
 
     def wrap_all(self, block: str) -> None:
         """Keeps the whole object only inside a block, with the comment above it."""

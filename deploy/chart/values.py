@@ -78,6 +78,22 @@ def values(resources: Mapping[str, Any]) -> tuple[Value, ...]:
             "Namespaces that are left alone, beside kube-system, kube-node-lease and the release's own.",
         ),
         Value(
+            "secondQuestion",
+            True,
+            YES_NO,
+            "Whether another shim is asked where the first did not answer. `false`: a creation that a shim had in hand "
+            "when it died is refused, and its controller tries again; the API server has one entry to judge for each "
+            "Pod of the cluster in place of three and a policy.",
+        ),
+        Value(
+            "onlyLabelledNamespaces",
+            False,
+            YES_NO,
+            "`true`: Pods are given ports in namespaces with the label `hostport.io/webhook=enabled` alone; Pods of "
+            "other namespaces cost the API server no look. There a Pod that asks is given nothing, and nobody says so. "
+            "test.namespace needs the label as well.",
+        ),
+        Value(
             "certificates.mode",
             "builtin",
             one_of("builtin", "certManager", "existingSecret"),

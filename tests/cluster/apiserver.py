@@ -5,6 +5,8 @@ Requests are named `list pods`, `watch pods`, and so on; `requests` has them all
 
 Objects can be written, too: `create`, `get`, `update`, `patch` (of the status) and `delete`. As with a real server a
 creation loses its status, a write of another version is a conflict, and a deletion may name the uid that it means.
+
+It speaks JSON and, to those who ask for it, protobuf (of Kubernetes' own kinds), unless `speaks_protobuf` is unset.
 """
 
 from __future__ import annotations
@@ -12,18 +14,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict, deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
 from allocator.cluster.client import Client, Loaded
+from allocator.cluster.messages import PROTOBUF
+from cluster.encoding import binary, binary_page, frame, sized
 
 Object = dict[str, Any]
+IN_PROTOBUF = {"pods", "nodes", "namespaces", "services"}
 KINDS = {
     "pods": "Pod",
     "nodes": "Node",
@@ -119,6 +123,8 @@ class ApiServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self.namespaces_gone: set[str] = set()
         self.is_away = False  # every request breaks off
+        self.speaks_protobuf = True
+        self.encodings: set[tuple[str, bool]] = set()  # what was answered: of which resource, and whether in protobuf
         self.refused: set[str] = set()  # requests, such as `watch leases`, for which the right is missing
         self._uids = count(1)
 
@@ -219,8 +225,9 @@ class ApiServer:
         name = f"{verb} {resource}"
         self.requests.append(name)
         fault = self._scripts[name].popleft() if self._scripts[name] else None
+        is_binary = self._is_binary(request)
         if isinstance(fault, Fail):
-            return _failure(fault)
+            return _failure(fault, is_binary=is_binary)
         if isinstance(fault, Hang):
             await asyncio.sleep(60)
         body = await request.json() if request.can_read_body else {}
@@ -230,7 +237,18 @@ class ApiServer:
         answer = getattr(self, f"_{verb}")(resource, namespace, request.match_info.get("name", ""), body)
         if isinstance(fault, Lost):
             self._break(request)
-        return answer if isinstance(answer, web.Response) else web.json_response(answer)
+        if isinstance(answer, web.Response):
+            return answer
+        if is_binary:
+            return web.Response(body=binary(KINDS[resource], answer), content_type=PROTOBUF)
+        return web.json_response(answer)
+
+    def _is_binary(self, request: web.Request) -> bool:
+        """Whether the answer is in protobuf: the first that is asked for and that we have, as a real server does."""
+        resource, accepted = request.match_info["resource"], request.headers.get("Accept", "")
+        is_binary = self.speaks_protobuf and resource in IN_PROTOBUF and accepted.startswith(PROTOBUF)
+        self.encodings.add((resource, is_binary))
+        return is_binary
 
     def _break(self, request: web.Request) -> NoReturn:
         assert request.transport is not None
@@ -302,32 +320,35 @@ class ApiServer:
             name = f"prove {resource}"
         self.requests.append(f"{name} {query.get('resourceVersion') or query.get('continue') or ''}".strip())
         self.tokens_seen.append(request.headers.get("Authorization"))
+        is_binary = self._is_binary(request)
         if self.wants_token and request.headers.get("Authorization") != f"Bearer {self.wants_token}":
-            return _failure(Fail(401))
+            return _failure(Fail(401), is_binary=is_binary)
         fault = self._scripts[name].popleft() if self._scripts[name] else None
         if name in self.refused:
-            return _failure(Fail(403, "scripted"))
+            return _failure(Fail(403, "scripted"), is_binary=is_binary)
         if isinstance(fault, Fail):
-            return _failure(fault)
+            return _failure(fault, is_binary=is_binary)
         if not is_watch:
             if isinstance(fault, Hang):
                 await asyncio.sleep(60)
-            page = self._list(resource, int(query["limit"]), query.get("continue", ""))
+            page = self._list(resource, int(query["limit"]), query.get("continue", ""), is_binary=is_binary)
             return await _halved(request, page, fault.go) if isinstance(fault, Halved) else page
         if int(query["resourceVersion"]) < self._forgotten:
-            return _failure(Fail(410, "too old resource version"))
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+            return _failure(Fail(410, "too old resource version"), is_binary=is_binary)
+        content_type = f"{PROTOBUF};stream=watch" if is_binary else "application/json"
+        response = web.StreamResponse(headers={"Content-Type": content_type})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        await self._watch(response, resource, int(query["resourceVersion"]), fault, is_probe=is_probe)
+        write = partial(_write, response, KINDS[resource] if is_binary else "")
+        await self._watch(write, resource, int(query["resourceVersion"]), fault, is_probe=is_probe)
         return response
 
-    def _list(self, resource: str, limit: int, token: str) -> web.Response:
+    def _list(self, resource: str, limit: int, token: str, *, is_binary: bool) -> web.Response:
         start, key = 0, ""
         if token:
             key, _, offset = token.partition(":")
             if key not in self._snapshots:
-                return _failure(Fail(410, "the provided continue parameter is too old"))
+                return _failure(Fail(410, "the provided continue parameter is too old"), is_binary=is_binary)
             start = int(offset)
         else:
             key = f"{resource}@{self.version}"
@@ -336,14 +357,16 @@ class ApiServer:
         metadata: Object = {"resourceVersion": str(version)}
         if start + limit < len(items):
             metadata |= {"continue": f"{key}:{start + limit}", "remainingItemCount": len(items) - start - limit}
+        if is_binary:
+            page = binary_page(KINDS[resource], metadata, items[start : start + limit])
+            return web.Response(body=page, content_type=PROTOBUF)
         body = {"kind": f"{KINDS[resource]}List", "metadata": metadata, "items": items[start : start + limit]}
         return web.json_response(body, dumps=partial(json.dumps, separators=(",", ":")))  # as the real one
 
-    async def _watch(
-        self, response: web.StreamResponse, resource: str, version: int, fault: Fault | None, *, is_probe: bool
-    ) -> None:
+    async def _watch(self, write: Write, resource: str, version: int, fault: Fault | None, *, is_probe: bool) -> None:
         if isinstance(fault, Lines):
-            await _send(response, fault.lines)
+            for line in fault.lines:
+                await write(line)
             return
         position = sum(1 for entry in self._history if entry.version <= version)
         sent = 0
@@ -353,15 +376,13 @@ class ApiServer:
             for line in fresh:
                 if isinstance(fault, Cut | Hang) and sent == fault.after:
                     if isinstance(fault, Cut):
-                        await response.write(line[: len(line) // 2])
-                        if response._req and response._req.transport:
-                            response._req.transport.abort()
+                        await write(line, is_cut=True)
                     await asyncio.sleep(60)
-                await response.write(line + b"\n")
+                await write(line)
                 sent += 1
             if is_probe:
                 mark = {"kind": KINDS[resource], "metadata": {"resourceVersion": str(self.version)}}
-                await _send(response, [json.dumps({"type": "BOOKMARK", "object": mark}).encode()])
+                await write(json.dumps({"type": "BOOKMARK", "object": mark}).encode())
                 return
             async with self._news:
                 if position == len(self._history):
@@ -369,22 +390,33 @@ class ApiServer:
 
 
 async def _halved(request: web.Request, page: web.Response, go: asyncio.Event) -> web.StreamResponse:
-    response = web.StreamResponse()
+    response = web.StreamResponse(headers={"Content-Type": page.content_type})
     await response.prepare(request)
     assert isinstance(page.body, bytes)
-    half = page.body.index(b'"items":[') + 20
+    half = len(page.body) // 2
     await response.write(page.body[:half])
     await go.wait()
     await response.write(page.body[half:])
     return response
 
 
-async def _send(response: web.StreamResponse, lines: Iterable[bytes]) -> None:
-    for line in lines:
-        await response.write(line + b"\n")
+class Write(Protocol):
+    """Sends an event; half of it, and then nothing more, where it is cut."""
+
+    async def __call__(self, line: bytes, *, is_cut: bool = False) -> None: ...
 
 
-def _failure(fault: Fail) -> web.Response:
+async def _write(response: web.StreamResponse, kind: str, line: bytes, *, is_cut: bool = False) -> None:
+    """`kind`: of what is sent in protobuf; empty: in JSON."""
+    part = sized(frame(kind, line)) if kind else line + b"\n"
+    await response.write(part[: len(part) // 2] if is_cut else part)
+    if is_cut and response._req and response._req.transport:
+        response._req.transport.abort()
+
+
+def _failure(fault: Fail, *, is_binary: bool = False) -> web.Response:
     headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
     body = {"kind": "Status", "status": "Failure", "code": fault.status, "reason": "R", "message": fault.message}
+    if is_binary:
+        return web.Response(body=binary("Status", body), status=fault.status, headers=headers, content_type=PROTOBUF)
     return web.json_response(body, status=fault.status, headers=headers)

@@ -17,9 +17,14 @@ PACE = Pace(page=3, stall_seconds=0.5, proof_seconds=0.01, proof_grace=0.005, pr
 Follow = Callable[..., KubernetesCluster]
 
 
+ENCODINGS = ("JSON", "protobuf")
+
+
 @pytest.fixture
-async def server() -> AsyncIterator[ApiServer]:
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[ApiServer]:
+    """It speaks both encodings, or JSON alone where a test is parametrized so."""
     server = ApiServer()
+    server.speaks_protobuf = getattr(request, "param", "protobuf") == "protobuf"
     await server.start()
     yield server
     await server.stop()

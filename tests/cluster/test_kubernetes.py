@@ -1,4 +1,4 @@
-"""A live cluster: what is told, and what may go wrong between us and the API server."""
+"""A live cluster: what is told, and what may go wrong between us and the API server, in both of its encodings."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from waiting import until
 
 from allocator.core.candidates import Node, NodeName
 from cluster.apiserver import ApiServer, Cut, Fail, Fault, Halved, Hang, Lines, Plain, error_event
-from cluster.conftest import PACE, Follow
+from cluster.conftest import ENCODINGS, PACE, Follow
 from cluster.observing import Recorder, namespace, node, pod
+
+pytestmark = pytest.mark.parametrize("server", ENCODINGS, indirect=True)
 
 
 async def synced(server: ApiServer, follow: Follow, *pods: object, observer: Recorder | None = None) -> Recorder:
@@ -203,39 +205,6 @@ async def test_a_known_pod_that_holds_nothing_any_more_is_told_so(server: ApiSer
     observer = await synced(server, follow, pod("p"), observer=Recorder("p"))
 
     assert observer.pods["p"] is not None
-
-
-# -- what cannot be read
-
-
-async def test_an_object_that_makes_no_sense_spoils_nothing_else(
-    server: ApiServer, follow: Follow, caplog: pytest.LogCaptureFixture
-) -> None:
-    bad = pod("bad", "web:80=8000")
-    bad["spec"]["containers"] = "none"
-    observer = await synced(server, follow, pod("good", "web:80=8000"), bad, pod("fine", "web:80=8000"))
-    server.put("pods", {**bad, "spec": {"containers": [{"ports": [{"hostPort": 1e9}]}]}})
-    server.put("pods", pod("later", "web:80=8000"))
-    await observer.has_pods("good", "fine", "later")
-
-    assert "a Pod cannot be read: demo/bad" in caplog.text
-
-
-async def test_a_known_pod_that_makes_no_sense_keeps_what_it_has(server: ApiServer, follow: Follow) -> None:
-    bad = {"metadata": {"name": "p", "namespace": "demo", "uid": "p"}, "spec": {"containers": {"no": "list"}}}
-    observer = await synced(server, follow, bad, observer=Recorder("p"))
-
-    assert list(observer.pods) == ["p"]
-    server.delete("pods", "p", "demo")
-    await observer.has_pods()
-
-
-async def test_a_node_that_makes_no_sense_keeps_what_it_had(server: ApiServer, follow: Follow) -> None:
-    observer = await synced(server, follow)
-    server.put("nodes", {"metadata": {"name": "n1", "labels": ["no", "map"]}})
-    server.put("nodes", {"metadata": {"name": "odd", "labels": ["no", "map"]}})
-    server.put("nodes", node("n3"))
-    await observer.until(lambda: sorted(observer.nodes) == ["n1", "n2", "n3"])
 
 
 async def test_fields_that_we_do_not_know_do_no_harm(server: ApiServer, follow: Follow) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from allocator.cluster.client import ApiError, UnreachableError
+from allocator.cluster.client import Answer, ApiError, UnreachableError
 from allocator.cluster.lease import (
     Fate,
     Holder,
@@ -152,7 +152,7 @@ class Api:
         pass
 
     @asynccontextmanager
-    async def stream(self, path: str, params: Any, silence: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(self, path: str, params: Any, silence: float) -> AsyncIterator[Answer]:
         """Watching fails: then who waits looks."""
         raise UnreachableError("no watch")
         yield

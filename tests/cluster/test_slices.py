@@ -7,13 +7,13 @@ import json
 import pytest
 
 from allocator.cluster.kubernetes import MOST_GONE, PODS, _Pods
-from allocator.cluster.projection import PodSketch
+from allocator.cluster.projection import SeenPod
 from allocator.slices import slices
 
 from .observing import Recorder, pod
 
 
-def sketches(count: int, ports: int) -> list[PodSketch]:
+def sketches(count: int, ports: int) -> list[SeenPod]:
     numbers = [f"a:{1 + number}" for number in range(ports)]
     return [PODS.reader.one(json.dumps(pod(f"p{at}", *numbers)).encode()) for at in range(count)]
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from kit import Desk, ask, on, pod
 
+from allocator.core.occupancy import Occupancy
 from allocator.core.ports import parse_numbers
 from allocator.core.survey import FULLEST_NODES, MOST_RANGES, Picture
 
@@ -102,3 +106,32 @@ def test_a_pod_and_its_successor_may_hold_one_port() -> None:
     desk.observe(pods=[pod("db-0", "x:80", at="n1", uid="old"), pod("db-0", "x:80", at="n1", uid="new")])
 
     assert picture(desk).held_twice == 0
+
+
+def test_nobody_walks_as_long_as_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk("n1", "n2", "n3")
+    fill(desk, "n1", 2)
+    looked: list[int] = []
+    held_at = Occupancy.held_at
+
+    def looking(occupancy: Occupancy, position: int) -> Any:
+        looked.append(position)
+        return held_at(occupancy, position)
+
+    monkeypatch.setattr(Occupancy, "held_at", looking)
+    for _ in range(3):
+        desk.ledger.survey(1000)
+    assert looked == [0, 1, 2]
+
+    fill(desk, "n2", 1)
+    assert [use.used for use in picture(desk).ranges] == [(1, 2)]
+    assert looked == [0, 1, 2] * 2
+
+
+def test_what_changes_during_a_walk_is_seen_by_the_next_one() -> None:
+    desk = Desk("n1", "n2", "n3")
+    fill(desk, "n3", 1)
+    desk.ledger.survey(1)
+    fill(desk, "n1", 1)
+
+    assert [use.used for use in picture(desk).ranges] == [(1, 1)]

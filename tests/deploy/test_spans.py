@@ -92,6 +92,31 @@ def test_a_line_grows_inside_its_braces() -> None:
     assert "  limits: {cpu: 1, memory: 1Gi, gpu: 1}\n" in document.edited()
 
 
+def test_several_entries_are_kept_under_one_condition() -> None:
+    document = next(documents("kind: A\nmetadata: {name: a}\nlist:\n  - one\n  - two\n  - three\n"))
+    document.wrap("list/1", "if .Values.x", until="list/2")
+
+    assert document.edited() == (
+        "kind: A\nmetadata: {name: a}\nlist:\n  - one\n<%- if .Values.x %>\n  - two\n  - three\n<%- end %>\n"
+    )
+
+
+def test_a_line_of_a_long_text_is_kept_under_a_condition() -> None:
+    document = next(documents("kind: A\nmetadata:\n  name: a\ntext: >-\n  one\n  two\n  three\n"))
+    document.wrap_text("  two\n", "if .Values.x")
+
+    assert document.edited() == (
+        "kind: A\nmetadata:\n  name: a\ntext: >-\n  one\n<%- if .Values.x %>\n  two\n<%- end %>\n  three\n"
+    )
+
+
+def test_a_line_that_is_not_there_is_named() -> None:
+    document = next(documents("kind: A\nmetadata:\n  name: a\n"))
+
+    with pytest.raises(Missing, match="A a has no line two"):
+        document.wrap_text("  two\n", "if .Values.x")
+
+
 def test_the_whole_object_is_kept_under_a_condition() -> None:
     service = list(documents(TEXT))[1]
     service.wrap_all("if .Values.service")

@@ -40,7 +40,14 @@ class Https:
         self._opener = urllib.request.build_opener(*handlers)
 
     def ask(
-        self, method: str, path: str, body: Any = None, *, content_type: str = "application/json", timeout: float = 10
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        timeout: float = 10,
     ) -> Answer:
         """One request; any HTTP status is an answer.
 
@@ -49,7 +56,8 @@ class Https:
 
         """
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data, {"Content-Type": content_type}, method=method)
+        headers = {"Content-Type": content_type, "Accept": accept}
+        request = urllib.request.Request(self.base + path, data, headers, method=method)
         try:
             with self._opener.open(request, timeout=timeout) as response:
                 return Answer(response.status, response.read())

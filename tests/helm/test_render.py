@@ -61,6 +61,7 @@ OVERLAYS: dict[str, tuple[str, Values]] = {
     "as it is": ("default", {}),
     "existingSecret": ("own-secrets", {"certificates.mode": "existingSecret", "certificates.caBundle": CA}),
     "failurePolicy Ignore": ("fail-open", {"failurePolicy": "Ignore"}),
+    "one question": ("ask-once", {"secondQuestion": False}),
     "two allocators": ("standby", {"allocator.replicas": 2}),
     "certManager": ("cert-manager", {"certificates.mode": "certManager"}),
 }
@@ -163,6 +164,29 @@ def test_excluded_namespaces_are_left_alone_by_webhook_and_policies_alike(helm: 
             {"key": "hostport.io/webhook", "operator": "NotIn", "values": ["ignore"]},
         ]
     ] * 3
+
+
+def test_only_labelled_namespaces_are_looked_at_by_webhook_and_policies_alike(helm: Helm) -> None:
+    made = by_name(helm.rendered({"onlyLabelledNamespaces": True, "failurePolicy": "Ignore"}))
+    bindings = ("annotations-stay", "bindings-carry-nothing", "every-port-given", "ports-given")
+    selectors = [
+        *(webhook["namespaceSelector"] for webhook in made[WEBHOOK]["webhooks"]),
+        *(
+            made[f"ValidatingAdmissionPolicyBinding hostport-{name}"]["spec"]["matchResources"]["namespaceSelector"]
+            for name in bindings
+        ),
+    ]
+
+    assert [selector["matchExpressions"][1] for selector in selectors] == [
+        {"key": "hostport.io/webhook", "operator": "In", "values": ["enabled"]}
+    ] * 7
+
+
+def test_where_nobody_asks_twice_and_the_webhook_fails_open_the_policy_of_every_port_stays(helm: Helm) -> None:
+    made = by_name(helm.rendered({"secondQuestion": False, "failurePolicy": "Ignore"}))
+
+    assert [each["failurePolicy"] for each in made[WEBHOOK]["webhooks"]] == ["Ignore"]
+    assert "ValidatingAdmissionPolicy hostport-every-port-given" in made
 
 
 OFF = {

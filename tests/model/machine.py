@@ -158,12 +158,14 @@ class Common(RuleBasedStateMachine):
     first_nodes: ClassVar[tuple[RealNode, ...]] = ()
     templates: ClassVar[st.SearchStrategy[Template]]
     has_sidecars: ClassVar[bool] = True
+    is_binary: ClassVar[bool] = False
+    """Whether the API server speaks protobuf."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clocks = Clocks()
         self.loop = SteadyLoop(self.clocks)
-        self.reality = Reality()
+        self.reality = Reality(is_binary=self.is_binary)
         self.disk = Disk()
         self.ids = count(1)
         self.counter = 0

@@ -121,7 +121,7 @@ class StoreClient:
         self.is_reachable = True
         self.asked = 0
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
+    async def get(self, path: str, params: Mapping[str, str] | None = None, *, accept: str) -> bytes:
         self.asked += 1
         if not self.is_reachable:
             raise UnreachableError("unreachable")
@@ -129,7 +129,7 @@ class StoreClient:
         pod = self._reality.find(unquote(namespace), unquote(name))
         if pod is None:
             raise ApiError(404, "NotFound", "")
-        return json.dumps(self._reality.stamped(pod)).encode()
+        return self._reality.one(pod)
 
 
 def sealed(claim: Claim, warnings: Sequence[Warned]) -> bytes:

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cluster.encoding import binary, binary_page, frame
+
 Key = tuple[str, str, int]
 """Address (`0.0.0.0`: all), protocol and number."""
 
@@ -145,7 +147,7 @@ class RealPod:
 
 @dataclass(frozen=True)
 class Event:
-    """One line of a watch."""
+    """One line of a watch, or one frame."""
 
     version: int
     type: str
@@ -156,8 +158,9 @@ class Event:
 
 @dataclass
 class Reality:
-    """The API server's store. Every change is an event with a version of its own."""
+    """The API server's store. Every change is an event with a version of its own; `is_binary`: told in protobuf."""
 
+    is_binary: bool = False
     pods: dict[str, RealPod] = field(default_factory=dict)
     nodes: dict[str, RealNode] = field(default_factory=dict)
     version: int = 0
@@ -221,7 +224,8 @@ class Reality:
     def _event(self, kind: str, subject: str, seen: RealPod | RealNode) -> Event:
         self.version += 1
         line = json.dumps({"type": kind, "object": self.stamped(seen)}).encode()
-        return Event(self.version, kind, subject, line, seen)
+        part = frame(_kind(seen), line) if self.is_binary else line
+        return Event(self.version, kind, subject, part, seen)
 
     def stamped(self, seen: RealPod | RealNode) -> dict[str, Any]:
         manifest = seen.manifest()
@@ -230,4 +234,14 @@ class Reality:
 
     def page(self, items: list[RealPod] | list[RealNode]) -> bytes:
         listed = [self.stamped(item) for item in items]
-        return json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": listed}).encode()
+        metadata = {"resourceVersion": str(self.version)}
+        if self.is_binary and items:
+            return binary_page(_kind(items[0]), metadata, listed)
+        return json.dumps({"metadata": metadata, "items": listed}).encode()
+
+    def one(self, pod: RealPod) -> bytes:
+        return binary("Pod", self.stamped(pod)) if self.is_binary else json.dumps(self.stamped(pod)).encode()
+
+
+def _kind(seen: RealPod | RealNode) -> str:
+    return "Pod" if isinstance(seen, RealPod) else "Node"

@@ -1,4 +1,4 @@
-"""The two worlds of `machine`, and proof that they find what they are there to find.
+"""The two worlds of `machine`, in both encodings of the API server, and proof that they find what they are there to find.
 
 `MODEL_EXAMPLES=20000 pytest tests/model -k world` searches longer; every run without `CI` looks at other examples.
 `MODEL_PROVE=1 pytest tests/model -k fault` plants the faults one by one, as CI does: a minute.
@@ -16,7 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from .faults import ANY_PODS, ONE_PORT
 from .machine import AnyPods, Common, OnePort
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "75"))
 
 LONG = settings(max_examples=EXAMPLES, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 # The same examples every time, and the first that fails is enough.
@@ -31,7 +31,15 @@ PROVING = settings(
 )
 
 
-@pytest.mark.parametrize("world", [AnyPods, OnePort])
+class AnyPodsInProtobuf(AnyPods):
+    is_binary = True
+
+
+class OnePortInProtobuf(OnePort):
+    is_binary = True
+
+
+@pytest.mark.parametrize("world", [AnyPods, OnePort, AnyPodsInProtobuf, OnePortInProtobuf])
 def test_a_world_holds_its_promises(world: type[Common]) -> None:
     run_state_machine_as_test(world, settings=LONG)
 
