@@ -21,8 +21,8 @@ OVERLAY ?= default
 KUBECTL ?= kubectl
 BUILDER ?= $(shell if docker info >/dev/null 2>&1; then echo docker; else command -v podman || command -v buildah; fi)
 BUILD_FLAGS ?=
-# Processes that share the tests: one for each core of the smallest machine that we test on.
-JOBS ?= 2
+# Processes that share the tests: two for each core of the smallest machine that we test on, since many tests wait.
+JOBS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
