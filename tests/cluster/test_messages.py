@@ -158,9 +158,10 @@ SERVICE_PORTS = {
 }
 
 
+@pytest.mark.parametrize("kind", ["ClusterIP", "ExternalName"])
 @pytest.mark.parametrize("port", SERVICE_PORTS.values(), ids=SERVICE_PORTS)
-def test_services_are_read_as_in_json(port: dict[str, Any]) -> None:
-    spec = {"selector": {"app": "db"}, "ports": [port, {"port": 1, "targetPort": 2}]}
+def test_services_are_read_as_in_json(port: dict[str, Any], kind: str) -> None:
+    spec = {"type": kind, "selector": {"app": "db"}, "ports": [port, {"port": 1, "targetPort": 2}]}
     obj = {"kind": "Service", "metadata": {"name": "s", "namespace": "demo", "resourceVersion": "7"}, "spec": spec}
     text, message = in_both(SERVICES.reader, "Service", obj)
 
