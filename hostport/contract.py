@@ -348,6 +348,9 @@ class Notice(Enum):
         "With `hostNetwork: true` a hostPort equal to its containerPort counts as unset, and was replaced"
     )
     FORMER_ENV = "A HOSTPORT_ variable of another life was removed: the Pod was restored or copied"
+    PUBLISHED_INSIDE = (
+        "With `hostport.io/network: Pod`, `publish` replaced the number on which the program listens in its own network"
+    )
     MANY_PORTS = "More than 32 ports with `hostport.io/network: Pod`: the node writes rules for each"
     SERVICE_OLD_PORT = "A Service that selects the Pod has a numeric or defaulted targetPort that moved"
     # -- the annotations

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 
@@ -292,8 +292,14 @@ def _replaced(pod: Pod, held: tuple[Held, ...]) -> Iterator[Remark]:
             yield remark(Notice.HOST_PORT_REPLACED, message)
 
 
-def in_own_network(held: tuple[Held, ...]) -> Iterator[Remark]:
-    """What is said of a Pod that keeps a network of its own."""
+def in_own_network(pod: Pod, held: tuple[Held, ...], published: Iterable[tuple[Held, str]]) -> Iterator[Remark]:
+    """What is said of a Pod that keeps a network of its own. `published`: ports, and variables with their numbers."""
+    for each, variable in published:
+        literals = {entry.get("name"): entry.get("value") for entry in pod.containers[each.at].env or ()}
+        if literals.get(variable) == str(each.old) != str(each.number):  # the program listens where nobody maps to
+            was = f"variable {clipped(variable, 40)} of container {each.container} was {each.old}"
+            where = f"where port {each.name or each.old} is in a network of its own, and is {each.number} now"
+            yield remark(Notice.PUBLISHED_INSIDE, f"{was}, {where}: publish into another, or set {NETWORK}: Host")
     if len(held) > MOST_MAPPED:
         why = "for each of which the node writes rules: starts become slow. Use fewer, or hostport.io/network: Host"
         yield remark(Notice.MANY_PORTS, f"{len(held)} ports are more than {MOST_MAPPED}, {why}")

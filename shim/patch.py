@@ -61,7 +61,7 @@ def _of_network(
 ) -> tuple[list[Op], list[Remark], str]:
     """What the network of the Pod makes necessary, what is told of it, and what was rewritten."""
     if options.own_network:
-        return list(_port_ops(held)), list(in_own_network(held)), ""
+        return list(_port_ops(held)), list(in_own_network(pod, held, _published(pod, held, options, "env"))), ""
     published = {at: frozenset(entries) for at, entries in variables.items()}
     found = look(pod, held, rewrites=options.rewrites, is_own=is_own, published=published)
     ops = [

@@ -4,13 +4,14 @@ Rules:
 
 * Each owner is told of a word once in a while, however many Pods it makes: what was told lately is remembered.
 * Nobody waits for it. What cannot be told is tried again with the owner's next Pod.
-* As many owners and words are remembered, and as many tellings are under way, as there is room for.
+* As many owners and words are remembered, and as many tellings are under way or wait, as there is room for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import contextlib
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
 from hostport.v1.allocator_pb2 import AllocateRequest, ReportWarningsRequest
@@ -22,6 +23,7 @@ AGAIN_SECONDS = 3000.0
 CLOSING_SECONDS = 1.0
 MOST_REMEMBERED = 10_000
 MOST_UNDER_WAY = 64
+MOST_WAITING = 1000
 
 Key = tuple[str, str]
 """The uid of an owner, and a word."""
@@ -36,6 +38,7 @@ class Teller:
         self._report = report
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._told: OrderedDict[Key, float] = OrderedDict()  # oldest first
+        self._waiting: deque[ReportWarningsRequest] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
 
     def tell(self, answer: Answer) -> None:
@@ -48,22 +51,34 @@ class Teller:
         now, uid = self._now(), asked.owner.controller_uid
         lately = now - AGAIN_SECONDS
         news = [each for each in answer.warnings if self._told.get((uid, each.reason), lately) <= lately]
-        if not news or len(self._under_way) >= MOST_UNDER_WAY:
+        if not news or len(self._waiting) >= MOST_WAITING:
             return
         request = _addressed(asked)
         for each in news:
             request.warnings.add(reason=each.reason, message=each.message)
-        task = asyncio.get_running_loop().create_task(self._send(request))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
         self._remember([(uid, each.reason) for each in news], now)
+        self._waiting.append(request)
+        self._go_on()
 
     async def close(self) -> None:
-        """Ends what is under way, when it has had a moment."""
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=CLOSING_SECONDS)
+        """Ends what is under way and what waits, when it has had a moment."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_SECONDS):
+                while self._under_way:
+                    await asyncio.wait(self._under_way)
+        self._waiting.clear()
         for task in self._under_way:
             task.cancel()
+
+    def _go_on(self) -> None:
+        while self._waiting and len(self._under_way) < MOST_UNDER_WAY:
+            task = asyncio.get_running_loop().create_task(self._send(self._waiting.popleft()))
+            self._under_way.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._go_on()
 
     async def _send(self, request: ReportWarningsRequest) -> None:
         if not await self._report(request):

@@ -243,7 +243,7 @@ def test_rights_that_are_missing_are_named(installation: Installation) -> None:
         assert installation.until("allocator-rights") == {
             "allocator-rights": (
                 "it may not get pods, list pods, watch pods, list nodes, watch nodes, list namespaces, watch namespaces,"
-                " create events.events.k8s.io, patch events.events.k8s.io, create tokenreviews.authentication.k8s.io,"
+                " list services, watch services, create events.events.k8s.io, patch events.events.k8s.io, create tokenreviews.authentication.k8s.io,"
                 " create subjectaccessreviews.authorization.k8s.io, create portleases.hostport.io,"
                 " delete portleases.hostport.io, get portleases.hostport.io, list portleases.hostport.io,"
                 " watch portleases.hostport.io, patch portleases/status.hostport.io"

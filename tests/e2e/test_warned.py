@@ -69,6 +69,13 @@ CASES = {
     "MANY_PORTS": (
         deployed("w", hostport(network="Pod", **DYNAMIC), *[port(8000 + each) for each in range(33)]), "33 ports"
     ),
+    "PUBLISHED_INSIDE": (
+        deployed(
+            "w", hostport(network="Pod", **DYNAMIC) | {"hostport.io/publish-8080": "env:PORT"}, port(8080),
+            main={"env": [{"name": "PORT", "value": "8080"}]},
+        ),
+        "variable PORT of container main was 8080",
+    ),
     "UNKNOWN_ANNOTATION": (
         deployed("w", hostport(**DYNAMIC) | {"hostport.io/minPort": "1"}, port(8080)), "did you mean hostport.io/min-port"
     ),

@@ -344,6 +344,16 @@ FINDINGS = {
             " Static or Passthrough"
         ),
     ),
+    Notice.PUBLISHED_INSIDE: (
+        pod(
+            container("app", port("http"), env=[{"name": "PORT", "value": "8080"}, {"name": "TOLD", "value": "1"}]),
+            annotations=DYNAMIC | {"network": "Pod", "publish-http": "env:PORT, env:TOLD, env:NEW, label:x.example/p"},
+        ),
+        (
+            "variable PORT of container app was 8080, where port http is in a network of its own, and is 20000 now: publish into"
+            " another, or set hostport.io/network: Host"
+        ),
+    ),
     Notice.UNKNOWN_ANNOTATION: (
         pod(container("app", port("http")), annotations=DYNAMIC | {"minPort": "9000"}),
         "annotation hostport.io/minPort is unknown and does nothing; did you mean hostport.io/min-port?",

@@ -11,6 +11,7 @@ from waiting import until
 
 from hostport.credentials import Credentials
 from hostport.v1.allocator_pb2 import ReportWarningsRequest
+from shim import telling
 from shim.admission import Answer, admit
 from shim.client import AllocatorClient
 from shim.telling import AGAIN_SECONDS, MOST_UNDER_WAY, Teller
@@ -38,13 +39,16 @@ class Owners:
         self.told: list[ReportWarningsRequest] = []
         self.takes = True
         self.now = 0.0
+        self.is_free = asyncio.Event()
+        self.is_free.set()
 
     async def report(self, request: ReportWarningsRequest) -> bool:
         self.told.append(request)
+        await self.is_free.wait()
         return self.takes
 
     async def heard(self) -> list[tuple[str, list[str]]]:
-        for _ in range(3):
+        for _ in range(9):
             await asyncio.sleep(0)
         heard = [(each.controller_uid, [warning.reason for warning in each.warnings]) for each in self.told]
         self.told.clear()
@@ -97,14 +101,40 @@ async def test_nobody_is_told_of_a_preview_or_of_a_pod_that_nobody_made(owners: 
     assert await owners.heard() == []
 
 
-async def test_as_many_are_told_at_once_as_there_is_room_for(owners: Owners, teller: Teller) -> None:
-    for number in range(MOST_UNDER_WAY + 1):
+async def test_owners_beyond_those_that_are_told_at_once_are_told_next(owners: Owners, teller: Teller) -> None:
+    owners.is_free.clear()
+    for number in range(MOST_UNDER_WAY + 3):
         teller.tell(await answer_to(made_by(f"rs-{number}")))
     assert len(await owners.heard()) == MOST_UNDER_WAY
 
-    teller.tell(await answer_to(made_by(f"rs-{MOST_UNDER_WAY}")))
+    owners.is_free.set()
 
-    assert await owners.heard() == [(f"rs-{MOST_UNDER_WAY}", ["PORT_MOVED"])]
+    assert [uid for uid, _ in await owners.heard()] == [f"rs-{MOST_UNDER_WAY + more}" for more in range(3)]
+
+
+async def test_an_owner_that_has_no_room_to_wait_is_told_with_its_next_pod(
+    owners: Owners, teller: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "MOST_WAITING", 1)
+    owners.is_free.clear()
+    for number in range(MOST_UNDER_WAY + 2):
+        teller.tell(await answer_to(made_by(f"rs-{number}")))
+    owners.is_free.set()
+    last = f"rs-{MOST_UNDER_WAY + 1}"
+    assert last not in [uid for uid, _ in await owners.heard()]
+
+    teller.tell(await answer_to(made_by(last)))
+
+    assert await owners.heard() == [(last, ["PORT_MOVED"])]
+
+
+async def test_who_waits_is_told_before_the_end(owners: Owners, teller: Teller) -> None:
+    for number in range(MOST_UNDER_WAY * 2):
+        teller.tell(await answer_to(made_by(f"rs-{number}")))
+
+    await teller.close()
+
+    assert len(owners.told) == MOST_UNDER_WAY * 2
 
 
 async def test_what_is_told_names_owner_place_numbers_and_remedy() -> None:
