@@ -12,6 +12,7 @@ CRASH  ?=
 CLOCKS ?=
 SOAK   ?= 180
 FAULTS ?=
+PYTHONS ?= 3.11 3.13 3.14
 
 # IMG is cut into name and tag; a registry may have a port. One digest cannot name the two images made of it.
 $(if $(findstring @,$(IMG)),$(error IMG=$(IMG) has a digest, but names two images: give registry/name:tag, or use the Helm chart, which takes a digest for each))
@@ -25,7 +26,7 @@ BUILD_FLAGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
+.PHONY: help run test test-pythons check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ run: $(READY)  ## start allocator and shim here and admit the Pods of examples/d
 
 test: $(READY)  ## unit, property and socket tests (no Go, no cluster)
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile
+
+test-pythons:  ## the same on several Pythons (PYTHONS="3.11 3.13 3.14"); one that cannot be had here is skipped with a line
+	@$(PYTHON) tests/pythons.py $(PYTHONS)
 
 check: $(READY)  ## lint, types, layers, the proto, and that generated files are fresh
 	$(BIN)/ruff check .
