@@ -26,7 +26,7 @@ BUILD_FLAGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-pythons check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
+.PHONY: help run test test-pythons check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images packages e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ faults: $(READY)  ## measure the table of faults anew and write docs/faults.md (
 	HOSTPORT_FAULTS=docs/faults.json $(BIN)/pytest -q tests/e2e_cluster/test_faults.py $(FAULTS)
 	PYTHONPATH=tests $(PY) -m e2e_cluster.report docs/faults.json > docs/faults.md
 
+packages: $(READY)  ## build wheel and sdist, and try each extra in a fresh virtual environment (a package index)
+	$(BIN)/pytest -q tests/packages
+
 soak: $(READY)  ## kill -9 the allocator for 3 minutes behind a real API server, 16 clients (SOAK=seconds)
 	SOAK_SECONDS=$(SOAK) $(BIN)/pytest -q -s tests/e2e/test_soak.py
 
@@ -155,9 +158,9 @@ kind:  ## a kind cluster with everything in it, and the example (needs Docker an
 	kubectl --context kind-hostport rollout status statefulset/distributed-db --timeout=180s
 
 lock:  ## renew the hash-locked dependency lists (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator --extra cli --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator --extra cli --extra shim --extra dev pyproject.toml -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator pyproject.toml -o requirements/allocator.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/shim.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra shim pyproject.toml -o requirements/shim.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra cli pyproject.toml -o requirements/cli.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra docs pyproject.toml -o requirements/docs.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra sbom pyproject.toml -o requirements/sbom.txt
