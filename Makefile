@@ -52,7 +52,7 @@ check: $(READY)  ## lint, types, layers, the proto, and that generated files are
 	@$(PY) deploy/monitoring/dashboard.py | diff -u deploy/monitoring/dashboard.json - || { echo "dashboard.json is stale: run make docs"; exit 1; }
 	@$(PY) -m hostport.cli.manual | diff -u docs/cli.md - || { echo "docs/cli.md is stale: run make docs"; exit 1; }
 	@$(PY) -m hostport.cli.checks.catalogue | diff -u docs/checks.md - || { echo "docs/checks.md is stale: run make docs"; exit 1; }
-	@$(PY) deploy/chart/chart.py --check
+	@$(PY) deploy/render.py --check
 
 format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
@@ -61,13 +61,13 @@ format: $(READY)  ## format and fix what can be fixed
 proto: $(READY)  ## generate hostport/v1 from proto/
 	$(PY) proto/generate.py
 
-docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs/checks.md, the dashboard and the Helm chart
+docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs/checks.md, the dashboard, deploy/base and its overlays
 	$(PY) -m hostport.contract > docs/contract.md
 	$(PY) deploy/monitoring/metrics_page.py > docs/metrics.md
 	$(PY) deploy/monitoring/dashboard.py > deploy/monitoring/dashboard.json
 	$(PY) -m hostport.cli.manual > docs/cli.md
 	$(PY) -m hostport.cli.checks.catalogue > docs/checks.md
-	$(PY) deploy/chart/chart.py
+	$(PY) deploy/render.py
 
 site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
