@@ -1,11 +1,11 @@
-"""What is made from the Helm chart: deploy/base, the overlays, the table of its README, and its copies of the alerts and
+"""What is made from the Helm chart: deploy/base, the overlays, the table of its README, its copies of the alerts and
 of the dashboard.
 
     python deploy/render.py [--check]
 
 The chart in deploy/chart/hostport-operator is the source and written by hand. deploy/base is what `helm template` makes
 of its values as they are, one file for each template; an overlay is what it makes of the overlay's values.yaml. So
-`make deploy` needs no Helm. The Namespace alone stands in deploy/base by hand: Helm makes its own. Helm is looked for in
+`make deploy` needs no Helm. The Namespace alone stands in deploy/base by hand: Helm makes one. Helm is looked for in
 $HELM, on the PATH and in .cache/tools. Where there is none, what needs it is neither written nor compared, and one line
 says so.
 """
@@ -111,9 +111,7 @@ def stale(made: Mapping[Path, str]) -> list[str]:
 def main() -> int:
     program = helm()
     if program is None:
-        sys.stderr.write(
-            "deploy/base and overlays: no helm here ($HELM, PATH, .cache/tools): left as they are\n"
-        )
+        sys.stderr.write("deploy/base and overlays: no helm here ($HELM, PATH, .cache/tools): left as they are\n")
     made = described()
     if "--check" not in sys.argv[1:]:
         write(made)  # the chart holds some of it

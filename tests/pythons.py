@@ -24,21 +24,23 @@ AUTHORITIES = Path("etc/ssl/certs/ca-certificates.crt")
 INSIDE = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" sh -c "cd /src && $1"'
 """What is mounted ends with the process: the mounts are its own."""
 
+PROBE = "import ensurepip, sqlite3, ssl, sys; print('%d.%d' % sys.version_info[:2])"
 NEVER_OURS = {"MAKEFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "TMPDIR"}
 
 
 def on_path(version: str) -> str | None:
     """The program, where it starts and is of this version: a stub that starts nothing is none."""
     program = shutil.which(f"python{version}")
-    probe = [program, "-c", "import ensurepip, sqlite3, ssl, sys; print('%d.%d' % sys.version_info[:2])"]
-    if program is None or said(probe) != version:
+    if program is None or said([program, "-c", PROBE]) != version:
         return None
     return program
 
 
-def said(command: Sequence[str | None]) -> str:
-    """What a command prints; nothing where it fails."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=60)
+def said(command: Sequence[str]) -> str:
+    """What a command prints; nothing where it fails, or does not exist."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def test_the_tree_has_the_checkout_as_it_is_now_and_keeps_its_virtual_environmen
     (source / ".venv").mkdir(parents=True)
     (source / "tests").mkdir()
     (source / "tests" / "test_of_yesterday.py").touch()
-    if subprocess.run(["git", "-C", pythons.CHECKOUT, "rev-parse"], capture_output=True, check=False).returncode != 0:
+    if not pythons.said(["git", "-C", str(pythons.CHECKOUT), "rev-parse", "HEAD"]):
         pytest.skip("no checkout of git here")
 
     pythons.copy_checkout(source)

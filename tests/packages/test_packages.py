@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -30,12 +31,13 @@ def built(kind: str, source: Path, target: Path) -> Path:
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What git knows, so that a build leaves nothing in the checkout, and finds nothing that is not in it."""
+    if shutil.which("git") is None or run("git", "rev-parse", "HEAD").returncode != 0:
+        pytest.skip("no checkout of git here")
     folder = tmp_path_factory.mktemp("source")
     archive = folder / "source.tar"
     stash = run("git", "stash", "create").stdout.strip()  # with what is not committed yet
     done = run("git", "archive", "--format=tar", f"--output={archive}", stash or "HEAD")
-    if done.returncode != 0:
-        pytest.skip("no checkout of git here")
+    assert done.returncode == 0, done.stderr
     with tarfile.open(archive) as tar:
         tar.extractall(folder / "tree", filter="data")
     return folder / "tree"
