@@ -12,6 +12,7 @@ CRASH  ?=
 CLOCKS ?=
 SOAK   ?= 180
 FAULTS ?=
+PYTHONS ?= 3.11 3.13 3.14
 
 # IMG is cut into name and tag; a registry may have a port. One digest cannot name the two images made of it.
 $(if $(findstring @,$(IMG)),$(error IMG=$(IMG) has a digest, but names two images: give registry/name:tag, or use the Helm chart, which takes a digest for each))
@@ -25,7 +26,7 @@ BUILD_FLAGS ?=
 JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
+.PHONY: help run test test-pythons check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images packages e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ run: $(READY)  ## start allocator and shim here and admit the Pods of examples/d
 
 test: $(READY)  ## unit, property and socket tests (no Go, no cluster)
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile
+
+test-pythons:  ## the same on several Pythons (PYTHONS="3.11 3.13 3.14"); one that cannot be had here is skipped with a line
+	@$(PYTHON) tests/pythons.py $(PYTHONS)
 
 check: $(READY)  ## lint, types, layers, the proto, and that generated files are fresh
 	$(BIN)/ruff check .
@@ -48,7 +52,7 @@ check: $(READY)  ## lint, types, layers, the proto, and that generated files are
 	@$(PY) deploy/monitoring/dashboard.py | diff -u deploy/monitoring/dashboard.json - || { echo "dashboard.json is stale: run make docs"; exit 1; }
 	@$(PY) -m hostport.cli.manual | diff -u docs/cli.md - || { echo "docs/cli.md is stale: run make docs"; exit 1; }
 	@$(PY) -m hostport.cli.checks.catalogue | diff -u docs/checks.md - || { echo "docs/checks.md is stale: run make docs"; exit 1; }
-	@$(PY) deploy/chart/chart.py --check
+	@$(PY) deploy/render.py --check
 
 format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
@@ -57,13 +61,13 @@ format: $(READY)  ## format and fix what can be fixed
 proto: $(READY)  ## generate hostport/v1 from proto/
 	$(PY) proto/generate.py
 
-docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs/checks.md, the dashboard and the Helm chart
+docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs/checks.md, the dashboard, deploy/base and its overlays
 	$(PY) -m hostport.contract > docs/contract.md
 	$(PY) deploy/monitoring/metrics_page.py > docs/metrics.md
 	$(PY) deploy/monitoring/dashboard.py > deploy/monitoring/dashboard.json
 	$(PY) -m hostport.cli.manual > docs/cli.md
 	$(PY) -m hostport.cli.checks.catalogue > docs/checks.md
-	$(PY) deploy/chart/chart.py
+	$(PY) deploy/render.py
 
 site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
@@ -95,6 +99,9 @@ e2e-kind: $(READY)  ## the same on kind (needs Docker and kind)
 faults: $(READY)  ## measure the table of faults anew and write docs/faults.md (FAULTS="-k shim" for some rows)
 	HOSTPORT_FAULTS=docs/faults.json $(BIN)/pytest -q tests/e2e_cluster/test_faults.py $(FAULTS)
 	PYTHONPATH=tests $(PY) -m e2e_cluster.report docs/faults.json > docs/faults.md
+
+packages: $(READY)  ## build wheel and sdist, and try each extra in a fresh virtual environment (a package index)
+	$(BIN)/pytest -q tests/packages
 
 soak: $(READY)  ## kill -9 the allocator for 3 minutes behind a real API server, 16 clients (SOAK=seconds)
 	SOAK_SECONDS=$(SOAK) $(BIN)/pytest -q -s tests/e2e/test_soak.py
@@ -151,9 +158,9 @@ kind:  ## a kind cluster with everything in it, and the example (needs Docker an
 	kubectl --context kind-hostport rollout status statefulset/distributed-db --timeout=180s
 
 lock:  ## renew the hash-locked dependency lists (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator --extra cli --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator --extra cli --extra shim --extra dev pyproject.toml -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator pyproject.toml -o requirements/allocator.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements/shim.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra shim pyproject.toml -o requirements/shim.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra cli pyproject.toml -o requirements/cli.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra docs pyproject.toml -o requirements/docs.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra sbom pyproject.toml -o requirements/sbom.txt

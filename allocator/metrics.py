@@ -152,7 +152,10 @@ RANGE_USED = Described(
     name="hostport_range_used_ratio",
     kind="gauge",
     help="How full a range is on a node, in 0..1, over the nodes where anything of it is held",
-    labels={"range": RANGE, "quantile": "of those nodes: `0.5`, `0.9`, `1` (the fullest)"},
+    labels={
+        "range": RANGE,
+        "share_of_nodes": "on how many of those nodes it is no fuller: `0.5`, `0.9`, `1` (all: the fullest)",
+    },
 )
 RANGE_NUMBERS_USED = Described(
     name="hostport_range_used_numbers",
@@ -170,7 +173,7 @@ RANGE_NODES = Described(
     name="hostport_range_nodes",
     kind="gauge",
     help="Nodes on which at most this share of a range is held, of those where anything is: a histogram over nodes",
-    labels={"range": RANGE, "le": "upper bound of the share, tenths and 0.95"},
+    labels={"range": RANGE, "up_to": "upper bound of the share, tenths and 0.95"},
 )
 NODE_RANGE_USED = Described(
     name="hostport_node_range_used_ratio",

@@ -216,7 +216,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 title="Nodes by how full they are",
                 about="How many nodes have which share of the range in use. All in one band: evenly spread.",
-                queries=[("{{le}}", "sum by (le) (hostport_range_nodes)")],
+                queries=[("{{up_to}}", "sum by (up_to) (hostport_range_nodes)")],
                 unit="percentunit",
                 kind="heatmap",
                 width=6,

@@ -56,7 +56,8 @@ class Program:
             with urllib.request.urlopen(f"http://{self.http}{path}", timeout=5) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            with error:
+                return error.code, error.read().decode()
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

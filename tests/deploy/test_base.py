@@ -10,7 +10,7 @@ import yaml
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BASE = DEPLOY / "base"
-FAIL_OPEN = DEPLOY / "overlays" / "fail-open" / "ports-given.yaml"
+FAIL_OPEN = DEPLOY / "overlays" / "fail-open" / "manifests.yaml"
 ALONE = ["kube-system", "kube-node-lease", "hostport-system"]
 LEFT_ALONE = {
     "matchExpressions": [
@@ -34,7 +34,7 @@ Object = dict[str, Any]
 
 def objects() -> dict[str, Object]:
     names = yaml.safe_load((BASE / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
-    files = (*(BASE / name for name in names), FAIL_OPEN)
+    files = (FAIL_OPEN, *(BASE / name for name in names))  # what is in both is taken from the base
     every = [each for file in files for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
     return {f"{each['kind']} {each['metadata']['name']}": each for each in every}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tarfile
@@ -10,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import render
 import yaml
 from e2e.binaries import CHECKOUT
 
 from helm.helm import CHART, NEW_ENOUGH, RELEASE, Helm, Values, settings
 
-HELMS_OWN = ("app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart")
-NAMES = ("app.kubernetes.io/name", "app.kubernetes.io/part-of")
-MARK = {"helm.sh/resource-policy": "keep"}
+WHOSE = {
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/part-of",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/version",
+}
 CA = "Q0E="
 WEBHOOK = "MutatingWebhookConfiguration hostport-operator"
 SHIM, ALLOCATOR = "Deployment hostport-shim", "Deployment hostport-allocator"
@@ -38,23 +43,9 @@ def by_name(objects: Iterable[Object]) -> dict[str, Object]:
     return {f"{each['kind']} {each['metadata']['name']}": each for each in objects}
 
 
-def without_labels(thing: Object, names: Iterable[str]) -> None:
-    metadata = thing["metadata"]
-    metadata["labels"] = {key: value for key, value in metadata.get("labels", {}).items() if key not in names}
-    if not metadata["labels"]:
-        del metadata["labels"]
-
-
-def bare(objects: Iterable[Object]) -> dict[str, Object]:
-    """Without what Helm adds: its labels, and the mark that keeps definitions of resources."""
-    found = by_name(each for each in objects if each["kind"] != "Namespace")
-    for thing in found.values():
-        without_labels(thing, (*HELMS_OWN, *NAMES))
-        if thing["kind"] == "Deployment":
-            without_labels(thing["spec"]["template"], HELMS_OWN)
-        if thing["kind"] == "CustomResourceDefinition":
-            assert thing["metadata"].pop("annotations", MARK) == MARK
-    return found
+def without_the_namespace(objects: Iterable[Object]) -> dict[str, Object]:
+    """Helm makes it."""
+    return by_name(each for each in objects if each["kind"] != "Namespace")
 
 
 OVERLAYS: dict[str, tuple[str, Values]] = {
@@ -69,27 +60,33 @@ OVERLAYS: dict[str, tuple[str, Values]] = {
 
 @pytest.mark.parametrize(("overlay", "values"), OVERLAYS.values(), ids=OVERLAYS)
 def test_both_ways_of_installing_make_the_same_objects(helm: Helm, overlay: str, values: Values) -> None:
-    made = bare(helm.rendered({"image.tag": "dev", **values}))
+    made = by_name(helm.rendered(values))
     if overlay == "own-secrets":
         assert made[WEBHOOK]["webhooks"][0]["clientConfig"].pop("caBundle") == CA
 
-    assert made == bare(kustomized(overlay))
+    assert made == without_the_namespace(kustomized(overlay))
+
+
+def test_the_manifests_are_what_the_chart_makes(helm: Helm) -> None:
+    assert render.stale(render.described() | render.manifests(helm.program)) == []
 
 
 def test_the_alerts_are_those_of_deploy_monitoring(helm: Helm) -> None:
     alerts = yaml.safe_load((CHECKOUT / "deploy" / "monitoring" / "alerts.yaml").read_text(encoding="utf-8"))
-    made = by_name(helm.rendered({"alerts": {"enabled": True, "labels": {"release": "prometheus"}}}))
+    made = by_name(
+        helm.rendered({"podMonitor.enabled": True, "alerts": {"enabled": True, "labels": {"release": "prometheus"}}})
+    )
     rule = made["PrometheusRule hostport-operator"]
 
     assert rule["metadata"]["labels"]["release"] == "prometheus"
-    assert rule["spec"] == alerts["spec"]
+    wanted = json.dumps(alerts["spec"]).replace("docs/runbooks.md#", "https://hostport.io/docs/runbooks.html#")
+    assert rule["spec"] == json.loads(wanted)
 
 
 def test_every_object_says_whose_it_is(helm: Helm) -> None:
     made = helm.rendered()
-    wanted = {*HELMS_OWN, *NAMES}
 
-    assert [name for name, each in by_name(made).items() if wanted - set(each["metadata"]["labels"])] == []
+    assert [name for name, each in by_name(made).items() if WHOSE - set(each["metadata"]["labels"])] == []
 
 
 def container(objects: Mapping[str, Object], name: str) -> Object:
@@ -219,6 +216,11 @@ WRONG: dict[str, tuple[Values, str]] = {
     "a namespace that is none": ({"excludedNamespaces": ["Kube_System"]}, "does not match pattern"),
     "a budget that stops every drain": ({"shim.replicas": 1}, "every node drain would hang"),
     "own Secrets without an authority": ({"certificates.mode": "existingSecret"}, "set certificates.caBundle"),
+    "alerts of what nobody scrapes": ({"alerts.enabled": True}, "nothing scrapes the programs"),
+    "two programs on one port": ({"shim.twinHttpPort": 8082}, "two programs of one Pod cannot listen on one port"),
+    "the webhook on a port that is taken": ({"webhook.port": 8083}, "webhook.port is 8083"),
+    "Secrets that somebody else names": ({"certificates.shimSecret": "mine"}, "its maker names it"),
+    "a port that is none": ({"webhook.port": 70000}, "maximum: got 70,000, want 65,535"),
     "an authority that nobody asked for": (
         {"certificates.caBundle": CA},
         "caBundle is set, but with certificates.mode",

@@ -1,4 +1,4 @@
-"""Builds both images with buildah, on a base made here: a stand-in for python:3.11-slim where no registry is reached.
+"""Builds both images with buildah, on a base made here: a stand-in for python:3.14-slim where no registry is reached.
 
     python tests/images/building.py [IMG]     builds through `make images`, prints the names of both images
 

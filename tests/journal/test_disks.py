@@ -69,7 +69,8 @@ def allocator(journal: Path, env: Mapping[str, str]) -> Iterator[Callable[[str],
                 with urllib.request.urlopen(f"http://{found[1]}{path}", timeout=5) as response:
                     text: str = response.read().decode()
             except urllib.error.HTTPError as error:
-                text = error.read().decode()
+                with error:
+                    text = error.read().decode()
             return text
 
         yield get

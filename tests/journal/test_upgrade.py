@@ -32,7 +32,8 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_a_journal_of_the_first_version_is_upgraded_with_all_that_it_holds(path: Path) -> None:
-    ((identity,),) = sqlite3.connect(path).execute("SELECT identity FROM journal")
+    with closing(sqlite3.connect(path)) as other:
+        ((identity,),) = other.execute("SELECT identity FROM journal")
 
     journal = SqliteJournal(path).open_now()
     found = journal.load(), journal.identity, journal.set_aside

@@ -52,7 +52,8 @@ def status(host: str, port: int, path: str, **headers: str) -> int:
         ) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code
 
 
 @pytest.mark.skipif(own_address() in {"", "127.0.0.1"}, reason="this machine has no address but loopback")

@@ -166,7 +166,7 @@ async def test_static_without_a_host_port_is_the_allocators_to_deny() -> None:
         pytest.param(b"hello", (400, "BadRequest", "the body is not JSON"), id="no JSON"),
         pytest.param(b"\xff\xfe", (400, "BadRequest", "the body is not UTF-8"), id="no UTF-8"),
         pytest.param(b"", (400, "BadRequest", "the body is not JSON"), id="no body"),
-        pytest.param(b'{"x":' + b"[" * 200_000, (400, "BadRequest", "the body is nested too deeply"), id="nested"),
+        pytest.param(b'{"x":' + b"[" * 3_000_000, (400, "BadRequest", "the body is nested too deeply"), id="nested"),
         pytest.param(b'{"kind":"Pod"}', (400, "BadRequest", "expected AdmissionReview"), id="another kind"),
         pytest.param(
             b" " * (LARGEST_REVIEW + 1), (413, "RequestEntityTooLarge", "larger than 3145728 bytes"), id="one byte more"
@@ -205,31 +205,31 @@ async def test_an_unknown_path(served: Served, path: str) -> None:
     assert status(await served.ask(path, method="POST", body=b"{}"))[:2] == (404, "NotFound")
 
 
-async def raw(served: Served, request: bytes, *chunks: bytes) -> bytes:
-    """The first line of the answer to bytes that no client library would send."""
+async def raw(served: Served, request: bytes, *chunks: bytes) -> int:
+    """The status of the answer to bytes that no client library would send."""
     reader, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
     writer.write(request)
     for chunk in chunks:
         writer.write(chunk)
         await writer.drain()
-    line = await reader.readline()
+    _, code, _ = (await reader.readline()).split(b" ", 2)  # each Python has its own words for it
     writer.close()
-    return line
+    return int(code)
 
 
 async def test_a_body_that_is_too_large_to_read_is_refused_by_its_length(served: Served) -> None:
     head = f"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {LARGEST_DRAIN + 1}"
 
-    assert await raw(served, head.encode() + b"\r\n\r\n") == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+    assert await raw(served, head.encode() + b"\r\n\r\n") == 413
 
 
 async def test_a_chunked_body_counts_too(served: Served) -> None:
     head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
 
-    line = await raw(served, head, *[chunk] * 4, b"0\r\n\r\n")
+    code = await raw(served, head, *[chunk] * 4, b"0\r\n\r\n")
 
-    assert line == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+    assert code == 413
 
 
 HEAD = b"POST /mutate?timeout=%ds HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"

@@ -11,21 +11,27 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What a Pod carries: name and part-of stand in the manifest. */}}
+{{/* What a Pod carries, whose name and part-of stand in its template. Helm adds managed-by itself, to objects that it installs. */}}
 {{- define "hostport.podLabels" -}}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
-{{- end -}}
-
-{{/* What an object carries that says by itself what it is part of. */}}
-{{- define "hostport.releaseLabels" -}}
-{{ include "hostport.podLabels" . }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "hostport.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/part-of: {{ .Chart.Name }}
-{{ include "hostport.releaseLabels" . }}
+{{ include "hostport.podLabels" . }}
+{{- end -}}
+
+{{/* Flags of a program: a dict of flag and value. One whose value is empty is left to the program. Zero is a value. */}}
+{{- define "hostport.flags" -}}
+{{- $lines := list -}}
+{{- range $flag, $value := . -}}
+{{- if kindIs "float64" $value -}}{{- $value = int64 $value -}}{{- end -}}
+{{- if ne (toString $value) "" -}}{{- $lines = append $lines (printf "- --%s=%v" $flag $value) -}}{{- end -}}
+{{- end -}}
+{{- join "\n" $lines -}}
 {{- end -}}

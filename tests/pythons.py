@@ -1,0 +1,121 @@
+"""Runs `make test` on several Pythons: python tests/pythons.py 3.11 3.13 3.14
+
+A Python that is on the PATH is used with a virtual environment of its own in build/pythons. For one that is not, Debian's
+own is used, in a tree that debootstrap makes once in .cache/pythons: that needs root and Linux. Where neither can be had,
+one line says so, and the verb goes on. The exit code is 1 where the tests failed on any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SUITES = {"3.13": "trixie", "3.14": "sid"}
+"""Which release of Debian has which Python."""
+
+PACKAGES = "python3,python3-venv,ca-certificates,make,procps"
+TOOLS = ("debootstrap", "unshare", "chroot", "git")
+AUTHORITIES = Path("etc/ssl/certs/ca-certificates.crt")
+INSIDE = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" sh -c "cd /src && $1"'
+"""What is mounted ends with the process: the mounts are its own."""
+
+PROBE = "import ensurepip, sqlite3, ssl, sys; print('%d.%d' % sys.version_info[:2])"
+NEVER_OURS = {"MAKEFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "TMPDIR"}
+
+
+def on_path(version: str) -> str | None:
+    """The program, where it starts and is of this version: a stub that starts nothing is none."""
+    program = shutil.which(f"python{version}")
+    if program is None or said([program, "-c", PROBE]) != version:
+        return None
+    return program
+
+
+def said(command: Sequence[str]) -> str:
+    """What a command prints; nothing where it fails, or does not exist."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def missing(version: str) -> str:
+    """Why Debian's Python cannot be used here; empty where it can."""
+    if version not in SUITES:
+        return "and no release of Debian is known to have it"
+    if os.geteuid() != 0:
+        return "and only root can make a tree of Debian"
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    return f"and {', '.join(absent)} not installed" if absent else ""
+
+
+def tree(version: str) -> Path:
+    """The tree with Debian's Python, made once, with the checkout as it is now in /src.
+
+    Raises:
+        subprocess.CalledProcessError: debootstrap failed, and said why.
+
+    """
+    root = CHECKOUT / ".cache" / "pythons" / SUITES[version]
+    if not (root / "usr/bin/python3").exists():
+        shutil.rmtree(root, ignore_errors=True)
+        draft = root.with_name(f"{root.name}.draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITES[version], str(draft)]
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        draft.rename(root)  # so that one that was interrupted is not taken for whole
+    shutil.copyfile(Path("/") / AUTHORITIES, root / AUTHORITIES)  # this machine may trust one more
+    copy_checkout(root / "src")
+    return root
+
+
+def copy_checkout(source: Path) -> None:
+    """What git knows, and what is new and not ignored. The virtual environment stays."""
+    source.mkdir(exist_ok=True)
+    for old in source.iterdir():
+        if old.name != ".venv":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    listed = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (CHECKOUT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, source / name)
+
+
+def command(version: str) -> list[str] | None:
+    """How to test on this Python; None where it cannot be had, which is told."""
+    if program := on_path(version):
+        return ["make", "-C", str(CHECKOUT), "test", f"PYTHON={program}", f"VENV=build/pythons/{version}"]
+    if reason := missing(version):
+        sys.stdout.write(f"Python {version}: skipped: no python{version} here, {reason}\n")
+        return None
+    root = tree(version)
+    return ["unshare", "--mount", "--pid", "--fork", "sh", "-c", INSIDE, str(root), "make test"]
+
+
+def environ() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in NEVER_OURS} | {"LANG": "C.UTF-8"}
+
+
+def main() -> int:
+    failed = []
+    for version in sys.argv[1:]:
+        if run := command(version):
+            sys.stdout.write(f"Python {version}:\n")
+            sys.stdout.flush()
+            if subprocess.run(run, check=False, env=environ()).returncode != 0:
+                failed.append(version)
+    if failed:
+        sys.stderr.write(f"the tests failed on Python {', '.join(failed)}\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
