@@ -127,15 +127,19 @@ def patched(review: Json, answer: Answer) -> Json:
 def check_grant(world: World, obj: Json, answer: Answer) -> None:
     claim = world.service.engine.ledger.get(ClaimId(answer.allocation_id))
     assert claim is not None
-    held = [(port.container, port.protocol.value, port.host_port, port.host_port) for port in claim.ports]
-    assert sorted(numbers(obj)) == sorted(held)
     annotations = obj["metadata"]["annotations"]
+    is_on_host = annotations.get(f"{OURS}network") != "Pod"
+    held = [
+        (port.container, port.protocol.value, port.host_port if is_on_host else port.container_port, port.host_port)
+        for port in claim.ports
+    ]
+    assert sorted(numbers(obj)) == sorted(held)
     assert annotations[f"{OURS}allocation-id"] == claim.id
     table = json.loads(annotations[f"{OURS}allocations"])
     assert sorted(
         (each["container"], each["protocol"], each["containerPort"], each["hostPort"]) for each in table
     ) == sorted((port.container, port.protocol.value, port.container_port, port.host_port) for port in claim.ports)
-    assert obj["spec"]["hostNetwork"] is True
+    assert obj["spec"].get("hostNetwork", False) is is_on_host
 
 
 async def once(world: World) -> None:
