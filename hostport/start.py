@@ -7,11 +7,13 @@ our own that cannot be imported is a fault of ours, and stays one.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import NoReturn
 
 COMMAND_LINE = "hostport.cli.__main__"
 COMPLETION = "hostport.cli.commands.completion"
+Program = Callable[[], object]
 OURS = ("allocator", "hostport", "shim")
 
 EXIT_USAGE = 2
@@ -32,9 +34,10 @@ def _run(module: str, function: str) -> object:
     try:
         run = getattr(import_module(module), function)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in OURS:
+        package = (error.name or "").partition(".")[0]
+        if package in OURS:
             raise
-        _missing("cli", error.name or "a package")
+        _missing("cli", package)
     return run()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -290,10 +290,11 @@ def found(objects: Objects, path: str, wanted: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def server(plane: ControlPlane) -> ControlPlane:
-    if plane.kubectl.run("get", "namespace", NAMESPACE).code != 0:
-        create_namespace(plane, NAMESPACE)
-    return plane
+def server(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """With the namespace of the release, which is gone afterwards: others make it as they need it."""
+    create_namespace(plane, NAMESPACE)
+    yield plane
+    plane.kubectl("delete", "namespace", NAMESPACE)
 
 
 @pytest.mark.parametrize(("values", "expected"), KNOBS.values(), ids=KNOBS)

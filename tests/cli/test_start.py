@@ -1,0 +1,40 @@
+"""How `hostport` starts where what it needs is not installed."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import pytest
+
+from hostport import start
+
+
+def missing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def importing(module: str) -> NoReturn:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(start, "import_module", importing)
+
+
+@pytest.mark.parametrize("program", [start.command_line, start.completion], ids=["hostport", "completion"])
+def test_whoever_installed_the_library_alone_is_told_which_extra_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: start.Program
+) -> None:
+    missing(monkeypatch, "rich.table")
+
+    with pytest.raises(SystemExit) as ended:
+        program()
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "hostport: the package rich is not installed, which the command line needs and the library does not: "
+        'pip install "hostport-operator[cli]"\n'
+    )
+
+
+@pytest.mark.parametrize("name", ["hostport.cli.exits", "shim", "allocator.core.plan"])
+def test_a_module_of_our_own_that_is_missing_is_a_fault(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    missing(monkeypatch, name)
+
+    with pytest.raises(ModuleNotFoundError, match=name):
+        start.command_line()
