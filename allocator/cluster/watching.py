@@ -253,7 +253,7 @@ class Follower(Generic[S]):
         finally:
             for asked in under_way:
                 asked.body.cancel()
-        await in_turns(self._sink.complete(self._as_of), rests=self.synced.is_set())
+        await in_turns(self._sink.complete(self._as_of))
         self._version = page.metadata.resource_version
         self.reached = _number(self._version)
         self.lists += 1
@@ -288,8 +288,7 @@ class Follower(Generic[S]):
     async def _tell_page(self, items: Sequence[S]) -> None:
         self.latest = max(self.latest, *(_number(item.version) for item in items), 0)
         for start in range(0, len(items), self._pace.batch):
-            # Before the first list is complete nobody is answered who could wait.
-            await in_turns(self._sink.listed(items[start : start + self._pace.batch]), rests=self.synced.is_set())
+            await in_turns(self._sink.listed(items[start : start + self._pace.batch]))
 
     # -- one watch
 
