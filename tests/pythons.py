@@ -1,8 +1,9 @@
 """Runs `make test` on several Pythons: python tests/pythons.py 3.11 3.13 3.14
 
 A Python that is on the PATH is used with a virtual environment of its own in build/pythons. For one that is not, Debian's
-own is used, in a tree that debootstrap makes once in .cache/pythons: that needs root and Linux. Where neither can be had,
-one line says so, and the verb goes on. The exit code is 1 where the tests failed on any of them.
+own is used, in a tree that debootstrap makes once in .cache/pythons: that needs root, Linux, and both Debian's mirror and
+a package index in reach. Where a Python cannot be had, one line says so, and the verb goes on. The exit code is 1 where
+the tests failed on any of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ INSIDE = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec ch
 """What is mounted ends with the process: the mounts are its own."""
 
 PROBE = "import ensurepip, sqlite3, ssl, sys; print('%d.%d' % sys.version_info[:2])"
+REACH = "python3 -m venv /tmp/reach && /tmp/reach/bin/pip -q download --no-deps --dest=/tmp/reach iniconfig"
+"""Whether a package index is in reach: whatever else fails in the tree is a fault of ours."""
+
 NEVER_OURS = {"MAKEFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "TMPDIR"}
 
 
@@ -96,8 +100,19 @@ def command(version: str) -> list[str] | None:
     if reason := missing(version):
         sys.stdout.write(f"Python {version}: skipped: no python{version} here, {reason}\n")
         return None
-    root = tree(version)
-    return ["unshare", "--mount", "--pid", "--fork", "sh", "-c", INSIDE, str(root), "make test"]
+    try:
+        root = tree(version)
+        subprocess.run(inside(root, REACH), check=True, capture_output=True, env=environ())
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr or b"").decode(errors="replace").strip().rpartition("\n")[2] or "debootstrap failed"
+        sys.stdout.write(f"Python {version}: skipped: Debian's cannot be had here: {reason}\n")
+        return None
+    return inside(root, "make test")
+
+
+def inside(root: Path, what: str) -> list[str]:
+    """How to run a line of shell in a tree."""
+    return ["unshare", "--mount", "--pid", "--fork", "sh", "-c", INSIDE, str(root), what]
 
 
 def environ() -> dict[str, str]:
