@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 
 import msgspec
 
@@ -10,6 +11,8 @@ from hostport.v1.allocator_pb2 import AllocatedPort, Allocation, Protocol
 from shim.pods import Pod, Port
 from shim.preview import Key, previewed
 from shim.settings import ALLOCATION_ID, ALLOCATIONS
+
+PROTOCOL_NAMES = {value: name.removeprefix("PROTOCOL_") for name, value in Protocol.items()}
 
 
 class AllocationError(ValueError):
@@ -60,7 +63,7 @@ def match_ports(pod: Pod, allocation: Allocation) -> tuple[Held, ...]:
         raise AllocationError(f"asked for {len(asked)} ports, got {len(allocation.ports)}")
     earlier = {} if allocation.id else previewed(pod)
     held = [_held(at, port, got, earlier) for (at, port), got in zip(asked, allocation.ports, strict=True)]
-    return tuple(sorted(held, key=lambda each: each.appeared))
+    return tuple(sorted(held, key=attrgetter("appeared")))
 
 
 def is_own(pod: Pod, allocation: Allocation) -> bool:
@@ -74,16 +77,16 @@ def is_own(pod: Pod, allocation: Allocation) -> bool:
 
 
 def _held(at: int, port: Port, got: AllocatedPort, earlier: Mapping[Key, int]) -> Held:
-    protocol = Protocol.Name(got.protocol).removeprefix("PROTOCOL_")
+    protocol, number = PROTOCOL_NAMES.get(got.protocol, ""), got.host_port
     if (got.container, got.name, protocol) != (port.container, port.name, port.protocol):
         raise AllocationError(f"asked for {port.path}, got port {got.name!r}/{protocol} of {got.container!r}")
-    if not 1 <= got.host_port <= 65535:
-        raise AllocationError(f"{port.path} got the number {got.host_port}")
-    known = earlier.get((port.container, port.name, protocol, got.host_port))
+    if not 1 <= number <= 65535:
+        raise AllocationError(f"{port.path} got the number {number}")
+    known = earlier.get((port.container, port.name, protocol, number)) if earlier else None
     return Held(
         at=at,
         port=port,
         old=known or got.container_port or port.container_port,
-        number=got.host_port,
+        number=number,
         appeared=got.appeared or (bool(earlier) and known is None),
     )
