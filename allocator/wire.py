@@ -154,6 +154,8 @@ def digest(request: pb.AllocateRequest) -> bytes:
 
 def _check_size(request: pb.AllocateRequest) -> None:
     """Before anything is made of a request: refuses at once what is too large to be looked at."""
+    if len(request.ports) <= MOST_PORTS and request.constraints.ByteSize() <= SMALL:
+        return  # nothing in so few bytes is too much
     mistakes = [
         Mistake(Reason.TOO_COMPLEX, f"constraints.{field}", bound.told(count))
         for field, bound, count in _sizes(request.constraints)
@@ -168,8 +170,6 @@ def _check_size(request: pb.AllocateRequest) -> None:
 
 def _sizes(constraints: pb.NodeConstraints) -> Iterator[tuple[str, Bound, int]]:
     """What counts in constraints. What is inside of too many terms or expressions is not looked at."""
-    if constraints.ByteSize() <= SMALL:
-        return  # nothing in so few bytes is too much
     yield "node_selector", Bound.SELECTOR, len(constraints.node_selector)
     yield "tolerations", Bound.TOLERATIONS, len(constraints.tolerations)
     terms = constraints.required_affinity
@@ -184,25 +184,20 @@ def _sizes(constraints: pb.NodeConstraints) -> Iterator[tuple[str, Bound, int]]:
 
 
 def _too_long(request: pb.AllocateRequest) -> Iterator[Mistake]:
-    """Text that would be kept, or shown to somebody."""
-    owner, controller, size = request.owner, request.controller, request.ByteSize()
-    if size <= LONGEST_REQUEST_ID:
-        return
-    ids = (
+    """Text that would be kept, or shown to somebody. Nothing in a message of few bytes is too long."""
+    texts = [
         ("request_id", request.request_id, LONGEST_REQUEST_ID),
         ("allocation_id", request.allocation_id, LONGEST_REQUEST_ID),
-    )
-    names = (
-        ()
-        if size <= LONGEST_NAME
-        else (
-            *((f"owner.{name}", getattr(owner, name), LONGEST_NAME) for name in _OWNER_NAMES),
-            ("owner.description", owner.description, LONGEST_DESCRIPTION),
-            *((f"controller.{name}", getattr(controller, name), LONGEST_NAME) for name in _CONTROLLER_NAMES),
-            ("constraints.node_name", request.constraints.node_name, LONGEST_NAME),
-        )
-    )
-    for field, text, most in (*ids, *names):
+    ]
+    owner, controller, constraints = request.owner, request.controller, request.constraints
+    if owner.ByteSize() > LONGEST_NAME:
+        texts += [(f"owner.{name}", getattr(owner, name), LONGEST_NAME) for name in _OWNER_NAMES]
+        texts.append(("owner.description", owner.description, LONGEST_DESCRIPTION))
+    if controller.ByteSize() > LONGEST_NAME:
+        texts += [(f"controller.{name}", getattr(controller, name), LONGEST_NAME) for name in _CONTROLLER_NAMES]
+    if constraints.ByteSize() > LONGEST_NAME:
+        texts.append(("constraints.node_name", constraints.node_name, LONGEST_NAME))
+    for field, text, most in texts:
         if len(text) > most:
             yield Mistake(Reason.INVALID_REQUEST, field, _length(field, text, most))
 
@@ -227,7 +222,7 @@ def _bounds(wanted: pb.PortRange, mistakes: list[Mistake]) -> tuple[int, int]:
 def _ports(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake]) -> tuple[PortAsk, ...]:
     if not request.ports:
         mistakes.append(Mistake(Reason.NO_PORTS, "ports", "ports is empty: ask for at least one"))
-    return tuple(_port(port, position, owner, mistakes) for position, port in enumerate(request.ports))
+    return tuple([_port(port, position, owner, mistakes) for position, port in enumerate(request.ports)])
 
 
 def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mistake]) -> PortAsk:

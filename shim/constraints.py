@@ -14,7 +14,8 @@ _TERMS = f"spec.affinity.nodeAffinity.{_REQUIRED}"
 def write_constraints(spec: Json, into: NodeConstraints) -> None:
     """Raises FieldError where a field has an impossible type."""
     into.node_name = text(spec, "nodeName", "spec")
-    into.node_selector.update(text_map(spec, "nodeSelector", "spec"))
+    for key, value in text_map(spec, "nodeSelector", "spec").items():  # nearly always there is none
+        into.node_selector[key] = value
     affinity = json_object(json_object(spec, "affinity", "spec"), "nodeAffinity", "spec.affinity")
     required = json_object(affinity, _REQUIRED, "spec.affinity.nodeAffinity")
     for _, path, raw in json_objects(required, "nodeSelectorTerms", _TERMS):

@@ -84,8 +84,9 @@ class Visit:
         return self._is_answered_for
 
     def forget_body(self) -> None:
-        self._desk.hold(self._peer, -self._bytes)
-        self._bytes = 0
+        if self._bytes:
+            self._desk.hold(self._peer, -self._bytes)
+            self._bytes = 0
 
     def answered(self, unread: int) -> bool:
         """The answer is written, and so many bytes are not read yet; False when there is no room to keep them.
@@ -119,6 +120,7 @@ class Desk:
         self._max_concurrent = max_concurrent
         self._own_network = own_network  # of a Pod that does not say
         self._in_flight = 0  # from their headers on
+        metrics.in_flight.set_function(lambda: self._in_flight)
         self._answering = 0  # whose bodies are whole
         self._bytes = 0
         self._bytes_of: Counter[str] = Counter()
@@ -158,7 +160,6 @@ class Desk:
     def visit(self, peer: str, *, is_small: bool) -> Visit:
         """The headers of a request have come from an address, and its body will be small or may be large."""
         self._in_flight += 1
-        self.metrics.in_flight.inc()
         self._idle.clear()
         return Visit(self, peer, is_small=is_small)
 
@@ -186,7 +187,6 @@ class Desk:
 
     def leave(self) -> None:
         self._in_flight -= 1
-        self.metrics.in_flight.dec()
         if not self._in_flight:
             self._idle.set()
 

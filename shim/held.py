@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 import msgspec
 
@@ -10,6 +11,8 @@ from hostport.v1.allocator_pb2 import AllocatedPort, Allocation, Protocol
 from shim.pods import Pod, Port
 from shim.preview import brought, previewed
 from shim.settings import ALLOCATION_ID, ALLOCATIONS
+
+PROTOCOL_NAMES = {value: name.removeprefix("PROTOCOL_") for name, value in Protocol.items()}
 
 
 class AllocationError(ValueError):
@@ -68,7 +71,7 @@ def match_ports(pod: Pod, allocation: Allocation, *, own_network: bool = False) 
         raise AllocationError(f"asked for {len(asked)} ports, got {len(allocation.ports)}")
     view = _View(pod, allocation, own_network=own_network)
     held = [view.held(at, port, got) for (at, port), got in zip(asked, allocation.ports, strict=True)]
-    return tuple(sorted(held, key=lambda each: each.appeared))
+    return tuple(sorted(held, key=attrgetter("appeared")))
 
 
 def is_own(pod: Pod, allocation: Allocation) -> bool:
@@ -96,7 +99,7 @@ class _View:
         self._previewed = {} if allocation.id else previewed(pod, own_network=own_network)
 
     def held(self, at: int, port: Port, got: AllocatedPort) -> Held:
-        protocol = Protocol.Name(got.protocol).removeprefix("PROTOCOL_")
+        protocol = PROTOCOL_NAMES.get(got.protocol, "")
         if (got.container, got.name, protocol) != (port.container, port.name, port.protocol):
             raise AllocationError(f"asked for {port.path}, got port {got.name!r}/{protocol} of {got.container!r}")
         if not 1 <= got.host_port <= 65535:

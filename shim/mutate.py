@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import lru_cache
 from http.client import responses
 from typing import Any, cast
 from urllib.parse import parse_qs
@@ -55,6 +56,9 @@ LARGEST_DRAIN = 16 << 20
 
 MOST_AT_ONCE = 8
 """Reviews that are read in one turn of the event loop, before what they ask for leaves."""
+
+USUAL_QUERY = 64
+"""Characters of a query, such as `timeout=10s`, whose meaning is kept."""
 
 NOBODY = About(request_id="")
 """Whom a request is about that was no review."""
@@ -261,7 +265,15 @@ class _Request(HTTPMessageDelegate):
 
 
 def _patience_of(query: str) -> float:
+    """Seconds. An API server sends one query again and again; what is long is not kept."""
+    return _usual_patience(query) if len(query) <= USUAL_QUERY else _read_patience(query)
+
+
+def _read_patience(query: str) -> float:
     return patience(parse_qs(query).get("timeout", [""])[-1])
+
+
+_usual_patience = lru_cache(maxsize=64)(_read_patience)
 
 
 def _length(headers: HTTPHeaders) -> int:

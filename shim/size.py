@@ -66,7 +66,9 @@ def too_large(raw: Any) -> tuple[Mistake, ...]:
 
 def too_long(pod: Pod) -> tuple[Mistake, ...]:
     """Text that is sent, kept or shown, and is longer than Kubernetes has it."""
-    wrong = [_long(field, name, LONGEST_NAME) for field, name in _names(pod) if len(name) > LONGEST_NAME]
+    wrong = [
+        _long(f"{path}.{field}", name, LONGEST_NAME) for path, field, name in _names(pod) if len(name) > LONGEST_NAME
+    ]
     for container in pod.containers:
         if len(container.name) > LONGEST_NAME:
             wrong.append(_long(f"{container.path}.name", container.name, LONGEST_NAME))
@@ -78,20 +80,20 @@ def too_long(pod: Pod) -> tuple[Mistake, ...]:
     return tuple(wrong)
 
 
-def _names(pod: Pod) -> list[tuple[str, str]]:
-    """Each with its field."""
+def _names(pod: Pod) -> list[tuple[str, str, str]]:
+    """Each with its field, in two parts: the whole is put together only for one that is too long."""
     names = [
-        ("metadata.name", pod.name),
-        ("metadata.generateName", pod.generate_name),
-        ("metadata.namespace", pod.namespace),
-        ("spec.nodeName", pod.node_name),
+        ("metadata", "name", pod.name),
+        ("metadata", "generateName", pod.generate_name),
+        ("metadata", "namespace", pod.namespace),
+        ("spec", "nodeName", pod.node_name),
     ]
     if (by := pod.controller) is not None:
         names += [
-            (f"{by.path}.apiVersion", by.api_version),
-            (f"{by.path}.kind", by.kind),
-            (f"{by.path}.name", by.name),
-            (f"{by.path}.uid", by.uid),
+            (by.path, "apiVersion", by.api_version),
+            (by.path, "kind", by.kind),
+            (by.path, "name", by.name),
+            (by.path, "uid", by.uid),
         ]
     return names
 

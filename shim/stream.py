@@ -40,7 +40,7 @@ class AskStream:
 
     def __init__(self, stub: Any) -> None:
         self._stub = stub
-        self._asks: asyncio.Queue[AllocateStreamRequest.Ask | None] = asyncio.Queue()
+        self._asks: asyncio.Queue[AllocateStreamRequest | None] = asyncio.Queue()  # each a message of one ask
         self._waiting: dict[int, asyncio.Future[Answer | None]] = {}
         self._tags = itertools.count(1)
         self._running: asyncio.Task[None] | None = None
@@ -57,14 +57,17 @@ class AskStream:
         now = loop.time()
         if not self._is_open(now) or request.ByteSize() > LARGEST_ASK:
             return None
-        ask = AllocateStreamRequest.Ask(tag=next(self._tags), request=request)
-        ask.timeout.FromMicroseconds(int((deadline - now) * 1e6))
+        message = AllocateStreamRequest()
+        ask = message.asks.add(tag=next(self._tags), request=request)
+        seconds = max(0.0, deadline - now)
+        ask.timeout.seconds, ask.timeout.nanos = int(seconds), int(seconds % 1 * 1e9)
         answer = self._waiting[ask.tag] = loop.create_future()
-        self._asks.put_nowait(ask)
+        self._asks.put_nowait(message)
+        too_late = loop.call_at(deadline, _give_up_on, answer)  # asyncio.timeout_at takes three times as long
         try:
-            async with asyncio.timeout_at(deadline):
-                return await answer
+            return await answer
         finally:
+            too_late.cancel()
             del self._waiting[ask.tag]
 
     def end(self) -> None:
@@ -96,8 +99,11 @@ class AskStream:
 
     async def _write(self, call: Any) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the reader learns why
-            while asks := await gathered(self._asks):
-                await call.write(AllocateStreamRequest(asks=asks))
+            while messages := await gathered(self._asks):
+                first, *others = messages
+                for each in others:  # an ask that travels alone is not copied
+                    first.asks.extend(each.asks)
+                await call.write(first)
             await call.done_writing()
 
     async def _read(self, call: Any) -> None:
@@ -121,3 +127,8 @@ class AskStream:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_result(None)
+
+
+def _give_up_on(answer: asyncio.Future[Answer | None]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())

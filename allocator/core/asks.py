@@ -85,14 +85,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def shape(self) -> Shape:
         """As the claim will have it."""
-        return tuple((p.container, p.name, p.protocol, p.container_port) for p in self.ports)
-
-    @property
-    def form(self) -> Ask:
-        """What the Pods of one workload ask alike, but for an index: without where they may run, and without the owner
-        but for whether it is a Pod.
-        """
-        return replace(self, owner=SOME_POD if self.owner.is_pod else SOME_LESSEE, carried_id="", constraints=ANYWHERE)
+        return tuple([(p.container, p.name, p.protocol, p.container_port) for p in self.ports])
 
     def within(self, namespace: str) -> Ask:
         """A lease whose owner names no namespace belongs to this one."""
@@ -123,9 +116,6 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if self.host_network or all(port.host_port for port in self.ports):
             return self
         return replace(self, ports=tuple(port for port in self.ports if port.host_port))
-
-
-SOME_POD, SOME_LESSEE = Owner(), Owner(kind="Lessee")
 
 
 @dataclass(frozen=True, slots=True)

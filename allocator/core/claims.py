@@ -135,7 +135,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def shape(self) -> Shape:
         """What makes two claims alike: their ports, less the numbers."""
-        return tuple((p.container, p.name, p.protocol, p.container_port) for p in self.ports)
+        return tuple([(p.container, p.name, p.protocol, p.container_port) for p in self.ports])
 
     @property
     def is_settled(self) -> bool:

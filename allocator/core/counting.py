@@ -40,7 +40,7 @@ def larger(one: Sequence[int], other: Sequence[int]) -> Planes:
 def least(planes: Sequence[int], among: int) -> int:
     """Of some numbers those with the smallest count."""
     for plane in reversed(planes):
-        fewer = among & ~plane
+        fewer = among ^ (among & plane)  # to negate the plane would take two copies more
         if fewer:
             among = fewer
     return among
@@ -50,8 +50,11 @@ def equal(planes: Sequence[int], value: int, among: int) -> int:
     """Of some numbers those whose count is the value."""
     if value >> len(planes):
         return 0
-    for order, plane in enumerate(planes):
-        among &= plane if value >> order & 1 else ~plane
+    for order in reversed(range(len(planes))):  # the highest first: few numbers have that
+        if not among:
+            return 0
+        having = among & planes[order]
+        among = having if value >> order & 1 else among ^ having
     return among
 
 

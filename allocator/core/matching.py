@@ -135,10 +135,13 @@ def free_nodes(keys: Iterable[PortKey], scope: Scope, world: World, exempt: froz
     """The nodes of a scope on which all the keys are free together, whoever is exempt aside."""
     nodes = scope.nodes
     for key in keys:
-        blocked = world.occupancy.conflicting(key) & nodes
-        if blocked and exempt:
+        blocked = world.occupancy.conflicting(key)
+        if not blocked:
+            continue
+        blocked &= nodes
+        if exempt:
             blocked = _unless_exempt(key, blocked, exempt, world, lambda _: True)
-        nodes &= ~blocked
+        nodes ^= blocked  # all of which are among them
     return nodes
 
 

@@ -35,6 +35,7 @@ from allocator.core.ports import (
     Protocol,
     Slot,
     lowest,
+    normalise_ip,
     number_of,
     protocol_of,
     slot_of,
@@ -124,6 +125,15 @@ class _Place:
                 self.note(slot)
         elif self.sets is not None and len(self.holders) < MANY_PORTS // 2:
             self.sets = None
+
+    def held(self) -> list[NumberSet]:
+        """The numbers that are held, of all protocols together or of each."""
+        if self.sets is not None:
+            return [of_protocol.held for of_protocol in self.sets.values()]
+        held = NumberSet()
+        for slot in self.holders:
+            held.add(number_of(slot))
+        return [held]
 
     def numbers(self, protocol: Protocol, low: int, high: int) -> tuple[int, int]:
         """The numbers of [low, high] that are held, and those that are settled, less `low`."""
@@ -275,12 +285,12 @@ class Occupancy:
         """How many positions there are, vacant ones among them."""
         return len(self._places)
 
-    def held_at(self, position: int) -> tuple[NodeName, set[int], Mapping[Slot, Holders]] | None:
-        """A node by its position: its name, the numbers that are held, and who holds each slot."""
+    def held_at(self, position: int) -> tuple[NodeName, Sequence[NumberSet], Mapping[Slot, Holders]] | None:
+        """A node by its position: its name, sets of numbers that together are those held, and who holds each slot."""
         place = self._places[position]
         if place is None or not place.is_shown:
             return None
-        return place.node.name, {number_of(slot) for slot in place.holders}, place.holders
+        return place.node.name, place.held(), place.holders
 
     def _position(self, name: NodeName) -> int:
         position = self._positions.get(name)
@@ -363,9 +373,9 @@ class Occupancy:
         """How many scopes every change asks whether they have its node."""
         return len(self._wide)
 
-    def _scopes_of(self, place: _Place, position: int) -> list[Scope]:
-        bit = 1 << position
-        return [*place.scopes, *(scope for scope in self._wide if scope.nodes & bit)]
+    def _scopes_of(self, place: _Place, node: int) -> list[Scope]:
+        """The scopes that have a node; `node`: the same as a set."""
+        return [*place.scopes, *[scope for scope in self._wide if scope.nodes & node]]
 
     def _rescope_all(self, position: int) -> None:
         """Puts a node that changed into the scopes that accept it now, and takes it out of the others."""
@@ -420,10 +430,11 @@ class Occupancy:
 
     def _cover(self, scope: Scope, protocol: Protocol, low: int, high: int) -> Cover:
         """The counts of a scope, with all the blocks of [low, high]."""
-        missing = self.missing(scope, protocol, low, high)
-        if missing:
-            self.count(scope, protocol, missing)
-        return scope.covers[protocol]
+        cover = scope.covers.get(protocol)
+        if cover is None or cover.missing(low, high):
+            self.count(scope, protocol, self.missing(scope, protocol, low, high))
+            cover = scope.covers[protocol]
+        return cover
 
     def missing(self, scope: Scope, protocol: Protocol, low: int, high: int) -> list[int]:
         """The blocks of [low, high] that have not been counted yet for a scope."""
@@ -520,18 +531,19 @@ class Occupancy:
         place.stands += 1
         if place.stands == 1:
             self._show(place)
-        scopes, alone = self._scopes_of(place, position), (claim,)  # one object for all slots that nobody else holds
-        for slot, key in keys:
+        node = 1 << position
+        scopes, alone = self._scopes_of(place, node), (claim,)  # one object for all slots that nobody else holds
+        for slot, ip in keys:
             others = place.holders.get(slot, ())
             if not others:
                 place.holders[slot] = alone
-                _arrive(scopes, key, is_first=True, is_settled=is_settled)
+                _arrive(scopes, slot, is_first=True, is_settled=is_settled)
             elif others[-1] is not claim:  # it may have the slot already, on another address
                 place.holders[slot] = (*others, claim)
                 is_first_settled = is_settled and not any(holder.is_settled for holder in others)
-                _arrive(scopes, key, is_first=False, is_settled=is_first_settled)
+                _arrive(scopes, slot, is_first=False, is_settled=is_first_settled)
             for nodes in kinds:
-                nodes.add(slot, key.ip, position)
+                nodes.add(slot, ip, node)
             if place.sets is not None:
                 place.note(slot)
         place.weigh()
@@ -550,12 +562,13 @@ class Occupancy:
         place.stands -= 1
         if not place.stands:
             self._show(place)
-        scopes, kinds = self._scopes_of(place, position), self._kinds_of(claim)
-        for slot, key in keys:
+        node = 1 << position
+        scopes, kinds = self._scopes_of(place, node), self._kinds_of(claim)
+        for slot, ip in keys:
             left = self._left(claim, place, slot)
             for nodes in kinds:
-                if not left or not self._is_held(slot, key.ip, left, nodes):
-                    nodes.discard(slot, key.ip, position)
+                if not left or not self._is_held(slot, ip, left, nodes):
+                    nodes.discard(slot, ip, node)
             self._vacate(claim, place, slot, left, scopes)
             if place.sets is not None:
                 place.note(slot)
@@ -578,13 +591,13 @@ class Occupancy:
             is_alone = len(holders) == 1
             place.holders[slot] = alone if is_alone else tuple(new if each is old else each for each in holders)
 
-    def _note_addresses(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]]) -> None:
+    def _note_addresses(self, claim: Claim, keys: Iterable[tuple[Slot, str]]) -> None:
         """Keeps the addresses of a claim by slot: a look through its ports for each slot would be slow."""
-        if all(key.ip == WILDCARD for _, key in keys):
+        if {ip for _, ip in keys} <= {WILDCARD}:
             return
         addresses = self._addresses[claim.id] = {}
-        for slot, key in keys:
-            addresses.setdefault(slot, set()).add(key.ip)
+        for slot, ip in keys:
+            addresses.setdefault(slot, set()).add(ip)
 
     def _ips(self, holder: Claim, slot: Slot) -> Collection[str]:
         """The addresses on which somebody who stands holds a slot."""
@@ -626,10 +639,10 @@ class Occupancy:
             of_priority = self._staying_at[claim.priority] = NodesBySlot()
         return self._staying, of_priority
 
-    def _float(self, claim: Claim, keys: Iterable[tuple[Slot, PortKey]], change: int) -> None:
+    def _float(self, claim: Claim, keys: Iterable[tuple[Slot, str]], change: int) -> None:
         scope = self.scope(claim.constraints)
-        for slot, key in keys:
-            scope.float(slot, key, change)
+        for slot, ip in keys:
+            scope.float(slot, ip, change)
         floats, roaming = scope.floats, scope.roaming
         scope.floats += change
         scope.roaming += change if claim.node is None else 0
@@ -667,11 +680,15 @@ class Occupancy:
         """For each number of [low, high], less `low`: on how many of the scope's nodes somebody is settled with it, and
         how many unsettled claims with it could land in the scope. The rest of the nodes is the number's room.
         """
-        loads = self._cover(scope, protocol, low, high).settled.within(low, high)
+        return self.loads_and_stuck(scope, protocol, low, high)[0]
+
+    def loads_and_stuck(self, scope: Scope, protocol: Protocol, low: int, high: int) -> tuple[Planes, int]:
+        """What `loads` and `stuck` say, with one look at the counts."""
+        loads = settled = self._cover(scope, protocol, low, high).settled.within(low, high)
         for other in self._floating:
             if other.meets(scope):
                 loads = plus(loads, other.floating_planes(protocol, low, high))
-        return loads
+        return loads, scope.on_all(settled, low, high)
 
     def stuck(self, scope: Scope, protocol: Protocol, low: int, high: int) -> int:
         """The numbers of [low, high] with which somebody is settled on every node of the scope, less `low`."""
@@ -832,16 +849,17 @@ class Occupancy:
         return sorted(held, key=lambda entry: (entry[0].protocol.value, entry[0].number, entry[0].ip, entry[1].id))
 
 
-def _arrive(scopes: Iterable[Scope], key: PortKey, *, is_first: bool, is_settled: bool) -> None:
+def _arrive(scopes: Iterable[Scope], slot: Slot, *, is_first: bool, is_settled: bool) -> None:
     """A node of the scopes has a holder more: the first one there, or the first that is settled, or neither."""
+    protocol, number = protocol_of(slot), number_of(slot)
     for scope in scopes:
-        cover = scope.covers.get(key.protocol)
-        if cover is None or not cover.has_built(key.number):
+        cover = scope.covers.get(protocol)
+        if cover is None or not cover.has_built(number):
             continue
         if is_first:
-            cover.arrive(key.number)
+            cover.arrive(number)
         if is_settled:
-            cover.settled.add(key.number)
+            cover.settled.add(number)
 
 
 def _depart(scopes: Iterable[Scope], slot: Slot, *, is_last: bool, is_settled: bool) -> None:
@@ -863,12 +881,12 @@ def _has(scope: Scope, key: PortKey) -> bool:
     return counts is not None and counts.has(key.number)
 
 
-def _by_slot(claim: Claim) -> list[tuple[Slot, PortKey]]:
-    """The keys of a claim, each with its slot: one object for all maps that it goes into.
+def _by_slot(claim: Claim) -> list[tuple[Slot, str]]:
+    """The slots of a claim, one object for all maps that each goes into, with the address of each.
 
     Each once: a socket may have two names.
     """
-    keys = [(slot_of(port.protocol, port.host_port), port.key) for port in claim.ports]
+    keys = [(slot_of(port.protocol, port.host_port), normalise_ip(port.host_ip)) for port in claim.ports]
     return keys if len(keys) == 1 else list(dict.fromkeys(keys))
 
 

@@ -296,13 +296,15 @@ def _by_group(by_port: Numbers, groups: Sequence[Group]) -> Numbers:
 def _ports(ask: Ask, groups: Sequence[Group], numbers: Numbers) -> tuple[ClaimPort, ...]:
     number_of = {member: number for group, number in zip(groups, numbers, strict=True) for member in group.members}
     return tuple(
-        ClaimPort(
-            container=port.container,
-            name=port.name,
-            protocol=port.protocol,
-            container_port=port.container_port,
-            host_port=number_of[position],
-            host_ip=port.host_ip,
-        )
-        for position, port in enumerate(ask.ports)
+        [
+            ClaimPort(
+                container=port.container,
+                name=port.name,
+                protocol=port.protocol,
+                container_port=port.container_port,
+                host_port=number_of[position],
+                host_ip=port.host_ip,
+            )
+            for position, port in enumerate(ask.ports)
+        ]
     )

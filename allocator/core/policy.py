@@ -63,15 +63,18 @@ def number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
         Refused: everything that is wrong with the request itself, all mistakes together.
 
     """
-    form = ask.form
-    groups = _kept.get((form, reserved))
+    form = ask.ports, ask.policy, ask.low, ask.high, ask.stride, ask.index, ask.owner.is_pod, reserved
+    groups = _kept.get(form)
     if groups is None:
-        groups = _number_groups(form, reserved)
-        _kept.put((form, reserved), groups, sum(PORT_BYTES + len(p.container) + len(p.name) for p in form.ports))
+        groups = _number_groups(ask, reserved)
+        _kept.put(form, groups, sum(PORT_BYTES + len(p.container) + len(p.name) for p in ask.ports))
     return groups
 
 
-_kept: Sized[tuple[Ask, int], tuple[Group, ...]] = Sized(KEPT_BYTES)
+_Form = tuple[tuple[PortAsk, ...], Policy, int, int, int, int | None, bool, int]
+"""All that `_number_groups` looks at; the last one is the reserved numbers."""
+
+_kept: Sized[_Form, tuple[Group, ...]] = Sized(KEPT_BYTES)
 
 
 def _number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:

@@ -184,7 +184,7 @@ class Register:
     def _count_shape(self, claim: Claim, change: int) -> None:
         if len(claim.ports) < 2 or not claim.owner.is_pod:
             return
-        shape, numbers = claim.shape, tuple(port.host_port for port in claim.ports)
+        shape, numbers = claim.shape, tuple([port.host_port for port in claim.ports])
         counts = self.by_shape.setdefault(shape, {})
         counts[numbers] = counts.get(numbers, 0) + change
         if not counts[numbers]:

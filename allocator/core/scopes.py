@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from allocator.core.candidates import Constraints
 from allocator.core.counting import CountedNumbers, Planes, count_of, equal
 from allocator.core.node_index import Wanted
-from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, span
+from allocator.core.ports import WILDCARD, NumberSet, PortKey, Protocol, Slot, number_of, protocol_of, span
 
 BLOCK = 256
 """Numbers that are counted together when one of them is first asked about."""
@@ -88,24 +88,25 @@ class Scope:
         return self is other or self.nodes & other.nodes != 0
 
     def is_single(self) -> bool:
-        return self.nodes & (self.nodes - 1) == 0 and self.nodes != 0
+        """Whether there is one candidate. A wide scope is not looked at: that takes two copies of its nodes."""
+        return not self.is_wide and self.nodes & (self.nodes - 1) == 0 and self.nodes != 0
 
     @property
     def can_surprise(self) -> bool:
         """Whether a claim of the scope may land on a node where it does not stand."""
         return self.floats > 0 and (self.roaming > 0 or not self.is_single())
 
-    def float(self, slot: Slot, key: PortKey, change: int) -> None:
-        """An unsettled claim of the scope has a port more, or less."""
-        counts = self.floating.get(key.protocol)
+    def float(self, slot: Slot, ip: str, change: int) -> None:
+        """An unsettled claim of the scope has a port more, or less, on an address."""
+        counts = self.floating.get(protocol_of(slot))
         if counts is None:
-            counts = self.floating[key.protocol] = CountedNumbers()
-        (counts.add if change > 0 else counts.discard)(key.number)
-        if key.ip != WILDCARD:
+            counts = self.floating[protocol_of(slot)] = CountedNumbers()
+        (counts.add if change > 0 else counts.discard)(number_of(slot))
+        if ip != WILDCARD:
             addresses = self.addressed.setdefault(slot, Counter())
-            addresses[key.ip] += change
-            if not addresses[key.ip]:
-                del addresses[key.ip]
+            addresses[ip] += change
+            if not addresses[ip]:
+                del addresses[ip]
                 if not addresses:
                     del self.addressed[slot]
 

@@ -154,11 +154,17 @@ class Demand:
 
     def loads(self, kind: Kind) -> Planes:
         """For each number of the range how much of the scope is spoken for: that of the kind's busiest protocol."""
+        return self.loads_and_stuck(kind)[0]
+
+    def loads_and_stuck(self, kind: Kind) -> tuple[Planes, int]:
+        """The loads, and the numbers with which for any protocol somebody is settled on each candidate."""
         loads: Planes = []
+        stuck = 0
         for protocol in protocols_of(kind):
-            found = self.world.occupancy.loads(self.scope, protocol, self.ask.low, self.ask.high)
-            loads = larger(loads, found)
-        return loads
+            found = self.world.occupancy.loads_and_stuck(self.scope, protocol, self.ask.low, self.ask.high)
+            loads = larger(loads, found[0]) if loads else found[0]
+            stuck |= found[1]
+        return loads, stuck
 
     def on_each_node(self, kind: Kind, which: Callable[[Scope, Protocol, int, int], int]) -> int:
         """The numbers that for any protocol of a kind are taken on each candidate, as `which` says."""
@@ -302,8 +308,10 @@ def _is_allowed(numbers: Numbers, wanted: Demand) -> bool:
 
 def _roomiest(wanted: Demand, used: Iterator[Numbers]) -> Iterator[Numbers]:
     """Tuples in use, then the roomiest number for each group by itself."""
-    loads = {kind: wanted.loads(kind) for kind in set(wanted.kinds)}
-    stuck = {kind: wanted.on_each_node(kind, wanted.world.occupancy.stuck) for kind in loads}
+    loads: dict[Kind, Planes] = {}
+    stuck: dict[Kind, int] = {}
+    for kind in set(wanted.kinds):
+        loads[kind], stuck[kind] = wanted.loads_and_stuck(kind)
 
     def load(numbers: Numbers) -> int:
         chosen = (number for number, group in zip(numbers, wanted.groups, strict=True) if not group.number)
@@ -331,4 +339,4 @@ def by_load(loads: Planes, among: int) -> Iterator[int]:
     while among:
         tier = least(loads, among)
         yield from bits(tier)
-        among &= ~tier
+        among ^= tier

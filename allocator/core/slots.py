@@ -17,20 +17,20 @@ class NodesBySlot:
         self.anywhere: dict[Slot, int] = {}
         self.by_ip: dict[Slot, dict[str, int]] = {}
 
-    def add(self, slot: Slot, ip: str, position: int) -> None:
-        """The slot is the caller's object: one for all indexes."""
+    def add(self, slot: Slot, ip: str, node: int) -> None:
+        """Adds a node, as a set. Slot and node are the caller's objects: one for all indexes."""
         if ip == WILDCARD:
-            self.anywhere[slot] = self.anywhere.get(slot, 0) | 1 << position
+            self.anywhere[slot] = self.anywhere.get(slot, 0) | node
             return
         by_ip = self.by_ip.setdefault(slot, {})
-        by_ip[ip] = by_ip.get(ip, 0) | 1 << position
+        by_ip[ip] = by_ip.get(ip, 0) | node
 
-    def discard(self, slot: Slot, ip: str, position: int) -> None:
+    def discard(self, slot: Slot, ip: str, node: int) -> None:
         if ip == WILDCARD:
-            _discard(self.anywhere, slot, position)
+            _discard(self.anywhere, slot, node)
             return
         by_ip = self.by_ip.get(slot, {})
-        _discard(by_ip, ip, position)
+        _discard(by_ip, ip, node)
         if not by_ip:
             self.by_ip.pop(slot, None)
 
@@ -64,18 +64,20 @@ def conflicting(indexes: Iterable[NodesBySlot], key: PortKey) -> int:
     """The nodes that have a port, in any of the indexes, that conflicts with the key."""
     ip, slot, nodes = key.ip, key.slot, 0
     for index in indexes:
-        nodes |= index.anywhere.get(slot, 0)
+        here = index.anywhere.get(slot, 0)
         if index.by_ip and slot in index.by_ip:
-            nodes |= index.of_slot(slot) if ip == WILDCARD else index.by_ip[slot].get(ip, 0)
+            here |= index.of_slot(slot) if ip == WILDCARD else index.by_ip[slot].get(ip, 0)
+        if here:  # to unite a large set with nothing would copy it
+            nodes = nodes | here if nodes else here
     return nodes
 
 
 K = TypeVar("K")
 
 
-def _discard(sets: dict[K, int], key: K, position: int) -> None:
+def _discard(sets: dict[K, int], key: K, node: int) -> None:
     """Takes a node out of one of some sets; an empty one is forgotten."""
-    nodes = sets.get(key, 0) & ~(1 << position)
+    nodes = sets.get(key, 0) & ~node
     if nodes:
         sets[key] = nodes
     else:

@@ -6,7 +6,7 @@ fullest. A number counts as used on a node whoever holds it there, under any pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import combinations
@@ -95,9 +95,9 @@ class Survey:
             walk.position += 1
             most -= 1
             if held is not None:
-                name, numbers, settled = held
-                most -= len(numbers)
-                self._look(walk, name, numbers, settled)
+                name, numbers, holders = held
+                most -= len(holders)
+                self._look(walk, name, numbers, holders)
 
     def _begun(self) -> _Walk:
         self._seen = self._register.occupancy.changes
@@ -107,15 +107,16 @@ class Survey:
         }
         return _Walk({bounds: size for bounds, size in sizes.items() if size})
 
-    def _look(self, walk: _Walk, node: NodeName, numbers: set[int], holders: Mapping[Slot, Holders]) -> None:
-        held = NumberSet()
-        for number in numbers:
-            held.add(number)
+    def _look(self, walk: _Walk, node: NodeName, numbers: Sequence[NumberSet], holders: Mapping[Slot, Holders]) -> None:
         for low, high in walk.ranges:
-            used = (held.within(low, high) & ~(self._reserved >> low)).bit_count()
+            held = 0
+            for some in numbers:
+                held |= some.within(low, high)
+            used = (held & ~(self._reserved >> low)).bit_count()
             if used:
                 walk.used.setdefault((low, high), []).append((used, node))
-        walk.held_twice += sum(1 for slot, each in holders.items() if len(each) > 1 and _is_held_twice(slot, each))
+        shared = [(slot, each) for slot, each in holders.items() if len(each) > 1]
+        walk.held_twice += sum(1 for slot, each in shared if _is_held_twice(slot, each))
 
 
 def _is_held_twice(slot: Slot, holders: Holders) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodUid, State, bounds
+from allocator.core.ports import Protocol
 from allocator.core.sized import Sized
 
 
@@ -36,35 +37,86 @@ class _Record(msgspec.Struct, gc=False):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Record).decode
-_PORT_KEYS = ("container", "name", "container_port", "host_ip", "appeared")
-_OPTIONAL_KEYS = ("node", "expires", "pod_uid", "settled_at")
-_RARE_KEYS = ("priority", "may_preempt", "is_terminating", "own_network", "warnings")
-_OWNER_KEYS = ("kind", "namespace", "name", "generate_name", "uid", "controller_uid", "description")
+
+
+class _Port(msgspec.Struct, omit_defaults=True, gc=False):
+    """A port as it is written. What is a zero value is left out."""
+
+    protocol: Protocol
+    host_port: int
+    container: str = ""
+    name: str = ""
+    container_port: int = 0
+    host_ip: str = ""
+    appeared: bool = False
+
+
+class _Owner(msgspec.Struct, omit_defaults=True, gc=False):
+    """An owner likewise."""
+
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    generate_name: str = ""
+    uid: str = ""
+    controller_uid: str = ""
+    description: str = ""
+
+
+class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """A claim likewise."""
+
+    id: str
+    state: State
+    owner: _Owner
+    ports: list[_Port]
+    created: float
+    constraints: dict[str, Any] | None = None
+    node: str | None = None
+    expires: float | None = None
+    pod_uid: str | None = None
+    settled_at: float | None = None
+    range: Bounds | None = None
+    priority: int = 0
+    may_preempt: bool = False
+    is_terminating: bool = False
+    own_network: bool = False
+    warnings: str = ""
 
 
 def encode_claim(claim: Claim) -> str:
     """One line of JSON."""
     owner = claim.owner
-    record: dict[str, Any] = {
-        "id": claim.id,
-        "state": claim.state.value,
-        "owner": {key: value for key in _OWNER_KEYS if (value := getattr(owner, key))},
-        "ports": [_encode_port(port) for port in claim.ports],
-        "created": claim.created,
-    }
-    if claim.constraints is not ANYWHERE:
-        record["constraints"] = _encode_constraints(claim.constraints)
-    for key in _OPTIONAL_KEYS:
-        value = getattr(claim, key)
-        if value is not None:
-            record[key] = value
-    if claim.range is not None:
-        record["range"] = claim.range
-    for key in _RARE_KEYS:
-        value = getattr(claim, key)
-        if value:
-            record[key] = value
-    return _encode(record).decode()
+    line = _Line(
+        claim.id,
+        claim.state,
+        _Owner(
+            owner.kind,
+            owner.namespace,
+            owner.name,
+            owner.generate_name,
+            owner.uid,
+            owner.controller_uid,
+            owner.description,
+        ),
+        [
+            _Port(p.protocol, p.host_port, p.container, p.name, p.container_port, p.host_ip, p.appeared)
+            for p in claim.ports
+        ],
+        claim.created,
+        None if claim.constraints is ANYWHERE else _encode_constraints(claim.constraints),
+        claim.node,
+        claim.expires,
+        claim.pod_uid,
+        claim.settled_at,
+        claim.range,
+        claim.priority,
+        claim.may_preempt,
+        claim.is_terminating,
+        claim.own_network,
+        claim.warnings,
+    )
+    return _encode(line).decode()
 
 
 def decode_claim(text: str | bytes) -> Claim:
@@ -96,15 +148,6 @@ def decode_claim(text: str | bytes) -> Claim:
         )
     except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a claim record: {error!r}") from error
-
-
-def _encode_port(port: ClaimPort) -> dict[str, Any]:
-    record: dict[str, Any] = {"protocol": port.protocol.value, "host_port": port.host_port}
-    for key in _PORT_KEYS:
-        value = getattr(port, key)
-        if value:
-            record[key] = value
-    return record
 
 
 def _decode_port(port: ClaimPort) -> ClaimPort:

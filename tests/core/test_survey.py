@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kit import Desk, ask, on, pod
 
-from allocator.core.occupancy import Occupancy
+from allocator.core.occupancy import MANY_PORTS, Occupancy
 from allocator.core.ports import parse_numbers
 from allocator.core.survey import FULLEST_NODES, MOST_RANGES, Picture
 
@@ -37,6 +37,17 @@ def test_a_range_is_measured_on_the_nodes_where_it_is_used() -> None:
     assert [use.quantile(q) for q in (0.0, 0.5, 0.9, 1.0)] == [0.1, 0.5, 1.0, 1.0]
     assert [use.nodes_up_to(ratio) for ratio in (0.1, 0.5, 0.95, 1.0)] == [1, 2, 2, 3]
     assert seen.fullest == ((1.0, "n1", (7000, 7009)), (0.5, "n2", (7000, 7009)), (0.1, "n3", (7000, 7009)))
+
+
+def test_numbers_of_a_node_of_very_many_ports_count_once_whatever_the_protocol() -> None:
+    desk = Desk("n1", reserved=parse_numbers("7000-7004"))
+    fill(desk, "n1", 1)
+    many = [f"p{at}:{at}" for at in range(20_000, 20_000 + MANY_PORTS)]
+    desk.observe(pods=[pod("stranger", "x:7008", "y:7008/UDP", "z:7009/UDP", "w:7000", *many, at="n1")])
+
+    (use,) = picture(desk, most=10_000).ranges
+
+    assert (use.size, use.used) == (5, (3,))
 
 
 def test_reserved_numbers_are_no_room_and_outsiders_use_some() -> None:
