@@ -28,6 +28,7 @@ from hostport.metering import (
     BUILD_INFO,
     CERTIFICATE_EXPIRY,
     Authorities,
+    Counted,
     Described,
     Sample,
 )
@@ -228,7 +229,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         BUILD_INFO.info(registry, component="allocator", version=program_version())
-        self.allocations = ALLOCATIONS.counted(registry)
+        self.allocations = Counted(ALLOCATIONS.counter(registry))
         self.allocate_seconds = ALLOCATE_SECONDS.histogram(registry)
         self.decide_seconds = DECIDE_SECONDS.histogram(registry)
         self.commit_seconds = COMMIT_SECONDS.histogram(registry)

@@ -6,15 +6,12 @@ a Pod, a request or an allocation, and what may have many values says in its des
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Info, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.utils import floatToGoString
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each, which nobody queries
 
@@ -51,15 +48,8 @@ class Described:
     def gauge(self, registry: CollectorRegistry) -> Gauge:
         return Gauge(self.name, self.help, tuple(self.labels), registry=registry)
 
-    def histogram(self, registry: CollectorRegistry) -> Observed:
-        observed = Observed(self)
-        registry.register(observed)
-        return observed
-
-    def counted(self, registry: CollectorRegistry) -> Counted:
-        counted = Counted(self)
-        registry.register(counted)
-        return counted
+    def histogram(self, registry: CollectorRegistry) -> Histogram:
+        return Histogram(self.name, self.help, tuple(self.labels), buckets=self.buckets, registry=registry)
 
     def info(self, registry: CollectorRegistry, **values: str) -> None:
         Info(self._stem, self.help, registry=registry).info(values)
@@ -74,35 +64,17 @@ class Described:
 
 
 class Counted:
-    """A counter with labels, for one thread. The library's takes a lock for each count, and several times as long."""
+    """A counter whose children are looked up once: `labels()` costs more than the increment."""
 
-    def __init__(self, described: Described) -> None:
-        self._described = described
-        self._counts: dict[tuple[str, ...], int] = {}
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._children: dict[tuple[str, ...], Counter] = {}
 
     def inc(self, *values: str) -> None:
-        self._counts[values] = self._counts.get(values, 0) + 1
-
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        yield self._described.family(self._counts.items())
-
-
-class Observed:
-    """A histogram, for one thread, likewise."""
-
-    def __init__(self, described: Described) -> None:
-        self._described = described
-        self._counts = [0] * (len(described.buckets) + 1)  # up to each bound, and beyond the last
-        self._sum = 0.0
-
-    def observe(self, amount: float) -> None:
-        self._counts[bisect_left(self._described.buckets, amount)] += 1
-        self._sum += amount
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        bounds = (*map(floatToGoString, self._described.buckets), "+Inf")
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        yield HistogramMetricFamily(self._described.name, self._described.help, buckets, self._sum)
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._counter.labels(*values)
+        child.inc()
 
 
 BUILD_INFO = Described(

@@ -12,6 +12,7 @@ from hostport.metering import (
     BUILD_INFO,
     CERTIFICATE_EXPIRY,
     Authorities,
+    Counted,
     Described,
 )
 from hostport.version import program_version
@@ -55,7 +56,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         BUILD_INFO.info(registry, component="shim", version=program_version())
-        self.answers = ANSWERS.counted(registry)
+        self.answers = Counted(ANSWERS.counter(registry))
         self.seconds = ANSWER_SECONDS.histogram(registry)
         self.rpc_seconds = RPC_SECONDS.histogram(registry)
         self.refused = REFUSED.counter(registry)

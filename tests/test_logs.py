@@ -9,7 +9,6 @@ import logging
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -71,23 +70,6 @@ def test_the_time_is_that_of_the_record() -> None:
     record = logging.makeLogRecord({"name": "x", "msg": "m", "levelname": "INFO", "created": 1_700_000_000.0625})
 
     assert json.loads(JsonFormatter().format(record))["time"] == "2023-11-14T22:13:20.062Z"
-
-
-def test_what_is_told_has_all_that_a_record_of_logging_has() -> None:
-    told: list[dict[str, Any]] = []
-    log = logging.Logger("allocator.test", logging.INFO)  # noqa: LOG001 - of this test alone
-    log.addHandler(logging.NullHandler())
-    log.addFilter(lambda record: not told.append({**vars(record)}))  # type: ignore[func-returns-value]
-    before = time.time()
-
-    tell(log, "told", logging.WARNING, a=1)
-
-    (record,) = told
-    known = vars(logging.LogRecord(log.name, logging.WARNING, "", 0, "told", None, None))
-    moving = ("created", "msecs", "relativeCreated", "taskName")
-    assert before <= record["created"] <= time.time()
-    assert record["msecs"] == int(record["created"] % 1 * 1000)
-    assert {**record, **{name: known[name] for name in moving if name in known}} == known | {"fields": {"a": 1}}
 
 
 def test_what_is_not_shown_is_not_rendered(log: logging.Logger, stream: io.StringIO) -> None:
