@@ -115,6 +115,7 @@ def numbers(obj: Json) -> list[tuple[str, str, int, int]]:
         (each.get("name") or "", port.get("protocol") or "TCP", port["containerPort"], port["hostPort"])
         for each in counted
         for port in each.get("ports") or ()
+        if port.get("hostPort")
     ]
 
 
@@ -128,18 +129,17 @@ def check_grant(world: World, obj: Json, answer: Answer) -> None:
     claim = world.service.engine.ledger.get(ClaimId(answer.allocation_id))
     assert claim is not None
     annotations = obj["metadata"]["annotations"]
-    is_on_host = annotations.get(f"{OURS}network") != "Pod"
-    held = [
-        (port.container, port.protocol.value, port.host_port if is_on_host else port.container_port, port.host_port)
+    is_mapped = annotations.get(f"{OURS}network") == "Pod"  # the node maps the number to the port, which stays
+    assert sorted(numbers(obj)) == sorted(
+        (port.container, port.protocol.value, port.container_port if is_mapped else port.host_port, port.host_port)
         for port in claim.ports
-    ]
-    assert sorted(numbers(obj)) == sorted(held)
+    )
     assert annotations[f"{OURS}allocation-id"] == claim.id
     table = json.loads(annotations[f"{OURS}allocations"])
     assert sorted(
         (each["container"], each["protocol"], each["containerPort"], each["hostPort"]) for each in table
     ) == sorted((port.container, port.protocol.value, port.container_port, port.host_port) for port in claim.ports)
-    assert obj["spec"].get("hostNetwork", False) is is_on_host
+    assert (obj["spec"].get("hostNetwork") is True) is not is_mapped
 
 
 async def once(world: World) -> None:
