@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from operator import itemgetter
 from sys import intern
+from urllib.parse import quote
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -33,7 +34,7 @@ from hostport.contract import DOMAIN, Reason
 from hostport.v1 import allocator_pb2 as pb
 
 SMALL = 256  # bytes of constraints in which no count can be above its bound
-LARGEST_STATUS = 6000
+LARGEST_TRAILERS = 7500
 MAX_TTL = 30 * 24 * 3600.0
 CONSTRAINTS_BYTES = 8 << 20  # of all constraints that are kept for the next ask
 OBJECT_FACTOR = 8  # a message as objects of ours takes so many times its bytes, about
@@ -420,10 +421,10 @@ def write_held_port(held: Held, into: pb.HeldPort) -> None:
 def to_status(mistakes: Sequence[Mistake]) -> status_pb2.Status:
     """google.rpc.Status with the ErrorInfo of the first mistake and all of them as field violations.
 
-    As many as fit: gRPC limits trailers to 8 KiB.
+    As many as fit: gRPC refuses trailers above 8 KiB, by chance at first. The message is in them twice, once escaped.
     """
     status = _to_status(mistakes)
-    while status.ByteSize() > LARGEST_STATUS and len(mistakes) > 1:
+    while status.ByteSize() + len(quote(status.message)) > LARGEST_TRAILERS and len(mistakes) > 1:
         mistakes = mistakes[: len(mistakes) // 2]
         status = _to_status(mistakes)
     return status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -279,3 +280,24 @@ async def test_decisions_are_counted_by_policy_result_and_reason(service: Runnin
     assert count("INDEX", "granted", "") == 1
     assert count("INDEX", "previewed", "") == 1
     assert count("STATIC", "refused", "HOST_PORT_MISSING") == 1
+
+
+@pytest.mark.parametrize("letter", ["a", "ü"], ids=["ASCII", "letters that gRPC writes with escapes"])
+@pytest.mark.parametrize("length", [20, 63])
+async def test_many_mistakes_never_cost_the_answer(service: Running, letter: str, length: int) -> None:
+    """Trailers above 8 KiB are refused by chance, and those above 16 KiB always."""
+    for ports in (5, 40, 200):
+        names = [f"{letter * length}{at}" for at in range(ports)]
+        request = pb.AllocateRequest(
+            owner=pb.Owner(kind="Pod", namespace="demo", name="db-0"),
+            policy=pb.POLICY_STATIC,
+            ports=[pb.PortRequest(container=name, name=name, container_port=80) for name in names],
+        )
+
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await service.stub.Allocate(request)
+
+        error = refused.value
+        trailers = dict(error.trailing_metadata() or ())
+        assert (error.code(), "grpc-status-details-bin" in trailers) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+        assert len(quote(error.details() or "")) + len(trailers["grpc-status-details-bin"]) < 8_000
