@@ -187,6 +187,25 @@ OTHERS: dict[str, tuple[Values, Expected]] = {
         {"excludedNamespaces": ["legacy"]},
         {f"{WEBHOOK}/webhooks/0/namespaceSelector/matchExpressions/0/values/-1": "legacy"},
     ),
+    "secondQuestion": (
+        {"secondQuestion": False},
+        {
+            f"{WEBHOOK}/webhooks/-1/name": "pods.hostport.io",
+            f"{WEBHOOK}/webhooks/-1/failurePolicy": "Fail",
+            f"{WEBHOOK}/webhooks/-1/matchConditions/0/name": "asks-for-host-ports",
+        },
+    ),
+    "onlyLabelledNamespaces": (
+        {"onlyLabelledNamespaces": True},
+        {
+            f"{WEBHOOK}/webhooks/{each}/namespaceSelector/matchExpressions/1": {
+                "key": "hostport.io/webhook",
+                "operator": "In",
+                "values": ["enabled"],
+            }
+            for each in ENTRIES
+        },
+    ),
     "certificates.shimSecret": (
         {**OWN, "certificates.shimSecret": "s"},
         {pod("shim", "spec/volumes/0/secret/secretName"): "s"},
