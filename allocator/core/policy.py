@@ -63,7 +63,8 @@ def number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
         Refused: everything that is wrong with the request itself, all mistakes together.
 
     """
-    form = ask.ports, ask.policy, ask.low, ask.high, ask.stride, ask.index, ask.owner.is_pod, reserved
+    bounds = ask.low, ask.high, ask.stride, ask.index
+    form = ask.ports, ask.policy, bounds, ask.avoided, ask.owner.is_pod, reserved
     groups = _kept.get(form)
     if groups is None:
         groups = _number_groups(ask, reserved)
@@ -71,7 +72,7 @@ def number_groups(ask: Ask, reserved: int) -> tuple[Group, ...]:
     return groups
 
 
-_Form = tuple[tuple[PortAsk, ...], Policy, int, int, int, int | None, bool, int]
+_Form = tuple[tuple[PortAsk, ...], Policy, tuple[int, int, int, int | None], int, bool, int]
 """All that `_number_groups` looks at; the last one is the reserved numbers."""
 
 _kept: Sized[_Form, tuple[Group, ...]] = Sized(KEPT_BYTES)

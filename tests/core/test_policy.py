@@ -152,6 +152,16 @@ def test_what_the_pods_own_probes_name_is_no_number_for_it() -> None:
     )
 
 
+def test_what_was_answered_to_a_pod_without_such_probes_is_no_answer_to_one_with_them() -> None:
+    assert numbers("a:1", policy="Dynamic", low=25, high=26) == [0]
+
+    with pytest.raises(Refused) as refused:
+        numbers("a:1", policy="Dynamic", low=25, high=26, avoid=(25, 26))
+
+    (mistake,) = refused.value.mistakes
+    assert mistake.reason is Reason.RANGE_RESERVED
+
+
 def test_a_number_of_an_earlier_life_counts_as_unset_where_the_policy_chooses() -> None:
     former = replace(port("a:8080=7002"), is_former=True)
 
