@@ -12,7 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 from shim.answers import Review
-from shim.fields import FieldError, Json, as_object, integer, json_list, json_object, json_objects, text
+from shim.fields import FieldError, Json, as_object, integer, json_list, json_object, text
 from shim.review import API_VERSION, COMPLETION_INDEX, KIND, POD_INDEX
 
 POD_KIND = {"group": "", "version": "v1", "kind": "Pod"}
@@ -46,7 +46,7 @@ def admission_review(pod: Json, uid: str, *, dry_run: bool) -> Review:
 
 
 def pods_of(manifest: Json, namespace: str = "default") -> Iterator[dict[str, Any]]:
-    """The Pods of one document, in the order of their creation; none for kinds that make none.
+    """The Pods of one object, in the order of their creation; none for kinds that make none. Lists: see `reading`.
 
     `namespace` is that of objects that do not say.
 
@@ -72,9 +72,6 @@ def pods_of(manifest: Json, namespace: str = "default") -> Iterator[dict[str, An
             yield _made(manifest, {}, namespace)
         case "Job":
             yield from _job_pods(manifest, spec, namespace)
-        case _ if kind.endswith("List"):
-            for _, _, item in json_objects(manifest, "items", ""):
-                yield from pods_of(item, namespace)
 
 
 def _spec(manifest: Json) -> Json:

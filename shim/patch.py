@@ -180,17 +180,14 @@ def _cautions(held: tuple[Held, ...], options: Options) -> Iterator[Remark]:
             yield remark(Notice.PRIVILEGED_PORT, f"port {each.number} {why}")
 
 
-def _moving(held: Iterable[Held]) -> Iterator[Held]:
-    """The ports whose containerPort becomes the number."""
-    return (each for each in held if not each.own_network)
-
-
 def _span(bounds: tuple[int, int]) -> str:
     return f"{bounds[0]}-{bounds[1]}"
 
 
 def _bare_pod(pod: Pod, held: Iterable[Held]) -> Iterator[Remark]:
     """containerPort is the merge key of apply, so that the same manifest asks for a second port the next time."""
-    if pod.controller is None and pod.is_applied and any(each.old != each.number for each in _moving(held)):
+    if pod.controller is not None or not pod.is_applied:
+        return
+    if any(each.old != each.number and not each.own_network for each in held):
         why = "applying this Pod again unchanged fails, as its containerPort changed"
         yield remark(Notice.BARE_POD_APPLIED, f"{why}: delete and create it, or use a workload such as a StatefulSet")

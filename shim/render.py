@@ -78,11 +78,6 @@ async def _render(options: RenderOptions, read: Read, out: TextIO, err: TextIO) 
         )
 
 
-def read_pods(files: Sequence[str]) -> list[dict[str, Any]]:
-    """The Pods that the manifests in these files make; raises as `read_files`."""
-    return list(read_files(files).pods)
-
-
 def read_files(files: Sequence[str], *, namespace: str = "default", templates: Sequence[str] = ()) -> Read:
     """What is in these files.
 

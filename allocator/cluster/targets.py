@@ -51,7 +51,8 @@ class Targets:
         """A Pod on the host's network that has numbers of ours: its metadata, and its table of ports."""
         if self.knows(uid):
             return
-        namespace, subject = str(metadata.get("namespace") or "default"), _subject(uid, metadata)
+        subject = _subject(uid, metadata)
+        namespace = subject.namespace
         owners = self._owners.setdefault(namespace, {})
         owner = owners.get(subject.uid)
         if owner is None:

@@ -16,7 +16,7 @@ from hostport.cli.explaining import Facts, explain
 from hostport.services import parse_service
 from hostport.v1 import allocator_pb2 as pb
 from shim.offline import offline_allocator
-from shim.render import read_pods, render_pods
+from shim.render import read_files, render_pods
 
 ROOT = Path(__file__).parents[2]
 ID = "0af7651916cd43dd8448eb211c80319c"
@@ -25,7 +25,7 @@ ID = "0af7651916cd43dd8448eb211c80319c"
 def admitted(example: str, position: int = 0) -> dict[str, Any]:
     """A Pod of an example as it is stored, with its id, on node n2."""
     out, err = io.StringIO(), io.StringIO()
-    pods = read_pods([str(ROOT / "examples" / example)])
+    pods = read_files([str(ROOT / "examples" / example)]).pods
     asyncio.run(render_pods(pods, offline_allocator(), dry_run=False, output="json", out=out, err=err))
     pod: dict[str, Any] = json.loads(out.getvalue())["items"][position]
     pod["metadata"]["annotations"]["hostport.io/allocation-id"] = ID

@@ -9,6 +9,7 @@ from shimkit import RECORDED, Json, container, pod, port, recorded
 from shim.fields import FieldError
 from shim.manifests import admission_review, pods_of
 from shim.outcomes import About
+from shim.reading import read_document
 from shim.review import Ask, parse_review
 
 TEMPLATE: Json = {
@@ -23,7 +24,7 @@ def workload(kind: str, **spec: object) -> Json:
 
 def names(manifest: Json) -> list[str]:
     """The Pods' names, or generateNames with a star."""
-    found = (each["metadata"] for each in pods_of(manifest))
+    found = (each["metadata"] for each in read_document(manifest, namespace="default", templates=[]).pods)
     return [each.get("name") or each["generateName"] + "*" for each in found]
 
 
