@@ -14,31 +14,6 @@ from allocator.core.ports import Protocol
 from allocator.core.sized import Sized
 
 
-class _Record(msgspec.Struct, gc=False):
-    """A record as it stands. Its constraints are read for themselves: there are many claims and few constraints."""
-
-    id: str
-    owner: Owner
-    state: State
-    ports: tuple[ClaimPort, ...]
-    created: float
-    constraints: msgspec.Raw = msgspec.Raw(b"")
-    node: str | None = None
-    expires: float | None = None
-    settled_at: float | None = None
-    pod_uid: str | None = None
-    range: Bounds | None = None
-    priority: int = 0
-    may_preempt: bool = False
-    is_terminating: bool = False
-    own_network: bool = False
-    warnings: str = ""
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Record).decode
-
-
 class _Port(msgspec.Struct, omit_defaults=True, gc=False):
     """A port as it is written. What is a zero value is left out."""
 
@@ -63,15 +38,19 @@ class _Owner(msgspec.Struct, omit_defaults=True, gc=False):
     description: str = ""
 
 
-class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """A claim likewise."""
+_ANYWHERE = msgspec.Raw(b"")
+"""Left out, as it is the default."""
+
+
+class _Record(msgspec.Struct, omit_defaults=True, gc=False):
+    """A claim likewise. Its constraints are read for themselves: there are many claims and few constraints."""
 
     id: str
     state: State
     owner: _Owner
     ports: list[_Port]
     created: float
-    constraints: dict[str, Any] | None = None
+    constraints: msgspec.Raw = _ANYWHERE
     node: str | None = None
     expires: float | None = None
     pod_uid: str | None = None
@@ -84,10 +63,14 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     warnings: str = ""
 
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Record).decode
+
+
 def encode_claim(claim: Claim) -> str:
     """One line of JSON."""
     owner = claim.owner
-    line = _Line(
+    record = _Record(
         claim.id,
         claim.state,
         _Owner(
@@ -104,7 +87,7 @@ def encode_claim(claim: Claim) -> str:
             for p in claim.ports
         ],
         claim.created,
-        None if claim.constraints is ANYWHERE else _encode_constraints(claim.constraints),
+        _ANYWHERE if claim.constraints is ANYWHERE else msgspec.Raw(_encode(_plain(claim.constraints))),
         claim.node,
         claim.expires,
         claim.pod_uid,
@@ -116,7 +99,7 @@ def encode_claim(claim: Claim) -> str:
         claim.own_network,
         claim.warnings,
     )
-    return _encode(line).decode()
+    return _encode(record).decode()
 
 
 def decode_claim(text: str | bytes) -> Claim:
@@ -150,7 +133,7 @@ def decode_claim(text: str | bytes) -> Claim:
         raise ValueError(f"not a claim record: {error!r}") from error
 
 
-def _decode_port(port: ClaimPort) -> ClaimPort:
+def _decode_port(port: _Port) -> ClaimPort:
     if not 1 <= port.host_port <= 65535:
         raise ValueError(f"{port.host_port} is no port")
     return ClaimPort(
@@ -164,7 +147,7 @@ def _decode_port(port: ClaimPort) -> ClaimPort:
     )
 
 
-def _encode_constraints(constraints: Constraints) -> dict[str, Any]:
+def _plain(constraints: Constraints) -> dict[str, Any]:
     record = {
         "node_name": constraints.node_name,
         "selector": dict(constraints.selector),
