@@ -1,50 +1,52 @@
-"""How much a Pod says, counted before anything is made of it; and how large its patch could be. Pure.
+"""How much a Pod says, and how large its patch could be, counted where it may be too much. Pure.
 
 Rules:
 
-* Whatever is walked later is counted here, so that no walk is longer than its bound.
+* Whatever is walked later is counted here, before anything is made of it, so that no walk is longer than its bound.
 * Only lengths are looked at: what has a wrong type is told by whoever reads it.
-* Nearly every review has so few commas that there cannot be too much of anything: `FEW_COMMAS`.
-* A patch is foretold from above. It is never larger than that, so that nothing is allocated for a Pod whose patch could
-  not be sent.
+* Nearly every review has so few commas that there cannot be too much of anything: `FEW_COMMAS`. Nearly every patch is
+  so small that a rough figure is enough (`allocation_request`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from hostport.bounds import LONGEST_ADDRESS, LONGEST_NAME, MOST_PORTS, Bound
-from hostport.contract import Reason
-from shim.env import PREFIX, variable_part
-from shim.outcomes import Mistake, mistake
-from shim.pods import Pod
-from shim.settings import ALLOCATED, Settings
-from shim.texts import EACH
+from hostport.contract import Mistake, Reason
+from hostport.contract.limits import MOST_NUMBERS, MOST_PORTS, Bound
+from shim.annotations import ALLOCATED
+from shim.pods import NewPod, PodPort
+from shim.ports import VARIABLE_PREFIX, variable_part
 
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-AFFINITY = f"spec.affinity.nodeAffinity.{REQUIRED}"
+REQUIRED_AFFINITY = "requiredDuringSchedulingIgnoredDuringExecution"
+AFFINITY = f"spec.affinity.nodeAffinity.{REQUIRED_AFFINITY}"
 
 # Bytes of a patch, each at least what it can take, less the names in it.
 _FIXED = 1600  # hostNetwork, dnsPolicy, the annotations that every Pod gets, the words of all warnings
 _PORT = 450  # containerPort, hostPort and hostIP, an annotation, an entry of the table
-_PROBE = 120
-_CONTAINER = 250  # the operation, and HOSTPORT_HOST_IP
+PROBE_BYTES = 120
+_CONTAINER = 900  # the operation, HOSTPORT_HOST_IP, and three variables with addresses
 _VARIABLE = 30
 _OPERATION = 70
-_REMOVAL = 70
+REMOVAL_BYTES = 70
 _TARGET = 800  # what is published: a key of 317 characters, and the operation; as a variable, each time it is there
 _REWRITTEN = 32_000  # the annotation that tells what was rewritten
 _TEXT = 140  # the operation that rewrites a text
 _GROWTH = 2  # bytes more for each character: at most every second is a number, and becomes one of five digits
+_ENTRY = 250  # of a block's number: what is added, changed or removed, less its address
+_BLOCK_VARIABLE = 150
 _LETTER = 6  # bytes of a character as JSON, at most
 
 FEW_COMMAS = 255
 """n entries of a list or map have n - 1 commas between them, and n ports of all containers n - 2: a review with no more
 commas than this keeps every bound on a count, of which the least is 256."""
+
+MOST_ENTRIES = MOST_PORTS + MOST_NUMBERS
+"""Ports that stand in a Pod, the numbers of its blocks among them: those are known only when the ports were read."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -54,65 +56,27 @@ def too_large(raw: Any) -> tuple[Mistake, ...]:
     metadata, spec = _map(raw, "metadata"), _map(raw, "spec")
     containers = [*_list(spec, "containers"), *_list(spec, "initContainers")]
     counted = tuple(
-        mistake(Reason.TOO_COMPLEX, field, bound.told(count))
+        Mistake(Reason.TOO_COMPLEX, field, bound.told(count))
         for field, bound, count in (*_metadata_sizes(metadata), *_spec_sizes(spec), *_affinity_sizes(spec))
         if count > bound.most
     )
     ports = sum(len(_list(container, "ports")) for container in containers)
-    if ports > MOST_PORTS:
-        counted += (mistake(Reason.TOO_MANY_PORTS, "", f"{ports} ports are more than {MOST_PORTS}"),)
+    if ports > MOST_ENTRIES:
+        counted += (_too_many(ports),)
     return counted
 
 
-def too_long(pod: Pod) -> tuple[Mistake, ...]:
-    """Text that is sent, kept or shown, and is longer than Kubernetes has it."""
-    wrong = [
-        _long(f"{path}.{field}", name, LONGEST_NAME) for path, field, name in _names(pod) if len(name) > LONGEST_NAME
-    ]
-    for container in pod.containers:
-        if len(container.name) > LONGEST_NAME:
-            wrong.append(_long(f"{container.path}.name", container.name, LONGEST_NAME))
-        for port in container.all_ports:
-            if len(port.name) > LONGEST_NAME:
-                wrong.append(_long(f"{port.path}.name", port.name, LONGEST_NAME))
-            if len(port.host_ip) > LONGEST_ADDRESS:
-                wrong.append(_long(f"{port.path}.hostIP", port.host_ip, LONGEST_ADDRESS))
-    return tuple(wrong)
+def too_many_ports(pod: NewPod) -> tuple[Mistake, ...]:
+    """What is wrong with a Pod of more ports than may be, each block among them one."""
+    ports = sum([len(container.all_ports) for container in pod.containers])
+    return (_too_many(ports),) if ports > MOST_PORTS else ()
 
 
-def _names(pod: Pod) -> list[tuple[str, str, str]]:
-    """Each with its field, in two parts: the whole is put together only for one that is too long."""
-    names = [
-        ("metadata", "name", pod.name),
-        ("metadata", "generateName", pod.generate_name),
-        ("metadata", "namespace", pod.namespace),
-        ("spec", "nodeName", pod.node_name),
-    ]
-    if (by := pod.controller) is not None:
-        names += [
-            (by.path, "apiVersion", by.api_version),
-            (by.path, "kind", by.kind),
-            (by.path, "name", by.name),
-            (by.path, "uid", by.uid),
-        ]
-    return names
+def _too_many(ports: int) -> Mistake:
+    return Mistake(Reason.TOO_MANY_PORTS, "", f"{ports} ports are more than {MOST_PORTS}")
 
 
-def too_large_a_patch(pod: Pod, settings: Settings, targets: int) -> tuple[Mistake, ...]:
-    """What is wrong with a Pod whose patch could be larger than one may be. `targets`: how much is published."""
-    rewrites = settings.rewrites and not settings.own_network
-    characters = sum(len(text) + EACH for text in _texts(pod)) if rewrites else 0
-    if characters > Bound.TEXTS.most:
-        return (mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.TEXTS.told(characters)),)
-    if rough_patch_bytes(pod, rewrites=rewrites, targets=targets) <= Bound.PATCH.most:
-        return ()
-    count = patch_bytes(pod, inject_env=settings.inject_env, rewrites=rewrites, targets=targets)
-    if count <= Bound.PATCH.most:
-        return ()
-    return (mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.PATCH.told(count)),)
-
-
-def _texts(pod: Pod) -> Iterator[str]:
+def texts_of(pod: NewPod) -> Iterator[str]:
     """The texts that may be rewritten."""
     for container in pod.containers:
         for command in container.commands:
@@ -120,38 +84,38 @@ def _texts(pod: Pod) -> Iterator[str]:
         yield from (entry["value"] for entry in container.env or () if entry.get("value"))
 
 
-def _extra_bytes(pod: Pod, *, rewrites: bool, targets: int, is_rough: bool) -> int:
+def extra_bytes(pod: NewPod, *, rewrites: bool, targets: int, is_rough: bool) -> int:
     """What is written because the user asks for it: published numbers, rewritten texts."""
-    size = targets * (_TARGET + _REMOVAL * max([0, *(len(container.env or ()) for container in pod.containers)]))
+    size = targets * (_TARGET + REMOVAL_BYTES * max([0, *(len(container.env or ()) for container in pod.containers)]))
     if not rewrites:
         return size
-    as_json = sum(_LETTER * len(text) if is_rough else len(_encode(text)) for text in _texts(pod))
-    return size + _REWRITTEN + as_json + sum(_TEXT + _GROWTH * len(text) for text in _texts(pod))
+    as_json = sum(_LETTER * len(text) if is_rough else len(_encode(text)) for text in texts_of(pod))
+    return size + _REWRITTEN + as_json + sum(_TEXT + _GROWTH * len(text) for text in texts_of(pod))
 
 
-def rough_patch_bytes(pod: Pod, *, rewrites: bool = False, targets: int = 0) -> int:
-    """What `patch_bytes` says, or more, in a tenth of its time: nearly all Pods are far below the bound."""
-    ports, containers = len(pod.ports) + 1, len(pod.containers) + 1
-    letters = sum([len(port.name) + len(port.container) for port in pod.ports])
-    kept = sum([len(container.probes) + len(container.env or ()) for container in pod.containers])
-    stale = sum([len(name) for name in pod.annotations if name.startswith(ALLOCATED)])
-    # A letter is three at most as a capital, and seven bytes at most as JSON within JSON; a port has two variables.
-    size = 2000 + 1000 * ports * containers + 48 * letters * containers + _PROBE * kept + _REMOVAL * stale
-    return size + (_extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=True) if rewrites or targets else 0)
+def block_bytes(blocks: Iterable[PodPort], containers: int) -> int:
+    """What blocks add at most: the entries of their other numbers, and six variables in each of so many containers."""
+    size = 0
+    for port in blocks:
+        name = len(port.name) + len(port.container)
+        size += (port.count + len(port.others)) * (_ENTRY + _LETTER * len(port.host_ip))
+        size += 6 * containers * (_BLOCK_VARIABLE + 3 * _LETTER * name)
+    return size
 
 
-def patch_bytes(pod: Pod, *, inject_env: bool, rewrites: bool = False, targets: int = 0) -> int:
+def patch_bytes(pod: NewPod, *, inject_env: bool, rewrites: bool = False, targets: int = 0) -> int:
     """The bytes that the patch of a Pod takes at most."""
     names = sum(3 * _width(port.name) + 3 * _width(port.container) for port in pod.ports)
     stale = [name for name in pod.annotations if name.startswith(ALLOCATED)]
     probes = sum(len(container.probes) for container in pod.containers)
-    size = _FIXED + names + _PORT * len(pod.ports) + _PROBE * probes
-    size += sum(_REMOVAL + 2 * _width(name) for name in stale)
-    size += _extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=False) if rewrites or targets else 0
+    size = _FIXED + names + _PORT * len(pod.ports) + PROBE_BYTES * probes
+    size += block_bytes(pod.blocks, len(pod.containers))
+    size += sum(REMOVAL_BYTES + 2 * _width(name) for name in stale)
+    size += extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=False) if rewrites or targets else 0
     return size + (_env_bytes(pod) if inject_env else 0)
 
 
-def _env_bytes(pod: Pod) -> int:
+def _env_bytes(pod: NewPod) -> int:
     """Every container gets the same number of variables: each name, and once more where several containers have it."""
     holders: dict[str, set[int]] = {}
     names: set[str] = set()
@@ -161,15 +125,15 @@ def _env_bytes(pod: Pod) -> int:
     for at, port in enumerate(pod.ports):
         suffix = variable_part(port.name)
         whole = suffix or f"{at:05}"  # its number stands there, of five digits at most; it may have been another before
-        names.add(PREFIX + whole)
+        names.add(VARIABLE_PREFIX + whole)
         if not suffix or len(holders[suffix]) > 1:
-            names.add(f"{PREFIX}{variable_part(port.container)}_{whole}")
+            names.add(f"{VARIABLE_PREFIX}{variable_part(port.container)}_{whole}")
     letters = sum(len(_encode(name)) for name in names)
     size = 0
     for container in pod.containers:
         each = _VARIABLE if container.env is None else _VARIABLE + _OPERATION
-        ours = sum(1 for entry in container.env or () if (entry.get("name") or "").startswith(PREFIX))
-        size += _CONTAINER + letters + each * len(names) + _REMOVAL * ours
+        ours = sum(1 for entry in container.env or () if (entry.get("name") or "").startswith(VARIABLE_PREFIX))
+        size += _CONTAINER + letters + each * len(names) + REMOVAL_BYTES * ours
     return size
 
 
@@ -201,7 +165,7 @@ def _spec_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
 
 def _affinity_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
     """Terms, and what is in them as long as they are not too many."""
-    terms = _list(_map(_map(_map(spec, "affinity"), "nodeAffinity"), REQUIRED), "nodeSelectorTerms")
+    terms = _list(_map(_map(_map(spec, "affinity"), "nodeAffinity"), REQUIRED_AFFINITY), "nodeSelectorTerms")
     yield AFFINITY, Bound.TERMS, len(terms)
     if len(terms) > Bound.TERMS.most:
         return
@@ -209,10 +173,6 @@ def _affinity_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
     yield AFFINITY, Bound.EXPRESSIONS, sum(len(_list(term, key)) for term in terms for key in keys)
     expressions = [each for term in terms for key in keys for each in _list(term, key)]
     yield AFFINITY, Bound.VALUES, sum(len(_list(each, "values")) for each in expressions)
-
-
-def _long(field: str, value: str, most: int) -> Mistake:
-    return mistake(Reason.INVALID_REQUEST, field, f"it has {len(value):,} characters, more than {most}")
 
 
 def _map(parent: Any, key: str) -> Any:

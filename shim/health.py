@@ -11,8 +11,8 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tornado.web import Application, RequestHandler
 
-from shim.answers import failure
-from shim.metrics import Metrics
+from shim.admission import failure
+from shim.metrics import ShimMetrics
 
 
 class _Handler(RequestHandler):
@@ -30,14 +30,14 @@ class _Handler(RequestHandler):
         self.finish(failure(code, reason, message))
 
 
-class NotFoundHandler(_Handler):
+class _NotFoundHandler(_Handler):
     """Any path that is none of ours."""
 
     def prepare(self) -> None:
         self.fail(404, "NotFound", f"there is nothing at {self.request.path!r}")
 
 
-class HealthHandler(_Handler):
+class _LivenessHandler(_Handler):
     """The process lives."""
 
     def get(self) -> None:
@@ -45,7 +45,7 @@ class HealthHandler(_Handler):
         self.finish("ok\n")
 
 
-class ReadyHandler(_Handler):
+class _ReadinessHandler(_Handler):
     """Whether reviews should be sent here: every check must hold. `?verbose` shows them."""
 
     def initialize(self, checks: Callable[[], dict[str, bool]]) -> None:
@@ -61,10 +61,10 @@ class ReadyHandler(_Handler):
         self.finish("ok\n" if is_short else "\n".join([*lines, "ok" if is_ready else "not ready"]) + "\n")
 
 
-class MetricsHandler(_Handler):
+class _MetricsHandler(_Handler):
     """The metrics in Prometheus' text format."""
 
-    def initialize(self, metrics: Metrics) -> None:
+    def initialize(self, metrics: ShimMetrics) -> None:
         self._metrics = metrics
 
     def get(self) -> None:
@@ -72,13 +72,14 @@ class MetricsHandler(_Handler):
         self.finish(generate_latest(self._metrics.registry))
 
 
-def side_application(metrics: Metrics, checks: Callable[[], dict[str, bool]]) -> Application:
+def side_application(metrics: ShimMetrics, checks: Callable[[], dict[str, bool]]) -> Application:
+    """Serves /healthz, /readyz and /metrics. `checks` gives what readiness needs: name → whether it holds."""
     routes: list[Any] = [
-        ("/healthz", HealthHandler, {}),
-        ("/readyz", ReadyHandler, {"checks": checks}),
-        ("/metrics", MetricsHandler, {"metrics": metrics}),
+        ("/healthz", _LivenessHandler, {}),
+        ("/readyz", _ReadinessHandler, {"checks": checks}),
+        ("/metrics", _MetricsHandler, {"metrics": metrics}),
     ]
-    return Application(routes, default_handler_class=NotFoundHandler, log_function=_no_access_log)
+    return Application(routes, default_handler_class=_NotFoundHandler, log_function=_no_access_log)
 
 
 def _no_access_log(_: RequestHandler) -> None:

@@ -1,10 +1,10 @@
-"""Tells the owners of Pods what was warned of: a controller throws away what a webhook answers it.
+"""Reports warnings to the owners of Pods, by way of the allocator: a controller throws away what a webhook answers it.
 
 Rules:
 
-* Each owner is told of a word once in a while, however many Pods it makes: what was told lately is remembered.
-* Nobody waits for it. What cannot be told is tried again with the owner's next Pod.
-* As many owners and words are remembered, and as many tellings are under way or wait, as there is room for.
+* An owner gets one report of a word in `AGAIN_SECONDS`, however many Pods it makes: recent reports are remembered.
+* No admission waits for a report. One that failed is made again with the owner's next Pod.
+* The numbers of reports that are remembered, wait and are under way are bounded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
 from hostport.v1.allocator_pb2 import AllocateRequest, ReportWarningsRequest
-from shim.admission import Answer
+from shim.admission import AdmissionAnswer
 
 AGAIN_SECONDS = 3000.0
 """Until an owner is told of a word again. Events are kept for an hour."""
@@ -25,32 +25,34 @@ MOST_REMEMBERED = 10_000
 MOST_UNDER_WAY = 64
 MOST_WAITING = 1000
 
-Key = tuple[str, str]
+WarnedOf = tuple[str, str]
 """The uid of an owner, and a word."""
 
 
-class Teller:
-    """See the module. `report` gives whether it was taken; `now` are seconds that pass."""
+class WarningReporter:
+    """Reports each warning once in a while. Must be used inside one event loop."""
 
     def __init__(
         self, report: Callable[[ReportWarningsRequest], Awaitable[bool]], now: Callable[[], float] | None = None
     ) -> None:
-        self._report = report
+        """`report` sends a report and says whether that is done with; `now` gives seconds, by default the loop's."""
+        self._send_report = report
         self._now = now or (lambda: asyncio.get_running_loop().time())
-        self._told: OrderedDict[Key, float] = OrderedDict()  # oldest first
+        self._reported: OrderedDict[WarnedOf, float] = OrderedDict()  # oldest first
         self._waiting: deque[ReportWarningsRequest] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def tell(self, answer: Answer) -> None:
-        """Returns at once."""
+    def report(self, answer: AdmissionAnswer) -> None:
+        """Reports what an answer warns of, if its Pod has an owner that has not heard it lately. Returns at once."""
         asked = answer.asked
         if asked is None or asked.dry_run or not answer.warnings:
             return
         if not (asked.owner.controller_uid and asked.controller.kind):
-            return  # who made the Pod reads the answer
+            return  # a bare Pod: who made it reads the answer
         now, uid = self._now(), asked.owner.controller_uid
         lately = now - AGAIN_SECONDS
-        news = [each for each in answer.warnings if self._told.get((uid, each.reason), lately) <= lately]
+        # An owner gets a word once in a while.
+        news = [each for each in answer.warnings if self._reported.get((uid, each.reason), lately) <= lately]
         if not news or len(self._waiting) >= MOST_WAITING:
             return
         request = _addressed(asked)
@@ -81,19 +83,20 @@ class Teller:
         self._go_on()
 
     async def _send(self, request: ReportWarningsRequest) -> None:
-        if not await self._report(request):
+        if not await self._send_report(request):  # the owner's next Pod tries again
             for each in request.warnings:
-                self._told.pop((request.controller_uid, each.reason), None)
+                self._reported.pop((request.controller_uid, each.reason), None)
 
-    def _remember(self, keys: list[Key], now: float) -> None:
+    def _remember(self, keys: list[WarnedOf], now: float) -> None:
         for key in keys:
-            self._told[key] = now
-            self._told.move_to_end(key)
-        while len(self._told) > MOST_REMEMBERED:
-            self._told.popitem(last=False)
+            self._reported[key] = now
+            self._reported.move_to_end(key)
+        while len(self._reported) > MOST_REMEMBERED:
+            self._reported.popitem(last=False)
 
 
 def _addressed(asked: AllocateRequest) -> ReportWarningsRequest:
+    """A report to whoever made the Pod, without warnings yet."""
     return ReportWarningsRequest(
         namespace=asked.owner.namespace, controller=asked.controller, controller_uid=asked.owner.controller_uid
     )
