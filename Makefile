@@ -14,8 +14,8 @@ SOAK   ?= 180
 FAULTS ?=
 PYTHONS ?= 3.11 3.13 3.14
 
-# IMG is cut into name and tag; a registry may have a port. One digest cannot name the two images made of it.
-$(if $(findstring @,$(IMG)),$(error IMG=$(IMG) has a digest, but names two images: give registry/name:tag, or use the Helm chart, which takes a digest for each))
+# IMG is cut into name and tag; a registry may have a port. One digest cannot name the three images made of it.
+$(if $(findstring @,$(IMG)),$(error IMG=$(IMG) has a digest, but names three images: give registry/name:tag, or use the Helm chart, which takes a digest for each))
 TAG     := $(or $(word 2,$(subst :, ,$(lastword $(subst /, ,$(IMG))))),latest)
 NAME    := $(patsubst %:$(TAG),%,$(IMG))
 OVERLAY ?= default
@@ -26,7 +26,7 @@ BUILD_FLAGS ?=
 JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-pythons check format proto docs site e2e e2e-helm e2e-cert-manager e2e-images packages e2e-cluster e2e-kind faults soak crash clocks bench images sbom manifests deploy undeploy kind lock clean
+.PHONY: help run test test-pythons check format proto docs site e2e e2e-images e2e-helm e2e-cert-manager browser screenshots e2e-cluster e2e-kind faults packages soak crash clocks flips bench images sbom release manifests deploy undeploy kind lock clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ run: $(READY)  ## start allocator and shim here and admit the Pods of examples/d
 test: $(READY)  ## unit, property and socket tests (no Go, no cluster)
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile
 
-test-pythons:  ## the same on several Pythons (PYTHONS="3.11 3.13 3.14"); one that cannot be had here is skipped with a line
+test-pythons:  ## `make run` and `make test`, timed, on several Pythons (PYTHONS="3.11 3.13 3.14"); one that cannot be had here is skipped with a line
 	@$(PYTHON) tests/pythons.py $(PYTHONS)
 
 check: $(READY)  ## lint, types, layers, the proto, and that generated files are fresh
@@ -47,11 +47,12 @@ check: $(READY)  ## lint, types, layers, the proto, and that generated files are
 	$(BIN)/lint-imports
 	$(PY) proto/generate.py --check
 	$(PY) proto/lint.py
-	@$(PY) -m hostport.contract | diff -u docs/contract.md - || { echo "docs/contract.md is stale: run make docs"; exit 1; }
+	@$(PY) -m hostport.contract.pages --check
 	@$(PY) deploy/monitoring/metrics_page.py | diff -u docs/metrics.md - || { echo "docs/metrics.md is stale: run make docs"; exit 1; }
 	@$(PY) deploy/monitoring/dashboard.py | diff -u deploy/monitoring/dashboard.json - || { echo "dashboard.json is stale: run make docs"; exit 1; }
-	@$(PY) -m hostport.cli.manual | diff -u docs/cli.md - || { echo "docs/cli.md is stale: run make docs"; exit 1; }
-	@$(PY) -m hostport.cli.checks.catalogue | diff -u docs/checks.md - || { echo "docs/checks.md is stale: run make docs"; exit 1; }
+	@$(PY) -m hostport_cli.manual | diff -u docs/cli.md - || { echo "docs/cli.md is stale: run make docs"; exit 1; }
+	@$(PY) -m hostport_cli.checks.catalogue | diff -u docs/checks.md - || { echo "docs/checks.md is stale: run make docs"; exit 1; }
+	@$(PY) deploy/crd_page.py | diff -u docs/portlease.md - || { echo "docs/portlease.md is stale: run make docs"; exit 1; }
 	@$(PY) deploy/render.py --check
 
 format: $(READY)  ## format and fix what can be fixed
@@ -61,21 +62,24 @@ format: $(READY)  ## format and fix what can be fixed
 proto: $(READY)  ## generate hostport/v1 from proto/
 	$(PY) proto/generate.py
 
-docs: $(READY)  ## generate docs/contract.md, docs/metrics.md, docs/cli.md, docs/checks.md, the dashboard, deploy/base and its overlays
-	$(PY) -m hostport.contract > docs/contract.md
+docs: $(READY)  ## generate docs/contract.md, the tables of docs/annotations.md, docs/metrics.md, docs/cli.md, docs/checks.md, the dashboard, deploy/base and its overlays
+	$(PY) -m hostport.contract.pages
 	$(PY) deploy/monitoring/metrics_page.py > docs/metrics.md
 	$(PY) deploy/monitoring/dashboard.py > deploy/monitoring/dashboard.json
-	$(PY) -m hostport.cli.manual > docs/cli.md
-	$(PY) -m hostport.cli.checks.catalogue > docs/checks.md
+	$(PY) -m hostport_cli.manual > docs/cli.md
+	$(PY) -m hostport_cli.checks.catalogue > docs/checks.md
 	$(PY) deploy/render.py
+	$(PY) deploy/crd_page.py > docs/portlease.md
+	@mkdir -p build
+	$(PY) -m testing.follow --page > build/follow.md && mv build/follow.md docs/follow.md
 
 site: $(VENV)/site/.installed  ## the pages of docs/ as a site in build/site; a dead link is an error
-	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict
 
 e2e: $(READY)  ## a real control plane (KUBEBUILDER_ASSETS, or built once with Go), real webhook calls
 	$(BIN)/pytest -q tests/e2e
 
-e2e-images: $(READY)  ## build both images on a base made here, and run them on a read-only root (root, buildah, debootstrap)
+e2e-images: $(READY)  ## build the images on a base made here, and run them on a read-only root (root, buildah, debootstrap)
 	$(BIN)/pytest -q tests/images
 
 e2e-helm: $(READY)  ## the Helm chart: render, refuse, install, test, upgrade, uninstall on a real control plane (Go, or helm and KUBEBUILDER_ASSETS)
@@ -112,31 +116,35 @@ crash: $(READY)  ## kill -9 the allocator 200 times under 16 clients (CRASH="--c
 clocks: $(READY)  ## set the allocator's wall clock and stop it, and see when leases end (needs libfaketime; 15 minutes)
 	$(PY) -m tests.crash.clocks $(CLOCKS)
 
-flips: $(READY)  ## change one bit of 800 copies of a journal: the table of docs/operations.md
+flips: $(READY)  ## change one bit of 800 copies of a journal: the table of docs/journal.md
 	$(PY) -m tests.journal
 
 bench: $(READY)  ## ratios against bare baselines, as a table (BENCH=name for one part)
 	$(PY) -m bench $(BENCH)
 
-images:  ## build both images (IMG=registry/name:tag makes name-allocator:tag and name-shim:tag; BUILD_FLAGS are passed on)
+images:  ## build the three images (IMG=registry/name:tag makes name-allocator:tag, name-shim:tag and name-agent:tag; BUILD_FLAGS are passed on)
 	@tool="$(BUILDER)"; [ -n "$$tool" ] || { echo "no docker that answers, no podman, no buildah here: set BUILDER"; exit 1; }; \
-	 for part in allocator shim; do \
+	 for part in allocator shim agent; do \
 	   $$tool build $(BUILD_FLAGS) -f Dockerfile.$$part -t $(NAME)-$$part:$(TAG) . || exit 1; \
 	 done
 
 sbom: $(VENV)/sbom/.installed  ## what is in each image, as CycloneDX in build/sbom, from the lock files
 	@mkdir -p build/sbom
-	@for part in allocator shim; do \
+	@for part in allocator shim agent; do \
 	   $(VENV)/sbom/bin/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
 	     -o build/sbom/$$part.cdx.json requirements/$$part.txt || exit 1; \
 	 done
 
-manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, standby, cert-manager, own-secrets, fail-open or dev)
+release: $(READY) sbom  ## what a release consists of, in build/release (chart and install.yaml need helm)
+	@$(PY) deploy/release.py build/release
+
+manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, standby, cert-manager, own-secrets, fail-open, agent, agent-reserve or dev)
 	@mkdir -p build/deploy
 	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' \
 	  'resources: [../../deploy/overlays/$(OVERLAY)]' 'images:' \
 	  '  - {name: localhost/hostport-operator-allocator, newName: $(NAME)-allocator, newTag: "$(TAG)"}' \
-	  '  - {name: localhost/hostport-operator-shim, newName: $(NAME)-shim, newTag: "$(TAG)"}' > build/deploy/kustomization.yaml
+	  '  - {name: localhost/hostport-operator-shim, newName: $(NAME)-shim, newTag: "$(TAG)"}' \
+	  '  - {name: localhost/hostport-operator-agent, newName: $(NAME)-agent, newTag: "$(TAG)"}' > build/deploy/kustomization.yaml
 	@kubectl kustomize build/deploy > build/deploy/manifests.yaml
 
 deploy: manifests  ## install into the cluster of kubectl (IMG=registry/name:tag, OVERLAY=default)
@@ -152,18 +160,19 @@ undeploy: manifests  ## remove it all, the webhook first, so that no Pod waits f
 kind:  ## a kind cluster with everything in it, and the example (needs Docker and kind)
 	kind create cluster --name hostport --wait 120s
 	$(MAKE) images IMG=$(IMG)
-	kind load docker-image --name hostport $(NAME)-allocator:$(TAG) $(NAME)-shim:$(TAG)
+	kind load docker-image --name hostport $(NAME)-allocator:$(TAG) $(NAME)-shim:$(TAG) $(NAME)-agent:$(TAG)
 	$(MAKE) deploy IMG=$(IMG) KUBECTL="kubectl --context kind-hostport"
 	kubectl --context kind-hostport apply -f examples/distributed-db.yaml
 	kubectl --context kind-hostport rollout status statefulset/distributed-db --timeout=180s
 
 lock:  ## renew the hash-locked dependency lists (needs uv)
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator --extra cli --extra shim --extra dev pyproject.toml -o requirements/dev.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra allocator pyproject.toml -o requirements/allocator.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra shim pyproject.toml -o requirements/shim.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra cli pyproject.toml -o requirements/cli.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra docs pyproject.toml -o requirements/docs.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --extra sbom pyproject.toml -o requirements/sbom.txt
+	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra agent --extra allocator --extra cli --extra shim --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra allocator pyproject.toml -o requirements/allocator.txt
+	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra shim pyproject.toml -o requirements/shim.txt
+	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra agent pyproject.toml -o requirements/agent.txt
+	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra cli pyproject.toml -o requirements/cli.txt
+	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra docs pyproject.toml -o requirements/docs.txt
+	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra sbom pyproject.toml -o requirements/sbom.txt
 
 clean:  ## remove what the other verbs made, but for the control plane in .cache
 	rm -rf $(VENV) .local build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

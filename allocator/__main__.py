@@ -14,9 +14,9 @@ import uvloop
 
 from allocator.config import FLAGS, Config, ConfigError
 from allocator.journal.contract import JournalError
-from allocator.journal.looking import DamagedJournalError, check, dump, salvage
+from allocator.journal.inspection import DamagedJournalError, check, dump, salvage
 from allocator.journal.places import acknowledge
-from hostport import garbage, logs
+from hostport import logs, process
 from hostport.flags import add_flags
 from hostport.supervision import LoopError
 
@@ -28,6 +28,7 @@ fsync: whoever waits for the commit waits for that, too."""
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of both verbs. The flags of `serve` can also be set by environment variables, as `add_flags` says."""
     program = argparse.ArgumentParser(prog="python -m allocator", description=__doc__)
     commands = program.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run the allocator", description="Run the allocator.")
@@ -71,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(config: Config) -> int:
     logs.set_up(config.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
-    garbage.start()
-    from allocator.runtime import serve  # noqa: PLC0415 - grpc is not needed to dump a journal
+    process.collect_seldom()
+    from allocator.app.lifecycle import serve  # noqa: PLC0415 - grpc is not needed to dump a journal
 
     try:
         uvloop.run(serve(config))

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from enum import Enum
 
-from hostport.logs import tell
+from hostport.logs import log_event
 
 log = logging.getLogger(__name__)
 
@@ -97,4 +97,4 @@ class Clock:
 
     def _tell(self, step: Step, seconds: float) -> None:
         self.steps[step] += 1
-        tell(log, "clock step", level=logging.WARNING, what=step.value, seconds=round(seconds, 1))
+        log_event(log, "clock step", level=logging.WARNING, what=step.value, seconds=round(seconds, 1))

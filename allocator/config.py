@@ -8,27 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from allocator.core.admission import DEFAULT_SHARES, HANDFUL, RESERVATION_SECONDS
 from allocator.core.asks import WhenFull
-from allocator.core.ledger import RESERVATION_SECONDS
-from allocator.core.ports import DEFAULT_RESERVED, parse_numbers
-from allocator.core.tenants import DEFAULT_SHARES, HANDFUL
+from allocator.core.index.cooling import Reuse
+from allocator.core.reserved import ReservedNumbers, parse_reserved
+from allocator.journal.contract import Journal
+from allocator.journal.kinds import journal_kind
 from allocator.page.access import Audience, parse_names
-from hostport.flags import ALSO_TRUST, CERTIFICATE_DELAY, Address, Flag, address, duration
+from hostport.contract.defaults import COOL_DOWN_SECONDS
+from hostport.contract.limits import LONGEST_COOL_DOWN
+from hostport.contract.reserved import DEFAULT_RESERVED, PRESETS
+from hostport.flags import ALSO_TRUST, CERTIFICATE_DELAY, LEVELS, Address, Flag, address, duration, one_of
 
 
 class ConfigError(Exception):
     """The operator's fault: flags that do not go together. The message says which."""
-
-
-def one_of(*values: str) -> Callable[[str], str]:
-    """A parser of one of a few words."""
-
-    def parse(text: str) -> str:
-        if text not in values:
-            raise ValueError(f"{text!r} is none of {', '.join(values)}")
-        return text
-
-    return parse
 
 
 def cluster(text: str) -> str:
@@ -43,19 +37,16 @@ def cluster(text: str) -> str:
     return text
 
 
-def journal(text: str) -> Path | None:
-    """The path of `sqlite:PATH`; None for `memory`.
+def _account(text: str) -> str:
+    """A ServiceAccount, as NAMESPACE/NAME, or nothing.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none.
 
     """
-    path = text.removeprefix("sqlite:")
-    if text == "memory":
-        return None
-    if path in {text, ""}:
-        raise ValueError(f"{text!r} is neither sqlite:PATH nor memory")
-    return Path(path)
+    if text and not re.fullmatch(r"[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}", text):
+        raise ValueError(f"{text!r} is not NAMESPACE/NAME of a ServiceAccount")
+    return text
 
 
 def _optional(text: str) -> Address | None:
@@ -92,6 +83,23 @@ def when_full(text: str) -> WhenFull:
     return WhenFull(one_of(*(value.value for value in WhenFull))(text))
 
 
+def cool_down(text: str) -> float:
+    """Seconds, from 0 to an hour.
+
+    Raises:
+        ValueError: it is none, or longer.
+
+    """
+    seconds = duration(text)
+    if seconds > LONGEST_COOL_DOWN:
+        raise ValueError(f"{text!r} is longer than an hour, for which it is remembered what was given up")
+    return seconds
+
+
+def reuse(text: str) -> Reuse:
+    return Reuse(one_of(*(value.value for value in Reuse))(text))
+
+
 def audience(text: str) -> Audience:
     return Audience(one_of(*(value.value for value in Audience))(text))
 
@@ -112,8 +120,13 @@ FLAGS = (
     Flag("port-leases", False, "keep leases as PortLease objects; those without a namespace in --lease-namespace"),
     Flag("pod-name", "", "our Pod, for the Lease"),
     Flag("pod-uid", "", "its uid, for the Lease"),
-    Flag("journal", "sqlite:hostport-journal.db", "where decisions are kept: sqlite:PATH or memory", journal),
-    Flag("reserved-ports", DEFAULT_RESERVED, "numbers that Dynamic and Index never hand out", parse_numbers),
+    Flag("journal", "sqlite:hostport-journal.db", "where decisions are kept: sqlite:PATH or memory", journal_kind),
+    Flag(
+        "reserved-ports",
+        DEFAULT_RESERVED,
+        f"numbers, ranges and presets ({', '.join(PRESETS)}) that Dynamic and Index never hand out",
+        parse_reserved,
+    ),
     Flag("reservation-ttl", f"{RESERVATION_SECONDS:g}s", "life of a reservation whose Pod is not seen", duration),
     Flag(
         "namespace-reservations",
@@ -136,6 +149,19 @@ FLAGS = (
         "same-namespace",
         "whom a denial names as the holder of a port: those of the same-namespace, or all",
         one_of("same-namespace", "all"),
+    ),
+    Flag(
+        "cool-down",
+        f"{COOL_DOWN_SECONDS:g}s",
+        "how long Dynamic leaves a number alone that somebody gave up on the node, while others are free; up to 1h",
+        cool_down,
+    ),
+    Flag(
+        "reuse",
+        Reuse.LOWEST.value,
+        "which number Dynamic gives of those that are free everywhere: the lowest, the oldest (unused, or given up"
+        " longest ago), or a random one",
+        reuse,
     ),
     Flag("when-full", "Deny", "what becomes of a Pod for which every candidate is full: Deny or Pending", when_full),
     Flag(
@@ -173,8 +199,14 @@ FLAGS = (
         _optional,
     ),
     Flag("token-audience", "hostport.io", "audience that those tokens must have"),
+    Flag(
+        "agent-account",
+        "",
+        "ServiceAccount of the agents of nodes, NAMESPACE/NAME, whose tokens come to --listen-tokens; empty: no agents",
+        _account,
+    ),
     Flag("insecure", False, "allow plain text on an address that is not loopback"),
-    Flag("log-level", "info", "debug, info, warning or error", one_of("debug", "info", "warning", "error")),
+    Flag("log-level", "info", "debug, info, warning or error", one_of(*LEVELS)),
 )
 
 
@@ -188,8 +220,8 @@ class Config:
     page_hosts: frozenset[str]
     cluster: str
     kubeconfig: str
-    journal: Path | None
-    reserved_ports: int
+    journal: Callable[[], Journal]  # makes it
+    reserved_ports: ReservedNumbers
     reservation_ttl: float
     namespace_reservations: int
     namespace_reserved_ports: int
@@ -199,6 +231,8 @@ class Config:
     port_leases: bool
     pod_name: str
     pod_uid: str
+    cool_down: float
+    reuse: Reuse
     when_full: WhenFull
     certificates: str
     certificate_names: tuple[str, ...]
@@ -215,6 +249,7 @@ class Config:
     listen_tokens: Address | None
     listen_health: Address | None
     token_audience: str
+    agent_account: str
     insecure: bool
     log_level: str
 
@@ -245,6 +280,8 @@ class Config:
             raise ConfigError("--also-trust needs --certificates files and --tls-client-ca, beside which it is trusted")
         if config.listen_tokens and not config.tells_callers_apart:
             raise ConfigError("--listen-tokens needs --cluster kubernetes, and --tls-cert or --certificates builtin")
+        if config.agent_account and not config.listen_tokens:
+            raise ConfigError("--agent-account needs --listen-tokens, where agents show their tokens")
         if config.tells_callers_apart and not (config.tls_client_ca or config.is_builtin):
             raise ConfigError("--cluster kubernetes with --tls-cert needs --tls-client-ca: shims show certificates")
         if not (config.is_builtin or config.tls_cert or config.insecure or config.listen.is_loopback):

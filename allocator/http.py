@@ -5,15 +5,13 @@ Who may see the page is the affair of `page.access`; probes and scrapes are answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from tornado.web import Application, RequestHandler
 
-from allocator.page.handlers import Page, routes
-
-Checks = Callable[[], Mapping[str, str | None]]
-"""What must hold, each with None or with what is wrong."""
+from allocator.health import HealthSnapshot
+from allocator.page.handlers import StatusPage, routes
 
 
 class HealthHandler(RequestHandler):
@@ -26,12 +24,13 @@ class HealthHandler(RequestHandler):
 class ReadyHandler(RequestHandler):
     """200 when every check holds, else 503; `?verbose` lists the checks as the API server does."""
 
-    def initialize(self, checks: Checks, notes: Callable[[], list[str]]) -> None:
-        self._checks = checks
-        self._notes = notes
+    def initialize(self, health: Callable[[], HealthSnapshot]) -> None:
+        self._health = health
 
     def get(self) -> None:
-        checks = self._checks()
+        """The lines of `?verbose`: `[+]` what holds, `[-]` what does not and why, `[!]` what should be known."""
+        health = self._health()
+        checks = health.checks
         failed = {name: trouble for name, trouble in checks.items() if trouble}
         self.set_status(503 if failed else 200)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
@@ -39,7 +38,7 @@ class ReadyHandler(RequestHandler):
             self.finish("ok\n")
             return
         lines = [f"[-]{name} failed: {failed[name]}" if name in failed else f"[+]{name} ok" for name in checks]
-        lines += [f"[!]{note}" for note in self._notes()]
+        lines += [f"[!]{note}" for note in health.notes]
         self.finish("\n".join([*lines, "readyz check failed" if failed else "readyz check passed", ""]))
 
 
@@ -52,11 +51,12 @@ class MetricsHandler(RequestHandler):
         self.finish(generate_latest(self._registry))
 
 
-def application(checks: Checks, notes: Callable[[], list[str]], registry: CollectorRegistry, page: Page) -> Application:
+def application(health: Callable[[], HealthSnapshot], registry: CollectorRegistry, page: StatusPage) -> Application:
+    """The routes of the http port: what probes and scrapes ask for, and the status page."""
     return Application(
         [
             (r"/healthz", HealthHandler),
-            (r"/readyz", ReadyHandler, {"checks": checks, "notes": notes}),
+            (r"/readyz", ReadyHandler, {"health": health}),
             (r"/metrics", MetricsHandler, {"registry": registry}),
             *routes(page),
         ],

@@ -1,8 +1,11 @@
 """What the allocator tells Prometheus.
 
-What happens in a request is counted as it happens (`Metrics`); how things stand is read when it is asked for
-(`Standing`), from counters that are kept anyway and from a survey that walks over the nodes beside the decisions. So a
-scrape costs much the same for ten nodes as for five thousand, and has as many series.
+What happens in a request is counted as it happens (`AllocatorMetrics`). How things stand is read when it is asked for
+(`StateCollector`): from counters that are kept anyway, from one snapshot of health, and from a scan of the nodes that
+runs beside the decisions (`core.watch.utilization`). So a scrape costs much the same for ten nodes as for five
+thousand, and has as many series.
+
+Longer than 350 lines because every metric is described here, once for the program and for docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -14,21 +17,22 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from allocator.agents import Agents
 from allocator.clock import Step
-from allocator.cluster.contract import Watch
-from allocator.core.claims import State
-from allocator.core.ledger import Tally
-from allocator.core.survey import FULLEST_NODES, MOST_RANGES, Picture, bands
-from allocator.core.upkeep import IncidentKind
-from allocator.engine import Engine
-from allocator.journal.sqlite import Commit
+from allocator.core.claims import LIVE_STATES, State
+from allocator.core.view import Tally
+from allocator.core.watch.replanner import IncidentKind
+from allocator.core.watch.utilization import FULLEST_NODES, MOST_RANGES, UtilizationSnapshot, bands
+from allocator.health import Health
+from allocator.journal.sqlite import CommitMeters
+from hostport.contract.policies import POLICIES
 from hostport.metering import (
     AUTHORITY_EXPIRY,
     BUCKETS,
     BUILD_INFO,
     CERTIFICATE_EXPIRY,
     Authorities,
-    Counted,
+    CounterChildren,
     Described,
     Sample,
 )
@@ -39,14 +43,13 @@ RESULTS = (
 )
 RANGE = f"`min-max` as the Pods asked; the {MOST_RANGES} with most claims"
 QUANTILES = (0.5, 0.9, 1.0)
-LIVE_STATES = (State.RESERVED, State.CONFIRMED, State.BOUND, State.LEASED)
 
 ALLOCATIONS = Described(
     name="hostport_allocations_total",
     kind="counter",
     help="Answers to Allocate",
     labels={
-        "policy": "of the request: `INDEX`, `DYNAMIC`, `PASSTHROUGH`, `STATIC`, `UNSPECIFIED` or `UNKNOWN`",
+        "policy": f"of the request: {', '.join(f'`{name.upper()}`' for name in POLICIES)}, `UNSPECIFIED` or `UNKNOWN`",
         "result": RESULTS,
         "reason": "a reason of the contract; empty where it was granted",
     },
@@ -119,6 +122,28 @@ EXPIRED = Described(
     help="Claims whose time was up: reservations whose Pod never appeared, leases that were not renewed",
     labels={"state": "`RESERVED` or `LEASED`"},
 )
+NOT_LISTENING = Described(
+    name="hostport_pods_not_listening",
+    kind="gauge",
+    help="Pods that have been Ready for a minute and do not listen on all of their numbers, where agents report",
+)
+AGENTS = Described(name="hostport_agents", kind="gauge", help="Agents of nodes that are connected")
+REPORT_AGE = Described(
+    name="hostport_agent_report_age_seconds",
+    kind="gauge",
+    help="Age of the oldest report that counts: what an agent said stands until it says otherwise, or its Node is gone",
+)
+REPORTS_REFUSED = Described(
+    name="hostport_reports_refused_total",
+    kind="counter",
+    help="Reports of agents that were not taken; the log names their nodes",
+    labels={"reason": "a reason of the contract"},
+)
+FOREIGN_PORTS = Described(
+    name="hostport_foreign_ports",
+    kind="gauge",
+    help="Numbers that processes hold and no Pod declares, summed over the nodes whose agents report",
+)
 OUTSIDERS = Described(
     name="hostport_outsider_pods", kind="gauge", help="Pods with host ports that were never allocated here"
 )
@@ -147,6 +172,11 @@ DRIFT = Described(
         "kind": "`contradicted`: claims that the scheduler turns down although the books have room; `held_twice`: ports"
         " that two Pods have on one node; `unsaved`: changes that are not in the journal yet"
     },
+)
+NODE_PORT_CONFLICTS = Described(
+    name="hostport_node_port_conflicts",
+    kind="gauge",
+    help="Ports of allocations and of Pods without one that a Service holds as well: kube-proxy takes their traffic",
 )
 RANGE_USED = Described(
     name="hostport_range_used_ratio",
@@ -214,22 +244,24 @@ CLOCK_STEPS = Described(
 METRICS = (
     BUILD_INFO, SERVING, STANDBY, JOURNAL_TROUBLE, JOURNAL_SET_ASIDE,
     ALLOCATIONS, ALLOCATE_SECONDS, DECIDE_SECONDS, COMMIT_SECONDS, JOURNAL_BATCH, JOURNAL_SECONDS,
-    JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT, OUTSIDERS, OUTSIDER_PORTS, NODES,
+    JOURNAL_FAILURES, CLAIMS, UNPLACEABLE, EXPIRED, INCIDENTS, REJECTIONS, DRIFT,
+    NODE_PORT_CONFLICTS, OUTSIDERS, OUTSIDER_PORTS, NODES,
     RANGE_USED, RANGE_NUMBERS_USED, RANGE_NUMBERS, RANGE_NODES, NODE_RANGE_USED, EVENTS, WATCH_LAG, RELISTS,
     CLOCK_STEPS,
+    NOT_LISTENING, AGENTS, REPORT_AGE, REPORTS_REFUSED, FOREIGN_PORTS,
     CERTIFICATE_EXPIRY,
     AUTHORITY_EXPIRY,
 )  # fmt: skip
 
 
-class Metrics:
+class AllocatorMetrics:
     """What is counted as it happens."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         BUILD_INFO.info(registry, component="allocator", version=program_version())
-        self.allocations = Counted(ALLOCATIONS.counter(registry))
+        self.allocations = CounterChildren(ALLOCATIONS.counter(registry))
         self.allocate_seconds = ALLOCATE_SECONDS.histogram(registry)
         self.decide_seconds = DECIDE_SECONDS.histogram(registry)
         self.commit_seconds = COMMIT_SECONDS.histogram(registry)
@@ -241,12 +273,11 @@ class Metrics:
         self._trusted: Callable[[], Mapping[str, float]] = dict
         self.registry.register(Authorities(self.trusted))
 
-    def committed(self, commit: Commit) -> None:
-        """A listener of the journal."""
-        self._batch.observe(commit.submissions)
-        self._journal_seconds.observe(commit.seconds)
-        if not commit.is_durable:
-            self._failures.inc()
+    def of_journal(self) -> CommitMeters:
+        """What the journal is given to tell of its commits: the library's own methods."""
+        return CommitMeters(
+            submissions=self._batch.observe, seconds=self._journal_seconds.observe, failed=self._failures.inc
+        )
 
     def certificate(self, name: str, expires: Callable[[], float]) -> None:
         """From now on, when this certificate ends: seconds since the epoch."""
@@ -261,55 +292,61 @@ class Metrics:
         return self._trusted()
 
 
-class Standing(Collector):
+class StateCollector(Collector):
     """How things stand, read when it is asked for. `events` has counts by reason and result."""
 
-    def __init__(
-        self, engine: Engine, *, watch: Watch | None = None, events: Mapping[tuple[str, str], int] | None = None
-    ) -> None:
-        self._engine = engine
-        self._watch = watch
-        self._events = events or {}
+    def __init__(self, health: Health, agents: Agents, *, events: Mapping[tuple[str, str], int]) -> None:
+        self._health = health
+        self._agents = agents
+        self._events = events
 
     def describe(self) -> Iterable[Metric]:
         return ()  # registering reads nothing
 
     def collect(self) -> Iterator[Metric]:
-        engine, tally = self._engine, self._engine.ledger.tally()
-        yield SERVING.family([((), float(engine.is_serving and engine.holds_lease()))])
-        yield STANDBY.family([((), float(bool(engine.who_serves())))])
-        yield JOURNAL_TROUBLE.family([((), float(bool(engine.journal.trouble)))])
-        yield JOURNAL_SET_ASIDE.family([((), len(engine.journal.set_aside))])
+        """The families that describe the state at this moment, from one snapshot of health and one tally."""
+        engine, health = self._health.engine, self._health.snapshot()
+        tally = engine.ledger.claims.tally()
+        yield SERVING.family([((), float(health.is_serving))])
+        yield STANDBY.family([((), float(bool(health.served_by)))])
+        yield JOURNAL_TROUBLE.family([((), float(bool(health.journal_trouble)))])
+        yield JOURNAL_SET_ASIDE.family([((), len(health.set_aside))])
         yield CLAIMS.family(((state.value,), tally.states.get(state, 0)) for state in LIVE_STATES)
         yield UNPLACEABLE.family([((), tally.unplaceable)])
-        yield EXPIRED.family(((s.value,), engine.expired[s]) for s in (State.RESERVED, State.LEASED))
-        yield INCIDENTS.family(((kind.value,), engine.incidents[kind]) for kind in IncidentKind)
+        yield EXPIRED.family(((s.value,), engine.changes.expired[s]) for s in (State.RESERVED, State.LEASED))
+        yield INCIDENTS.family(((kind.value,), engine.maintenance.incidents[kind]) for kind in IncidentKind)
         yield REJECTIONS.family(_rejections(tally))
         yield DRIFT.family(
             [
                 (("contradicted",), tally.contradictions),
-                (("held_twice",), tally.picture.held_twice),
-                (("unsaved",), engine.unsaved),
+                (("held_twice",), tally.utilization.held_twice),
+                (("unsaved",), health.unsaved),
             ]
         )
-        yield OUTSIDERS.family([((), tally.outsiders)])
-        yield OUTSIDER_PORTS.family([((), tally.outsider_ports)])
+        yield NOT_LISTENING.family([((), engine.ledger.listening.silent)])
+        yield AGENTS.family([((), len(self._agents))])
+        yield REPORT_AGE.family([((), engine.ledger.nodes.sockets.oldest())])
+        yield REPORTS_REFUSED.family(((reason,), count) for reason, count in self._agents.refused.items())
+        yield FOREIGN_PORTS.family([((), tally.utilization.foreign)])
+        yield NODE_PORT_CONFLICTS.family([((), tally.node_port_conflicts)])
+        yield OUTSIDERS.family([((), tally.unmanaged)])
+        yield OUTSIDER_PORTS.family([((), tally.unmanaged_ports)])
         yield NODES.family([((), tally.known_nodes)])
         yield EVENTS.family(list(self._events.items()))
-        yield from _ranges(tally.picture)
-        yield CLOCK_STEPS.family(((step.name.lower(),), engine.clock_steps.get(step, 0)) for step in Step)
-        if self._watch is not None:
-            yield WATCH_LAG.family([((), self._watch.lag())])
-            yield RELISTS.family([((), self._watch.relists())])
+        yield from _ranges(tally.utilization)
+        yield CLOCK_STEPS.family(((step.name.lower(),), engine.clock.steps.get(step, 0)) for step in Step)
+        if health.watch is not None:
+            yield WATCH_LAG.family([((), health.watch.lag)])
+            yield RELISTS.family([((), health.watch.relists)])
 
 
 def _rejections(tally: Tally) -> Iterator[Sample]:
     for judge in ("scheduler", "kubelet"):
         for explained in (True, False):
-            yield (judge, str(explained).lower()), tally.verdicts.get((judge, explained), 0)
+            yield (judge, str(explained).lower()), tally.rejections.get((judge, explained), 0)
 
 
-def _ranges(picture: Picture) -> Iterator[Metric]:
+def _ranges(picture: UtilizationSnapshot) -> Iterator[Metric]:
     uses = [("-".join(map(str, use.bounds)), use) for use in picture.ranges]
     yield RANGE_USED.family(((name, f"{q:g}"), use.quantile(q)) for name, use in uses for q in QUANTILES)
     yield RANGE_NUMBERS_USED.family(((name,), sum(use.used)) for name, use in uses)

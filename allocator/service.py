@@ -1,162 +1,103 @@
-"""AllocatorService on grpc.aio: parse, hand to the engine, answer. Nothing is decided here.
+"""AllocatorService on grpc.aio: the calls that ask what there is. Those that change something are in `commands`.
 
-Every refusal leaves as one status with google.rpc details; the mapping from our errors to statuses is `_answering`.
+Rules:
+
+* Each call asks the guard first, and answers only while the allocator serves; GetStatus answers always.
+* What looks at much does so in slices, and those who do it take turns: others are served between.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Any, NoReturn, cast
 
-import grpc
-from google.rpc import status_pb2
 from msgspec.structs import replace
 
-from allocator.access.guard import Guard
-from allocator.access.rights import Verb, unseen
-from allocator.allocating import Allocating
-from allocator.core.asks import Mistake, Refused
+from allocator.access.guard import EVERYWHERE, Guard, Verb, unseen
+from allocator.agents import Agents
+from allocator.commands import CommandCalls, Context, answering, claim_id_of, sent
+from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
+from allocator.core.foreign import ForeignKind, is_disclosed
+from allocator.core.holdings import foreign_holders, foreign_holdings
+from allocator.core.index.ports import OrderedKeys
 from allocator.core.ledger import Ledger
-from allocator.core.ordered import Ordered
+from allocator.core.ports import WILDCARD, PortKey
+from allocator.core.reserved import ReservedNumbers
+from allocator.core.watch.listening import is_heard
 from allocator.decisions import Decisions
-from allocator.engine import Engine, UnavailableError
-from allocator.metrics import Metrics
+from allocator.engine import Engine
+from allocator.held import foreign_ports, held_ports, merged, write_held
+from allocator.metrics import AllocatorMetrics
+from allocator.node_reports import node_report
+from allocator.paging import page_of, token_of
 from allocator.reports import Reports
-from allocator.slices import Pace, slices
+from allocator.slices import TimeSlice, slices
 from allocator.status import Status
-from allocator.streams import Streams
 from allocator.watchers import Change, Watcher, Watchers
-from allocator.wire import (
-    STATES,
-    Held,
-    held_ports,
-    merged,
-    parse_slot,
-    parse_ttl,
-    to_allocation,
-    to_status,
-    to_timestamp,
-    write_held_port,
-)
-from hostport.contract import Reason
+from allocator.wire import STATES, parse_slot, to_allocation, to_listening, to_timestamp, write_foreign
+from hostport.contract import Mistake, Reason
 from hostport.v1 import allocator_pb2 as pb
-from hostport.v1 import allocator_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PAGE, MAX_PAGE = 100, 1000
 AT_ONCE = 128
 """Claims that are looked at before the clock is."""
-UNREAD_SECONDS = 30.0
-
 MOST_TOGETHER = 256
 """Events in a message."""
 
 W = pb.WatchAllocationsResponse
 
-Context = grpc.aio.ServicerContext[Any, Any]
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-class AllocatorService(pb_grpc.AllocatorServiceServicer):
-    """See proto/hostport/v1/allocator.proto for what each call promises."""
+class AllocatorService(CommandCalls):
+    """Those calls, and the ones of `commands`. See proto/hostport/v1/allocator.proto for what each promises."""
 
     def __init__(
         self,
         engine: Engine,
-        metrics: Metrics,
+        metrics: AllocatorMetrics,
         reports: Reports,
         status: Status,
         guard: Guard,
         decisions: Decisions,
+        *,
+        agents: Agents,
+        lease_namespace: str = "",
     ) -> None:
-        self._engine = engine
-        self._guard = guard
-        self._status = status
-        self._reports = reports
-        self._allocating = Allocating(engine, metrics, reports, guard, decisions, status.callers)
-        self._streams = Streams()
+        super().__init__(
+            engine, metrics, reports, status, guard, decisions, agents=agents, lease_namespace=lease_namespace
+        )
         self._watchers = Watchers(engine.ledger)
         self._turn = asyncio.Lock()  # of those who look at much
-
-    async def Allocate(self, request: pb.AllocateRequest, context: Context) -> pb.AllocateResponse:  # noqa: N802
-        result = await self._allocating.answer(request, context, _wanted(context))
-        if isinstance(result, status_pb2.Status):
-            # gRPC keeps the exception that ends a call, with this frame, until the next look for garbage.
-            del request
-            await _abort(context, result)
-        return result
-
-    async def AllocateStream(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
-        self, requests: AsyncIterator[pb.AllocateStreamRequest], context: Context
-    ) -> None:
-
-        async def answer(
-            request: pb.AllocateRequest, is_wanted: Callable[[], bool]
-        ) -> pb.AllocateResponse | status_pb2.Status:
-            return await self._allocating.answer(request, context, is_wanted)
-
-        async with _answering(context):
-            await self._guard.streaming(context)
-            async with aclosing(self._streams.answers(requests, answer)) as answers:
-                async for response in answers:
-                    if not await _sent(context, response):
-                        message = (
-                            f"the answers of this stream were not read for {UNREAD_SECONDS:g} s. Open another one, and"
-                            " ask again with the same request_ids what was not answered"
-                        )
-                        raise Refused(Mistake(Reason.STREAM_UNREAD, "", message))
-
-    def finish_streams(self) -> None:
-        """They would go on for ever: ends them when they owe no answer."""
-        self._streams.finish()
-
-    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseResponse:  # noqa: N802
-        async with _answering(context):
-            claim_id = _claim_id(request.id)
-            await self._guard.ending(context, claim_id, self._engine.ledger.get(claim_id))
-            await self._engine.release(claim_id)
-        return pb.ReleaseResponse()
-
-    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802
-        async with _answering(context):
-            claim_id = _claim_id(request.id)
-            await self._guard.renewing(context, claim_id, self._engine.ledger.get(claim_id))
-            claim = await self._engine.renew(claim_id, parse_ttl(request))
-        return pb.RenewResponse(allocation=to_allocation(claim, ahead=self._engine.ahead))
+        self._reserved = ReservedNumbers(engine.ledger.rules.reserved, engine.ledger.rules.reserved_for)
 
     async def GetAllocation(  # noqa: N802
         self, request: pb.GetAllocationRequest, context: Context
     ) -> pb.GetAllocationResponse:
-        async with _answering(context):
-            claim_id = _claim_id(request.id)
-            await self._guard.seeing(context, claim_id, self._engine.ledger.get(claim_id))
+        """One allocation, with the range and the number of candidates that it was chosen from."""
+        async with answering(context):
+            claim_id = claim_id_of(request.id)
+            await self._guard.seeing(context, claim_id, self._engine.ledger.claims.get(claim_id))
             self._engine.check_serving()
-            claim = self._engine.ledger.get(claim_id)
+            claim = self._engine.ledger.claims.get(claim_id)
             if claim is None:
                 raise unseen(claim_id)
         return pb.GetAllocationResponse(
             allocation=self._allocation(claim),
-            candidate_count=self._engine.ledger.candidate_count(claim),
+            candidate_count=self._engine.ledger.claims.candidate_count(claim),
             range=pb.PortRange(min=claim.range[0], max=claim.range[1]) if claim.range else None,
         )
 
     async def ListAllocations(  # noqa: N802
         self, request: pb.ListAllocationsRequest, context: Context
     ) -> pb.ListAllocationsResponse:
-        async with _answering(context):
+        """A page of the allocations that a request selects, in the order of their ids."""
+        async with answering(context):
             await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
-            size, after = _page(request)
+            size, after = page_of(request)
             found, token = await self._found(request, size, after)
         return pb.ListAllocationsResponse(allocations=found, next_page_token=token)
 
@@ -164,15 +105,15 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         self, request: pb.ListAllocationsRequest, size: int, after: str
     ) -> tuple[list[pb.Allocation], str]:
         """A page and the token of the next. Claims that come and go meanwhile may be in it or not."""
-        ledger, found, pace = self._engine.ledger, list[pb.Allocation](), Pace(self._turn)
+        ledger, found, pace = self._engine.ledger, list[pb.Allocation](), TimeSlice(self._turn)
         within = _on_node(ledger, request.node) if request.node else None
-        while ids := within.after(after, AT_ONCE) if within else ledger.ids_after(after, AT_ONCE):
-            for claim in filter(None, map(ledger.get, ids)):
+        while ids := within.after(after, AT_ONCE) if within else ledger.claims.ids_after(after, AT_ONCE):
+            for claim in filter(None, map(ledger.claims.get, ids)):
                 if not _selects(request, claim):
                     continue
                 if len(found) == size:
-                    return found, _token(found[-1].id)
-                found.append(self._allocation(claim))
+                    return found, token_of(found[-1].id)
+                found.append(self._allocation(claim, request.namespace))
                 await pace.rest()
             after = ids[-1]
             await pace.rest()
@@ -180,42 +121,48 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
         return found, ""
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:  # noqa: N802
-        async with _answering(context):
+        """A page of the nodes that hold something or are known, in the order of their names."""
+        async with answering(context):
             await self._guard.looking_everywhere(context, Verb.LIST)
             self._engine.check_serving()
-            size, after = _page(request)
-            names = self._engine.ledger.node_names_after(after, size + 1)
-            nodes, pace = list[pb.Node](), Pace(self._turn)
+            size, after = page_of(request)
+            names = self._engine.ledger.nodes.names_after(after, size + 1)
+            nodes, pace = list[pb.Node](), TimeSlice(self._turn)
             for name in names[:size]:
                 nodes.append(self._node(name))
                 await pace.rest()
-        token = _token(names[size - 1]) if len(names) > size else ""
+        token = token_of(names[size - 1]) if len(names) > size else ""
         return pb.ListNodesResponse(nodes=nodes, next_page_token=token)
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:  # noqa: N802
-        async with _answering(context):
+        """A node with everything that is open or given there: by protocol, number, address and allocation."""
+        async with answering(context):
             await self._guard.looking_everywhere(context, Verb.GET)
             self._engine.check_serving()
             name = self._known_name(request.name, "name")
-            response, pace = pb.GetNodeResponse(node=self._node(name)), Pace(self._turn)
+            self._agents.look_again(name)
+            response, pace = pb.GetNodeResponse(node=self._node(name)), TimeSlice(self._turn)
             await pace.rest()
-            held: list[list[Held]] = []
+            nodes = self._engine.ledger.nodes
+            held = [foreign_ports(foreign_holdings(nodes, name, self._reserved))]
+            await pace.rest()
             for claims in slices(self._claims_on(name), lambda claim: len(claim.ports)):
                 held.append(held_ports(claims))
                 await pace.rest()
             for each in merged(held):
-                write_held_port(each, response.ports.add())
+                write_held(each, response.ports.add(), nodes.sockets, ahead=self._engine.clock.ahead)
                 await pace.rest()
         return response
 
     async def WatchAllocations(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
         self, request: pb.WatchAllocationsRequest, context: Context
     ) -> None:
-        async with _answering(context):
+        """Every allocation that a request selects, then what changes, until the caller goes or falls behind."""
+        async with answering(context):
             await self._guard.listing(context, request.namespace)
             self._engine.check_serving()
             with self._watchers.watch(partial(_is_watched, request)) as watcher:
-                pace = Pace(self._turn)
+                pace = TimeSlice(self._turn)
                 await self._send_snapshot(watcher, context, pace, is_batched=request.batches)
                 await _send(context, [W(type=W.TYPE_SYNCED)], pace, is_batched=False)
                 while not watcher.is_behind:
@@ -229,7 +176,7 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
                     await _send(context, events, pace, is_batched=request.batches)
             raise _behind()
 
-    async def _send_snapshot(self, watcher: Watcher, context: Context, pace: Pace, *, is_batched: bool) -> None:
+    async def _send_snapshot(self, watcher: Watcher, context: Context, pace: TimeSlice, *, is_batched: bool) -> None:
         events = list[W]()
         while (claims := watcher.snapshot()) is not None:
             for claim in claims:
@@ -252,62 +199,104 @@ class AllocatorService(pb_grpc.AllocatorServiceServicer):
     async def ExplainPort(  # noqa: N802
         self, request: pb.ExplainPortRequest, context: Context
     ) -> pb.ExplainPortResponse:
-        async with _answering(context):
+        """Who holds a port on a node, with an allocation or without, since when, and whether somebody listens."""
+        async with answering(context):
             await self._guard.looking_everywhere(context, Verb.GET)
             self._engine.check_serving()
             protocol, number = parse_slot(request)
-            name = self._known_name(request.node, "node")
-        return pb.ExplainPortResponse(
+            name, nodes = self._known_name(request.node, "node"), self._engine.ledger.nodes
+            key = PortKey(WILDCARD, protocol, number)
+        holders = nodes.holders(name, protocol, number)
+        foreign = foreign_holders(nodes, name, key, self._reserved)
+        has_process = any(each.kind is ForeignKind.PROCESS for each in foreign)
+        response = pb.ExplainPortResponse(
             holders=[
                 pb.ExplainPortResponse.Holder(
-                    allocation=self._allocation(claim), since=to_timestamp(claim.settled_at or claim.created)
+                    allocation=self._allocation(claim, EVERYWHERE),
+                    since=to_timestamp(claim.settled_at or claim.created),
                 )
-                for claim in self._engine.ledger.holders(name, protocol, number)
-            ]
+                for claim in holders
+            ],
+            listening=to_listening(is_heard(name, key, holders, nodes.sockets, has_process=has_process)),
         )
+        for holder in foreign:
+            write_foreign(holder, response.foreign.add())
+        return response
 
     async def ReportWarnings(  # noqa: N802
         self, request: pb.ReportWarningsRequest, context: Context
     ) -> pb.ReportWarningsResponse:
-        async with _answering(context):
+        """What a shim has warned the creators of Pods of becomes Events."""
+        async with answering(context):
             await self._guard.reporting(context)
             self._engine.check_serving()
             self._reports.warned(request)
         return pb.ReportWarningsResponse()
 
+    async def GetNodeAddress(  # noqa: N802
+        self, request: pb.GetNodeAddressRequest, context: Context
+    ) -> pb.GetNodeAddressResponse:
+        """The address of a node that clients outside the cluster dial: its label's, its ExternalIP, its InternalIP."""
+        async with answering(context):
+            await self._guard.addressing(context)
+            self._engine.check_serving()
+            found = self._engine.ledger.nodes.address(request.node)
+            if not found.address:
+                message = f"no address of node {request.node[:64]} is known"
+                raise Refused(Mistake(Reason.NODE_NOT_FOUND, "node", message))
+        return pb.GetNodeAddressResponse(address=found.address, ipv4=found.ipv4, ipv6=found.ipv6)
+
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:  # noqa: N802
-        async with _answering(context):
+        """How the allocator is. Answered always, also while it does not serve."""
+        async with answering(context):
             await self._guard.looking_everywhere(context, Verb.GET)
         return self._status.response()
 
     def _known_name(self, name: str, field: str) -> NodeName:
-        if not self._engine.ledger.has_node(name):
+        if not self._engine.ledger.nodes.has(name):
             message = f"no node {name[:64]}. ListNodes tells the names"
             raise Refused(Mistake(Reason.NODE_NOT_FOUND, field, message))
         return NodeName(name)
 
-    def _allocation(self, claim: Claim) -> pb.Allocation:
+    def _allocation(self, claim: Claim, asker: str | None = None) -> pb.Allocation:
+        """A claim as a caller sees it. asker: the namespace of which it may know; None: that of the claim's owner."""
         engine = self._engine
-        return to_allocation(claim, ahead=engine.ahead, unplaceable=engine.ledger.is_unplaceable(claim))
+        allocation = to_allocation(
+            claim,
+            ahead=engine.clock.ahead,
+            unplaceable=engine.ledger.claims.is_unplaceable(claim),
+            sockets=engine.ledger.nodes.sockets,
+        )
+        services = engine.ledger.nodes.services
+        for port, into in zip(claim.ports, allocation.ports, strict=True) if services.holders else ():
+            if held := services.holder(port.key):
+                knows = claim.owner.namespace if asker is None else asker
+                is_known = not knows or is_disclosed(
+                    held[1], asker=knows, discloses=engine.ledger.rules.discloses_holders
+                )
+                write_foreign(held[1], into.conflict, is_disclosed=is_known)
+        return allocation
 
     def _claims_on(self, name: NodeName) -> list[Claim]:
         ledger = self._engine.ledger
-        return list(filter(None, map(ledger.get, ledger.ids_on(name))))
+        return list(filter(None, map(ledger.claims.get, ledger.nodes.ids_on(name))))
 
     def _node(self, name: NodeName) -> pb.Node:
-        held = self._engine.ledger.held_by_slot(name)
+        claims, numbers = self._engine.ledger.nodes.counts_on(name)
         return pb.Node(
             name=name,
-            known=self._engine.ledger.is_known_node(name),
-            allocation_count=len({claim.id for claims in held for claim in claims}),
-            held_port_count=len(held),
+            known=self._engine.ledger.nodes.is_known(name),
+            allocation_count=claims,
+            held_port_count=numbers,
+            report=node_report(self._engine.ledger.nodes, name, ahead=self._engine.clock.ahead),
+            address=self._engine.ledger.nodes.address(name).address,
         )
 
 
 # -- watches
 
 
-async def _send(context: Context, events: list[W], pace: Pace, *, is_batched: bool) -> None:
+async def _send(context: Context, events: list[W], pace: TimeSlice, *, is_batched: bool) -> None:
     """Sends events, in one message where that is batched.
 
     Many messages one after the other keep the loop and gRPC's own thread busy without a long turn: others rest between.
@@ -321,19 +310,9 @@ async def _send(context: Context, events: list[W], pace: Pace, *, is_batched: bo
         first.further.extend(further)
         events = [first]
     for event in events:
-        if not await _sent(context, event):
+        if not await sent(context, event):
             raise _behind()
         await pace.rest()
-
-
-async def _sent(context: Context, message: Any) -> bool:
-    """Whether a message of a stream was taken in time."""
-    try:
-        async with asyncio.timeout(UNREAD_SECONDS):
-            await context.write(message)
-    except TimeoutError:
-        return False
-    return True
 
 
 def _behind() -> Refused:
@@ -341,71 +320,10 @@ def _behind() -> Refused:
     return Refused(Mistake(Reason.WATCH_BEHIND, "", message))
 
 
-# -- errors
-
-
-@asynccontextmanager
-async def _answering(context: Context) -> AsyncIterator[None]:
-    """Turns our errors into statuses, at the edge and nowhere else."""
-    try:
-        yield
-    except Refused as refused:
-        await _abort(context, to_status(refused.mistakes))
-    except UnavailableError as error:
-        await _abort(context, to_status([Mistake(error.reason, "", str(error))]))
-
-
-async def _abort(context: Context, status: status_pb2.Status) -> NoReturn:
-    trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(_CODES[status.code], status.message, trailers)
-
-
-def _wanted(context: Context) -> Callable[[], bool]:
-    """Whether the caller still waits."""
-    remaining = cast("float | None", context.time_remaining())  # None without a deadline, whatever the stubs say
-    deadline = None if remaining is None else time.monotonic() + remaining
-
-    def is_wanted() -> bool:
-        return not context.cancelled() and (deadline is None or time.monotonic() < deadline)
-
-    return is_wanted
-
-
-# -- pages
-
-
-def _page(request: pb.ListAllocationsRequest | pb.ListNodesRequest) -> tuple[int, str]:
-    """(page size, the last key of the page before).
-
-    Raises:
-        Refused: the size is negative or the token is not one of ours.
-
-    """
-    if request.page_size < 0:
-        message = f"page_size {request.page_size} is negative"
-        raise Refused(Mistake(Reason.INVALID_PAGE, "page_size", message))
-    size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
-    if not request.page_token:
-        return size, ""
-    try:
-        kind, after = base64.urlsafe_b64decode(request.page_token.encode()).decode().split(":", 1)
-    except ValueError:
-        kind, after = "", ""
-    if kind != "after":
-        message = f"page_token {request.page_token[:64]!r} is not one that this service gave"
-        raise Refused(Mistake(Reason.INVALID_PAGE, "page_token", message))
-    return size, after
-
-
-def _token(after: str) -> str:
-    """Of the page that begins beyond a key, whatever comes and goes until it is asked for."""
-    return base64.urlsafe_b64encode(f"after:{after}".encode()).decode()
-
-
-def _on_node(ledger: Ledger, name: str) -> Ordered[ClaimId]:
+def _on_node(ledger: Ledger, name: str) -> OrderedKeys[ClaimId]:
     """The claims on a node, in the order of ids."""
-    found: Ordered[ClaimId] = Ordered()
-    for claim_id in ledger.ids_on(NodeName(name)):
+    found: OrderedKeys[ClaimId] = OrderedKeys()
+    for claim_id in ledger.nodes.ids_on(NodeName(name)):
         found.add(claim_id)
     return found
 
@@ -421,9 +339,3 @@ def _selects(request: pb.ListAllocationsRequest, claim: Claim) -> bool:
         and request.owner_name in ("", claim.owner.name)
         and request.state in (pb.STATE_UNSPECIFIED, STATES[claim.state])
     )
-
-
-def _claim_id(text: str) -> ClaimId:
-    if not text:
-        raise Refused(Mistake(Reason.INVALID_REQUEST, "id", "id is missing"))
-    return ClaimId(text)

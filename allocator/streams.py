@@ -23,6 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 from google.rpc import code_pb2, status_pb2
 
+from allocator.stream_pb2 import EncodedStreamResponse
 from hostport.gather import gathered
 from hostport.v1 import allocator_pb2 as pb
 
@@ -36,10 +37,10 @@ MOST_BEGUN = 32
 LONG_SECONDS = 0.002
 """Asks that are begun in one turn of the event loop, of all streams: so many at most, fewer where that took longer."""
 
-Answering = Callable[[pb.AllocateRequest, Callable[[], bool]], Awaitable[pb.AllocateResponse | status_pb2.Status]]
-"""What becomes of an ask, which can be asked whether the caller still waits."""
+Answering = Callable[[pb.AllocateRequest, Callable[[], bool]], Awaitable[bytes | status_pb2.Status]]
+"""What becomes of an ask, a serialised AllocateResponse or why not. It is given whether the caller still waits."""
 
-_Answer = pb.AllocateStreamResponse.Answer
+_Answer = EncodedStreamResponse.Answer
 _Ask = pb.AllocateStreamRequest.Ask
 
 
@@ -72,7 +73,7 @@ class _Stream:
         self._is_done.set()
 
     async def read(self, requests: AsyncIterator[pb.AllocateStreamRequest]) -> None:
-        """Has begun what is asked, and ends the answers with the last one."""
+        """Enters each message into the line of those who take turns; when all is answered, ends `answers` with None."""
         try:
             async for request in requests:
                 if not request.asks:
@@ -82,7 +83,7 @@ class _Stream:
                 self._is_done.clear()
                 self._waiting.append(message)
                 self._turns.enter(self)
-                while self._asks >= MOST_ASKS or self._bytes >= MOST_BYTES:
+                while self._asks >= MOST_ASKS or self._bytes >= MOST_BYTES:  # not read any further: its sender waits
                     self._has_room.clear()
                     await self._has_room.wait()
         finally:
@@ -90,7 +91,7 @@ class _Stream:
             self.answers.put_nowait(None)
 
     def begin_one(self) -> bool:
-        """Begins the ask that waits the longest; whether others wait."""
+        """Begins the ask that waits the longest. Returns whether others wait."""
         if self._waiting:
             message = self._waiting[0]
             ask = next(message.asks)
@@ -103,12 +104,12 @@ class _Stream:
         return bool(self._waiting)
 
     def sent(self, answers: list[_Answer]) -> None:
-        """These have left."""
+        """These answers have left: their asks count no more."""
         self._count(-len(answers), -sum(answer.ByteSize() for answer in answers))
 
     def close(self) -> None:
         """Nobody waits any more."""
-        self.is_open = False
+        self.is_open = False  # what is not durable by now is not granted
         self._waiting.clear()
         if not self._tasks:
             self._is_done.set()
@@ -131,11 +132,11 @@ class _Stream:
         except Exception:
             log.exception("an ask was not answered")  # as gRPC does with a call
             result = status_pb2.Status(code=code_pb2.UNKNOWN, message="a fault of the allocator's: see its log")
-        if isinstance(result, status_pb2.Status):
-            answer.status.CopyFrom(result)
+        if isinstance(result, bytes):
+            answer.response = result
         else:
-            answer.response.CopyFrom(result)
-        self._count(0, answer.ByteSize() - size)
+            answer.status = result.SerializeToString()
+        self._count(0, answer.ByteSize() - size)  # from now on it counts by its answer, until that is sent
         self.answers.put_nowait(answer)
 
     def _wanted(self, ask: _Ask, arrived: float) -> Callable[[], bool]:
@@ -174,7 +175,7 @@ class _Turns:
         self._is_counting = False
         took = time.thread_time() - self._began
         self._most = max(1, self._most // 2) if took > LONG_SECONDS else min(MOST_BEGUN, self._most + 1)
-        self._left = self._most
+        self._left = self._most  # fewer where the last ones took long
         if self._streams:
             self._begin()
 
@@ -193,14 +194,14 @@ class Streams:
 
     async def answers(
         self, requests: AsyncIterator[pb.AllocateStreamRequest], answer: Answering
-    ) -> AsyncGenerator[pb.AllocateStreamResponse]:
+    ) -> AsyncGenerator[EncodedStreamResponse]:
         """One stream, until it ends. What was given has been sent when the next is asked for."""
         stream = _Stream(answer, self._turns)
         reader = asyncio.create_task(stream.read(requests))
         self._readers.add(reader)
         try:
             while ready := await gathered(stream.answers):
-                yield pb.AllocateStreamResponse(answers=ready)
+                yield EncodedStreamResponse(answers=ready)
                 stream.sent(ready)
             if reader.done() and not reader.cancelled() and (error := reader.exception()):
                 raise error  # what came was no message

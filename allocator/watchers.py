@@ -46,9 +46,9 @@ class Watcher:
         """The claims of the next ids, which may be none; None: that was all of them."""
         if self._reached is None:
             return None
-        ids = self._ledger.ids_after(self._reached, AT_ONCE)
+        ids = self._ledger.claims.ids_after(self._reached, AT_ONCE)
         self._reached = ids[-1] if ids else None
-        return [claim for claim in map(self._ledger.get, ids) if claim and self._selects(claim)] if ids else None
+        return [claim for claim in map(self._ledger.claims.get, ids) if claim and self._selects(claim)] if ids else None
 
     async def changes(self) -> Iterator[Change]:
         """Waits for changes; what is not taken of them stays for the next time. None at all: it is behind."""
@@ -65,7 +65,7 @@ class Watcher:
         """Something happened to a claim."""
         if not self._selects(claim) or (self._reached is not None and claim.id > self._reached):
             return
-        self._unread[claim.id] = Change(claim, is_end)
+        self._unread[claim.id] = Change(claim, is_end)  # in place of one that was not read: the last one counts
         if len(self._unread) > MOST_UNREAD:
             self.is_behind = True
             self._unread.clear()
@@ -84,7 +84,7 @@ class Watchers:
         """One that is told of such claims."""
         watcher = Watcher(self._ledger, selects)
         self._watchers[watcher] = None
-        self._ledger.listener = self._tell
+        self._ledger.listener = self._tell  # only while somebody watches
         try:
             yield watcher
         finally:

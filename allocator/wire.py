@@ -1,6 +1,13 @@
-"""Between the wire and the core: requests become asks, claims become messages. Parsed once, here, and nowhere else.
+"""Between the wire and the core: requests become asks, claims become messages.
 
-Every mistake in a request is collected before it is refused, so that a caller corrects it once.
+Rules:
+
+* A request is parsed once, here, and nowhere else.
+* Every mistake in a request is collected before it is refused, so that a caller corrects it once.
+* What is too large to be looked at is refused before anything is made of it.
+* Nothing here looks at a clock or at the state: whoever encodes says how far the wall clock is ahead.
+
+Longer than 350 lines because both directions share the tables of states, protocols and policies.
 """
 
 from __future__ import annotations
@@ -8,43 +15,46 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import merge
-from operator import itemgetter
 from sys import intern
-from urllib.parse import quote
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from msgspec.structs import replace
 
-from allocator.core.asks import Ask, Mistake, Policy, PortAsk, Refused, Warned, WhenFull
-from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
-from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
-from allocator.core.ports import MAX_PORT, Protocol
-from allocator.core.sized import Sized
-from hostport.bounds import (
+from allocator.core.asks import Ask, PortAsk, Refused, SizedCache, WhenFull
+from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
+from allocator.core.claims import Claim, Owner, State
+from allocator.core.foreign import ForeignHolder, ForeignKind
+from allocator.core.place.policies import POLICIES
+from allocator.core.ports import Protocol
+from allocator.core.watch.listening import OpenSockets, is_listening
+from hostport.contract import Mistake, PodWarning, Reason, defaults
+from hostport.contract import policies as contract
+from hostport.contract.limits import (
+    HIGHEST_PORT,
     LONGEST_ADDRESS,
+    LONGEST_COOL_DOWN,
     LONGEST_DESCRIPTION,
+    LONGEST_LEASE,
     LONGEST_NAME,
     LONGEST_REQUEST_ID,
+    LONGEST_WARNING,
     MOST_AVOIDED,
+    MOST_NUMBERS,
     MOST_PORTS,
+    SHORTEST_LEASE,
     Bound,
 )
-from hostport.contract import DOMAIN, Reason
+from hostport.contract.policies import DEFAULT_POLICY
 from hostport.v1 import allocator_pb2 as pb
 
 SMALL = 256  # bytes of constraints in which no count can be above its bound
-LARGEST_TRAILERS = 7500
-MAX_TTL = 30 * 24 * 3600.0
 CONSTRAINTS_BYTES = 8 << 20  # of all constraints that are kept for the next ask
 OBJECT_FACTOR = 8  # a message as objects of ours takes so many times its bytes, about
 
+_DEFAULT_POLICY = POLICIES[DEFAULT_POLICY]
 _POLICIES = {
-    pb.POLICY_UNSPECIFIED: Policy.INDEX,
-    pb.POLICY_INDEX: Policy.INDEX,
-    pb.POLICY_DYNAMIC: Policy.DYNAMIC,
-    pb.POLICY_PASSTHROUGH: Policy.PASSTHROUGH,
-    pb.POLICY_STATIC: Policy.STATIC,
+    pb.POLICY_UNSPECIFIED: _DEFAULT_POLICY,
+    **{pb.Policy.Value(terms.proto_name): POLICIES[name] for name, terms in contract.POLICIES.items()},
 }
 _PROTOCOLS = {
     pb.PROTOCOL_UNSPECIFIED: Protocol.TCP,
@@ -52,7 +62,7 @@ _PROTOCOLS = {
     pb.PROTOCOL_UDP: Protocol.UDP,
     pb.PROTOCOL_SCTP: Protocol.SCTP,
 }
-_PROTOCOL_VALUES = {protocol: value for value, protocol in _PROTOCOLS.items()}
+PROTOCOLS = {protocol: value for value, protocol in _PROTOCOLS.items()}
 _WHEN_FULL = {
     pb.WHEN_FULL_UNSPECIFIED: None,
     pb.WHEN_FULL_DENY: WhenFull.DENY,
@@ -72,8 +82,10 @@ STATES = {
 # -- in
 
 
-def parse_allocate(request: pb.AllocateRequest) -> Ask:
+def parse_allocate(request: pb.AllocateRequest, lease_namespace: str = "") -> Ask:
     """The ask of a request.
+
+    lease_namespace: to which a lease belongs whose owner names no namespace.
 
     Raises:
         Refused: with every mistake of the request's form. What the policy makes of it is the core's affair.
@@ -81,12 +93,12 @@ def parse_allocate(request: pb.AllocateRequest) -> Ask:
     """
     _check_size(request)
     mistakes: list[Mistake] = []
-    owner = _owner(request.owner, mistakes)
+    owner, is_pod = _owner(request.owner, lease_namespace, mistakes)
     low, high = _bounds(request.range, mistakes)
-    if request.stride > MAX_PORT:
+    if request.stride > HIGHEST_PORT:
         _out_of_range(mistakes, "stride", f"stride {request.stride}")
     if request.policy not in _POLICIES:
-        message = f"policy {request.policy} is none of INDEX, DYNAMIC, PASSTHROUGH, STATIC"
+        message = f"policy {request.policy} is none of {', '.join(POLICIES).upper()}"
         mistakes.append(Mistake(Reason.UNKNOWN_POLICY, "policy", message))
     if request.when_full not in _WHEN_FULL:
         mistakes.append(
@@ -94,20 +106,22 @@ def parse_allocate(request: pb.AllocateRequest) -> Ask:
         )
     ask = Ask(
         owner=owner,
-        ports=_ports(request, owner, mistakes),
-        policy=_POLICIES.get(request.policy, Policy.INDEX),
+        ports=_ports(request, mistakes, is_pod=is_pod),
+        policy=_POLICIES.get(request.policy, _DEFAULT_POLICY),
         low=low,
         high=high,
-        stride=request.stride or 100,
+        stride=request.stride or defaults.STRIDE,
         index=request.index if request.HasField("index") else None,
         constraints=_constraints(request.constraints),
         priority=request.priority,
         may_preempt=request.may_preempt,
         when_full=_WHEN_FULL.get(request.when_full),
-        ttl=_ask_ttl(request, owner, mistakes),
+        ttl=_ask_ttl(request, mistakes, is_pod=is_pod),
         host_network=request.host_network,
         carried_id=request.allocation_id,
         avoid=_avoided(request, mistakes),
+        cool_down=_cool_down(request, mistakes) if request.HasField("cool_down") else None,
+        can_steer=request.can_steer,
     )
     mistakes += _too_long(request)
     if mistakes:
@@ -125,8 +139,8 @@ def parse_ttl(request: pb.AllocateRequest | pb.RenewRequest) -> float | None:
     if not request.HasField("ttl"):
         return None
     seconds = request.ttl.seconds + request.ttl.nanos / 1e9
-    if not 1 <= seconds <= MAX_TTL:
-        message = f"ttl {seconds:g} s is not in 1 s to {MAX_TTL:g} s (30 days); unset means 1 hour"
+    if not SHORTEST_LEASE <= seconds <= LONGEST_LEASE:
+        message = f"ttl {seconds:g} s is not in 1 s to {LONGEST_LEASE:g} s (30 days); unset means 1 hour"
         raise Refused(Mistake(Reason.INVALID_TTL, "ttl", message))
     return seconds
 
@@ -139,7 +153,7 @@ def parse_slot(request: pb.ExplainPortRequest) -> tuple[Protocol, int]:
 
     """
     mistakes: list[Mistake] = []
-    if not 1 <= request.host_port <= MAX_PORT:
+    if not 1 <= request.host_port <= HIGHEST_PORT:
         _out_of_range(mistakes, "host_port", f"host_port {request.host_port}")
     if request.protocol not in _PROTOCOLS:
         _invalid(mistakes, "protocol", f"protocol {request.protocol} is none of TCP, UDP, SCTP")
@@ -203,30 +217,38 @@ def _too_long(request: pb.AllocateRequest) -> Iterator[Mistake]:
             yield Mistake(Reason.INVALID_REQUEST, field, _length(field, text, most))
 
 
-def _owner(owner: pb.Owner, mistakes: list[Mistake]) -> Owner:
+def _owner(owner: pb.Owner, lease_namespace: str, mistakes: list[Mistake]) -> tuple[Owner, bool]:
+    """The owner, and whether it is a Pod."""
     parsed = Owner.kept_once(owner)
+    is_pod = parsed.is_pod
     if not parsed.kind:
         _invalid(mistakes, "owner.kind", 'owner.kind is missing: "Pod", or what you are')
-    if parsed.is_pod and not parsed.namespace:
+    if is_pod and not parsed.namespace:
         _invalid(mistakes, "owner.namespace", "owner.namespace is missing: a Pod has one")
-    return parsed
+    if lease_namespace and not parsed.namespace and not is_pod:
+        return replace(parsed, namespace=lease_namespace), is_pod
+    return parsed, is_pod
 
 
 def _bounds(wanted: pb.PortRange, mistakes: list[Mistake]) -> tuple[int, int]:
     for name, number in (("min", wanted.min), ("max", wanted.max)):
-        if number > MAX_PORT:
+        if number > HIGHEST_PORT:
             _out_of_range(mistakes, f"range.{name}", f"range.{name} {number}")
-    low = wanted.min or 7000
-    return low, wanted.max or (min(low + 1000, MAX_PORT) if wanted.min else 8000)
+    return defaults.port_range(wanted.min, wanted.max)
 
 
-def _ports(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake]) -> tuple[PortAsk, ...]:
+def _ports(request: pb.AllocateRequest, mistakes: list[Mistake], *, is_pod: bool) -> tuple[PortAsk, ...]:
     if not request.ports:
         mistakes.append(Mistake(Reason.NO_PORTS, "ports", "ports is empty: ask for at least one"))
-    return tuple([_port(port, position, owner, mistakes) for position, port in enumerate(request.ports)])
+    ports = tuple([_port(port, at, mistakes, is_pod=is_pod) for at, port in enumerate(request.ports)])
+    numbers = sum([port.count for port in ports])
+    if numbers > MOST_NUMBERS and all(port.count <= MOST_NUMBERS for port in ports):  # else that is what is wrong
+        message = f"{len(ports)} ports stand for {numbers} numbers in all, and at most {MOST_NUMBERS} are allowed"
+        mistakes.append(Mistake(Reason.TOO_MANY_NUMBERS, "ports", f"{message}. Ask for smaller blocks"))
+    return ports
 
 
-def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mistake]) -> PortAsk:
+def _port(asked: pb.PortRequest, position: int, mistakes: list[Mistake], *, is_pod: bool) -> PortAsk:
     protocol = asked.protocol
     port = PortAsk(
         container=intern(asked.container),
@@ -236,11 +258,13 @@ def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mis
         host_port=asked.host_port,
         host_ip=asked.host_ip,
         is_former=asked.former,
+        count=asked.count or 1,
+        alignment=asked.alignment or 1,
     )
     field = f"ports[{position}]"
-    if port.container_port > MAX_PORT or (owner.is_pod and not port.container_port):
+    if port.container_port > HIGHEST_PORT or (is_pod and not port.container_port):
         _out_of_range(mistakes, f"{field}.container_port", f"{field}.container_port {port.container_port}")
-    if port.host_port > MAX_PORT:
+    if port.host_port > HIGHEST_PORT:
         _out_of_range(mistakes, f"{field}.host_port", f"{field}.host_port {port.host_port}")
     if protocol not in _PROTOCOLS:
         _invalid(mistakes, f"{field}.protocol", f"{field}.protocol {protocol} is none of TCP, UDP, SCTP")
@@ -250,6 +274,10 @@ def _port(asked: pb.PortRequest, position: int, owner: Owner, mistakes: list[Mis
         _invalid(mistakes, f"{field}.host_ip", _length(f"{field}.host_ip", port.host_ip, LONGEST_ADDRESS))
     elif port.host_ip and not _is_ip(port.host_ip):
         _invalid(mistakes, f"{field}.host_ip", f"{field}.host_ip {port.host_ip!r} is no IP address")
+    for name, number in (("count", port.count), ("alignment", port.alignment)):
+        if number > MOST_NUMBERS:
+            message = f"{field}.{name} {number} of {port} is not in 1..{MOST_NUMBERS}"
+            mistakes.append(Mistake(Reason.BLOCK_INVALID, f"{field}.{name}", message))
     return port
 
 
@@ -259,13 +287,21 @@ def _avoided(request: pb.AllocateRequest, mistakes: list[Mistake]) -> tuple[int,
         _invalid(mistakes, "avoid", f"avoid has {len(numbers)} numbers, more than {MOST_AVOIDED}")
         return ()
     for number in numbers:
-        if not 1 <= number <= MAX_PORT:
+        if not 1 <= number <= HIGHEST_PORT:
             _out_of_range(mistakes, "avoid", f"avoid: {number}")
     return tuple(numbers)
 
 
-def _ask_ttl(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake]) -> float | None:
-    if owner.is_pod and request.HasField("ttl"):
+def _cool_down(request: pb.AllocateRequest, mistakes: list[Mistake]) -> float:
+    seconds = request.cool_down.seconds + request.cool_down.nanos / 1e9
+    if not 0 <= seconds <= LONGEST_COOL_DOWN:
+        message = f"cool_down {seconds:g} s is not in 0 s to {LONGEST_COOL_DOWN:g} s (1 hour)"
+        mistakes.append(Mistake(Reason.INVALID_COOL_DOWN, "cool_down", message))
+    return seconds
+
+
+def _ask_ttl(request: pb.AllocateRequest, mistakes: list[Mistake], *, is_pod: bool) -> float | None:
+    if is_pod and request.HasField("ttl"):
         mistakes.append(Mistake(Reason.INVALID_TTL, "ttl", "ttl is set for a Pod: its ports live as long as it does"))
         return None
     try:
@@ -275,7 +311,7 @@ def _ask_ttl(request: pb.AllocateRequest, owner: Owner, mistakes: list[Mistake])
         return None
 
 
-_kept: Sized[bytes, Constraints] = Sized(CONSTRAINTS_BYTES)
+_kept: SizedCache[bytes, Constraints] = SizedCache(CONSTRAINTS_BYTES)
 
 
 def _constraints(constraints: pb.NodeConstraints) -> Constraints:
@@ -328,55 +364,91 @@ def _invalid(mistakes: list[Mistake], field: str, message: str) -> None:
 
 
 def _out_of_range(mistakes: list[Mistake], field: str, what: str) -> None:
-    mistakes.append(Mistake(Reason.NUMBER_OUT_OF_RANGE, field, f"{what} is not in 1..{MAX_PORT}"))
+    mistakes.append(Mistake(Reason.NUMBER_OUT_OF_RANGE, field, f"{what} is not in 1..{HIGHEST_PORT}"))
 
 
 # -- out
 
 
-def seal(claim: Claim, warnings: Sequence[Warned], *, ahead: float = 0.0) -> bytes:
-    """The serialised AllocateResponse. `ahead`: seconds that the wall clock is ahead of the one by which claims end."""
+def encode_response(
+    claim: Claim,
+    warnings: Sequence[PodWarning],
+    *,
+    ahead: float = 0.0,
+    asked: Constraints = ANYWHERE,
+    ephemeral: Iterable[tuple[int, int]] | None = None,
+    is_addressed: bool = False,
+) -> bytes:
+    """The serialised AllocateResponse.
+
+    ahead: seconds that the wall clock is ahead of the one by which claims end. asked: where the owner may run by its
+    request; the nodes that the claim excludes besides are those to keep it off. ephemeral: ranges of numbers that
+    outgoing connections take on its candidates; None: nobody knows. is_addressed: whether the Pod will be told the
+    address of its node.
+    """
     response = pb.AllocateResponse()
     _write_claim(claim, response.allocation, ahead)
     for warned in warnings:
-        response.warnings.add(reason=warned.notice.name, message=warned.message[:200])
+        response.warnings.add(reason=warned.reason, message=warned.message[:LONGEST_WARNING])
+    if claim.constraints is not asked:
+        response.avoid_nodes.extend(sorted(claim.constraints.excluded - asked.excluded))
+    if ephemeral is not None:
+        response.has_ephemeral_ranges = True
+    for low, high in ephemeral or ():
+        response.ephemeral_ranges.add(min=low, max=high)
+    if is_addressed:
+        response.external_address = True
     return response.SerializeToString()
 
 
-def to_allocation(claim: Claim, *, ahead: float, unplaceable: bool = False) -> pb.Allocation:
-    """The claim as callers see it; `ahead` as for `seal`."""
+def to_allocation(
+    claim: Claim, *, ahead: float, unplaceable: bool = False, sockets: OpenSockets | None = None
+) -> pb.Allocation:
+    """The claim as callers see it; `ahead` as for `encode_response`. `sockets`: what is open on the nodes."""
     allocation = pb.Allocation(unplaceable=unplaceable)
     _write_claim(claim, allocation, ahead)
+    if sockets is not None and claim.is_settled and claim.node in sockets.reporting():
+        for port, into in zip(claim.ports, allocation.ports, strict=True):
+            into.listening = to_listening(is_listening(claim, port.key, sockets))
     return allocation
+
+
+def to_listening(is_heard: bool | None) -> pb.Listening.ValueType:  # noqa: FBT001 - one of three answers
+    """Whether somebody listens; None: it is not known."""
+    if is_heard is None:
+        return pb.LISTENING_UNSPECIFIED
+    return pb.LISTENING_YES if is_heard else pb.LISTENING_NO
 
 
 def _write_claim(claim: Claim, into: pb.Allocation, ahead: float) -> None:
     """Field by field: a message that is made apart is copied into its parent, which takes twice as long."""
     into.id = claim.id
     into.state = STATES[claim.state]
-    _write_owner(claim.owner, into.owner)
+    write_owner(claim.owner, into.owner)
     into.node = claim.node or ""
     for port in claim.ports:
         into.ports.add(
             container=port.container,
             name=port.name,
-            protocol=_PROTOCOL_VALUES[port.protocol],
+            protocol=PROTOCOLS[port.protocol],
             container_port=port.container_port,
             host_port=port.host_port,
             host_ip=port.host_ip,
             appeared=port.appeared,
+            count=port.count if port.count > 1 else 0,
         )
-    _write_timestamp(claim.created, into.create_time)
+    write_timestamp(claim.created, into.create_time)
     if claim.expires is not None:
-        _write_timestamp(claim.expires + ahead, into.expire_time)
-    into.external = claim.external
+        write_timestamp(claim.expires + ahead, into.expire_time)
+    into.external = claim.unmanaged
     if claim.own_network:
         into.own_network = True
     if claim.warnings:
         into.warnings.extend(claim.warnings.split(","))
 
 
-def _write_owner(owner: Owner, into: pb.Owner) -> None:
+def write_owner(owner: Owner, into: pb.Owner) -> None:
+    """Writes an owner into a message that is empty."""
     into.kind = owner.kind
     into.namespace = owner.namespace
     into.name = owner.name
@@ -386,74 +458,28 @@ def _write_owner(owner: Owner, into: pb.Owner) -> None:
     into.description = owner.description
 
 
-Held = tuple[int, str, ClaimId, ClaimPort, Claim]
-"""A port of a claim behind what it is sorted by: protocol and number, address, claim."""
-
-_RANK = itemgetter(0, 1, 2)
-_BY_NAME = {protocol: at for at, protocol in enumerate(sorted(Protocol, key=lambda each: each.value))}
-
-
-def held_ports(claims: Iterable[Claim]) -> list[Held]:
-    """Every port of some claims, in order."""
-    held = (
-        (_BY_NAME[p.protocol] << 16 | p.host_port, p.key.ip, claim.id, p, claim)
-        for claim in claims
-        for p in claim.ports
-    )
-    return sorted(held, key=_RANK)
+_KINDS = {
+    ForeignKind.SERVICE: pb.ForeignHolder.KIND_SERVICE,
+    ForeignKind.PROCESS: pb.ForeignHolder.KIND_PROCESS,
+    ForeignKind.RESERVED: pb.ForeignHolder.KIND_RESERVED,
+}
 
 
-def merged(held: Iterable[list[Held]]) -> Iterator[Held]:
-    """What `held_ports` gave, as one: by protocol, number, address and claim."""
-    return merge(*held, key=_RANK)
-
-
-def write_held_port(held: Held, into: pb.HeldPort) -> None:
-    *_, port, claim = held
-    into.protocol = _PROTOCOL_VALUES[port.protocol]
-    into.host_port = port.host_port
-    into.host_ip = port.host_ip
-    into.allocation_id = claim.id
-    into.state = STATES[claim.state]
-    _write_owner(claim.owner, into.owner)
-
-
-def to_status(mistakes: Sequence[Mistake]) -> status_pb2.Status:
-    """google.rpc.Status with the ErrorInfo of the first mistake and all of them as field violations.
-
-    As many as fit: gRPC refuses trailers above 8 KiB, by chance at first. The message is in them twice, once escaped.
-    """
-    status = _to_status(mistakes)
-    while status.ByteSize() + len(quote(status.message)) > LARGEST_TRAILERS and len(mistakes) > 1:
-        mistakes = mistakes[: len(mistakes) // 2]
-        status = _to_status(mistakes)
-    return status
-
-
-def _to_status(mistakes: Sequence[Mistake]) -> status_pb2.Status:
-    first = mistakes[0]
-    code = code_pb2.Code.Value(first.reason.code.name)
-    status = status_pb2.Status(code=code, message="; ".join(mistake.message for mistake in mistakes))
-    status.details.add().Pack(
-        error_details_pb2.ErrorInfo(reason=first.reason.name, domain=DOMAIN, metadata={"field": first.field})
-    )
-    status.details.add().Pack(
-        error_details_pb2.BadRequest(
-            field_violations=[
-                error_details_pb2.BadRequest.FieldViolation(field=m.field, description=m.message, reason=m.reason.name)
-                for m in mistakes
-            ]
-        )
-    )
-    return status
+def write_foreign(holder: ForeignHolder, into: pb.ForeignHolder, *, is_disclosed: bool = True) -> None:
+    """Writes a foreign holder into a message that is empty. `is_disclosed`: whether its reader may know its name."""
+    into.kind = _KINDS[holder.kind]
+    if is_disclosed:
+        into.namespace, into.name, into.uid = holder.namespace, holder.name, holder.user or 0
 
 
 def to_timestamp(seconds: float) -> Timestamp:
+    """Seconds since the epoch as a message."""
     timestamp = Timestamp()
-    _write_timestamp(seconds, timestamp)
+    write_timestamp(seconds, timestamp)
     return timestamp
 
 
-def _write_timestamp(seconds: float, into: Timestamp) -> None:
+def write_timestamp(seconds: float, into: Timestamp) -> None:
+    """Writes seconds since the epoch into a message that is empty."""
     into.seconds = whole = int(seconds)
     into.nanos = int((seconds - whole) * 1e9)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+from bench.agent import agent
 from bench.decision import decision
 from bench.events import events
 from bench.idle import idle
@@ -24,6 +25,7 @@ from bench.price import price
 from bench.processes import CHECKOUT
 from bench.rpc import rpc
 from bench.scale import scale
+from bench.sockets import sockets
 from bench.stages import stages
 from bench.stalls import stalls
 from bench.webhook import webhook
@@ -35,8 +37,10 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "scale": scale,
     "events": events,
     "idle": idle,
+    "agent": agent,
     "page": page,
     "memory": memory,
+    "sockets": sockets,
     "pods": pods,
     "price": price,
     "stages": stages,
@@ -83,10 +87,11 @@ def run(names: Sequence[str], options: Options) -> None:
 def tell(rows: Sequence[Row], names: Sequence[str], options: Options) -> None:
     about = machine()
     path = write_json(rows, asdict(options) | {"names": list(names)})
+    rounds = " or ".join(str(number) for number in sorted({len(row.ours) for row in rows}))
     print(markdown(rows))
     print(
         f"\n{about['cores']} cores, {about['cpu']}, Python {about['python']}, grpcio {about['packages']['grpcio']}."
-        f" Medians of {options.rounds} rounds in turns; spread: where another run would be, by these rounds."
+        f" Medians of {rounds} rounds in turns; spread: where another run would be, by these rounds."
         f"\nRaw figures: {path.relative_to(CHECKOUT)}"
     )
 

@@ -3,6 +3,8 @@
 Each cell is compared with the same cell at 10 nodes. A reservation is undone outside of the time, so that the ledger is
 the same before every decision; all ledgers stand side by side and take turns.
 
+A block of 100 numbers is decided in ledgers of its own, where ten such blocks of the range stand on 99 % of all nodes.
+
 "x % full": of the 1,000 numbers of the range, x % stand on some node. Index: the two numbers that are asked for stand
 on x % of the nodes.
 """
@@ -16,11 +18,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from allocator.core.asks import Ask, Policy, PortAsk, Refused
+from allocator.core.admission import LedgerRules
+from allocator.core.asks import Ask, PortAsk, Refused
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName, Toleration
-from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
-from allocator.core.ledger import Ledger, Rules
-from allocator.core.pods import Pod
+from allocator.core.claims import Claim, ClaimId, ClaimPort, ClusterChange, ObservedPod, Owner, PodUid, State
+from allocator.core.ledger import Ledger
+from allocator.core.place.policies import DYNAMIC, INDEX
 from bench.measure import Row, Sample, alternate, median
 from bench.options import Options
 
@@ -32,6 +35,8 @@ WIDTH = 1000
 DECISIONS = 200
 PORTS_PER_NODE = 30
 PORTS_PER_POD = 3
+
+BLOCK, BLOCKS, BLOCK_LOW = 100, 10, 20_000
 
 OWNER = Owner(namespace="demo", generate_name="db-", controller_uid="e50c496d-8c49-4371-8b7e-15ed1895bf31")
 CROWD = 5_000
@@ -59,7 +64,18 @@ def decision(options: Options) -> list[Row]:
             for size, ledger in ledgers.items():
                 samples[size].append(measure(ledger, case))
         rows.append(_row(case, samples))
-    return [*rows, *_histories(options)]
+    return [*rows, _blocks(options), *_histories(options)]
+
+
+def _blocks(options: Options) -> Row:
+    """A block at many nodes over a few: no run is free on all of them, so that the roomiest is looked for."""
+    case = Case(f"a block of {BLOCK}, 99 % full", _block, is_denied=None)
+    ledgers = {size: build_blocks(size) for size in SIZES}
+    samples: dict[int, list[Sample]] = {size: [] for size in SIZES}
+    for _ in range(options.rounds):
+        for size, ledger in ledgers.items():
+            samples[size].append(measure(ledger, case))
+    return _row(case, samples)
 
 
 def _histories(options: Options) -> Iterator[Row]:
@@ -135,11 +151,39 @@ def _row(case: Case, samples: dict[int, list[Sample]]) -> Row:
 
 def build(size: int) -> Ledger:
     """A ledger in which every fill has a range of its own, all on the same nodes."""
-    ledger = Ledger(Rules())
+    ledger = Ledger(LedgerRules())
     names = [NodeName(f"node-{number:05}") for number in range(size)]
     pods = [pod for fill in RANGES for pod in _fillers(names, fill)]
-    ledger.observe(nodes=[_node(name) for name in names], pods=pods, now=0.0)
+    ledger.observe(ClusterChange(nodes=[_node(name) for name in names], pods=pods), now=0.0)
     return ledger
+
+
+def build_blocks(size: int) -> Ledger:
+    """A ledger in which blocks fill a range on all nodes but one in a hundred."""
+    ledger = Ledger(LedgerRules())
+    names = [NodeName(f"node-{number:05}") for number in range(size)]
+    ledger.observe(ClusterChange(nodes=[_node(name) for name in names]), now=0.0)
+    taken = [(name, at) for name in names for at in range(BLOCKS)][: -(-size * BLOCKS * 99 // 100)]
+    ledger.restore((_held_block(name, at) for name, at in taken), now=0.0)
+    return ledger
+
+
+def _held_block(name: NodeName, at: int) -> Claim:
+    return Claim(
+        id=ClaimId(f"block-{name}-{at}"),
+        owner=Owner(namespace="filler", name=f"{name}-{at}"),
+        state=State.BOUND,
+        ports=(ClaimPort(container="c", container_port=80, host_port=BLOCK_LOW + at * BLOCK, count=BLOCK),),
+        created=0.0,
+        node=name,
+        pod_uid=PodUid(f"{name}-{at}"),
+    )
+
+
+def _block() -> Ask:
+    port = PortAsk(container="sfu", name="media", container_port=10_000, count=BLOCK)
+    high = BLOCK_LOW + BLOCKS * BLOCK - 1
+    return Ask(owner=OWNER, ports=(port,), policy=DYNAMIC, low=BLOCK_LOW, high=high)
 
 
 def crowd(ledger: Ledger) -> None:
@@ -162,7 +206,7 @@ def _node(name: NodeName) -> Node:
     return Node(name=name, labels={"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "zone": name[-1]})
 
 
-def _fillers(names: list[NodeName], fill: int) -> Iterator[Pod]:
+def _fillers(names: list[NodeName], fill: int) -> Iterator[ObservedPod]:
     """Pods that fill the range of a fill, and hold the two numbers of its Index ask on as many nodes as it says."""
     numbers = list(range(_low(fill), _low(fill) + WIDTH * fill // 100))
     on_node = max(-(-len(numbers) // len(names)), min(PORTS_PER_NODE // len(FILLS), len(numbers)))
@@ -174,9 +218,9 @@ def _fillers(names: list[NodeName], fill: int) -> Iterator[Pod]:
         yield _pod(f"index-{fill}-{position}", names[position], [_index_low(fill), _index_low(fill) + 1])
 
 
-def _pod(name: str, node: NodeName, numbers: list[int]) -> Pod:
+def _pod(name: str, node: NodeName, numbers: list[int]) -> ObservedPod:
     ports = tuple(ClaimPort(container="c", container_port=8000 + i, host_port=n) for i, n in enumerate(numbers))
-    return Pod(uid=PodUid(name), namespace="filler", name=name, node=node, ports=ports)
+    return ObservedPod(uid=PodUid(name), namespace="filler", name=name, node=node, ports=ports)
 
 
 def _low(fill: int) -> int:
@@ -192,7 +236,7 @@ def _dynamic(fill: int, constraints: Constraints = ANYWHERE) -> Ask:
     return Ask(
         owner=OWNER,
         ports=_ports(),
-        policy=Policy.DYNAMIC,
+        policy=DYNAMIC,
         low=low,
         high=low + WIDTH - 1,
         constraints=constraints,
@@ -201,7 +245,7 @@ def _dynamic(fill: int, constraints: Constraints = ANYWHERE) -> Ask:
 
 def _index(fill: int) -> Ask:
     low = _index_low(fill)
-    return Ask(owner=OWNER, ports=_ports(), policy=Policy.INDEX, low=low, high=low + 9, stride=1, index=0)
+    return Ask(owner=OWNER, ports=_ports(), policy=INDEX, low=low, high=low + 9, stride=1, index=0)
 
 
 def _ports() -> tuple[PortAsk, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from allocator.runtime import SERVER_OPTIONS
+from allocator.app.servers import SERVER_OPTIONS
 from hostport.v1 import allocator_pb2 as pb
 
 

@@ -7,20 +7,17 @@ simulator, which makes 3 MB of protobuf a second, the allocator and the client.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from bench.measure import Arm, Row, Sample, alternate, median
 from bench.options import Options
 from bench.processes import load
 from bench.rpc import ALLOCATE, UNBOUNDED, allocator, request
-from bench.scale import SIMULATOR
+from testing.simulator import serving
 
 EVENTS = 2_000.0
 CONCURRENCY = 4
@@ -68,17 +65,9 @@ def _arm(rate: float, body: Path, options: Options) -> Arm:
     return arm
 
 
-@contextmanager
-def simulator(rate: float) -> Iterator[str]:
+def simulator(rate: float) -> AbstractContextManager[str]:
     """An API server in a process of its own; its URL."""
-    command = [sys.executable, str(SIMULATOR), "serve", "--nodes=5000", "--pods=50000", f"--events={rate}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait()
+    return serving(nodes=5_000, pods=50_000, events=rate)
 
 
 def _told(url: str) -> float:

@@ -17,12 +17,15 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from allocator.app.build import Collaborators, build
+from allocator.core.admission import LedgerRules
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId
-from allocator.core.ledger import Ledger, Rules
-from allocator.engine import Engine, RequestMark, always
+from allocator.core.ledger import Ledger
+from allocator.idempotency import IdempotencyKey
+from allocator.journal.contract import always
 from allocator.journal.memory import MemoryJournal
-from allocator.wire import digest, parse_allocate, seal
+from allocator.wire import digest, encode_response, parse_allocate
 from bench.measure import Row, Sample, alternate
 from bench.options import Options
 from bench.processes import CHECKOUT
@@ -30,6 +33,7 @@ from bench.rpc import request
 from bench.scale import SIMULATOR
 from bench.tally import Template
 from hostport.v1 import allocator_pb2 as pb
+from testing.clock import FunctionClock
 
 FEW, OTHERS, HOLDERS, CLAIMS = 10_000, 400_000, 50_000, 20_000
 
@@ -83,8 +87,8 @@ def _each(pods: int, *, one_in: int) -> float:
 
 def _grown(*, pods: int, one_in: int) -> float:
     """How much the allocator grows by a cluster of 5,000 nodes and some Pods."""
-    command = [sys.executable, str(SIMULATOR), "measure", f"--pods={pods}", f"--one-in={one_in}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command = [*SIMULATOR, "measure", f"--pods={pods}", f"--one-in={one_in}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=CHECKOUT)
     figures = json.loads(done.stdout)
     return float(figures["synced_bytes"] - figures["idle_bytes"])
 
@@ -92,16 +96,22 @@ def _grown(*, pods: int, one_in: int) -> float:
 async def _claims() -> float:
     """How much an engine grows by a claim."""
     ids = count()
-    ledger = Ledger(Rules(implicit_node=NodeName("node")))
-    engine = Engine(ledger=ledger, journal=MemoryJournal(), now=time.time, new_id=lambda: ClaimId(f"{next(ids):032x}"))
+    ledger = Ledger(LedgerRules(implicit_node=NodeName("node")))
+    given = Collaborators(
+        ledger=ledger,
+        journal=MemoryJournal(),
+        clock=FunctionClock(time.time),
+        new_id=lambda: ClaimId(f"{next(ids):032x}"),
+    )
+    engine = build(given).engine
     engine.is_serving = True
     template = Template(request().SerializeToString())
 
     async def grant(number: int) -> None:
         for _ in range(number):
             asked = pb.AllocateRequest.FromString(template.next())
-            mark = RequestMark(asked.request_id, digest(asked))
-            await engine.allocate(parse_allocate(asked), mark=mark, seal=seal, is_wanted=always)
+            key = IdempotencyKey(asked.request_id, digest(asked))
+            await engine.allocate(parse_allocate(asked), key=key, encode=encode_response, is_wanted=always)
 
     await grant(1000)
     before = _resident()

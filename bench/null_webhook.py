@@ -1,4 +1,7 @@
-"""The null webhook: a bare Tornado TLS handler that answers every review with one constant patch, and asks nobody."""
+"""The null webhook: a bare Tornado TLS handler that answers every review with one constant patch, and asks nobody.
+
+GET /accepted tells how many connections it has accepted, that one included.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ import asyncio
 import base64
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
 
 UID = re.compile(rb'"uid":"([^"]+)"')  # the first one is the review's
@@ -36,13 +42,35 @@ class Null(RequestHandler):
         self.finish(self._answer.replace(b"%s", found[1] if found else b""))
 
 
+class Accepted(RequestHandler):
+    """Tells the count of its server."""
+
+    def initialize(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    def get(self) -> None:
+        self.finish(str(self._count()))
+
+
+class Counting(HTTPServer):
+    """Counts the connections that it accepts."""
+
+    accepted = 0
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        self.accepted += 1
+        super().handle_stream(stream, address)
+
+
 async def serve(options: argparse.Namespace) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(options.tls_cert, options.tls_key)
     answer = options.answer.read_bytes() if options.answer else ANSWER
     application = Application([("/mutate", Null, {"answer": answer})], log_function=lambda _: None)
     host, port = options.listen.rsplit(":", 1)
-    HTTPServer(application, ssl_options=context).listen(int(port), host)
+    webhook = Counting(application, ssl_options=context)
+    application.add_handlers(".*", [("/accepted", Accepted, {"count": lambda: webhook.accepted})])
+    webhook.listen(int(port), host)
     await asyncio.Event().wait()
 
 

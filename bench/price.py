@@ -7,11 +7,15 @@ entries and policies, a shim, and an allocator that follows the cluster.
 Rules:
 
 * Turns are short, and each round has them all: what the machine does changes within a minute by a third. A row is the
-  median of the ratios of neighbours. They are long enough for some collections of the API server's garbage, of which
-  one takes as much as a hundred creations.
+  median of the ratios of neighbours.
+* No garbage of the API server is collected in a turn: one collection takes as much as several hundred creations, and
+  whether one falls into a turn decided more than what the turn was about. So the API server collects when it is told
+  to, before each turn. What a creation leaves is counted in bytes, and stands in the price with what it takes to
+  collect them: by default Go collects once for as many bytes as live on.
 * Each has a namespace of its own, to which its entries and policies are bound. Who is not measured has no watch: its
   allocator is ended, as one that is merely stopped has a watch that fills.
-* CPU is that of the whole process, over a fixed number of creations.
+* CPU is that of the whole process, over a fixed number of creations. The connections that a webhook accepts are
+  counted: a handshake takes both sides as much as a call.
 * Nobody schedules the Pods: bindings and statuses are further events, with the price of an event.
 
 Needs KUBEBUILDER_ASSETS or Go, as `make e2e` does; no row without.
@@ -20,26 +24,30 @@ Needs KUBEBUILDER_ASSETS or Go, as `make e2e` does; no row without.
 from __future__ import annotations
 
 import json
+import os
+import re
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bench.measure import Row, Sample, median
+from bench.measure import Row, Sample
 from bench.options import Options
 from bench.pods import MET_FIRST, NODES, pod
-from bench.processes import CHECKOUT, free_address, load, server
+from bench.processes import CHECKOUT, ProcessError, Server, cpu_ns, free_address, load, server
 from bench.rpc import allocator
 
 sys.path.insert(0, str(CHECKOUT / "tests"))
 
+from e2e.api import Https
 from e2e.binaries import Broken, Unavailable, locate
 from e2e.control_plane import ControlPlane, control_plane, create_namespace
 from e2e.pki import KeyPair
@@ -54,17 +62,35 @@ ASKS, DOES_NOT = "asks", "does-not-ask"
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 BASE = CHECKOUT / "deploy" / "base"
 API_SERVER = "API server"
-
-Costs = dict[str, float]
-"""CPU for a creation by process, in µs."""
+HEAP = "/debug/pprof/heap?debug=1"
 
 Running = Callable[[], AbstractContextManager[Mapping[str, int]]]
 """What runs during a turn alone; gives its processes: names and pids."""
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What some creations took, each. `cpu`: µs by process, without the API server's garbage, which is in bytes.
+
+    `accepted`: connections of the webhook, in the whole turn.
+    """
+
+    cpu: dict[str, float]
+    garbage: float
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heap:
+    """The API server's memory after a collection, in bytes: all that was ever taken, and what lives."""
+
+    taken: int
+    live: int
+
+
 @dataclass(slots=True)
 class Field:
-    """The cluster. `running`: by namespace."""
+    """The cluster. `running`, `accepted`: by namespace. `collecting`: ns of CPU to collect a byte, round for round."""
 
     plane: ControlPlane
     admin: KeyPair
@@ -72,6 +98,8 @@ class Field:
     folder: Path
     serial: Iterator[int]
     running: dict[str, Running]
+    accepted: dict[str, Callable[[], int]] = field(default_factory=dict)
+    collecting: list[float] = field(default_factory=list)
 
 
 def price(options: Options) -> list[Row]:
@@ -83,11 +111,13 @@ def price(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name:
         folder = Path(name)
         (folder / "plane").mkdir()
-        with control_plane(binaries, folder / "plane", nodes=()) as plane, ExitStack() as stack:
-            field = prepared(plane, folder)
-            install(field, stack)
-            reports = turns(field, (NONE, NULL, OURS), options.rounds * ROUNDS_OF_EACH)
-            return list(_rows(reports))
+        environ = {**os.environ, "GOGC": "off"}
+        plane = control_plane(binaries, folder / "plane", nodes=(), api_server_environ=environ)
+        with plane as running, ExitStack() as stack:
+            there = prepared(running, folder)
+            install(there, stack)
+            reports = turns(there, (NONE, NULL, OURS), options.rounds * ROUNDS_OF_EACH)
+            return list(_rows(reports, statistics.median(there.collecting)))
 
 
 def prepared(plane: ControlPlane, folder: Path) -> Field:
@@ -105,100 +135,129 @@ def prepared(plane: ControlPlane, folder: Path) -> Field:
     return Field(plane, admin, serving, folder, count(1), {})
 
 
-def install(field: Field, stack: ExitStack) -> None:
+def install(there: Field, stack: ExitStack) -> None:
     """All that takes turns."""
-    address, shim = free_address(), ("shim", "serve", "--http=127.0.0.1:0")
+    address, http = free_address(), free_address()
+    shim = ("shim", "serve", f"--http={http}")
     entries = yaml.safe_load((BASE / "webhook.yaml").read_text())["webhooks"]
-    new_arm(field, NONE)
+    create_namespace(there.plane, NONE)
+    there.running[NONE] = lambda: nullcontext({})
     first = [each for each in entries if each["name"] == MET_FIRST]
-    pid = new_arm(field, NULL, first, stack, "bench.null_webhook")
-    field.running[NULL] = lambda: nullcontext({"webhook": pid})
-    front = new_arm(field, OURS, entries, stack, *shim, f"--allocator={address}")
-    bind_policies(field, [OURS])
+    null = new_arm(there, NULL, first, stack, "bench.null_webhook")
+    there.running[NULL] = lambda: nullcontext({"webhook": null.pid})
+    front = new_arm(there, OURS, entries, stack, *shim, f"--allocator={address}")
+    front.http = http
+    there.accepted[OURS] = lambda: int(front.metric("hostport_shim_connections_total"))
+    bind_policies(there, [OURS])
 
     @contextmanager
     def ours() -> Iterator[Mapping[str, int]]:
-        flags = ("--cluster=kubernetes", f"--kubeconfig={field.plane.kubectl.kubeconfig}")
+        flags = ("--cluster=kubernetes", f"--kubeconfig={there.plane.kubectl.kubeconfig}")
         with allocator("sqlite", *flags, address=address) as (_, back):
-            yield {"shim": front, "allocator": back.pid}
+            yield {"shim": front.pid, "allocator": back.pid}
 
-    field.running[OURS] = ours
+    there.running[OURS] = ours
     time.sleep(SETTLING_SECONDS)
 
 
-def new_arm(
-    field: Field, which: str, entries: Sequence[dict[str, Any]] = (), stack: ExitStack | None = None, *command: str
-) -> int:
-    """A namespace, and a webhook that is asked by these entries for it alone; its pid."""
-    create_namespace(field.plane, which)
-    field.running[which] = lambda: nullcontext({})
-    if stack is None:
-        return 0
-    tls, address = field.serving, free_address()
+def new_arm(there: Field, which: str, entries: Sequence[dict[str, Any]], stack: ExitStack, *command: str) -> Server:
+    """A namespace, and a webhook that is asked by these entries for it alone."""
+    create_namespace(there.plane, which)
+    tls, address = there.serving, free_address()
     flags = (f"--listen={address}", f"--tls-cert={tls.cert}", f"--tls-key={tls.key}")
-    process = stack.enter_context(server(field.folder, *command, *flags))
+    process = stack.enter_context(server(there.folder, *command, *flags))
     process.wait_for(address)
-    reached = {"url": f"https://{address}/mutate", "caBundle": field.plane.pki.ca_bundle}
+    reached = {"url": f"https://{address}/mutate", "caBundle": there.plane.pki.ca_bundle}
     selected = {"matchLabels": {"kubernetes.io/metadata.name": which}}
     webhooks = [each | {"clientConfig": reached, "namespaceSelector": selected} for each in entries]
-    field.plane.api.ask("POST", CONFIGURATIONS, {"metadata": {"name": f"bench-{which}"}, "webhooks": webhooks})
-    return process.pid
+    there.plane.api.ask("POST", CONFIGURATIONS, {"metadata": {"name": f"bench-{which}"}, "webhooks": webhooks})
+    told = Https(f"https://{address}", there.plane.pki.trusting(there.admin))
+    asked = count(1)  # each of these is a connection too
+    there.accepted[which] = lambda: int(told.ask("GET", "/accepted").text) - next(asked)
+    return process
 
 
-def bind_policies(field: Field, namespaces: list[str]) -> None:
+def bind_policies(there: Field, namespaces: list[str]) -> None:
     """What the installation makes the API server itself check, for some namespaces."""
     where = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": namespaces}
     documents = list(yaml.safe_load_all((BASE / "admission-policies.yaml").read_text()))
     for each in documents:
         if each["kind"].endswith("Binding"):
             each["spec"].setdefault("matchResources", {})["namespaceSelector"] = {"matchExpressions": [where]}
-    field.plane.kubectl.apply(*documents)
+    there.plane.kubectl.apply(*documents)
 
 
-def turns(field: Field, arms: Sequence[str], rounds: int) -> dict[tuple[str, str], list[Costs]]:
-    """Costs by arm and kind of Pod; every second round goes the other way round. The first one is not counted."""
-    reports: dict[tuple[str, str], list[Costs]] = {(arm, which): [] for arm in arms for which in (ASKS, DOES_NOT)}
+def turns(there: Field, arms: Sequence[str], rounds: int) -> dict[tuple[str, str], list[Turn]]:
+    """Turns by arm and kind of Pod; every second round goes the other way round. The first one is not counted."""
+    reports: dict[tuple[str, str], list[Turn]] = {(arm, which): [] for arm in arms for which in (ASKS, DOES_NOT)}
     for number in range(rounds + 1):
         for arm in arms[:: -1 if number % 2 else 1]:
-            with field.running[arm]() as processes:
+            with there.running[arm]() as processes:
                 for which in (ASKS, DOES_NOT):
-                    reports[arm, which].append(_measure(field, arm, which, processes))
+                    reports[arm, which].append(_measure(there, arm, which, processes))
+        there.collecting.append(_collecting(there.plane))
         for arm in arms:
-            field.plane.api.ask("DELETE", _pods(arm), {"gracePeriodSeconds": 0}, timeout=60)
+            there.plane.api.ask("DELETE", _pods(arm), {"gracePeriodSeconds": 0}, timeout=60)
         time.sleep(SETTLING_SECONDS)  # the cluster's controllers look after what is gone
-    return {key: costs[1:] for key, costs in reports.items()}
+    return {key: of_one[1:] for key, of_one in reports.items()}
 
 
-def _measure(field: Field, arm: str, which: str, processes: Mapping[str, int]) -> Costs:
-    pids = {API_SERVER: field.plane.server.pid, "etcd": field.plane.etcd_server.pid, **processes}
-    before = {name: _cpu_ns(pid) for name, pid in pids.items()}
+def _measure(there: Field, arm: str, which: str, processes: Mapping[str, int]) -> Turn:
+    pids = {API_SERVER: there.plane.server.pid, "etcd": there.plane.etcd_server.pid, **processes}
+    accepted = there.accepted.get(arm, lambda: 0)
+    had, first = accepted(), _collect(there.plane)
+    before = {name: cpu_ns(pid) for name, pid in pids.items()}
     load(
-        *(f"--address={field.plane.api.base.removeprefix('https://')}", f"--path={_pods(arm)}"),
-        *(f"--body={field.folder / f'{which}.json'}", f"--ca={field.plane.pki.ca}", "--created"),
-        *("--client", str(field.admin.cert), str(field.admin.key), f"--concurrency={CLIENTS}"),
-        *(f"--first={next(field.serial) * 1_000_000}", f"--requests={CREATIONS}"),
+        *(f"--address={there.plane.api.base.removeprefix('https://')}", f"--path={_pods(arm)}"),
+        *(f"--body={there.folder / f'{which}.json'}", f"--ca={there.plane.pki.ca}", "--created"),
+        *("--client", str(there.admin.cert), str(there.admin.key), f"--concurrency={CLIENTS}"),
+        *(f"--first={next(there.serial) * 1_000_000}", f"--requests={CREATIONS}"),
     )
-    return {name: (_cpu_ns(pid) - before[name]) / CREATIONS / 1000 for name, pid in pids.items()}
+    cpu = {name: (cpu_ns(pid) - before[name]) / CREATIONS / 1000 for name, pid in pids.items()}
+    return Turn(cpu, (_collect(there.plane).taken - first.taken) / CREATIONS, accepted() - had)
+
+
+def _collect(plane: ControlPlane) -> Heap:
+    """Has the API server collect its garbage now."""
+    told = plane.api.ask("GET", f"{HEAP}&gc=1", timeout=60).text
+    taken, live = (re.search(rf"^# {name} = ([0-9]+)$", told, re.MULTILINE) for name in ("TotalAlloc", "HeapAlloc"))
+    if taken is None or live is None:
+        raise ProcessError(f"the API server does not tell its memory: {told[:200]}")
+    return Heap(int(taken[1]), int(live[1]))
+
+
+def _collecting(plane: ControlPlane) -> float:
+    """ns of CPU to collect a byte: what a collection takes beside the telling, for as many bytes as live on."""
+    pid = plane.server.pid
+    began = cpu_ns(pid)
+    plane.api.ask("GET", HEAP, timeout=60)
+    told = cpu_ns(pid)
+    heap = _collect(plane)
+    return (cpu_ns(pid) - told - (told - began)) / heap.live
 
 
 def _pods(arm: str) -> str:
     return f"/api/v1/namespaces/{arm}/pods"
 
 
-def _cpu_ns(pid: int) -> int:
-    """CPU of all threads, in ns."""
-    return sum(int(each.read_text().split()[0]) for each in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+def _rows(reports: dict[tuple[str, str], list[Turn]], collecting: float) -> Iterator[Row]:
+    def samples(arm: str, which: str) -> list[Sample]:
+        return [
+            Sample((each.cpu[API_SERVER] + each.garbage * collecting / 1000) / 1000) for each in reports[arm, which]
+        ]
 
-
-def _rows(reports: dict[tuple[str, str], list[Costs]]) -> Iterator[Row]:
     for which, over, aim in ((DOES_NOT, NONE, "≤ 1.05"), (ASKS, NULL, "≤ 1.35"), (ASKS, NONE, "")):
-        mine, bare = ([Sample(each[API_SERVER] / 1000) for each in reports[arm, which]] for arm in (OURS, over))
-        beside = "; ".join(f"{arm}: {_told(reports[arm, which])}" for arm in (OURS, NULL, NONE))
+        beside = "; ".join(f"{arm}: {_told(reports[arm, which], collecting)}" for arm in (OURS, NULL, NONE))
         what = f"API server CPU for a Pod that {which.replace('-', ' ')}, over "
         what += "the null webhook" if over == NULL else "nothing"
+        mine, bare = samples(OURS, which), samples(over, which)
         yield Row(bench="price", what=what, unit="ms", ours=mine, bare=bare, aim=aim, beside=beside, is_paired=True)
 
 
-def _told(costs: list[Costs]) -> str:
-    """All processes of an arm."""
-    return ", ".join(f"{name} {median([Sample(each[name]) for each in costs]):,.0f} µs" for name in costs[0])
+def _told(turns_: list[Turn], collecting: float) -> str:
+    """All processes of an arm, what the API server's garbage is, and the connections of a turn."""
+    cpu = {name: statistics.median(each.cpu[name] for each in turns_) for name in turns_[0].cpu}
+    garbage = statistics.median(each.garbage for each in turns_)
+    told = [f"{name} {each:,.0f} µs" for name, each in cpu.items()]
+    told[0] += f" and {garbage / 1024:,.0f} KiB of garbage, {garbage * collecting / 1000:,.0f} µs to collect"
+    return ", ".join([*told, f"connections accepted in a turn {max(each.accepted for each in turns_)}"])

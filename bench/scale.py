@@ -17,7 +17,7 @@ from bench.measure import Row, Sample
 from bench.options import Options
 from bench.processes import CHECKOUT
 
-SIMULATOR = CHECKOUT / "tests" / "cluster" / "simulator.py"
+SIMULATOR = (sys.executable, "-m", "testing.simulator")
 PAGES = (
     (0.0, "an API server that answers at once", ("≤ 0.8", "≤ 1.5")),
     (0.025, "25 ms for each page in JSON", ("≤ 0.6", "≤ 1.2")),
@@ -47,6 +47,6 @@ def _rows(rounds: int) -> Iterator[Row]:
 
 
 def _measure(page_seconds: float) -> dict[str, Any]:
-    command = [sys.executable, str(SIMULATOR), "measure", f"--page-seconds={page_seconds}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command = [*SIMULATOR, "measure", f"--page-seconds={page_seconds}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=CHECKOUT)
     return dict(json.loads(done.stdout))

@@ -18,17 +18,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
-import msgspec
-
 from allocator.cluster.kubernetes import PODS
-from allocator.cluster.projection import Shared
+from allocator.cluster.sinks import ValueInterner
+from allocator.core.admission import LedgerRules
 from allocator.core.asks import Ask
 from allocator.core.candidates import NodeName
-from allocator.core.claims import ClaimId
-from allocator.core.ledger import Ledger, Rules
+from allocator.core.claims import ClaimId, ClusterChange
+from allocator.core.ledger import Ledger
 from allocator.journal.contract import Answer, Put
 from allocator.journal.sqlite import SqliteJournal
-from allocator.wire import digest, parse_allocate, seal
+from allocator.wire import digest, encode_response, parse_allocate
 from bench.measure import Row, Sample, median
 from bench.options import Options
 from bench.processes import CHECKOUT
@@ -36,9 +35,9 @@ from bench.rpc import SERIAL, request
 from bench.webhook import review
 from hostport import logs
 from hostport.v1 import allocator_pb2 as pb
-from shim import answers
+from shim.admission import allowed
 from shim.patch import build_patch
-from shim.review import Ask as Asked
+from shim.review import ToAllocate as Asked
 from shim.review import parse_review
 
 RECORDED = CHECKOUT / "tests" / "testdata" / "kubernetes" / "objects.json"
@@ -84,26 +83,25 @@ def _of_shim() -> dict[str, Stage]:
         raise TypeError("the review asks for nothing")
     response = _granted(asked.request)
     ops, warnings = build_patch(asked.pod, response, asked.options)
-    encode = msgspec.json.Encoder().encode
     return {
         "read the review": lambda: parse_review(body),
         "build the patch": lambda: build_patch(asked.pod, response, asked.options),
-        "write the answer": lambda: encode(answers.allowed("uid", ops=ops, warnings=warnings, allocation_id="id")),
+        "write the answer": lambda: allowed("uid", ops=ops, warnings=warnings, allocation_id="id"),
     }
 
 
 def _granted(asked: pb.AllocateRequest) -> pb.AllocateResponse:
-    ledger = Ledger(Rules(implicit_node=NodeName("node")))
+    ledger = Ledger(LedgerRules(implicit_node=NodeName("node")))
     claim, warnings = ledger.reserve(parse_allocate(asked), ClaimId("0" * 32), 0.0)
-    return pb.AllocateResponse.FromString(seal(claim, warnings))
+    return pb.AllocateResponse.FromString(encode_response(claim, warnings))
 
 
 def _of_allocator(journal: SqliteJournal) -> dict[str, Stage]:
     asked = request()
     ask: Ask = parse_allocate(asked)
-    ledger, ids = Ledger(Rules(implicit_node=NodeName("node"))), itertools.count(1)
+    ledger, ids = Ledger(LedgerRules(implicit_node=NodeName("node"))), itertools.count(1)
     claim, warnings = ledger.reserve(ask, ClaimId("0" * 32), 0.0)
-    sealed, mark = seal(claim, warnings), digest(asked)
+    encoded, key = encode_response(claim, warnings), digest(asked)
     tables = journal._tables  # noqa: SLF001 - a stage by itself
     connection: sqlite3.Connection = journal._connection  # noqa: SLF001
 
@@ -111,7 +109,7 @@ def _of_allocator(journal: SqliteJournal) -> dict[str, Stage]:
         claim_id = ClaimId(f"{next(ids):032x}")
         ledger.reserve(ask, claim_id, 0.0)
         ledger.publish(claim_id)
-        ledger.end(claim_id)  # or the next one would meet a fuller range
+        ledger.end(claim_id, 0.0)  # or the next one would meet a fuller range
 
     def record() -> None:
         """In transactions of 20, without their commit, which waits for the disk."""
@@ -120,15 +118,14 @@ def _of_allocator(journal: SqliteJournal) -> dict[str, Stage]:
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
         tables.apply(Put(claim))
-        tables.apply(Answer(f"request-{serial}", mark, claim.id, sealed))
+        tables.apply(Answer(f"request-{serial}", key, claim.id, encoded))
 
     connection.execute("BEGIN IMMEDIATE")
     return {
         "read the request": lambda: parse_allocate(asked),
         "digest it": lambda: digest(asked),
         "decide, take and end": decide,
-        "seal the answer": lambda: seal(claim, warnings),
-        "read it again for the log": lambda: pb.AllocateResponse.FromString(sealed),
+        "encode the answer": lambda: encode_response(claim, warnings),
         "rows of the journal": record,
     }
 
@@ -136,12 +133,12 @@ def _of_allocator(journal: SqliteJournal) -> dict[str, Stage]:
 def _of_start() -> dict[str, Stage]:
     """Of a Pod that an API server sent."""
     body = base64.b64decode(json.loads(RECORDED.read_text())["Pod on a node"]["protobuf"])
-    shared, sketch = Shared(), PODS.reader.one(body)
-    seen, ledger = shared.pod(sketch), Ledger(Rules())
+    shared, sketch = ValueInterner(), PODS.reader.one(body)
+    seen, ledger = shared.pod(sketch), Ledger(LedgerRules())
 
     def take() -> None:
-        ledger.observe(pods=[seen], now=0.0)
-        ledger.observe(gone_pods=[seen.uid], now=0.0)  # or nothing would be new the next time
+        ledger.observe(ClusterChange(pods=[seen]), now=0.0)
+        ledger.observe(ClusterChange(gone_pods=[seen.uid]), now=0.0)  # or nothing would be new the next time
 
     return {
         "read its protobuf": lambda: PODS.reader.one(body),
@@ -169,4 +166,4 @@ def _log_line(stream: IO[str]) -> Stage:
         "ms": 1.23,
         "detail": "",
     }
-    return lambda: logs.tell(log, "allocate", **fields)
+    return lambda: logs.log_event(log, "allocate", **fields)

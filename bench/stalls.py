@@ -23,19 +23,32 @@ import grpc
 import msgspec
 from prometheus_client import generate_latest
 
-from allocator.cluster.kubernetes import PACE, _Nodes, _Pods
+from allocator.cluster.kubernetes import TUNING
 from allocator.cluster.lease import Legacy
 from allocator.cluster.projection import PodSketch
-from allocator.core.asks import Ask, Policy, PortAsk, Refused
+from allocator.cluster.sinks import NodeSink, PodSink
+from allocator.core.admission import LedgerRules
+from allocator.core.asks import Ask, PortAsk, Refused
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Term, Toleration
-from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
-from allocator.core.ledger import Ledger, Rules
-from allocator.core.pods import Judge, Pod, Verdict
+from allocator.core.claims import (
+    Claim,
+    ClaimId,
+    ClaimPort,
+    ClusterChange,
+    ObservedPod,
+    Owner,
+    PodUid,
+    PortRejection,
+    RejectedBy,
+    State,
+)
+from allocator.core.ledger import Ledger
+from allocator.core.place.policies import DYNAMIC
 from allocator.journal.contract import Entry, JournalError, Put, Recorded
-from allocator.portleases.journal import LeaseJournal
-from allocator.portleases.keeper import LeaseKeeper
-from allocator.portleases.objects import Stored, shown_end, ttl_of
-from allocator.portleases.shelf import Shelf
+from allocator.leases.cache import PortLeaseCache
+from allocator.leases.durability import LeaseDurability
+from allocator.leases.objects import PortLease, shown_end, ttl_of
+from allocator.leases.reconciler import LeaseReconciler
 from allocator.slices import in_turns
 from bench.options import Options
 from bench.processes import CHECKOUT
@@ -61,11 +74,11 @@ _serial = count()
 
 def build() -> Ledger:
     """The nodes, the Pods that we granted something, and those that we never did."""
-    ledger = Ledger(Rules())
+    ledger = Ledger(LedgerRules())
     ledger.trust_pods(0.0)
-    ledger.observe(nodes=map(_node, range(NODES)), now=0.0)
+    ledger.observe(ClusterChange(nodes=map(_node, range(NODES))), now=0.0)
     ledger.restore(map(_ours, range(OURS)), now=0.0)
-    ledger.observe(pods=map(_stranger, range(OURS, PODS)), now=0.0)
+    ledger.observe(ClusterChange(pods=map(_stranger, range(OURS, PODS))), now=0.0)
     ledger.take_changes()
     return ledger
 
@@ -121,14 +134,14 @@ def _ns(pod: int) -> str:
     return f"ns-{pod % 97}"
 
 
-def _stranger(pod: int) -> Pod:
+def _stranger(pod: int) -> ObservedPod:
     return _pod(pod, _number(pod), node=_name(pod % NODES))
 
 
-def _pod(pod: int, *numbers: int, node: NodeName | None, **more: Any) -> Pod:
+def _pod(pod: int, *numbers: int, node: NodeName | None, **more: Any) -> ObservedPod:
     name = f"pod-{pod}"
     ports = tuple(ClaimPort(container="c", container_port=80 + at, host_port=n) for at, n in enumerate(numbers))
-    return Pod(uid=PodUid(name), namespace=_ns(pod), name=name, node=node, ports=ports, **more)
+    return ObservedPod(uid=PodUid(name), namespace=_ns(pod), name=name, node=node, ports=ports, **more)
 
 
 # -- asks
@@ -240,8 +253,7 @@ def nodes_relisted(place: Place) -> None:
 def shim_product(place: Place) -> None:
     """512 ports x 5,000 containers through the shim (a dry run of 113 kB)"""
     from hostport.flags import Address  # noqa: PLC0415 - of this row alone
-    from shim.runtime import Options as ShimOptions  # noqa: PLC0415
-    from shim.runtime import Shim  # noqa: PLC0415
+    from shim.runtime import Shim, ShimOptions  # noqa: PLC0415
 
     nowhere = Address("127.0.0.1", 0)
 
@@ -327,8 +339,10 @@ def _fill_range(place: Place) -> None:
         for node in (10, 11)
         for at in range(100)
     ]
-    place.on_loop(lambda: place.engine.ledger.observe(nodes=[_node(10, full="y"), _node(11, full="y")], now=0.0))
-    place.on_loop(lambda: place.engine.ledger.observe(pods=pods, now=0.0))
+    place.on_loop(
+        lambda: place.engine.ledger.observe(ClusterChange(nodes=[_node(10, full="y"), _node(11, full="y")]), now=0.0)
+    )
+    place.on_loop(lambda: place.engine.ledger.observe(ClusterChange(pods=pods), now=0.0))
 
 
 def _wide(within: Constraints) -> Ask:
@@ -336,7 +350,7 @@ def _wide(within: Constraints) -> Ask:
     return Ask(
         owner=Owner(namespace="caller", name="denied"),
         ports=(PortAsk(container="c", container_port=80),),
-        policy=Policy.DYNAMIC,
+        policy=DYNAMIC,
         low=10_000,
         high=59_999,
         constraints=within,
@@ -364,7 +378,7 @@ def _dynamic(name: str, within: Constraints | None = None) -> Ask:
             PortAsk(container="c", name="a", container_port=80),
             PortAsk(container="c", name="b", container_port=81),
         ),
-        policy=Policy.DYNAMIC,
+        policy=DYNAMIC,
         low=30_000,
         high=40_000,
         constraints=within or Constraints(),
@@ -470,13 +484,13 @@ def stream_unread(place: Place) -> None:
 
 
 def _observe(place: Place, **changes: Any) -> None:
-    place.on_loop(lambda: place.engine.observe(**changes, lists_pods=True))
+    place.on_loop(lambda: place.engine.maintenance.observe(ClusterChange(**changes, lists_pods=True)))
 
 
 def _restore(place: Place, claims: Iterable[Claim]) -> None:
     """Stands them in the books, by hand: as many asks would take longer than what is measured."""
     place.engine.ledger.restore(claims, 0.0)
-    place.engine.ledger.mend_plans()
+    place.engine.ledger.replan()
     place.engine.ledger.take_changes()
 
 
@@ -484,13 +498,13 @@ def _waiting(number: int, *ports: int, **more: Any) -> Claim:
     return _claim(number, *ports, state=State.CONFIRMED, **more)
 
 
-def verdicts(place: Place) -> None:
+def rejections_by_scheduler(place: Place) -> None:
     """256 Pods whose status says that the scheduler found no node, each for nodes of its own, in one batch"""
     claims = [_waiting(200_000 + at, LOW + at, constraints=_own(at)) for at in range(256)]
     place.on_loop(_restore, place, claims)
-    verdict = Verdict(Judge.SCHEDULER, 3_000)
+    rejection = PortRejection(RejectedBy.SCHEDULER, 3_000)
     pods = [
-        _pod(200_000 + at, LOW + at, node=None, carried_id=claim.id, constraints=claim.constraints, verdict=verdict)
+        _pod(200_000 + at, LOW + at, node=None, carried_id=claim.id, constraints=claim.constraints, rejection=rejection)
         for at, claim in enumerate(claims)
     ]
     with place.measured():
@@ -503,12 +517,12 @@ def _own(number: int) -> Constraints:
     return Constraints(tolerations=(Toleration(key=f"own-{number}"),))
 
 
-def verdicts_of_kubelets(place: Place) -> None:
+def rejections_by_kubelets(place: Place) -> None:
     """256 Pods that their kubelets refused, in one batch"""
     claims = [_claim(200_000 + at, LOW + at, node=_name(at), state=State.BOUND) for at in range(256)]
     place.on_loop(_restore, place, claims)
     pods = [
-        _pod(200_000 + at, LOW + at, node=_name(at), is_finished=True, verdict=Verdict(Judge.KUBELET))
+        _pod(200_000 + at, LOW + at, node=_name(at), is_finished=True, rejection=PortRejection(RejectedBy.KUBELET))
         for at in range(256)
     ]
     with place.measured():
@@ -518,7 +532,7 @@ def verdicts_of_kubelets(place: Place) -> None:
 def _fill(place: Place, nodes: range, *numbers: int, first: int, **more: Any) -> None:
     """Pods that were never granted anything, one on each of some nodes, with these numbers."""
     pods = [_pod(first + at, *numbers, node=_name(node), **more) for at, node in enumerate(nodes)]
-    place.on_loop(lambda: place.engine.ledger.observe(pods=pods, now=0.0))
+    place.on_loop(lambda: place.engine.ledger.observe(ClusterChange(pods=pods), now=0.0))
 
 
 def waiting_pods(place: Place) -> None:
@@ -572,13 +586,13 @@ def pods_seen(place: Place) -> None:
 
 def _list(place: Place, pages: list[list[PodSketch]], missing: set[PodUid]) -> None:
     """Tells a list as the follower does: 256 objects in a turn, and its end."""
-    sink = _Pods(place.engine, place.engine.proven)
+    sink = PodSink(place.engine.maintenance, place.engine.maintenance.proven)
     sink._missing = missing  # noqa: SLF001 - what a whole list lacks
 
     async def tell() -> None:
         for page in pages:
-            for start in range(0, len(page), PACE.batch):
-                await in_turns(sink.listed(page[start : start + PACE.batch]))
+            for start in range(0, len(page), TUNING.batch):
+                await in_turns(sink.listed(page[start : start + TUNING.batch]))
         await in_turns(sink.complete(0.0))
 
     with place.measured():
@@ -610,14 +624,14 @@ def leases(place: Place) -> None:
 
 def leases_end(place: Place) -> None:
     """50,000 leases that end at one moment"""
-    end = place.engine.now() + 1e6
+    end = place.engine.clock() + 1e6
     place.on_loop(_restore, place, _leases(50_000, end))
     with place.measured():
         place.clock_shift = 1e6 + 60.0
         deadline = time.monotonic() + 40
-        while time.monotonic() < deadline and place.engine.ledger.tally().states.get(State.LEASED):
+        while time.monotonic() < deadline and place.engine.ledger.claims.tally().states.get(State.LEASED):
             time.sleep(0.1)
-    left = place.engine.ledger.tally().states.get(State.LEASED, 0)
+    left = place.engine.ledger.claims.tally().states.get(State.LEASED, 0)
     place.remark(f"{left:,} left")
 
 
@@ -647,25 +661,25 @@ def leases_recovered(place: Place) -> None:
     recorded = [Recorded(claim, None) for claim in _leases(120_000, 1e12)[20_000:]]
 
     async def recover() -> None:
-        await in_turns(place.engine.recover_leases(recorded))
+        await in_turns(place.engine.recovery.recover_leases(recorded))
 
     with place.measured():
         place.on_loop(recover)
-    place.remark(f"{len(place.engine.leases()):,} in force")
+    place.remark(f"{len(place.engine.recovery.leases()):,} in force")
 
 
 class _Nothing:
     """Objects that need nothing written."""
 
 
-def leases_tidied(place: Place) -> None:
+def leases_reconciled(place: Place) -> None:
     """100,000 leases and their objects are held against each other"""
     claims = _leases(100_000, 1e12)
     place.on_loop(_restore, place, claims)
-    shelf = Shelf()
+    cache = PortLeaseCache()
     for claim in claims:
-        shelf.put(
-            Stored(
+        cache.put(
+            PortLease(
                 namespace="lessee",
                 name=claim.id,
                 uid=claim.id,
@@ -676,18 +690,19 @@ def leases_tidied(place: Place) -> None:
                 expires=shown_end(claim, 0.0),
             )
         )
-    journal = LeaseJournal(place.journal, _Nothing(), shelf, now=place.engine.now)  # type: ignore[arg-type]
-    keeper = LeaseKeeper(
+    durability = LeaseDurability(place.journal, _Nothing(), cache, now=place.engine.clock)  # type: ignore[arg-type]
+    reconciler = LeaseReconciler(
         _Nothing(),  # type: ignore[arg-type]
-        store=_Nothing(),  # type: ignore[arg-type]
-        shelf=shelf,
-        journal=journal,
-        books=place.engine,
+        api=_Nothing(),  # type: ignore[arg-type]
+        cache=cache,
+        durability=durability,
+        books=place.engine.recovery,
         legacy=lambda: Legacy.EVERYTHING,
         may_write=lambda: True,
+        clock=place.engine.clock,
     )
     with place.measured():
-        is_whole = place.on_loop(keeper.tidy)
+        is_whole = place.on_loop(reconciler.reconcile)
     place.remark("nothing to do" if is_whole else "something failed")
 
 
@@ -699,17 +714,17 @@ def reservations_dated(place: Place) -> None:
     ]
     place.on_loop(_restore, place, claims)
     place.on_loop(_until_mended, ledger)
-    ledger._confirms = False  # noqa: SLF001 - as if nobody had shown us Pods
+    ledger.limits.confirms = False
     with place.measured():
         _observe(place)
         place.on_loop(_until_mended, ledger)
-    undated = sum(1 for claim in ledger.claims() if claim.state is State.RESERVED and claim.expires is None)
+    undated = sum(1 for claim in ledger.claims if claim.state is State.RESERVED and claim.expires is None)
     place.remark(f"{undated:,} left")
 
 
 async def _until_mended(ledger: Ledger) -> None:
-    while ledger.has_plans_to_mend:
-        ledger.mend_plans()
+    while ledger.has_more_to_replan:
+        ledger.replan()
         await asyncio.sleep(0)
 
 
@@ -768,7 +783,7 @@ def _either(number: int) -> pb.NodeTerm:
 
 def _tell_nodes(place: Place, nodes: Iterable[Node]) -> None:
     """Tells what the cluster's Nodes are now, as the follower does."""
-    sink = _Nodes(place.engine)
+    sink = NodeSink(place.engine.maintenance)
     sink._nodes = {_name(number): _node(number) for number in range(NODES)}  # noqa: SLF001 - what it has told
     sink._listed = {**sink._nodes, **{node.name: node for node in nodes}}  # noqa: SLF001
 
@@ -806,10 +821,38 @@ def nodes_of_many_ports(place: Place) -> None:
     _tell_nodes(place, [_node(number, zone=str((number + 1) % 10)) for number in range(256)])
 
 
+def reports(place: Place) -> None:
+    """the agent of a node tells 5,000 sockets, and then 5,000 others, under 40 candidate sets that are kept"""
+    for _ in range(40):
+        tolerations = [pb.Toleration(key=f"kept-{next(_serial)}")]
+        within = pb.NodeConstraints(node_selector={"zone": "5"}, tolerations=tolerations)
+        place.ask(ask("kept", within, dry_run=True, range=pb.PortRange(min=40_000, max=60_000)))
+    messages = [
+        pb.ReportNodeRequest(
+            node=_name(5),
+            snapshot=at == 0,
+            more=at < 4,
+            opened=[
+                pb.Socket(protocol=pb.PROTOCOL_TCP, port=low + 1_000 * at + n, process="flood") for n in range(1_000)
+            ],
+        )
+        for low in (40_000, 50_000)
+        for at in range(5)
+    ]
+    with place.measured():
+        for message in (messages[:5], messages[5:]):
+            try:
+                list(place.stub.ReportNode(iter(message), timeout=CALL_SECONDS))
+            except grpc.RpcError as error:
+                place.remark(f"ended: {reason_of(error)}")
+    sockets = place.engine.ledger.nodes.sockets.of(_name(5))
+    place.remark(f"{len(sockets) if sockets else 0:,} sockets are open")
+
+
 def priorities(place: Place) -> None:
     """3,000 priorities of Pods: an ask that may preempt, small ones, and changes of Pods"""
     pods = [_pod(300_000 + at, 9_000, node=_name(at), priority=at) for at in range(3_000)]
-    place.on_loop(lambda: place.engine.ledger.observe(pods=pods, now=0.0))
+    place.on_loop(lambda: place.engine.ledger.observe(ClusterChange(pods=pods), now=0.0))
     request = ask("ranked", priority=2_999, may_preempt=True, **_fixed(9_000))
     within = pb.NodeConstraints(node_selector={"thousand": "0"})
     wide = ask("ranked", within, range=pb.PortRange(min=9_000, max=9_511), priority=2_000)
@@ -840,6 +883,52 @@ def ports_among_leases(place: Place) -> None:
             for low, high in ((1_024, 56_000), (30_000, 34_000)):
                 reasons.append(place.ask(ask("ports", within, range=pb.PortRange(min=low, max=high), ports=ports)))
     place.remark(" ".join(reason or "granted" for reason in reasons))
+
+
+COOLING_LOW, COOLING = 22_000, 32_768
+
+
+def _cool(place: Place) -> None:
+    """As many numbers as are remembered cool on one of two nodes with a label, and somebody has each on the other."""
+    nodes = [_node(10, cool="y"), _node(11, cool="y")]
+    place.on_loop(lambda: place.engine.ledger.observe(ClusterChange(nodes=nodes), now=0.0))
+    numbers = range(COOLING_LOW, COOLING_LOW + COOLING)
+    for first, node in ((300_000, 10), (310_000, 11)):
+        pods = [
+            _pod(first + at, *numbers[at * 500 : (at + 1) * 500], node=_name(node)) for at in range(-(-COOLING // 500))
+        ]
+        place.on_loop(lambda pods=pods: place.engine.ledger.observe(ClusterChange(pods=pods), now=0.0))
+    gone = [PodUid(f"pod-{300_000 + at}") for at in range(-(-COOLING // 500))]
+    _observe(place, gone_pods=gone)
+
+
+def _beside_cooling(name: str, seconds: int, **more: Any) -> pb.AllocateRequest:
+    within = pb.NodeConstraints(node_selector={"cool": "y"})
+    numbers = pb.PortRange(min=COOLING_LOW, max=COOLING_LOW + COOLING - 1)
+    request = ask(name, within, range=numbers, **more)
+    request.cool_down.seconds = seconds
+    return request
+
+
+def blocks_among_cooling(place: Place) -> None:
+    """a lease of 256 blocks of several sizes, where 32,768 numbers cool on one node and are held on another"""
+    _cool(place)
+    mixed = [
+        pb.PortRequest(container="c", container_port=1_000 + at, count=3 + at % 3, alignment=1 + at % 7)
+        for at in range(256)
+    ]
+    owner = pb.Owner(kind="Service", namespace="caller", name="relay")
+    with place.measured():
+        reason = place.ask(_beside_cooling("lease", 60, ports=mixed, owner=owner, dry_run=True))
+    place.remark(reason or "granted")
+
+
+def cool_downs_first_seen(place: Place) -> None:
+    """20 cool-downs of lengths that nobody asked for yet, where 32,768 numbers cool"""
+    _cool(place)
+    with place.measured():
+        reasons = {place.ask(_beside_cooling("cool", 60 + at, dry_run=True)) for at in range(20)}
+    place.remark(" ".join(sorted(filter(None, reasons))) or "granted")
 
 
 def full_first_seen(place: Place) -> None:
@@ -912,7 +1001,7 @@ def list_nodes(place: Place) -> None:
 def get_node(place: Place) -> None:
     """GetNode of a node with 20,000 ports, five times; 100 of an ordinary one, and of one that is unknown"""
     pods = [_pod(300_000 + at, *range(30_000 + at * 100, 30_100 + at * 100), node=_name(5)) for at in range(200)]
-    place.on_loop(lambda: place.engine.ledger.observe(pods=pods, now=0.0))
+    place.on_loop(lambda: place.engine.ledger.observe(ClusterChange(pods=pods), now=0.0))
     with place.measured():
         for _ in range(5):
             place.stub.GetNode(pb.GetNodeRequest(name=_name(5)), timeout=CALL_SECONDS)
@@ -977,7 +1066,7 @@ async def _churn(place: Place, number: int) -> None:
             _pod(700_000 + at, 5_000 + at % 1_000, node=_name(at % NODES))
             for at in range(start, min(number, start + 256))
         ]
-        place.engine.observe(pods=pods, lists_pods=True)
+        place.engine.maintenance.observe(ClusterChange(pods=pods, lists_pods=True))
         await asyncio.sleep(0)
 
 
@@ -1000,8 +1089,8 @@ ROWS: tuple[Row, ...] = (
     stream_of_asks,
     stream_of_grants,
     stream_unread,
-    verdicts,
-    verdicts_of_kubelets,
+    rejections_by_scheduler,
+    rejections_by_kubelets,
     waiting_pods,
     waiting_pairs,
     terminating,
@@ -1010,14 +1099,17 @@ ROWS: tuple[Row, ...] = (
     leases,
     leases_end,
     leases_recovered,
-    leases_tidied,
+    leases_reconciled,
     reservations_dated,
     failed_commit,
     scope_chain,
     nodes_under_selectors,
     nodes_of_many_ports,
+    reports,
     priorities,
     ports_among_leases,
+    blocks_among_cooling,
+    cool_downs_first_seen,
     full_first_seen,
     list_all,
     list_small,
@@ -1036,7 +1128,7 @@ def stalls(options: Options) -> bool:
     rows = [row for row in ROWS if not options.only or any(word in row.__name__ for word in options.only)]
     ledger, is_fine = build(), True
     print(
-        "| row | input | time | longest turn, CPU | worst wait beside | remarks |\n|---|---|---|---|---|---|",
+        "| row | input | time | longest turn, CPU | worst wait beside | warnings |\n|---|---|---|---|---|---|",
         flush=True,
     )
     for row in rows:
@@ -1059,6 +1151,6 @@ def _line(row: Row, stall: Stall, broken: Sequence[str]) -> str:
         f"{stall.seconds:.2f} s",
         f"{1000 * stall.longest:.0f} ms",
         f"{1000 * stall.wait:.0f} ms",
-        "; ".join([*stall.remarks, *([f"**BROKEN: {', '.join(broken)}**"] if broken else [])]),
+        "; ".join([*stall.warnings, *([f"**BROKEN: {', '.join(broken)}**"] if broken else [])]),
     ]
     return f"| {' | '.join(cells)} |"

@@ -32,21 +32,18 @@ from typing import Any, TypeVar
 
 import grpc
 
-from allocator.access.guard import Guard
+from allocator.app.build import Collaborators, build
+from allocator.app.lifecycle import TICK_SECONDS
+from allocator.app.servers import SERVER_OPTIONS
 from allocator.clock import Clock
+from allocator.commands import add_to_server
 from allocator.core.claims import ClaimId
 from allocator.core.ledger import Ledger
-from allocator.decisions import Decisions
-from allocator.engine import Engine
 from allocator.journal.sqlite import SqliteJournal
-from allocator.metrics import Metrics, Standing
-from allocator.reports import Reports, nobody
-from allocator.runtime import SERVER_OPTIONS, TICK_SECONDS
-from allocator.service import AllocatorService
-from allocator.status import Status
-from hostport import garbage
+from hostport import process
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
+from testing.clock import FunctionClock
 
 T = TypeVar("T")
 
@@ -81,7 +78,7 @@ class Stall:
     spent: float = 0.0  # CPU seconds of the loop in that time
     longest: float = 0.0
     wait: float = 0.0
-    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
 
@@ -97,14 +94,16 @@ class Place:
         self._thread = threading.Thread(target=self.loop.run_forever, name="loop", daemon=True)
         self._thread.start()
         self.journal = SqliteJournal(folder / "journal.db").open_now()
-        self.engine = Engine(
-            ledger=ledger,
-            journal=self.journal,
-            now=lambda: clock() + self.clock_shift,
-            new_id=lambda: ClaimId(f"f{next(ids):031x}"),
+        self.application = build(
+            Collaborators(
+                ledger=ledger,
+                journal=self.journal,
+                clock=FunctionClock(lambda: clock() + self.clock_shift),
+                new_id=lambda: ClaimId(f"f{next(ids):031x}"),
+            )
         )
-        self.metrics = Metrics()
-        self.metrics.registry.register(Standing(self.engine))
+        self.engine, self.service = self.application.engine, self.application.service
+        self.metrics = self.application.metrics
         self.port = self.on_loop(self._start)
         self._channel = grpc.insecure_channel(
             f"127.0.0.1:{self.port}", options=[("grpc.max_receive_message_length", LARGEST_ANSWER)]
@@ -114,16 +113,7 @@ class Place:
     async def _start(self) -> int:
         self.engine.is_serving = True
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        status = Status(self.engine, cluster="file", journal="sqlite", certificates=self.metrics.certificates)
-        self.service = AllocatorService(
-            self.engine,
-            self.metrics,
-            Reports(discloses_holders=False, event=nobody),
-            status,
-            Guard(),
-            Decisions(),
-        )
-        pb_grpc.add_AllocatorServiceServicer_to_server(self.service, self._server)
+        add_to_server(self.service, self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         self._ticker = asyncio.create_task(self._tick())
@@ -132,7 +122,7 @@ class Place:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self.engine.tick()
+            self.engine.maintenance.tick()
 
     def on_loop(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """What a function, or a coroutine's, gives when it is run on the loop."""
@@ -191,7 +181,7 @@ class Place:
         return ""
 
     def remark(self, text: str) -> None:
-        self.stall.remarks.append(text)
+        self.stall.warnings.append(text)
 
     def bound(self, what: str, value: float, most: float, unit: str) -> None:
         """Tells a figure that has a bound of its own."""
@@ -254,13 +244,13 @@ def _run(ledger: Ledger, row: Callable[[Place], None], into: int) -> None:
     """In the fork: never returns."""
     try:
         gc.enable()
-        garbage.serve()
+        process.freeze()
         with TemporaryDirectory(prefix="hostport-bench-") as name:
             place = Place(ledger, Path(name))
             try:
                 row(place)
             except Exception as error:  # noqa: BLE001 - a row that fails takes nothing from the others
-                place.stall.remarks.append(" ".join(f"failed: {error!r}".split())[:200])
+                place.stall.warnings.append(" ".join(f"failed: {error!r}".split())[:200])
                 place.stall.broken.append("failed")
             os.write(into, pickle.dumps(place.stall))
     finally:

@@ -1,5 +1,5 @@
-"""What is made from the Helm chart: deploy/base, the overlays, the table of its README, its copies of the alerts and
-of the dashboard.
+"""What is made from the Helm chart: deploy/base, the overlays, the table of its README, its version (that of
+pyproject.toml), its copies of the alerts and of the dashboard.
 
     python deploy/render.py [--check]
 
@@ -13,9 +13,11 @@ says so.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,6 +29,14 @@ SOURCE = "# Source: hostport-operator/templates/"
 BY_HAND = "PutYourAuthorityHere"
 """Stands in an overlay's values for what whoever installs it has to write; its line is left out."""
 
+STRICT = """\
+    # Both programs live within the strictest profile, so nothing laxer may run beside them.
+    pod-security.kubernetes.io/enforce: restricted
+"""
+LAX = """\
+    # The agents are on the nodes' own network, which no stricter profile allows. The others live within the strictest.
+    pod-security.kubernetes.io/enforce: privileged
+"""
 RENDER = ("--namespace=hostport-system", "--no-hooks", "--kube-version=v1.36.0")
 TABLE = ("<!-- values: made by make docs -->\n", "<!-- end of the values -->\n")
 
@@ -60,10 +70,22 @@ def manifests(program: str) -> dict[Path, str]:
     base = {DEPLOY / "base" / name: MADE + text for name, text in rendered(program).items()}
     namespace = (DEPLOY / "base" / "namespace.yaml").read_text(encoding="utf-8")
     overlays = {
-        values.with_name("manifests.yaml"): MADE + "---\n".join([namespace, *rendered(program, values).values()])
+        values.with_name("manifests.yaml"): MADE + _joined(namespace, rendered(program, values))
         for values in sorted(DEPLOY.glob("overlays/*/values.yaml"))
     }
     return base | overlays
+
+
+def _joined(namespace: str, made: Mapping[str, str]) -> str:
+    """One file of the namespace and of what Helm made. Agents are on the nodes' network, which its level must allow."""
+    if "agent.yaml" in made:
+        namespace = namespace.replace(STRICT, LAX)
+    return "---\n".join([namespace, *made.values()])
+
+
+def version() -> str:
+    """That of a release, as semantic versioning has it: tags, charts, images and plug-ins are called by it."""
+    return str(tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def described() -> dict[Path, str]:
@@ -76,6 +98,10 @@ def described() -> dict[Path, str]:
         CHART / "files" / name: (DEPLOY / "monitoring" / name).read_text(encoding="utf-8")
         for name in ("alerts.yaml", "dashboard.json")
     }
+    chart = (CHART / "Chart.yaml").read_text(encoding="utf-8")
+    for key, written in (("version", version()), ("appVersion", f'"{version()}"')):
+        chart = re.sub(rf"^{key}: .*$", f"{key}: {written}", chart, flags=re.MULTILINE)
+    copies[CHART / "Chart.yaml"] = re.sub(r"(image: localhost/\S+):\S+$", rf"\1:{version()}", chart, flags=re.MULTILINE)
     return copies | {CHART / "README.md": f"{before}{TABLE[0]}\n{table}\n\n{TABLE[1]}{after}"}
 
 

@@ -87,6 +87,9 @@ What to try next:
   # what the webhook answers to a review that a real API server sent
   curl -s --cacert .local/ca.crt -H 'Content-Type: application/json' --data-binary @examples/admission-review.json \\
     'https://127.0.0.1:{shim}/mutate?timeout=5s'
+  # who holds which port, and the same as a page
+  .venv/bin/hostport --server 127.0.0.1:{grpc} list -A
+  http://127.0.0.1:{allocator_http}/
   # any manifest as the webhook would mutate it; nothing is reserved
   .venv/bin/python -m shim render --allocator 127.0.0.1:{grpc} -f examples/distributed-db.yaml
   # the gRPC API, by reflection

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from hostport.files import load_pair, read_all
-from hostport.rollover import RollOver, Shown
+from hostport.rollover import KeyPair, RollOver
 from hostport.x509 import certificates
 
 
@@ -59,14 +59,14 @@ class Credentials:
         """Whether to load again, though no file has changed."""
         return self.roll_over is not None and self.roll_over.is_due()
 
-    def _read(self) -> tuple[bytes | None, Shown | None]:
+    def _read(self) -> tuple[bytes | None, KeyPair | None]:
         """What is trusted, None for the system's roots, and what is shown. Tried, as gRPC would accept anything."""
         if self.ca:
             ssl.create_default_context(cafile=self.ca)
         if self.token_file:
             self._read_token()
         ca = read_all(self.ca, self.also) if self.ca else None
-        pair = Shown(self.cert.read_bytes(), self.key.read_bytes()) if self.cert and self.key else None
+        pair = KeyPair(self.cert.read_bytes(), self.key.read_bytes()) if self.cert and self.key else None
         _context(ca, pair)
         if self.roll_over:
             ca = self.roll_over.trust(ca) if ca else None
@@ -77,7 +77,11 @@ class Credentials:
         return self.token_file.read_text(encoding="ascii").strip() if self.token_file else self.token
 
 
-def _context(ca: bytes | None, pair: Shown | None) -> ssl.SSLContext:
+NO_CREDENTIALS = Credentials()
+"""Plain text."""
+
+
+def _context(ca: bytes | None, pair: KeyPair | None) -> ssl.SSLContext:
     trusted = "".join(certificates(ca.decode("ascii", "replace"))) if ca else None
     context = ssl.create_default_context(cadata=trusted)
     if pair:

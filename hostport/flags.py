@@ -79,6 +79,37 @@ def files(text: str) -> tuple[Path, ...]:
     return tuple(Path(each.strip()) for each in text.split(",") if each.strip())
 
 
+def one_of(*values: str) -> Callable[[str], str]:
+    """A parser of one of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"{text!r} is none of {', '.join(values)}")
+        return text
+
+    return parse
+
+
+def optional_file(text: str) -> Path | None:
+    """A path; None where the text is empty."""
+    return Path(text) if text else None
+
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def log_level(text: str) -> str:
+    """A level of the log, in capitals.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    if text.lower() not in LEVELS:
+        raise ValueError(f"{text!r} is none of {', '.join(LEVELS)}")
+    return text.upper()
+
+
 ALSO_TRUST = Flag(
     "also-trust",
     "",

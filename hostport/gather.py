@@ -1,4 +1,4 @@
-"""What waits to travel, travels together."""
+"""Messages that wait in one queue are sent together."""
 
 from __future__ import annotations
 

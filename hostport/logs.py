@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-OURS = ("allocator", "shim", "hostport")
+OURS = ("allocator", "shim", "agent", "hostport")
 WRITE_SECONDS = 0.02
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -38,6 +38,7 @@ class JsonFormatter(logging.Formatter):
         self._stamp = ""
 
     def format(self, record: logging.LogRecord) -> str:
+        """A record as one line of JSON, without the line break."""
         line: dict[str, Any] = {
             "time": self._time(record.created),
             "level": record.levelname.lower(),
@@ -60,14 +61,17 @@ class JsonFormatter(logging.Formatter):
 class GatheringHandler(logging.StreamHandler[TextIO]):
     """Renders and writes what gathers in a moment at once; where no event loop runs, each line as it comes.
 
-    Between two other things to render a line takes three times as long as after another one.
+    Between two other things to render a line takes three times as long as after another one. A line that comes after a
+    pause is written in the next turn of the loop: to wake up for it later costs more.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self._records: list[logging.LogRecord] = []
+        self._written = 0.0  # when, by the clock of the loop
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a record until the event loop writes what has gathered; without a loop it is written now."""
         try:
             record.msg, record.args = record.getMessage(), None  # what it is about may change
             self._records.append(record)
@@ -78,9 +82,19 @@ class GatheringHandler(logging.StreamHandler[TextIO]):
             self.handleError(record)
         else:
             if len(self._records) == 1:
-                loop.call_later(WRITE_SECONDS, self.flush)
+                self._write_soon(loop)
+
+    def _write_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        due = self._written + WRITE_SECONDS
+        self._written = max(now, due)
+        if due <= now:
+            loop.call_soon(self.flush)
+        else:
+            loop.call_at(due, self.flush)
 
     def flush(self) -> None:
+        """Writes what has gathered. Called by the loop, and by whoever ends the program."""
         with self.lock or nullcontext():
             records, self._records = self._records, []
             lines = "".join(map(self._line, records))
@@ -114,7 +128,7 @@ def set_level(level: str) -> None:
         logging.getLogger(name).setLevel(_number(level))
 
 
-def tell(log: logging.Logger, message: str, level: int = logging.INFO, **fields: Any) -> None:
+def log_event(log: logging.Logger, message: str, level: int = logging.INFO, **fields: Any) -> None:
     """One line with fields. Costs nothing where the level is not shown; no field is rendered here."""
     if log.isEnabledFor(level):
         record = logging.LogRecord(log.name, level, "", 0, message, None, None)

@@ -63,18 +63,18 @@ class Described:
         return family
 
 
-class Counted:
-    """A counter whose children are looked up once: `labels()` costs more than the increment."""
+class CounterChildren(dict[tuple[str, ...], Counter]):
+    """The children of a counter by the values of its labels: `labels()` is called once for each, since it costs more
+    than the increment.
+    """
 
     def __init__(self, counter: Counter) -> None:
+        super().__init__()
         self._counter = counter
-        self._children: dict[tuple[str, ...], Counter] = {}
 
-    def inc(self, *values: str) -> None:
-        child = self._children.get(values)
-        if child is None:
-            child = self._children[values] = self._counter.labels(*values)
-        child.inc()
+    def __missing__(self, values: tuple[str, ...]) -> Counter:
+        child = self[values] = self._counter.labels(*values)
+        return child
 
 
 BUILD_INFO = Described(

@@ -27,7 +27,7 @@ MOST_TOLD = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class KeyPair:
     """A certificate chain and its key, PEM."""
 
     chain: bytes
@@ -49,8 +49,8 @@ class RollOver:
         self._clock = clock
         self._known: dict[str, float] = {}  # PEM of each authority, and when it ends
         self._changed = -math.inf
-        self._shown: Shown | None = None
-        self._waiting: Shown | None = None
+        self._shown: KeyPair | None = None
+        self._waiting: KeyPair | None = None
 
     # -- whom to trust
 
@@ -59,8 +59,9 @@ class RollOver:
         text = named.decode("ascii", "replace")
         found = {each: _end(each) for each in certificates(text)}
         if self._known and found.keys() - self._known.keys():
-            self._changed = self._clock()
+            self._changed = self._clock()  # from now on `delay` seconds, until the other side knows it as well
         former = {each: end for each, end in self._known.items() if each not in found and self._now() < end < math.inf}
+        # What no file names any more stays trusted until it ends: what it signed is still in use.
         self._known = found | dict(nlargest(MOST_FORMER, former.items(), key=lambda each: each[1]))
         return self.trusted
 
@@ -76,11 +77,11 @@ class RollOver:
     # -- what to show
 
     @property
-    def shown(self) -> Shown | None:
+    def shown(self) -> KeyPair | None:
         """What is shown; None: nothing yet."""
         return self._shown
 
-    def show(self, pair: Shown) -> Shown:
+    def show(self, pair: KeyPair) -> KeyPair:
         """What the files hold now; returns what is to be shown."""
         held = self._shown
         if held is None or held == pair or self._may_follow(held):
@@ -93,7 +94,7 @@ class RollOver:
         """Whether what waits may be shown by now."""
         return self._waiting is not None and self._shown is not None and self._may_follow(self._shown)
 
-    def _may_follow(self, shown: Shown) -> bool:
+    def _may_follow(self, shown: KeyPair) -> bool:
         """Whether another may take its place: the other side knows every authority, or it ends soon."""
         ends = _end(shown.chain.decode("ascii", "replace"))
         return self._clock() >= self._changed + self._delay or self._now() >= ends - self._delay

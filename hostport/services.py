@@ -6,9 +6,10 @@ Service's own), leads nowhere when the port has moved.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+
+from hostport.allocations import parse_allocations
 
 Moved = Mapping[tuple[str, int], tuple[str, int]]
 """Protocol and old number of the ports that moved → name, which may be empty, and new number."""
@@ -55,15 +56,11 @@ class Selecting(NamedTuple):
 
 def moved_ports(table: str) -> Moved:
     """The ports of a Pod's `hostport.io/allocations` that moved. A table that cannot be read has none."""
-    try:
-        rows = json.loads(table)
-        return {
-            (str(row["protocol"]), int(row["containerPort"])): (str(row["name"]), int(row["hostPort"]))
-            for row in rows[:MOST_MOVED]
-            if row["containerPort"] != row["hostPort"]
-        }
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
+    return {
+        (row.protocol, row.container_port): (row.name, row.host_port)
+        for row in parse_allocations(table)[:MOST_MOVED]
+        if row.container_port != row.host_port
+    }
 
 
 def parse_service(obj: Mapping[str, Any], namespace: str = "default") -> Selecting | None:

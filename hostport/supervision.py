@@ -76,14 +76,14 @@ async def _supervised(name: str, work: Coroutine[Any, Any, None], *, ends: bool)
     try:
         await work
     except LoopError:
-        raise  # it has a name
+        raise  # the innermost name is told
     except asyncio.CancelledError as error:
         if task is None or task.cancelling():
-            raise
+            raise  # we end it
         raise LoopError(name, "failed: something that it waited for was cancelled") from error
     except Exception as error:
         raise LoopError(name, f"failed: {type(error).__name__}: {error}") from error
-    if not ends:
+    if not ends:  # a loop goes on until the program ends
         raise LoopError(name, "ended, and nothing does its work any more")
 
 

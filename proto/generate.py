@@ -1,6 +1,7 @@
 """Generates what is made of proto/; with --check only tells whether the generated files are fresh.
 
-hostport/v1 has messages and a service, allocator/cluster messages alone.
+hostport/v1 has messages and a service, allocator/ messages alone. With --release the contract of today is kept
+as that of the version in pyproject.toml: proto/lint.py refuses what would break programs of a release.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from google.rpc import status_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOGLE = Path(status_pb2.__file__).parents[2]  # where google/rpc/status.proto lies
-PROTOS = ("hostport/v1/allocator.proto", "allocator/cluster/kubernetes.proto")
+PROTOS = ("hostport/v1/allocator.proto", "allocator/cluster/kubernetes.proto", "allocator/stream.proto")
 GENERATED = (
     *(f"hostport/v1/allocator_{kind}" for kind in ("pb2.py", "pb2.pyi", "pb2_grpc.py", "pb2_grpc.pyi")),
-    *(f"allocator/cluster/kubernetes_{kind}" for kind in ("pb2.py", "pb2.pyi")),
+    *(f"allocator/{name}_{kind}" for name in ("cluster/kubernetes", "stream") for kind in ("pb2.py", "pb2.pyi")),
 )
 
 
@@ -36,7 +38,20 @@ def generate(target: Path) -> None:
     subprocess.run(command, check=True)
 
 
+def keep_release() -> Path:
+    """Writes the descriptor set of the contract, without what it imports. Gives the file."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    path = ROOT / "proto" / "released" / f"hostport-v1-{version}.binpb"
+    path.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"-I{GOOGLE}", f"-o{path}", PROTOS[0]]
+    subprocess.run(command, check=True)
+    return path
+
+
 def main() -> int:
+    if "--release" in sys.argv:
+        print(keep_release().relative_to(ROOT))
+        return 0
     with tempfile.TemporaryDirectory() as scratch:
         generate(Path(scratch))
         if "--check" in sys.argv:

@@ -1,6 +1,7 @@
 """Checks proto/hostport by the rules of buf STANDARD and COMMENTS that matter here, on the descriptors of protoc.
 
-For machines without buf: names, zero values, one request and response for each call, a comment on everything.
+For machines without buf: names, zero values, one request and response for each call, a comment on everything. And by
+buf's rule WIRE_JSON: what a release has (proto/released) keeps its name, number and type.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
+    FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
     ServiceDescriptorProto,
@@ -30,7 +32,13 @@ Path_ = tuple[int, ...]
 
 
 def main() -> int:
-    problems = [problem for file in describe() for problem in lint(file)]
+    files = describe()
+    problems = [problem for file in files for problem in lint(file)]
+    problems += [
+        f"{path.name}: {problem}"
+        for path in released()
+        for problem in breaks(FileDescriptorSet.FromString(path.read_bytes()).file, files)
+    ]
     print("\n".join(problems) or "proto: ok")
     return 1 if problems else 0
 
@@ -42,6 +50,51 @@ def describe() -> list[FileDescriptorProto]:
         command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"-I{GOOGLE}", f"-o{out.name}"]
         subprocess.run([*command, "--include_source_info", *ours], check=True)
         return list(FileDescriptorSet.FromString(Path(out.name).read_bytes()).file)
+
+
+def released() -> list[Path]:
+    """The descriptor sets of the releases, one file each."""
+    return sorted((ROOT / "released").glob("*.binpb"))
+
+
+def breaks(before: Iterable[FileDescriptorProto], now: Iterable[FileDescriptorProto]) -> list[str]:
+    """What programs of a release would miss or read wrong today, a sentence each."""
+    was, is_now = dict(_parts(before)), dict(_parts(now))
+    return [
+        f"{name} is gone" if name not in is_now else f"{name} was {what}, and is {is_now[name]}"
+        for name, what in was.items()
+        if is_now.get(name) != what
+    ]
+
+
+def _parts(files: Iterable[FileDescriptorProto]) -> Iterator[tuple[str, str]]:
+    """What the wire and JSON consist of: each method, field and enum value by name, with what must stay of it."""
+    for file in files:
+        for service in file.service:
+            for method in service.method:
+                streams = "stream " * method.client_streaming, "stream " * method.server_streaming
+                signature = f"{streams[0]}{method.input_type} -> {streams[1]}{method.output_type}"
+                yield f"{file.package}.{service.name}/{method.name}", signature
+        yield from _parts_of_enums(file.enum_type, file.package)
+        for message in file.message_type:
+            yield from _parts_of_message(message, file.package)
+
+
+def _parts_of_message(message: DescriptorProto, scope: str) -> Iterator[tuple[str, str]]:
+    name = f"{scope}.{message.name}"
+    for field in message.field:
+        kind = FieldDescriptorProto.Type.Name(field.type)
+        label = FieldDescriptorProto.Label.Name(field.label)
+        yield f"{name}.{field.name}", f"{label} {kind}{field.type_name} = {field.number}"
+    yield from _parts_of_enums(message.enum_type, name)
+    for nested in message.nested_type:
+        yield from _parts_of_message(nested, name)
+
+
+def _parts_of_enums(enums: Iterable[EnumDescriptorProto], scope: str) -> Iterator[tuple[str, str]]:
+    for enum in enums:
+        for value in enum.value:
+            yield f"{scope}.{enum.name}.{value.name}", f"= {value.number}"
 
 
 def lint(file: FileDescriptorProto) -> Iterator[str]:

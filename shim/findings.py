@@ -12,25 +12,20 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 
 import msgspec
 
-from hostport.contract import Notice
-from shim.env import PREFIX, variable_part
-from shim.held import Held, moved
-from shim.outcomes import LONGEST_WARNING, Remark, clipped, remark
-from shim.pods import Pod, undeclared
-from shim.pointers import Op, add, escaped
-from shim.settings import ALLOCATED, NETWORK, REWRITE, REWRITTEN
-from shim.texts import ANOTHER_CONTAINER, Text, Texts, replaced, tokens, why_not_ours
+from hostport.contract import Notice, PodWarning
+from hostport.contract.limits import LONGEST_WARNING, Bound
+from shim.annotations import ALLOCATED, NETWORK, REWRITE, REWRITTEN
+from shim.outcomes import AddOp, Op, clipped
+from shim.pods import Container, NewPod
+from shim.ports import VARIABLE_PREFIX, AssignedPort, pointer_to, variable_part
+from shim.texts import ANOTHER_CONTAINER, TOKEN, Text, replaced, tokens, why_not_ours
 
 PROMETHEUS = "prometheus.io/port"
-MOST_MAPPED = 32
-"""Ports for which the node's portmap writes rules without anybody noticing."""
-
 MOST_HITS = 1024
 """Old numbers in the texts of a Pod that are looked at: each takes microseconds."""
 
@@ -42,58 +37,143 @@ LONGEST_ENTRY, SHORTEST_PLACES = 200, 40
 _encode = msgspec.json.Encoder().encode
 
 
+FEW = 8
+"""Numbers up to which it is quicker to look for each of them."""
+
+EACH = 8
+"""Characters that a text counts for besides its own: there may be many thousand of one."""
+
+_HOSTNAME = re.compile(r"\$[({]?HOSTNAME\b|(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
+
+
+def texts_of(container: Container, published: frozenset[str], some: Collection[str]) -> Iterator[Text]:
+    """The texts of a container with any of some words; without the variables that are ours or are published."""
+    for command in container.commands:
+        for at, word in enumerate(command.words):
+            if not any(each in word for each in some):
+                continue
+            yield Text(command.pointer, f"{command.field}[{at}]", word, command.words, at)
+    for at, entry in enumerate(container.env or ()):
+        name, value = entry.get("name") or "", entry.get("value")
+        if not value or not any(each in value for each in some):
+            continue
+        if not name.startswith(VARIABLE_PREFIX) and name not in published:
+            yield Text(f"{container.pointer}/env/{at}/value", f"env {name}", value)
+
+
+class Texts:
+    """All texts of a Pod. `published`: the variables that `publish` writes, by the place of their container."""
+
+    def __init__(self, pod: NewPod, published: dict[int, frozenset[str]]) -> None:
+        self._pod = pod
+        self._published = published
+        parts: list[str] = []
+        for container in pod.containers:
+            for command in container.commands:
+                parts += command.words
+            if container.env:
+                parts += [entry["value"] for entry in container.env if entry.get("value")]
+        whole = ("\0" * EACH).join(parts)
+        self.unread = max(0, len(whole) - Bound.TEXTS.most)
+        self._whole = whole[: Bound.TEXTS.most] if self.unread else whole
+
+    @property
+    def names_a_variable(self) -> bool:
+        """Whether a text uses a `HOSTPORT_` variable that holds a number."""
+        whole = self._whole
+        if VARIABLE_PREFIX not in whole:
+            return False
+        addresses = whole.count("HOSTPORT_HOST_IP") + whole.count("HOSTPORT_EXTERNAL_IP")
+        return whole.count(VARIABLE_PREFIX) > addresses
+
+    def has_any(self, numbers: Iterable[int]) -> bool:
+        """Whether any of some numbers may stand somewhere. Quick, and never wrong where it says no."""
+        some = {str(number) for number in numbers}
+        if len(some) <= FEW:
+            return any(number in self._whole for number in some)
+        return any(match[0] in some for match in TOKEN.finditer(self._whole))
+
+    def hostname_user(self) -> str:
+        """The first place that uses the hostname; empty where none does."""
+        if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
+            return ""
+        for _, container, text in self.with_any(("HOSTNAME", "hostname")):
+            if _HOSTNAME.search(text.value):
+                return f"{text.field} of container {container.name}"
+        return ""
+
+    def with_numbers(self, numbers: Collection[int]) -> Iterator[tuple[int, Container, Text]]:
+        """The texts where any of some numbers may stand, each with its container and the place of that."""
+        return self.with_any([str(number) for number in numbers] if len(numbers) <= FEW else ("",))
+
+    def with_any(self, some: Collection[str]) -> Iterator[tuple[int, Container, Text]]:
+        """The texts that have any of some words, as far as texts are read."""
+        left = Bound.TEXTS.most
+        for at, container in enumerate(self._pod.containers):
+            for text in texts_of(container, self._published.get(at, frozenset()), some):
+                left -= len(text.value) + EACH
+                if left < -EACH:
+                    return
+                yield at, container, text
+
+
 class Hit(msgspec.Struct, frozen=True, gc=False):
     """An old number where nobody replaces it. `container` is empty for an annotation."""
 
     container: str
     field: str
-    held: Held
+    port: AssignedPort
     why: str
 
     def __str__(self) -> str:
         where = f"{self.container} {self.field}" if self.container else self.field
-        return f"{where}: {self.held.said}" + (f", {self.why}" if self.why else "")
+        return f"{where}: {self.port.said}" + (f", {self.why}" if self.why else "")
 
 
 class Found(msgspec.Struct, frozen=True):
     """What is changed in the texts, what is told, and the annotation about it (empty: none)."""
 
     ops: tuple[Op, ...]
-    remarks: tuple[Remark, ...]
+    warnings: tuple[PodWarning, ...]
     rewritten: str
 
 
 def look(
-    pod: Pod, held: tuple[Held, ...], *, rewrites: bool, is_own: bool, published: Mapping[int, frozenset[str]]
+    pod: NewPod,
+    assigned: tuple[AssignedPort, ...],
+    *,
+    rewrites: bool,
+    is_own: bool,
+    published: Mapping[int, frozenset[str]],
 ) -> Found:
     """Looks through a Pod on the host's network. `published`: variables that are written, by place of container."""
     texts = Texts(pod, dict(published))
-    search = _Search(pod, held, is_own=is_own, rewrites=rewrites and not (is_own and REWRITTEN in pod.annotations))
+    search = _Search(pod, assigned, is_own=is_own, rewrites=rewrites and not (is_own and REWRITTEN in pod.annotations))
     search.look(texts)
-    told: list[Remark] = []
+    told: list[PodWarning] = []
     if not is_own:
-        told += [*search.old_number(texts), *_port_moved(pod, held, texts, search, published)]
+        told += [*search.old_number(texts), *_port_moved(pod, assigned, texts, search, published)]
         told += () if pod.host_network else _hostname(texts)
-    return Found(ops=tuple(search.ops), remarks=tuple(told), rewritten=search.listed() if rewrites else "")
+    return Found(ops=tuple(search.ops), warnings=tuple(told), rewritten=search.listed() if rewrites else "")
 
 
-def _hostname(texts: Texts) -> Iterator[Remark]:
+def _hostname(texts: Texts) -> Iterator[PodWarning]:
     user = texts.hostname_user()
     if user:
         why = "uses the hostname, which with hostNetwork is the node's: read metadata.name by fieldRef"
-        yield remark(Notice.HOSTNAME_IS_NODE, f"{user} {why}")
+        yield PodWarning(Notice.HOSTNAME_IS_NODE, f"{user} {why}")
 
 
 class _Search:
     """The places of old numbers: replaced where that is wanted and can be, else remembered."""
 
-    def __init__(self, pod: Pod, held: tuple[Held, ...], *, is_own: bool, rewrites: bool) -> None:
-        settled = {each.number for each in held} if is_own else set()
+    def __init__(self, pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool, rewrites: bool) -> None:
+        settled = {each.number for each in assigned} if is_own else set()
         self._pod = pod
         self._rewrites = rewrites
-        self._by_number: dict[int, list[Held]] = {}
-        for each in moved(held):
-            if each.said not in settled:
+        self._by_number: dict[int, list[AssignedPort]] = {}
+        for each in assigned:
+            if each.is_moved and each.said not in settled:
                 self._by_number.setdefault(each.said, []).append(each)
         self._words: dict[str, list[str]] = {}  # by pointer: what is run, where a word of it changes
         self.ops: list[Op] = []
@@ -102,6 +182,7 @@ class _Search:
         self._hits = 0
 
     def look(self, texts: Texts) -> None:
+        """Goes through all texts and the annotation of Prometheus. What it finds is in `ops`, `replaced`, `left`."""
         if not self._by_number:
             return
         if texts.has_any(self._by_number):
@@ -109,7 +190,7 @@ class _Search:
                 if self.is_cut:
                     break
                 self._look_at(at, container.name, text)
-            self.ops += [add(pointer, words) for pointer, words in self._words.items()]
+            self.ops += [AddOp(pointer, words) for pointer, words in self._words.items()]
         self._look_at_annotation()
 
     def _look_at(self, at: int, container: str, text: Text) -> None:
@@ -119,7 +200,7 @@ class _Search:
         if text.words:  # an `add` to a list inserts: all of it is set
             self._words.setdefault(text.pointer, list(text.words))[text.at] = changed
         else:
-            self.ops.append(add(text.pointer, changed))
+            self.ops.append(AddOp(text.pointer, changed))
 
     @property
     def is_cut(self) -> bool:
@@ -146,6 +227,8 @@ class _Search:
 
     def _look_at_annotation(self) -> None:
         value = self._pod.annotations.get(PROMETHEUS, "")
+        if not value:
+            return
         named = [
             each
             for match in tokens(value)
@@ -156,14 +239,14 @@ class _Search:
         if not named:
             return
         if self._rewrites:
-            self.ops.append(add(f"/metadata/annotations/{escaped(PROMETHEUS)}", str(named[0].number)))
+            self.ops.append(AddOp(pointer_to(PROMETHEUS), str(named[0].number)))
             self._note("", PROMETHEUS, named[0])
         else:
             self.left.append(Hit("", PROMETHEUS, named[0], ""))
 
-    def _note(self, container: str, field: str, held: Held) -> None:
+    def _note(self, container: str, field: str, assigned: AssignedPort) -> None:
         where = f"{container} {field}" if container else field
-        self.replaced.append(f"{where}: {held.said} -> {held.number}")
+        self.replaced.append(f"{where}: {assigned.said} -> {assigned.number}")
 
     def listed(self) -> str:
         """The annotation that tells what was rewritten. A Pod that comes again keeps the one that it has."""
@@ -174,22 +257,23 @@ class _Search:
         lists = {"replaced": _cut(self.replaced), "left": beyond + _cut([str(hit) for hit in self.left])}
         return _encode(lists).decode()
 
-    def old_number(self, texts: Texts) -> Iterator[Remark]:
+    def old_number(self, texts: Texts) -> Iterator[PodWarning]:
+        """The warning of the old numbers that stay, or may stand in what was not read; none where there are none."""
         unread = f"; {texts.unread:,} characters were not read" if texts.unread else ""
         unread += f"; what stands behind {MOST_HITS:,} places was not looked at" if self.is_cut else ""
         if self.left:
-            first = self.left[0].held
-            same = [hit for hit in self.left if hit.held.said == first.said]
-            others = sorted({hit.held.said for hit in self.left} - {first.said})
+            first = self.left[0].port
+            same = [hit for hit in self.left if hit.port.said == first.said]
+            others = sorted({hit.port.said for hit in self.left} - {first.said})
             more = f", and {len(others)} more" if others else ""
             remedy = f"use $({variable_of(first)}), {REWRITE} or {NETWORK}: Pod"
             if self._rewrites:
                 remedy = f"left as {REWRITTEN} says; use $({variable_of(first)})"
             head, tail = f"{first.said} (now {first.number}{more}) stands in ", f"{unread}: {remedy}"
-            room = LONGEST_WARNING - len(f"{Notice.OLD_NUMBER.name}: {head}{tail}")
-            yield remark(Notice.OLD_NUMBER, head + _places(same, max(room, SHORTEST_PLACES)) + tail)
+            room = LONGEST_WARNING - len(f"{Notice.OLD_NUMBER}: {head}{tail}")
+            yield PodWarning(Notice.OLD_NUMBER, head + _places(same, max(room, SHORTEST_PLACES)) + tail)
         elif unread and self._by_number:
-            yield remark(Notice.OLD_NUMBER, f"old numbers may stand in texts{unread}: look yourself")
+            yield PodWarning(Notice.OLD_NUMBER, f"old numbers may stand in texts{unread}: look yourself")
 
 
 def _places(hits: Sequence[Hit], room: int) -> str:
@@ -215,29 +299,33 @@ def _cut(entries: list[str]) -> list[str]:
     return kept
 
 
-def variable_of(each: Held) -> str:
+def variable_of(each: AssignedPort) -> str:
     """The variable that has a port's number."""
-    return PREFIX + (variable_part(each.name) or str(each.old))
+    return VARIABLE_PREFIX + (variable_part(each.name) or str(each.old))
 
 
-def called(each: Held) -> str:
+def called(each: AssignedPort) -> str:
     """A port as people know it."""
     return f"port {each.name or each.old} of container {each.container}"
 
 
 def _port_moved(
-    pod: Pod, held: tuple[Held, ...], texts: Texts, search: _Search, published: Mapping[int, frozenset[str]]
-) -> Iterator[Remark]:
-    first = next(moved(held), None)
+    pod: NewPod,
+    assigned: tuple[AssignedPort, ...],
+    texts: Texts,
+    search: _Search,
+    published: Mapping[int, frozenset[str]],
+) -> Iterator[PodWarning]:
+    first = next((each for each in assigned if each.is_moved), None)
     is_told = texts.names_a_variable or search.replaced or published
     if first is None or is_told or _reads_annotations(pod):
         return
     remedy = f"listen on it, or set {NETWORK}: Pod"
     message = f"{called(first)} moved from {first.said} to {first.number}; nothing names {variable_of(first)}: {remedy}"
-    yield remark(Notice.PORT_MOVED, message)
+    yield PodWarning(Notice.PORT_MOVED, message)
 
 
-def _reads_annotations(pod: Pod) -> bool:
+def _reads_annotations(pod: NewPod) -> bool:
     """Whether the Pod reads what was allocated by the downward API."""
     for container in pod.containers:
         for entry in container.env or ():
@@ -246,60 +334,3 @@ def _reads_annotations(pod: Pod) -> bool:
                 return True
     volumes = pod.spec.get("volumes")
     return bool(volumes) and b"metadata.annotations" in _encode(volumes)
-
-
-def on_host(pod: Pod, held: tuple[Held, ...], *, is_own: bool, is_from_elsewhere: bool) -> Iterator[Remark]:
-    """What hostNetwork makes of the Pod's other ports, and of numbers that its author wrote."""
-    if not is_own:
-        yield from _mapped(pod, held)
-        if not is_from_elsewhere:
-            yield from _replaced(pod, held)
-    former = {each.old for each in held} if is_own else ()  # a probe that could follow none of two stays there
-    for number, path in islice(((n, path) for n, path in undeclared(pod).items() if n not in former), 1):
-        why = "which no port of the Pod has: with hostNetwork it is bound on the node. Declare it in ports"
-        yield remark(Notice.UNDECLARED_PORT, f"{path} asks {number}, {why}")
-    numbers = {each.said for each in moved(held) if each.protocol == "TCP"} - (
-        {each.number for each in held} if is_own else set()
-    )
-    for container in pod.containers:
-        for probe in container.probes:
-            if not probe.is_here and probe.port in numbers:
-                why = "and stays as it is: ask the Pod itself, or the number that it has now"
-                host = clipped(probe.host, 40)
-                yield remark(Notice.PROBE_HOST, f"{probe.path} asks host {host} at {probe.port}, {why}")
-        for port in () if container.is_counted else container.all_ports[:1]:
-            why = "becomes a host port, as hostNetwork makes it: remove it from ports if nothing listens there"
-            yield remark(Notice.INIT_PORT, f"{port.container_port} of init container {container.name} {why}")
-
-
-def _mapped(pod: Pod, held: tuple[Held, ...]) -> Iterator[Remark]:
-    for each in held:
-        port = each.port
-        if not pod.host_network and port.host_port == each.number != port.container_port:
-            remedy = f"listen on {each.number}, or set {NETWORK}: Pod"
-            message = (
-                f"{called(each)} was mapped from {each.number} to {each.said}; with hostNetwork nothing is: {remedy}"
-            )
-            yield remark(Notice.MAPPED_PORT, message)
-
-
-def _replaced(pod: Pod, held: tuple[Held, ...]) -> Iterator[Remark]:
-    for each in held:
-        port = each.port
-        if pod.host_network and port.host_port == port.container_port != each.number and not each.appeared:
-            why = "with hostNetwork it counts as unset. To keep it use policy Static or Passthrough"
-            message = f"hostPort {port.host_port} of {called(each)} became {each.number}: {why}"
-            yield remark(Notice.HOST_PORT_REPLACED, message)
-
-
-def in_own_network(pod: Pod, held: tuple[Held, ...], published: Iterable[tuple[Held, str]]) -> Iterator[Remark]:
-    """What is said of a Pod that keeps a network of its own. `published`: ports, and variables with their numbers."""
-    for each, variable in published:
-        literals = {entry.get("name"): entry.get("value") for entry in pod.containers[each.at].env or ()}
-        if literals.get(variable) == str(each.old) != str(each.number):  # the program listens where nobody maps to
-            was = f"variable {clipped(variable, 40)} of container {each.container} was {each.old}"
-            where = f"where port {each.name or each.old} is in a network of its own, and is {each.number} now"
-            yield remark(Notice.PUBLISHED_INSIDE, f"{was}, {where}: publish into another, or set {NETWORK}: Host")
-    if len(held) > MOST_MAPPED:
-        why = "for each of which the node writes rules: starts become slow. Use fewer, or hostport.io/network: Host"
-        yield remark(Notice.MANY_PORTS, f"{len(held)} ports are more than {MOST_MAPPED}, {why}")

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from shim.answers import Review
-from shim.fields import FieldError, Json, as_object, integer, json_list, json_object, text
-from shim.review import API_VERSION, COMPLETION_INDEX, KIND, POD_INDEX
+from shim.allocation_request import COMPLETION_INDEX, POD_INDEX
+from shim.outcomes import API_VERSION, KIND
+from shim.pods import FieldError, Json, as_object, integer, json_list, json_object, text
 
 POD_KIND = {"group": "", "version": "v1", "kind": "Pod"}
 POD_RESOURCE = {"group": "", "version": "v1", "resource": "pods"}
@@ -21,7 +21,7 @@ MOST_PODS = 10_000
 """Of one workload: a slip of the finger shall not fill the memory."""
 
 
-def admission_review(pod: Json, uid: str, *, dry_run: bool) -> Review:
+def admission_review(pod: Json, uid: str, *, dry_run: bool) -> dict[str, Any]:
     """The review that the API server sends when somebody creates the Pod."""
     metadata = json_object(pod, "metadata", "")
     return {

@@ -12,7 +12,7 @@ from hostport.metering import (
     BUILD_INFO,
     CERTIFICATE_EXPIRY,
     Authorities,
-    Counted,
+    CounterChildren,
     Described,
 )
 from hostport.version import program_version
@@ -20,9 +20,9 @@ from hostport.version import program_version
 ANSWERS = Described(
     name="hostport_shim_answers_total",
     kind="counter",
-    help="Answers to /mutate",
+    help="Answers to /mutate and /binding",
     labels={
-        "result": "`untouched`, `patched`, `denied`, or `failed` (HTTP 4xx or 5xx)",
+        "result": "`untouched`, `patched`, `denied`, `failed` (HTTP 4xx, 5xx); of bindings `addressed`, `unaddressed`",
         "reason": "a reason of the contract, or the HTTP reason; empty where there is nothing to explain",
     },
 )
@@ -40,25 +40,41 @@ RPC_SECONDS = Described(
 )
 IN_FLIGHT = Described(name="hostport_shim_in_flight", kind="gauge", help="Requests under way")
 
+CONNECTIONS = Described(
+    name="hostport_shim_connections_total",
+    kind="counter",
+    help="Connections to /mutate that were accepted. An API server keeps 25, and opens each further one for one review",
+)
 REFUSED = Described(
     name="hostport_shim_certificate_refused_total",
     kind="counter",
     help="Handshakes that a client of /mutate, such as an API server, ended because it does not trust the certificate",
 )
 
-METRICS = (BUILD_INFO, ANSWERS, ANSWER_SECONDS, RPC_SECONDS, IN_FLIGHT, REFUSED, CERTIFICATE_EXPIRY, AUTHORITY_EXPIRY)
+METRICS = (
+    BUILD_INFO,
+    ANSWERS,
+    ANSWER_SECONDS,
+    RPC_SECONDS,
+    IN_FLIGHT,
+    CONNECTIONS,
+    REFUSED,
+    CERTIFICATE_EXPIRY,
+    AUTHORITY_EXPIRY,
+)
 
 
-class Metrics:
+class ShimMetrics:
     """What is counted, and how."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         BUILD_INFO.info(registry, component="shim", version=program_version())
-        self.answers = Counted(ANSWERS.counter(registry))
+        self.answers = CounterChildren(ANSWERS.counter(registry))
         self.seconds = ANSWER_SECONDS.histogram(registry)
         self.rpc_seconds = RPC_SECONDS.histogram(registry)
+        self.connections = CONNECTIONS.counter(registry)
         self.refused = REFUSED.counter(registry)
         self.in_flight = IN_FLIGHT.gauge(registry)
         self._expiry = CERTIFICATE_EXPIRY.gauge(registry)

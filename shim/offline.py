@@ -8,33 +8,38 @@ from __future__ import annotations
 import secrets
 import time
 
-from allocator.core.asks import Refused as Refusal
+from allocator.core.admission import LedgerRules
+from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId
-from allocator.core.ledger import Ledger, Rules
-from allocator.core.ports import DEFAULT_RESERVED, parse_numbers
-from allocator.wire import parse_allocate, seal
+from allocator.core.ledger import Ledger
+from allocator.core.reserved import parse_reserved
+from allocator.wire import encode_response, parse_allocate
+from hostport.contract import Mistake, Reason
+from hostport.contract.reserved import DEFAULT_RESERVED
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
-from shim.outcomes import Allocate, Mistake, Refused, Unreachable
+from shim.outcomes import Allocate, Outcome, Refusal
 
 
 def offline_allocator() -> Allocate:
     """Remembers what it granted, so that the Pods of one rendering meet each other, as on a cluster of one node."""
-    ledger = Ledger(Rules(reserved=parse_numbers(DEFAULT_RESERVED), implicit_node=NodeName("offline")))
+    reserved = parse_reserved(DEFAULT_RESERVED)
+    rules = LedgerRules(reserved=reserved.numbers, reserved_for=reserved.owners, implicit_node=NodeName("offline"))
+    ledger = Ledger(rules)
 
-    async def allocate(request: AllocateRequest) -> AllocateResponse | Refused | Unreachable:
+    async def allocate(request: AllocateRequest) -> Outcome:
         try:
             claim, warnings = ledger.reserve(parse_allocate(request), ClaimId(secrets.token_hex(16)), time.time())
-        except Refusal as refusal:
-            return _refused(refusal)
+        except Refused as refused:
+            return _refusal(refused)
         ledger.publish(claim.id)
-        response = AllocateResponse.FromString(seal(claim, warnings))
+        response = AllocateResponse.FromString(encode_response(claim, warnings))
         response.allocation.id = ""  # as in any dry run
         return response
 
     return allocate
 
 
-def _refused(refusal: Refusal) -> Refused:
-    mistakes = tuple(Mistake(each.reason.name, each.field, each.message) for each in refusal.mistakes)
-    return Refused(refusal.mistakes[0].reason.code.admission_status, mistakes)
+def _refusal(refused: Refused) -> Refusal:
+    mistakes = tuple(Mistake(each.reason, each.field, each.message) for each in refused.mistakes)
+    return Refusal(Reason[refused.mistakes[0].reason].code.admission_status, mistakes)

@@ -10,151 +10,194 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
-from hostport.contract import Notice
+from hostport.contract import Notice, PodWarning
 from hostport.v1.allocator_pb2 import AllocateResponse
-from shim.audit import audit_ops
-from shim.env import Entries, env_ops
-from shim.findings import in_own_network, look, on_host
-from shim.held import Held, is_from_elsewhere, is_own, match_ports
-from shim.outcomes import Remark, one_per_kind, remark
-from shim.pods import Pod
-from shim.pointers import Op, add, escaped
-from shim.review import Options
-from shim.settings import REWRITTEN, WARNINGS
+from shim.annotations import NETWORK, REWRITTEN, WARNINGS
+from shim.blocks import entry_ops
+from shim.findings import called, look
+from shim.outcomes import AddOp, Op, clipped
+from shim.pods import NewPod, undeclared
+from shim.ports import (
+    EVERY_ADDRESS,
+    AssignedPort,
+    Entries,
+    audit_ops,
+    env_ops,
+    is_from_elsewhere,
+    is_own,
+    match_ports,
+    pointer_to,
+)
+from shim.review import PatchOptions
+from shim.steering import steering_ops
 
 EPHEMERAL = (32768, 60999)
-"""Linux's default net.ipv4.ip_local_port_range."""
-
-EVERY_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - spellings of hostIP, nothing is bound here
-"""Of hostIP, as the scheduler and we read it."""
+"""Linux's default net.ipv4.ip_local_port_range, for nodes of which no agent says it."""
 
 NODE_PORTS = (30000, 32767)
 """The API server's default --service-node-port-range."""
 
 
-def build_patch(pod: Pod, response: AllocateResponse, options: Options) -> tuple[list[Op], tuple[Remark, ...]]:
+MOST_MAPPED = 32
+"""Ports for which the node's portmap writes rules without anybody noticing."""
+
+
+def build_patch(
+    pod: NewPod, response: AllocateResponse, options: PatchOptions
+) -> tuple[list[Op], tuple[PodWarning, ...]]:
     """Raises AllocationError where the answer does not fit the Pod."""
     allocation = response.allocation
-    held = match_ports(pod, allocation, own_network=options.own_network)
+    assigned = match_ports(pod, allocation, own_network=options.settings.own_network)
     own, elsewhere = is_own(pod, allocation), is_from_elsewhere(pod, allocation)
-    variables = _published_variables(pod, held, options)
-    env, about_env = env_ops(pod, held, injects=options.inject_env, published=variables, is_from_elsewhere=elsewhere)
-    ops, more, rewritten = _of_network(pod, held, options, is_own=own, is_from_elsewhere=elsewhere, variables=variables)
-    found = one_per_kind([*_cautions(held, options), *about_env, *_bare_pod(pod, held), *more, *options.remarks])
+    variables = _published_variables(pod, assigned, options)
+    env, about_env = env_ops(
+        pod,
+        assigned,
+        injects=options.settings.inject_env,
+        published=variables,
+        is_from_elsewhere=elsewhere,
+        is_addressed=response.external_address,
+    )
+    ops, more, rewritten = _of_network(
+        pod, assigned, options, is_own=own, is_from_elsewhere=elsewhere, variables=variables
+    )
+    found = _one_per_kind(
+        [
+            *_cautions(assigned, options, _ephemeral(response)),
+            *about_env,
+            *_bare_pod(pod, assigned),
+            *more,
+            *options.warnings,
+        ]
+    )
     notes = {WARNINGS: _codes(pod, found, is_own=own), REWRITTEN: rewritten}
     ops += env  # behind the texts: variables change their places
-    ops += audit_ops(pod, held, allocation.id, {name: value for name, value in notes.items() if value})
-    ops += _published_notes(pod, held, options)
-    return ops, one_per_kind([*(Remark(each.reason, each.message) for each in response.warnings), *found])
+    ops += audit_ops(pod, assigned, allocation.id, {name: value for name, value in notes.items() if value})
+    ops += _published_notes(pod, assigned, options)
+    if response.avoid_nodes:
+        ops += steering_ops(pod.spec, response.avoid_nodes)
+    return ops, _one_per_kind([*(PodWarning(each.reason, each.message) for each in response.warnings), *found])
 
 
 def _of_network(
-    pod: Pod,
-    held: tuple[Held, ...],
-    options: Options,
+    pod: NewPod,
+    assigned: tuple[AssignedPort, ...],
+    options: PatchOptions,
     *,
     is_own: bool,
     is_from_elsewhere: bool,
     variables: Mapping[int, Entries],
-) -> tuple[list[Op], list[Remark], str]:
+) -> tuple[list[Op], list[PodWarning], str]:
     """What the network of the Pod makes necessary, what is told of it, and what was rewritten."""
-    if options.own_network:
-        return list(_port_ops(held)), list(in_own_network(pod, held, _published(pod, held, options, "env"))), ""
+    if options.settings.own_network:
+        return (
+            list(_port_ops(assigned)),
+            list(in_own_network(pod, assigned, _published(pod, assigned, options, "env"))),
+            "",
+        )
     published = {at: frozenset(entries) for at, entries in variables.items()}
-    found = look(pod, held, rewrites=options.rewrites, is_own=is_own, published=published)
+    found = look(pod, assigned, rewrites=options.settings.rewrites, is_own=is_own, published=published)
     ops = [
         *_network_ops(pod),
-        *_port_ops(held),
+        *_port_ops(assigned),
         *_dns_ops(pod, options),
-        *_probe_ops(pod, held, is_own=is_own),
+        *_probe_ops(pod, assigned, is_own=is_own),
         *found.ops,
     ]
-    more = on_host(pod, held, is_own=is_own, is_from_elsewhere=is_from_elsewhere)
-    return ops, [*found.remarks, *more], found.rewritten
+    more = on_host(pod, assigned, is_own=is_own, is_from_elsewhere=is_from_elsewhere)
+    return ops, [*found.warnings, *more], found.rewritten
 
 
-def _codes(pod: Pod, found: Iterable[Remark], *, is_own: bool) -> str:
+def _codes(pod: NewPod, found: Iterable[PodWarning], *, is_own: bool) -> str:
     """The words of what is told. A Pod that comes again has told some of it already, and cannot tell it twice."""
     told = dict.fromkeys(filter(None, pod.annotations.get(WARNINGS, "").split(",") if is_own else ()))
     return ",".join(told | dict.fromkeys(each.reason for each in found))
 
 
-def _published_variables(pod: Pod, held: tuple[Held, ...], options: Options) -> dict[int, Entries]:
+def _published_variables(pod: NewPod, assigned: tuple[AssignedPort, ...], options: PatchOptions) -> dict[int, Entries]:
     """The variables that the user wants to have numbers, by place of container."""
     variables: dict[int, Entries] = {}
-    for each, key in _published(pod, held, options, "env"):
+    for each, key in _published(pod, assigned, options, "env"):
         variables.setdefault(each.at, {})[key] = {"name": key, "value": str(each.number)}
     return variables
 
 
-def _published_notes(pod: Pod, held: tuple[Held, ...], options: Options) -> Iterator[Op]:
-    for each, key in _published(pod, held, options, "annotation"):
+def _published_notes(pod: NewPod, assigned: tuple[AssignedPort, ...], options: PatchOptions) -> Iterator[Op]:
+    for each, key in _published(pod, assigned, options, "annotation"):
         if pod.annotations.get(key) != str(each.number):
-            yield add(f"/metadata/annotations/{escaped(key)}", str(each.number))
+            yield AddOp(pointer_to(key), str(each.number))
     is_there = pod.has_labels
-    for each, key in _published(pod, held, options, "label"):
+    for each, key in _published(pod, assigned, options, "label"):
         if not is_there:
-            yield add("/metadata/labels", {})
+            yield AddOp("/metadata/labels", {})
         is_there = True
         if pod.labels.get(key) != str(each.number):
-            yield add(f"/metadata/labels/{escaped(key)}", str(each.number))
+            yield AddOp(pointer_to(key, "labels"), str(each.number))
 
 
-def _published(pod: Pod, held: tuple[Held, ...], options: Options, kind: str) -> Iterator[tuple[Held, str]]:
+def _published(
+    pod: NewPod, assigned: tuple[AssignedPort, ...], options: PatchOptions, kind: str
+) -> Iterator[tuple[AssignedPort, str]]:
     wanted = [each for each in options.publications if each.kind == kind]
     if wanted:
-        by_pointer = {each.port.pointer: each for each in held}
+        by_pointer = {each.port.pointer: each for each in assigned}
         for publication in wanted:
             found = by_pointer.get(pod.ports[publication.ports[0]].pointer)
             if found is not None:
                 yield found, publication.key
 
 
-def _network_ops(pod: Pod) -> Iterator[Op]:
+def _network_ops(pod: NewPod) -> Iterator[Op]:
     if not pod.host_network:
-        yield add("/spec/hostNetwork", True)
+        yield AddOp("/spec/hostNetwork", True)
 
 
-def _port_ops(held: Iterable[Held]) -> Iterator[Op]:
+def _port_ops(assigned: Collection[AssignedPort]) -> Iterator[Op]:
     seen: set[tuple[str, str, int]] = set()
-    for each in held:
+    blocks: list[AssignedPort] = []
+    for each in assigned:
         if each.port.container_port != each.number and not each.own_network:
-            yield add(f"{each.port.pointer}/containerPort", each.number)
+            yield AddOp(f"{each.port.pointer}/containerPort", each.number)
         if each.port.host_port != each.number:
-            yield add(f"{each.port.pointer}/hostPort", each.number)
+            yield AddOp(f"{each.port.pointer}/hostPort", each.number)
         address = _address_beside(seen, each)
         if address != each.port.host_ip:
-            yield add(f"{each.port.pointer}/hostIP", address)
+            yield AddOp(f"{each.port.pointer}/hostIP", address)
         seen.add((each.protocol, address, each.number))
+        if each.count > 1 or each.port.others:
+            blocks.append(each)
+    if blocks:
+        yield from entry_ops(blocks)
 
 
-def _address_beside(seen: Collection[tuple[str, str, int]], each: Held) -> str:
+def _address_beside(seen: Collection[tuple[str, str, int]], each: AssignedPort) -> str:
     """The address of a port. One socket under two names: the API server refuses the same three words twice."""
     own = each.port.host_ip
     spellings = (own, *EVERY_ADDRESS) if own in EVERY_ADDRESS else (own,)
     return next((ip for ip in spellings if (each.protocol, ip, each.number) not in seen), own)
 
 
-def _dns_ops(pod: Pod, options: Options) -> Iterator[Op]:
+def _dns_ops(pod: NewPod, options: PatchOptions) -> Iterator[Op]:
     """With ClusterFirst a hostNetwork Pod would ask the node's resolver, and lose the cluster's names."""
-    if not options.keep_dns and pod.dns_policy in {"", "ClusterFirst"}:
-        yield add("/spec/dnsPolicy", "ClusterFirstWithHostNet")
+    if not options.settings.keep_dns and pod.dns_policy in {"", "ClusterFirst"}:
+        yield AddOp("/spec/dnsPolicy", "ClusterFirstWithHostNet")
 
 
-def _probe_ops(pod: Pod, held: tuple[Held, ...], *, is_own: bool) -> Iterator[Op]:
+def _probe_ops(pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool) -> Iterator[Op]:
     """All at once: every number is looked up as the user wrote it, so that two ports may swap."""
-    settled = {each.number for each in held} if is_own else set()
+    settled = {each.number for each in assigned} if is_own else set()
     known: dict[int, dict[int, set[int]]] = {}  # old TCP number → container → new numbers
-    for each in held:
+    for each in assigned:
         if each.protocol == "TCP":
             known.setdefault(each.said, {}).setdefault(each.at, set()).add(each.number)
     for at, container in enumerate(pod.containers):
         for probe in (each for each in container.probes if each.is_here):
             number = probe.port if probe.port in settled else _followed(probe.port, at, known.get(probe.port, {}))
             if number != probe.port:
-                yield add(probe.pointer, number)
+                yield AddOp(probe.pointer, number)
 
 
 def _followed(number: int, at: int, known: Mapping[int, set[int]]) -> int:
@@ -163,31 +206,114 @@ def _followed(number: int, at: int, known: Mapping[int, set[int]]) -> int:
     return next(iter(mine)) if len(mine) == 1 else number
 
 
-def _cautions(held: tuple[Held, ...], options: Options) -> Iterator[Remark]:
-    spans = [options.range] if options.range else []
-    spans += [(each.number, each.number) for each in held]
+def _cautions(
+    assigned: tuple[AssignedPort, ...], options: PatchOptions, ephemeral: Sequence[tuple[int, int]]
+) -> Iterator[PodWarning]:
+    """What may surprise people about the numbers. ephemeral: those that outgoing connections of the nodes take."""
+    spans = [options.settings.range] if options.settings.range else []
+    spans += [(each.number, each.number + each.count - 1) for each in assigned]
     for low, high in spans:
         what = f"port {low}" if low == high else f"range {low}-{high}"
-        if not options.own_network and low <= EPHEMERAL[1] and high >= EPHEMERAL[0]:
+        met = next((each for each in ephemeral if low <= each[1] and high >= each[0]), None)
+        if met and not options.settings.own_network:
             why = "from which the node's own outgoing connections take theirs: a bind may fail"
-            yield remark(Notice.EPHEMERAL_RANGE, f"{what} meets the ephemeral range {_span(EPHEMERAL)}, {why}")
+            yield PodWarning(Notice.EPHEMERAL_RANGE, f"{what} meets the ephemeral range {_span(met)}, {why}")
         if low <= NODE_PORTS[1] and high >= NODE_PORTS[0]:
             why = "where a Service may take the same number on every node"
-            yield remark(Notice.NODE_PORT_RANGE, f"{what} meets the NodePort range {_span(NODE_PORTS)}, {why}")
-    for each in () if options.own_network else held:  # there the program binds its own number
+            yield PodWarning(Notice.NODE_PORT_RANGE, f"{what} meets the NodePort range {_span(NODE_PORTS)}, {why}")
+    for each in () if options.settings.own_network else assigned:  # there the program binds its own number
         if each.number < 1024:
             why = "is below 1024: binding it takes root or NET_BIND_SERVICE"
-            yield remark(Notice.PRIVILEGED_PORT, f"port {each.number} {why}")
+            yield PodWarning(Notice.PRIVILEGED_PORT, f"port {each.number} {why}")
+
+
+def _ephemeral(response: AllocateResponse) -> Sequence[tuple[int, int]]:
+    """The numbers that outgoing connections of the nodes take: what their agents say, else what Linux does."""
+    if not response.has_ephemeral_ranges:
+        return (EPHEMERAL,)
+    return [(each.min, each.max) for each in response.ephemeral_ranges]
 
 
 def _span(bounds: tuple[int, int]) -> str:
     return f"{bounds[0]}-{bounds[1]}"
 
 
-def _bare_pod(pod: Pod, held: Iterable[Held]) -> Iterator[Remark]:
+def _bare_pod(pod: NewPod, assigned: Iterable[AssignedPort]) -> Iterator[PodWarning]:
     """containerPort is the merge key of apply, so that the same manifest asks for a second port the next time."""
     if pod.controller is not None or not pod.is_applied:
         return
-    if any(each.old != each.number and not each.own_network for each in held):
+    if any(each.old != each.number and not each.own_network for each in assigned):
         why = "applying this Pod again unchanged fails, as its containerPort changed"
-        yield remark(Notice.BARE_POD_APPLIED, f"{why}: delete and create it, or use a workload such as a StatefulSet")
+        yield PodWarning(
+            Notice.BARE_POD_APPLIED, f"{why}: delete and create it, or use a workload such as a StatefulSet"
+        )
+
+
+def on_host(
+    pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool, is_from_elsewhere: bool
+) -> Iterator[PodWarning]:
+    """What hostNetwork makes of the Pod's other ports, and of numbers that its author wrote."""
+    if not is_own:
+        yield from _mapped(pod, assigned)
+        if not is_from_elsewhere:
+            yield from _replaced(pod, assigned)
+    former = {each.old for each in assigned} if is_own else ()  # a probe that could follow none of two stays there
+    for number, path in islice(((n, path) for n, path in undeclared(pod).items() if n not in former), 1):
+        why = "which no port of the Pod has: with hostNetwork it is bound on the node. Declare it in ports"
+        yield PodWarning(Notice.UNDECLARED_PORT, f"{path} asks {number}, {why}")
+    numbers = {each.said for each in assigned if each.is_moved and each.protocol == "TCP"} - (
+        {each.number for each in assigned} if is_own else set()
+    )
+    for container in pod.containers:
+        for probe in container.probes:
+            if not probe.is_here and probe.port in numbers:
+                why = "and stays as it is: ask the Pod itself, or the number that it has now"
+                host = clipped(probe.host, 40)
+                yield PodWarning(Notice.PROBE_HOST, f"{probe.path} asks host {host} at {probe.port}, {why}")
+        for port in () if container.is_counted else container.all_ports[:1]:
+            why = "becomes a host port, as hostNetwork makes it: remove it from ports if nothing listens there"
+            yield PodWarning(Notice.INIT_PORT, f"{port.container_port} of init container {container.name} {why}")
+
+
+def _mapped(pod: NewPod, assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:
+    for each in assigned:
+        port = each.port
+        if not pod.host_network and port.host_port == each.number != port.container_port:
+            remedy = f"listen on {each.number}, or set {NETWORK}: Pod"
+            message = (
+                f"{called(each)} was mapped from {each.number} to {each.said}; with hostNetwork nothing is: {remedy}"
+            )
+            yield PodWarning(Notice.MAPPED_PORT, message)
+
+
+def _replaced(pod: NewPod, assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:
+    for each in assigned:
+        port = each.port
+        if pod.host_network and port.host_port == port.container_port != each.number and not each.appeared:
+            why = "with hostNetwork it counts as unset. To keep it use policy Static or Passthrough"
+            message = f"hostPort {port.host_port} of {called(each)} became {each.number}: {why}"
+            yield PodWarning(Notice.HOST_PORT_REPLACED, message)
+
+
+def in_own_network(
+    pod: NewPod, assigned: tuple[AssignedPort, ...], published: Iterable[tuple[AssignedPort, str]]
+) -> Iterator[PodWarning]:
+    """What is said of a Pod that keeps a network of its own. `published`: ports, and variables with their numbers."""
+    for each, variable in published:
+        literals = {entry.get("name"): entry.get("value") for entry in pod.containers[each.at].env or ()}
+        if literals.get(variable) == str(each.old) != str(each.number):  # the program listens where nobody maps to
+            was = f"variable {clipped(variable, 40)} of container {each.container} was {each.old}"
+            where = f"where port {each.name or each.old} is in a network of its own, and is {each.number} now"
+            yield PodWarning(Notice.PUBLISHED_INSIDE, f"{was}, {where}: publish into another, or set {NETWORK}: Host")
+    numbers = sum([each.count for each in assigned])
+    if numbers > MOST_MAPPED:
+        why = "for each of which the node writes rules: starts become slow. Use fewer, or hostport.io/network: Host"
+        yield PodWarning(Notice.MANY_PORTS, f"{numbers} ports are more than {MOST_MAPPED}, {why}")
+
+
+def _one_per_kind(warnings: list[PodWarning]) -> tuple[PodWarning, ...]:
+    """The first of each kind, in order."""
+    first: dict[str, PodWarning] = {}
+    for each in warnings:
+        first.setdefault(each.reason, each)
+    return tuple(first.values())

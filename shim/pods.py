@@ -1,9 +1,14 @@
-"""The Pod as the shim sees it, parsed once: what may be asked for, and where in the object it stands.
+"""The Pod as the shim sees it, parsed once: what may be asked for, and where in the object it stands. Pure.
+
+Longer than 350 lines because a Pod is read in one walk, and typed access to JSON is each of its steps.
 
 Rules:
 
 * Everything that the patch will touch is read here and has its right type afterwards; whatever else the Pod holds is
   never looked at, so that fields of later Kubernetes versions pass through.
+* Access to JSON is typed, and an error names the field. `null` is the same as absent, as it is for the API server, save
+  for the elements of a list. A wrong type is never coerced: `true`, `"80"` and 80.0 are no integers.
+* Text is valid Unicode: the parser refuses half a surrogate pair, which no wire format can carry.
 * Containers are known by their place, not by their name: nobody has validated yet that names differ.
 * The ports that count are those of `spec.containers` in order, then those of restartable init containers in order.
   Mirrors the scheduler's GetHostPorts, which decides what a Pod occupies.
@@ -11,22 +16,150 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from shim.fields import Json, boolean, integer, is_integer, json_object, json_objects, text, text_map, texts
+from hostport.contract.limits import HIGHEST_PORT
+from shim.outcomes import quoted
+
+Json = Mapping[str, Any]
+
+_TEXT_ALONE = {str}
+
+
+class FieldError(ValueError):
+    """The sender's fault: a field has a type that its schema does not allow."""
+
+    def __init__(self, path: str, expected: str, value: object) -> None:
+        super().__init__(f"{path} must be {expected}, not {_kind(value)}")
+
+
+def json_object(parent: Json, key: str, path: str) -> Json:
+    """The object at a key; empty when absent."""
+    value = parent.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise FieldError(join(path, key), "an object", value)
+    return value
+
+
+def json_objects(parent: Json, key: str, path: str) -> Iterator[tuple[int, str, Json]]:
+    """The elements of a list of objects, each with its position and its path; none when absent."""
+    found = json_list(parent, key, path)
+    if not found:
+        return
+    where = join(path, key)
+    for at, value in enumerate(found):
+        element = f"{where}[{at}]"
+        yield at, element, as_object(value, element)
+
+
+def json_list(parent: Json, key: str, path: str) -> Sequence[Any]:
+    """The list at a key; empty when absent."""
+    value = parent.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise FieldError(join(path, key), "a list", value)
+    return value
+
+
+def text(parent: Json, key: str, path: str) -> str:
+    """The text at a key; empty when absent."""
+    value = parent.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise FieldError(join(path, key), "a string", value)
+    return value
+
+
+def integer(parent: Json, key: str, path: str) -> int:
+    """The integer at a key, of any size; 0 when absent."""
+    value = parent.get(key)
+    if value is None:
+        return 0
+    if not is_integer(value):
+        raise FieldError(join(path, key), "an integer", value)
+    return int(value)
+
+
+def boolean(parent: Json, key: str, path: str) -> bool | None:
+    """The boolean at a key; None when absent."""
+    value = parent.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise FieldError(join(path, key), "true or false", value)
+    return value
+
+
+def text_map(parent: Json, key: str, path: str) -> dict[str, str]:
+    """A map of text to text; a null value is empty text, as it is for the API server."""
+    found = json_object(parent, key, path)
+    if {*map(type, found.values())} <= _TEXT_ALONE:
+        return dict(found)
+    where = join(path, key)
+    return {name: "" if value is None else as_text(value, f"{where}[{quoted(name)}]") for name, value in found.items()}
+
+
+def texts(parent: Json, key: str, path: str) -> tuple[str, ...]:
+    """The elements of a list of text; none when absent."""
+    found = json_list(parent, key, path)
+    if {*map(type, found)} <= _TEXT_ALONE:
+        return tuple(found)
+    return tuple([as_text(value, f"{join(path, key)}[{at}]") for at, value in enumerate(found)])
+
+
+def as_object(value: object, path: str) -> Json:
+    """The value, which stands at a path. Raises FieldError where it is no object."""
+    if not isinstance(value, dict):
+        raise FieldError(path, "an object", value)
+    return value
+
+
+def as_text(value: object, path: str) -> str:
+    """The value, which stands at a path. Raises FieldError where it is no text."""
+    if not isinstance(value, str):
+        raise FieldError(path, "a string", value)
+    return value
+
+
+def is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "the string", type(None): "null"}
+    name = names.get(type(value), "")
+    return name if isinstance(value, dict | list) or value is None else f"{name} {quoted(value)}".strip()
+
 
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 HOOKS = ("postStart", "preStop")
 LOOPBACK = frozenset({"", "127.0.0.1", "::1", "localhost"})
 """Where a probe finds a hostNetwork Pod itself, whatever its address is."""
 
-HIGHEST = 65535
+
+class BlockEntry(msgspec.Struct, frozen=True, gc=False):
+    """An entry that an earlier admission added for one of a block's other numbers."""
+
+    pointer: str
+    container_port: int
+    host_port: int
 
 
-class Port(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One containerPort entry. Zero means unset; numbers are as large as the user wrote them."""
+class PodPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One containerPort entry. Zero means unset; numbers are as large as the user wrote them.
+
+    `count`: how many consecutive numbers it stands for; more than one is a block. `alignment`: the first of them is a
+    multiple of it. `others`: the entries of a block's other numbers that stand in the Pod already (`shim.blocks`).
+    """
 
     pointer: str
     path: str
@@ -36,6 +169,9 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     container_port: int
     host_port: int
     host_ip: str
+    count: int = 1
+    alignment: int = 1
+    others: tuple[BlockEntry, ...] = ()
 
 
 class NumericProbe(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +188,7 @@ class NumericProbe(msgspec.Struct, frozen=True, gc=False):
         return self.host.lower() in LOOPBACK or self.host.startswith("127.")
 
 
-class Command(msgspec.Struct, frozen=True, gc=False):
+class CommandLine(msgspec.Struct, frozen=True, gc=False):
     """Words that are run: `args`, `command`, or the command of an exec probe or hook. `field` names them to people."""
 
     pointer: str
@@ -67,13 +203,13 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     name: str
     is_counted: bool
-    all_ports: tuple[Port, ...]
+    all_ports: tuple[PodPort, ...]
     env: tuple[Json, ...] | None
     probes: tuple[NumericProbe, ...]
-    commands: tuple[Command, ...] = ()
+    commands: tuple[CommandLine, ...] = ()
 
     @property
-    def ports(self) -> tuple[Port, ...]:
+    def ports(self) -> tuple[PodPort, ...]:
         """The ports that count: an ordinary init container has none."""
         return self.all_ports if self.is_counted else ()
 
@@ -88,7 +224,7 @@ class Controller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     uid: str
 
 
-class Pod(msgspec.Struct, frozen=True, kw_only=True):
+class NewPod(msgspec.Struct, frozen=True, kw_only=True):
     """A Pod of the API server's CREATE. After `containers` stand the init containers; `ports` are those that count."""
 
     spec: Json
@@ -104,15 +240,20 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     host_network: bool
     dns_policy: str
     containers: tuple[Container, ...]
-    ports: tuple[Port, ...]
+    ports: tuple[PodPort, ...]
+
+    @property
+    def blocks(self) -> list[PodPort]:
+        """The ports that are blocks, or were."""
+        return [port for port in self.ports if port.count > 1 or port.others]
 
 
-def parse_pod(raw: Json) -> Pod:
+def parse_pod(raw: Json) -> NewPod:
     """Raises FieldError where a field that matters here has an impossible type."""
     metadata, spec = json_object(raw, "metadata", ""), json_object(raw, "spec", "")
     annotations = text_map(metadata, "annotations", "metadata")
     containers = (*_containers(spec, "containers"), *_containers(spec, "initContainers"))
-    return Pod(
+    return NewPod(
         spec=spec,
         name=text(metadata, "name", "metadata"),
         generate_name=text(metadata, "generateName", "metadata"),
@@ -164,9 +305,9 @@ def _containers(spec: Json, key: str) -> Iterator[Container]:
         )
 
 
-def _ports(container: Json, path: str, pointer: str, name: str) -> Iterator[Port]:
+def _ports(container: Json, path: str, pointer: str, name: str) -> Iterator[PodPort]:
     for at, port_path, raw in json_objects(container, "ports", path):
-        yield Port(
+        yield PodPort(
             pointer=f"{pointer}/ports/{at}",
             path=port_path,
             container=name,
@@ -202,15 +343,15 @@ def _probes(container: Json, path: str, pointer: str) -> Iterator[NumericProbe]:
                 )
 
 
-def _commands(container: Json, path: str, pointer: str) -> Iterator[Command]:
+def _commands(container: Json, path: str, pointer: str) -> Iterator[CommandLine]:
     for key in ("command", "args"):
         if container.get(key):
-            yield Command(f"{pointer}/{key}", key, texts(container, key, path))
+            yield CommandLine(f"{pointer}/{key}", key, texts(container, key, path))
     for key, handlers in _asking(container, path):
         if handlers.get("exec"):
             where = f"{path}.{key.replace('/', '.')}"
             run = json_object(handlers, "exec", where)
-            yield Command(
+            yield CommandLine(
                 f"{pointer}/{key}/exec/command", key.rpartition("/")[2], texts(run, "command", f"{where}.exec")
             )
 
@@ -227,7 +368,7 @@ def _asking(container: Json, path: str) -> Iterator[tuple[str, Json]]:
                 yield f"lifecycle/{key}", json_object(lifecycle, key, f"{path}.lifecycle")
 
 
-def undeclared(pod: Pod) -> dict[int, str]:
+def undeclared(pod: NewPod) -> dict[int, str]:
     """The numbers that probes and hooks ask the Pod itself at and that no port of it has; each with the first path."""
     if not any(container.probes for container in pod.containers):
         return {}
@@ -237,6 +378,6 @@ def undeclared(pod: Pod) -> dict[int, str]:
     found: dict[int, str] = {}
     for container in pod.containers:
         for probe in container.probes:
-            if probe.is_here and probe.port not in declared and 1 <= probe.port <= HIGHEST:
+            if probe.is_here and probe.port not in declared and 1 <= probe.port <= HIGHEST_PORT:
                 found.setdefault(probe.port, probe.path)
     return found

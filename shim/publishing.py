@@ -2,8 +2,7 @@
 
 Rules:
 
-* The name behind `publish-` is that of the port, or of an unnamed one its containerPort as it was before the
-  allocation; a name that two containers have is written `<container>-<name>`.
+* The name behind `publish-` is that of a port as `port_names` reads it.
 * A key that Kubernetes, this program or somebody who injects or grants something acts on is none of the user's to have
   written. A label's key has a domain, since workloads select their Pods by those without.
 * Nothing is allocated for a Pod whose targets are wrong.
@@ -16,13 +15,14 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from hostport.bounds import Bound
-from hostport.contract import Reason
-from shim.env import PREFIX as VARIABLES
-from shim.outcomes import Mistake, mistake, quoted
-from shim.pods import Pod, Port
-from shim.preview import brought
-from shim.settings import PREFIX, PUBLISH
+from hostport.contract import Mistake, Reason
+from hostport.contract.annotations import PREFIX
+from hostport.contract.limits import Bound
+from shim.annotations import PUBLISH
+from shim.outcomes import quoted
+from shim.pods import NewPod, PodPort
+from shim.port_names import places_by_name, places_of
+from shim.ports import VARIABLE_PREFIX as VARIABLES
 
 KINDS = ("env", "annotation", "label")
 LONGEST = 253
@@ -42,24 +42,24 @@ TAKEN = (
 
 
 class Publication(msgspec.Struct, frozen=True, gc=False):
-    """One place where the number of some ports is written: those at these places in `Pod.ports`, of one number."""
+    """One place where the number of some ports is written: those at these places in `NewPod.ports`, of one number."""
 
     kind: str
     key: str
     ports: tuple[int, ...]
 
 
-def publications(pod: Pod) -> tuple[tuple[Publication, ...], tuple[Mistake, ...]]:
+def publications(pod: NewPod) -> tuple[tuple[Publication, ...], tuple[Mistake, ...]]:
     """What the Pod wants to have published, and what is wrong with it."""
     wanted = {name: value for name, value in pod.annotations.items() if name.startswith(PUBLISH)}
     if not wanted:
         return (), ()
-    names = _names(pod)
+    names = places_by_name(pod)
     found: list[Publication] = []
     mistakes: list[Mistake] = []
     for name, value in wanted.items():
         field = f"annotation {quoted(name).strip(chr(34))}"
-        ports, why = _ports(pod, names, name.removeprefix(PUBLISH))
+        ports, why = places_of(pod, names, name.removeprefix(PUBLISH), PUBLISH, guesses=not mistakes)
         mistakes += [_wrong(field, why)] if why else []
         targets = value.split(",", Bound.PUBLISHED.most + 1)
         for target in targets:
@@ -67,37 +67,10 @@ def publications(pod: Pod) -> tuple[tuple[Publication, ...], tuple[Mistake, ...]
             mistakes += [_wrong(field, why)] if why else []
             found.append(Publication(kind, key, ports))
     if len(found) > Bound.PUBLISHED.most:
-        mistakes.append(mistake(Reason.TOO_COMPLEX, "metadata.annotations", Bound.PUBLISHED.told(len(found))))
+        mistakes.append(Mistake(Reason.TOO_COMPLEX, "metadata.annotations", Bound.PUBLISHED.told(len(found))))
         return (), tuple(mistakes[-1:])
     mistakes += _doubles(pod, found)
     return tuple(found), tuple(mistakes)
-
-
-def _names(pod: Pod) -> dict[str, list[int]]:
-    """The places of ports by what they are called."""
-    names: dict[str, list[int]] = {}
-    former = brought(pod)
-    for at, port in enumerate(pod.ports):
-        for number in {port.container_port, port.host_port}:
-            old = former.get((port.container, port.name, port.protocol, number))
-            if old:
-                break
-        name = port.name or str(old or port.container_port)
-        for each in (name, f"{port.container}-{name}"):
-            names.setdefault(each, []).append(at)
-    return names
-
-
-def _ports(pod: Pod, names: dict[str, list[int]], name: str) -> tuple[tuple[int, ...], str]:
-    """The places of the ports of a name, and what is wrong with it."""
-    found = names.get(name, [])
-    if not found:
-        known = ", ".join([each for each in names if "-" not in each][:8]) or ", ".join(list(names)[:8])
-        return (), f"the Pod has no port {quoted(name)}. Name one of: {known}"
-    if len({(pod.ports[at].container, pod.ports[at].container_port) for at in found}) > 1:
-        which = f"{pod.ports[found[0]].container}-{name}"
-        return (), f"several ports are called {quoted(name)}. Name the container too: {PUBLISH}{which}"
-    return tuple(found), ""
 
 
 def _target(target: str) -> tuple[str, str, str]:
@@ -130,7 +103,7 @@ def _wrong_key(kind: str, key: str) -> str:
     return ""
 
 
-def _doubles(pod: Pod, found: Sequence[Publication]) -> Iterator[Mistake]:
+def _doubles(pod: NewPod, found: Sequence[Publication]) -> Iterator[Mistake]:
     """Two different numbers for one place."""
     seen: dict[tuple[str, str, str], tuple[str, int]] = {}
     for each in found:
@@ -141,9 +114,9 @@ def _doubles(pod: Pod, found: Sequence[Publication]) -> Iterator[Mistake]:
                 yield _wrong(f"annotations {PUBLISH}*", why)
 
 
-def _socket(port: Port) -> tuple[str, int]:
+def _socket(port: PodPort) -> tuple[str, int]:
     return port.container, port.container_port
 
 
 def _wrong(field: str, why: str) -> Mistake:
-    return mistake(Reason.PUBLISH_INVALID, field, why)
+    return Mistake(Reason.PUBLISH_INVALID, field, why)

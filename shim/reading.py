@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hostport.services import Selecting, parse_service
-from shim.fields import FieldError, Json, as_object, json_object, text
+from shim.annotations import ENABLED
 from shim.manifests import pods_of, template_pod
-from shim.settings import ENABLED
+from shim.pods import FieldError, Json, as_object, json_object, text
 
 TEMPLATES = {
     "Pod": "",

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import unified_diff
 from functools import partial
@@ -20,15 +21,14 @@ from hostport.contract import Notice
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.services import Moved, Selecting, moved_ports
-from shim.admission import Answer, admit
+from shim.admission import AdmissionAnswer, admit, warning_text
+from shim.annotations import ALLOCATIONS, ENABLED
 from shim.client import AllocatorClient
-from shim.fields import FieldError, as_object
 from shim.manifests import admission_review
-from shim.outcomes import Allocate, Unreachable
-from shim.pointers import applied
+from shim.outcomes import Allocate, Op, RemoveOp, Unreachable
+from shim.pods import FieldError, as_object
 from shim.reading import Fault, Read, read_document
 from shim.review import ReviewError
-from shim.settings import ALLOCATIONS, ENABLED
 
 PATIENCE = 5.0
 """Seconds for each Pod, as long as the webhook has."""
@@ -43,6 +43,7 @@ class RenderOptions:
     allocator: Address | None
     credentials: Credentials
     own_network: bool = False  # of a Pod that does not say which network it has
+    steers: bool = True  # whether Pods are kept off nodes where their numbers are held without a Pod
     namespace: str = "default"  # of objects that do not say
     templates: Sequence[str] = ()  # paths of Pod templates in kinds that are not known
     is_strict: bool = False
@@ -72,6 +73,7 @@ async def _render(options: RenderOptions, read: Read, out: TextIO, err: TextIO) 
             faults=read.faults,
             is_strict=options.is_strict,
             own_network=options.own_network,
+            steers=options.steers,
             output=options.output,
             out=out,
             err=err,
@@ -107,6 +109,7 @@ async def render_pods(
     out: TextIO,
     err: TextIO,
     own_network: bool = False,
+    steers: bool = False,
     services: Sequence[Selecting] = (),
     faults: Sequence[Fault] = (),
     is_strict: bool = False,
@@ -122,6 +125,7 @@ async def render_pods(
         out: where that goes.
         err: where the rest goes.
         own_network: whether a Pod that does not say keeps a network of its own.
+        steers: whether Pods are kept off nodes where their numbers are held without a Pod.
         services: Services beside them.
         faults: what is wrong with the files besides.
         is_strict: whether warnings count as well.
@@ -129,14 +133,14 @@ async def render_pods(
 
     """
     outcomes = [
-        await _mutated(pod, number, allocate, dry_run=dry_run, own_network=own_network)
+        await _mutated(pod, number, allocate, dry_run=dry_run, own_network=own_network, steers=steers)
         for number, pod in enumerate(pods)
     ]
     lost = _lost(outcomes, services)
     findings = [
         *(("error", str(fault)) for fault in faults),
         *(finding for outcome in outcomes for finding in outcome.findings),
-        *(("warning", f"{Notice.SERVICE_OLD_PORT.name}: {sentence}") for sentence in lost),
+        *(("warning", f"{Notice.SERVICE_OLD_PORT}: {sentence}") for sentence in lost),
     ]
     err.writelines(f"{_LEADS[kind]}{sentence}\n" for kind, sentence in findings)
     summary = _summary(outcomes, len({sentence.split(" ", 2)[1] for sentence in lost}))
@@ -161,22 +165,22 @@ class _Outcome:
 
 
 async def _mutated(
-    pod: dict[str, Any], number: int, allocate: Allocate, *, dry_run: bool, own_network: bool
+    pod: dict[str, Any], number: int, allocate: Allocate, *, dry_run: bool, own_network: bool, steers: bool
 ) -> _Outcome:
     metadata = pod["metadata"]
     who = f"{metadata['namespace']}/{metadata.get('name') or metadata.get('generateName', '') + '*'}"
     review = admission_review(pod, f"render-{number}", dry_run=dry_run)
     try:
         body = json.dumps(review, default=str).encode()
-        answer = await admit(body, allocate, probe=allocate, own_network=own_network)
+        answer = await admit(body, allocate, probe=allocate, own_network=own_network, steers=steers)
     except ReviewError as error:
         return _Outcome(pod, None, (("error", f"{who}: {error}"),))
     match answer:
         case Unreachable(reason, message):
             return _Outcome(pod, None, (("error", f"{who}: {reason}: {message}"),))
-        case Answer(result="denied"):
+        case AdmissionAnswer(result="denied"):
             return _Outcome(pod, None, (("denied", f"{who}: {answer.detail}"),))
-    told = tuple(("warning", f"{who}: {warning}") for warning in answer.warnings)
+    told = tuple(("warning", f"{who}: {warning_text(warning)}") for warning in answer.warnings)
     stored = applied(pod, answer.ops)
     is_on_host = answer.result == "patched" and stored["spec"].get("hostNetwork")
     moved = moved_ports(stored["metadata"]["annotations"][ALLOCATIONS]) if is_on_host else {}
@@ -272,3 +276,28 @@ def _write(
             before, after = (yaml.safe_dump(each, sort_keys=False).splitlines() for each in (outcome.came, outcome.pod))
             lines = unified_diff(before, after, f"{name} (template)", f"{name} (admitted)", lineterm="")
             out.writelines(f"{line}\n" for line in lines)
+
+
+def applied(document: Any, ops: Iterable[Op]) -> Any:
+    """A document after JSON Patch operations, as the API server would apply them; a new one."""
+    result = deepcopy(document)
+    for op in ops:
+        *parents, last = [_unescaped(step) for step in op.path.split("/")[1:]]
+        parent = result
+        for step in parents:
+            parent = parent[int(step) if isinstance(parent, list) else step]
+        _apply(parent, last, op)
+    return result
+
+
+def _apply(parent: Any, last: str, op: Op) -> None:
+    if isinstance(op, RemoveOp):
+        del parent[int(last) if isinstance(parent, list) else last]
+    elif isinstance(parent, list):
+        parent.insert(len(parent) if last == "-" else int(last), deepcopy(op.value))
+    else:
+        parent[last] = deepcopy(op.value)
+
+
+def _unescaped(step: str) -> str:
+    return step.replace("~1", "/").replace("~0", "~")

@@ -17,19 +17,20 @@ from socket import socket
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from hostport import garbage
+from hostport import process
 from hostport.credentials import Credentials
 from hostport.flags import Address
-from hostport.limits import raise_file_limit
+from hostport.process import raise_file_limit
 from hostport.rollover import RollOver
-from hostport.serving import PATIENCE, BoundedServer, Patience
+from hostport.serving import CONNECTION_TIMEOUTS, BoundedServer, ConnectionTimeouts
 from hostport.supervision import Loops
 from shim.client import AllocatorClient
-from shim.desk import SMALL_BODY, Desk
-from shim.metrics import Metrics
-from shim.mutate import LARGEST_DRAIN, Webhook
+from shim.health import side_application
+from shim.limiter import SMALL_BODY, AdmissionLimiter
+from shim.metrics import ShimMetrics
+from shim.reporting import WarningReporter
 from shim.tls import VERSIONS, Certificate
-from shim.web import side_application
+from shim.webhook import LARGEST_DRAIN, Webhook
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ LONGEST_BODY_ASIDE = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ShimOptions:
     """What the command line says. Without a certificate /mutate speaks plain HTTP."""
 
     listen: Address
@@ -67,8 +68,9 @@ class Options:
     certificate_delay: float = 0.0  # seconds until a new authority is known elsewhere
     max_concurrent: int = 1000
     own_network: bool = False  # of a Pod that does not say which network it has
+    steers: bool = True  # whether Pods are kept off nodes where their numbers are held without a Pod
     most_connections: int = MOST_CONNECTIONS
-    patience: Patience = PATIENCE
+    timeouts: ConnectionTimeouts = CONNECTION_TIMEOUTS
     reuse_port: bool = False
     shutdown_delay: float = 0.0
 
@@ -76,42 +78,54 @@ class Options:
 class Shim:
     """A shim that runs. Make it inside the event loop."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: ShimOptions) -> None:
         """Raises OSError when a certificate or credential cannot be loaded, or an address cannot be bound."""
         self._options = options
         self._certificate = _certificate(options)
-        roll_over = RollOver(options.certificate_delay)
-        credentials = replace(options.credentials, roll_over=roll_over)
-        self._client = AllocatorClient(options.allocator, credentials, replicas=options.allocator_replicas)
-        metrics = Metrics()
-        metrics.authorities(roll_over.authorities)
+        self._metrics = metrics = ShimMetrics()
+        self._client = _client(options, metrics)
+        self.limiter = AdmissionLimiter(options.max_concurrent)
+        metrics.in_flight.set_function(lambda: self.limiter.in_flight)
         if certificate := self._certificate:
             metrics.certificate("shim", lambda: certificate.expires)
-        self._desk = Desk(
-            allocator=self._client,
-            metrics=metrics,
-            max_concurrent=options.max_concurrent,
-            own_network=options.own_network,
-        )
-        self._mutate = BoundedServer(
-            Webhook(self._desk),
-            ssl_options=self._certificate.context if self._certificate else None,
-            max_body_size=LARGEST_DRAIN,
-            most=options.most_connections,
-            patience=options.patience,
-            refused=metrics.refused.inc,
-        )
-        self._side = BoundedServer(
-            side_application(metrics, self._checks),
-            max_body_size=SMALL_BODY,
-            body_timeout=LONGEST_BODY_ASIDE,
-            most=min(MOST_ASIDE, options.most_connections),
-            patience=options.patience,
-        )
+        self._reporter = WarningReporter(self._client.report)
         self._is_listening = False
+        self._mutate, self._side = self._webhook(), self._side_server()
         self.address = _listen(self._mutate, options.listen, reuse_port=options.reuse_port)
         self.side_address = _listen(self._side, options.http)
         self._is_listening = True
+
+    def _webhook(self) -> BoundedServer:
+        """The server of /mutate and /binding."""
+        options = self._options
+        webhook = Webhook(
+            limiter=self.limiter,
+            allocate=self._client.allocate,
+            metrics=self._metrics,
+            reporter=self._reporter,
+            address=self._client.address,
+            own_network=options.own_network,
+            steers=options.steers,
+        )
+        return BoundedServer(
+            webhook,
+            ssl_options=self._certificate.context if self._certificate else None,
+            max_body_size=LARGEST_DRAIN,
+            most=options.most_connections,
+            timeouts=options.timeouts,
+            accepted=self._metrics.connections.inc,
+            refused=self._metrics.refused.inc,
+        )
+
+    def _side_server(self) -> BoundedServer:
+        """The server of health and metrics."""
+        return BoundedServer(
+            side_application(self._metrics, self._checks),
+            max_body_size=SMALL_BODY,
+            body_timeout=LONGEST_BODY_ASIDE,
+            most=min(MOST_ASIDE, self._options.most_connections),
+            timeouts=self._options.timeouts,
+        )
 
     @property
     def url(self) -> str:
@@ -119,15 +133,17 @@ class Shim:
 
     def _checks(self) -> dict[str, bool]:
         secure = {"certificate loaded": True} if self._certificate else {}  # __init__ fails without
-        return secure | {"listening": self._is_listening, "not shutting down": not self._desk.is_draining}
+        return secure | {"listening": self._is_listening, "not shutting down": not self.limiter.is_draining}
 
     async def stop(self) -> None:
-        self._desk.is_draining = True
+        """Stops in the order that the module says. Takes the shutdown delay, and `DRAIN` seconds more at most."""
+        self.limiter.is_draining = True
         await asyncio.sleep(self._options.shutdown_delay)
         self._mutate.stop()
         self._is_listening = False
-        if not await self._desk.drained(patience=DRAIN):
+        if not await self.limiter.drained(patience=DRAIN):
             log.warning("stopping with requests under way after %.0f s", DRAIN)
+        await self._reporter.close()
         self._side.stop()
         await self._mutate.close_all_connections()
         await self._side.close_all_connections()
@@ -149,7 +165,7 @@ class Shim:
         self._client.refresh()
 
 
-async def serve(options: Options) -> None:
+async def serve(options: ShimOptions) -> None:
     """Serves until SIGTERM or SIGINT; a second one ends the process at once.
 
     Raises:
@@ -162,7 +178,7 @@ async def serve(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _first_signal(number, asked))
     shim = Shim(options)
-    garbage.serve()
+    process.freeze()
     log.info("listening on %s (http %s)", shim.url, shim.side_address)
     try:
         async with Loops() as loops:
@@ -184,7 +200,19 @@ def _first_signal(number: signal.Signals, asked: asyncio.Event) -> Callable[[], 
     return handle
 
 
-def _certificate(options: Options) -> Certificate | None:
+def _client(options: ShimOptions, metrics: ShimMetrics) -> AllocatorClient:
+    """The client of the allocator. The metrics follow the authorities that it trusts."""
+    roll_over = RollOver(options.certificate_delay)
+    metrics.authorities(roll_over.authorities)
+    return AllocatorClient(
+        options.allocator,
+        replace(options.credentials, roll_over=roll_over),
+        replicas=options.allocator_replicas,
+        observe=metrics.rpc_seconds.observe,
+    )
+
+
+def _certificate(options: ShimOptions) -> Certificate | None:
     if options.tls_cert is None or options.tls_key is None:
         return None
     return Certificate(cert=options.tls_cert, key=options.tls_key, minimum=options.tls_min_version)

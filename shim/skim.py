@@ -3,6 +3,8 @@
 A review of 3 MiB can hold a million lists, or numbers that take microseconds each: to make objects of all of them takes
 up to a second, in which nobody is answered. To pass over them takes milliseconds.
 
+Longer than 350 lines because it is one schema: a class for each object of a review.
+
 Rules:
 
 * What comes out is what `msgspec.json.decode` makes of the body, less the fields that nobody reads.
@@ -13,14 +15,14 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from hostport.bounds import Bound
-from hostport.contract import Reason
-from shim.outcomes import Mistake, mistake
-from shim.size import too_large
+from hostport.contract import Mistake, Reason
+from hostport.contract.limits import Bound
+from shim.ports import VARIABLE_PREFIX
+from shim.sizes import too_large
 
 SMALL = 64 << 10
 """Bytes up to which a body is read whole: whatever it says, that takes less than 25 ms."""
@@ -28,7 +30,6 @@ SMALL = 64 << 10
 LONGEST_READ = 64
 """Bytes of a number that are read. What is longer is no port, and comes out as text."""
 
-PREFIX = "HOSTPORT_"
 ANNOTATIONS = "metadata.annotations"
 """What stands where the downward API reads one."""
 
@@ -54,14 +55,11 @@ class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
 class _Handler(_Fields):
     port: Unread = msgspec.UNSET
     host: str | None = None
-
-
-class _Exec(_Fields):
     command: Unread = msgspec.UNSET
 
 
 class _Probe(_Fields):
-    exec: _Exec | None = None
+    exec: _Handler | None = None
     http_get: _Handler | None = None
     tcp_socket: _Handler | None = None
     grpc: _Handler | None = None
@@ -210,20 +208,17 @@ class _Request(_AnyRequest):
     object: _Pod | None = None
 
 
-class _AnyReview(_Fields):
+class _Review(_Fields):
     api_version: str | None = None
     kind: str | None = None
-
-
-class _Review(_AnyReview):
     request: _Request | None = None
 
 
-_COUNTED = (_Pod, _Metadata, _Spec, _Container, _Port, _Owner, _Security, _Probe, _Exec)
-_COUNTED_IN_AFFINITY = (_Affinity, _NodeAffinity, _Selector, _Term, _Requirement)
+_COUNTED = (_Pod, _Metadata, _Spec, _Container, _Port, _Owner, _Security, _Probe, _Affinity, _NodeAffinity, _Selector,
+            _Term, _Requirement)  # fmt: skip
 _ATTRIBUTES = {
     name: attribute
-    for each in (*_COUNTED, *_COUNTED_IN_AFFINITY)
+    for each in _COUNTED
     for attribute, name in zip(each.__struct_fields__, each.__struct_encode_fields__, strict=True)
 }
 
@@ -250,7 +245,9 @@ class _OuterRequest(_AnyRequest):
     object: _OuterPod | None = None
 
 
-class _OuterReview(_AnyReview):
+class _OuterReview(_Fields):
+    api_version: str | None = None
+    kind: str | None = None
     request: _OuterRequest | None = None
 
 
@@ -268,7 +265,8 @@ def skim_outer(body: str) -> dict[str, Any]:
         msgspec.DecodeError, RecursionError: it is none.
 
     """
-    return _plain(_decode_outer(body))
+    outer: dict[str, Any] = msgspec.to_builtins(_decode_outer(body))
+    return outer
 
 
 def skim(body: str) -> dict[str, Any]:
@@ -294,7 +292,8 @@ def skim(body: str) -> dict[str, Any]:
         for container in containers:
             for variable in container.env or ():
                 variable.value_from = _source(variable)
-    return _plain(review)
+    plain: dict[str, Any] = msgspec.to_builtins(review, enc_hook=_short)
+    return plain
 
 
 def _read_commands(containers: Iterable[_Container]) -> None:
@@ -319,13 +318,11 @@ def _read_maps(pod: _Pod) -> None:
         pod.metadata.labels = _map(pod.metadata.labels, "metadata.labels", Bound.LABELS)
         pod.metadata.annotations = _map(pod.metadata.annotations, "metadata.annotations", Bound.ANNOTATIONS)
     if pod.spec is not None:
-        pod.spec.volumes = _read_volumes(pod.spec.volumes)
+        raw = pod.spec.volumes
+        # All that matters is whether a volume reads annotations.
+        is_reader = raw is not msgspec.UNSET and ANNOTATIONS.encode() in bytes(cast("Any", raw))
+        pod.spec.volumes = cast("Any", [ANNOTATIONS]) if is_reader else msgspec.UNSET
         pod.spec.node_selector = _map(pod.spec.node_selector, "spec.nodeSelector", Bound.SELECTOR)
-
-
-def _read_volumes(raw: Any) -> Any:
-    """Whether annotations are read by one of them is all that matters."""
-    return [ANNOTATIONS] if raw is not msgspec.UNSET and ANNOTATIONS.encode() in bytes(raw) else msgspec.UNSET
 
 
 def _map(raw: Any, field: str, bound: Bound) -> Any:
@@ -341,7 +338,7 @@ def _map(raw: Any, field: str, bound: Bound) -> Any:
 
 
 def _too_complex(field: str, bound: Bound, count: int) -> Mistake:
-    return mistake(Reason.TOO_COMPLEX, field, bound.told(count))
+    return Mistake(Reason.TOO_COMPLEX, field, bound.told(count))
 
 
 def _source(variable: _Variable) -> Any:
@@ -349,16 +346,11 @@ def _source(variable: _Variable) -> Any:
     raw = variable.value_from
     if raw is msgspec.UNSET:
         return msgspec.UNSET
-    if not (variable.name or "").startswith(PREFIX) and ANNOTATIONS.encode() not in bytes(raw):
+    if not (variable.name or "").startswith(VARIABLE_PREFIX) and ANNOTATIONS.encode() not in bytes(raw):
         return msgspec.UNSET
     source = _decode_source(raw)
     is_other = source is not None and source.field_ref is None and bytes(raw).strip(b"{} \t\r\n")
     return {"other": {}} if is_other else source
-
-
-def _plain(review: msgspec.Struct) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(review, enc_hook=_short)
-    return plain
 
 
 def _short(raw: Any) -> Any:

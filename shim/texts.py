@@ -13,25 +13,16 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
-from hostport.bounds import LONGEST_NAME, Bound
-from shim.env import PREFIX
-from shim.pods import Container, Pod
-
-FEW = 8
-"""Numbers up to which it is quicker to look for each of them."""
-
-EACH = 8
-"""Characters that a text counts for besides its own: there may be many thousand of one."""
+from hostport.contract.limits import LONGEST_NAME
 
 TOKEN = re.compile(r"(?<![\w.\-+@#])[1-9][0-9]{0,4}(?![\w\-%]|\.\w)")
 _PAIRED = re.compile(r"[0-9]+:[0-9:]")
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._*$(){}")
 _VARIABLE = re.compile(r"\$[({]?(\w+)[)}]?(?:\..*)?")
-_HOSTNAME = re.compile(r"\$[({]?HOSTNAME\b|(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
 
 _NEXT_PROGRAM = re.compile(r"[;&|\n]")
 _PORT_OPTION = re.compile(r"(?:^|[\s'\"])(?:-p|-P|--port|port)[=\s]['\"]?$")
@@ -55,7 +46,8 @@ OWN_HOSTS = frozenset({
 """What stands before a number of the Pod's own: nothing, an address of its own, or what kind of number it is."""
 
 OWN_VARIABLES = frozenset({
-    "HOSTPORT_HOST_IP", "POD_IP", "MY_POD_IP", "POD_NAME", "MY_POD_NAME", "HOST_IP", "NODE_IP", "NODE_NAME", "HOSTNAME",
+    "HOSTPORT_HOST_IP", "HOSTPORT_EXTERNAL_IP", "HOSTPORT_EXTERNAL_IP_V4", "HOSTPORT_EXTERNAL_IP_V6",
+    "POD_IP", "MY_POD_IP", "POD_NAME", "MY_POD_NAME", "HOST_IP", "NODE_IP", "NODE_NAME", "HOSTNAME",
 })  # fmt: skip
 
 ANOTHER_HOST, A_PATH, ANOTHER_CONTAINER = "of another host", "part of a path", "of another container's port"
@@ -70,74 +62,6 @@ class Text(msgspec.Struct, frozen=True, gc=False):
     value: str
     words: tuple[str, ...] = ()
     at: int = 0
-
-
-def texts_of(container: Container, published: frozenset[str], some: Collection[str]) -> Iterator[Text]:
-    """The texts of a container with any of some words; without the variables that are ours or are published."""
-    for command in container.commands:
-        for at, word in enumerate(command.words):
-            if not any(each in word for each in some):
-                continue
-            yield Text(command.pointer, f"{command.field}[{at}]", word, command.words, at)
-    for at, entry in enumerate(container.env or ()):
-        name, value = entry.get("name") or "", entry.get("value")
-        if not value or not any(each in value for each in some):
-            continue
-        if not name.startswith(PREFIX) and name not in published:
-            yield Text(f"{container.pointer}/env/{at}/value", f"env {name}", value)
-
-
-class Texts:
-    """All texts of a Pod. `published`: the variables that `publish` writes, by the place of their container."""
-
-    def __init__(self, pod: Pod, published: dict[int, frozenset[str]]) -> None:
-        self._pod = pod
-        self._published = published
-        parts: list[str] = []
-        for container in pod.containers:
-            for command in container.commands:
-                parts += command.words
-            if container.env:
-                parts += [entry["value"] for entry in container.env if entry.get("value")]
-        whole = ("\0" * EACH).join(parts)
-        self.unread = max(0, len(whole) - Bound.TEXTS.most)
-        self._whole = whole[: Bound.TEXTS.most] if self.unread else whole
-
-    @property
-    def names_a_variable(self) -> bool:
-        """Whether a text uses a `HOSTPORT_` variable that holds a number."""
-        whole = self._whole
-        return PREFIX in whole and whole.count(PREFIX) > whole.count("HOSTPORT_HOST_IP")
-
-    def has_any(self, numbers: Iterable[int]) -> bool:
-        """Whether any of some numbers may stand somewhere. Quick, and never wrong where it says no."""
-        some = {str(number) for number in numbers}
-        if len(some) <= FEW:
-            return any(number in self._whole for number in some)
-        return any(match[0] in some for match in TOKEN.finditer(self._whole))
-
-    def hostname_user(self) -> str:
-        """The first place that uses the hostname; empty where none does."""
-        if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
-            return ""
-        for _, container, text in self.with_any(("HOSTNAME", "hostname")):
-            if _HOSTNAME.search(text.value):
-                return f"{text.field} of container {container.name}"
-        return ""
-
-    def with_numbers(self, numbers: Collection[int]) -> Iterator[tuple[int, Container, Text]]:
-        """The texts where any of some numbers may stand, each with its container and the place of that."""
-        return self.with_any([str(number) for number in numbers] if len(numbers) <= FEW else ("",))
-
-    def with_any(self, some: Collection[str]) -> Iterator[tuple[int, Container, Text]]:
-        """The texts that have any of some words, as far as texts are read."""
-        left = Bound.TEXTS.most
-        for at, container in enumerate(self._pod.containers):
-            for text in texts_of(container, self._published.get(at, frozenset()), some):
-                left -= len(text.value) + EACH
-                if left < -EACH:
-                    return
-                yield at, container, text
 
 
 def tokens(text: str) -> Iterator[re.Match[str]]:

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from servicekit import Running, Start
 
 from allocator.access.guard import Guard
+from allocator.core.admission import DEFAULT_SHARES, LedgerRules
 from allocator.core.candidates import NodeName
-from allocator.core.ledger import Rules
 from allocator.core.ports import parse_numbers
-from allocator.core.tenants import DEFAULT_SHARES
 from allocator.journal.contract import Journal
 from allocator.journal.memory import MemoryJournal
 from allocator.journal.sqlite import SqliteJournal
+from testing.servicekit import Running, Start
 
 settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("default")
@@ -29,7 +28,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-RULES = Rules(reserved=parse_numbers("22,6443"), shares=DEFAULT_SHARES, implicit_node=NodeName("localhost"))
+RULES = LedgerRules(reserved=parse_numbers("22,6443"), shares=DEFAULT_SHARES, implicit_node=NodeName("localhost"))
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts a service; `durable=True` on the journal of this test, so that a second start is a restart."""
     running: list[tuple[Running, Journal]] = []
 
-    async def start_one(*, durable: bool = False, rules: Rules = RULES, guard: Guard | None = None) -> Running:
+    async def start_one(*, durable: bool = False, rules: LedgerRules = RULES, guard: Guard | None = None) -> Running:
         for earlier, journal in running:
             await earlier.stop()
             journal.close()

@@ -1,4 +1,6 @@
-"""Runs `make test` on several Pythons: python tests/pythons.py 3.11 3.13 3.14
+"""What a newcomer types, `make run` and `make test`, on several Pythons: python tests/pythons.py 3.11 3.13 3.14
+
+How long each takes is told; `make run` counts until it serves, with the installation where there is none yet.
 
 A Python that is on the PATH is used with a virtual environment of its own in build/pythons. For one that is not, Debian's
 own is used, in a tree that debootstrap makes once in .cache/pythons: that needs root, Linux, and both Debian's mirror and
@@ -10,8 +12,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +32,9 @@ INSIDE = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec ch
 PROBE = "import ensurepip, sqlite3, ssl, sys; print('%d.%d' % sys.version_info[:2])"
 REACH = "python3 -m venv /tmp/reach && /tmp/reach/bin/pip -q download --no-deps --dest=/tmp/reach iniconfig"
 """Whether a package index is in reach: whatever else fails in the tree is a fault of ours."""
+
+SERVES = "Serving until Ctrl-C."
+"""What `make run` prints when it is ready."""
 
 NEVER_OURS = {"MAKEFLAGS", "MAKELEVEL", "VIRTUAL_ENV", "TMPDIR"}
 
@@ -96,7 +103,7 @@ def copy_checkout(source: Path) -> None:
 def command(version: str) -> list[str] | None:
     """How to test on this Python; None where it cannot be had, which is told."""
     if program := on_path(version):
-        return ["make", "-C", str(CHECKOUT), "test", f"PYTHON={program}", f"VENV=build/pythons/{version}"]
+        return [sys.executable, __file__, "here", f"PYTHON={program}", f"VENV=build/pythons/{version}"]
     if reason := missing(version):
         sys.stdout.write(f"Python {version}: skipped: no python{version} here, {reason}\n")
         return None
@@ -107,7 +114,7 @@ def command(version: str) -> list[str] | None:
         reason = (error.stderr or b"").decode(errors="replace").strip().rpartition("\n")[2] or "debootstrap failed"
         sys.stdout.write(f"Python {version}: skipped: Debian's cannot be had here: {reason}\n")
         return None
-    return inside(root, "make test")
+    return inside(root, "python3 tests/pythons.py here")
 
 
 def inside(root: Path, what: str) -> list[str]:
@@ -119,7 +126,30 @@ def environ() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in NEVER_OURS} | {"LANG": "C.UTF-8"}
 
 
+def newcomer(variables: Sequence[str]) -> int:
+    """Types both commands in this checkout, and tells how long they took. The exit code is that of the tests.
+
+    `variables` are for make, such as PYTHON=python3.13.
+    """
+    make, began = ["make", "-C", str(CHECKOUT), *variables], time.monotonic()
+    with subprocess.Popen([*make, "run"], stdout=subprocess.PIPE, text=True, start_new_session=True) as serving:
+        assert serving.stdout
+        served = any(line.startswith(SERVES) for line in serving.stdout)
+        took = time.monotonic() - began
+        if served:
+            os.killpg(serving.pid, signal.SIGINT)
+    if not served:
+        sys.stderr.write("make run ended by itself\n")
+        return 1
+    began = time.monotonic()
+    tested = subprocess.run([*make, "test"], check=False).returncode
+    sys.stdout.write(f"make run served after {took:.0f} s, make test took {time.monotonic() - began:.0f} s\n")
+    return tested
+
+
 def main() -> int:
+    if sys.argv[1:2] == ["here"]:
+        return newcomer(sys.argv[2:])
     failed = []
     for version in sys.argv[1:]:
         if run := command(version):

@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import pytest
 
-from hostport.bounds import LARGEST_ANSWER, LONGEST_NAME, MOST_PORTS
+from hostport.contract.limits import LARGEST_ANSWER, LONGEST_NAME, MOST_PORTS
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 

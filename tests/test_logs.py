@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hostport.logs import WRITE_SECONDS, GatheringHandler, JsonFormatter, tell
+from hostport.logs import WRITE_SECONDS, GatheringHandler, JsonFormatter, log_event
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def line(stream: io.StringIO) -> dict[str, Any]:
 
 
 def test_a_line_is_one_json_object_whatever_stands_in_it(log: logging.Logger, stream: io.StringIO) -> None:
-    tell(log, "allocate", request_id="u-1", name='we"b\n\u2028é', numbers=(1, 2), ms=0.5)
+    log_event(log, "allocate", request_id="u-1", name='we"b\n\u2028é', numbers=(1, 2), ms=0.5)
 
     found = line(stream)
 
@@ -73,7 +73,7 @@ def test_the_time_is_that_of_the_record() -> None:
 
 
 def test_what_is_not_shown_is_not_rendered(log: logging.Logger, stream: io.StringIO) -> None:
-    tell(log, "quiet", logging.DEBUG, a=1)
+    log_event(log, "quiet", logging.DEBUG, a=1)
 
     assert stream.getvalue() == ""
 
@@ -86,12 +86,38 @@ async def test_beside_an_event_loop_lines_are_written_together_as_they_were_told
     names = ["a"]
     log.info("100%% of %s", names)
     names.append("b")
-    tell(log, "second", unencodable={1: 2, "a": Unprintable()})
-    tell(log, "third")
+    log_event(log, "second", unencodable={1: 2, "a": Unprintable()})
+    log_event(log, "third")
 
     assert stream.getvalue() == ""
     await asyncio.sleep(2 * WRITE_SECONDS)
     assert [json.loads(each)["message"] for each in stream.getvalue().splitlines()] == ["100% of ['a']", "third"]
+
+
+async def test_a_line_after_a_pause_needs_no_turn_of_its_own_later(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows at once waits, so that lines under load are written together."""
+    log = logging.Logger("allocator.test", logging.INFO)  # noqa: LOG001 - of this test alone
+    handler = GatheringHandler(stream)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+
+    log.info("a")
+    await asyncio.sleep(0)
+    assert stream.getvalue() == "a\n"
+    log.info("b")
+    await asyncio.sleep(0)
+    log.info("c")
+    await asyncio.sleep(0)
+    assert stream.getvalue() == "a\n"
+    now += 2 * WRITE_SECONDS
+    await asyncio.sleep(0)  # the loop sees the time
+    await asyncio.sleep(0)  # and writes
+    assert stream.getvalue() == "a\nb\nc\n"
 
 
 class Unprintable:

@@ -33,9 +33,10 @@ LABELS = {
 UNITS = ("_seconds", "_ratio", "_info", "_total", "_bytes")
 COUNTED = {
     "hostport_serving", "hostport_standby", "hostport_claims", "hostport_unplaceable_claims", "hostport_outsider_pods",
+    "hostport_pods_not_listening", "hostport_agents", "hostport_foreign_ports",
     "hostport_outsider_ports", "hostport_nodes", "hostport_drift", "hostport_range_used_numbers",
     "hostport_range_numbers", "hostport_range_nodes", "hostport_shim_in_flight", "hostport_journal_batch_submissions",
-    "hostport_journal_trouble", "hostport_journal_set_aside",
+    "hostport_journal_trouble", "hostport_journal_set_aside", "hostport_node_port_conflicts",
 }  # fmt: skip
 """Things that are counted in themselves: no unit but what the name says."""
 

@@ -22,35 +22,36 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from kit import PAIRS, claim_port, fill_with_pairs
 from msgspec.structs import replace
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from servicekit import CALLERS, Running, Start, stream_unread
 from tornado.httpclient import AsyncHTTPClient
 
-from allocator.certificates.issuing import Identity, issue, new_authority, pem
-from allocator.certificates.serving import Serving
+from allocator.certificates.issuing import CertificateSubject, issue, new_authority, pem
+from allocator.certificates.serving import BuiltInCertificate
 from allocator.cluster.client import ApiError
+from allocator.core.admission import HANDFUL, Shares
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
-from allocator.core.claims import ClaimId, PodUid
-from allocator.core.pods import Pod
-from allocator.core.tenants import HANDFUL, Shares
+from allocator.core.claims import ClaimId, ClusterChange, ObservedPod, PodUid
+from allocator.core.foreign import NodePort, ObservedService
+from allocator.core.ports import Protocol
 from allocator.journal.contract import Entry, JournalError
-from allocator.portleases.answers import no_namespace, refusal_of
-from allocator.portleases.journal import NotStoredError
+from allocator.leases.api import no_namespace, refusal_of
+from allocator.leases.durability import NotStoredError
 from allocator.watchers import MOST_UNREAD
-from hostport.contract import Notice, Reason
+from hostport.contract import Mistake, Notice, Reason
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.logs import JsonFormatter
 from hostport.v1 import allocator_pb2 as pb
-from shim.runtime import Options, Shim
+from shim.runtime import Shim, ShimOptions
+from testing.kit import PAIRS, claim_port, fill_with_pairs
+from testing.servicekit import CALLERS, REPORTS, Running, Start, stream_unread
 
 ROOT = Path(__file__).resolve().parents[1]
 ANYWHERE = Address("127.0.0.1", 0)
-ALLOCATOR = Identity(name="hostport-allocator", alternatives=("127.0.0.1",))
+ALLOCATOR = CertificateSubject(name="hostport-allocator", alternatives=("127.0.0.1",))
 Json = dict[str, Any]
 
 
@@ -137,7 +138,7 @@ def counted(families: Iterable[Metric], name: str) -> set[str]:
 
 @asynccontextmanager
 async def world(service: Running, **options: Any) -> AsyncIterator[World]:
-    shim = Shim(Options(**{"listen": ANYWHERE, "http": ANYWHERE, "allocator": service.address} | options))
+    shim = Shim(ShimOptions(**{"listen": ANYWHERE, "http": ANYWHERE, "allocator": service.address} | options))
     made = World(service, shim)
     handler = logging.Handler()
     setattr(handler, "emit", made.records.append)  # noqa: B010 - mypy minds the assignment
@@ -177,6 +178,12 @@ async def held_by_lease(world: World) -> str:
     return await world.admit(static("web-0", 9000))
 
 
+async def held_by_service(world: World) -> str:
+    web = ObservedService(namespace="demo", name="web", ports=(NodePort(protocol=Protocol.TCP, number=9000),))
+    world.service.engine.maintenance.observe(ClusterChange(services=[web]))
+    return await world.admit(static("web-0", 9000))
+
+
 async def range_exhausted(world: World) -> str:
     only: dict[str, Any] = {"policy": "Dynamic", "min_port": "9000", "max_port": "9000"}
     return [await world.admit(pod(name, **only), uid=name) for name in ("a", "b")][1]
@@ -190,17 +197,17 @@ async def unconfirmed_backlog(world: World) -> str:
     controller = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "rs-1", "controller": True}
     made = {"name": "", "generateName": "web-", "ownerReferences": [controller]}
     asking = pod(policy="Dynamic", metadata=made | {"annotations": pod(policy="Dynamic")["metadata"]["annotations"]})
-    world.service.engine.observe(lists_pods=True)
+    world.service.engine.maintenance.observe(ClusterChange(lists_pods=True))
     for turn in range(3):
         await world.admit(asking, uid=f"u-{turn}")
     world.service.now += 5
-    world.service.engine.proven(world.service.now)
+    world.service.engine.maintenance.proven(world.service.now)
     return await world.admit(asking, uid="u-last")
 
 
 async def namespace_backlog(world: World) -> str:
-    world.service.engine.observe(lists_pods=True)
-    world.service.engine.enforce({"demo": "restricted"})
+    world.service.engine.maintenance.observe(ClusterChange(lists_pods=True))
+    world.service.engine.maintenance.observe(ClusterChange(enforced={"demo": "restricted"}, lists_pods=False))
     made = [pod(f"web-{turn}", policy="Dynamic") for turn in range(HANDFUL.reservations + 1)]
     return [await world.admit(each, uid=each["metadata"]["name"]) for each in made][-1]
 
@@ -219,11 +226,19 @@ class Blind:
     def lag(self) -> float:
         return 60.0
 
+    def relists(self) -> int:
+        return 0
+
+    def unseen(self) -> list[str]:
+        return []
+
 
 async def view_stale(world: World) -> str:
-    world.service.engine.watch = cast("Any", Blind())
-    held = Pod(uid=PodUid("u1"), namespace="x", name="h", ports=(claim_port("x:9000"),), node=NodeName("localhost"))
-    world.service.engine.observe(pods=[held], lists_pods=True)
+    world.service.engine.around.watch = cast("Any", Blind())
+    held = ObservedPod(
+        uid=PodUid("u1"), namespace="x", name="h", ports=(claim_port("x:9000"),), node=NodeName("localhost")
+    )
+    world.service.engine.maintenance.observe(ClusterChange(pods=[held], lists_pods=True))
     return await world.admit(static("web-0", 9000))
 
 
@@ -243,13 +258,24 @@ def failing(error: Exception) -> Callable[[Sequence[Entry], object], asyncio.Fut
     return submit
 
 
+def refusing(mistake: Mistake) -> Callable[[Sequence[Entry], object], asyncio.Future[bool]]:
+    """A journal whose object store says that the caller is wrong."""
+    error = NotStoredError(mistake.message)
+    error.refusal = Refused(mistake)
+    return failing(error)
+
+
+def patch_submit(service: Running, submit: Callable[[Sequence[Entry], object], asyncio.Future[bool]]) -> None:
+    setattr(service.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+
+
 async def journal_unavailable(world: World) -> str:
-    setattr(world.service.engine.journal, "submit", failing(JournalError("database or disk is full")))  # noqa: B010 - mypy minds the assignment
+    patch_submit(world.service, failing(JournalError("database or disk is full")))
     return await world.admit(pod())
 
 
 async def deadline_passed(world: World) -> str:
-    setattr(world.service.engine.journal, "submit", cancelled)  # noqa: B010 - mypy minds the assignment
+    patch_submit(world.service, cancelled)
     return await world.admit(pod())
 
 
@@ -268,7 +294,7 @@ async def allocator_unreachable(world: World) -> str:
 async def tls_failed(world: World) -> str:
     """It asks an allocator whose certificate comes from another authority."""
     ours, other = (new_authority(now=time.time(), seconds=3600) for _ in range(2))
-    serving = Serving(now=time.time())
+    serving = BuiltInCertificate(now=time.time())
     serving.serve(issue(other, ALLOCATOR, now=time.time(), seconds=3600), pem([other.certificate]))
     server = grpc.aio.server()
     port = server.add_secure_port("127.0.0.1:0", serving.credentials(asks_clients=True))
@@ -277,7 +303,7 @@ async def tls_failed(world: World) -> str:
         trusted.write(pem([ours.certificate]).encode())
         trusted.flush()
         address, credentials = Address("127.0.0.1", port), Credentials(ca=Path(trusted.name))
-        world.shim = Shim(Options(listen=ANYWHERE, http=ANYWHERE, allocator=address, credentials=credentials))
+        world.shim = Shim(ShimOptions(listen=ANYWHERE, http=ANYWHERE, allocator=address, credentials=credentials))
         said = await world.admit(pod(), patience="2s")
     await server.stop(None)
     return said
@@ -303,8 +329,10 @@ async def not_a_lease(service: Running) -> None:
 
 async def held_by_pod(service: Running) -> None:
     claim = (await service.stub.Allocate(pod_request())).allocation
-    held = Pod(uid=PodUid("u1"), namespace="demo", name="web-0", ports=(claim_port("x:7000"),), carried_id=claim.id)
-    service.engine.observe(pods=[held], lists_pods=True)
+    held = ObservedPod(
+        uid=PodUid("u1"), namespace="demo", name="web-0", ports=(claim_port("x:7000"),), carried_id=claim.id
+    )
+    service.engine.maintenance.observe(ClusterChange(pods=[held], lists_pods=True))
     await service.stub.Release(pb.ReleaseRequest(id=claim.id))
 
 
@@ -315,12 +343,12 @@ async def too_many_leases(service: Running) -> None:
 
 async def lease_not_stored(service: Running) -> None:
     error = NotStoredError("PortLease media/r1-3f2a9c01b7: 401 Unauthorized")
-    setattr(service.engine.journal, "submit", failing(error))  # noqa: B010 - mypy minds the assignment
+    patch_submit(service, failing(error))
     await service.stub.Allocate(lease())
 
 
 async def namespace_not_found(service: Running) -> None:
-    setattr(service.engine.journal, "submit", failing(Refused(no_namespace("media"))))  # noqa: B010 - as above
+    patch_submit(service, refusing(no_namespace("media")))
     await service.stub.Allocate(lease())
 
 
@@ -330,7 +358,7 @@ def turned_down(status: int, message: str) -> Callable[[Running], Awaitable[None
     async def call(service: Running) -> None:
         mistake = refusal_of(ApiError(status, "Forbidden", message), "media")
         assert mistake is not None
-        setattr(service.engine.journal, "submit", failing(Refused(mistake)))  # noqa: B010 - as above
+        patch_submit(service, refusing(mistake))
         await service.stub.Allocate(lease())
 
     return call
@@ -340,7 +368,7 @@ async def watch_behind(service: Running) -> None:
     watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest())
     await watch.read()  # SYNCED: from here on changes gather
     await service.stub.Allocate(lease())
-    [claim] = service.engine.ledger.claims()
+    [claim] = service.engine.ledger.claims
     assert service.engine.ledger.listener is not None
     for number in range(MOST_UNREAD + 1):
         service.engine.ledger.listener(replace(claim, id=ClaimId(f"{number:032x}")), False)
@@ -358,6 +386,7 @@ CALLS: dict[Reason, Callable[[Running], Awaitable[Any]]] = {
     Reason.NODE_NOT_FOUND: lambda service: service.stub.GetNode(pb.GetNodeRequest(name="ghost")),
     Reason.NOT_A_LEASE: not_a_lease,
     Reason.HELD_BY_POD: held_by_pod,
+    **REPORTS,
     Reason.WATCH_BEHIND: watch_behind,
     Reason.STREAM_UNREAD: stream_unread,
     Reason.NAMESPACE_NOT_FOUND: namespace_not_found,
@@ -377,6 +406,7 @@ CALLS: dict[Reason, Callable[[Running], Awaitable[Any]]] = {
 
 TWO_PORTS = ({"name": "a", "containerPort": 80}, {"name": "b", "containerPort": 81})
 SAME = {"hostPort": 9000}
+RTP = {"name": "rtp", "containerPort": 10000, "protocol": "UDP"}
 
 ADMISSIONS: dict[Reason, Case] = {
     Reason.ENABLED_VALUE: of(pod(enabled="yes")),
@@ -388,6 +418,16 @@ ADMISSIONS: dict[Reason, Case] = {
     Reason.PUBLISH_INVALID: of(pod("web-0", {"name": "game", "containerPort": 7777}, publish_game="SERVER_PORT")),
     Reason.NUMBER_OUT_OF_RANGE: of(pod(min_port="70000")),
     Reason.TOO_MANY_PORTS: of(pod("web-0", *({"containerPort": number} for number in range(1, 514)), policy="Dynamic")),
+    Reason.INVALID_COOL_DOWN: of(pod(policy="Dynamic", cool_down="2h")),
+    Reason.BLOCK_INVALID: of(pod("web-0", RTP, block_rtp="100%")),
+    Reason.BLOCK_SIZES_DIFFER: of(
+        pod("web-0", RTP, RTP | {"name": "tcp", "protocol": "TCP"}, block_rtp="100", block_tcp="10")
+    ),
+    Reason.BLOCK_MISALIGNED: of(pod("web-0", RTP | {"hostPort": 20001}, policy="Static", block_rtp="100 even")),
+    Reason.RANGE_TOO_SMALL: of(
+        pod("web-0", RTP, policy="Dynamic", block_rtp="100", min_port="20000", max_port="20050")
+    ),
+    Reason.TOO_MANY_NUMBERS: of(pod("web-0", RTP, TWO_PORTS[0], block_rtp="1024")),
     Reason.TOO_COMPLEX: of(pod(spec={"tolerations": [{"operator": "Exists"}] * 257})),
     Reason.RANGE_INVERTED: of(pod(min_port="9000", max_port="8000")),
     Reason.NO_INDEX: of(pod("web")),
@@ -400,6 +440,7 @@ ADMISSIONS: dict[Reason, Case] = {
     Reason.REQUEST_ID_REUSED: request_id_reused,
     Reason.PORT_CONFLICT: port_conflict,
     Reason.HELD_BY_LEASE: held_by_lease,
+    Reason.HELD_BY_SERVICE: held_by_service,
     Reason.RANGE_EXHAUSTED: range_exhausted,
     Reason.UNCONFIRMED_BACKLOG: unconfirmed_backlog,
     Reason.NAMESPACE_BACKLOG: namespace_backlog,
@@ -423,6 +464,10 @@ OF_THE_SHIM = {
     Reason.PUBLISH_INVALID,
     Reason.NUMBER_OUT_OF_RANGE,
     Reason.TOO_MANY_PORTS,
+    Reason.INVALID_COOL_DOWN,
+    Reason.BLOCK_INVALID,
+    Reason.BLOCK_SIZES_DIFFER,
+    Reason.TOO_MANY_NUMBERS,
     Reason.TOO_COMPLEX,
     Reason.RANGE_INVERTED,
     Reason.ALLOCATOR_UNREACHABLE,

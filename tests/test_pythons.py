@@ -21,7 +21,7 @@ def test_a_python_of_the_path_is_tested_in_a_virtual_environment_of_its_own(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
     assert pythons.command(HERE) == [
-        *("make", "-C", str(pythons.CHECKOUT), "test", f"PYTHON={program}", f"VENV=build/pythons/{HERE}")
+        *(sys.executable, pythons.__file__, "here", f"PYTHON={program}", f"VENV=build/pythons/{HERE}")
     ]
 
 
@@ -32,6 +32,34 @@ def test_a_stub_that_starts_nothing_is_no_python(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
     assert pythons.on_path("3.98") is None
+
+
+MAKEFILE = """\
+run:
+\t@echo Serving until Ctrl-C.
+\t@sleep 30 || true
+test:
+\t@echo $(PYTHON) tests
+\t@exit {status}
+"""
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_both_commands_of_a_newcomer_are_typed_and_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], status: int
+) -> None:
+    (tmp_path / "Makefile").write_text(MAKEFILE.format(status=status), encoding="utf-8")
+    monkeypatch.setattr(pythons, "CHECKOUT", tmp_path)
+
+    assert pythons.newcomer(["PYTHON=python9"]) == status
+    assert capfd.readouterr().out.splitlines()[-1] == "make run served after 0 s, make test took 0 s"
+
+
+def test_a_run_that_ends_by_itself_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("run:\n\t@exit 1\n", encoding="utf-8")
+    monkeypatch.setattr(pythons, "CHECKOUT", tmp_path)
+
+    assert pythons.newcomer([]) == 1
 
 
 NOT_HERE = {

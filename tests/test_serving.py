@@ -13,10 +13,9 @@ import pytest
 import trustme
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
-from waiting import until
 
-from hostport.crowd import Crowd
-from hostport.serving import BoundedServer, Patience
+from hostport.serving import BoundedServer, ConnectionLimits, ConnectionTimeouts
+from testing.waiting import until
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE = 16 << 20
@@ -26,9 +25,9 @@ POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"
 # -- who goes
 
 
-def crowd(text: str, most: int = 4) -> Crowd[str]:
+def crowd(text: str, most: int = 4) -> ConnectionLimits[str]:
     """`a1 b1` joined in this order; `!` completed a request, `*` is owed an answer. The letter is the peer."""
-    made: Crowd[str] = Crowd(most)
+    made: ConnectionLimits[str] = ConnectionLimits(most)
     for word in text.split():
         name = word.rstrip("!*")
         made.join(name, name[0])
@@ -96,7 +95,7 @@ def test_a_connection_that_has_left_leaves_nothing() -> None:
         made.waits(name)
         made.heard(name)
 
-    assert (len(made), made.to_go("d"), vars(made)) == (0, None, vars(Crowd(4)))
+    assert (len(made), made.to_go("d"), vars(made)) == (0, None, vars(ConnectionLimits(4)))
 
 
 # -- a real server
@@ -154,7 +153,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(*, most: int = 100, authority: trustme.CA | None = None, **patience: float) -> AsyncIterator[Served]:
+async def serving(*, most: int = 100, authority: trustme.CA | None = None, **timeouts: float) -> AsyncIterator[Served]:
     go = asyncio.Event()
     more: dict[str, Any] = {}
     trust = None
@@ -164,7 +163,7 @@ async def serving(*, most: int = 100, authority: trustme.CA | None = None, **pat
         trust = ssl.create_default_context()
         authority.configure_trust(trust)
     app = Application([("/(?:large)?", Answering, {"go": go})], log_function=lambda _: None)
-    server = BoundedServer(app, most=most, patience=Patience(**patience), **more)
+    server = BoundedServer(app, most=most, timeouts=ConnectionTimeouts(**timeouts), **more)
     sockets = bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)
     served = Served(server, sockets[0].getsockname()[1], go, trust)
@@ -276,7 +275,7 @@ async def test_an_answer_that_is_not_read_has_its_seconds_and_one_that_was_read_
             unread = await served.connect(f"127.0.0.{1 + number % 2}")
             unread.reader._transport.pause_reading()  # type: ignore[attr-defined]
             unread.writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-        await until(lambda: sum(each.writing() for each in served.server._crowd._peers) >= 3)
-        await until(lambda: not any(each.writing() for each in served.server._crowd._peers))
+        await until(lambda: sum(each.writing() for each in served.server._limits._peers) >= 3)
+        await until(lambda: not any(each.writing() for each in served.server._limits._peers))
 
         assert await (await served.connect("127.0.0.3")).ask() == "200"

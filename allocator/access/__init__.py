@@ -1,5 +1,8 @@
 """Who may talk to the allocator: who a caller is, and what it may do. See docs/security.md.
 
-`callers` (pure) says who; `rights` (pure) says what a call needs; `reviews` asks the API server about both and keeps
-its answers for seconds; `guard` holds the two together, once for each call.
+| module | what it is for |
+|---|---|
+| `guard` | says for each call who makes it, and what it needs; every call passes it once |
+| `reviews` | asks the API server who shows a token, and whether somebody may do something |
+| `single_flight` | keeps those answers for seconds, and asks each question once at a time |
 """

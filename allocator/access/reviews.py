@@ -16,11 +16,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from allocator.access.callers import Caller, from_review
-from allocator.access.recent import Recent, TooManyError
-from allocator.access.rights import GROUP, RESOURCE, Right
-from allocator.cluster.client import ApiError, Client, ClusterConfigError, UnreachableError
-from allocator.engine import UnavailableError
+from allocator.access.guard import GROUP, RESOURCE, AccessRight, Caller
+from allocator.access.single_flight import SingleFlightCache, TooManyError
+from allocator.cluster.client import ApiClient, ApiError, UnreachableError
+from allocator.cluster.credentials import ClusterConfigError
+from allocator.core.asks import NotServedError
 from hostport.contract import Reason
 
 FRESH_SECONDS = 10.0
@@ -37,42 +37,39 @@ T = TypeVar("T")
 class Reviews:
     """Asks one API server. Must be made and used inside one event loop."""
 
-    def __init__(self, client: Client, *, audience: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client: ApiClient, *, audience: str, now: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._audience = audience
-        self._callers: Recent[bytes, Caller | None] = _recent(now)
-        self._rights: Recent[tuple[Caller, Right], bool] = _recent(now)
+        self._callers: SingleFlightCache[bytes, Caller | None] = _recent(now)
+        self._rights: SingleFlightCache[tuple[Caller, AccessRight], bool] = _recent(now)
         self._connections = asyncio.Semaphore(CONNECTIONS)
 
     async def caller(self, token: str) -> Caller | None:
         """Who shows this token; None: nobody that we know.
 
         Raises:
-            UnavailableError: that could not be found out.
+            NotServedError: that could not be found out.
 
         """
         digest = hashlib.sha256(token.encode()).digest()
         return await _answered("who calls", self._callers.get(digest, lambda: self._review_token(token)))
 
-    async def allows(self, caller: Caller, right: Right) -> bool:
+    async def allows(self, caller: Caller, right: AccessRight) -> bool:
         """Whether RBAC (or whatever authorizes there) gives a caller a right.
 
         Raises:
-            UnavailableError: that could not be found out.
+            NotServedError: that could not be found out.
 
         """
         asked = self._rights.get((caller, right), lambda: self._review_access(caller, right))
         return await _answered(f"whether {caller.name} may {right}", asked)
-
-    async def close(self) -> None:
-        await self._client.close()
 
     async def _review_token(self, token: str) -> Caller | None:
         spec = {"token": token, "audiences": [self._audience]}
         status = await self._review(TOKENS, "authentication.k8s.io/v1", "TokenReview", spec)
         return from_review(status, self._audience)
 
-    async def _review_access(self, caller: Caller, right: Right) -> bool:
+    async def _review_access(self, caller: Caller, right: AccessRight) -> bool:
         attributes = {"verb": right.verb.value, "group": GROUP, "resource": RESOURCE, "namespace": right.namespace}
         spec = {
             "user": caller.name,
@@ -104,8 +101,8 @@ def _status(body: bytes) -> Mapping[str, Any]:
     return status
 
 
-def _recent(now: Callable[[], float]) -> Recent[Any, Any]:
-    return Recent(seconds=FRESH_SECONDS, most=MOST_KEPT, most_at_once=MOST_AT_ONCE, now=now)
+def _recent(now: Callable[[], float]) -> SingleFlightCache[Any, Any]:
+    return SingleFlightCache(seconds=FRESH_SECONDS, most=MOST_KEPT, most_at_once=MOST_AT_ONCE, now=now)
 
 
 async def _answered(what: str, asked: Awaitable[T]) -> T:
@@ -114,7 +111,27 @@ async def _answered(what: str, asked: Awaitable[T]) -> T:
         return await asked
     except TooManyError as error:
         message = f"{what} is not known, and too many are being asked about"
-        raise UnavailableError(Reason.ACCESS_UNKNOWN, message) from error
+        raise NotServedError(Reason.ACCESS_UNKNOWN, message) from error
     except (ApiError, UnreachableError, ClusterConfigError, TimeoutError, ValueError) as error:
         message = f"{what} could not be found out from the API server ({type(error).__name__}). Retry"
-        raise UnavailableError(Reason.ACCESS_UNKNOWN, message) from error
+        raise NotServedError(Reason.ACCESS_UNKNOWN, message) from error
+
+
+def from_review(status: Mapping[str, Any], audience: str) -> Caller | None:
+    """The caller that the status of a TokenReview names.
+
+    None where the token is not accepted, and where it is not meant for us: an API server that answers without audiences
+    has not looked at them.
+    """
+    user = status.get("user") or {}
+    if status.get("authenticated") is not True or audience not in (status.get("audiences") or ()):
+        return None
+    if not user.get("username"):
+        return None
+    extra = user.get("extra") or {}
+    return Caller(
+        name=str(user["username"]),
+        uid=str(user.get("uid") or ""),
+        groups=tuple(map(str, user.get("groups") or ())),
+        extra=tuple((str(key), tuple(map(str, values or ()))) for key, values in sorted(extra.items())),
+    )

@@ -23,13 +23,23 @@ from dataclasses import dataclass, replace
 
 from cryptography import x509
 
-from allocator.certificates.issuing import Identity, Pair, ends, fits, is_from, issue, new_authority, pem, renewal
+from allocator.certificates.issuing import (
+    CertificateSubject,
+    Pair,
+    ends,
+    fits,
+    is_from,
+    issue,
+    new_authority,
+    pem,
+    renewal,
+)
 
 Certificates = tuple[x509.Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class CertificateRules:
     """How long things live, in seconds, and how long what is written may take until it is used everywhere."""
 
     authority_seconds: float
@@ -52,7 +62,12 @@ class Authority:
 
 
 def advance(
-    held: Authority | None, rules: Rules, *, is_spread: bool | None, now: float, also_trusted: Certificates = ()
+    held: Authority | None,
+    rules: CertificateRules,
+    *,
+    is_spread: bool | None,
+    now: float,
+    also_trusted: Certificates = (),
 ) -> Authority:
     """What the authority should be from now on.
 
@@ -60,27 +75,28 @@ def advance(
     where that could not be seen. `also_trusted`: whom to trust where nothing is held; certificates of a lost authority
     may still be in use.
     """
-    if held is None or ends(held.signer.certificate) <= now:
+    if held is None or ends(held.signer.certificate) <= now:  # nothing better is left than a signer nobody knows
         return _anew(held, rules, now, also_trusted)
     held = replace(held, trusted=_living(held.trusted, now))
     if held.successor is None:
-        return held if now < renewal(held.signer.certificate) else _with_successor(held, rules, now)
-    if now > _last_moment(held, rules):
+        return held if now < renewal(held.signer.certificate) else _with_successor(held, rules, now)  # step 1
+    if now > _last_moment(held, rules):  # early enough in any case
         return Authority(signer=held.successor, trusted=held.trusted)
     if is_spread is False:
         return replace(held, spread_since=None)  # it will be mended, and then takes its time again
     since = now if held.spread_since is None and is_spread else held.spread_since
     if since is None or now < since + rules.propagation_seconds:
         return replace(held, spread_since=since)
+    # Step 2. The old authority stays in `trusted`, which is step 3: `_living` drops it when it has expired.
     return Authority(signer=held.successor, trusted=held.trusted)
 
 
-def _last_moment(held: Authority, rules: Rules) -> float:
+def _last_moment(held: Authority, rules: CertificateRules) -> float:
     """When a new certificate has to be written, so that nobody is shown an old one that has ended."""
     return ends(held.signer.certificate) - rules.propagation_seconds
 
 
-def _anew(held: Authority | None, rules: Rules, now: float, also_trusted: Certificates) -> Authority:
+def _anew(held: Authority | None, rules: CertificateRules, now: float, also_trusted: Certificates) -> Authority:
     signer = held.successor if held else None
     if signer is None or ends(signer.certificate) <= now:
         signer = new_authority(now=now, seconds=rules.authority_seconds)
@@ -88,7 +104,7 @@ def _anew(held: Authority | None, rules: Rules, now: float, also_trusted: Certif
     return Authority(signer=signer, trusted=_living((*trusted, signer.certificate), now))
 
 
-def _with_successor(held: Authority, rules: Rules, now: float) -> Authority:
+def _with_successor(held: Authority, rules: CertificateRules, now: float) -> Authority:
     successor = new_authority(now=now, seconds=rules.authority_seconds)
     return replace(held, successor=successor, trusted=(*held.trusted, successor.certificate), spread_since=None)
 
@@ -97,7 +113,9 @@ def _living(certificates: Iterable[x509.Certificate], now: float) -> Certificate
     return tuple(dict.fromkeys(each for each in certificates if ends(each) > now))
 
 
-def certified(held: Pair | None, identity: Identity, authority: Authority, rules: Rules, *, now: float) -> Pair:
+def certified(
+    held: Pair | None, identity: CertificateSubject, authority: Authority, rules: CertificateRules, *, now: float
+) -> Pair:
     """The certificate that should be in use: the one that is, where it is right."""
     if (
         held is not None
@@ -109,7 +127,7 @@ def certified(held: Pair | None, identity: Identity, authority: Authority, rules
     return issue(authority.signer, identity, now=now, seconds=rules.certificate_seconds)
 
 
-def next_due(authority: Authority, pairs: Iterable[Pair], rules: Rules) -> float:
+def next_due(authority: Authority, pairs: Iterable[Pair], rules: CertificateRules) -> float:
     """When something has to be done, if nobody changes anything: seconds since the epoch."""
     due = [renewal(each.certificate) for each in pairs]
     if authority.successor is None:

@@ -42,7 +42,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class CertificateSubject:
     """What a certificate is for: a common name, DNS names and addresses, and whether its holder serves or calls."""
 
     name: str
@@ -61,7 +61,7 @@ def new_authority(*, now: float, seconds: float) -> Pair:
     return Pair(builder.sign(key, SHA256()), _key_pem(key))
 
 
-def issue(authority: Pair, identity: Identity, *, now: float, seconds: float) -> Pair:
+def issue(authority: Pair, identity: CertificateSubject, *, now: float, seconds: float) -> Pair:
     """A certificate with a key of its own, which does not outlive the authority's."""
     key = ec.generate_private_key(ec.SECP256R1())
     signer = signing_key(authority.key)
@@ -139,7 +139,7 @@ def is_from(authority: Pair, certificate: x509.Certificate) -> bool:
     return True
 
 
-def fits(certificate: x509.Certificate, identity: Identity) -> bool:
+def fits(certificate: x509.Certificate, identity: CertificateSubject) -> bool:
     """Whether it says what it should."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -205,6 +205,7 @@ def signing_key(text: str) -> SigningKey:
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether a certificate may sign others: its basic constraints say so (RFC 5280, section 4.2.1.9)."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, ValueError):

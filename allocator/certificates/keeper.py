@@ -24,12 +24,10 @@ from typing import Any
 from allocator.certificates import objects
 from allocator.certificates.authority import Authority, advance, certified, next_due
 from allocator.certificates.issuing import Pair, ends, parse_all, pem
-from allocator.certificates.objects import AUTHORITY, SHIM_TLS, Object, UnreadableError
-from allocator.certificates.seen import Paths, Seen, look
-from allocator.certificates.serving import Serving
-from allocator.certificates.settings import Settings
-from allocator.cluster.client import ApiError, UnreachableError
-from allocator.cluster.lease import Api
+from allocator.certificates.objects import AUTHORITY, SHIM_TLS, CertificateSettings, Object, UnreadableError
+from allocator.certificates.seen import Paths, SeenObjects, look
+from allocator.certificates.serving import BuiltInCertificate
+from allocator.cluster.client import ApiError, KubernetesApi, UnreachableError
 from hostport.rollover import ending
 
 log = logging.getLogger(__name__)
@@ -39,14 +37,14 @@ SOON_SECONDS = 1.0  # after a change, and while there is no certificate
 LEASE_SECONDS = 0.1  # until the Lease is ours, which asks nobody anything
 
 
-class Keeper:
+class CertificateKeeper:
     """See the module. `now` gives seconds since the epoch, `callers` the CA of further callers, as PEM."""
 
     def __init__(
         self,
-        api: Api,
-        settings: Settings,
-        serving: Serving,
+        api: KubernetesApi,
+        settings: CertificateSettings,
+        serving: BuiltInCertificate,
         *,
         may_write: Callable[[], bool],
         callers: Callable[[], str] = str,
@@ -56,8 +54,7 @@ class Keeper:
         self._settings = settings
         self._serving = serving
         self._may_write = may_write
-        self._callers = callers
-        self._callers_ca = ""
+        self._callers, self._callers_ca = callers, ""
         self._now = now
         self._authority: Authority | None = None  # as it was last seen or written
         self._shims: Pair | None = None  # the same
@@ -90,14 +87,12 @@ class Keeper:
         return ending(self._served[1]) if self._served else {}
 
     async def forever(self) -> None:
-        try:
-            while True:
-                wait = await self._turn()
-                await asyncio.sleep(wait)
-        finally:
-            await self._api.close()
+        """Keeps the certificates until it is cancelled."""
+        while True:
+            wait = await self.reconcile()
+            await asyncio.sleep(wait)
 
-    async def _turn(self) -> float:
+    async def reconcile(self) -> float:
         """Looks and writes; returns after how many seconds to do so again."""
         troubles: list[str] = []
         is_writer = self._may_write()
@@ -126,8 +121,8 @@ class Keeper:
 
     async def _round(self, troubles: list[str]) -> None:
         self._has_written = False
-        seen = await look(self._api, self._paths, troubles)
-        authority = await self._keep_authority(seen)
+        seen = await look(self._api, self._paths, troubles)  # the places first, the authority last
+        authority = await self._keep_authority(seen)  # written first: nobody is told to trust what is not kept
         settings, now, bundle = self._settings, self._now(), authority.bundle
         self._shims = certified(_held_by_shims(seen), settings.shim, authority, settings.rules, now=now)
         with _told(self._paths.webhook, troubles):
@@ -136,6 +131,7 @@ class Keeper:
             await self._keep_config_map(seen, bundle)
         with _told(self._paths.shims, troubles):
             await self._keep_shims(seen, self._shims, bundle)
+        # Our own certificate is changed last, when whoever calls us could have learned whom to trust.
         self._own = certified(self._own, settings.allocator, authority, settings.rules, now=now)
         self._serve(self._own, bundle + self._further_callers(troubles))
 
@@ -154,7 +150,7 @@ class Keeper:
             log.info("serving with a certificate of %s", own.certificate.issuer.rfc4514_string())
             self._ready.set()
 
-    def _held_authority(self, seen: Seen) -> Authority | None:
+    def _held_authority(self, seen: SeenObjects) -> Authority | None:
         """What the Secret says; where it says nothing, what we remember."""
         if seen.authority is None:
             return self._authority
@@ -166,7 +162,7 @@ class Keeper:
 
     # -- writing
 
-    async def _keep_authority(self, seen: Seen) -> Authority:
+    async def _keep_authority(self, seen: SeenObjects) -> Authority:
         held = self._held_authority(seen)
         if held is None and self._paths.shims in seen.unknown:
             raise UnreachableError("no authority is made before it is known whom the shims trust")
@@ -184,18 +180,18 @@ class Keeper:
         self._authority = authority
         return authority
 
-    async def _keep_webhook(self, seen: Seen, bundle: str) -> None:
+    async def _keep_webhook(self, seen: SeenObjects, bundle: str) -> None:
         configuration = seen.webhook
         if configuration is not None and any(old != bundle for old in objects.webhook_bundles(configuration)):
             patch = objects.webhook_patch(configuration, bundle)
             await self._send("PATCH", self._paths.webhook, patch)
 
-    async def _keep_config_map(self, seen: Seen, bundle: str) -> None:
+    async def _keep_config_map(self, seen: SeenObjects, bundle: str) -> None:
         old = seen.config_map
         if self._paths.config_map not in seen.unknown and (old is None or objects.config_map_bundle(old) != bundle):
             await self._put(self._paths.config_maps, objects.config_map(bundle, old, self._settings.namespace))
 
-    async def _keep_shims(self, seen: Seen, pair: Pair, bundle: str) -> None:
+    async def _keep_shims(self, seen: SeenObjects, pair: Pair, bundle: str) -> None:
         secret = objects.shim_secret(pair, bundle, seen.shims, self._settings.namespace)
         if self._paths.shims not in seen.unknown and secret != seen.shims:
             await self._put(self._paths.secrets, secret)
@@ -208,7 +204,7 @@ class Keeper:
             await self._send("POST", collection, obj)
 
     async def _send(self, method: str, path: str, body: Any) -> None:
-        if not self._may_write():
+        if not self._may_write():  # asked before each write: the Lease may have ended while we read
             raise UnreachableError("the Lease is not ours any more")
         self._has_written = True
         await self._api.send(method, path, {}, body)
@@ -220,7 +216,7 @@ class Keeper:
         self.trouble = trouble
 
 
-def _held_by_shims(seen: Seen) -> Pair | None:
+def _held_by_shims(seen: SeenObjects) -> Pair | None:
     if seen.shims is None:
         return None
     try:

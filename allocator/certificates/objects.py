@@ -15,11 +15,22 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from allocator.certificates.authority import Authority
-from allocator.certificates.issuing import Pair, is_authority, pem, read_all, read_pair
+from allocator.certificates.authority import Authority, CertificateRules
+from allocator.certificates.issuing import (
+    CLIENT,
+    SERVER,
+    CertificateSubject,
+    Pair,
+    is_authority,
+    pem,
+    read_all,
+    read_pair,
+)
+from hostport.timestamps import seconds_of
 
 AUTHORITY = "hostport-ca"
 SHIM_TLS = "hostport-shim-tls"
@@ -30,6 +41,39 @@ SPREAD_SINCE = "hostport.io/successor-trusted-since"
 LABELS = {"app.kubernetes.io/part-of": "hostport-operator", "app.kubernetes.io/managed-by": "hostport-allocator"}
 
 Object = dict[str, Any]
+
+SHIM, ALLOCATOR = "hostport-shim", "hostport-allocator"  # the Services
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateSettings:
+    """`more_names`: DNS names and addresses under which the programs are reached as well.
+
+    `shim_name`: the common name by which the allocator tells a shim from any other caller.
+    """
+
+    namespace: str
+    rules: CertificateRules
+    webhook: str = "hostport-operator"
+    shim_name: str = SHIM
+    more_names: tuple[str, ...] = ()
+
+    @property
+    def shim(self) -> CertificateSubject:
+        return CertificateSubject(name=self.shim_name, alternatives=self._names(SHIM), usages=(SERVER, CLIENT))
+
+    @property
+    def allocator(self) -> CertificateSubject:
+        """Loopback, too: there it is reached through `kubectl port-forward`."""
+        return CertificateSubject(
+            name=ALLOCATOR, alternatives=tuple(dict.fromkeys((*self._names(ALLOCATOR), *LOOPBACK)))
+        )
+
+    def _names(self, service: str) -> tuple[str, ...]:
+        inside = f"{service}.{self.namespace}"
+        names = (service, inside, f"{inside}.svc", f"{inside}.svc.cluster.local", *self.more_names)
+        return tuple(dict.fromkeys(names))
 
 
 class UnreadableError(Exception):
@@ -46,10 +90,11 @@ def authority_of(secret: Object) -> Authority:
     known = [signer.certificate, *([successor.certificate] if successor else [])]
     trusted = tuple(dict.fromkeys((*read_all(data.get(CA, "")), *known)))
     since = (secret["metadata"].get("annotations") or {}).get(SPREAD_SINCE)
-    return Authority(signer=signer, trusted=trusted, successor=successor, spread_since=_seconds(since))
+    return Authority(signer=signer, trusted=trusted, successor=successor, spread_since=seconds_of(since))
 
 
 def authority_secret(authority: Authority, old: Object | None, namespace: str) -> Object:
+    """The Secret `hostport-ca` of an authority: a change of `old`, whose other fields stay, or a new one."""
     successor = authority.successor
     values = _values(authority.signer, authority.bundle)
     if successor:
@@ -141,10 +186,3 @@ def _text(value: str) -> str:
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode("ascii")
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return None if text is None else datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None

@@ -10,8 +10,7 @@ from allocator.certificates import objects
 from allocator.certificates.authority import Certificates
 from allocator.certificates.issuing import Pair, pem, read_all
 from allocator.certificates.objects import AUTHORITY, SHIM_TLS, Object
-from allocator.cluster.client import ApiError
-from allocator.cluster.lease import Api
+from allocator.cluster.client import ApiError, KubernetesApi
 
 
 class Paths:
@@ -26,7 +25,7 @@ class Paths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class SeenObjects:
     """What a look found. None: there is no such object, or its path is in `unknown`."""
 
     webhook: Object | None
@@ -52,7 +51,7 @@ class Seen:
         return read_all(objects.shim_bundle(self.shims)) if self.shims else ()
 
 
-async def look(api: Api, paths: Paths, troubles: list[str]) -> Seen:
+async def look(api: KubernetesApi, paths: Paths, troubles: list[str]) -> SeenObjects:
     """Looks at the authority last, which must be seen; of other places it is told where they cannot be.
 
     Raises:
@@ -70,7 +69,7 @@ async def look(api: Api, paths: Paths, troubles: list[str]) -> Seen:
             return None
 
     webhook, config_map, shims = [await place(each) for each in (paths.webhook, paths.config_map, paths.shims)]
-    return Seen(
+    return SeenObjects(
         webhook=webhook,
         config_map=config_map,
         shims=shims,
@@ -79,7 +78,7 @@ async def look(api: Api, paths: Paths, troubles: list[str]) -> Seen:
     )
 
 
-async def _get(api: Api, path: str) -> Object | None:
+async def _get(api: KubernetesApi, path: str) -> Object | None:
     try:
         found: Object = json.loads(await api.send("GET", path))
     except ApiError as error:

@@ -17,22 +17,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
-from yaml import YAMLError
+from kubernetes.aio.config import ConfigException
 
-from allocator.cluster.messages import PROTOBUF, words_of_status
+from allocator.cluster.credentials import ClusterConfigError, Load, Loaded
+from allocator.cluster.messages import PROTOBUF, SIZE_BYTES, ProtobufFrame, words_of_status
 from allocator.cluster.projection import JSON
 
 log = logging.getLogger(__name__)
@@ -40,6 +39,8 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # of a request that is no watch
 RENEWAL_SECONDS = 60.0  # as client-go rereads token files
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 10.0
 HEADERS = {"Accept-Encoding": "identity", "User-Agent": "hostport-allocator"}
 
 Params = Mapping[str, str]
@@ -60,68 +61,24 @@ class UnreachableError(Exception):
     """No answer, or one that broke off."""
 
 
-class ClusterConfigError(RuntimeError):
-    """The operator's fault: there is no usable kubeconfig, and we do not run in a cluster."""
+def retry_pause(failures: int, chance: float, *, at_least: float = 0.0) -> float:
+    """Seconds to wait after so many failures in a row (1 or more); `chance` is in [0, 1).
+
+    The bound doubles from 0.1 to 10 seconds; half of it is fixed and half is chance, so that clients that failed
+    together do not come back together. What the server asked for (Retry-After) is a minimum on top of which the
+    chance comes.
+    """
+    bound = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 30))
+    wait: float = bound * (1 + chance) / 2
+    return max(wait, at_least + bound * chance / 2 if at_least else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A configuration. `renew`: how to keep it fresh, where reading it again would run an exec plug-in each time."""
-
-    configuration: Configuration
-    renew: Callable[[], Awaitable[None]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
+class StreamedResponse:
     """An answer whose chunks are still to come. `is_binary`: in protobuf, not in JSON."""
 
     is_binary: bool
     chunks: AsyncIterator[bytes]
-
-
-Load = Callable[[], Awaitable[Loaded]]
-
-
-def loader(kubeconfig: str, environ: Mapping[str, str] = os.environ) -> Load:
-    """Where the configuration comes from: the file that is named, else the cluster that we run in, else kubectl's.
-
-    What it returns raises ClusterConfigError when there is nothing usable.
-    """
-
-    async def load() -> Loaded:
-        configuration = Configuration()
-        try:
-            if not kubeconfig and environ.get("KUBERNETES_SERVICE_HOST"):
-                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-                return Loaded(configuration)  # its hook rereads the token
-            path = _existing(kubeconfig or environ.get("KUBECONFIG") or "~/.kube/config")
-            kept: Any = await load_kube_config(  # type: ignore[no-untyped-call]
-                path, client_configuration=configuration, persist_config=False
-            )
-        except (ConfigException, OSError, ValueError, TypeError, KeyError, YAMLError) as error:
-            where = kubeconfig or "no --kubeconfig, and not in a cluster"
-            raise ClusterConfigError(f"no way to reach a cluster is known ({where}): {error}") from error
-        if "exec" not in (kept._user or {}):  # noqa: SLF001 - as the package's own refresh_token asks
-            return Loaded(configuration)
-
-        async def renew() -> None:
-            await kept.load_from_exec_plugin()  # runs it only when the credential is about to end
-            if hasattr(kept, "token"):
-                configuration.api_key["BearerToken"] = kept.token
-            if hasattr(kept, "cert_file"):
-                configuration.cert_file, configuration.key_file = kept.cert_file, kept.key_file
-
-        return Loaded(configuration, renew)
-
-    return load
-
-
-def _existing(paths: str) -> str:
-    """One or several paths of files, as in $KUBECONFIG, at least one of which is there."""
-    if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
-        raise FileNotFoundError(f"there is no file {paths}")
-    return paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +90,7 @@ class _Link:
     material: tuple[object, ...]
 
 
-class Client:
+class ApiClient:
     """Requests to one API server."""
 
     def __init__(self, load: Load, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -169,15 +126,18 @@ class Client:
                 return await response.read()
 
     @asynccontextmanager
-    async def stream(self, path: str, params: Params, silence: float, *, accept: str = JSON) -> AsyncIterator[Answer]:
+    async def stream(
+        self, path: str, params: Params, silence: float, *, accept: str = JSON
+    ) -> AsyncIterator[StreamedResponse]:
         """The answer in chunks as they come. So many seconds of silence end it; raises as `get` does, at any chunk."""
         response = await self._request("GET", path, params, None, silence, accept)
         try:
-            yield Answer(response.content_type == PROTOBUF, _chunks(response))
+            yield StreamedResponse(response.content_type == PROTOBUF, _chunks(response))
         finally:
             response.close()  # what is still under way is not wanted
 
     async def close(self) -> None:
+        """Closes the connections, for whoever made the client; nothing can be asked afterwards."""
         if self._link is not None:
             await self._link.rest.close()
 
@@ -297,3 +257,57 @@ def _translated() -> Iterator[None]:
         raise UnreachableError("the connection broke off") from error
     except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
         raise UnreachableError(str(error) or type(error).__name__) from error
+
+
+class KubernetesApi(Protocol):
+    """What we need of the API server."""
+
+    async def send(self, method: str, path: str, params: Any = ..., body: Any = ...) -> bytes:
+        """Sends JSON; returns the body of the answer or raises ApiError, UnreachableError."""
+
+
+class StreamingApi(KubernetesApi, Protocol):
+    """The same, and what is told as it happens."""
+
+    def stream(self, path: str, params: Any, silence: float) -> AbstractAsyncContextManager[StreamedResponse]:
+        """The answer in chunks as they come."""
+
+
+LONGEST_PART = 16 << 20  # bytes of a line or frame: etcd takes 1.5 MiB; JSON may be a few times that
+
+
+def complete_parts(answer: StreamedResponse) -> AsyncIterator[Sequence[bytes]]:
+    """The events of a watch that arrived together, as lines of JSON or frames of protobuf."""
+    return _complete_frames(answer.chunks) if answer.is_binary else _complete_lines(answer.chunks)
+
+
+async def _complete_frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[ProtobufFrame]]:
+    """Each begins with its length."""
+    rest = b""
+    async for chunk in chunks:
+        rest, frames, start = rest + chunk, [], 0
+        while len(rest) >= (begin := start + SIZE_BYTES):
+            size = int.from_bytes(rest[start:begin], "big")
+            if size > LONGEST_PART:
+                raise UnreachableError(f"the watch announces a frame of {size:,} bytes, more than {LONGEST_PART:,}")
+            if len(rest) < begin + size:
+                break
+            start = begin + size
+            frames.append(ProtobufFrame(rest[begin:start]))
+        rest = rest[start:]
+        if frames:
+            yield frames
+    if rest:
+        raise UnreachableError("the watch ended within a frame")
+
+
+async def _complete_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """One that was cut off by the end is dropped: it will come again."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > LONGEST_PART:
+            raise UnreachableError("the watch sends a line without an end")
+        lines = [line for line in lines if line.strip()]
+        if lines:
+            yield lines

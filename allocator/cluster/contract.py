@@ -1,29 +1,21 @@
-"""The seam between the allocator and its view of the cluster."""
+"""The interface between the allocator and its view of the cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from allocator.core.candidates import Node, NodeName
-from allocator.core.claims import PodUid
-from allocator.core.pods import Pod
+from allocator.core.candidates import NodeName
+from allocator.core.claims import ClusterChange, PodUid
 
 
 class Observer(Protocol):
     """Who wants to know."""
 
-    def observe(
-        self,
-        *,
-        nodes: Iterable[Node] = (),
-        gone_nodes: Iterable[NodeName] = (),
-        pods: Iterable[Pod] = (),
-        gone_pods: Iterable[PodUid] = (),
-        lists_pods: bool,
-    ) -> None:
-        """What changed since the last call."""
+    def observe(self, change: ClusterChange) -> None:
+        """Takes what changed since the last call, in memory and at once; the iterables are gone through once."""
 
     def proven(self, until: float) -> None:
         """The view reaches this far: whoever existed then has been told. By the clock by which reservations end."""
@@ -33,9 +25,6 @@ class Observer(Protocol):
 
     def node_weight(self) -> int:
         """What one Node that changed weighs: as many ports of Pods would take as long to tell (see `slices`)."""
-
-    def enforce(self, levels: Mapping[str, str]) -> None:
-        """The Pod Security level that each namespace enforces."""
 
 
 class Source(Protocol):
@@ -69,6 +58,9 @@ class Watch(Source, Protocol):
     def relists(self) -> int:
         """How often history was lost, so that everything had to be listed anew."""
 
+    def unseen(self) -> list[str]:
+        """What is not seen of the cluster for want of a right, and what follows, in sentences."""
+
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         """Looks some Pods up and tells the observer what has become of them; False where that did not succeed.
 
@@ -89,3 +81,19 @@ class Watch(Source, Protocol):
 
     def hurry(self) -> None:
         """Somebody waits for `proven`: it should come soon."""
+
+
+IMPLICIT_NODE = NodeName("localhost")
+
+
+class NoCluster:
+    """`--cluster none`: one implicit node, about which every ask is, and nobody who could confirm a Pod.
+
+    The node is part of the ledger's rules, so that nothing has to be told.
+    """
+
+    async def run(self, observer: Observer) -> None:
+        await asyncio.Event().wait()
+
+    async def synced(self) -> None:
+        return

@@ -20,14 +20,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from allocator.cluster.backoff import pause
-from allocator.cluster.client import ApiError, Client, UnreachableError
-from allocator.cluster.happenings import LONGEST_NOTE, Gatherer, Happening, Series
+from allocator.cluster.client import ApiClient, ApiError, UnreachableError, retry_pause
+from allocator.cluster.correlator import LONGEST_NOTE, EventCorrelator, EventSeries, ObjectEvent
+from hostport.timestamps import rfc3339_micro
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class EventWriter:
 
     def __init__(
         self,
-        client: Client,
+        client: ApiClient,
         *,
         instance: str,
         may_write: Callable[[], bool],
@@ -50,58 +49,56 @@ class EventWriter:
         self._instance = instance[:128] or "allocator"
         self._may_write = may_write
         self._now = now
-        self._happened, self._warned = Gatherer(), Gatherer()
+        self._happened, self._warned = EventCorrelator(), EventCorrelator()
         self._news = asyncio.Event()
         self._trouble = ""
         self.counts: Counter[tuple[str, str]] = Counter()  # by reason, and written, dropped or refused
 
-    def tell(self, happening: Happening) -> None:
-        gatherer = self._warned if happening.kind else self._happened  # what has kinds is a warning
-        if not gatherer.add(happening, self._now()):
-            self.counts[happening.reason, "dropped"] += 1
+    def tell(self, event: ObjectEvent) -> None:
+        """Takes an Event, to be written soon; one for which there is no room is counted as dropped."""
+        correlator = self._warned if event.kind else self._happened  # what has kinds is a warning
+        if not correlator.add(event, self._now()):
+            self.counts[event.reason, "dropped"] += 1
         self._news.set()
 
     async def forever(self) -> None:
         """Writes what is told, for ever."""
         failures = 0
-        try:
-            while True:
-                await self._news.wait()
-                try:
-                    await self._write_due(self._happened)
-                    await self._write_due(self._warned)
-                    failures, wait = 0, POLL_SECONDS
-                except (ApiError, UnreachableError) as error:
-                    failures += 1
-                    self._say(f"Events wait: {error}")
-                    wait = pause(failures, random.random(), at_least=getattr(error, "retry_after", 0.0))  # noqa: S311
-                if failures or self._happened.has_pending() or self._warned.has_pending():
-                    await asyncio.sleep(wait)
-                else:
-                    self._news.clear()
-        finally:
-            await self._client.close()
+        while True:
+            await self._news.wait()
+            try:
+                await self._write_due(self._happened)
+                await self._write_due(self._warned)
+                failures, wait = 0, POLL_SECONDS
+            except (ApiError, UnreachableError) as error:
+                failures += 1
+                self._say(f"Events wait: {error}")
+                wait = retry_pause(failures, random.random(), at_least=getattr(error, "retry_after", 0.0))  # noqa: S311
+            if failures or self._happened.has_pending() or self._warned.has_pending():
+                await asyncio.sleep(wait)
+            else:
+                self._news.clear()
 
-    async def _write_due(self, gatherer: Gatherer) -> None:
+    async def _write_due(self, correlator: EventCorrelator) -> None:
         """Raises ApiError, UnreachableError where it is worth trying again."""
-        for series in gatherer.due(self._now()):
+        for series in correlator.due(self._now()):
             if not self._may_write():
                 return
-            count, happening = series.count, series.happening
+            count, event = series.count, series.event
             try:
                 await self._write(series)
             except ApiError as error:
                 if error.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.UNAUTHORIZED} or error.status >= 500:
                     raise
                 self._say(f"an Event cannot be written: {_told(error)}")
-                self.counts[happening.reason, "refused"] += 1
+                self.counts[event.reason, "refused"] += 1
             else:
                 self._trouble = ""
-                self.counts[happening.reason, "written"] += 1
-            gatherer.written(series, count, happening.note, self._now())
+                self.counts[event.reason, "written"] += 1
+            correlator.written(series, count, event.note, self._now())
 
-    async def _write(self, series: Series) -> None:
-        path = f"/apis/events.k8s.io/v1/namespaces/{quote(series.happening.subject.namespace, safe='')}/events"
+    async def _write(self, series: EventSeries) -> None:
+        path = f"/apis/events.k8s.io/v1/namespaces/{quote(series.event.subject.namespace, safe='')}/events"
         if series.told:
             try:
                 await self._client.send("PATCH", f"{path}/{quote(series.name, safe='')}", {}, _repeated(series))
@@ -113,22 +110,22 @@ class EventWriter:
         try:
             await self._client.send("POST", path, {}, self._event(series))
         except ApiError as error:
-            if not (series.happening.kind and error.status == HTTPStatus.CONFLICT):
+            if not (series.event.kind and error.status == HTTPStatus.CONFLICT):
                 raise  # else it stands: an allocator before us has told it
 
-    def _event(self, series: Series) -> dict[str, Any]:
-        happening, subject = series.happening, series.happening.subject
+    def _event(self, series: EventSeries) -> dict[str, Any]:
+        event, subject = series.event, series.event.subject
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {"name": series.name, "namespace": subject.namespace},
-            "eventTime": _time(series.first),
+            "eventTime": rfc3339_micro(series.first),
             "reportingController": CONTROLLER,
             "reportingInstance": self._instance,
             "type": "Warning",
-            "reason": happening.reason,
-            "action": happening.action,
-            "note": _clipped(happening.note),
+            "reason": event.reason,
+            "action": event.action,
+            "note": _clipped(event.note),
             "regarding": {
                 "apiVersion": subject.api_version,
                 "kind": subject.kind,
@@ -154,12 +151,8 @@ def _told(error: ApiError) -> str:
     return str(error)
 
 
-def _repeated(series: Series) -> dict[str, Any]:
-    return {"series": {"count": series.count, "lastObservedTime": _time(series.last)}}
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _repeated(series: EventSeries) -> dict[str, Any]:
+    return {"series": {"count": series.count, "lastObservedTime": rfc3339_micro(series.last)}}
 
 
 def _clipped(note: str) -> str:

@@ -1,4 +1,4 @@
-"""`--cluster file:PATH`: a YAML or JSON list of Nodes and Pods (and Namespaces), reread when it changes.
+"""`--cluster file:PATH`: a YAML or JSON list of Nodes and Pods (and Namespaces and Services), reread when it changes.
 
 Rules:
 
@@ -23,10 +23,17 @@ from typing import Any, TypeVar
 import yaml
 
 from allocator.cluster.contract import Observer
-from allocator.cluster.objects import enforced_level, flatten, parse_node, parse_pod
+from allocator.cluster.objects import (
+    addressed_namespace,
+    enforced_level,
+    flatten,
+    parse_node,
+    parse_pod,
+    parse_service_ports,
+)
 from allocator.core.candidates import Node, NodeName
-from allocator.core.claims import PodUid
-from allocator.core.pods import Pod
+from allocator.core.claims import ClusterChange, ObservedPod, PodUid
+from allocator.core.foreign import ObservedService, ServiceName
 from allocator.slices import slices
 
 log = logging.getLogger(__name__)
@@ -35,15 +42,17 @@ POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class FileContent:
     """What a file says."""
 
     nodes: dict[NodeName, Node] = field(default_factory=dict)
-    pods: dict[PodUid, Pod] = field(default_factory=dict)
+    pods: dict[PodUid, ObservedPod] = field(default_factory=dict)
     enforced: dict[str, str] = field(default_factory=dict)
+    addressed: set[str] = field(default_factory=set)  # the namespaces whose Pods are told an address
+    services: dict[ServiceName, ObservedService] = field(default_factory=dict)
 
 
-def parse(text: str) -> Content:
+def parse(text: str) -> FileContent:
     """The content of a cluster file; other kinds of objects are passed over.
 
     Raises:
@@ -58,8 +67,8 @@ def parse(text: str) -> Content:
         raise ValueError(f"what it says makes no sense: {type(error).__name__}: {error}") from error
 
 
-def _content(text: str) -> Content:
-    content = Content()
+def _content(text: str) -> FileContent:
+    content = FileContent()
     for obj in flatten(_documents(text)):
         match obj.get("kind"):
             case "Node":
@@ -68,8 +77,12 @@ def _content(text: str) -> Content:
             case "Pod":
                 pod = parse_pod(obj)
                 content.pods[pod.uid] = pod
+            case "Service":
+                service = parse_service_ports(obj)
+                content.services[service.full_name] = service
             case "Namespace":
                 content.enforced.update(filter(None, [enforced_level(obj)]))
+                content.addressed.update(filter(None, [addressed_namespace(obj)]))
     return content
 
 
@@ -99,12 +112,13 @@ class FileCluster:
         self._looked = float("-inf")
         self._poll_seconds = poll_seconds
         self._synced = asyncio.Event()
-        self._content = Content()
+        self._content = FileContent()
         self._lists_pods = False
         self._last_stat: tuple[int, int, int] | None = None
         self._last_trouble = ""
 
     async def run(self, observer: Observer) -> None:
+        """Looks at the file every `poll_seconds`, and tells what is new in it, for ever."""
         while True:
             await self._look(observer)
             await asyncio.sleep(self._poll_seconds)
@@ -137,26 +151,29 @@ class FileCluster:
             state = "the last good content stays in force" if self._synced.is_set() else "waiting for it"
             log.warning("cluster file %s cannot be used (%s): %s", self._path, trouble, state)
 
-    async def _tell(self, observer: Observer, content: Content) -> None:
+    async def _tell(self, observer: Observer, content: FileContent) -> None:
         """In steps, between which others are served: Nodes first, then what is gone, then what is new."""
         old, self._content = self._content, content
         known_pods = list(observer.known_pods())
         self._lists_pods = self._lists_pods or bool(content.pods or known_pods)
-        observer.enforce(content.enforced)
+        observer.observe(ClusterChange(enforced=content.enforced, addressed=content.addressed, lists_pods=False))
+        gone_services = old.services.keys() - content.services.keys()
+        services = _changed(old.services, content.services)
+        observer.observe(ClusterChange(gone_services=gone_services, services=services, lists_pods=False))
         for gone_nodes in slices(old.nodes.keys() - content.nodes.keys(), lambda _: observer.node_weight()):
-            observer.observe(gone_nodes=gone_nodes, lists_pods=self._lists_pods)
+            observer.observe(ClusterChange(gone_nodes=gone_nodes, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
         changed = await asyncio.to_thread(_changed, old.nodes, content.nodes)
         for nodes in slices(changed, lambda _: observer.node_weight()):
-            observer.observe(nodes=nodes, lists_pods=self._lists_pods)
+            observer.observe(ClusterChange(nodes=nodes, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
         for gone_pods in slices(uid for uid in known_pods if uid not in content.pods):
-            observer.observe(gone_pods=gone_pods, lists_pods=self._lists_pods)
+            observer.observe(ClusterChange(gone_pods=gone_pods, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
         for pods in slices(await asyncio.to_thread(_changed, old.pods, content.pods), lambda pod: 1 + len(pod.ports)):
-            observer.observe(pods=pods, lists_pods=self._lists_pods)
+            observer.observe(ClusterChange(pods=pods, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
-        observer.observe(lists_pods=self._lists_pods)
+        observer.observe(ClusterChange(lists_pods=self._lists_pods))
 
 
 K = TypeVar("K")

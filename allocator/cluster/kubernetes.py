@@ -3,13 +3,9 @@
 Rules:
 
 * Nodes are told whole before the first Pod, so that a plan that the journal kept is judged by all nodes.
-* Of Pods, those are told that hold something: a host port, an allocation id, or a claim that we know of. Of the others
-  nothing is kept, not even that they exist.
-* A Pod or Node that cannot be read keeps what was known of it: it exists, and holding a port too long is the lesser
-  evil.
-* What a complete list lacks is gone; so is what the watch says was deleted. Nothing else ends a Pod's claim.
-* `proven` is called for a complete list and for each proof (see `proof`), `synced` returns when Nodes and Pods are
-  listed. Namespaces serve warnings and bounds (`core.tenants`), Services warnings: nobody waits for them.
+* `proven` is called for a complete list and for each proof (see `freshness`), `synced` returns when Nodes, Pods and
+  Services are listed. Services that may not be listed stop nobody: that is told (`unseen`), and their numbers are not
+  known. Namespaces serve warnings and bounds (`core.admission`): nobody waits for them.
 """
 
 from __future__ import annotations
@@ -17,55 +13,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Collection as Items
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
-
-import msgspec
+from weakref import WeakValueDictionary
 
 from allocator.clock import elapsed
-from allocator.cluster.client import ApiError, Client, UnreachableError
+from allocator.cluster.client import ApiClient, ApiError, UnreachableError
 from allocator.cluster.contract import Observer, PodRef
-from allocator.cluster.happenings import Happening
-from allocator.cluster.looks import Looks
-from allocator.cluster.messages import Either, PodMessage, see_namespace, see_node, see_service
-from allocator.cluster.projection import (
-    MALFORMED,
-    Event,
-    NamespaceSketch,
-    NodeSketch,
-    PodSketch,
-    Reader,
-    SeenPod,
-    ServiceSketch,
-    Shared,
-    level_of,
-)
-from allocator.cluster.proof import Prover
+from allocator.cluster.correlator import ObjectEvent
+from allocator.cluster.decoding import JsonDecoder
+from allocator.cluster.freshness import FreshnessProbe
+from allocator.cluster.messages import PodMessage, ProtobufDecoder, see_namespace, see_node, see_service
+from allocator.cluster.pager import Resource, S
+from allocator.cluster.projection import NamespaceSketch, NodeSketch, PodSketch, SeenPod, ServiceSketch
+from allocator.cluster.reflector import Reflector, Sink, WatchTuning
+from allocator.cluster.services import ServiceSink
+from allocator.cluster.sinks import NamespaceSink, NodeSink, PodSink
 from allocator.cluster.targets import Targets
-from allocator.cluster.watching import Collection, Follower, Pace, S, Sink
-from allocator.core.candidates import Node, NodeName
-from allocator.core.claims import PodUid
-from allocator.core.pods import Pod
-from allocator.slices import in_turns, slices
-from hostport.services import parse_service
+from allocator.core.claims import ClusterChange
+from allocator.slices import in_turns
 from hostport.supervision import Loops
 
 log = logging.getLogger(__name__)
 
-PODS: Final[Collection[SeenPod]] = Collection("pods", "/api/v1/pods", Either("Pod", PodMessage, Reader(PodSketch)))
-NODES: Final = Collection("nodes", "/api/v1/nodes", Either("Node", see_node, Reader(NodeSketch)))
-NAMESPACES: Final = Collection(
-    "namespaces", "/api/v1/namespaces", Either("Namespace", see_namespace, Reader(NamespaceSketch))
+PODS: Final[Resource[SeenPod]] = Resource(
+    "pods", "/api/v1/pods", ProtobufDecoder("Pod", PodMessage, JsonDecoder(PodSketch))
 )
-SERVICES: Final = Collection("services", "/api/v1/services", Either("Service", see_service, Reader(ServiceSketch)))
-PACE: Final = Pace()
+NODES: Final = Resource("nodes", "/api/v1/nodes", ProtobufDecoder("Node", see_node, JsonDecoder(NodeSketch)))
+NAMESPACES: Final = Resource(
+    "namespaces", "/api/v1/namespaces", ProtobufDecoder("Namespace", see_namespace, JsonDecoder(NamespaceSketch))
+)
+SERVICES: Final = Resource(
+    "services", "/api/v1/services", ProtobufDecoder("Service", see_service, JsonDecoder(ServiceSketch))
+)
+TUNING: Final = WatchTuning()
 
-MOST_GONE = 32
-"""Pods that are gone, of any size, that are told in one step."""
 LOOK_SECONDS = 0.5
 
 
@@ -74,32 +59,32 @@ class KubernetesCluster:
 
     `now` gives seconds that pass whatever is set, also while this process does not run: how old the view is goes by it.
     `ends` is the clock by which reservations end, which may go more slowly; None: the same. `chance` gives a number in
-    [0, 1). `tell` hears of Services that lead nowhere; None: no Service is looked at.
+    [0, 1). `tell` hears of Services that lead nowhere; None: nobody does.
     """
 
     def __init__(
         self,
-        client: Client,
+        client: ApiClient,
         *,
-        pace: Pace = PACE,
+        tuning: WatchTuning = TUNING,
         now: Callable[[], float] = elapsed,
         ends: Callable[[], float] | None = None,
         chance: Callable[[], float] = random.random,
-        tell: Callable[[Happening], None] | None = None,
+        tell: Callable[[ObjectEvent], None] | None = None,
     ) -> None:
         self._client = client
-        self._pace = pace
+        self._tuning = tuning
         self._now = now
         self._ends = ends
         self._chance = chance
         self._observer: Observer | None = None
         self._synced = asyncio.Event()
         self._proven_until = float("-inf")
-        self._prover: Prover | None = None
-        self._pods: Follower[SeenPod] | None = None
-        self._looks = Looks()
-        self._followers: list[
-            Follower[SeenPod] | Follower[NodeSketch] | Follower[NamespaceSketch] | Follower[ServiceSketch]
+        self._freshness: FreshnessProbe | None = None
+        self._pods: Reflector[SeenPod] | None = None
+        self._lookups = PodLookups()
+        self._reflectors: list[
+            Reflector[SeenPod] | Reflector[NodeSketch] | Reflector[NamespaceSketch] | Reflector[ServiceSketch]
         ] = []
         self._tell = tell
 
@@ -117,37 +102,26 @@ class KubernetesCluster:
             observer.proven(until if self._ends is None else self._ends() - (self._now() - until))
 
         self._observer = observer
-        nodes = self._follower(NODES, _Nodes(observer))
         targets = Targets(self._tell) if self._tell else None
-        pods = self._follower(PODS, _Pods(observer, proven, targets))
-        namespaces = self._follower(NAMESPACES, _Namespaces(observer))
-        self._followers, self._pods = [nodes, pods, namespaces], pods
-        services = self._follower(SERVICES, _Services(targets)) if targets else None
-        if services is not None:
-            self._followers.append(services)
-        self._prover = Prover(self._client, PODS, pods, pace=self._pace, now=self._now, proven=proven)
-
-        async def pods_after_nodes() -> None:
+        nodes = self._reflector(NODES, NodeSink(observer))
+        pods = self._pods = self._reflector(PODS, PodSink(observer, proven, targets))
+        # What else is followed joins here: its resource, and a sink that tells the observer of it.
+        services = self._reflector(SERVICES, ServiceSink(observer, targets))
+        self._reflectors = [nodes, pods, services, self._reflector(NAMESPACES, NamespaceSink(observer))]
+        self._freshness = FreshnessProbe(self._client, PODS, pods, tuning=self._tuning, now=self._now, proven=proven)
+        async with Loops() as loops:
+            for reflector in self._reflectors:
+                # Nodes first: a plan that the journal kept is judged by all nodes before any Pod is told.
+                loops.start(reflector.noun, reflector.forever(after=nodes.synced if reflector is pods else None))
+            loops.start("proofs", self._freshness.forever())
             await nodes.synced.wait()
-            await pods.forever()
+            await pods.synced.wait()
+            await services.answered.wait()
+            self._synced.set()
+            await asyncio.Event().wait()
 
-        try:
-            async with Loops() as loops:
-                loops.start("nodes", nodes.forever())
-                loops.start("pods", pods_after_nodes())
-                loops.start("namespaces", namespaces.forever())
-                if services is not None:
-                    loops.start("services", services.forever())
-                loops.start("proofs", self._prover.forever())
-                await nodes.synced.wait()
-                await pods.synced.wait()
-                self._synced.set()
-                await asyncio.Event().wait()
-        finally:
-            await self._client.close()
-
-    def _follower(self, collection: Collection[S], sink: Sink[S]) -> Follower[S]:
-        return Follower(self._client, collection, sink, pace=self._pace, now=self._now, chance=self._chance)
+    def _reflector(self, resource: Resource[S], sink: Sink[S]) -> Reflector[S]:
+        return Reflector(self._client, resource, sink, tuning=self._tuning, now=self._now, chance=self._chance)
 
     async def synced(self) -> None:
         await self._synced.wait()
@@ -156,6 +130,7 @@ class KubernetesCluster:
         return self._pods.begun if self._pods is not None else 0
 
     async def caught_up(self, mark: int, version: int | None) -> None:
+        """Returns when the observer was told every Pod that was stored at a moment; see `Reflector.caught_up`."""
         await self._synced.wait()
         if self._pods is not None:
             await self._pods.caught_up(mark, version)
@@ -165,7 +140,7 @@ class KubernetesCluster:
 
     def progress(self) -> str:
         """How far the first lists are, for people who wait for them; empty before they begin."""
-        return ", ".join(str(follower.progress) for follower in self._followers if follower.progress.listed)
+        return ", ".join(str(reflector.progress) for reflector in self._reflectors if reflector.progress.listed)
 
     # -- freshness
 
@@ -175,22 +150,31 @@ class KubernetesCluster:
 
     def relists(self) -> int:
         """How often a list was needed beyond the first one of each kind."""
-        return sum(max(0, follower.lists - 1) for follower in self._followers)
+        return sum(max(0, reflector.lists - 1) for reflector in self._reflectors)
 
-    async def look(self, pods: Items[PodRef], asker: str) -> bool:
+    def unseen(self) -> list[str]:
+        """What is not seen of the cluster for want of a right, and what follows, in sentences."""
+        follows = "numbers that Services hold are not known, and may be given to Pods"
+        return [
+            f"{each.noun} cannot be followed ({each.forbidden}): {follows}"
+            for each in self._reflectors
+            if each.noun == SERVICES.noun and each.forbidden
+        ]
+
+    async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         """Gets some Pods by name, side by side, and tells what has become of them."""
         observer = self._observer
         if observer is None:
             return False
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                found = await asyncio.gather(*(self._looks.of(asker, partial(self._get, ref)) for ref in pods))
+                found = await asyncio.gather(*(self._lookups.of(asker, partial(self._get, ref)) for ref in pods))
         except (ApiError, UnreachableError, TimeoutError, ValueError):
             return False
-        sink = _Pods(observer, observer.proven)
+        sink = PodSink(observer, observer.proven)
         for ref, sketch in zip(pods, found, strict=True):
             if sketch is None or sketch.identity != ref.uid:
-                observer.observe(gone_pods=[ref.uid], lists_pods=True)
+                observer.observe(ClusterChange(gone_pods=[ref.uid], lists_pods=True))
             elif ref.uid in observer.known_pods():  # else the watch has told its end meanwhile
                 await in_turns(sink.listed([sketch]))
         return True
@@ -207,207 +191,31 @@ class KubernetesCluster:
 
     def hurry(self) -> None:
         """Somebody waits for `proven`: make it soon."""
-        if self._prover is not None:
-            self._prover.hurry()
+        if self._freshness is not None:
+            self._freshness.hurry()
 
 
-class _Pods:
-    """Tells of Pods."""
+MOST_LOOKUPS = 16
+MOST_LOOKUPS_OF_ONE = MOST_LOOKUPS // 2
 
-    def __init__(self, observer: Observer, proven: Callable[[float], None], targets: Targets | None = None) -> None:
-        self._observer = observer
-        self._proven = proven
-        self._targets = targets
-        self._shared = Shared()
-        self._missing: set[PodUid] = set()
-
-    def began(self) -> None:
-        self._missing = set(self._observer.known_pods())
-
-    def listed(self, items: Sequence[SeenPod]) -> Iterator[None]:
-        for some in slices(items, lambda pod: pod.weight):
-            known = self._observer.known_pods()
-            pods = []
-            for sketch in some:
-                uid = sketch.identity
-                if sketch.holds_something() or uid in known:
-                    self._missing.discard(PodUid(uid))
-                    pod = self._read(sketch)
-                    if pod is not None:
-                        pods.append(pod)
-            if pods:
-                self._tell(pods, [])
-            yield
-
-    def complete(self, as_of: float) -> Iterator[None]:
-        for gone in slices(self._missing, most=MOST_GONE):
-            self._tell([], gone)
-            yield
-        self._missing = set()
-        self._tell([], ())  # a cluster without Pods has been listed too: from now on Pods can be confirmed
-        self._proven(as_of)
-
-    def changed(self, events: Sequence[Event[SeenPod]]) -> Iterator[None]:
-        for some in slices(events, lambda event: event.object.weight):
-            self._changed(some)
-            yield
-
-    def _changed(self, events: Sequence[Event[SeenPod]]) -> None:
-        """Told in order: what appears and goes at once has been there, and its reservation ends with it."""
-        known = self._observer.known_pods()
-        pods: dict[PodUid, Pod] = {}
-        gone: dict[PodUid, None] = {}
-        for event in events:
-            uid = PodUid(event.object.identity)
-            if event.type == "DELETED":
-                if uid in pods:
-                    self._tell(pods.values(), gone)
-                    pods, gone = {}, {}
-                gone[uid] = None
-            elif event.object.holds_something() or uid in known or uid in pods:
-                pod = self._read(event.object)
-                if pod is not None:
-                    pods[uid] = pod
-        self._tell(pods.values(), gone)
-
-    def _read(self, sketch: SeenPod) -> Pod | None:
-        if self._targets is not None and not self._targets.knows(sketch.identity):
-            wanted = sketch.wanted()
-            if wanted is not None:
-                self._targets.pod(sketch.identity, *wanted)
-        try:
-            return self._shared.pod(sketch)
-        except MALFORMED as error:
-            log.warning("a Pod cannot be read: %s: %s", sketch.title, error)
-            return None
-
-    def _tell(self, pods: Iterable[Pod], gone: Iterable[PodUid]) -> None:
-        self._observer.observe(pods=pods, gone_pods=gone, lists_pods=True)
-        if self._targets is not None:
-            for uid in gone:
-                self._targets.gone(uid)
+T = TypeVar("T")
 
 
-class _Nodes:
-    """Tells of Nodes, where something that we need has changed: a Node's status is written all the time."""
+class PodLookups:
+    """Lookups of Pods that are under way: so many side by side, and no more than half of them for one namespace.
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._shared = Shared()
-        self._nodes: dict[NodeName, Node] = {}
-        self._listed: dict[NodeName, Node | None] = {}
+    What one namespace has beyond that waits behind its own, so that another's lookup waits for a few at most, however
+    many the first one asks for.
+    """
 
-    def began(self) -> None:
-        self._listed = {}
+    def __init__(self) -> None:
+        self._all = asyncio.Semaphore(MOST_LOOKUPS)
+        self._of_one: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # while somebody has it
 
-    def listed(self, items: Sequence[NodeSketch]) -> Iterator[None]:
-        for sketch in items:
-            self._note(self._listed, sketch)
-        yield
-
-    def complete(self, as_of: float) -> Iterator[None]:
-        missing: dict[NodeName, Node | None] = {name: None for name in self._nodes if name not in self._listed}
-        for some in slices({**missing, **self._listed}.items(), lambda _: self._observer.node_weight()):
-            self._tell(dict(some))
-            yield
-        self._listed = {}
-
-    def changed(self, events: Sequence[Event[NodeSketch]]) -> Iterator[None]:
-        changes: dict[NodeName, Node | None] = {}
-        for event in events:
-            if event.type == "DELETED":
-                changes[NodeName(event.object.identity)] = None
-            else:
-                self._note(changes, event.object)
-        for some in slices(changes.items(), lambda _: self._observer.node_weight()):
-            self._tell(dict(some))
-            yield
-
-    def _note(self, changes: dict[NodeName, Node | None], sketch: NodeSketch) -> None:
-        """One that cannot be read stays as it was, or is unknown."""
-        name = NodeName(sketch.identity)
-        try:
-            changes[name] = self._shared.node(sketch)
-        except MALFORMED as error:
-            log.warning("a Node cannot be read: %s: %s", name, error)
-            if name in self._nodes:
-                changes[name] = self._nodes[name]
-
-    def _tell(self, changes: dict[NodeName, Node | None]) -> None:
-        """The last state of each counts."""
-        gone = [name for name, node in changes.items() if node is None and name in self._nodes]
-        nodes = [node for name, node in changes.items() if node is not None and node != self._nodes.get(name)]
-        for name in gone:
-            del self._nodes[name]
-        self._nodes.update((node.name, node) for node in nodes)
-        if gone or nodes:
-            self._observer.observe(nodes=nodes, gone_nodes=gone, lists_pods=True)
-
-
-class _Services:
-    """Tells of Services, each in a step: it is compared with every owner of its namespace."""
-
-    def __init__(self, targets: Targets) -> None:
-        self._targets = targets
-        self._missing: set[tuple[str, str]] = set()
-
-    def began(self) -> None:
-        self._missing = set(self._targets.services())
-
-    def listed(self, items: Sequence[ServiceSketch]) -> Iterator[None]:
-        for sketch in items:
-            self._missing.discard(self._note(sketch))
-            yield
-
-    def complete(self, as_of: float) -> Iterator[None]:
-        for namespace, name in self._missing:
-            self._targets.service(namespace, name, None)
-            yield
-        self._missing = set()
-
-    def changed(self, events: Sequence[Event[ServiceSketch]]) -> Iterator[None]:
-        for event in events:
-            self._note(event.object, is_gone=event.type == "DELETED")
-            yield
-
-    def _note(self, sketch: ServiceSketch, *, is_gone: bool = False) -> tuple[str, str]:
-        namespace, name = sketch.metadata.namespace or "", sketch.metadata.name or ""
-        found = None if is_gone or sketch.trouble else parse_service(msgspec.to_builtins(sketch))
-        self._targets.service(namespace, name, found)
-        return namespace, name
-
-
-class _Namespaces:
-    """Tells which Namespaces enforce a Pod Security level that forbids hostNetwork."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._levels: dict[str, str] = {}
-
-    def began(self) -> None:
-        self._levels = {}
-
-    def listed(self, items: Sequence[NamespaceSketch]) -> Iterator[None]:
-        for sketch in items:
-            self._note(sketch)
-        yield
-
-    def complete(self, as_of: float) -> Iterator[None]:
-        self._observer.enforce(self._levels)
-        yield
-
-    def changed(self, events: Sequence[Event[NamespaceSketch]]) -> Iterator[None]:
-        for event in events:
-            if event.type == "DELETED":
-                self._levels.pop(event.object.identity, None)
-            else:
-                self._note(event.object)
-        self._observer.enforce(self._levels)
-        yield
-
-    def _note(self, sketch: NamespaceSketch) -> None:
-        level = level_of(sketch)
-        if level:
-            self._levels[sketch.identity] = level
-        else:
-            self._levels.pop(sketch.identity, None)
+    async def of(self, asker: str, look: Callable[[], Awaitable[T]]) -> T:
+        """Looks when it is the asker's turn."""
+        share = self._of_one.get(asker)
+        if share is None:
+            share = self._of_one[asker] = asyncio.Semaphore(MOST_LOOKUPS_OF_ONE)
+        async with share, self._all:
+            return await look()

@@ -251,7 +251,7 @@ Global___ObjectMeta: _TypeAlias = ObjectMeta  # noqa: Y015
 
 @_typing.final
 class Time(_message.Message):
-    """Only whether there is one matters."""
+    """Of a deletionTimestamp only whether there is one matters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -648,20 +648,24 @@ class PodCondition(_message.Message):
 
     TYPE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    LASTTRANSITIONTIME_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     status: _builtins.str
     message: _builtins.str
+    @_builtins.property
+    def lastTransitionTime(self) -> Global___Time: ...
     def __init__(
         self,
         *,
         type: _builtins.str | None = ...,
         status: _builtins.str | None = ...,
+        lastTransitionTime: Global___Time | None = ...,
         message: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "status", b"status", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lastTransitionTime", b"lastTransitionTime", "message", b"message", "status", b"status", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "status", b"status", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lastTransitionTime", b"lastTransitionTime", "message", b"message", "status", b"status", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,23 +701,69 @@ class Node(_message.Message):
 
     METADATA_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def metadata(self) -> Global___ObjectMeta: ...
     @_builtins.property
     def spec(self) -> Global___NodeSpec: ...
+    @_builtins.property
+    def status(self) -> Global___NodeStatus: ...
     def __init__(
         self,
         *,
         metadata: Global___ObjectMeta | None = ...,
         spec: Global___NodeSpec | None = ...,
+        status: Global___NodeStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "spec", b"spec", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "spec", b"spec", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class NodeStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeAddress]: ...
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[Global___NodeAddress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
+
+@_typing.final
+class NodeAddress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    address: _builtins.str
+    def __init__(
+        self,
+        *,
+        type: _builtins.str | None = ...,
+        address: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "type", b"type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeAddress: _TypeAlias = NodeAddress  # noqa: Y015
 
 @_typing.final
 class NodeSpec(_message.Message):
@@ -882,7 +932,9 @@ class ServiceSpec(_message.Message):
     PORTS_FIELD_NUMBER: _builtins.int
     SELECTOR_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
+    HEALTHCHECKNODEPORT_FIELD_NUMBER: _builtins.int
     type: _builtins.str
+    healthCheckNodePort: _builtins.int
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServicePort]: ...
     @_builtins.property
@@ -893,10 +945,11 @@ class ServiceSpec(_message.Message):
         ports: _abc.Iterable[Global___ServicePort] | None = ...,
         selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         type: _builtins.str | None = ...,
+        healthCheckNodePort: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["healthCheckNodePort", b"healthCheckNodePort", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ports", b"ports", "selector", b"selector", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["healthCheckNodePort", b"healthCheckNodePort", "ports", b"ports", "selector", b"selector", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -909,8 +962,10 @@ class ServicePort(_message.Message):
     PROTOCOL_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     TARGETPORT_FIELD_NUMBER: _builtins.int
+    NODEPORT_FIELD_NUMBER: _builtins.int
     protocol: _builtins.str
     port: _builtins.int
+    nodePort: _builtins.int
     @_builtins.property
     def targetPort(self) -> Global___IntOrString: ...
     def __init__(
@@ -919,10 +974,11 @@ class ServicePort(_message.Message):
         protocol: _builtins.str | None = ...,
         port: _builtins.int | None = ...,
         targetPort: Global___IntOrString | None = ...,
+        nodePort: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "protocol", b"protocol", "targetPort", b"targetPort"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["nodePort", b"nodePort", "port", b"port", "protocol", b"protocol", "targetPort", b"targetPort"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["port", b"port", "protocol", b"protocol", "targetPort", b"targetPort"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodePort", b"nodePort", "port", b"port", "protocol", b"protocol", "targetPort", b"targetPort"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

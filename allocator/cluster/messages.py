@@ -1,4 +1,4 @@
-"""Protobuf of the API server → what `projection` makes of JSON. Pure.
+"""Protobuf of the API server → what `decoding` makes of JSON. Pure.
 
 Why: the API server encodes an object once for all who watch it in one encoding, and its own components watch in
 protobuf. Who asks for JSON makes it encode everything a second time, and into more bytes.
@@ -15,6 +15,8 @@ Rules:
   sign for what cannot be read. It spoils neither its object nor its list.
 * Of a Pod that holds nothing no more is made than what shows that. What only others need is read when it is asked for.
   A repeated field is copied (`[:]`) before it is gone through, which takes half of the time.
+
+Longer than 350 lines because every kind of object is read here, as `projection` says what is read of it.
 """
 
 from __future__ import annotations
@@ -24,31 +26,32 @@ from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from allocator.cluster import decoding
 from allocator.cluster import kubernetes_pb2 as pb
-from allocator.cluster import projection
+from allocator.cluster.decoding import JsonDecoder, ListMetadata, ListPage, WatchEvent
 from allocator.cluster.objects import ALLOCATION_ID, ALLOCATIONS, ENFORCE, WARNINGS, Json
 from allocator.cluster.projection import (
     FINISHED,
     JSON,
-    Event,
     Labels,
-    ListMetadata,
     Metadata,
     NamespaceMetadata,
     NamespaceSketch,
     NodeMetadata,
     NodeSketch,
     NodeSpec,
-    Page,
-    Reader,
+    NodeStatus,
     S,
     ServicePort,
     ServiceSketch,
     ServiceSpec,
     Sketch,
 )
+from hostport.contract.annotations import EXTERNAL_ADDRESS
+from hostport.timestamps import rfc3339
 
 PROTOBUF: Final = "application/vnd.kubernetes.protobuf"
+READY: Final = "Ready"
 MAGIC: Final = b"k8s\0"
 SIZE_BYTES: Final = 4  # before each frame of a watch: its length, the highest byte first
 
@@ -57,7 +60,7 @@ LONGEST_VARINT: Final = 10  # bytes
 M = TypeVar("M", bound=Message)
 
 
-class Frame(bytes):
+class ProtobufFrame(bytes):
     """An event in protobuf, without its length. An event in JSON is mere bytes."""
 
     __slots__ = ()
@@ -107,11 +110,13 @@ class PodMessage:
         return f"{_text(self._pod.metadata.namespace)}/{_text(self._pod.metadata.name)}"
 
     def holds_something(self) -> bool:
+        """Whether it carries our id, or has host ports and is not finished."""
         if (self._weight or self._count()) > 1 and self._has_host_ports and self._pod.status.phase not in FINISHED:
             return True
         return bool(self._pod.metadata.annotations.get(ALLOCATION_ID))
 
     def plain(self) -> Json:
+        """What `objects.parse_pod` reads of the Pod, as JSON has it."""
         spec, status = self._pod.spec, self._pod.status
         plain_spec: dict[str, Any] = {
             "nodeName": _text(spec.nodeName),
@@ -122,14 +127,18 @@ class PodMessage:
             "preemptionPolicy": _text(spec.preemptionPolicy),
         }
         plain_status: dict[str, Any] = {"phase": _text(status.phase), "reason": _text(status.reason)}
-        if not spec.nodeName:  # else it was scheduled
+        if spec.nodeName:  # it was scheduled
+            if spec.hostNetwork and self._pod.metadata.annotations.get(ALLOCATION_ID):  # it is expected to listen
+                plain_status["conditions"] = [_condition(each) for each in status.conditions[:] if each.type == READY]
+        else:
             plain_spec["nodeSelector"] = _texts(spec.nodeSelector)
             plain_spec["affinity"] = _plain(spec.affinity)
             plain_spec["tolerations"] = [_plain(each) for each in spec.tolerations]
-            plain_status["conditions"] = [_plain(each) for each in status.conditions]
+            plain_status["conditions"] = [_condition(each) for each in status.conditions]
         return {"metadata": self._metadata(), "spec": plain_spec, "status": plain_status}
 
     def wanted(self) -> tuple[Json, str] | None:
+        """Metadata and table of ports; None where the Pod has no numbers of ours on the host's network."""
         metadata = self._pod.metadata
         if not (self._pod.spec.hostNetwork and metadata.annotations.get(ALLOCATION_ID)):
             return None
@@ -155,6 +164,16 @@ class PodMessage:
         }
 
 
+def _condition(condition: pb.PodCondition) -> Json:
+    since = condition.lastTransitionTime.seconds
+    return {
+        "type": _text(condition.type),
+        "status": _text(condition.status),
+        "message": _text(condition.message),
+        "lastTransitionTime": rfc3339(since) if since else None,
+    }
+
+
 def _container(container: pb.Container) -> Json:
     ports = [
         {
@@ -177,6 +196,7 @@ def see_node(node: pb.Node) -> NodeSketch:
             name=_text(metadata.name), resource_version=_text(metadata.resourceVersion), labels=_texts(metadata.labels)
         ),
         spec=NodeSpec(taints=[_plain(taint) for taint in spec.taints], unschedulable=spec.unschedulable),
+        status=NodeStatus(addresses=[{"type": one.type, "address": one.address} for one in node.status.addresses]),
     )
 
 
@@ -187,7 +207,10 @@ def see_namespace(namespace: pb.Namespace) -> NamespaceSketch:
         metadata=NamespaceMetadata(
             name=_text(metadata.name),
             resource_version=_text(metadata.resourceVersion),
-            labels=Labels(enforce=_text(metadata.labels.get(ENFORCE) or "")),
+            labels=Labels(
+                enforce=_text(metadata.labels.get(ENFORCE) or ""),
+                external_address=_text(metadata.labels.get(EXTERNAL_ADDRESS) or ""),
+            ),
         )
     )
 
@@ -199,10 +222,14 @@ def see_service(service: pb.Service) -> ServiceSketch:
         metadata=Metadata(
             name=_text(metadata.name),
             namespace=_text(metadata.namespace),
+            uid=_text(metadata.uid),
             resource_version=_text(metadata.resourceVersion),
         ),
         spec=ServiceSpec(
-            type=_text(spec.type), selector=_texts(spec.selector), ports=[_service_port(port) for port in spec.ports]
+            type=_text(spec.type),
+            selector=_texts(spec.selector),
+            ports=[_service_port(port) for port in spec.ports],
+            health_check_node_port=spec.healthCheckNodePort,
         ),
     )
 
@@ -213,10 +240,11 @@ def _service_port(port: pb.ServicePort) -> ServicePort:
         port=port.port,
         target_port=_text(target.strVal) if target.type else target.intVal,
         protocol=_text(port.protocol),
+        node_port=port.nodePort,
     )
 
 
-class Either(Generic[S]):
+class ProtobufDecoder(Generic[S]):
     """Reads lists and events of one kind of object, in the encoding in which they come.
 
     `see` makes of a message what the sinks are told, `json` does the same for JSON. Everything raises ValueError for
@@ -225,32 +253,32 @@ class Either(Generic[S]):
 
     accept: Final = f"{PROTOBUF}, {JSON}"
 
-    def __init__(self, kind: str, see: Callable[[Any], S], json: Reader[Any]) -> None:
+    def __init__(self, kind: str, see: Callable[[Any], S], json: JsonDecoder[Any]) -> None:
         self._kind = kind
         self._one: type[Message] = getattr(pb, kind)
         self._list: type[Message] = getattr(pb, f"{kind}List")
         self._see = see
         self._json = json
 
-    def page(self, body: bytes) -> Page[S]:
+    def page(self, body: bytes) -> ListPage[S]:
         """A page of a list."""
         if not body.startswith(MAGIC):
             return self._json.page(body)
         found: Any = _decode(self._list, _unwrapped(body, f"{self._kind}List"))
-        return Page(_list_metadata(found.metadata), [self._see(item) for item in found.items[:]])
+        return ListPage(_list_metadata(found.metadata), [self._see(item) for item in found.items[:]])
 
-    def event(self, part: bytes) -> Event[S]:
+    def event(self, part: bytes) -> WatchEvent[S]:
         """An event of a watch."""
-        if not isinstance(part, Frame):
+        if not isinstance(part, ProtobufFrame):
             return self._json.event(part)
         event = _decode(pb.WatchEvent, part)
         if event.type == "ERROR":
             status = _decode(pb.Status, _unwrapped(event.object.raw, "Status"))
             failure: Any = Sketch(code=status.code, reason=_text(status.reason), message=_text(status.message))
-            return Event(event.type, failure)
+            return WatchEvent(event.type, failure)
         if not event.type:
             raise ValueError("an event has no type")
-        return Event(event.type, self._see(_decode(self._one, _unwrapped(event.object.raw, self._kind))))
+        return WatchEvent(event.type, self._see(_decode(self._one, _unwrapped(event.object.raw, self._kind))))
 
     def one(self, body: bytes) -> S:
         """One object."""
@@ -263,7 +291,7 @@ class Either(Generic[S]):
 def head_of_page(begin: bytes) -> ListMetadata | None:
     """The metadata of a list by its first bytes: it stands before the items. None: not among them."""
     if not begin.startswith(MAGIC):
-        return projection.head_of_page(begin)
+        return decoding.head_of_page(begin)
     try:
         _, end = _span(begin, len(MAGIC), pb.Unknown.TYPEMETA_FIELD_NUMBER)
         start, _ = _span(begin, end, pb.Unknown.RAW_FIELD_NUMBER)

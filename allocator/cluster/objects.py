@@ -14,16 +14,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from sys import intern
 from typing import Any
 
+from allocator.core.addresses import address_of
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
-from allocator.core.claims import ClaimPort, PodUid
-from allocator.core.pods import Judge, Pod, Verdict
-from allocator.core.ports import MAX_PORT, Protocol
-from hostport.bounds import Bound
+from allocator.core.claims import ClaimPort, ObservedPod, PodUid, PortRejection, RejectedBy
+from allocator.core.foreign import NodePort, ObservedService
+from allocator.core.ports import Protocol
+from hostport.contract.annotations import EXTERNAL_ADDRESS, Annotation
+from hostport.contract.limits import HIGHEST_PORT, Bound
+from hostport.timestamps import seconds_of
 
-ALLOCATION_ID = "hostport.io/allocation-id"
-ALLOCATIONS = "hostport.io/allocations"
-WARNINGS = "hostport.io/warnings"
+ALLOCATION_ID = Annotation.ALLOCATION_ID.text
+ALLOCATIONS = Annotation.ALLOCATIONS.text
+WARNINGS = Annotation.WARNINGS.text
 MOST_WARNINGS = 32
+MOST_ADDRESSES = 64
+"""Of a Node; a machine has a handful."""
 ENFORCE = "pod-security.kubernetes.io/enforce"
 _WORD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _NO_FREE_PORTS = re.compile(r"([0-9]{1,6}) node\(s\) didn't have free ports")
@@ -49,10 +54,16 @@ def flatten(documents: Iterable[Any]) -> Iterator[Json]:
 
 
 def parse_node(obj: Json) -> Node:
-    spec = _mapping(obj, "spec")
+    """The Node of a JSON object.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is malformed.
+
+    """
+    spec, labels = _mapping(obj, "spec"), _texts(_mapping(obj, "metadata"), "labels")
     return Node(
         name=NodeName(_name(obj)),
-        labels=_texts(_mapping(obj, "metadata"), "labels"),
+        labels=labels,
         taints=tuple(
             Taint(
                 key=_text(taint["key"], "key"),
@@ -62,17 +73,30 @@ def parse_node(obj: Json) -> Node:
             for taint in _list(spec, "taints")
         ),
         unschedulable=bool(spec.get("unschedulable")),
+        address=address_of(labels, _addresses(_mapping(obj, "status"))),
     )
 
 
-def parse_pod(obj: Json) -> Pod:
-    """The Pod; one without a uid (written by hand) goes by its name."""
+def _addresses(status: Json) -> Iterator[tuple[str, str]]:
+    """The addresses that a Node names, each with its type."""
+    for one in _list(status, "addresses")[:MOST_ADDRESSES]:
+        yield _text(one.get("type"), "type"), _text(one.get("address"), "address")
+
+
+def parse_pod(obj: Json) -> ObservedPod:
+    """The Pod of a JSON object; one without a uid (written by hand) goes by its name.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is malformed.
+
+    """
     metadata, spec = _mapping(obj, "metadata"), _mapping(obj, "spec")
     namespace, name = _text(metadata.get("namespace"), "namespace") or "default", _name(obj)
     annotations = _mapping(metadata, "annotations")
     carried_id = _text(str(annotations.get(ALLOCATION_ID, "")), ALLOCATION_ID)
+    listens = bool(carried_id and spec.get("hostNetwork") and spec.get("nodeName"))
     controllers = [_text(ref.get("uid"), "uid") for ref in _list(metadata, "ownerReferences") if ref.get("controller")]
-    return Pod(
+    return ObservedPod(
         uid=PodUid(_text(metadata.get("uid"), "uid") or f"{namespace}/{name}"),
         namespace=namespace,
         name=name,
@@ -88,7 +112,8 @@ def parse_pod(obj: Json) -> Pod:
         carried_id=carried_id,
         own_network=bool(carried_id) and not spec.get("hostNetwork"),
         warnings=_words(annotations.get(WARNINGS)) if carried_id else "",
-        verdict=_verdict(_mapping(obj, "status")),
+        rejection=_port_rejection(_mapping(obj, "status")),
+        ready_at=_ready_at(_mapping(obj, "status")) if listens else None,
     )
 
 
@@ -98,19 +123,27 @@ def _words(listed: Any) -> str:
     return intern(",".join(word for word in words if _WORD.fullmatch(word)))
 
 
-def _verdict(status: Json) -> Verdict | None:
+def _port_rejection(status: Json) -> PortRejection | None:
     """What Kubernetes says of the Pod's host ports, if it says no.
 
     The kubelet fails a Pod for the reason `NodePorts`; the scheduler writes how many nodes its filter of that name
     turned down, before what it thinks of preemption.
     """
     if status.get("phase") == "Failed" and status.get("reason") == "NodePorts":
-        return Verdict(Judge.KUBELET)
+        return PortRejection(RejectedBy.KUBELET)
     for condition in _list(status, "conditions"):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             message = str(condition.get("message") or "").partition("preemption:")[0]
             found = _NO_FREE_PORTS.search(message)
-            return Verdict(Judge.SCHEDULER, int(found[1])) if found else None
+            return PortRejection(RejectedBy.SCHEDULER, int(found[1])) if found else None
+    return None
+
+
+def _ready_at(status: Json) -> float | None:
+    """Since when the Pod is Ready, in seconds since the epoch; None where it is not, or nobody says since when."""
+    for condition in _list(status, "conditions"):
+        if condition.get("type") == "Ready":
+            return seconds_of(condition.get("lastTransitionTime")) if condition.get("status") == "True" else None
     return None
 
 
@@ -157,6 +190,45 @@ def _tolerations(tolerations: Sequence[Json]) -> tuple[Toleration, ...]:
     )
 
 
+def parse_service_ports(obj: Json) -> ObservedService:
+    """The numbers that a Service holds on every node.
+
+    Raises:
+        ValueError, TypeError: it is malformed.
+
+    """
+    metadata, spec = _mapping(obj, "metadata"), _mapping(obj, "spec")
+    return ObservedService(
+        namespace=_text(metadata.get("namespace"), "metadata.namespace") or "default",
+        name=_name(obj),
+        uid=_text(metadata.get("uid"), "metadata.uid"),
+        ports=tuple(_node_ports(spec)),
+    )
+
+
+def _node_ports(spec: Json) -> Iterator[NodePort]:
+    """Of each port its nodePort; and the healthCheckNodePort, on which kube-proxy listens by TCP."""
+    for port in _list(spec, "ports"):
+        if number := _node_port(port, "nodePort"):
+            yield NodePort(protocol=Protocol(port.get("protocol") or "TCP"), number=number)
+    if number := _node_port(spec, "healthCheckNodePort"):
+        yield NodePort(protocol=Protocol.TCP, number=number, is_health_check=True)
+
+
+def _node_port(obj: Json, key: str) -> int:
+    """The number; 0 where there is none."""
+    number = _integer(obj.get(key), key)
+    if not 0 <= number <= HIGHEST_PORT:
+        raise ValueError(f"{key} {number} is no port")
+    return number
+
+
+def addressed_namespace(obj: Json) -> str:
+    """The name of a Namespace whose Pods are told the address of their node; empty of any other."""
+    is_told = _mapping(_mapping(obj, "metadata"), "labels").get(EXTERNAL_ADDRESS) == "true"
+    return _name(obj) if is_told else ""
+
+
 def enforced_level(obj: Json) -> tuple[str, str] | None:
     """(namespace, level) of a Namespace that forbids hostNetwork."""
     level = _mapping(_mapping(obj, "metadata"), "labels").get(ENFORCE)
@@ -172,8 +244,8 @@ def _ports(spec: Json) -> Iterator[ClaimPort]:
             if not number:
                 continue
             inside = _integer(port.get("containerPort"), "containerPort")
-            if not 1 <= _integer(number, "hostPort") <= MAX_PORT or not 0 <= inside <= MAX_PORT:
-                raise ValueError(f"{number!r} (containerPort {inside!r}) is no port: 1 to {MAX_PORT}")
+            if not 1 <= _integer(number, "hostPort") <= HIGHEST_PORT or not 0 <= inside <= HIGHEST_PORT:
+                raise ValueError(f"{number!r} (containerPort {inside!r}) is no port: 1 to {HIGHEST_PORT}")
             yield ClaimPort(
                 container=_text(container.get("name"), "name"),
                 name=_text(port.get("name"), "name"),

@@ -1,26 +1,21 @@
-"""JSON of the API server → the few fields that we need → values of the core. Pure.
+"""The few fields of the API server's objects that we look at, as sketches. Pure.
 
-Lists and watches of Kubernetes' own kinds come in protobuf instead (`messages`), which gives the same values.
+`decoding` makes them of JSON; `messages` makes the same of protobuf.
 
 Rules:
 
 * What a field means is said in `objects`, once for files and for the API. Here is only *which* fields are looked at,
   so that the decoder passes over the rest without making objects of it.
-* One bad object spoils neither its page nor the watch: it comes out with its identity and a `trouble`, so that its
-  owner is known to exist, and what was known of it before stays in force.
+* An object that cannot be read is a sketch with its identity and a `trouble`: its owner is known to exist.
 * What only matters for a Pod that holds something is read when that is known (`Raw`): to make objects of everybody's
   tolerations and owners would take twice as long as all the rest.
-* Equal parts of different Pods are one object: a cluster has many Pods and few kinds of them.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Hashable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from allocator.cluster.objects import (
     ALLOCATION_ID,
@@ -28,28 +23,17 @@ from allocator.cluster.objects import (
     ENFORCE,
     WARNINGS,
     Json,
-    enforced_level,
-    parse_node,
-    parse_pod,
 )
-from allocator.core.candidates import Constraints, Node, NodeName
-from allocator.core.claims import ClaimPort
-from allocator.core.pods import Pod
-from allocator.core.sized import Sized
+from hostport.contract.annotations import EXTERNAL_ADDRESS
 
 FINISHED = frozenset({"Succeeded", "Failed"})
 JSON = "application/json"
-SHARED_BYTES = 16 << 20  # of distinct parts of a kind that are remembered
-PORT_BYTES = 400  # that a port takes, about
-
-# What `objects` raises where an object is malformed.
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
 
 Unread = msgspec.Raw | msgspec.UnsetType
 
 
-class Seen(Protocol):
+class SeenObject(Protocol):
     """What is seen of an object, in whatever encoding it came."""
 
     @property
@@ -65,7 +49,7 @@ class Seen(Protocol):
         """Why it could not be read; empty where it could."""
 
 
-class SeenPod(Seen, Protocol):
+class SeenPod(SeenObject, Protocol):
     """A Pod; its identity is the uid."""
 
     @property
@@ -89,23 +73,24 @@ class SeenPod(Seen, Protocol):
         """What `objects.parse_pod` reads of it."""
 
 
-class _Fields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+class JsonFields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Some fields of a JSON object. `Any`: whatever stands there, for `objects` to judge."""
 
 
-class _Annotations(_Fields):
+class _Annotations(JsonFields):
     allocation_id: Any = msgspec.field(default=None, name=ALLOCATION_ID)
     warnings: Any = msgspec.field(default=None, name=WARNINGS)
     allocations: Unread = msgspec.field(default=msgspec.UNSET, name=ALLOCATIONS)
 
 
-class Labels(_Fields):
-    """The label of a Namespace that we read."""
+class Labels(JsonFields):
+    """The labels of a Namespace that we read."""
 
     enforce: Any = msgspec.field(default=None, name=ENFORCE)
+    external_address: Any = msgspec.field(default=None, name=EXTERNAL_ADDRESS)
 
 
-class Metadata(_Fields):
+class Metadata(JsonFields):
     """What identifies an object."""
 
     name: str | None = None
@@ -129,12 +114,12 @@ class NodeMetadata(Metadata):
 
 
 class NamespaceMetadata(Metadata):
-    """One label has the Pod Security level."""
+    """Labels have the Pod Security level, and whether Pods are told an address."""
 
     labels: Labels | None = None
 
 
-class _Port(_Fields):
+class _Port(JsonFields):
     name: Any = None
     container_port: Any = None
     host_port: Any = None
@@ -142,13 +127,13 @@ class _Port(_Fields):
     host_ip: Any = msgspec.field(default=None, name="hostIP")
 
 
-class _Container(_Fields):
+class _Container(JsonFields):
     name: Any = None
     restart_policy: Any = None
     ports: list[_Port] | None = None
 
 
-class _PodSpec(_Fields):
+class _PodSpec(JsonFields):
     node_name: Any = None
     host_network: Any = None
     containers: list[_Container] | None = None
@@ -160,20 +145,26 @@ class _PodSpec(_Fields):
     preemption_policy: Any = None
 
 
-class NodeSpec(_Fields):
+class NodeSpec(JsonFields):
     """What keeps Pods away."""
 
     taints: Any = None
     unschedulable: Any = None
 
 
-class _PodStatus(_Fields):
+class NodeStatus(JsonFields):
+    """Where the node is reached."""
+
+    addresses: Any = None
+
+
+class _PodStatus(JsonFields):
     phase: Any = None
     reason: Any = None
     conditions: Unread = msgspec.UNSET
 
 
-class Sketch(_Fields):
+class Sketch(JsonFields):
     """An object, or the Status that an ERROR event has in its place (`code`, `reason`, `message`)."""
 
     metadata: Metadata = msgspec.field(default_factory=Metadata)
@@ -210,12 +201,14 @@ class PodSketch(Sketch):
 
     @property
     def weight(self) -> int:
+        """One more than the ports of its containers."""
         spec = self.spec
         if spec is None:
             return 1
         return 1 + sum(len(one.ports or ()) for some in (spec.containers, spec.init_containers) for one in some or ())
 
     def holds_something(self) -> bool:
+        """Whether it carries our id, or has host ports and is not finished."""
         annotations, status, spec = self.metadata.annotations, self.status, self.spec
         if annotations is not None and annotations.allocation_id:
             return True
@@ -229,15 +222,19 @@ class PodSketch(Sketch):
         return False
 
     def plain(self) -> Json:
-        if isinstance(self.status, _PodStatus) and self.spec is not None and self.spec.node_name:
-            self.status.conditions = msgspec.UNSET  # it was scheduled
+        """What `objects.parse_pod` reads of the Pod, as JSON has it."""
+        spec, annotations = self.spec, self.metadata.annotations
+        listens = annotations is not None and annotations.allocation_id and spec is not None and spec.host_network
+        if isinstance(self.status, _PodStatus) and spec is not None and spec.node_name and not listens:
+            self.status.conditions = msgspec.UNSET  # it was scheduled, and nobody waits for it to listen
         self.metadata.labels = msgspec.UNSET
-        if self.metadata.annotations is not None:
-            self.metadata.annotations.allocations = msgspec.UNSET
+        if annotations is not None:
+            annotations.allocations = msgspec.UNSET
         plain: Json = msgspec.to_builtins(self, enc_hook=msgspec.json.decode)
         return plain
 
     def wanted(self) -> tuple[Json, str] | None:
+        """Metadata and table of ports; None where the Pod has no numbers of ours on the host's network."""
         annotations, spec, metadata = self.metadata.annotations, self.spec, self.metadata
         if annotations is None or not annotations.allocation_id or spec is None or not spec.host_network:
             return None
@@ -254,20 +251,22 @@ class PodSketch(Sketch):
         return found, table
 
 
-class ServicePort(_Fields):
+class ServicePort(JsonFields):
     """Whereto it sends, and from where."""
 
     port: Any = None
     target_port: Any = None
     protocol: Any = None
+    node_port: Any = None
 
 
-class ServiceSpec(_Fields):
-    """Whose Pods, and which of their ports."""
+class ServiceSpec(JsonFields):
+    """Whose Pods, and which of their ports; and the numbers that it holds on every node."""
 
     type: Any = None
     selector: Any = None
     ports: list[ServicePort] | None = None
+    health_check_node_port: Any = None
 
 
 class ServiceSketch(Sketch):
@@ -281,191 +280,11 @@ def _some(raw: Unread, default: Any) -> Any:
 class NodeSketch(Sketch):
     metadata: NodeMetadata = msgspec.field(default_factory=NodeMetadata)
     spec: NodeSpec | None = None
+    status: NodeStatus | str | None = None
 
 
 class NamespaceSketch(Sketch):
     metadata: NamespaceMetadata = msgspec.field(default_factory=NamespaceMetadata)
 
 
-S = TypeVar("S", bound=Seen)
-J = TypeVar("J", bound=Sketch)
-
-
-class ListMetadata(_Fields):
-    resource_version: str = ""
-    continue_: str = msgspec.field(default="", name="continue")
-    remaining_item_count: int | None = None  # an estimate; only with `continue`
-
-
-class Page(msgspec.Struct, Generic[S], gc=False):
-    """A part of a list."""
-
-    metadata: ListMetadata
-    items: list[S] | None = None
-
-
-class Event(msgspec.Struct, Generic[S], gc=False):
-    """What a watch tells: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, whose object is a Status in a `Sketch`."""
-
-    type: str
-    object: S
-
-    @property
-    def version(self) -> str:
-        return self.object.version
-
-
-class _RawPage(msgspec.Struct):
-    metadata: ListMetadata
-    items: list[msgspec.Raw] | None = None
-
-
-class _RawEvent(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class Reader(Generic[J]):
-    """Reads lists and events of one kind of object. `accept`: what is asked for, as HTTP writes it."""
-
-    accept = JSON
-
-    def __init__(self, sketch: type[J]) -> None:
-        self._sketch = sketch
-        self._one = msgspec.json.Decoder(sketch)
-        self._page = msgspec.json.Decoder(Page[sketch])  # type: ignore[valid-type]
-        self._event = msgspec.json.Decoder(Event[sketch])  # type: ignore[valid-type]
-
-    def page(self, body: bytes) -> Page[J]:
-        """A page of a list; what cannot be read in it has a `trouble`.
-
-        Raises:
-            ValueError: it is no list.
-
-        """
-        try:
-            return self._page.decode(body)
-        except msgspec.ValidationError:
-            raw = _decode(body, _RawPage)
-            return Page(raw.metadata, [self._object(item) for item in raw.items or ()])
-        except msgspec.DecodeError as error:
-            raise ValueError(str(error)) from error
-
-    def event(self, line: bytes) -> Event[J]:
-        """A line of a watch, likewise.
-
-        Raises:
-            ValueError: it is no event.
-
-        """
-        try:
-            return self._event.decode(line)
-        except msgspec.ValidationError:
-            raw = _decode(line, _RawEvent)
-            return Event(raw.type, self._object(raw.object))
-        except msgspec.DecodeError as error:
-            raise ValueError(str(error)) from error
-
-    def one(self, body: bytes) -> J:
-        """One object, likewise.
-
-        Raises:
-            ValueError: it is none.
-
-        """
-        try:
-            return self._object(msgspec.Raw(body))
-        except msgspec.DecodeError as error:
-            raise ValueError(str(error)) from error
-
-    def _object(self, raw: msgspec.Raw) -> J:
-        try:
-            return self._one.decode(raw)
-        except msgspec.ValidationError as error:
-            broken = self._sketch(trouble=str(error))
-        anything = msgspec.json.decode(raw)
-        metadata = anything.get("metadata") if isinstance(anything, dict) else None
-        if isinstance(metadata, dict):
-            for field, name in (("name", "name"), ("uid", "uid"), ("resourceVersion", "resource_version")):
-                if isinstance(metadata.get(field), str):
-                    setattr(broken.metadata, name, metadata[field])
-        return broken
-
-
-T = TypeVar("T")
-
-
-def _decode(text: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.DecodeError as error:
-        raise ValueError(str(error)) from error
-
-
-def head_of_page(begin: bytes) -> ListMetadata | None:
-    """The metadata of a list by its first bytes, as the API server writes it before the items. None: not among them."""
-    head, items, _ = begin.partition(b',"items":[')
-    try:
-        return _decode(head + b"}", _RawPage).metadata if items else None
-    except ValueError:
-        return None
-
-
-class Shared:
-    """Equal values become one object."""
-
-    def __init__(self) -> None:
-        self._constraints: Sized[Constraints, Constraints] = Sized(SHARED_BYTES)
-        self._ports: Sized[tuple[ClaimPort, ...], tuple[ClaimPort, ...]] = Sized(SHARED_BYTES)
-
-    def pod(self, sketch: SeenPod) -> Pod:
-        """The Pod.
-
-        Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is malformed.
-
-        """
-        if sketch.trouble:
-            raise ValueError(sketch.trouble)
-        pod = parse_pod(sketch.plain())
-        return replace(
-            pod,
-            namespace=sys.intern(pod.namespace),
-            generate_name=sys.intern(pod.generate_name),
-            controller_uid=sys.intern(pod.controller_uid),
-            node=None if pod.node is None else NodeName(sys.intern(pod.node)),
-            ports=_one_of(self._ports, pod.ports, _size_of_ports),
-            constraints=_one_of(self._constraints, pod.constraints, _size_of_constraints),
-        )
-
-    def node(self, sketch: NodeSketch) -> Node:
-        """The Node; raises as `pod` does."""
-        if sketch.trouble:
-            raise ValueError(sketch.trouble)
-        node = parse_node(msgspec.to_builtins(sketch))
-        return replace(node, name=NodeName(sys.intern(node.name)))
-
-
-V = TypeVar("V", bound=Hashable)
-
-
-def _size_of_ports(ports: tuple[ClaimPort, ...]) -> int:
-    return PORT_BYTES * len(ports)
-
-
-def _size_of_constraints(constraints: Constraints) -> int:
-    return constraints.weight
-
-
-def _one_of(known: Sized[V, V], value: V, size: Callable[[V], int]) -> V:
-    found = known.get(value)
-    if found is None:
-        known.put(value, value, size(value))
-        return value
-    return found
-
-
-def level_of(sketch: NamespaceSketch) -> str:
-    """The Pod Security level that a Namespace enforces; empty where it does not forbid hostNetwork."""
-    found = enforced_level(msgspec.to_builtins(sketch))
-    return found[1] if found else ""
+S = TypeVar("S", bound=SeenObject)

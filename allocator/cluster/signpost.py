@@ -17,8 +17,7 @@ import json
 import logging
 from collections.abc import Callable
 
-from allocator.cluster.client import ApiError, UnreachableError
-from allocator.cluster.lease import Api
+from allocator.cluster.client import ApiError, KubernetesApi, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ SOON_SECONDS = 0.05  # until we serve, which asks nobody anything
 class Signpost:
     """See the module."""
 
-    def __init__(self, api: Api, *, namespace: str, pod_name: str, may_write: Callable[[], bool]) -> None:
+    def __init__(self, api: KubernetesApi, *, namespace: str, pod_name: str, may_write: Callable[[], bool]) -> None:
         self._api = api
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._pod_name = pod_name
@@ -39,16 +38,9 @@ class Signpost:
 
     async def forever(self) -> None:
         """Looks every few seconds, and writes what is not as it should be."""
-        try:
-            while True:
-                wait = await self._turn()
-                await asyncio.sleep(wait)
-        finally:
-            await self.close()
-
-    async def close(self) -> None:
-        """Lets go of the connection."""
-        await self._api.close()
+        while True:
+            wait = await self._turn()
+            await asyncio.sleep(wait)
 
     async def _turn(self) -> float:
         if not self._may_write():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from allocator.cluster.happenings import Happening, Subject
+from allocator.cluster.correlator import ObjectEvent, Subject
 from hostport.contract import Notice
 from hostport.services import Moved, Selecting, moved_ports
 
@@ -36,7 +36,7 @@ class _Owner:
 class Targets:
     """See the module. `tell` must return at once."""
 
-    def __init__(self, tell: Callable[[Happening], None]) -> None:
+    def __init__(self, tell: Callable[[ObjectEvent], None]) -> None:
         self._tell = tell
         self._services: dict[str, dict[str, Selecting]] = {}  # by namespace and name
         self._owners: dict[str, dict[str, _Owner]] = {}  # by namespace and uid
@@ -101,7 +101,7 @@ class Targets:
         if sentences:
             owner.told.add(service.name)
             note, kind = f"{WORD}: {'; '.join(sentences)}", f"{WORD} {service.name}"
-            self._tell(Happening(subject=owner.subject, reason="Warned", action="Observe", note=note, kind=kind))
+            self._tell(ObjectEvent(subject=owner.subject, reason="Warned", action="Observe", note=note, kind=kind))
 
 
 def _subject(uid: str, metadata: Mapping[str, Any]) -> Subject:

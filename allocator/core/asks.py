@@ -1,37 +1,32 @@
-"""What is asked, and the two ways to say no.
+"""What is asked, and the three ways in which it may not be granted.
 
-A `Mistake` is one thing that is wrong; a refusal carries all of them, so that people correct a Pod once. Mistakes of
-the request itself (INVALID_ARGUMENT) are found before anybody looks at the state of the world.
+Rules:
+
+* A refusal carries every mistake, so that people correct a Pod once. Mistakes of the request itself (INVALID_ARGUMENT)
+  are found before anybody looks at the state of the cluster.
+* No (`Refused`) is never mixed with not known (`UndecidedError`) or with a fault of ours (`NotServedError`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from enum import Enum
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from allocator.core.candidates import ANYWHERE, Constraints
-from allocator.core.claims import Owner, Shape
-from allocator.core.ports import Protocol, set_of
-from hostport.contract import Notice, Reason
+from allocator.core.claims import Claim, Owner, Shape
+from allocator.core.ports import Protocol
+from hostport.contract import Mistake, Reason, defaults
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
-class Policy(Enum):
-    """How the number of a port is chosen."""
-
-    INDEX = "Index"
-    DYNAMIC = "Dynamic"
-    PASSTHROUGH = "Passthrough"
-    STATIC = "Static"
-
-    # As for Protocol: members are singletons.
-    __hash__ = object.__hash__
-
-    @property
-    def is_ranged(self) -> bool:
-        return self is Policy.INDEX or self is Policy.DYNAMIC
+if TYPE_CHECKING:
+    from allocator.core.place.policies import Policy
 
 
 class WhenFull(Enum):
@@ -42,7 +37,13 @@ class WhenFull(Enum):
 
 
 class PortAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One port that is asked for. `host_port` 0: not set. `is_former`: it was given in an earlier life of the Pod."""
+    """One port that is asked for.
+
+    container, name: empty where there is none. container_port, host_port: 1 to 65535; 0 where it is not set.
+    host_ip: the address; empty for all of them. is_former: whether host_port was given in an earlier life of the Pod.
+    count: how many consecutive numbers it stands for, host_port the first of them; more than one is a block.
+    alignment: the first number is a multiple of it.
+    """
 
     container: str = ""
     name: str = ""
@@ -51,6 +52,8 @@ class PortAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     host_port: int = 0
     host_ip: str = ""
     is_former: bool = False
+    count: int = 1
+    alignment: int = 1
 
     def __str__(self) -> str:
         number = self.container_port or self.host_port
@@ -58,57 +61,56 @@ class PortAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return f"port {what} of container {self.container}" if self.container else f"port {what}"
 
 
+class PortGroup(msgspec.Struct, frozen=True, gc=False):
+    """Ports of an ask that share a number.
+
+    members: their positions in the ask. number: 0 where it is left open. is_users: whether the number is the user's
+    own, which is checked like one of Static. count, alignment: those of the members. is_run: whether it has several
+    numbers, or may not begin at any.
+    """
+
+    members: tuple[int, ...]
+    number: int
+    is_users: bool
+    count: int = 1
+    alignment: int = 1
+    is_run: bool = False
+
+    @property
+    def numbers(self) -> range:
+        """Its numbers, where they are not left open."""
+        return range(self.number, self.number + self.count)
+
+
 class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """All the ports of one owner."""
+    """All the ports of one owner, and how their numbers are to be found.
+
+    low, high, stride, index: what the policy goes by; the index is None where the owner has none.
+    constraints: where the owner may run. priority, may_preempt: of a Pod; whether the scheduler may make room for it.
+    when_full: what to do where nothing fits; None: what the operator set. ttl: of a lease, in seconds.
+    host_network: whether the Pod has the host's network. carried_id: the allocation id that the Pod already carries.
+    avoid: numbers that a policy that searches does not give to this Pod.
+    can_steer: whether whoever asks keeps the Pod off nodes that we name.
+    cool_down: seconds for which a policy that searches leaves alone what others gave up; None: what the operator set.
+    """
 
     owner: Owner
     ports: tuple[PortAsk, ...]
-    policy: Policy = Policy.INDEX
-    low: int = 7000
-    high: int = 8000
-    stride: int = 100
+    policy: Policy
+    low: int = defaults.MIN_PORT
+    high: int = defaults.MAX_PORT
+    stride: int = defaults.STRIDE
     index: int | None = None
     constraints: Constraints = ANYWHERE
     priority: int = 0
     may_preempt: bool = False
     when_full: WhenFull | None = None
-    ttl: float | None = None  # seconds; leases only
+    ttl: float | None = None
     host_network: bool = False
-    carried_id: str = ""  # the allocation id that the Pod already carries
-    avoid: tuple[int, ...] = ()  # numbers that Dynamic does not give to this Pod
-
-    @property
-    def avoided(self) -> int:
-        """The set of the numbers that Dynamic does not give to this Pod."""
-        return set_of(self.avoid) if self.avoid and self.policy is Policy.DYNAMIC else 0
-
-    @property
-    def shape(self) -> Shape:
-        """As the claim will have it."""
-        return tuple([(p.container, p.name, p.protocol, p.container_port) for p in self.ports])
-
-    def within(self, namespace: str) -> Ask:
-        """A lease whose owner names no namespace belongs to this one."""
-        if self.owner.namespace or self.owner.is_pod:
-            return self
-        return replace(self, owner=replace(self.owner, namespace=namespace))
-
-    def with_unset_defaults(self) -> Ask:
-        """Undoes what the API server defaulted, and what an earlier life of the Pod has left.
-
-        With hostNetwork in the template it has set hostPort := containerPort before any webhook runs, so an equal
-        number is no wish of the user's where the policy chooses numbers. Neither is one of an earlier life.
-        """
-        if not self.policy.is_ranged or not (self.host_network or any(p.is_former for p in self.ports)):
-            return self
-        return replace(self, ports=tuple(replace(p, host_port=0) if self._is_unset(p) else p for p in self.ports))
-
-    def _is_unset(self, port: PortAsk) -> bool:
-        return port.is_former or (self.host_network and port.host_port == port.container_port)
-
-    def setting(self, name: str) -> str:
-        """What a setting is called by whoever asks: an annotation of the Pod's, or a field of the request."""
-        return f"hostport.io/{name}" if self.owner.is_pod else name
+    carried_id: str = ""
+    avoid: tuple[int, ...] = ()
+    can_steer: bool = False
+    cool_down: float | None = None
 
     @property
     def on_host(self) -> Ask:
@@ -118,30 +120,123 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return replace(self, ports=tuple(port for port in self.ports if port.host_port))
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One reason to say no: the field as the caller knows it, and a sentence for people."""
-
-    reason: Reason
-    field: str
-    message: str
-
-
 class Refused(Exception):  # noqa: N818 - not an error of ours: an answer
-    """The ask is denied; nothing changed. Carries at least one mistake."""
+    """The ask is denied; nothing changed. There is at least one mistake."""
 
     def __init__(self, *mistakes: Mistake) -> None:
         super().__init__("; ".join(mistake.message for mistake in mistakes))
         self.mistakes = mistakes
 
 
+class NotServedError(Exception):
+    """Our fault, not the caller's: nothing was allocated, and the call may be repeated."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class UndecidedError(Exception):
     """The search was cut off: neither granted nor denied, and nothing changed. The same ask may be repeated."""
 
 
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """Something that may surprise people later, for an ask that is granted."""
+ENTRY_BYTES = 200  # of what every entry takes besides
+SHARE = 128  # an entry takes at most one part in so many
 
-    notice: Notice
-    message: str
+
+class SizedCache(Generic[K, V]):
+    """Answers that are kept for whoever asks the same again, at most so many bytes of them.
+
+    A cache that counts its entries is as large as callers make them. This one is told how large each is, by an
+    estimate, forgets what was asked for longest ago, and does not take in what is large: whoever asks that pays for it
+    each time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self.size = 0
+
+    def get(self, key: K) -> V | None:
+        """What is kept; it counts as asked for now."""
+        found = self._kept.get(key)
+        if found is None:
+            return None
+        self._kept.move_to_end(key)
+        return found[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        """Keeps a value. `size`: the bytes of key and value, about."""
+        self.drop(key)
+        size += ENTRY_BYTES
+        if size > self._most // SHARE:
+            return
+        self._kept[key] = value, size
+        self.size += size
+        while self.size > self._most:
+            self.size -= self._kept.popitem(last=False)[1][1]
+
+    def drop(self, key: K) -> None:
+        """Forgets a key, if it is kept."""
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self.size -= found[1]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def kept_once(known: SizedCache[K, K], value: K, size: Callable[[K], int]) -> K:
+    """The object that was seen first of all that are equal to a value. `size`: gives the bytes of one, about."""
+    found = known.get(value)
+    if found is None:
+        known.put(value, value, size(value))
+        return value
+    return found
+
+
+REMEMBERED_BYTES = 16 << 20
+PORT_BYTES = 150
+"""That a port takes, about, besides its names."""
+
+_FormerKey = tuple[str, ...]
+Numbers = tuple[int, ...]
+
+
+class _Had(msgspec.Struct, frozen=True, gc=False):
+    shape: Shape
+    numbers: Numbers
+
+
+class FormerNumbers:
+    """What Pods and leases that are gone had; the oldest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._had: SizedCache[_FormerKey, _Had] = SizedCache(REMEMBERED_BYTES)
+
+    def remember(self, claim: Claim) -> None:
+        """Keeps the numbers of a claim that has ended, for the next one of its name, or of its controller and node."""
+        had = _Had(claim.shape, tuple(port.host_port for port in claim.ports))
+        size = sum(PORT_BYTES + len(port.container) + len(port.name) for port in claim.ports)
+        for key in () if claim.unmanaged else _keys(claim.owner, claim.constraints):
+            self._had.put(key, had, size + sum(map(len, key)))
+
+    def numbers(self, owner: Owner, constraints: Constraints, shape: Shape) -> Numbers:
+        """What the Pod had, one number for each port; nothing where it is new or has changed."""
+        found = map(self._had.get, _keys(owner, constraints))
+        return next((had.numbers for had in found if had is not None and had.shape == shape), ())
+
+    def own(self, owner: Owner, constraints: Constraints) -> frozenset[int]:
+        """Every number that the owner had, whatever else has changed."""
+        found = map(self._had.get, _keys(owner, constraints))
+        return frozenset(number for had in found if had is not None for number in had.numbers)
+
+
+def _keys(owner: Owner, constraints: Constraints) -> Iterator[_FormerKey]:
+    """A Pod that was admitted without a name has one when it goes, so that it is remembered by both."""
+    if full_name := owner.full_name:
+        yield full_name
+    elif owner.name:
+        yield "", owner.kind, owner.namespace, owner.name
+    if owner.controller_uid and constraints.only_node:
+        yield owner.namespace, owner.controller_uid, constraints.only_node

@@ -12,14 +12,20 @@ requirements matches nothing), core/v1 toleration.ToleratesTaint, and the schedu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NewType
 
 import msgspec
+from msgspec.structs import replace
+
+from allocator.core.addresses import NOWHERE, NodeAddress
 
 NodeName = NewType("NodeName", str)
 
 UNSCHEDULABLE_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
+NAME_FIELD = "metadata.name"
+"""The one field of a node that node affinity knows."""
+
 TRANSIENT_TAINTS = "node.kubernetes.io/"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,63}")  # a label's value has at most 63 characters
 
@@ -44,6 +50,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
+    address: NodeAddress = NOWHERE  # that clients dial; decides nothing
 
     def draws_as(self, other: Node) -> bool:
         """Whether the same constraints accept both: name, labels and taints are equal."""
@@ -113,10 +120,11 @@ class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fields: tuple[Requirement, ...] = ()
 
     def accepts(self, node: Node) -> bool:
+        """Whether a node's labels and fields satisfy all requirements, and there is one."""
         if not self.expressions and not self.fields:
             return False
         return all(r.accepts(node.labels) for r in self.expressions) and all(
-            r.accepts({"metadata.name": node.name}) for r in self.fields
+            r.accepts({NAME_FIELD: node.name}) for r in self.fields
         )
 
 
@@ -144,8 +152,34 @@ class Constraints(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if self.node_name is not None or len(self.affinity) != 1 or len(self.affinity[0].fields) != 1:
             return self.node_name
         field_ = self.affinity[0].fields[0]
-        is_named = field_.key == "metadata.name" and field_.operator == "In" and len(field_.values) == 1
+        is_named = field_.key == NAME_FIELD and field_.operator == "In" and len(field_.values) == 1
         return NodeName(field_.values[0]) if is_named else None
+
+    def kept_off(self, names: Iterable[NodeName]) -> Constraints:
+        """The same less some nodes: a requirement for each in each term, as the shim writes them into a Pod.
+
+        One requirement has one name, as the API server wants it. A term without requirements matches nothing, and
+        stays so.
+        """
+        away = tuple([Requirement(key=NAME_FIELD, operator="NotIn", values=(name,)) for name in names])
+        if not self.affinity:
+            return replace(self, affinity=(Term(fields=away),)) if away else self
+        return replace(self, affinity=tuple([_kept_off(term, away) for term in self.affinity]))
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """The names of nodes that each term excludes."""
+        terms = [term for term in self.affinity if term.expressions or term.fields]
+        named = [
+            {
+                name
+                for each in term.fields
+                if each.key == NAME_FIELD and each.operator == "NotIn"
+                for name in each.values
+            }
+            for term in terms
+        ]
+        return frozenset(set[str].intersection(*named) if named else ())
 
     @property
     def weight(self) -> int:
@@ -161,6 +195,12 @@ class Constraints(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def _lives_with(self, taint: Taint) -> bool:
         return not taint.keeps_away or any(toleration.tolerates(taint) for toleration in self.tolerations)
+
+
+def _kept_off(term: Term, away: tuple[Requirement, ...]) -> Term:
+    if not term.expressions and not term.fields:
+        return term
+    return replace(term, fields=(*term.fields, *[each for each in away if each not in term.fields]))
 
 
 ANYWHERE = Constraints()

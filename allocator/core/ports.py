@@ -4,6 +4,8 @@ A set of numbers is an `int` whose bit n says that number n is in the set: union
 single operations on machine words, and no dependency is needed. A set that changes is a `NumberSet`, which changes in
 place (an int of 65,536 bits would be copied for every port) and is read as an int, as much of it as is asked for.
 
+Longer than 350 lines because numbers, sets of them and counts of them are one representation, the bits of an int.
+
 The conflict rule is the scheduler's (pkg/scheduler/framework, HostPortInfo.CheckConflict): two ports conflict when
 protocol and number are equal and either address is the wildcard or both are equal. We treat `::` as the wildcard too,
 which is stricter, never laxer.
@@ -12,17 +14,17 @@ which is stricter, never laxer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from itertools import zip_longest
 from typing import NamedTuple, NewType, cast
+from typing import Protocol as Interface
 
-MIN_PORT = 1
-MAX_PORT = 65535
+from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT
+from hostport.contract.words import format_run
+
 WILDCARD = "0.0.0.0"  # noqa: S104 - the scheduler's DefaultBindAllHostIP, nothing is bound here
-
-# The control plane and the kubelet, etcd, ssh, and what most clusters run on the host network: node-exporter (9100),
-# MetalLB (7472, 7946).
-DEFAULT_RESERVED = "22,2379-2381,6443,7472,7946,9100,10248-10259"
 
 
 class Protocol(Enum):
@@ -37,13 +39,22 @@ class Protocol(Enum):
 
 
 Slot = NewType("Slot", int)
-"""A protocol and a number, whatever the address, in one int: half of what a tuple takes, as the key of a map."""
+"""A protocol and a number, whatever the address, in one int: half of what a tuple takes, as the key of a map.
+
+A block is one int too: the slot of its first number, with its length less one above `LAST_SLOT`. So a port that stands
+for one number is its slot.
+"""
+
+LENGTH_BITS = 18
+LAST_SLOT = (1 << LENGTH_BITS) - 1
+"""What is greater is a block."""
 
 FIRST_WORD = (1 << 30) - 1
 """The members of a set that lie in its first digit, which is as fast to look at as a small set."""
 
 _ORDER = {protocol: order for order, protocol in enumerate(Protocol)}
 _PROTOCOLS = tuple(Protocol)
+_ANY = frozenset(("", "::", WILDCARD))
 
 
 def slot_of(protocol: Protocol, number: int) -> Slot:
@@ -61,35 +72,80 @@ def number_of(slot: Slot) -> int:
 
 
 def protocol_of(slot: Slot) -> Protocol:
+    """Of a slot, or of a block."""
     return _PROTOCOLS[slot & 3]
 
 
 class PortKey(NamedTuple):
-    """What conflicts: an address (normalised), a protocol and a number."""
+    """What conflicts: an address (normalised), a protocol and a number, or a block of so many from that number on."""
 
     ip: str
     protocol: Protocol
     number: int
+    length: int = 1
 
     @property
     def slot(self) -> Slot:
-        return slot_of(self.protocol, self.number)
+        """Its protocol and number, or its block."""
+        _, protocol, number, length = self
+        return length - 1 << LENGTH_BITS | number << 2 | _ORDER[protocol]  # type: ignore[return-value] # as in `slot_of`
+
+    @property
+    def numbers(self) -> range:
+        """Its numbers."""
+        return range(self.number, self.number + self.length)
+
+    def meets(self, other: PortKey) -> bool:
+        """Whether both have a number in common under one protocol, whatever the address."""
+        return (
+            self.number < other.number + other.length
+            and other.number < self.number + self.length
+            and self.protocol is other.protocol
+        )
 
     def conflicts_with(self, other: PortKey) -> bool:
-        return (
-            self.number == other.number
-            and self.protocol is other.protocol
-            and (self.ip == other.ip or WILDCARD in (self.ip, other.ip))
-        )
+        """Whether both cannot be had on one node: the conflict rule, for two ports."""
+        return self.meets(other) and (self.ip == other.ip or WILDCARD in (self.ip, other.ip))
 
     def __str__(self) -> str:
         address = "" if self.ip == WILDCARD else f" on {self.ip}"
-        return f"{self.number}/{self.protocol.value}{address}"
+        return f"{format_run(self.number, self.length)}/{self.protocol.value}{address}"
 
 
 def normalise_ip(ip: str) -> str:
     """The address as it counts in a conflict: empty and `::` are the wildcard."""
-    return WILDCARD if ip in {"", "::", WILDCARD} else ip
+    return WILDCARD if ip in _ANY else ip
+
+
+class HeldPort(Interface):
+    """What has a protocol, a number and an address on a node."""
+
+    @property
+    def protocol(self) -> Protocol: ...
+
+    @property
+    def host_port(self) -> int: ...
+
+    @property
+    def host_ip(self) -> str: ...
+
+    @property
+    def count(self) -> int: ...
+
+
+def slots_and_addresses(ports: Iterable[HeldPort]) -> list[tuple[Slot, str]]:
+    """The slots of some ports, and the blocks of those that have several numbers, each with its address (normalised).
+
+    A slot is one object for all maps that it goes into. Each pair comes once: a socket may have two names.
+    """
+    keys = [
+        (
+            port.count - 1 << LENGTH_BITS | port.host_port << 2 | _ORDER[port.protocol],
+            port.host_ip if port.host_ip not in _ANY else WILDCARD,
+        )
+        for port in ports
+    ]
+    return cast("list[tuple[Slot, str]]", keys if len(keys) == 1 else list(dict.fromkeys(keys)))
 
 
 def span(low: int, high: int) -> int:
@@ -111,6 +167,22 @@ def lowest(numbers: int) -> int:
     return (first & -first).bit_length() - 1
 
 
+def bits(numbers: int) -> Iterator[int]:
+    """The members of a set, in order.
+
+    Found in its digits: to take one bit after the other from a large set would copy the set each time.
+    """
+    if not numbers & (numbers - 1):  # one, as is that of a Pod of a DaemonSet, or none
+        if numbers:
+            yield numbers.bit_length() - 1
+        return
+    digits = f"{numbers:b}"[::-1]
+    at = digits.find("1")
+    while at >= 0:
+        yield at
+        at = digits.find("1", at + 1)
+
+
 class NumberSet:
     """A set of numbers that changes. As large as its highest number, an eighth of that in bytes."""
 
@@ -120,15 +192,25 @@ class NumberSet:
         self._bytes = bytearray()
 
     def add(self, number: int) -> None:
+        """Puts a number in, that may be a member already."""
         at = number >> 3
         if at >= len(self._bytes):
             self._bytes.extend(bytes(at + 1 - len(self._bytes)))
         self._bytes[at] |= 1 << (number & 7)
 
     def discard(self, number: int) -> None:
+        """Takes a number out, that need not be a member."""
         at = number >> 3
         if at < len(self._bytes):
             self._bytes[at] &= ~(1 << (number & 7))
+
+    def assign(self, base: int, numbers: int, size: int) -> None:
+        """Makes the members of [base, base + size) what a set says, less `base`, whatever they were."""
+        first, last, shift = base >> 3, base + size + 7 >> 3, base & 7
+        if last > len(self._bytes):
+            self._bytes.extend(bytes(last - len(self._bytes)))
+        others = int.from_bytes(self._bytes[first:last], "little") & ~((1 << size) - 1 << shift)
+        self._bytes[first:last] = (others | numbers << shift).to_bytes(last - first, "little")
 
     def put(self, base: int, numbers: int, size: int) -> None:
         """Sets the members of [base, base + size), of which there are none so far, in bytes of eight numbers."""
@@ -154,7 +236,7 @@ def parse_numbers(text: str) -> int:
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", part)
         low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not MIN_PORT <= low <= high <= MAX_PORT:
+        if not LOWEST_PORT <= low <= high <= HIGHEST_PORT:
             raise ValueError(f"{part!r} is neither a port in 1..65535 nor a range such as 10248-10259")
         numbers |= span(low, high)
     return numbers
@@ -162,10 +244,258 @@ def parse_numbers(text: str) -> int:
 
 def format_numbers(numbers: int) -> str:
     """The inverse of parse_numbers, with ranges as long as they can be."""
-    parts = []
+    return ",".join([format_run(low, high - low + 1) for low, high in runs_of(numbers)])
+
+
+def runs_of(numbers: int) -> Iterator[tuple[int, int]]:
+    """The members of a set as runs, each with its first and its last number, in order."""
     while numbers:
         low = lowest(numbers)
-        length = lowest(~(numbers >> low))
-        parts.append(f"{low}-{low + length - 1}" if length > 1 else str(low))
-        numbers &= ~span(low, low + length - 1)
-    return ",".join(parts)
+        high = low + lowest(~(numbers >> low)) - 1
+        yield low, high
+        numbers &= ~span(low, high)
+
+
+Planes = list[int]
+"""Counts: bit n of plane i is bit i of the count of number n. No plane: every count is zero."""
+
+
+def plus(one: Sequence[int], other: Sequence[int]) -> Planes:
+    """The sums of two counts."""
+    total: Planes = []
+    carry = 0
+    for a, b in zip_longest(one, other, fillvalue=0):
+        total.append(a ^ b ^ carry)
+        carry = a & b | carry & (a ^ b)
+    if carry:
+        total.append(carry)
+    return total
+
+
+def larger(one: Sequence[int], other: Sequence[int]) -> Planes:
+    """For each number the larger one of two counts."""
+    pairs = list(zip_longest(one, other, fillvalue=0))
+    first, decided = 0, 0
+    for a, b in reversed(pairs):
+        differs = (a ^ b) & ~decided
+        first |= differs & a
+        decided |= differs
+    return [a & first | b & ~first for a, b in pairs]
+
+
+def least(planes: Sequence[int], among: int) -> int:
+    """Of some numbers those with the smallest count."""
+    for plane in reversed(planes):
+        fewer = among ^ (among & plane)  # to negate the plane would take two copies more
+        if fewer:
+            among = fewer
+    return among
+
+
+def equal(planes: Sequence[int], value: int, among: int) -> int:
+    """Of some numbers those whose count is the value."""
+    if value >> len(planes):
+        return 0
+    for order in reversed(range(len(planes))):  # the highest first: few numbers have that
+        if not among:
+            return 0
+        having = among & planes[order]
+        among = having if value >> order & 1 else among ^ having
+    return among
+
+
+def at_least(planes: Sequence[int], value: int, among: int) -> int:
+    """Of some numbers those whose count is the value or more."""
+    if value >> len(planes):
+        return 0
+    more, same = 0, among
+    for order in reversed(range(len(planes))):
+        if value >> order & 1:
+            same &= planes[order]
+        else:
+            more |= same & planes[order]
+            same &= ~planes[order]
+    return more | same
+
+
+def count_of(planes: Sequence[int], number: int) -> int:
+    """The count of one number."""
+    return sum((plane >> number & 1) << order for order, plane in enumerate(planes))
+
+
+class CountedNumbers:
+    """Counts that change, one for each number. A plane takes an eighth of its highest number in bytes."""
+
+    __slots__ = ("_planes",)
+
+    def __init__(self) -> None:
+        self._planes: list[bytearray] = []
+
+    def add(self, number: int) -> None:
+        """Adds one to the count of a number."""
+        at, bit = number >> 3, 1 << (number & 7)
+        for plane in self._planes:
+            if at >= len(plane):
+                plane.extend(bytes(at + 1 - len(plane)))
+            changed = plane[at] = plane[at] ^ bit
+            if changed & bit:
+                return  # nothing to carry
+        plane = bytearray(at + 1)
+        plane[at] = bit
+        self._planes.append(plane)
+
+    def discard(self, number: int) -> None:
+        """Takes one away from a count that is not zero."""
+        at, bit = number >> 3, 1 << (number & 7)
+        for plane in self._planes:
+            if at >= len(plane):
+                plane.extend(bytes(at + 1 - len(plane)))
+            changed = plane[at] = plane[at] ^ bit
+            if not changed & bit:
+                return  # nothing to borrow
+        raise AssertionError(f"the count of {number} is zero")
+
+    def add_all(self, base: int, numbers: int) -> None:
+        """Adds one to the count of each member of a set, less `base`."""
+        carry, first = numbers << (base & 7), base >> 3
+        last = first + (carry.bit_length() + 7 >> 3)
+        for plane in self._planes:
+            if not carry:
+                return
+            if last > len(plane):
+                plane.extend(bytes(last - len(plane)))
+            before = int.from_bytes(plane[first:last], "little")
+            plane[first:last] = (before ^ carry).to_bytes(last - first, "little")
+            carry &= before
+        if carry:
+            self._planes.append(bytearray(first) + carry.to_bytes(last - first, "little"))
+
+    def discard_all(self, base: int, numbers: int) -> None:
+        """Takes one away from the count of each member of a set, less `base`; none of these is zero."""
+        borrow, first = numbers << (base & 7), base >> 3
+        last = first + (borrow.bit_length() + 7 >> 3)
+        for plane in self._planes:
+            if not borrow:
+                return
+            if last > len(plane):
+                plane.extend(bytes(last - len(plane)))
+            before = int.from_bytes(plane[first:last], "little")
+            plane[first:last] = (before ^ borrow).to_bytes(last - first, "little")
+            borrow &= ~before
+        if borrow:
+            raise AssertionError(f"a count from {base} on is zero")
+
+    def put(self, base: int, numbers: Mapping[int, int], size: int) -> None:
+        """Sets the counts of [base, base + size), which are zero so far, in bytes of eight numbers.
+
+        numbers: for each count the numbers that have it, less `base`.
+        """
+        first, last = base >> 3, base + size >> 3
+        for order in range(max(numbers, default=0).bit_length()):
+            bits = 0
+            for count, having in numbers.items():
+                bits |= having if count >> order & 1 else 0
+            if order == len(self._planes):
+                self._planes.append(bytearray())
+            plane = self._planes[order]
+            if bits:
+                plane.extend(bytes(max(0, last - len(plane))))
+                plane[first:last] = bits.to_bytes(last - first, "little")
+
+    def has(self, number: int) -> bool:
+        """Whether the count is above zero."""
+        at, bit = number >> 3, 1 << (number & 7)
+        for plane in self._planes:  # noqa: SIM110 - in the way of every decision, and a generator takes twice as long
+            if at < len(plane) and plane[at] & bit:
+                return True
+        return False
+
+    def members(self, low: int, high: int) -> int:
+        """The numbers of [low, high] whose count is not zero, less `low`."""
+        numbers = 0
+        for plane in self.within(low, high):
+            numbers |= plane
+        return numbers
+
+    def within(self, low: int, high: int) -> Planes:
+        """The counts of [low, high], less `low`: bit 0 of each plane is that of `low`."""
+        mask = (1 << (high - low + 1)) - 1
+        first, last, shift = low >> 3, (high >> 3) + 1, low & 7
+        return [int.from_bytes(plane[first:last], "little") >> shift & mask for plane in self._planes]
+
+
+BLOCK = 256
+"""Numbers that are counted together when one of them is first asked about."""
+
+
+@dataclass(slots=True, eq=False)
+class HeldCounts:
+    """What is held of one protocol on some nodes: by anybody (`held`, `standing`), and by somebody settled."""
+
+    built: int = 0  # the blocks that are kept, as a set
+    standing: NumberSet = field(default_factory=NumberSet)
+    held: CountedNumbers = field(default_factory=CountedNumbers)
+    settled: CountedNumbers = field(default_factory=CountedNumbers)
+
+    def build(self, first: int, last: int, held: Mapping[int, int], settled: Mapping[int, int]) -> None:
+        """Takes the counts of the blocks from one to another.
+
+        held, settled: for each count the numbers that have it, less the lowest of the blocks. A number that several
+        counts have has their sum, where no two of them have a bit in common.
+        """
+        self.built |= span(first, last)
+        if not held:
+            return
+        standing = 0
+        for numbers in held.values():
+            standing |= numbers
+        base, size = first * BLOCK, (last - first + 1) * BLOCK
+        self.standing.put(base, standing, size)
+        self.held.put(base, held, size)
+        self.settled.put(base, settled, size)
+
+    def has_built(self, number: int) -> bool:
+        return bool(self.built >> (number // BLOCK) & 1)
+
+    def missing(self, low: int, high: int) -> int:
+        """The blocks of [low, high] that are not built yet, as a set."""
+        first = low // BLOCK
+        return ~(self.built >> first) & (1 << high // BLOCK - first + 1) - 1
+
+    def arrive(self, number: int, *, is_first: bool, is_settled: bool) -> None:
+        """A node has a holder more: the first one there, or the first that is settled, or neither."""
+        if not self.has_built(number):
+            return
+        if is_first:
+            self.held.add(number)
+            self.standing.add(number)
+        if is_settled:
+            self.settled.add(number)
+
+    def count(self, first: int, length: int, *, held: int, settled: int, change: int) -> None:
+        """A node has a holder, or somebody settled, more (1) or less (-1) for some of a run of numbers.
+
+        held, settled: these numbers, less the first of the run. Those of blocks that are not built are left out.
+        """
+        for block in range(first // BLOCK, (first + length - 1) // BLOCK + 1):
+            if not self.built >> block & 1:
+                others = ~span(max(0, block * BLOCK - first), block * BLOCK + BLOCK - 1 - first)
+                held, settled = held & others, settled & others
+        if change > 0:
+            self.held.add_all(first, held)
+            self.settled.add_all(first, settled)
+        else:
+            self.held.discard_all(first, held)
+            self.settled.discard_all(first, settled)
+        self.standing.assign(first, self.held.members(first, first + length - 1), length)
+
+    def depart(self, number: int, *, is_last: bool, is_settled: bool) -> None:
+        """A node has a holder less: the last one there, or the last that is settled, or neither."""
+        if not self.has_built(number):
+            return
+        if is_last:
+            self.held.discard(number)
+            if not self.held.has(number):
+                self.standing.discard(number)
+        if is_settled:
+            self.settled.discard(number)

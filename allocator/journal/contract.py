@@ -1,29 +1,37 @@
-"""What a journal keeps and what it promises, whatever it is made of."""
+"""What a journal keeps and what it promises, whatever it is made of.
+
+Rules:
+
+* The engine says what it decides by the verbs of `Durability`. What a verb writes is the affair of who implements it.
+* What is durable is certain; what failed is not there, or becomes certain when `JournalError.until` is done.
+* Callers are told what came of a decision by `failure_of`, and in no other words.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from allocator.core.asks import Refused
+from allocator.core.asks import NotServedError, Refused
 from allocator.core.claims import Claim, ClaimId
 from hostport.contract import Reason
 
 
 class JournalError(Exception):
-    """The environment's fault: the disk is full, broken, or the file is in use. Nothing of the submission is kept.
-
-    `until`: where that is not certain yet, it is when this is done; until then what was to be kept counts as taken.
-    """
+    """The environment's fault: the disk is full, broken, or the file is in use. Nothing of the decision is kept."""
 
     reason = Reason.JOURNAL_UNAVAILABLE
+
     until: asyncio.Future[None] | None = None
+    """Done when it is certain that nothing is kept; until then its ports count as taken. None: it is certain now."""
+
     refusal: Refused | None = None
-    """What the caller is told instead, where it is not the environment's fault after all."""
+    """What the caller is told instead, where the fault is the caller's after all."""
 
 
 class JournalInUseError(JournalError):
@@ -94,31 +102,65 @@ def no_clock() -> float | None:
     return None
 
 
-class Journal(Protocol):
-    """The seam between the allocator and its journal."""
+def always() -> bool:
+    """For what nobody can cease to want."""
+    return True
+
+
+class Durability(Protocol):
+    """How the engine makes its decisions durable: a verb for each kind of them.
+
+    Each verb takes effect in the order of the calls, whole or not at all, and returns a future. That resolves to True
+    when the decision is durable, to False when it was not wanted any more, and raises JournalError when it could not be
+    made durable. `is_wanted` is asked just before the commit: a caller that has gone away gets nothing.
+    """
+
+    def grant(self, claim: Claim, answer: Answer | None, is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        """A claim is in force from now on, in place of any with its id. `answer`: to its request, if that had an id."""
+
+    def renew(self, claim: Claim) -> asyncio.Future[bool]:
+        """A lease that is in force has a new end."""
+
+    def end(self, claim_ids: Sequence[ClaimId], at: float) -> asyncio.Future[bool]:
+        """These claims end. `at`: in seconds of the allocator's clock; their answers fade from then on."""
+
+    def record(self, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
+        """Keeps what is true already, or what holds no port: what the cluster changed, answers, what is forgotten.
+
+        Without entries a commit keeps the reading of the clock, and nothing else.
+        """
+
+
+class Journal:
+    """The base of all journals: a kind of journal says how it submits, and what of the rest is different with it."""
+
+    kind: str = ""
+    """What people are told that it is."""
+
+    path: Path | None = None
+    """Its file, where it has one."""
+
+    trouble: str = ""
+    """What keeps the journal from being opened, or kept the last commit from being durable. Empty: nothing does."""
+
+    identity: str = ""
+    """A random name that stays with the file, so that an allocator can tell whether it has its predecessor's journal.
+    Empty: it has none."""
+
+    clock: Callable[[], float | None] = staticmethod(no_clock)
+    """The allocator's clock, whose reading is kept with every commit; None: there is none."""
 
     @property
     def set_aside(self) -> Sequence[str]:
         """Where damaged files went that nobody has acknowledged yet, oldest first: they are told until then."""
+        return ()
 
     @property
     def began_anew_at(self) -> float:
         """When the last of those was set aside, in seconds since the epoch; 0.0: none was. What a predecessor granted
         before that may be missing.
         """
-
-    @property
-    def trouble(self) -> str:
-        """What keeps the journal from being opened, or kept the last commit from being durable. Empty: nothing does."""
-
-    @property
-    def identity(self) -> str:
-        """A random name that stays with the file, so that an allocator can tell whether it has its predecessor's
-        journal. Empty: it has none.
-        """
-
-    clock: Callable[[], float | None]
-    """The allocator's clock. Its reading is kept with every commit; None: there is none."""
+        return 0.0
 
     async def open(self) -> None:
         """Returns when the journal can be used. Waits for as long as the environment is in the way: see `trouble`.
@@ -128,16 +170,70 @@ class Journal(Protocol):
 
         """
 
-    def load(self) -> Kept:
-        """What is in force. Called once, when it is open, before any submission."""
+    def load(self, clock: Callable[[], float | None] = no_clock) -> Kept:
+        """What is in force. Called once, when it is open, before any submission. `clock`: see there."""
+        self.clock = clock
+        return self._kept()
+
+    def _kept(self) -> Kept:
+        return Kept()
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
-        """Makes entries durable, together.
+        """Makes entries durable, together; the future is that of every verb of `Durability`."""
+        raise NotImplementedError
 
-        `is_wanted` is asked just before the commit: a caller that has gone away gets nothing. The future resolves to
-        True when the entries are durable and to False when they were not wanted, and raises JournalError when they
-        could not be made durable. Without entries a commit keeps the reading of the clock, and nothing else.
-        """
+    def grant(self, claim: Claim, answer: Answer | None, is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        """See `Durability`."""
+        return self.submit([Put(claim)] if answer is None else [Put(claim), answer], is_wanted)
+
+    def renew(self, claim: Claim) -> asyncio.Future[bool]:
+        """See `Durability`."""
+        return self.submit([Put(claim)], always)
+
+    def end(self, claim_ids: Sequence[ClaimId], at: float) -> asyncio.Future[bool]:
+        """See `Durability`."""
+        return self.submit([Drop(claim_id, at) for claim_id in claim_ids], always)
+
+    def record(self, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
+        """See `Durability`."""
+        return self.submit(entries, is_wanted)
 
     def close(self) -> None:
         """Finishes what was submitted, then lets go of the file."""
+
+
+# -- what becomes of a decision
+
+
+class NotWantedError(NotServedError):
+    """Nobody who asked wanted it any more when it was to be made durable."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
+
+
+def failure_of(committed: asyncio.Future[bool]) -> Refused | NotServedError | None:
+    """What callers are told of a future of `Durability` that is done; None: the decision is durable."""
+    if committed.cancelled():
+        return NotServedError(Reason.NOT_SERVING, "the allocator is stopping; retry")
+    error = committed.exception()
+    if error is None:
+        return None if committed.result() else NotWantedError()
+    if isinstance(error, JournalError):
+        return error.refusal or NotServedError(error.reason, unavailable_text(error))
+    return NotServedError(Reason.JOURNAL_UNAVAILABLE, unavailable_text(error))
+
+
+def once_certain(committed: asyncio.Future[bool], do: Callable[[], None]) -> None:
+    """Does it now, or when it is certain that nothing of a decision is kept that was not made durable."""
+    error = None if committed.cancelled() else committed.exception()
+    until = error.until if isinstance(error, JournalError) else None
+    if until is None:
+        do()
+    else:
+        until.add_done_callback(lambda done: None if done.cancelled() else do())
+
+
+def unavailable_text(error: BaseException) -> str:
+    """The message for callers whose decision could not be made durable."""
+    return f"the decision could not be made durable ({error}); nothing was changed"

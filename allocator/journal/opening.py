@@ -2,8 +2,8 @@
 
 Rules:
 
-* Nothing is touched unless damage is proven (`reading`). An error of the environment leaves the files as they are, and
-  whoever opens tries again.
+* Nothing is touched unless damage is proven (`reading`). The environment may be in the way: the file is locked, the
+  disk full, read-only or broken. That leaves the files as they are, and the opening is tried again until it passes.
 * A damaged file is set aside as `PATH.corrupt-<time>`, with its WAL, as it was found. What can be read soundly of it
   is in the new journal (`rescue`), which is whole before anything is renamed.
 * A new file is made whole beside its place and then renamed, so that a file in place is never half made: an empty one
@@ -12,13 +12,15 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from allocator.journal.contract import JournalError
+from allocator.journal.contract import JournalError, JournalInUseError, JournalVersionError
 from allocator.journal.places import Lock, draft_of, extras, fresh_aside, put_aside, sync_folder
 from allocator.journal.reading import (
     Content,
@@ -36,6 +38,39 @@ from allocator.journal.tables import SCHEMA_VERSION, Totals, upgrade
 from allocator.journal.wal import read_wal
 
 log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 3.0
+"""Between two attempts to open the file, doubled each time."""
+
+
+async def until_open(path: Path, attempt: Callable[[], Awaitable[None]], blocked: Callable[[str], None]) -> None:
+    """Repeats an attempt to open a journal for as long as the environment is in the way.
+
+    `blocked` is told what is in the way, after each attempt, and the empty text when nothing is.
+
+    Raises:
+        JournalInUseError, JournalVersionError: that will not pass by itself.
+
+    """
+    pause, told = FIRST_PAUSE_SECONDS, ""
+    while True:
+        try:
+            await attempt()
+        except (JournalInUseError, JournalVersionError):
+            raise
+        except JournalError as error:
+            trouble = str(error)
+            blocked(trouble)
+            if trouble != told:
+                log.warning("%s. Nothing was touched; trying again", error)
+                told = trouble
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            continue
+        if told:
+            log.info("journal %s is open: what was in the way has passed", path)
+        blocked("")
+        return
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,18 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import logging
 import os
 from pathlib import Path
+from time import monotonic
 from zlib import crc32
 
 from allocator.journal.contract import JournalError, JournalInUseError
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+"""Between two looks at what was set aside."""
 
 CORRUPT, ACKNOWLEDGED = ".corrupt-", ".acknowledged-"
 _STAMP = "%Y%m%dT%H%M%S%fZ"
@@ -90,6 +97,34 @@ def _files(path: Path) -> list[Path]:
     if not path.parent.is_dir():
         return []
     return [each for each in path.parent.iterdir() if each.name.startswith(path.name + CORRUPT)]
+
+
+class SetAside:
+    """What was set aside of one journal, looked at again from time to time: somebody may acknowledge it meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: list[Path] = []
+        self._looks_again_at = 0.0
+
+    def known(self) -> list[Path]:
+        """The names, oldest first. Where the folder cannot be read, what was known stays told."""
+        now = monotonic()
+        if now >= self._looks_again_at:
+            self._looks_again_at = now + LOOK_SECONDS
+            with contextlib.suppress(OSError):
+                self._known = asides(self._path)
+        return self._known
+
+    def warn(self) -> None:
+        """Looks again at once, and warns of each in the log."""
+        self._looks_again_at = 0.0
+        for aside in self.known():
+            log.warning(
+                "%s was set aside and nobody has acknowledged it: `python -m allocator journal acknowledge %s`",
+                aside,
+                self._path,
+            )
 
 
 def sync_folder(path: Path) -> None:

@@ -25,7 +25,6 @@ import msgspec
 from allocator.core.claims import Claim, ClaimId
 from allocator.journal.contract import Answer, JournalVersionError, Kept
 from allocator.journal.places import LastTold, extras
-from allocator.journal.records import decode_claim
 from allocator.journal.tables import (
     APPLICATION_ID,
     FIRST_VERSION,
@@ -34,6 +33,7 @@ from allocator.journal.tables import (
     Totals,
     answer_crc,
     claim_crc,
+    decode_claim,
     read_totals,
     row_of,
 )
@@ -248,6 +248,7 @@ class WalIndex:
         return int(_INDEX.unpack(header)[0]) if len(header) == _INDEX.size else 0
 
     def close(self) -> None:
+        """Lets go of the file, after the connection has."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -2,22 +2,21 @@
 
 Durability: WAL with synchronous=FULL, so that a commit is on disk when it returns. What several callers submit while a
 commit is under way shares the next one (group commit). Rows are put into the transaction on the event loop, which takes
-microseconds; only the commit, which waits for the disk, is on a thread. (Rows put there would hand the interpreter lock
-to and fro for each of them.) A commit costs as much CPU as several decisions, so that it waits while the loop has other
+microseconds; only the commit, which waits for the disk, is on a thread: rows put there would hand the interpreter lock
+to and fro. A commit costs as much CPU as several decisions, so that it waits while the loop has other
 things to do, which may be decisions that can share it; an idle loop commits at once.
 
-Opening (`opening.py`) is on that thread, too: whoever asks how we are is answered meanwhile. The environment may be in
-the way: the file is locked, the disk full, read-only or broken. Then the opening is tried again until it is not.
+Opening (`opening.py`) is on that thread, too: whoever asks how we are is answered meanwhile.
 
 * The file is locked (`PATH.lock`, flock) for as long as it is in use: a second allocator on it does not start.
 * Before anything is served, the file is proven whole (`reading.py`). One that is damaged is set aside, which is told
   until somebody acknowledges it.
 * What SQLite itself drops is the torn tail of its WAL: a commit that had not returned, and so was never answered.
 
-A commit that fails is rolled back and everything submitted with it fails. What is known in memory of the rows is read
-again, of those that the commit was about. SQLite may have written its frames all the
-same; the next commit overwrites them, and if a crash comes first, a claim that nobody was told of is leaked, not
-handed out twice. While somebody else has locked the file, a batch waits for `LONGEST_LOCK_SECONDS`, off the loop.
+A commit that fails is rolled back and everything submitted with it fails. What memory knows of the rows that it was
+about is read again. SQLite may have written its frames all the same: the next commit overwrites them. If a crash comes
+first, a claim that nobody was told of is leaked, not handed out twice. While somebody else has locked the file, a batch
+waits for `LONGEST_LOCK_SECONDS`, off the loop.
 
 SQLite 3.7.0 to 3.51.2 can corrupt a WAL that two connections checkpoint at once; here only one connection ever writes.
 """
@@ -33,21 +32,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from time import monotonic, perf_counter
+from time import perf_counter
 
 from allocator.journal.contract import (
     MOST_FORGOTTEN,
     Entry,
     Forget,
+    Journal,
     JournalError,
     JournalInUseError,
     JournalVersionError,
     Kept,
     Put,
-    no_clock,
+    always,
 )
-from allocator.journal.opening import open_whole
-from allocator.journal.places import Lock, aside_at, asides
+from allocator.journal.opening import open_whole, until_open
+from allocator.journal.places import Lock, SetAside, aside_at
 from allocator.journal.tables import Tables
 
 log = logging.getLogger(__name__)
@@ -61,23 +61,22 @@ QUIET_TURNS, TURN_SECONDS = 8, 0.00003
 """Turns of the event loop in a row, each shorter than any that does something, after which it counts as idle."""
 LOCK_SECONDS, LONGEST_LOCK_SECONDS = 0.02, 1.0
 """A batch that meets somebody's lock is tried again after this, and fails after that: its callers ask again."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 3.0
-"""Between two attempts to open the file, doubled each time."""
-LOOK_SECONDS = 2.0
-"""Between two looks at what was set aside."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """One commit: of how many submissions, how long it took in seconds, and whether it is durable."""
-
-    submissions: int
-    seconds: float
-    is_durable: bool
-
-
-def _unheard(_: Commit) -> None:
+def _unheard(*_: float) -> None:
     """Nobody asked to be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitMeters:
+    """Who is told of each commit: how many submissions it has, and how many seconds it took; and of one that failed."""
+
+    submissions: Callable[[float], object] = _unheard
+    seconds: Callable[[float], object] = _unheard
+    failed: Callable[[], object] = _unheard
+
+
+UNMETERED = CommitMeters()
 
 
 @dataclass(slots=True)
@@ -97,99 +96,11 @@ class _Committer:
         self._thread.start()
 
     def do(self, work: Callable[[], None]) -> None:
+        """Has this done on the thread, after what was given before."""
         self._work.put(work)
 
-    def stop(self) -> None:
-        """When the work is done."""
-        self._work.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-
-
-class SqliteJournal:
-    """See the module. All calls come from one event loop's thread."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.trouble = ""
-        self.identity = ""
-        self.on_commit: Callable[[Commit], None] = _unheard
-        self.clock = no_clock
-        self._lock: Lock | None = None
-        self._is_open = False
-        self._asides: list[Path] = []
-        self._looks_again_at = 0.0
-        self._kept = Kept()
-        self._waiting: list[_Submission] = []
-        self._is_busy = False  # a batch is gathering its last submissions, or is being committed
-        self._committer = _Committer()
-
-    def load(self) -> Kept:
-        kept, self._kept = self._kept, Kept()
-        return kept
-
-    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
-        loop = asyncio.get_running_loop()
-        submission = _Submission(entries, is_wanted, loop.create_future())
-        if not self._is_open:
-            submission.future.set_exception(JournalError(f"journal {self.path} is not open"))
-            return submission.future
-        self._waiting.append(submission)
-        if not self._is_busy:
-            self._is_busy = True
-            self._gather(loop, perf_counter() + LONGEST_SECONDS)
-        return submission.future
-
-    def close(self) -> None:
-        self._committer.stop()
-        if self._waiting:
-            batch, self._waiting = self._waiting, []
-            _resolve(batch, self._failed(self._apply(batch) or self._commit()))
-        if self._is_open:
-            self._connection.close()
-            self._index.close()
-        if self._lock is not None:
-            self._lock.close()
-        self._is_open, self._lock = False, None
-
-    # -- opening
-
-    async def open(self) -> None:
-        pause, told = FIRST_PAUSE_SECONDS, ""
-        while True:
-            try:
-                await self._on_thread(self._open)
-            except (JournalInUseError, JournalVersionError):
-                raise
-            except JournalError as error:
-                self.trouble = str(error)
-                if self.trouble != told:
-                    log.warning("%s. Nothing was touched; trying again", error)
-                    told = self.trouble
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                continue
-            if told:
-                log.info("journal %s is open: what was in the way has passed", self.path)
-            self.trouble = ""
-            self._looks_again_at = 0.0
-            self._tell_asides()
-            return
-
-    def open_now(self) -> SqliteJournal:
-        """Opens it, in one attempt, for those who have no event loop to wait on.
-
-        Raises:
-            JournalError: it cannot be opened.
-
-        """
-        self._open()
-        return self
-
-    async def _on_thread(self, work: Callable[[], None]) -> None:
+    async def done(self, work: Callable[[], None]) -> None:
+        """Has this done on the thread, and returns, or raises what it raises, when it is."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -210,8 +121,71 @@ class SqliteJournal:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
                 loop.call_soon_threadsafe(settle, failure)
 
-        self._committer.do(run)
+        self.do(run)
         await done
+
+    def stop(self) -> None:
+        """Ends the thread when what it was given is done."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+
+class SqliteJournal(Journal):
+    """See the module. All calls come from one event loop's thread. `meters` are told of every commit."""
+
+    kind = "sqlite"
+
+    def __init__(self, path: Path, *, meters: CommitMeters = UNMETERED) -> None:
+        self.path: Path = path
+        self.meters = meters
+        self._lock: Lock | None = None
+        self._is_open = False
+        self._set_aside = SetAside(path)
+        self._loaded = Kept()
+        self._waiting: list[_Submission] = []
+        self._is_busy = False  # a batch is gathering its last submissions, or is being committed
+        self._committer = _Committer()
+
+    # -- what is known of it
+
+    @property
+    def set_aside(self) -> Sequence[str]:
+        """See `Journal.set_aside`."""
+        return [str(each) for each in self._set_aside.known()]
+
+    @property
+    def began_anew_at(self) -> float:
+        """See `Journal.began_anew_at`."""
+        return max(map(aside_at, self._set_aside.known()), default=0.0)
+
+    def _kept(self) -> Kept:
+        kept, self._loaded = self._loaded, Kept()
+        return kept
+
+    # -- opening and closing
+
+    async def open(self) -> None:
+        """See `Journal.open`. Each attempt is made on the committing thread: others are served meanwhile."""
+
+        def blocked(trouble: str) -> None:
+            self.trouble = trouble
+
+        await until_open(self.path, lambda: self._committer.done(self._open), blocked)
+        self._set_aside.warn()
+
+    def open_now(self) -> SqliteJournal:
+        """Opens it, in one attempt, for those who have no event loop to wait on.
+
+        Raises:
+            JournalError: it cannot be opened.
+
+        """
+        self._open()
+        return self
 
     def _open(self) -> None:
         if self._lock is None:
@@ -223,37 +197,40 @@ class SqliteJournal:
             self._lock = None
             raise
         content = opened.content
-        self._kept = content.kept
+        self._loaded = content.kept
         self._tables = Tables(opened.connection, content.totals, content.rows)
         self._connection, self._index = opened.connection, opened.index
         self.identity = self._tables.identity
-        self._lock.tell(self.identity, self._tables.number)
+        self._lock.tell(self.identity, self._tables.latest)
         self._is_open = True
 
-    # -- what was set aside
+    def close(self) -> None:
+        """See `Journal.close`. What waits is committed here, on the calling thread."""
+        self._committer.stop()
+        if self._waiting:
+            batch, self._waiting = self._waiting, []
+            _resolve(batch, self._failed(self._apply(batch) or self._commit()))
+        if self._is_open:
+            self._connection.close()
+            self._index.close()
+        if self._lock is not None:
+            self._lock.close()
+        self._is_open, self._lock = False, None
 
-    @property
-    def set_aside(self) -> Sequence[str]:
-        now = monotonic()
-        if now >= self._looks_again_at:
-            self._looks_again_at = now + LOOK_SECONDS
-            with contextlib.suppress(OSError):  # what is known stays told
-                self._asides = asides(self.path)
-        return [str(each) for each in self._asides]
+    # -- group commit
 
-    @property
-    def began_anew_at(self) -> float:
-        return max(map(aside_at, self._asides), default=0.0) if self.set_aside else 0.0
-
-    def _tell_asides(self) -> None:
-        for aside in self.set_aside:
-            log.warning(
-                "%s was set aside and nobody has acknowledged it: `python -m allocator journal acknowledge %s`",
-                aside,
-                self.path,
-            )
-
-    # -- writing
+    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        """See `Journal.submit`: the entries go into the next commit, with all that is submitted until it begins."""
+        loop = asyncio.get_running_loop()
+        submission = _Submission(entries, is_wanted, loop.create_future())
+        if not self._is_open:
+            submission.future.set_exception(JournalError(f"journal {self.path} is not open"))
+            return submission.future
+        self._waiting.append(submission)
+        if not self._is_busy:
+            self._is_busy = True
+            self._gather(loop, perf_counter() + LONGEST_SECONDS)
+        return submission.future
 
     def _gather(self, loop: asyncio.AbstractEventLoop, until: float, turn: float = 0.0, quiet: int = 0) -> None:
         """Has the batch written when the loop is idle, or when it is enough or late. `turn` is when this one began."""
@@ -286,7 +263,10 @@ class SqliteJournal:
                 loop.call_soon_threadsafe(committed, error)
 
         def committed(error: sqlite3.Error | None) -> None:
-            self.on_commit(Commit(len(batch), perf_counter() - began, is_durable=error is None))
+            self.meters.submissions(len(batch))
+            self.meters.seconds(perf_counter() - began)
+            if error is not None:
+                self.meters.failed()
             self._settle(loop, batch, error)
 
         self._committer.do(commit)
@@ -295,29 +275,28 @@ class SqliteJournal:
         """The first submissions that wait: one, and as many more as are light enough together."""
         weight = taken = 0
         while taken < len(self._waiting) and weight < MAX_WEIGHT:
-            weight += sum(map(_weight, self._waiting[taken].entries))
+            weight += sum(map(_weight_of, self._waiting[taken].entries))
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
         return batch
 
     def _settle(self, loop: asyncio.AbstractEventLoop, batch: list[_Submission], error: sqlite3.Error | None) -> None:
         failure = self._failed(error)
-        if error is None:
-            self._tables.committed()
-        else:
+        if error is not None:
             self._roll_back()
         _resolve(batch, failure)
-        self._gather(loop, perf_counter() + LONGEST_SECONDS)
+        self._is_busy = bool(self._waiting)
+        if self._is_busy:
+            self._gather(loop, perf_counter() + LONGEST_SECONDS)
 
     def _apply(self, batch: list[_Submission]) -> sqlite3.Error | None:
-        """Puts a batch into an open transaction: in memory, no fsync."""
+        """Puts what is still wanted of a batch into an open transaction: in memory, no fsync."""
+        entries: list[Entry] = []
+        for submission in batch:
+            submission.is_kept = submission.is_wanted is always or submission.is_wanted()
+            entries += submission.entries if submission.is_kept else ()
         try:
-            self._tables.begin()
-            for submission in batch:
-                submission.is_kept = submission.is_wanted()
-                for entry in submission.entries if submission.is_kept else ():
-                    self._tables.apply(entry)
-            self._tables.seal(self.clock())
+            self._tables.write(entries, self.clock())
         except sqlite3.Error as error:
             return error
         return None
@@ -329,7 +308,7 @@ class SqliteJournal:
         except sqlite3.Error as error:
             return error
         if self._lock is not None:
-            self._lock.tell(self.identity, self._tables.sealed)
+            self._lock.tell(self.identity, self._tables.latest)
         return None
 
     def _failed(self, error: sqlite3.Error | None) -> JournalError | None:
@@ -350,29 +329,22 @@ class SqliteJournal:
             log.exception("journal %s: the rollback failed", self.path)
 
 
-_LOCKS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+def _weight_of(entry: Entry) -> int:
+    """What it costs to put an entry into its table: about as many times 2 µs."""
+    if isinstance(entry, Put):
+        return 5 + len(entry.claim.ports)
+    return MOST_FORGOTTEN if isinstance(entry, Forget) else 3
 
 
 def _is_lock(error: sqlite3.Error | None) -> bool:
     """Whether somebody else has locked the file."""
-    return error is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in _LOCKS
+    locks = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return error is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in locks
 
 
 def _resolve(batch: list[_Submission], error: JournalError | None) -> None:
-    for submission in batch:
-        if submission.future.done():
-            continue
+    for submission in (each for each in batch if not each.future.done()):
         if error is not None:
             submission.future.set_exception(error)
         else:
             submission.future.set_result(submission.is_kept)
-
-
-def _weight(entry: Entry) -> int:
-    """What it costs to put an entry into its table: about as many times 2 µs."""
-    match entry:
-        case Put(claim):
-            return 5 + len(claim.ports)
-        case Forget():
-            return MOST_FORGOTTEN
-    return 3

@@ -1,6 +1,10 @@
-"""What a journal's file looks like inside, and how it proves that it is whole.
+"""What a journal's file looks like inside: tables, claims as JSON in them, and the proof that it is whole.
+
+Longer than 350 lines because tables, records and checksums are the format of one file, written and read together.
 
 Rules:
+
+* A claim is one line of JSON. Absent keys are zero values, so that a record stays short and old ones stay readable.
 
 * Each row carries a checksum of what it says (`crc`).
 * The one row of `journal` is written with every commit: the number of the commit (its predecessor's and one), how many
@@ -12,17 +16,24 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from sys import intern
+from typing import Any
 from zlib import crc32
 
 import msgspec
 from msgspec.structs import replace
 
+from allocator.core.asks import SizedCache
+from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
+from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodUid, State, bounds
+from allocator.core.ports import Protocol
 from allocator.journal.contract import MOST_FORGOTTEN, Answer, Drop, Entry, Forget, Put
-from allocator.journal.records import encode_claim
+from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT, MOST_NUMBERS
 
 APPLICATION_ID = 0x48505254  # "HPRT", in the header of the file: see file(1)
 SCHEMA_VERSION = 2
@@ -48,6 +59,200 @@ _CHECKSUMS = (
     "ALTER TABLE answers ADD COLUMN crc INTEGER NOT NULL DEFAULT 0",
 )
 _FADED = "FROM answers WHERE ended < ? ORDER BY ended, seq LIMIT ?"
+
+
+# -- a claim as a line of JSON
+
+
+class _Port(msgspec.Struct, omit_defaults=True, gc=False):
+    """A port as it is written. What is a zero value is left out."""
+
+    protocol: Protocol
+    host_port: int
+    container: str = ""
+    name: str = ""
+    container_port: int = 0
+    host_ip: str = ""
+    appeared: bool = False
+    count: int = 1  # left out for one number, so that the record is what it was before there were blocks
+
+
+class _Owner(msgspec.Struct, omit_defaults=True, gc=False):
+    """An owner likewise."""
+
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    generate_name: str = ""
+    uid: str = ""
+    controller_uid: str = ""
+    description: str = ""
+
+
+_ANYWHERE = msgspec.Raw(b"")
+"""Left out, as it is the default."""
+
+
+class _Record(msgspec.Struct, omit_defaults=True, gc=False):
+    """A claim likewise. Its constraints are read for themselves: there are many claims and few constraints."""
+
+    id: str
+    state: State
+    owner: _Owner
+    ports: list[_Port]
+    created: float
+    constraints: msgspec.Raw = _ANYWHERE
+    node: str | None = None
+    expires: float | None = None
+    pod_uid: str | None = None
+    settled_at: float | None = None
+    range: Bounds | None = None
+    priority: int = 0
+    may_preempt: bool = False
+    is_terminating: bool = False
+    own_network: bool = False
+    warnings: str = ""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Record).decode
+
+
+def encode_claim(claim: Claim) -> str:
+    """One line of JSON."""
+    owner = claim.owner
+    record = _Record(
+        claim.id,
+        claim.state,
+        _Owner(
+            owner.kind,
+            owner.namespace,
+            owner.name,
+            owner.generate_name,
+            owner.uid,
+            owner.controller_uid,
+            owner.description,
+        ),
+        [
+            _Port(p.protocol, p.host_port, p.container, p.name, p.container_port, p.host_ip, p.appeared, p.count)
+            for p in claim.ports
+        ],
+        claim.created,
+        _ANYWHERE if claim.constraints is ANYWHERE else msgspec.Raw(_encode(_plain(claim.constraints))),
+        claim.node,
+        claim.expires,
+        claim.pod_uid,
+        claim.settled_at,
+        claim.range,
+        claim.priority,
+        claim.may_preempt,
+        claim.is_terminating,
+        claim.own_network,
+        claim.warnings,
+    )
+    return _encode(record).decode()
+
+
+def decode_claim(text: str | bytes) -> Claim:
+    """The claim that a line stands for. What many claims have alike is one object, as in those that were asked for.
+
+    Raises:
+        ValueError: the text is not what encode_claim writes.
+
+    """
+    try:
+        record = _decode(text)
+        return Claim(
+            id=ClaimId(record.id),
+            owner=Owner.kept_once(record.owner),
+            state=record.state,
+            ports=tuple(map(_decode_port, record.ports)),
+            created=record.created,
+            constraints=_decode_constraints(bytes(record.constraints)) if record.constraints else ANYWHERE,
+            node=None if record.node is None else NodeName(intern(record.node)),
+            expires=record.expires,
+            settled_at=record.settled_at,
+            pod_uid=None if record.pod_uid is None else PodUid(record.pod_uid),
+            range=None if record.range is None else bounds(*record.range),
+            priority=record.priority,
+            may_preempt=record.may_preempt,
+            is_terminating=record.is_terminating,
+            own_network=record.own_network,
+            warnings=intern(record.warnings),
+        )
+    except (msgspec.DecodeError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a claim record: {error!r}") from error
+
+
+def _decode_port(port: _Port) -> ClaimPort:
+    if not LOWEST_PORT <= port.host_port <= HIGHEST_PORT:
+        raise ValueError(f"{port.host_port} is no port")
+    if not (1 <= port.count <= MOST_NUMBERS and port.host_port + port.count - 1 <= HIGHEST_PORT):
+        raise ValueError(f"{port.count} numbers from {port.host_port} are no block")
+    return ClaimPort(
+        container=intern(port.container),
+        name=intern(port.name),
+        protocol=port.protocol,
+        container_port=port.container_port,
+        host_port=port.host_port,
+        host_ip=intern(port.host_ip),
+        appeared=port.appeared,
+        count=port.count,
+    )
+
+
+def _plain(constraints: Constraints) -> dict[str, Any]:
+    record = {
+        "node_name": constraints.node_name,
+        "selector": dict(constraints.selector),
+        "affinity": [
+            {
+                "expressions": [[r.key, r.operator, *r.values] for r in term.expressions],
+                "fields": [[r.key, r.operator, *r.values] for r in term.fields],
+            }
+            for term in constraints.affinity
+        ],
+        "tolerations": [[t.key, t.operator, t.value, t.effect] for t in constraints.tolerations],
+    }
+    return {key: value for key, value in record.items() if value}
+
+
+_KEPT: SizedCache[bytes, Constraints] = SizedCache(16 << 20)
+"""Constraints by their records: many claims have the same."""
+
+
+def _decode_constraints(text: bytes) -> Constraints:
+    constraints = _KEPT.get(text)
+    if constraints is None:
+        constraints = _read_constraints(text)
+        _KEPT.put(text, constraints, len(text) + constraints.weight)
+    return constraints
+
+
+def _read_constraints(text: bytes) -> Constraints:
+    record = json.loads(text)
+    return Constraints(
+        node_name=NodeName(record["node_name"]) if "node_name" in record else None,
+        selector=tuple(sorted(record.get("selector", {}).items())),
+        affinity=tuple(
+            Term(
+                expressions=tuple(_requirement(parts) for parts in term["expressions"]),
+                fields=tuple(_requirement(parts) for parts in term["fields"]),
+            )
+            for term in record.get("affinity", ())
+        ),
+        tolerations=tuple(
+            Toleration(key=key, operator=operator, value=value, effect=effect)
+            for key, operator, value, effect in record.get("tolerations", ())
+        ),
+    )
+
+
+def _requirement(parts: list[str]) -> Requirement:
+    return Requirement(key=parts[0], operator=parts[1], values=tuple(parts[2:]))
+
+
+# -- checksums, and where the rows are
 
 
 def claim_crc(claim_id: str, body: str | bytes) -> int:
@@ -141,7 +346,7 @@ def _crc(row: int) -> int:
 
 
 class Tables:
-    """The tables of an open journal. Between `begin` and `committed` or `roll_back` entries are applied."""
+    """The tables of an open journal. After `write` a commit follows, or `roll_back`, and then the next `write`."""
 
     def __init__(self, connection: sqlite3.Connection, totals: Totals, rows: Rows) -> None:
         self._connection = connection
@@ -155,20 +360,26 @@ class Tables:
         return self._totals.identity
 
     @property
-    def number(self) -> int:
-        """Of the last commit that is durable."""
-        return self._durable.number
-
-    @property
-    def sealed(self) -> int:
+    def latest(self) -> int:
         """Of the commit that is under way, or that was the last."""
         return self._totals.number
 
-    def begin(self) -> None:
-        self._touched.clear()
-        self._connection.execute("BEGIN IMMEDIATE")
+    def write(self, entries: Iterable[Entry], clock: float | None) -> None:
+        """Puts entries into a transaction, which is committed or rolled back by whoever called.
 
-    def seal(self, clock: float | None) -> None:
+        Raises:
+            sqlite3.Error: they cannot be put there.
+
+        """
+        if not self._connection.in_transaction:  # what was not rolled back was committed
+            self._touched.clear()
+            self._durable = replace(self._totals)
+        self._connection.execute("BEGIN IMMEDIATE")  # last, since it fails where somebody has locked the file
+        for entry in entries:
+            self.apply(entry)
+        self._finish(clock)
+
+    def _finish(self, clock: float | None) -> None:
         """Ends what is applied: numbers the commit, and sums up what there is after it."""
         self._totals.number += 1
         self._totals.clock = clock
@@ -177,14 +388,11 @@ class Tables:
             self._totals.row(),
         )
 
-    def committed(self) -> None:
-        self._durable = replace(self._totals)
-
     def roll_back(self) -> None:
         """What is known in memory of the rows is read again, of those that the transaction was about."""
+        self._totals = replace(self._durable)
         if self._connection.in_transaction:
             self._connection.rollback()
-        self._totals = replace(self._durable)
         execute, rows = self._connection.execute, self._rows
         for claim_id, touched in self._touched.items():
             rows.claims.pop(claim_id, None)
@@ -199,6 +407,7 @@ class Tables:
         self._touched.clear()
 
     def apply(self, entry: Entry) -> None:
+        """Puts an entry into the transaction that is open."""
         match entry:
             case Put(claim):
                 self._put(claim.id, encode_claim(claim))
@@ -283,11 +492,7 @@ def lay_out(connection: sqlite3.Connection, identity: str, entries: Iterable[Ent
     for statement in _CHECKSUMS:
         connection.execute(statement)
     connection.execute("INSERT INTO journal (identity) VALUES (?)", (identity,))
-    tables = Tables(connection, Totals(identity), Rows())
-    tables.begin()
-    for entry in entries:
-        tables.apply(entry)
-    tables.seal(clock)
+    Tables(connection, Totals(identity), Rows()).write(entries, clock)
     connection.execute("COMMIT")
 
 
@@ -307,7 +512,7 @@ def upgrade(connection: sqlite3.Connection) -> None:
         ((answers, of_answers),) = execute("SELECT count(*), ifnull(sum(crc), 0) FROM answers")
         totals = Totals(identity, claims=claims, answers=answers, digest=of_claims + of_answers)
         tables = Tables(connection, totals, Rows())
-        tables.seal(None)
+        tables._finish(None)  # noqa: SLF001 - nothing is written but the totals
         execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         execute("COMMIT")
     except BaseException:

@@ -27,7 +27,7 @@ class Audience(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class PageAccess:
     """The rule. `names`: what else the Host header may be."""
 
     audience: Audience = Audience.LOOPBACK

@@ -19,8 +19,8 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
-from allocator.page.access import Access
-from allocator.page.live import FullError, Live, event, until_closed
+from allocator.page.access import PageAccess
+from allocator.page.live import FullError, StatusStream, event, until_closed
 from allocator.page.queries import QueryError, axis, claims_query, nodes_query
 from allocator.page.views import BusyError, View, Views
 
@@ -56,19 +56,20 @@ def load_assets() -> Mapping[str, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class StatusPage:
     """Everything that a handler needs."""
 
     views: Views
-    live: Live
-    access: Access
+    live: StatusStream
+    access: PageAccess
     assets: Mapping[str, bytes]
 
 
-def page(views: Views, access: Access) -> Page:
-    live = Live(lambda: event("status", encode(views.status())))
+def page(views: Views, access: PageAccess) -> StatusPage:
+    """A page on these views, with a stream of its own for live readers."""
+    live = StatusStream(lambda: event("status", encode(views.status())))
     views.viewers = lambda: live.readers
-    return Page(views, live, access, load_assets())
+    return StatusPage(views, live, access, load_assets())
 
 
 def encode(view: View) -> str:
@@ -80,15 +81,17 @@ class PageHandler(RequestHandler):
 
     SUPPORTED_METHODS = ("GET", "HEAD")
 
-    def initialize(self, page: Page) -> None:
+    def initialize(self, page: StatusPage) -> None:
         self._page = page
 
     def set_default_headers(self) -> None:
+        """The strict headers of every answer. Which server this is, is nobody's business."""
         self.clear_header("Server")
         for name, value in HEADERS.items():
             self.set_header(name, value)
 
     def prepare(self) -> None:
+        """Refuses with 403 whoever may not see the page, before anything is looked up."""
         headers = self.request.headers
         is_opened = headers.get("Sec-Fetch-Mode") == "navigate"  # a link or the address bar: nobody else reads it
         objection = self._page.access.objection(
@@ -103,6 +106,7 @@ class PageHandler(RequestHandler):
         await self.get(*path)
 
     async def get(self, *path: str) -> None:
+        """Answers; 400 tells what is wrong with the address, 503 that too many ask."""
         try:
             await self.answer(*path)
         except QueryError as error:
@@ -129,6 +133,7 @@ class PageHandler(RequestHandler):
         self.finish(encode(view) + "\n")
 
     def refuse(self, status: int, why: str) -> None:
+        """Ends the answer with a status and one line of plain text."""
         self.set_status(status)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(why + "\n")
@@ -154,6 +159,7 @@ class RootHandler(FileHandler):
     """The page; or, for who prefers JSON, all of its views together, by the same query."""
 
     async def answer(self, *path: str) -> None:
+        """HTML where it is accepted. JSON has the key of each view: status, nodes, claims, decisions."""
         if not prefers_json(self.request.headers.get("Accept", "")):
             self._file("index.html")
             return
@@ -180,6 +186,7 @@ class NodesHandler(PageHandler):
 
 class NodeHandler(PageHandler):
     async def answer(self, *path: str) -> None:
+        """One node by its name in the path; 404 where nobody knows it."""
         view = await self._page.views.node(path[0], axis(self.argument("range")))
         if view is None:
             self.refuse(404, f"no node {path[0][:64]}. /nodes tells the names")
@@ -200,7 +207,7 @@ class DecisionsHandler(PageHandler):
 class EventsHandler(PageHandler):
     """Server-sent events: `status`, once a second."""
 
-    def initialize(self, page: Page) -> None:
+    def initialize(self, page: StatusPage) -> None:
         super().initialize(page)
         self._closed = asyncio.Event()
 
@@ -208,6 +215,7 @@ class EventsHandler(PageHandler):
         self._closed.set()
 
     async def answer(self, *path: str) -> None:
+        """Sends events until the reader has gone or does not read."""
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         if self.request.method == "HEAD":
             self.finish()
@@ -244,7 +252,8 @@ def results(text: str) -> frozenset[str]:
     return frozenset({text} if text else ())
 
 
-def routes(page: Page) -> list[tuple[str, type[RequestHandler], dict[str, Page]]]:
+def routes(page: StatusPage) -> list[tuple[str, type[RequestHandler], dict[str, StatusPage]]]:
+    """The paths of the module's head, each with its handler, for tornado's Application."""
     handlers: tuple[tuple[str, type[PageHandler]], ...] = (
         (r"/", RootHandler),
         (r"/status", StatusHandler),

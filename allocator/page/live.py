@@ -22,7 +22,7 @@ class FullError(Exception):
     """There are as many readers as there may be."""
 
 
-class Live:
+class StatusStream:
     """The readers of one stream. `render` makes the event that all of them get."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Live:
             await self._feed(send)
         finally:
             self._readers -= 1
-            if not self._readers and self._ticker:
+            if not self._readers and self._ticker:  # while nobody reads nothing is computed
                 self._ticker.cancel()
                 self._ticker, self._event = None, b""
 
@@ -90,7 +90,7 @@ async def until_closed(follow: Awaitable[None], closed: asyncio.Event) -> None:
     """Runs `follow` until it ends or the connection has closed.
 
     Raises:
-        FullError: see `Live.follow`.
+        FullError: see `StatusStream.follow`.
 
     """
     following = asyncio.ensure_future(follow)

@@ -1,7 +1,7 @@
 """What a reader asks for, parsed once from the query of a URL. The same words in the page's address and in its data.
 
 range=7000-8000  sort=fullest|name  q=worker-1  page=2            nodes
-q=web  state=BOUND  namespace=demo  node=worker-1  page=2         claims, where `q` is a part of a name, or a number
+q=web  state=BOUND  namespace=demo  node=worker-1  page=2         claims; `finding` reads `q`
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from enum import Enum
 from functools import partial
 
 from allocator.core.claims import State
-from allocator.core.ports import MAX_PORT, MIN_PORT
 from allocator.page.strips import OUTSIDER, Axis
+from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT
 
 NODES_PAGE = 20
 CLAIMS_PAGE = 40
@@ -110,7 +110,7 @@ def axis(text: str) -> Axis | None:
     if not text:
         return None
     low, _, high = text.partition("-")
-    if not (_is_number(low) and _is_number(high) and MIN_PORT <= int(low) <= int(high) <= MAX_PORT):
+    if not (_is_number(low) and _is_number(high) and LOWEST_PORT <= int(low) <= int(high) <= HIGHEST_PORT):
         raise QueryError(
             f"range is {text[:LONGEST_TEXT]!r}: two numbers in 1..65535, the lower one first, as 7000-8000"
         )

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, State
 from allocator.core.ledger import Ledger
-from allocator.core.ports import MAX_PORT, MIN_PORT, span
-from allocator.page.pace import in_slices
+from allocator.core.ports import span
+from allocator.slices import in_slices
+from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT
 
 OUTSIDER = "OUTSIDER"
 KINDS = (OUTSIDER, State.LEASED.value, State.BOUND.value, State.CONFIRMED.value, State.RESERVED.value)
@@ -28,15 +29,15 @@ _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 def kind_of(claim: Claim) -> str:
-    return OUTSIDER if claim.external else claim.state.value
+    return OUTSIDER if claim.unmanaged else claim.state.value
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
     """The numbers [low, high] in buckets of a round width."""
 
-    low: int = MIN_PORT
-    high: int = MAX_PORT
+    low: int = LOWEST_PORT
+    high: int = HIGHEST_PORT
 
     @property
     def width(self) -> int:
@@ -73,14 +74,16 @@ class Strip:
         return {kind: sum(self.counts[kind]) for kind in KINDS if kind in self.counts}
 
 
-def strip_of(held: Iterable[tuple[int, Claim]], axis: Axis, reserved: int) -> Strip:
+def strip_of(held: Iterable[tuple[Sequence[int], Claim]], axis: Axis, reserved: int) -> Strip:
+    """Counts what a node holds. `held`: numbers and claim of each port; `reserved`: bits to leave out."""
     ranks: dict[int, int] = {}
     claims = set()
-    for number, claim in held:
+    for numbers, claim in held:
         claims.add(claim.id)
         rank = _RANK[kind_of(claim)]
-        if rank < ranks.get(number, len(KINDS)):
-            ranks[number] = rank
+        for number in numbers:
+            if rank < ranks.get(number, len(KINDS)):
+                ranks[number] = rank
     counts: dict[str, array[int]] = {}
     low, high, width, buckets = axis.low, axis.high, axis.width, axis.buckets
     used = 0
@@ -107,23 +110,23 @@ class Board:
     @property
     def size(self) -> int:
         """How many numbers of the axis may be handed out on a node."""
-        return (self.axis.numbers & ~self.ledger.reserved).bit_count()
+        return (self.axis.numbers & ~self.ledger.rules.reserved).bit_count()
 
     async def refresh(self) -> None:
         """Counts anew what changed. Others may refresh at the same time: each node is one step."""
         ledger = self.ledger
-        names = ledger.node_names()
+        names = ledger.nodes.names()
         for gone in self.strips.keys() - set(names):
             self._put(gone, None)
         await in_slices(
-            [name for name in names if self._seen.get(name) != ledger.changed_on(name)], self._count, batch=1
+            [name for name in names if self._seen.get(name) != ledger.nodes.changed_on(name)], self._count, batch=1
         )
 
     def _count(self, names: Sequence[NodeName]) -> None:
         ledger = self.ledger
         for name in names:
-            self._seen[name] = ledger.changed_on(name)
-            self._put(name, strip_of(ledger.held_on(name), self.axis, ledger.reserved))
+            self._seen[name] = ledger.nodes.changed_on(name)
+            self._put(name, strip_of(ledger.nodes.held_on(name), self.axis, ledger.rules.reserved))
 
     def _put(self, name: NodeName, strip: Strip | None) -> None:
         """One strip in place of another, in the sum too."""

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Claim, ClaimId, State
-from allocator.core.upkeep import IncidentKind
+from allocator.core.claims import LIVE_STATES, Claim, ClaimId
+from allocator.core.foreign import ForeignHolder
+from allocator.core.holdings import foreign_holders
+from allocator.core.ports import WILDCARD, PortKey, Protocol
+from allocator.core.reserved import ReservedNumbers
+from allocator.core.watch.replanner import IncidentKind
 from allocator.decisions import Decision, Decisions
 from allocator.engine import Engine
-from allocator.page import claims, words
-from allocator.page.claims import at, owner_of
-from allocator.page.pace import in_slices
+from allocator.health import HealthSnapshot, InstanceInfo
+from allocator.page import claims, finding, node_table, words
 from allocator.page.queries import CLAIMS_PAGE, NODES_PAGE, UNPLACEABLE, ClaimsQuery, NodesQuery, Sort
-from allocator.page.strips import OUTSIDER, Axis, Board, Strip, kind_of
+from allocator.page.strips import OUTSIDER, Axis, Board, Strip
+from allocator.slices import in_slices
+from hostport.contract import defaults
+from hostport.timestamps import rfc3339
+from hostport.version import DOCS
 
 MOST_BOARDS = 4
 MOST_MAPPED = 2000  # nodes; the map of more would be no map
@@ -31,8 +38,8 @@ SHOWN_DECISIONS = 60
 FRESH_SECONDS = 1.0
 MOST_ANSWERS = 32
 MOST_WAITING = 16
-DEFAULT_AXIS = Axis(7000, 8000)  # what a Pod gets that names no range
-LIVE_STATES = (State.BOUND, State.CONFIRMED, State.RESERVED, State.LEASED)
+MOST_TOLD = 10_000  # claims that a sentence counts the nodes of
+DEFAULT_AXIS = Axis(defaults.MIN_PORT, defaults.MAX_PORT)  # what a Pod gets that names no range
 
 View = dict[str, Any]
 
@@ -41,28 +48,14 @@ class BusyError(Exception):
     """Too many readers wait for a walk over the claims."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What does not change while the program runs."""
-
-    version: str
-    instance: str
-    cluster: str
-    started: float
-    epoch: str = ""  # what tells this start in the Lease; empty where there is none
-    certificates: Mapping[str, Callable[[], float]] = field(default_factory=dict)  # when each of ours ends
-    trusted: Callable[[], Mapping[str, float]] = dict  # when each authority ends; the last first
-
-
 @dataclass(slots=True, kw_only=True)
 class Views:
-    """See the module. `checks` and `notes` are those of /readyz."""
+    """See the module."""
 
     engine: Engine
     decisions: Decisions
-    identity: Identity
-    checks: Callable[[], Mapping[str, str | None]]
-    notes: Callable[[], list[str]]
+    info: InstanceInfo
+    health: Callable[[], HealthSnapshot]
     viewers: Callable[[], int] = lambda: 0
     _boards: OrderedDict[Axis, Board] = field(default_factory=OrderedDict)
     _answers: OrderedDict[Hashable, tuple[float, int, View]] = field(default_factory=OrderedDict)
@@ -72,36 +65,39 @@ class Views:
     # -- the header
 
     def status(self) -> View:
-        engine, tally, checks = self.engine, self.engine.ledger.tally(), self.checks()
-        lag = engine.watch.lag() if engine.watch else None
-        has_duty = engine.holds_lease() or bool(engine.who_serves())  # who stands by is as it should be, and notes it
+        """The header: health, counts of claims, and what tells a reader that the other views have changed."""
+        engine, tally, health = self.engine, self.engine.ledger.claims.tally(), self.health()
+        lag = health.watch.lag if health.watch else None
+        has_duty = health.holds_lease or bool(health.served_by)  # who stands by is as it should be, and notes it
         return {
-            "healthy": not any(checks.values()) and has_duty,
-            "checks": {**checks, "lease": None if has_duty else "the Lease is not ours: we answer nothing"},
-            "notes": self.notes(),
-            "version": self.identity.version,
-            "instance": self.identity.instance,
-            "cluster": self.identity.cluster,
-            "started": at(self.identity.started),
-            "epoch": self.identity.epoch,
-            "certificates": {name: at(ends()) for name, ends in sorted(self.identity.certificates.items())},
-            "authorities": {name: at(end) for name, end in self.identity.trusted().items()},
-            "now": at(engine.wall()),
+            "healthy": not any(health.checks.values()) and has_duty,
+            "checks": {**health.checks, "lease": None if has_duty else "the Lease is not ours: we answer nothing"},
+            "notes": list(health.notes),
+            "served_by": health.served_by,
+            "manual": DOCS,
+            "version": self.info.version,
+            "instance": self.info.name,
+            "cluster": self.info.cluster,
+            "started": rfc3339(self.info.started),
+            "epoch": self.info.epoch,
+            "certificates": {name: rfc3339(end) for name, end in health.certificates.items()},
+            "authorities": {name: rfc3339(end) for name, end in health.authorities.items()},
+            "now": rfc3339(engine.clock.wall()),
             "watch_age_seconds": None if lag is None or lag == float("inf") else round(lag, 1),
             "claims": {
                 **{state.value: tally.states.get(state, 0) for state in LIVE_STATES},
-                OUTSIDER: tally.outsiders,
+                OUTSIDER: tally.unmanaged,
                 UNPLACEABLE: tally.unplaceable,
             },
             "nodes": tally.known_nodes,
             "drift": {
                 "contradicted": tally.contradictions,
-                "held_twice": tally.picture.held_twice,
-                "unsaved": engine.unsaved,
+                "held_twice": tally.utilization.held_twice,
+                "unsaved": health.unsaved,
             },
-            "incidents": {kind.value: engine.incidents[kind] for kind in IncidentKind},
-            "ranges": [f"{low}-{high}" for low, high in engine.ledger.ranges()],
-            "revision": {"claims": engine.ledger.changes, "decisions": self.decisions.total},
+            "incidents": {kind.value: engine.maintenance.incidents[kind] for kind in IncidentKind},
+            "ranges": [f"{low}-{high}" for low, high in engine.ledger.claims.ranges()],
+            "revision": {"claims": engine.ledger.nodes.changes, "decisions": self.decisions.total},
             "viewers": self.viewers(),
             "command": "hostport check",
         }
@@ -109,6 +105,7 @@ class Views:
     # -- nodes
 
     async def nodes(self, query: NodesQuery) -> View:
+        """A page of the table of nodes, and the map of all of them on one range of numbers."""
         board = await self._board(query.axis or self._usual_axis())
         names = board.names(text=query.text, fullest_first=query.sort is Sort.FULLEST)
         first, pages = _place(query.page, len(names), NODES_PAGE)
@@ -130,39 +127,28 @@ class Views:
         }
 
     async def node(self, name: str, axis: Axis | None) -> View | None:
-        """One node and everything that is held there; None where nobody knows it."""
+        """One node and everything that is open or given there; None where nobody knows it."""
         ledger, node = self.engine.ledger, NodeName(name)
         board = await self._board(axis or self._usual_axis())
         if node not in board.strips:
             return None
-        held = ledger.port_map(node)
+        ports, more = node_table.rows(ledger, node, self.engine.clock.ahead, MOST_PORTS)
         return {
             **self._node_row(node, board.strips[node]),
             "range": f"{board.axis.low}-{board.axis.high}",
             "axis": _axis(board),
             "size": board.size,
-            "ports": [
-                {
-                    "protocol": key.protocol.value,
-                    "number": key.number,
-                    "ip": key.ip,
-                    "state": kind_of(claim),
-                    "planned": not claim.is_settled,
-                    "owner": owner_of(claim),
-                    "id": claim.id,
-                    "since": at(claim.settled_at or claim.created),
-                    "command": words.for_port(name, key.number, key.protocol.value),
-                }
-                for key, claim in held[:MOST_PORTS]
-            ],
-            "more": max(0, len(held) - MOST_PORTS),
+            "address": ledger.nodes.address(node).address,
+            "report": node_table.report_of(ledger, node, self.engine.clock.ahead),
+            "ports": ports,
+            "more": more,
             "command": words.for_node(name),
         }
 
     def _node_row(self, name: NodeName, strip: Strip) -> View:
         return {
             "name": name,
-            "known": self.engine.ledger.is_known_node(name),
+            "known": self.engine.ledger.nodes.is_known(name),
             "claims": strip.claims,
             "held": strip.held,
             "used": strip.used,
@@ -171,7 +157,7 @@ class Views:
         }
 
     def _usual_axis(self) -> Axis:
-        ranges = self.engine.ledger.ranges()
+        ranges = self.engine.ledger.claims.ranges()
         return Axis(*ranges[0]) if ranges else DEFAULT_AXIS
 
     async def _board(self, axis: Axis) -> Board:
@@ -197,41 +183,82 @@ class Views:
 
     def _every_claim(self, query: ClaimsQuery) -> View:
         ledger = self.engine.ledger
-        first, _ = _place(query.page, ledger.count, CLAIMS_PAGE)
-        return self._claims_view(query, ledger.latest(first, CLAIMS_PAGE), ledger.count)
+        first, _ = _place(query.page, len(ledger.claims), CLAIMS_PAGE)
+        return self._claims_view(query, ledger.claims.latest(first, CLAIMS_PAGE), len(ledger.claims))
 
     async def _matching_claims(self, query: ClaimsQuery) -> View:
         ledger = self.engine.ledger
-        selects = claims.selector(query, ledger.is_unplaceable)
+        selects = claims.selector(query, ledger.claims.is_unplaceable)
         matching: list[ClaimId] = []
 
         def look(ids: Sequence[ClaimId]) -> None:
-            found = map(ledger.get, ids)
-            matching.extend(claim.id for claim in found if claim is not None and selects(claim))
+            matching.extend(claim.id for claim in self._claims(ids) if selects(claim))
 
         await in_slices(self._ids(query), look)
         matching.reverse()
         first, _ = _place(query.page, len(matching), CLAIMS_PAGE)
-        return self._claims_view(query, matching[first : first + CLAIMS_PAGE], len(matching))
+        view = self._claims_view(query, matching[first : first + CLAIMS_PAGE], len(matching))
+        return view | {"answer": await self._answer(query, matching)}
+
+    async def _answer(self, query: ClaimsQuery, matching: Sequence[ClaimId]) -> View | None:
+        """A sentence with the answer to a search, and the command that gives it; None where nothing is searched."""
+        asked = finding.question(query.text)
+        if not query.text:
+            return None
+        if asked and asked.node:
+            node = NodeName(asked.node)
+            if self.engine.ledger.nodes.is_known(node) or self.engine.ledger.nodes.port_map(node):
+                foreign = node_table.foreign_words(self._foreign(node, asked))
+                return words.port_on_node(asked, self._holders(node, asked), foreign, self._is_kept(asked.number))
+            if asked.is_named_so and not matching:
+                return {"text": f"No node is called {asked.node}.", "command": words.for_nodes(NodesQuery())}
+        if asked and not asked.node and len(matching) <= MOST_TOLD:
+            (word,) = finding.words_of(query.text)  # it names no node, so that there is no other
+            holding: list[Claim] = []
+            await in_slices(matching, lambda ids: holding.extend(filter(word.has_port, self._claims(ids))))
+            return words.port_anywhere(asked, holding, self._is_kept(asked.number))
+        return words.found(self._claims(matching[:1]), len(matching), words.for_claims(query))
+
+    def _claims(self, ids: Sequence[ClaimId]) -> list[Claim]:
+        """Those that still stand."""
+        return [claim for claim in map(self.engine.ledger.claims.get, ids) if claim is not None]
+
+    def _holders(self, node: NodeName, asked: finding.Question) -> list[Claim]:
+        held = self.engine.ledger.nodes.port_map(node)
+        claims = (
+            claim for key, claim in held if asked.number in key.numbers and asked.protocol in {"", key.protocol.value}
+        )
+        return list({claim.id: claim for claim in claims}.values())
+
+    def _foreign(self, node: NodeName, asked: finding.Question) -> list[ForeignHolder]:
+        """Who holds a port there without an allocation; the numbers of --reserved-ports are said apart."""
+        nodes = self.engine.ledger.nodes
+        keys = [PortKey(WILDCARD, each, asked.number) for each in Protocol if asked.protocol in {"", each.value}]
+        found = (foreign_holders(nodes, node, key, ReservedNumbers()) for key in keys)
+        return list(dict.fromkeys(holder for some in found for holder in some))
+
+    def _is_kept(self, number: int) -> bool:
+        """Whether the number is never handed out (`--reserved-ports`)."""
+        return bool(self.engine.ledger.rules.reserved >> number & 1)
 
     def _ids(self, query: ClaimsQuery) -> list[ClaimId]:
         """Those that have to be looked at, what changed last at the end; where a node is named, its own by age."""
         ledger = self.engine.ledger
         if not query.node:
-            return ledger.in_order_of_change()
-        held = {claim.id: claim.created for _, claim in ledger.held_on(NodeName(query.node))}
+            return ledger.claims.in_order_of_change()
+        held = {claim.id: claim.created for _, claim in ledger.nodes.held_on(NodeName(query.node))}
         return sorted(held, key=held.__getitem__)
 
     def _claims_view(self, query: ClaimsQuery, ids: list[ClaimId], matching: int) -> View:
         ledger = self.engine.ledger
-        found: list[Claim] = [claim for claim in map(ledger.get, ids) if claim is not None]
         first, pages = _place(query.page, matching, CLAIMS_PAGE)
         return {
             "matching": matching,
             "page": first // CLAIMS_PAGE + 1,
             "pages": pages,
-            "rows": [claims.row(claim, ledger.is_unplaceable, self.engine.ahead) for claim in found],
+            "rows": [claims.row(claim, ledger, self.engine.clock.ahead) for claim in self._claims(ids)],
             "command": words.for_claims(query),
+            "answer": None,
         }
 
     async def _shared(self, key: Hashable, work: Callable[[], Awaitable[View]]) -> View:
@@ -241,7 +268,7 @@ class Views:
         self._waiting += 1
         try:
             async with self._turn:
-                now, changes = monotonic(), self.engine.ledger.changes
+                now, changes = monotonic(), self.engine.ledger.nodes.changes
                 when, of, view = self._answers.pop(key, (float("-inf"), -1, {}))
                 if of != changes and now - when > FRESH_SECONDS:
                     view, when = await work(), monotonic()
@@ -256,6 +283,7 @@ class Views:
     # -- decisions
 
     def recent(self, results: frozenset[str]) -> View:
+        """The last decisions, newest first; with `results` only those that came out so."""
         return {
             "total": self.decisions.total,
             "rows": [_decision(one) for one in self.decisions.latest(SHOWN_DECISIONS, results=results)],
@@ -266,7 +294,7 @@ class Views:
 def _decision(one: Decision) -> View:
     return {
         "number": one.number,
-        "at": at(one.at),
+        "at": rfc3339(one.at),
         "owner": {"kind": one.kind, "namespace": one.namespace, "name": one.name},
         "policy": one.policy,
         "result": one.result,
@@ -287,7 +315,7 @@ def _axis(board: Board) -> View:
         "high": axis.high,
         "width": axis.width,
         "buckets": axis.buckets,
-        "kept": axis.counts(board.ledger.reserved),
+        "kept": axis.counts(board.ledger.rules.reserved),
     }
 
 

@@ -16,8 +16,8 @@ Json = dict[str, Any]
 WIDTH = 24  # columns of Grafana's grid
 HEIGHT = 8
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-WEBHOOK = 'name=~"(copied.|again.)?pods.hostport.io"'
-INSISTING = 'name=~"(copied|again).pods.hostport.io"'
+WEBHOOK = 'name=~"(again.)?pods.hostport.io"'
+INSISTING = 'name="again.pods.hostport.io"'
 LONG = "15m"  # for what is rare
 MONTH = "30d"
 OBJECTIVE = 0.001  # of the calls may fail

@@ -12,10 +12,10 @@ HEAD = """\
 <!-- Rendered by `make docs` from allocator/metrics.py and shim/metrics.py. Do not edit. -->
 # Metrics
 
-Each program serves `/metrics` on its `--http` port, in Prometheus' text format. Times are seconds. No label carries the
-name of a Pod, a request or an allocation, and the number of series does not grow with the cluster: what is told of
-nodes is told as quantiles and as a histogram over them, and by name of the fullest alone. Beside these there are the
-`process_` metrics of the Python client.
+Allocator and shim serve `/metrics` on their `--http` port, in Prometheus' text format; [Monitoring](monitoring.md) has
+the ports, the alerts and the dashboard. Times are seconds. No label carries the name of a Pod, a request or an
+allocation, and the number of series does not grow with the cluster: nodes are told as quantiles and as a histogram
+over them, and by name the fullest alone. Beside these there are the `process_` metrics of the Python client.
 """
 
 

@@ -4,18 +4,18 @@ Needs gRPC and nothing else of this project's: no Kubernetes, no command line.
 """
 
 from hostport.client.aio import AsyncClient, AsyncLease
-from hostport.client.asking import LeasedPort, Port
 from hostport.client.errors import (
     HostportError,
     InvalidRequestError,
     LeaseLostError,
-    Mistake,
     NotAllowedError,
     NotFoundError,
     RefusedError,
     UnavailableError,
 )
-from hostport.client.leases import Client, Lease
+from hostport.client.lease_request import LeasedPort, Port
+from hostport.client.sync import Client, Lease
+from hostport.contract import Mistake
 from hostport.credentials import Credentials
 
 __all__ = [

@@ -15,20 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import uuid
-from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
 
-from hostport.client.asking import Ask, Grant, LeasedPort, Port, duration
-from hostport.client.channel import Link, options
-from hostport.client.errors import HostportError, LeaseLostError, NotFoundError, UnavailableError, error_of
-from hostport.client.leases import NO_CREDENTIALS, RELEASE_SECONDS
-from hostport.client.renewal import ATTEMPT_SECONDS, Renewal, elapsed, pause
-from hostport.credentials import Credentials
+from hostport.client.channel import CONNECT_TIMEOUT, TIMEOUT, Link, check_address, options
+from hostport.client.errors import HostportError, LeaseLostError
+from hostport.client.lease_request import LeaseRequest, LeaseTerms, Port
+from hostport.client.lease_state import RELEASE_SECONDS, LeaseState, OnLost
+from hostport.client.renewal import ATTEMPT_SECONDS
+from hostport.credentials import NO_CREDENTIALS, Credentials
 from hostport.v1 import allocator_pb2 as pb
 
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class AsyncClient:
-    """Talks to the allocator at `address`. Made and used inside one event loop; see `Client` for the arguments."""
+    """Talks to the allocator at `address`, which is host:port. Made and used inside one event loop."""
 
     def __init__(
         self,
@@ -46,11 +43,18 @@ class AsyncClient:
         *,
         credentials: Credentials = NO_CREDENTIALS,
         server_name: str = "",
-        patience: float = 30.0,
+        timeout: float = TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
         program: str = "hostport-client",
     ) -> None:
-        """Raises OSError when a credential file cannot be used."""
-        self._patience = patience
+        """The arguments are those of `Client`.
+
+        Raises:
+            ValueError: `address` is not host:port.
+            OSError: a credential file cannot be used.
+
+        """
+        self._address = check_address(address)
         self._closing: set[asyncio.Task[None]] = set()
 
         def connect() -> grpc.aio.Channel:
@@ -59,34 +63,18 @@ class AsyncClient:
                 return grpc.aio.insecure_channel(address, options=made)
             return grpc.aio.secure_channel(address, loaded, options=made)
 
-        self._link = Link(credentials, connect, self._part)
+        self._link = Link(credentials, connect, self._part, timeout=timeout, connect_timeout=connect_timeout)
 
-    def lease(
-        self,
-        owner: str,
-        *ports: Port,
-        namespace: str = "",
-        description: str = "",
-        range: tuple[int, int] | None = None,  # noqa: A002 - the field's word
-        node: str = "",
-        node_selector: Mapping[str, str] | None = None,
-        ttl: float = 300.0,
-        on_lost: Callable[[LeaseLostError], None] | None = None,
-    ) -> AsyncLease:
-        """A lease for `owner` (`Kind/name`), to be entered. Without ports: one TCP port. See `Ask` for the rest."""
-        ask = Ask(
-            owner=owner,
-            ports=ports or (Port(),),
-            namespace=namespace,
-            description=description,
-            range=range,
-            node=node,
-            node_selector=node_selector or {},
-            ttl=ttl,
-        )
-        return AsyncLease(self, ask, on_lost)
+    def lease(self, owner: str, *ports: Port, on_lost: OnLost | None = None, **terms: Unpack[LeaseTerms]) -> AsyncLease:
+        """A lease for `owner` (`Kind/name`), to be entered. Without ports: one TCP port. See `LeaseTerms` for the rest.
 
-    async def call(self, method: str, request: Any, *, patience: float | None = None) -> Any:
+        Raises:
+            ValueError: something of it cannot be meant; see `LeaseRequest`.
+
+        """
+        return AsyncLease(self, LeaseRequest(owner=owner, ports=ports or (Port(),), **terms), on_lost)
+
+    async def call(self, method: str, request: Any, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - not of this task: of the call and its repetitions
         """Calls, and again while there is no answer. Only for calls that may be repeated.
 
         Raises:
@@ -94,18 +82,15 @@ class AsyncClient:
             OSError: the credential files cannot be used.
 
         """
-        until, failures = elapsed() + (self._patience if patience is None else patience), 0
+        attempts = self._link.attempts(timeout)
         while True:
-            timeout = max(0.01, min(ATTEMPT_SECONDS, until - elapsed()))
             try:
-                return await getattr(self.stub(), method)(request, timeout=timeout)
+                answer = await getattr(self.stub(), method)(request, timeout=attempts.timeout)
             except grpc.RpcError as error:
-                failure = error_of(error)
-            rest = pause(failures, random.random())  # noqa: S311 - no secret
-            failures += 1
-            if not isinstance(failure, UnavailableError) or elapsed() + rest >= until:
-                raise failure
-            await asyncio.sleep(rest)
+                await asyncio.sleep(attempts.failed(error))
+            else:
+                attempts.succeeded()
+                return answer
 
     def stub(self) -> AllocatorServiceAsyncStub:
         """For calls that stream. Raises OSError when the credential files cannot be used."""
@@ -122,55 +107,23 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._address}>"
+
     def _part(self, old: grpc.aio.Channel) -> None:
         closing = asyncio.get_running_loop().create_task(old.close(grace=ATTEMPT_SECONDS))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
 
-class AsyncLease:
-    """Leased ports. `lost` is None as long as they are."""
+class AsyncLease(LeaseState):
+    """Leased ports, renewed by a task. `lost` is None as long as they are."""
 
-    def __init__(self, client: AsyncClient, ask: Ask, on_lost: Callable[[LeaseLostError], None] | None) -> None:
-        self.lost: LeaseLostError | None = None
+    def __init__(self, client: AsyncClient, request: LeaseRequest, on_lost: OnLost | None) -> None:
+        super().__init__(request, on_lost)
         self._client = client
-        self._ask = ask
-        self._on_lost = on_lost
-        self._grant: Grant | None = None
         self._keeping: asyncio.Task[None] | None = None
-        self._holder: asyncio.Task[Any] | None = None
-
-    @property
-    def grant(self) -> Grant:
-        """Raises RuntimeError before it was entered."""
-        if self._grant is None:
-            raise RuntimeError("the lease has not been acquired")
-        return self._grant
-
-    @property
-    def id(self) -> str:
-        return self.grant.id
-
-    @property
-    def node(self) -> str:
-        return self.grant.node
-
-    @property
-    def ports(self) -> tuple[LeasedPort, ...]:
-        return self.grant.ports
-
-    @property
-    def number(self) -> int:
-        """Of the first port."""
-        return self.grant.ports[0].number
-
-    def __getitem__(self, name: str) -> int:
-        return self.grant.number(name)
-
-    def check(self) -> None:
-        """Raises LeaseLostError when the lease is lost."""
-        if self.lost is not None:
-            raise self.lost
+        self._holder: asyncio.Task[Any] | None = None  # who entered the block, and is cancelled with it
 
     async def acquire(self) -> Self:
         """Leases the ports and begins to renew. Nobody is cancelled when it is lost.
@@ -179,8 +132,13 @@ class AsyncLease:
             HostportError: they cannot be had.
 
         """
-        renewal = await self._acquire()
-        self._keeping = asyncio.get_running_loop().create_task(self._keep(renewal), name=f"lease-{self.id}")
+        while not self._granted(await self._client.call("Allocate", self._begin())):
+            await self._give_back()
+        lacking = self._lacking()
+        if lacking is not None:
+            await self._give_back()
+            raise lacking
+        self._keeping = asyncio.get_running_loop().create_task(self._keep(), name=f"lease-{self.id}")
         return self
 
     async def release(self) -> None:
@@ -190,7 +148,7 @@ class AsyncLease:
             return
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
-        await self._give_back(self.id)
+        await self._give_back()
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -210,40 +168,28 @@ class AsyncLease:
             if error is None or kind is asyncio.CancelledError:
                 raise self.lost from None
 
-    async def _acquire(self) -> Renewal:
-        """Repeated for so long that the first answer may have run out, the request is made anew."""
-        while True:
-            sent = elapsed()
-            answer = await self._client.call("Allocate", self._ask.request(uuid.uuid4().hex))
-            self._grant, renewal = Grant.of(answer.allocation), Renewal(self._ask.ttl, sent)
-            if not renewal.is_over(elapsed()):
-                return renewal
-            await self._give_back(self.id)
-
-    async def _give_back(self, allocation_id: str) -> None:
+    async def _give_back(self) -> None:
         try:
-            await self._client.call("Release", pb.ReleaseRequest(id=allocation_id), patience=RELEASE_SECONDS)
+            await self._client.call("Release", pb.ReleaseRequest(id=self.id), timeout=RELEASE_SECONDS)
         except (HostportError, OSError, grpc.aio.UsageError) as error:  # UsageError: the channel was closed
-            log.warning("lease %s could not be released, and will run out: %s", allocation_id, error)
+            log.warning("lease %s could not be released, and will run out: %s", self.id, error)
 
-    async def _keep(self, renewal: Renewal) -> None:
-        request, trouble = pb.RenewRequest(id=self.id, ttl=duration(self._ask.ttl)), ""
+    async def _keep(self) -> None:
+        """The task: renews until the lease is lost; to release it cancels this."""
         while True:
-            await asyncio.sleep(renewal.wait(elapsed()))
-            sent = elapsed()
-            if renewal.is_over(sent):
-                self._lose(LeaseLostError(f"lease {self.id} could not be renewed in time: {trouble}"))
+            await asyncio.sleep(self._rest())
+            loss = self._too_late() or await self._renewed_once()
+            if loss is not None:
+                self._lose(loss)
                 return
-            try:
-                await self._client.call("Renew", request, patience=renewal.patience(sent))
-            except NotFoundError as error:
-                self._lose(LeaseLostError(f"lease {self.id} was ended: {error}", reason=error.reason))
-                return
-            except (HostportError, OSError, grpc.aio.UsageError) as error:
-                trouble = str(error)
-                renewal.failed(elapsed(), random.random())  # noqa: S311 - no secret
-            else:
-                renewal.succeeded(sent)
+
+    async def _renewed_once(self) -> LeaseLostError | None:
+        try:
+            await self._client.call("Renew", self._renew, timeout=self._renew_timeout)
+        except (HostportError, OSError, grpc.aio.UsageError) as error:
+            return self._failed(error)
+        self._renewed()
+        return None
 
     def _lose(self, error: LeaseLostError) -> None:
         self.lost = error
@@ -251,4 +197,4 @@ class AsyncLease:
         if self._on_lost is not None:
             self._on_lost(error)
         elif self._holder is not None:
-            self._holder.cancel()
+            self._holder.cancel()  # nothing goes on on ports that others may have

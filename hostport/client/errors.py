@@ -13,24 +13,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
-from hostport.contract import DOMAIN
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One thing that is wrong: the reason, the field of the request if there is one, and a sentence."""
-
-    reason: str
-    field: str
-    message: str
+from hostport.contract import Mistake
+from hostport.contract.status import read_status, status_of
 
 
 class HostportError(Exception):
@@ -82,34 +70,12 @@ _BOILERPLATE = re.compile(r"^failed to connect to all addresses; last error: (UN
 
 
 def error_of(error: grpc.RpcError) -> HostportError:
-    """The exception for a failed call."""
+    """The exception for a failed call. Without a reason of ours nothing is known but what the code says."""
     call = cast("grpc.Call", error)
-    details = list(_details(call))
-    info = next((each for each in details if isinstance(each, error_details_pb2.ErrorInfo)), None)
+    told = read_status(status_of(error))
     code, text = call.code(), _BOILERPLATE.sub("", call.details() or call.code().name)
-    if info is None:
-        kind = UnavailableError if code is grpc.StatusCode.RESOURCE_EXHAUSTED else CLASSES.get(code, UnavailableError)
-        return kind(text if kind is not UnavailableError else f"no answer from the allocator: {text}")
-    mistakes = tuple(
-        Mistake(each.reason or info.reason, each.field, each.description)
-        for request in details
-        if isinstance(request, error_details_pb2.BadRequest)
-        for each in request.field_violations
-    )
-    return CLASSES.get(code, UnavailableError)(text, reason=info.reason, mistakes=mistakes)
-
-
-def _details(call: grpc.Call) -> Iterator[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest]:
-    for packed in _status(call).details:
-        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest):
-            detail = kind()
-            if packed.Is(kind.DESCRIPTOR) and packed.Unpack(detail) and getattr(detail, "domain", DOMAIN) == DOMAIN:
-                yield detail
-
-
-def _status(call: grpc.Call) -> Any:
-    """The rich status; an empty one where there is none that can be believed."""
-    try:
-        return rpc_status.from_call(call) or status_pb2.Status()
-    except ValueError:
-        return status_pb2.Status()
+    if told is not None:
+        return CLASSES.get(code, UnavailableError)(text, reason=told.reason, mistakes=told.mistakes)
+    # A proxy that is full says RESOURCE_EXHAUSTED as well, and may have room the next time.
+    kind = UnavailableError if code is grpc.StatusCode.RESOURCE_EXHAUSTED else CLASSES.get(code, UnavailableError)
+    return kind(text if kind is not UnavailableError else f"no answer from the allocator: {text}")

@@ -37,11 +37,12 @@ class Renewal:
 
     def succeeded(self, sent: float) -> None:
         """A call that was sent then was answered."""
-        self.ends = sent + self._ttl
+        self.ends = sent + self._ttl  # from when it was sent: before the allocator's own end
         self._next = sent + self._ttl / 3
         self._failures = 0
 
     def failed(self, now: float, chance: float) -> None:
+        """A call had no answer; `chance` is in [0, 1)."""
         self._next = now + pause(self._failures, chance)
         self._failures += 1
 
@@ -53,6 +54,6 @@ class Renewal:
         """Seconds until something is to be done."""
         return max(0.0, min(self._next, self.ends) - now)
 
-    def patience(self, now: float) -> float:
+    def timeout(self, now: float) -> float:
         """Seconds that the next attempt may take."""
         return min(ATTEMPT_SECONDS, max(0.01, self.ends - now))

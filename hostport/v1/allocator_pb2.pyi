@@ -158,6 +158,36 @@ STATE_RELEASED: State.ValueType  # 5
 """Ended. Only seen in the answer to a repeated request and in watches."""
 Global___State: _TypeAlias = State  # noqa: Y015
 
+class _Listening:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ListeningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Listening.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LISTENING_UNSPECIFIED: _Listening.ValueType  # 0
+    """Not known: no agent has reported, the owner has a network of its own, or the
+    allocation is not bound to a node yet.
+    """
+    LISTENING_YES: _Listening.ValueType  # 1
+    """The number is open on the node."""
+    LISTENING_NO: _Listening.ValueType  # 2
+    """Nothing listens on it."""
+
+class Listening(_Listening, metaclass=_ListeningEnumTypeWrapper):
+    """Listening says whether a program listens on a number, as the agent of its node
+    last saw it.
+    """
+
+LISTENING_UNSPECIFIED: Listening.ValueType  # 0
+"""Not known: no agent has reported, the owner has a network of its own, or the
+allocation is not bound to a node yet.
+"""
+LISTENING_YES: Listening.ValueType  # 1
+"""The number is open on the node."""
+LISTENING_NO: Listening.ValueType  # 2
+"""Nothing listens on it."""
+Global___Listening: _TypeAlias = Listening  # noqa: Y015
+
 @_typing.final
 class PortRange(_message.Message):
     """PortRange is an inclusive range of port numbers."""
@@ -431,6 +461,8 @@ class PortRequest(_message.Message):
     HOST_PORT_FIELD_NUMBER: _builtins.int
     HOST_IP_FIELD_NUMBER: _builtins.int
     FORMER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
     container: _builtins.str
     """Name of the container, for Pods. Ports of one container with one
     container_port get the same number: of different protocols, or of one
@@ -453,6 +485,12 @@ class PortRequest(_message.Message):
     restored or copied). It counts as unset under POLICY_INDEX and
     POLICY_DYNAMIC, unless the Pod's own allocation is taken up again.
     """
+    count: _builtins.int
+    """How many consecutive numbers the port stands for: a block, 2..1024. Zero and
+    1: one number. The first number is the port's own.
+    """
+    alignment: _builtins.int
+    """The first number is a multiple of it: 2 for an even number. Zero and 1: any."""
     def __init__(
         self,
         *,
@@ -463,10 +501,12 @@ class PortRequest(_message.Message):
         host_port: _builtins.int = ...,
         host_ip: _builtins.str = ...,
         former: _builtins.bool = ...,
+        count: _builtins.int = ...,
+        alignment: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "container_port", b"container_port", "former", b"former", "host_ip", b"host_ip", "host_port", b"host_port", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "container", b"container", "container_port", b"container_port", "count", b"count", "former", b"former", "host_ip", b"host_ip", "host_port", b"host_port", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -495,6 +535,8 @@ class AllocateRequest(_message.Message):
     ALLOCATION_ID_FIELD_NUMBER: _builtins.int
     CONTROLLER_FIELD_NUMBER: _builtins.int
     AVOID_FIELD_NUMBER: _builtins.int
+    COOL_DOWN_FIELD_NUMBER: _builtins.int
+    CAN_STEER_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a repeated call idempotent: the same id with the same request gets
     the first answer, also across a restart, while the allocation lives. For
@@ -527,6 +569,11 @@ class AllocateRequest(_message.Message):
     """The allocation id that the Pod already carries. Where it is the Pod's own
     pending one, that allocation is taken up again; any other proves nothing.
     """
+    can_steer: _builtins.bool
+    """True where the caller keeps the Pod off the nodes of
+    AllocateResponse.avoid_nodes. False: a fixed number that is leased on one
+    candidate is refused.
+    """
     @_builtins.property
     def owner(self) -> Global___Owner:
         """Required. For whom."""
@@ -537,7 +584,9 @@ class AllocateRequest(_message.Message):
 
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortRequest]:
-        """Required: 1 to 512 ports, in the order in which they count."""
+        """Required: 1 to 512 ports, in the order in which they count. Their numbers,
+        those of blocks among them, are at most 1024.
+        """
 
     @_builtins.property
     def constraints(self) -> Global___NodeConstraints:
@@ -557,6 +606,13 @@ class AllocateRequest(_message.Message):
     def avoid(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Numbers that POLICY_DYNAMIC does not give to this owner, 1..65535: the Pod's
         own probes name them, so that something of it listens there. At most 512.
+        """
+
+    @_builtins.property
+    def cool_down(self) -> _duration_pb2.Duration:
+        """How long POLICY_DYNAMIC leaves a number alone that another owner gave up on
+        the node, while others are free. Unset: the allocator's --cool-down. At most
+        1 hour.
         """
 
     def __init__(
@@ -579,10 +635,12 @@ class AllocateRequest(_message.Message):
         allocation_id: _builtins.str = ...,
         controller: Global___Controller | None = ...,
         avoid: _abc.Iterable[_builtins.int] | None = ...,
+        cool_down: _duration_pb2.Duration | None = ...,
+        can_steer: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "constraints", b"constraints", "controller", b"controller", "index", b"index", "owner", b"owner", "range", b"range", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "constraints", b"constraints", "controller", b"controller", "cool_down", b"cool_down", "index", b"index", "owner", b"owner", "range", b"range", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "allocation_id", b"allocation_id", "avoid", b"avoid", "constraints", b"constraints", "controller", b"controller", "dry_run", b"dry_run", "host_network", b"host_network", "index", b"index", "may_preempt", b"may_preempt", "owner", b"owner", "policy", b"policy", "ports", b"ports", "priority", b"priority", "range", b"range", "request_id", b"request_id", "stride", b"stride", "ttl", b"ttl", "when_full", b"when_full"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "allocation_id", b"allocation_id", "avoid", b"avoid", "can_steer", b"can_steer", "constraints", b"constraints", "controller", b"controller", "cool_down", b"cool_down", "dry_run", b"dry_run", "host_network", b"host_network", "index", b"index", "may_preempt", b"may_preempt", "owner", b"owner", "policy", b"policy", "ports", b"ports", "priority", b"priority", "range", b"range", "request_id", b"request_id", "stride", b"stride", "ttl", b"ttl", "when_full", b"when_full"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
     _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
@@ -603,6 +661,9 @@ class AllocatedPort(_message.Message):
     HOST_PORT_FIELD_NUMBER: _builtins.int
     HOST_IP_FIELD_NUMBER: _builtins.int
     APPEARED_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    LISTENING_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
     container: _builtins.str
     """Name of the container, for Pods."""
     name: _builtins.str
@@ -619,6 +680,18 @@ class AllocatedPort(_message.Message):
     """True for a port that appeared after the allocation, with another webhook:
     it is held as it stands, and counts behind the others.
     """
+    count: _builtins.int
+    """How many consecutive numbers the port stands for, host_port the first of
+    them. Zero and 1: one number.
+    """
+    listening: Global___Listening.ValueType
+    """Whether a program listens on the number; of a block, on any number of it."""
+    @_builtins.property
+    def conflict(self) -> Global___ForeignHolder:
+        """A Service whose node port is the same number: kube-proxy takes what is sent
+        to it. Unset: there is none.
+        """
+
     def __init__(
         self,
         *,
@@ -629,14 +702,80 @@ class AllocatedPort(_message.Message):
         host_port: _builtins.int = ...,
         host_ip: _builtins.str = ...,
         appeared: _builtins.bool = ...,
+        count: _builtins.int = ...,
+        listening: Global___Listening.ValueType = ...,
+        conflict: Global___ForeignHolder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appeared", b"appeared", "container", b"container", "container_port", b"container_port", "host_ip", b"host_ip", "host_port", b"host_port", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appeared", b"appeared", "conflict", b"conflict", "container", b"container", "container_port", b"container_port", "count", b"count", "host_ip", b"host_ip", "host_port", b"host_port", "listening", b"listening", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AllocatedPort: _TypeAlias = AllocatedPort  # noqa: Y015
+
+@_typing.final
+class ForeignHolder(_message.Message):
+    """ForeignHolder holds a number of a node without an allocation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ForeignHolder._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: ForeignHolder._Kind.ValueType  # 0
+        """Never sent."""
+        KIND_SERVICE: ForeignHolder._Kind.ValueType  # 1
+        """The node port, or the health check node port, of a Service: on every node."""
+        KIND_PROCESS: ForeignHolder._Kind.ValueType  # 2
+        """A socket of a process that no Pod declares."""
+        KIND_RESERVED: ForeignHolder._Kind.ValueType  # 3
+        """A number of --reserved-ports: on every node."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Kind says what it is."""
+
+    KIND_UNSPECIFIED: ForeignHolder.Kind.ValueType  # 0
+    """Never sent."""
+    KIND_SERVICE: ForeignHolder.Kind.ValueType  # 1
+    """The node port, or the health check node port, of a Service: on every node."""
+    KIND_PROCESS: ForeignHolder.Kind.ValueType  # 2
+    """A socket of a process that no Pod declares."""
+    KIND_RESERVED: ForeignHolder.Kind.ValueType  # 3
+    """A number of --reserved-ports: on every node."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    kind: Global___ForeignHolder.Kind.ValueType
+    """What it is."""
+    namespace: _builtins.str
+    """Namespace of a Service. Empty where the caller may not know it."""
+    name: _builtins.str
+    """Name of the Service, of the process, or of the program that a number is
+    reserved for. Empty: not known.
+    """
+    uid: _builtins.int
+    """User of a process whose name is not known."""
+    def __init__(
+        self,
+        *,
+        kind: Global___ForeignHolder.Kind.ValueType = ...,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        uid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "namespace", b"namespace", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForeignHolder: _TypeAlias = ForeignHolder  # noqa: Y015
 
 @_typing.final
 class Allocation(_message.Message):
@@ -755,6 +894,16 @@ class AllocateResponse(_message.Message):
 
     ALLOCATION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    AVOID_NODES_FIELD_NUMBER: _builtins.int
+    HAS_EPHEMERAL_RANGES_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_RANGES_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ADDRESS_FIELD_NUMBER: _builtins.int
+    has_ephemeral_ranges: _builtins.bool
+    """True: agents of candidate nodes say which numbers outgoing connections take."""
+    external_address: _builtins.bool
+    """True for a Pod of a namespace with the label hostport.io/external-address:
+    "true": when it gets its node, its annotations tell the address of that.
+    """
     @_builtins.property
     def allocation(self) -> Global___Allocation:
         """What was allocated."""
@@ -763,15 +912,33 @@ class AllocateResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
         """At most one for each reason."""
 
+    @_builtins.property
+    def avoid_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes to keep the Pod off, at most 32, in the order of their names: somebody
+        whom the scheduler does not know holds a fixed number of the Pod there.
+        Empty unless the request says can_steer.
+        """
+
+    @_builtins.property
+    def ephemeral_ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortRange]:
+        """Those numbers, at most 32 ranges: what agents report, and 32768-60999 where a
+        candidate has none. Left out is what a node keeps from outgoing connections,
+        and all of a node whose agent does (--reserve).
+        """
+
     def __init__(
         self,
         *,
         allocation: Global___Allocation | None = ...,
         warnings: _abc.Iterable[Global___Warning] | None = ...,
+        avoid_nodes: _abc.Iterable[_builtins.str] | None = ...,
+        has_ephemeral_ranges: _builtins.bool = ...,
+        ephemeral_ranges: _abc.Iterable[Global___PortRange] | None = ...,
+        external_address: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "avoid_nodes", b"avoid_nodes", "ephemeral_ranges", b"ephemeral_ranges", "external_address", b"external_address", "has_ephemeral_ranges", b"has_ephemeral_ranges", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1221,6 +1388,8 @@ class Node(_message.Message):
     KNOWN_FIELD_NUMBER: _builtins.int
     ALLOCATION_COUNT_FIELD_NUMBER: _builtins.int
     HELD_PORT_COUNT_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     known: _builtins.bool
@@ -1229,6 +1398,14 @@ class Node(_message.Message):
     """How many allocations are bound to it or planned on it."""
     held_port_count: _builtins.int
     """How many different (protocol, number) pairs are held on it."""
+    address: _builtins.str
+    """The address that clients outside the cluster dial: see
+    GetNodeAddressResponse. Empty: it names none.
+    """
+    @_builtins.property
+    def report(self) -> Global___NodeReport:
+        """What its agent reported. Unset: no agent ever did."""
+
     def __init__(
         self,
         *,
@@ -1236,14 +1413,62 @@ class Node(_message.Message):
         known: _builtins.bool = ...,
         allocation_count: _builtins.int = ...,
         held_port_count: _builtins.int = ...,
+        report: Global___NodeReport | None = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_count", b"allocation_count", "held_port_count", b"held_port_count", "known", b"known", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "allocation_count", b"allocation_count", "held_port_count", b"held_port_count", "known", b"known", "name", b"name", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class NodeReport(_message.Message):
+    """NodeReport is what the agent of a node last said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_TIME_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_RANGE_FIELD_NUMBER: _builtins.int
+    FOREIGN_PORT_COUNT_FIELD_NUMBER: _builtins.int
+    RESERVES_FIELD_NUMBER: _builtins.int
+    current: _builtins.bool
+    """False where a denial that rests on it says so: it is older than 2 minutes, or
+    the allocator has begun since and awaits a new one.
+    """
+    foreign_port_count: _builtins.int
+    """How many open numbers no Pod declares."""
+    reserves: _builtins.bool
+    """True where the agent keeps the numbers that are given on the node out of
+    outgoing connections (--reserve).
+    """
+    @_builtins.property
+    def report_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last report came."""
+
+    @_builtins.property
+    def ephemeral_range(self) -> Global___PortRange:
+        """net.ipv4.ip_local_port_range: the numbers that outgoing connections take."""
+
+    def __init__(
+        self,
+        *,
+        report_time: _timestamp_pb2.Timestamp | None = ...,
+        current: _builtins.bool = ...,
+        ephemeral_range: Global___PortRange | None = ...,
+        foreign_port_count: _builtins.int = ...,
+        reserves: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ephemeral_range", b"ephemeral_range", "report_time", b"report_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current", b"current", "ephemeral_range", b"ephemeral_range", "foreign_port_count", b"foreign_port_count", "report_time", b"report_time", "reserves", b"reserves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeReport: _TypeAlias = NodeReport  # noqa: Y015
 
 @_typing.final
 class HeldPort(_message.Message):
@@ -1257,6 +1482,10 @@ class HeldPort(_message.Message):
     ALLOCATION_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
+    LISTENING_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     protocol: Global___Protocol.ValueType
     """Protocol, never unset."""
     host_port: _builtins.int
@@ -1267,9 +1496,25 @@ class HeldPort(_message.Message):
     """The allocation that holds it."""
     state: Global___State.ValueType
     """Where that allocation stands in its life."""
+    count: _builtins.int
+    """How many consecutive numbers are held so, host_port the first of them. Zero
+    and 1: one number.
+    """
+    listening: Global___Listening.ValueType
+    """Whether a program listens on it."""
     @_builtins.property
     def owner(self) -> Global___Owner:
         """Owner of that allocation."""
+
+    @_builtins.property
+    def foreign(self) -> Global___ForeignHolder:
+        """Who holds it without an allocation; allocation_id, state and owner are unset
+        then. Unset: an allocation holds it.
+        """
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is held so, where that is known."""
 
     def __init__(
         self,
@@ -1280,10 +1525,14 @@ class HeldPort(_message.Message):
         allocation_id: _builtins.str = ...,
         state: Global___State.ValueType = ...,
         owner: Global___Owner | None = ...,
+        count: _builtins.int = ...,
+        foreign: Global___ForeignHolder | None = ...,
+        listening: Global___Listening.ValueType = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["foreign", b"foreign", "owner", b"owner", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_id", b"allocation_id", "host_ip", b"host_ip", "host_port", b"host_port", "owner", b"owner", "protocol", b"protocol", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_id", b"allocation_id", "count", b"count", "foreign", b"foreign", "host_ip", b"host_ip", "host_port", b"host_port", "listening", b"listening", "owner", b"owner", "protocol", b"protocol", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1380,7 +1629,8 @@ class GetNodeResponse(_message.Message):
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldPort]:
         """Its ports, by protocol, number and address. Two holders of one port are
-        two entries.
+        two entries. Sockets, node ports of Services and reserved numbers are among
+        them.
         """
 
     def __init__(
@@ -1462,18 +1712,28 @@ class ExplainPortResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     HOLDERS_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
+    LISTENING_FIELD_NUMBER: _builtins.int
+    listening: Global___Listening.ValueType
+    """Whether a program listens on it."""
     @_builtins.property
     def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainPortResponse.Holder]:
-        """Empty: the port is free."""
+        """Allocations that hold it."""
+
+    @_builtins.property
+    def foreign(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForeignHolder]:
+        """Who holds it without an allocation. The port is free where both are empty."""
 
     def __init__(
         self,
         *,
         holders: _abc.Iterable[Global___ExplainPortResponse.Holder] | None = ...,
+        foreign: _abc.Iterable[Global___ForeignHolder] | None = ...,
+        listening: Global___Listening.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holders", b"holders"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["foreign", b"foreign", "holders", b"holders", "listening", b"listening"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1533,6 +1793,206 @@ class ReportWarningsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportWarningsResponse: _TypeAlias = ReportWarningsResponse  # noqa: Y015
+
+@_typing.final
+class Socket(_message.Message):
+    """Socket is a socket that takes what is sent to a number of the node: a TCP
+    socket that listens, or a UDP socket that is not connected.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    protocol: Global___Protocol.ValueType
+    """Protocol, never unset."""
+    port: _builtins.int
+    """Required. The number, 1..65535."""
+    address: _builtins.str
+    """Address that it is bound to. Empty: every address."""
+    uid: _builtins.int
+    """Its user."""
+    process: _builtins.str
+    """Name of its process, at most 64 characters. Empty: the agent may not read it."""
+    def __init__(
+        self,
+        *,
+        protocol: Global___Protocol.ValueType = ...,
+        port: _builtins.int = ...,
+        address: _builtins.str = ...,
+        uid: _builtins.int = ...,
+        process: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "port", b"port", "process", b"process", "protocol", b"protocol", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Socket: _TypeAlias = Socket  # noqa: Y015
+
+@_typing.final
+class ReportNodeRequest(_message.Message):
+    """ReportNodeRequest is a snapshot of a node's sockets, or what has changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    EPHEMERAL_RANGE_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    RESERVES_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Required in the first message: the node that all of them speak of."""
+    snapshot: _builtins.bool
+    """True: `opened` begins anew, and what was told before is closed. True in the
+    first message.
+    """
+    more: _builtins.bool
+    """True: more messages of this report follow. It counts when the last is there."""
+    reserves: _builtins.bool
+    """True where the agent runs with --reserve."""
+    @_builtins.property
+    def opened(self) -> _containers.RepeatedCompositeFieldContainer[Global___Socket]:
+        """Sockets that are open, at most 1000 in a message."""
+
+    @_builtins.property
+    def closed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Socket]:
+        """Sockets that are no longer open, by protocol, port and address; at most 1000
+        in a message.
+        """
+
+    @_builtins.property
+    def ephemeral_range(self) -> Global___PortRange:
+        """net.ipv4.ip_local_port_range, in the first message and where it changes."""
+
+    @_builtins.property
+    def reserved(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortRange]:
+        """Numbers that no outgoing connection gets: net.ipv4.ip_local_reserved_ports
+        without those that the agent wrote, and of `upcoming` those that it wrote
+        and no connection has. In the first message and, where it changes, as a
+        whole; at most 1000.
+        """
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        snapshot: _builtins.bool = ...,
+        opened: _abc.Iterable[Global___Socket] | None = ...,
+        closed: _abc.Iterable[Global___Socket] | None = ...,
+        more: _builtins.bool = ...,
+        ephemeral_range: Global___PortRange | None = ...,
+        reserved: _abc.Iterable[Global___PortRange] | None = ...,
+        reserves: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ephemeral_range", b"ephemeral_range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "ephemeral_range", b"ephemeral_range", "more", b"more", "node", b"node", "opened", b"opened", "reserved", b"reserved", "reserves", b"reserves", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportNodeRequest: _TypeAlias = ReportNodeRequest  # noqa: Y015
+
+@_typing.final
+class ReportNodeResponse(_message.Message):
+    """ReportNodeResponse is what the allocator wants of the agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_NOW_FIELD_NUMBER: _builtins.int
+    HAS_GIVEN_FIELD_NUMBER: _builtins.int
+    GIVEN_FIELD_NUMBER: _builtins.int
+    UPCOMING_FIELD_NUMBER: _builtins.int
+    report_now: _builtins.bool
+    """True: report at once."""
+    has_given: _builtins.bool
+    """True: `given` is set; empty means that nothing is given there."""
+    @_builtins.property
+    def given(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortRange]:
+        """The numbers that are given on the node, whole, whenever they change. For
+        agents with --reserve.
+        """
+
+    @_builtins.property
+    def upcoming(self) -> _containers.RepeatedCompositeFieldContainer[Global___PortRange]:
+        """Numbers that may be given on the node next, whole, with `given`."""
+
+    def __init__(
+        self,
+        *,
+        report_now: _builtins.bool = ...,
+        has_given: _builtins.bool = ...,
+        given: _abc.Iterable[Global___PortRange] | None = ...,
+        upcoming: _abc.Iterable[Global___PortRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["given", b"given", "has_given", b"has_given", "report_now", b"report_now", "upcoming", b"upcoming"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportNodeResponse: _TypeAlias = ReportNodeResponse  # noqa: Y015
+
+@_typing.final
+class GetNodeAddressRequest(_message.Message):
+    """GetNodeAddressRequest names a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetNodeAddressRequest: _TypeAlias = GetNodeAddressRequest  # noqa: Y015
+
+@_typing.final
+class GetNodeAddressResponse(_message.Message):
+    """GetNodeAddressResponse is where clients outside the cluster reach a node: its
+    label hostport.io/external-address, else its ExternalIP, else its InternalIP.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    IPV4_FIELD_NUMBER: _builtins.int
+    IPV6_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The address: of both families, the one that the node names first."""
+    ipv4: _builtins.str
+    """The IPv4 address. Empty: it has none."""
+    ipv6: _builtins.str
+    """The IPv6 address. Empty: it has none."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        ipv4: _builtins.str = ...,
+        ipv6: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ipv4", b"ipv4", "ipv6", b"ipv6"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetNodeAddressResponse: _TypeAlias = GetNodeAddressResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
@@ -1598,6 +2058,7 @@ class GetStatusResponse(_message.Message):
         PROOF_TIME_FIELD_NUMBER: _builtins.int
         LAG_FIELD_NUMBER: _builtins.int
         RELIST_COUNT_FIELD_NUMBER: _builtins.int
+        UNSEEN_FIELD_NUMBER: _builtins.int
         relist_count: _builtins.int
         """How often history was lost, so that everything was listed anew."""
         @_builtins.property
@@ -1608,16 +2069,21 @@ class GetStatusResponse(_message.Message):
         def lag(self) -> _duration_pb2.Duration:
             """How long ago that was. Unset: it never was."""
 
+        @_builtins.property
+        def unseen(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """What is not seen for want of a right, and what follows, in sentences."""
+
         def __init__(
             self,
             *,
             proof_time: _timestamp_pb2.Timestamp | None = ...,
             lag: _duration_pb2.Duration | None = ...,
             relist_count: _builtins.int = ...,
+            unseen: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag", "proof_time", b"proof_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag", "proof_time", b"proof_time", "relist_count", b"relist_count"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag", "proof_time", b"proof_time", "relist_count", b"relist_count", "unseen", b"unseen"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1760,6 +2226,7 @@ class GetStatusResponse(_message.Message):
     CALLERS_FIELD_NUMBER: _builtins.int
     AUTHORITIES_FIELD_NUMBER: _builtins.int
     CLOCK_STEP_COUNT_FIELD_NUMBER: _builtins.int
+    AGENT_COUNT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of the program."""
     cluster: _builtins.str
@@ -1778,6 +2245,8 @@ class GetStatusResponse(_message.Message):
     """How often the wall clock was set, or the process or its machine stopped,
     since this process began. No lease ends by it.
     """
+    agent_count: _builtins.int
+    """How many nodes have an agent that is connected."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When this process began."""
@@ -1836,10 +2305,11 @@ class GetStatusResponse(_message.Message):
         callers: _abc.Iterable[Global___GetStatusResponse.Caller] | None = ...,
         authorities: _abc.Iterable[Global___GetStatusResponse.Certificate] | None = ...,
         clock_step_count: _builtins.int = ...,
+        agent_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "journal", b"journal", "lease", b"lease", "start_time", b"start_time", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorities", b"authorities", "callers", b"callers", "certificates", b"certificates", "claims", b"claims", "clock_step_count", b"clock_step_count", "cluster", b"cluster", "current_time", b"current_time", "journal", b"journal", "lease", b"lease", "node_count", b"node_count", "outsider_count", b"outsider_count", "serving", b"serving", "start_time", b"start_time", "unplaceable_count", b"unplaceable_count", "version", b"version", "waiting_for", b"waiting_for", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "authorities", b"authorities", "callers", b"callers", "certificates", b"certificates", "claims", b"claims", "clock_step_count", b"clock_step_count", "cluster", b"cluster", "current_time", b"current_time", "journal", b"journal", "lease", b"lease", "node_count", b"node_count", "outsider_count", b"outsider_count", "serving", b"serving", "start_time", b"start_time", "unplaceable_count", b"unplaceable_count", "version", b"version", "waiting_for", b"waiting_for", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,16 @@ class AllocatorServiceStub:
                 request_serializer=hostport_dot_v1_dot_allocator__pb2.ReportWarningsRequest.SerializeToString,
                 response_deserializer=hostport_dot_v1_dot_allocator__pb2.ReportWarningsResponse.FromString,
                 _registered_method=True)
+        self.ReportNode = channel.stream_stream(
+                '/hostport.v1.AllocatorService/ReportNode',
+                request_serializer=hostport_dot_v1_dot_allocator__pb2.ReportNodeRequest.SerializeToString,
+                response_deserializer=hostport_dot_v1_dot_allocator__pb2.ReportNodeResponse.FromString,
+                _registered_method=True)
+        self.GetNodeAddress = channel.unary_unary(
+                '/hostport.v1.AllocatorService/GetNodeAddress',
+                request_serializer=hostport_dot_v1_dot_allocator__pb2.GetNodeAddressRequest.SerializeToString,
+                response_deserializer=hostport_dot_v1_dot_allocator__pb2.GetNodeAddressResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/hostport.v1.AllocatorService/GetStatus',
                 request_serializer=hostport_dot_v1_dot_allocator__pb2.GetStatusRequest.SerializeToString,
@@ -191,6 +201,23 @@ class AllocatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportNode(self, request_iterator, context):
+        """ReportNode tells which sockets are open on one node: first a snapshot, then
+        what changes. For node agents: the caller's token is bound to that node. The
+        allocator asks for a report at once, and tells which numbers are given there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNodeAddress(self, request, context):
+        """GetNodeAddress tells the address of a node that clients outside the cluster
+        dial. For shims.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """GetStatus tells how this allocator is. It answers before it serves, and
         where another allocator serves.
@@ -256,6 +283,16 @@ def add_AllocatorServiceServicer_to_server(servicer, server):
                     servicer.ReportWarnings,
                     request_deserializer=hostport_dot_v1_dot_allocator__pb2.ReportWarningsRequest.FromString,
                     response_serializer=hostport_dot_v1_dot_allocator__pb2.ReportWarningsResponse.SerializeToString,
+            ),
+            'ReportNode': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReportNode,
+                    request_deserializer=hostport_dot_v1_dot_allocator__pb2.ReportNodeRequest.FromString,
+                    response_serializer=hostport_dot_v1_dot_allocator__pb2.ReportNodeResponse.SerializeToString,
+            ),
+            'GetNodeAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNodeAddress,
+                    request_deserializer=hostport_dot_v1_dot_allocator__pb2.GetNodeAddressRequest.FromString,
+                    response_serializer=hostport_dot_v1_dot_allocator__pb2.GetNodeAddressResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -561,6 +598,60 @@ class AllocatorService:
             '/hostport.v1.AllocatorService/ReportWarnings',
             hostport_dot_v1_dot_allocator__pb2.ReportWarningsRequest.SerializeToString,
             hostport_dot_v1_dot_allocator__pb2.ReportWarningsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportNode(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/hostport.v1.AllocatorService/ReportNode',
+            hostport_dot_v1_dot_allocator__pb2.ReportNodeRequest.SerializeToString,
+            hostport_dot_v1_dot_allocator__pb2.ReportNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNodeAddress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hostport.v1.AllocatorService/GetNodeAddress',
+            hostport_dot_v1_dot_allocator__pb2.GetNodeAddressRequest.SerializeToString,
+            hostport_dot_v1_dot_allocator__pb2.GetNodeAddressResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,15 @@ class AllocatorServiceStub:
     controllers throw warnings away: one Kubernetes Event for an owner and a
     word, however often it is told. For shims.
     """
+    ReportNode: _grpc.StreamStreamMultiCallable[_allocator_pb2.ReportNodeRequest, _allocator_pb2.ReportNodeResponse]
+    """ReportNode tells which sockets are open on one node: first a snapshot, then
+    what changes. For node agents: the caller's token is bound to that node. The
+    allocator asks for a report at once, and tells which numbers are given there.
+    """
+    GetNodeAddress: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.GetNodeAddressRequest, _allocator_pb2.GetNodeAddressResponse]
+    """GetNodeAddress tells the address of a node that clients outside the cluster
+    dial. For shims.
+    """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.GetStatusRequest, _allocator_pb2.GetStatusResponse]
     """GetStatus tells how this allocator is. It answers before it serves, and
     where another allocator serves.
@@ -132,6 +141,15 @@ class AllocatorServiceAsyncStub(AllocatorServiceStub):
     """ReportWarnings tells the owner of a Pod what a shim has warned of, since
     controllers throw warnings away: one Kubernetes Event for an owner and a
     word, however often it is told. For shims.
+    """
+    ReportNode: _aio.StreamStreamMultiCallable[_allocator_pb2.ReportNodeRequest, _allocator_pb2.ReportNodeResponse]  # type: ignore[assignment]
+    """ReportNode tells which sockets are open on one node: first a snapshot, then
+    what changes. For node agents: the caller's token is bound to that node. The
+    allocator asks for a report at once, and tells which numbers are given there.
+    """
+    GetNodeAddress: _aio.UnaryUnaryMultiCallable[_allocator_pb2.GetNodeAddressRequest, _allocator_pb2.GetNodeAddressResponse]  # type: ignore[assignment]
+    """GetNodeAddress tells the address of a node that clients outside the cluster
+    dial. For shims.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_allocator_pb2.GetStatusRequest, _allocator_pb2.GetStatusResponse]  # type: ignore[assignment]
     """GetStatus tells how this allocator is. It answers before it serves, and
@@ -244,6 +262,27 @@ class AllocatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """ReportWarnings tells the owner of a Pod what a shim has warned of, since
         controllers throw warnings away: one Kubernetes Event for an owner and a
         word, however often it is told. For shims.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportNode(
+        self,
+        request_iterator: _MaybeAsyncIterator[_allocator_pb2.ReportNodeRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_allocator_pb2.ReportNodeResponse], _abc.AsyncIterator[_allocator_pb2.ReportNodeResponse]]:
+        """ReportNode tells which sockets are open on one node: first a snapshot, then
+        what changes. For node agents: the caller's token is bound to that node. The
+        allocator asks for a report at once, and tells which numbers are given there.
+        """
+
+    @_abc_1.abstractmethod
+    def GetNodeAddress(
+        self,
+        request: _allocator_pb2.GetNodeAddressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_allocator_pb2.GetNodeAddressResponse, _abc.Awaitable[_allocator_pb2.GetNodeAddressResponse]]:
+        """GetNodeAddress tells the address of a node that clients outside the cluster
+        dial. For shims.
         """
 
     @_abc_1.abstractmethod

@@ -8,7 +8,8 @@ from typing import Any
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 
-from allocator.cluster.client import Client, Loaded
+from allocator.cluster.client import ApiClient
+from allocator.cluster.credentials import Loaded
 
 Json = dict[str, Any]
 AUDIENCE = "hostport.io"
@@ -25,13 +26,17 @@ class ReviewServer:
         self.tokens: dict[str, tuple[Json, set[str]]] = {}
         self.grants: set[tuple[str, str, str]] = set()
         self.asked: list[Json] = []
+        self._clients: list[ApiClient] = []
         self.body: Any = None  # answered instead, if set
         self.status = 201
         self.open = asyncio.Event()
         self.open.set()
 
-    def add(self, token: str, user: str, *audiences: str) -> None:
-        status = {"username": user, "uid": f"uid of {user}", "groups": ["system:authenticated"]}
+    def add(self, token: str, user: str, *audiences: str, node: str = "") -> None:
+        """A token; one that is bound to a Pod on a node says so."""
+        status: Json = {"username": user, "uid": f"uid of {user}", "groups": ["system:authenticated"]}
+        if node:
+            status["extra"] = {"authentication.kubernetes.io/node-name": [node]}
         self.tokens[token] = (status, set(audiences or (AUDIENCE,)))
 
     def grant(self, user: str, verbs: str, *namespaces: str) -> None:
@@ -50,13 +55,16 @@ class ReviewServer:
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
+        for client in self._clients:
+            await client.close()
         await self._runner.cleanup()
 
-    def client(self) -> Client:
+    def client(self) -> ApiClient:
         async def load() -> Loaded:
             return Loaded(Configuration(host=self.url))
 
-        return Client(load)
+        self._clients.append(ApiClient(load))
+        return self._clients[-1]
 
     async def _token(self, request: web.Request) -> web.Response:
         spec = await self._spec(request)

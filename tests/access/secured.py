@@ -11,21 +11,22 @@ import grpc
 import trustme
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from servicekit import Running
 
 from access.reviewing import AUDIENCE, ReviewServer
 from allocator.access.guard import Guard
 from allocator.access.reviews import Reviews
+from allocator.app.servers import SERVER_OPTIONS
+from allocator.commands import add_to_server
+from allocator.core.admission import LedgerRules
 from allocator.core.candidates import NodeName
-from allocator.core.ledger import Rules
 from allocator.journal.memory import MemoryJournal
-from allocator.runtime import SERVER_OPTIONS
-from allocator.service import AllocatorService
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
+from testing.servicekit import Running
 
 HOME = "hostport-system"
 SHIM = "hostport-shim"
+AGENT = f"{HOME}/hostport-agent"
 
 
 class Clock:
@@ -47,8 +48,10 @@ class Secured:
         self.clock = Clock()
         self.authority = trustme.CA()
         self.reviews = Reviews(server.client(), audience=AUDIENCE, now=self.clock)
-        self.guard = Guard(self.reviews, home=HOME, shim_name=SHIM, audience=AUDIENCE, now=self.clock)
-        self.running = Running(MemoryJournal(), Rules(implicit_node=NodeName("localhost")), self.guard)
+        self.guard = Guard(
+            self.reviews, home=HOME, shim_name=SHIM, audience=AUDIENCE, agent_account=AGENT, now=self.clock
+        )
+        self.running = Running(MemoryJournal(), LedgerRules(implicit_node=NodeName("localhost")), self.guard)
         self._open = AsyncExitStack()
 
     @property
@@ -67,10 +70,8 @@ class Secured:
         pair = [(issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())]
         self._server = grpc.aio.server(options=tuple(self._options.items()))
         running = self.running
-        self.service = AllocatorService(
-            running.engine, running.metrics, running.reports, running.status, self.guard, running.decisions
-        )
-        pb_grpc.add_AllocatorServiceServicer_to_server(self.service, self._server)
+        self.service = running.service
+        add_to_server(self.service, self._server)
         mutual = grpc.ssl_server_credentials(pair, self.authority.cert_pem.bytes(), require_client_auth=True)
         self.port = self._server.add_secure_port("127.0.0.1:0", mutual)
         self.token_port = self._server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pair))
@@ -79,7 +80,6 @@ class Secured:
     async def stop(self) -> None:
         await self._open.aclose()
         await self._server.stop(None)
-        await self.reviews.close()
 
     async def certified(self, name: str | None, *, ca: trustme.CA | None = None, **how: Any) -> Stub:
         """A caller with a certificate."""
@@ -112,8 +112,8 @@ class Stub:
         self._stub = pb_grpc.AllocatorServiceStub(channel)
 
     def __call__(self, method: str, request: Any, seconds: float = 5) -> Awaitable[Any]:
-        if method == "AllocateStream":
-            return _answered(self._stub.AllocateStream(metadata=self.metadata, timeout=seconds), request)
+        if method in {"AllocateStream", "ReportNode"}:
+            return _answered(getattr(self._stub, method)(metadata=self.metadata, timeout=seconds), request)
         call = getattr(self._stub, method)(request, metadata=self.metadata, timeout=seconds)
         return cast("Awaitable[Any]", call if hasattr(call, "__await__") else _first(call))
 
@@ -125,6 +125,8 @@ async def _first(stream: Any) -> Any:
 async def _answered(stream: Any, request: Any) -> Any:
     with suppress(grpc.aio.AioRpcError):  # reading tells
         await stream.write(request)
+        if isinstance(request, pb.ReportNodeRequest):
+            await stream.done_writing()  # else nothing comes
     return await stream.read()
 
 

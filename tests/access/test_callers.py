@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import trustme
 
-from allocator.access.callers import ANYBODY, Caller, Role, from_certificate, from_review
-from hostport.bounds import LONGEST_REQUEST_ID
+from allocator.access.guard import ANYBODY, Caller, Role, from_certificate
+from allocator.access.reviews import from_review
+from hostport.contract.limits import LONGEST_REQUEST_ID
 
 AUTHORITY = trustme.CA()
 

@@ -40,12 +40,19 @@ def requests(claim_id: str = "0" * 32) -> dict[str, Any]:
         "GetNode": pb.GetNodeRequest(name="localhost"),
         "ExplainPort": pb.ExplainPortRequest(node="localhost", host_port=7000),
         "ReportWarnings": report(),
+        "ReportNode": pb.ReportNodeRequest(node="localhost", snapshot=True),
+        "GetNodeAddress": pb.GetNodeAddressRequest(node="localhost"),
         "GetStatus": pb.GetStatusRequest(),
     }
 
 
 async def outcomes(stub: Stub, claim_id: str = "0" * 32) -> dict[str, str]:
-    return {method: await outcome(stub(method, request)) for method, request in requests(claim_id).items()}
+    """What comes of each call. A stream that gRPC resets before its refusal is sent, once in a hundred, is opened again."""
+    found = {method: await outcome(stub(method, request)) for method, request in requests(claim_id).items()}
+    for _ in range(3):
+        for method in [each for each in ("AllocateStream", "ReportNode") if found[each] == "INTERNAL"]:
+            found[method] = await outcome(stub(method, requests(claim_id)[method]))
+    return found
 
 
 def test_every_call_of_the_service_is_tried_here() -> None:
@@ -53,7 +60,7 @@ def test_every_call_of_the_service_is_tried_here() -> None:
 
 
 def claims(secured: Secured) -> list[Claim]:
-    return list(secured.ledger.claims())
+    return list(secured.ledger.claims)
 
 
 # -- who is nobody
@@ -120,7 +127,10 @@ async def test_a_shim_allocates_for_pods_and_does_nothing_else(secured: Secured)
     granted = (await shim("Allocate", pod())).allocation
 
     answers = await outcomes(shim, granted.id)
-    assert answers == dict.fromkeys(requests(), "PERMISSION_DENIED") | {"ReportWarnings": "OK"}
+    assert answers == dict.fromkeys(requests(), "PERMISSION_DENIED") | {
+        "ReportWarnings": "OK",
+        "GetNodeAddress": "NODE_NOT_FOUND",
+    }
     assert secured.server.asked == [], "the API server is not asked about shims"
     assert [claim.id for claim in claims(secured)] == [granted.id]
 
@@ -155,6 +165,8 @@ async def test_the_right_everywhere_opens_every_call(secured: Secured) -> None:
     assert answers == dict.fromkeys(requests(), "OK") | {
         "AllocateStream": "PERMISSION_DENIED",  # for shims
         "ReportWarnings": "PERMISSION_DENIED",  # likewise
+        "GetNodeAddress": "PERMISSION_DENIED",  # likewise
+        "ReportNode": "PERMISSION_DENIED",  # for agents
         "Renew": "ALLOCATION_NOT_FOUND",
         "GetAllocation": "ALLOCATION_NOT_FOUND",
     }
@@ -297,7 +309,7 @@ async def test_a_denied_caller_writes_no_event(secured: Secured) -> None:
     for stub in (await relay(secured, ALL, ""), await secured.bearing("unknown")):
         await outcome(stub("Allocate", request))
 
-    assert secured.running.happenings == []
+    assert secured.running.events == []
 
 
 # -- the API server
@@ -332,7 +344,7 @@ async def test_without_an_answer_nothing_is_open(secured: Secured, broken: tuple
 
     for each in (stub, user):
         answers = await outcomes(each)
-        for method in ("AllocateStream", "ReportWarnings"):
+        for method in ("AllocateStream", "ReportWarnings", "ReportNode", "GetNodeAddress"):
             assert answers.pop(method) in {"ACCESS_UNKNOWN", "PERMISSION_DENIED"}, "a certificate needs no review"
         assert answers.pop("Release") in {"ACCESS_UNKNOWN", "OK"}, "to end what is gone takes no right, but a name"
         assert set(answers.values()) == {"ACCESS_UNKNOWN"}

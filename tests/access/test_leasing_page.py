@@ -37,11 +37,11 @@ async def test_a_service_leases_with_its_token_and_the_token_may_change(secured:
                 secured.server.add(f"token-{number}", account("media", "relay"))
                 (tmp_path / "token").write_text(f"token-{number}", encoding="utf-8")
                 with client.lease(f"Relay/r{number}"):
-                    owners.extend((claim.owner.namespace, claim.owner.name) for claim in secured.ledger.claims())
+                    owners.extend((claim.owner.namespace, claim.owner.name) for claim in secured.ledger.claims)
 
     owners: list[tuple[str, str]] = []
     await asyncio.to_thread(two_leases)
 
     assert owners == [("media", "r0"), ("media", "r1")]
-    assert list(secured.ledger.claims()) == []
+    assert list(secured.ledger.claims) == []
     assert [spec["token"] for spec in secured.server.specs("TokenReview")] == ["token-0", "token-1"]

@@ -15,8 +15,8 @@ import trustme
 
 from access.reviewing import ReviewServer, account
 from access.secured import Secured, lease
-from allocator.certificates.files import Files
-from allocator.cluster.client import ClusterConfigError, loader
+from allocator.certificates.serving import CertificateFiles
+from allocator.cluster.credentials import ClusterConfigError, loader
 from hostport.credentials import Credentials
 from hostport.logs import JsonFormatter
 from hostport.v1 import allocator_pb2 as pb
@@ -116,14 +116,14 @@ async def test_a_private_key_is_never_told(tmp_path: Path, listener: Listener) -
     keys = [each.private_key_pem.bytes().decode() for each in (pair, other)]
     key.write_text(keys[0], encoding="ascii")
     webhook = Certificate(cert=cert, key=key, minimum=VERSIONS["1.3"])
-    service = Files(cert=cert, key=key, client_ca=None)
+    service = CertificateFiles(cert=cert, key=key, client_ca=None)
     for text in [*broken(keys[0]), *broken(keys[1]), ""]:
         key.write_text(text, encoding="ascii")
         webhook.refresh()
         service.fresh()
         for load in (
             lambda: Credentials(ca=cert, cert=cert, key=key).load(),
-            lambda: Files(cert=cert, key=key, client_ca=None),
+            lambda: CertificateFiles(cert=cert, key=key, client_ca=None),
             lambda: Certificate(cert=cert, key=key, minimum=VERSIONS["1.3"]),
         ):
             try:

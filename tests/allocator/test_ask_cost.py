@@ -6,14 +6,15 @@ The rest of a decision (how full the numbers are, who waits) is measured by `mak
 from __future__ import annotations
 
 import pytest
-from costing import milliseconds
-from kit import Desk, node
 
 from allocator.core.asks import Refused
 from allocator.core.candidates import Taint
-from allocator.wire import digest, parse_allocate, seal, to_status
-from hostport.bounds import LONGEST_NAME, MOST_PORTS, Bound
+from allocator.wire import digest, encode_response, parse_allocate
+from hostport.contract.limits import LONGEST_NAME, MOST_PORTS, Bound
+from hostport.contract.status import to_status
 from hostport.v1 import allocator_pb2 as pb
+from testing.costing import milliseconds
+from testing.kit import Desk, node
 
 MOST_MILLISECONDS = 50
 VALUES, TERMS, EXPRESSIONS = Bound.VALUES.most, Bound.TERMS.most, Bound.EXPRESSIONS.most
@@ -113,7 +114,7 @@ def test_the_largest_asks_cost_less_than_a_turn_may(desk: Desk, request_: pb.All
             request = pb.AllocateRequest.FromString(sent)
             ask = parse_allocate(request)
             digest(request)
-            seal(*desk.ledger.preview(ask, desk.now))
+            encode_response(*desk.ledger.preview(ask, desk.now))
         except Refused as refused:
             to_status(refused.mistakes).SerializeToString()
 

@@ -13,20 +13,21 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from kit import PAIRS, claim_port, fill_with_pairs
 from msgspec.structs import replace
-from servicekit import CALLERS, Running, Start, stream_unread
 
-from allocator.core.asks import Mistake, Refused
+from allocator.core.admission import HANDFUL, Shares
+from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
-from allocator.core.claims import ClaimId, PodUid
-from allocator.core.pods import Pod
-from allocator.core.tenants import HANDFUL, Shares
+from allocator.core.claims import ClaimId, ClusterChange, ObservedPod, PodUid
+from allocator.core.foreign import NodePort, ObservedService
+from allocator.core.ports import Protocol
 from allocator.journal.contract import Entry, JournalError
-from allocator.portleases.journal import NotStoredError
+from allocator.leases.durability import NotStoredError
 from allocator.watchers import MOST_UNREAD
-from hostport.contract import DOMAIN, Code, Reason, render_markdown
+from hostport.contract import DOMAIN, Code, Mistake, Reason, pages
 from hostport.v1 import allocator_pb2 as pb
+from testing.kit import PAIRS, claim_port, fill_with_pairs
+from testing.servicekit import CALLERS, REPORTS, Running, Start, stream_unread
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +49,14 @@ def lease(**fields: Any) -> pb.AllocateRequest:
             **fields,
         },
     )
+
+
+def blocks(*counts: int, **fields: Any) -> list[pb.PortRequest]:
+    """Names of one socket, each with a count."""
+    return [
+        pb.PortRequest(container="c", name=f"p{at}", container_port=80, count=n, **fields)
+        for at, n in enumerate(counts)
+    ]
 
 
 def ports(*container_ports: int, host_port: int = 0) -> list[pb.PortRequest]:
@@ -118,6 +127,34 @@ MISTAKES = [
     (Reason.INVALID_REQUEST, "no address", pod(ports=[pb.PortRequest(container_port=1, host_ip="home")])),
     (Reason.NO_PORTS, "an empty port list", pod(ports=[])),
     (Reason.TOO_MANY_PORTS, "1,000 ports", pod(ports=ports(*range(1, 1001)))),
+    (Reason.TOO_MANY_NUMBERS, "1,025 numbers in two blocks", pod(ports=blocks(1000, 25))),
+    (Reason.BLOCK_INVALID, "a block of 1,025", pod(ports=blocks(1025))),
+    (Reason.BLOCK_SIZES_DIFFER, "two sizes for one socket", pod(ports=blocks(100, 10))),
+    (
+        Reason.BLOCK_MISALIGNED,
+        "even on an odd number",
+        pod(policy=pb.POLICY_STATIC, ports=blocks(2, host_port=501, alignment=2)),
+    ),
+    (
+        Reason.RANGE_TOO_SMALL,
+        "a block of more than the range",
+        pod(range=pb.PortRange(min=9000, max=9050), ports=blocks(100)),
+    ),
+    (
+        Reason.INDEX_EXCEEDS_STRIDE,
+        "blocks that meet the next group",
+        pod(ports=[*blocks(60), *ports(2)], **index(index=2)),
+    ),
+    (
+        Reason.NUMBER_BEYOND_RANGE,
+        "a block beyond the last number",
+        pod(policy=pb.POLICY_STATIC, ports=blocks(8, host_port=65530)),
+    ),
+    (
+        Reason.PORT_RESERVED,
+        "a block with a reserved number",
+        pod(policy=pb.POLICY_STATIC, ports=blocks(8, host_port=6440)),
+    ),
     *((Reason.TOO_COMPLEX, f"too many {case}", pod(constraints=constraints)) for case, constraints, _ in TOO_COMPLEX),
     (Reason.UNKNOWN_POLICY, "no such policy", pod(policy=9)),
     (Reason.UNKNOWN_VALUE, "no such when_full", pod(when_full=9)),
@@ -137,6 +174,8 @@ MISTAKES = [
     (Reason.RANGE_RESERVED, "Dynamic over what probes name", pod(range=pb.PortRange(min=8081, max=8081), avoid=[8081])),
     (Reason.INVALID_REQUEST, "too many numbers to avoid", pod(avoid=range(1, 514))),
     (Reason.NUMBER_OUT_OF_RANGE, "no number to avoid", pod(avoid=[0])),
+    (Reason.INVALID_COOL_DOWN, "a negative cool-down", pod(cool_down={"seconds": -5})),
+    (Reason.INVALID_COOL_DOWN, "a cool-down of two hours", pod(cool_down={"seconds": 7200})),
     (Reason.INVALID_TTL, "a negative ttl", lease(ttl={"seconds": -5})),
     (Reason.INVALID_TTL, "a ttl of nothing", lease(ttl={})),
     (Reason.INVALID_TTL, "a ttl of a year", lease(ttl={"seconds": 31_536_000})),
@@ -159,7 +198,7 @@ async def refusal(call: Awaitable[Any]) -> tuple[Code, Reason, list[Reason]]:
 
 
 def state(service: Running) -> object:
-    return list(service.engine.ledger.claims()), service.engine.ledger.port_map(NodeName("localhost"))
+    return list(service.engine.ledger.claims), service.engine.ledger.nodes.port_map(NodeName("localhost"))
 
 
 @pytest.mark.parametrize(("reason", "_case", "request_"), MISTAKES, ids=[f"{r.name}: {c}" for r, c, _ in MISTAKES])
@@ -224,6 +263,12 @@ async def held_by_lease(service: Running) -> None:
     await service.stub.Allocate(pod("b", **static(500)))
 
 
+async def held_by_service(service: Running) -> None:
+    web = ObservedService(namespace="demo", name="web", ports=(NodePort(protocol=Protocol.TCP, number=500),))
+    service.engine.maintenance.observe(ClusterChange(services=[web]))
+    await service.stub.Allocate(pod("b", **static(500)))
+
+
 async def range_exhausted(service: Running) -> None:
     for name in ("a", "b"):
         await service.stub.Allocate(pod(name, range=pb.PortRange(min=7000, max=7000)))
@@ -237,17 +282,17 @@ async def request_id_reused(service: Running) -> None:
 async def unconfirmed_backlog(service: Running) -> None:
     request = pod("")
     request.owner.generate_name, request.owner.controller_uid = "web-", "rs"
-    service.engine.observe(lists_pods=True)
+    service.engine.maintenance.observe(ClusterChange(lists_pods=True))
     for _ in range(3):
         await service.stub.Allocate(request)
     service.now += 5
-    service.engine.proven(service.now)
+    service.engine.maintenance.proven(service.now)
     await service.stub.Allocate(request)
 
 
 async def namespace_backlog(service: Running) -> None:
-    service.engine.observe(lists_pods=True)
-    service.engine.enforce({"demo": "restricted"})
+    service.engine.maintenance.observe(ClusterChange(lists_pods=True))
+    service.engine.maintenance.observe(ClusterChange(enforced={"demo": "restricted"}, lists_pods=False))
     for number in range(HANDFUL.reservations + 1):
         await service.stub.Allocate(pod(f"web-{number}"))
 
@@ -264,8 +309,10 @@ async def not_a_lease(service: Running) -> None:
 
 async def held_by_pod(service: Running) -> None:
     claim = (await service.stub.Allocate(pod())).allocation
-    stored = Pod(uid=PodUid("u1"), namespace="demo", name="web-0", ports=(claim_port("x:7000"),), carried_id=claim.id)
-    service.engine.observe(pods=[stored], lists_pods=True)
+    stored = ObservedPod(
+        uid=PodUid("u1"), namespace="demo", name="web-0", ports=(claim_port("x:7000"),), carried_id=claim.id
+    )
+    service.engine.maintenance.observe(ClusterChange(pods=[stored], lists_pods=True))
     await service.stub.Release(pb.ReleaseRequest(id=claim.id))
 
 
@@ -283,11 +330,19 @@ class Blind:
     def lag(self) -> float:
         return 60.0
 
+    def relists(self) -> int:
+        return 0
+
+    def unseen(self) -> list[str]:
+        return []
+
 
 async def view_stale(service: Running) -> None:
-    service.engine.watch = cast("Any", Blind())
-    held = Pod(uid=PodUid("u1"), namespace="x", name="holder", ports=(claim_port("x:500"),), node=NodeName("localhost"))
-    service.engine.observe(pods=[held], lists_pods=True)
+    service.engine.around.watch = cast("Any", Blind())
+    held = ObservedPod(
+        uid=PodUid("u1"), namespace="x", name="holder", ports=(claim_port("x:500"),), node=NodeName("localhost")
+    )
+    service.engine.maintenance.observe(ClusterChange(pods=[held], lists_pods=True))
     await service.stub.Allocate(pod("b", **static(500)))
 
 
@@ -304,7 +359,14 @@ def fail_commits(service: Running, error: Exception) -> None:
         future.set_exception(error)
         return future
 
-    setattr(service.engine.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+    setattr(service.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+
+
+def refused(mistake: Mistake) -> JournalError:
+    """What a journal says where the caller is wrong."""
+    error = JournalError(mistake.message)
+    error.refusal = Refused(mistake)
+    return error
 
 
 async def journal_unavailable(service: Running) -> None:
@@ -318,17 +380,17 @@ async def lease_not_stored(service: Running) -> None:
 
 
 async def namespace_not_found(service: Running) -> None:
-    fail_commits(service, Refused(Mistake(Reason.NAMESPACE_NOT_FOUND, "owner.namespace", "there is none")))
+    fail_commits(service, refused(Mistake(Reason.NAMESPACE_NOT_FOUND, "owner.namespace", "there is none")))
     await service.stub.Allocate(lease())
 
 
 async def lease_quota(service: Running) -> None:
-    fail_commits(service, Refused(Mistake(Reason.LEASE_QUOTA, "owner.namespace", "it is full")))
+    fail_commits(service, refused(Mistake(Reason.LEASE_QUOTA, "owner.namespace", "it is full")))
     await service.stub.Allocate(lease())
 
 
 async def lease_forbidden(service: Running) -> None:
-    fail_commits(service, Refused(Mistake(Reason.LEASE_FORBIDDEN, "owner.namespace", "a policy says no")))
+    fail_commits(service, refused(Mistake(Reason.LEASE_FORBIDDEN, "owner.namespace", "a policy says no")))
     await service.stub.Allocate(lease())
 
 
@@ -342,7 +404,7 @@ async def watch_behind(service: Running) -> None:
     watch = service.stub.WatchAllocations(pb.WatchAllocationsRequest())
     await watch.read()  # SYNCED: from here on changes gather
     claim = (await service.stub.Allocate(pod())).allocation
-    held = service.engine.ledger.get(ClaimId(claim.id))
+    held = service.engine.ledger.claims.get(ClaimId(claim.id))
     assert held is not None
     assert service.engine.ledger.listener is not None
     for number in range(MOST_UNREAD + 1):
@@ -354,6 +416,7 @@ async def watch_behind(service: Running) -> None:
 STATES: dict[Reason, list[Case]] = {
     Reason.PORT_CONFLICT: [port_conflict],
     Reason.HELD_BY_LEASE: [held_by_lease],
+    Reason.HELD_BY_SERVICE: [held_by_service],
     Reason.RANGE_EXHAUSTED: [range_exhausted],
     Reason.REQUEST_ID_REUSED: [request_id_reused],
     Reason.UNCONFIRMED_BACKLOG: [unconfirmed_backlog],
@@ -381,6 +444,7 @@ STATES: dict[Reason, list[Case]] = {
         lambda service: service.stub.ListNodes(pb.ListNodesRequest(page_size=-1)),
     ],
     Reason.INVALID_REQUEST: [lambda service: service.stub.Release(pb.ReleaseRequest())],
+    **{reason: [case] for reason, case in REPORTS.items()},
     Reason.WATCH_BEHIND: [watch_behind],
     Reason.STREAM_UNREAD: [stream_unread],
     Reason.NUMBER_OUT_OF_RANGE: [
@@ -398,13 +462,13 @@ async def test_a_request_that_cannot_be_granted_says_why(service: Running, reaso
 
 async def test_what_nobody_waits_for_is_dropped_before_its_commit(start: Start) -> None:
     service = await start(durable=True)
-    journal = service.engine.journal
+    journal = service.journal
     submit = journal.submit
     setattr(journal, "submit", lambda entries, _: submit(entries, lambda: False))  # noqa: B010 - as above
 
     reason = Reason.DEADLINE_PASSED
     assert await refusal(service.stub.Allocate(pod())) == (reason.code, reason, [reason])
-    assert list(service.engine.ledger.claims()) == []
+    assert list(service.engine.ledger.claims) == []
 
 
 @pytest.mark.parametrize("reason", CALLERS, ids=lambda reason: reason.name)
@@ -417,7 +481,7 @@ async def test_a_caller_that_is_not_let_in_is_told_why(start: Start, reason: Rea
         service.stub.ListNodes(pb.ListNodesRequest(), metadata=metadata),
     ):
         assert await refusal(call) == (reason.code, reason, [reason])
-    assert list(service.engine.ledger.claims()) == []
+    assert list(service.engine.ledger.claims) == []
 
 
 def test_every_reason_of_the_allocator_has_a_row_here() -> None:
@@ -438,7 +502,7 @@ def test_every_reason_of_the_allocator_has_a_row_here() -> None:
 
 
 def test_the_contract_document_is_rendered_from_the_code() -> None:
-    assert (ROOT / "docs" / "contract.md").read_text(encoding="utf-8") == render_markdown()
+    assert pages.main(["--check"]) == 0
 
 
 def test_the_generated_stubs_are_fresh() -> None:

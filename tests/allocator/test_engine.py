@@ -7,16 +7,21 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 import pytest
-from kit import ask, claim_port, pod
 
-from allocator.core.asks import Refused
+from allocator.app.build import Collaborators, build
+from allocator.core.admission import LedgerRules
+from allocator.core.asks import NotServedError, Refused
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Claim, ClaimId, Owner, PodUid, State
-from allocator.core.ledger import Ledger, Rules
-from allocator.engine import MOST_ENDING, MOST_SAVED, Engine, RequestMark, UnavailableError, always
-from allocator.journal.contract import Drop, Entry, JournalError, Put
+from allocator.core.claims import Claim, ClaimId, ClusterChange, Owner, PodUid, State
+from allocator.core.ledger import Ledger
+from allocator.engine import Engine
+from allocator.idempotency import IdempotencyKey
+from allocator.journal.contract import Drop, Entry, Journal, JournalError, Put, always
 from allocator.journal.memory import MemoryJournal
+from allocator.maintenance import MOST_ENDING, MOST_SAVED
 from hostport.contract import Reason
+from testing.clock import FunctionClock
+from testing.kit import ask, claim_port, pod
 
 NUMBER = "main:80=500"
 
@@ -48,9 +53,21 @@ def journal() -> Recording:
 
 @pytest.fixture
 def engine(journal: Recording) -> Engine:
+    return serving_engine(journal)
+
+
+def serving_engine(journal: Journal) -> Engine:
+    """One that serves, on one implicit node, whose clock stands still."""
     ids = count(1)
-    ledger = Ledger(Rules(implicit_node=NodeName("localhost")))
-    engine = Engine(ledger=ledger, journal=journal, now=lambda: 1000.0, new_id=lambda: ClaimId(f"claim-{next(ids)}"))
+    ledger = Ledger(LedgerRules(implicit_node=NodeName("localhost")))
+    engine = build(
+        Collaborators(
+            ledger=ledger,
+            journal=journal,
+            clock=FunctionClock(lambda: 1000.0),
+            new_id=lambda: ClaimId(f"claim-{next(ids)}"),
+        )
+    ).engine
     engine.is_serving = True
     return engine
 
@@ -58,11 +75,11 @@ def engine(journal: Recording) -> Engine:
 async def grant(engine: Engine, name: str) -> Claim:
     claims: list[Claim] = []
 
-    def seal(claim: Claim, _: object) -> bytes:
+    def encode_response(claim: Claim, _: object) -> bytes:
         claims.append(claim)
         return b""
 
-    await engine.allocate(ask(name, NUMBER, policy="Static"), mark=None, seal=seal, is_wanted=always)
+    await engine.allocate(ask(name, NUMBER, policy="Static"), key=None, encode=encode_response, is_wanted=always)
     return claims[0]
 
 
@@ -70,10 +87,12 @@ async def test_a_pod_that_comes_into_sight_takes_no_commit_of_its_own_and_is_jou
     engine: Engine, journal: Recording
 ) -> None:
     claim = await grant(engine, "first")
-    engine.observe(pods=[pod("first", NUMBER, carried_id=claim.id, at="localhost")], lists_pods=False)
+    engine.maintenance.observe(
+        ClusterChange(pods=[pod("first", NUMBER, carried_id=claim.id, at="localhost")], lists_pods=False)
+    )
     assert journal.lines == ["first RESERVED"]
 
-    engine.tick()
+    engine.maintenance.tick()
     assert journal.lines == ["first RESERVED", "first BOUND"]
 
 
@@ -81,8 +100,10 @@ async def test_a_port_is_journalled_as_free_before_it_is_journalled_as_taken_aga
     engine: Engine, journal: Recording
 ) -> None:
     claim = await grant(engine, "first")
-    engine.observe(pods=[pod("first", NUMBER, uid="uid-1", carried_id=claim.id, at="localhost")], lists_pods=False)
-    engine.observe(gone_pods=[PodUid("uid-1")], lists_pods=False)
+    engine.maintenance.observe(
+        ClusterChange(pods=[pod("first", NUMBER, uid="uid-1", carried_id=claim.id, at="localhost")], lists_pods=False)
+    )
+    engine.maintenance.observe(ClusterChange(gone_pods=[PodUid("uid-1")], lists_pods=False))
     await grant(engine, "second")
 
     assert journal.lines == ["first RESERVED", "claim-1 dropped", "second RESERVED"]
@@ -128,8 +149,8 @@ class Caller:
         self.answer = asyncio.create_task(
             engine.allocate(
                 ask("first", NUMBER, policy="Static"),
-                mark=RequestMark("r1", b"digest"),
-                seal=lambda claim, _: claim.id.encode(),
+                key=IdempotencyKey("r1", b"digest"),
+                encode=lambda claim, _: claim.id.encode(),
                 is_wanted=lambda: self.wants,
             )
         )
@@ -137,17 +158,14 @@ class Caller:
     async def outcome(self) -> str:
         """The id that it was told, or why there is none."""
         try:
-            return (await self.answer).decode()
-        except UnavailableError as error:
+            return (await self.answer).response.decode()
+        except NotServedError as error:
             return error.reason.name
 
 
 def slow_engine() -> tuple[Engine, Slow]:
-    journal, ids = Slow(), count(1)
-    ledger = Ledger(Rules(implicit_node=NodeName("localhost")))
-    engine = Engine(ledger=ledger, journal=journal, now=lambda: 1000.0, new_id=lambda: ClaimId(f"claim-{next(ids)}"))
-    engine.is_serving = True
-    return engine, journal
+    journal = Slow()
+    return serving_engine(journal), journal
 
 
 async def turns() -> None:
@@ -183,7 +201,7 @@ async def test_a_retry_that_joins_too_late_for_the_commit_of_a_call_that_dies_is
 
     assert await first.outcome() == Reason.DEADLINE_PASSED.name
     assert [await each.outcome() for each in joined] == ["claim-2"] * 3
-    assert [claim.id for claim in engine.ledger.claims()] == ["claim-2"]
+    assert [claim.id for claim in engine.ledger.claims] == ["claim-2"]
 
 
 async def test_a_call_that_nobody_wants_any_more_dies_with_all_who_joined_it() -> None:
@@ -194,7 +212,7 @@ async def test_a_call_that_nobody_wants_any_more_dies_with_all_who_joined_it() -
     journal.commit()
 
     assert [await each.outcome() for each in every] == [Reason.DEADLINE_PASSED.name] * 3
-    assert list(engine.ledger.claims()) == []
+    assert list(engine.ledger.claims) == []
 
 
 class FarWatch:
@@ -210,8 +228,8 @@ class FarWatch:
 async def test_a_retry_of_a_call_under_way_waits_for_no_first_sight_of_its_owner() -> None:
     engine, journal = slow_engine()
     first, second = await callers(engine, 1), None
-    engine.watch = FarWatch()  # type: ignore[assignment]
-    engine.ledger.awaits_sight = lambda ask: True  # type: ignore[method-assign]  # noqa: ARG005
+    engine.around.watch = FarWatch()  # type: ignore[assignment]
+    engine.ledger.limits.awaits_sight = lambda ask: True  # type: ignore[method-assign]  # noqa: ARG005
     second = (await callers(engine, 1))[0]
     journal.commit()
     await turns()
@@ -239,13 +257,13 @@ async def test_what_ends_in_masses_is_ended_in_slices_until_nothing_is_due(engin
     ]
     engine.ledger.restore(claims, 0.0)
 
-    engine.tick()
+    engine.maintenance.tick()
     assert len(journal.lines) == MOST_ENDING
     for _ in range(20):
         await asyncio.sleep(0)
 
     assert sorted(journal.lines) == sorted(f"lease-{number} dropped" for number in range(count))
-    assert list(engine.ledger.claims()) == []
+    assert list(engine.ledger.claims) == []
 
 
 async def test_what_cannot_be_ended_is_due_again_with_the_next_tick() -> None:
@@ -261,15 +279,15 @@ async def test_what_cannot_be_ended_is_due_again_with_the_next_tick() -> None:
     )
     engine.ledger.restore([lease], 0.0)
 
-    engine.tick()
+    engine.maintenance.tick()
     journal.fail()
     await turns()
-    assert list(engine.ledger.claims()) == [lease]
+    assert list(engine.ledger.claims) == [lease]
 
-    engine.tick()
+    engine.maintenance.tick()
     journal.commit()
     await turns()
-    assert list(engine.ledger.claims()) == []
+    assert list(engine.ledger.claims) == []
 
 
 async def test_changes_in_masses_are_journalled_in_slices_and_all_of_them(engine: Engine, journal: Recording) -> None:
@@ -288,9 +306,9 @@ async def test_changes_in_masses_are_journalled_in_slices_and_all_of_them(engine
         for number, pod in zip(numbers, pods, strict=True)
     ]
     engine.ledger.restore(claims, 0.0)
-    engine.observe(gone_pods=[each.uid for each in pods], lists_pods=True)
+    engine.maintenance.observe(ClusterChange(gone_pods=[each.uid for each in pods], lists_pods=True))
 
-    engine.tick()
+    engine.maintenance.tick()
     assert len(journal.lines) == MOST_SAVED
     for _ in range(20):
         await asyncio.sleep(0)
@@ -299,26 +317,35 @@ async def test_changes_in_masses_are_journalled_in_slices_and_all_of_them(engine
 
 
 async def test_of_the_answers_for_one_claim_the_newest_are_kept_as_many_as_fit_into_their_bound() -> None:
-    ledger = Ledger(Rules(implicit_node=NodeName("localhost")))
-    engine = Engine(ledger=ledger, journal=MemoryJournal(), now=lambda: 1000.0, new_id=lambda: ClaimId("claim-1"))
+    ledger = Ledger(LedgerRules(implicit_node=NodeName("localhost")))
+    engine = build(
+        Collaborators(
+            ledger=ledger,
+            journal=MemoryJournal(),
+            clock=FunctionClock(lambda: 1000.0),
+            new_id=lambda: ClaimId("claim-1"),
+        )
+    ).engine
     engine.is_serving = True
-    sealed: list[str] = []
+    encoded: list[str] = []
 
     async def answer(request_id: str, carried: str) -> str:
-        def seal(claim: Claim, _: object) -> bytes:
-            sealed.append(request_id)
+        def encode_response(claim: Claim, _: object) -> bytes:
+            encoded.append(request_id)
             return claim.id.encode() + b" " * 10_000
 
-        mark = RequestMark(request_id, b"")
+        key = IdempotencyKey(request_id, b"")
         asked = ask("web-0", "http:7000=7000" if carried else "http:80", carried_id=carried)
-        return (await engine.allocate(asked, mark=mark, seal=seal, is_wanted=always)).decode().strip()
+        return (
+            (await engine.allocate(asked, key=key, encode=encode_response, is_wanted=always)).response.decode().strip()
+        )
 
     claim_id = await answer("r0", "")
     assert {await answer(f"r{at}", claim_id) for at in range(1, 12)} == {claim_id}
-    sealed.clear()
+    encoded.clear()
 
     assert {await answer(f"r{at}", claim_id) for at in (11, 7, 1)} == {claim_id}
-    assert sealed == ["r1"]
+    assert encoded == ["r1"]
 
 
 # -- a Pod that is asked about again, and no longer fits
@@ -344,18 +371,18 @@ class Doubting:
     ("lag", "told", "left"),
     [
         pytest.param(0.0, Refused, [], id="the denial is final: the Pod keeps nothing"),
-        pytest.param(60.0, UnavailableError, [500], id="the view is old: nothing was decided, and nothing changed"),
+        pytest.param(60.0, NotServedError, [500], id="the view is old: nothing was decided, and nothing changed"),
     ],
 )
 async def test_a_pod_that_no_longer_fits_keeps_its_ports_until_the_denial_is_final(
     engine: Engine, journal: Recording, lag: float, told: type[Exception], left: list[int]
 ) -> None:
     mine = await grant(engine, "first")
-    engine.observe(pods=[pod("other", "mesh:600", at="localhost")], lists_pods=True)
-    engine.watch = watch = Doubting(lag)  # type: ignore[assignment]
+    engine.maintenance.observe(ClusterChange(pods=[pod("other", "mesh:600", at="localhost")], lists_pods=True))
+    engine.around.watch = watch = Doubting(lag)  # type: ignore[assignment]
     grown = ask("first", "mesh:600=600", "main:500=500", policy="Static", carried_id=mine.id)
 
-    again = asyncio.create_task(engine.allocate(grown, mark=None, seal=lambda *_: b"", is_wanted=always))
+    again = asyncio.create_task(engine.allocate(grown, key=None, encode=lambda *_: b"", is_wanted=always))
     await watch.begun.wait()
     assert journal.lines == ["first RESERVED"], "others must not be given its ports yet"
     watch.told.set()
@@ -363,5 +390,5 @@ async def test_a_pod_that_no_longer_fits_keeps_its_ports_until_the_denial_is_fin
         await again
     await asyncio.sleep(0)
 
-    held = [engine.ledger.get(mine.id)]
+    held = [engine.ledger.claims.get(mine.id)]
     assert [key.number for claim in held if claim for key in claim.keys] == left

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster.apiserver import ApiServer
+
+from testing.apiserver import ApiServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = Path(__file__).with_name("planted.py")
@@ -66,20 +67,20 @@ async def failed(program: str, where: str, *flags: str) -> tuple[int | None, lis
 
 LOOPS = {
     "cluster": ("cluster", "allocator.cluster.kubernetes:KubernetesCluster.run"),
-    "the first of those who follow": ("nodes", "allocator.cluster.watching:Follower.forever"),
-    "proofs": ("proofs", "allocator.cluster.proof:Prover.forever"),
-    "lease": ("lease", "allocator.cluster.lease:Leadership.keep"),
-    "hearing of the Lease": ("lease", "allocator.cluster.lease:Leadership._watch"),
-    "portleases": ("portleases", "allocator.portleases.keeper:LeaseKeeper.run"),
-    "tidying": ("tidying", "allocator.portleases.keeper:LeaseKeeper._tidy_forever"),
-    "certificates": ("certificates", "allocator.certificates.keeper:Keeper.forever"),
-    "a round of certificates": ("certificates", "allocator.certificates.keeper:Keeper._round"),
+    "the first of those who follow": ("nodes", "allocator.cluster.reflector:Reflector.forever"),
+    "proofs": ("proofs", "allocator.cluster.freshness:FreshnessProbe.forever"),
+    "lease": ("lease", "allocator.cluster.elector:LeaderElector.keep"),
+    "hearing of the Lease": ("lease", "allocator.cluster.elector:LeaderElector._watch"),
+    "portleases": ("portleases", "allocator.leases.reconciler:LeaseReconciler.run"),
+    "reconciling": ("reconciling", "allocator.leases.reconciler:LeaseReconciler._reconcile_forever"),
+    "certificates": ("certificates", "allocator.certificates.keeper:CertificateKeeper.forever"),
+    "a round of certificates": ("certificates", "allocator.certificates.keeper:CertificateKeeper._round"),
     "signpost": ("signpost", "allocator.cluster.signpost:Signpost.forever"),
-    "health": ("health", "allocator.runtime:Allocator._tell_health"),
-    "sight": ("sight", "allocator.runtime:Allocator._see_all"),
+    "health": ("health", "allocator.app.lifecycle:Lifecycle._tell_health"),
+    "sight": ("sight", "allocator.app.lifecycle:Lifecycle._see_all"),
     "events": ("events", "allocator.cluster.events:EventWriter.forever"),
-    "tick": ("tick", "allocator.runtime:Allocator._tick"),
-    "start": ("start", "allocator.runtime:Allocator._start_serving"),
+    "tick": ("tick", "allocator.app.lifecycle:Lifecycle._tick"),
+    "start": ("start", "allocator.app.lifecycle:Lifecycle._start_serving"),
 }
 
 

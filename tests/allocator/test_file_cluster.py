@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import ask
-from servicekit import Running, Start
 from test_service import two_ports
 
 from allocator.cluster.file import FileCluster, parse
+from allocator.core.admission import LedgerRules
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
-from allocator.core.claims import ClaimPort, PodUid, State
-from allocator.core.ledger import Rules
-from allocator.core.pods import Pod
+from allocator.core.claims import ClaimPort, ObservedPod, PodUid, State
+from allocator.core.foreign import NodePort, ObservedService
 from allocator.core.ports import Protocol
 from hostport.v1 import allocator_pb2 as pb
+from testing.kit import ask
+from testing.servicekit import Running, Start
 
 YAML = """
 apiVersion: v1
@@ -59,6 +59,10 @@ items:
 kind: Namespace
 metadata: {name: games, labels: {pod-security.kubernetes.io/enforce: restricted}}
 ---
+kind: Service
+metadata: {name: web, namespace: games, uid: s1}
+spec: {type: NodePort, ports: [{port: 80, nodePort: 30080}, {port: 53, nodePort: 30053, protocol: UDP}]}
+---
 kind: Namespace
 metadata: {name: free, labels: {pod-security.kubernetes.io/enforce: privileged}}
 ---
@@ -78,7 +82,7 @@ def test_a_file_is_projected_to_what_the_core_needs() -> None:
         )
     }
     assert content.pods == {
-        "u1": Pod(
+        "u1": ObservedPod(
             uid=PodUid("u1"),
             namespace="games",
             name="web-0",
@@ -99,6 +103,8 @@ def test_a_file_is_projected_to_what_the_core_needs() -> None:
         )
     }
     assert content.enforced == {"games": "restricted"}
+    ports = (NodePort(protocol=Protocol.TCP, number=30080), NodePort(protocol=Protocol.UDP, number=30053))
+    assert content.services == {("games", "web"): ObservedService(namespace="games", name="web", uid="s1", ports=ports)}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "---\n---\n", '{"kind": "List", "items": []}'])
@@ -179,7 +185,7 @@ class Following:
         self.path = path
         self.source = FileCluster(path, poll_seconds=0.005, now=lambda: 1e6, wall=lambda: 1e6)
         self.writes = 0
-        self.task = asyncio.create_task(self.source.run(service.engine))
+        self.task = asyncio.create_task(self.source.run(service.engine.maintenance))
 
     def write(self, *objects: dict[str, Any]) -> None:
         self.write_text(json.dumps({"kind": "List", "items": objects}))
@@ -193,13 +199,13 @@ class Following:
 
     async def caught_up(self) -> None:
         async with asyncio.timeout(5):
-            while self.service.engine.ledger._seen_until != self.writes:
+            while self.service.engine.ledger.limits.seen_until != self.writes:
                 await asyncio.sleep(0.002)
 
 
 @pytest.fixture
 async def following(start: Start, tmp_path: Path) -> AsyncIterator[Following]:
-    follower = Following(await start(rules=Rules()), tmp_path / "cluster.json")
+    follower = Following(await start(rules=LedgerRules()), tmp_path / "cluster.json")
     yield follower
     follower.task.cancel()
     await asyncio.gather(follower.task, return_exceptions=True)
@@ -234,7 +240,7 @@ async def test_a_pod_in_the_file_confirms_binds_and_when_it_goes_frees(following
     for objects in ([stored(claim)], [stored(claim, at="n2")], []):
         following.write(node("n1"), node("n2"), *objects)
         await following.caught_up()
-        found = list(ledger.claims())
+        found = list(ledger.claims)
         states.append([(c.state, c.node) for c in found])
 
     assert states == [[(State.CONFIRMED, "n1")], [(State.BOUND, "n2")], []]
@@ -246,9 +252,9 @@ async def test_a_file_that_never_lists_a_pod_expires_nothing(following: Followin
     service = following.service
     await service.stub.Allocate(two_ports())
     service.now += 1e6
-    service.engine.tick()
+    service.engine.maintenance.tick()
 
-    assert len(list(service.engine.ledger.claims())) == 1
+    assert len(list(service.engine.ledger.claims)) == 1
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
@@ -263,30 +269,30 @@ async def test_a_file_that_breaks_leaves_the_last_good_content_in_force(
             while not caplog.records:
                 await asyncio.sleep(0.002)
     assert [r.getMessage().endswith("the last good content stays in force") for r in caplog.records] == [True]
-    assert following.service.engine.ledger.node_names() == ["n1"]
+    assert following.service.engine.ledger.nodes.names() == ["n1"]
 
     following.write(node("n2"))
     await following.caught_up()
-    assert following.service.engine.ledger.node_names() == ["n2"]
+    assert following.service.engine.ledger.nodes.names() == ["n2"]
 
 
 async def test_a_pod_that_went_while_we_were_down_is_gone_after_the_start(start: Start, tmp_path: Path) -> None:
-    service = await start(durable=True, rules=Rules())
+    service = await start(durable=True, rules=LedgerRules())
     first, second = [(await service.stub.Allocate(two_ports(f"db-{n}"))).allocation for n in range(2)]
     path = tmp_path / "cluster.json"
 
     async def follow(*objects: dict[str, Any]) -> None:
         path.write_text(json.dumps(list(objects)), encoding="utf-8")
         source = FileCluster(path, poll_seconds=0.005, now=lambda: 1e6, wall=lambda: 1e6)
-        task = asyncio.create_task(source.run(service.engine))
+        task = asyncio.create_task(source.run(service.engine.maintenance))
         await asyncio.wait_for(source.synced(), 5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     await follow(node("n1"), stored(first, at="n1"), stored(second, at="n1"))
-    service = await start(durable=True, rules=Rules())
-    assert [c.state for c in service.engine.ledger.claims()] == [State.BOUND, State.BOUND]
+    service = await start(durable=True, rules=LedgerRules())
+    assert [c.state for c in service.engine.ledger.claims] == [State.BOUND, State.BOUND]
 
     await follow(node("n1"), stored(second, at="n1"))
-    assert [c.owner.name for c in service.engine.ledger.claims()] == ["db-1"]
+    assert [c.owner.name for c in service.engine.ledger.claims] == ["db-1"]
     assert service.engine.ledger.preview(ask("db-0", "x:1=10000", policy="Static"), 0.0)[0].node == "n1"

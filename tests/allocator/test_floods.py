@@ -9,22 +9,20 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import cast
 
-import kit
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from kit import node
-from servicekit import Running, Start
 
 from allocator.cluster.contract import PodRef
-from allocator.cluster.kubernetes import LOOK_SECONDS
-from allocator.cluster.looks import Looks
+from allocator.cluster.kubernetes import LOOK_SECONDS, PodLookups
+from allocator.core.admission import HANDFUL, LedgerRules, Shares
 from allocator.core.candidates import NodeName
-from allocator.core.claims import PodUid, State
-from allocator.core.ledger import Rules
-from allocator.core.pods import Pod
-from allocator.core.tenants import HANDFUL, Shares
-from allocator.engine import MOST_LOOKS
+from allocator.core.claims import ClusterChange, ObservedPod, PodUid, State
+from allocator.sight import MOST_LOOKS
 from hostport.v1 import allocator_pb2 as pb
+from testing import kit
+from testing.kit import node
+from testing.servicekit import Running, Start
+from testing.waiting import until
 
 FLOOD = 3_100
 VICTIMS = 20
@@ -48,23 +46,23 @@ class View:
         engine = self._service.engine
         while True:
             await asyncio.sleep(0.02)
-            seen = [c for c in engine.ledger.claims() if c.state is State.RESERVED and c.owner.namespace in self._shows]
+            seen = [c for c in engine.ledger.claims if c.state is State.RESERVED and c.owner.namespace in self._shows]
             pods = [
-                Pod(
+                ObservedPod(
                     uid=PodUid(c.id), namespace=c.owner.namespace, name=c.owner.name, ports=c.ports, carried_id=c.id,
                     node=NodeName("n1"),
                 )
                 for c in seen
             ]  # fmt: skip
-            engine.observe(pods=pods, lists_pods=True)
+            engine.maintenance.observe(ClusterChange(pods=pods, lists_pods=True))
 
 
 @asynccontextmanager
 async def watched(start: Start, *shows: str, lag: float = 0.0, **shares: int) -> AsyncIterator[Running]:
-    service = await start(rules=Rules(shares=Shares(**shares)))
-    service.engine.observe(nodes=[node("n1")], lists_pods=True)
+    service = await start(rules=LedgerRules(shares=Shares(**shares)))
+    service.engine.maintenance.observe(ClusterChange(nodes=[node("n1")], lists_pods=True))
     view = View(service, shows, lag=lag)
-    service.engine.watch = view  # type: ignore[assignment]
+    service.engine.around.watch = view  # type: ignore[assignment]
     watching = asyncio.create_task(view.forever())
     try:
         yield service
@@ -108,14 +106,14 @@ def pods(namespace: str, count: int) -> list[pb.AllocateRequest]:
 async def test_a_namespace_whose_pods_never_appear_leaves_the_others_their_ports(start: Start) -> None:
     async with watched(start, "victim") as service:
         flood = asyncio.create_task(outcomes(service, *pods("flood", FLOOD)))
-        await asyncio.sleep(0.5)
+        await until(lambda: service.engine.ledger.claims.tally().states.get(State.RESERVED) == 500)
         began = time.monotonic()
         served = [await outcomes(service, pod("victim", f"v-{n}", 7000, 8000)) for n in range(VICTIMS)]
 
         assert served == [["OK"]] * VICTIMS
         assert time.monotonic() - began < 4, "nobody waits in the line of another namespace"
         assert Counter(await flood) == {"OK": 500, "NAMESPACE_BACKLOG": FLOOD - 500}
-        assert service.engine.ledger.tally().states[State.RESERVED] == 500
+        assert service.engine.ledger.claims.tally().states[State.RESERVED] == 500
 
 
 class Looking(View):
@@ -123,16 +121,16 @@ class Looking(View):
 
     def __init__(self, service: Running) -> None:
         super().__init__(service, ["victim", "flood"], lag=3.0)
-        self._looks = Looks()
+        self._lookups = PodLookups()
 
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                await asyncio.gather(*(self._looks.of(asker, lambda: asyncio.sleep(0.02)) for _ in pods))
+                await asyncio.gather(*(self._lookups.of(asker, lambda: asyncio.sleep(0.02)) for _ in pods))
         except TimeoutError:
             return False
         gone = [ref.uid for ref in pods if ref.namespace == "victim"]
-        self._service.engine.observe(gone_pods=gone, lists_pods=True)
+        self._service.engine.maintenance.observe(ClusterChange(gone_pods=gone, lists_pods=True))
         return True
 
 
@@ -140,12 +138,12 @@ async def test_a_hundred_conflicting_asks_of_a_namespace_leave_the_others_theirs
     """Each denial looks sixteen holders up: those of the victim are not behind them, and prove that they have gone."""
     async with watched(start, "victim", "flood") as service:
         engine, nodes = service.engine, [f"n{number}" for number in range(MOST_LOOKS)]
-        engine.observe(nodes=[node(name) for name in nodes], lists_pods=True)
+        engine.maintenance.observe(ClusterChange(nodes=[node(name) for name in nodes], lists_pods=True))
         held = [("flood", 500), *(("victim", 600 + number) for number in range(VICTIMS))]
         for namespace, port in held:
             holders = [kit.pod(f"h-{port}-{at}", f"x:{port}", namespace=namespace, at=at) for at in nodes]
-            engine.observe(pods=holders, lists_pods=True)
-        engine.watch = Looking(service)  # type: ignore[assignment]
+            engine.maintenance.observe(ClusterChange(pods=holders, lists_pods=True))
+        engine.around.watch = Looking(service)  # type: ignore[assignment]
 
         flood = asyncio.create_task(outcomes(service, *(static("flood", f"s-{n}", 500) for n in range(100))))
         await asyncio.sleep(0.05)
@@ -168,13 +166,13 @@ async def test_a_healthy_burst_waits_for_its_own_pods_and_is_not_denied(start: S
 
 async def test_exempt_pods_of_a_restricted_namespace_are_a_little_slower_and_not_denied(start: Start) -> None:
     async with watched(start, "exempt") as service:
-        service.engine.enforce({"exempt": "restricted"})
+        service.engine.maintenance.observe(ClusterChange(enforced={"exempt": "restricted"}, lists_pods=False))
 
         count = 10 * HANDFUL.reservations
         assert Counter(await outcomes(service, *pods("exempt", count))) == {"OK": count}
 
 
 async def test_an_old_view_accuses_nobody(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allocator.engine.SIGHT_SECONDS", 0.1)
+    monkeypatch.setattr("allocator.sight.SIGHT_SECONDS", 0.1)
     async with watched(start, lag=11.0, reservations=1) as service:
         assert await outcomes(service, *pods("web", 2)) == ["OK", "VIEW_STALE"]

@@ -7,18 +7,22 @@ from typing import Any
 
 import grpc
 import pytest
-from kit import Desk, ask, pod
-from servicekit import Running
 from test_contract import static as static_fields
 
-from allocator.cluster.happenings import Happening, Subject
-from allocator.core.pods import Judge, Verdict
+from allocator.cluster.correlator import ObjectEvent, Subject
+from allocator.core.claims import PortRejection, RejectedBy
+from allocator.core.foreign import NodePort, ObservedService
+from allocator.core.ports import Protocol
+from allocator.core.watch.listening import NoListener, SilentPort
+from allocator.core.watch.replanner import Incident, IncidentKind
 from allocator.reports import Reports
 from hostport.v1 import allocator_pb2 as pb
+from testing.kit import Desk, ask, claim_port, lease, on, pod, report
+from testing.servicekit import Running
 
 
-def told(desk: Desk, *, discloses: bool = False) -> list[Happening]:
-    events: list[Happening] = []
+def told(desk: Desk, *, discloses: bool = False) -> list[ObjectEvent]:
+    events: list[ObjectEvent] = []
     reports = Reports(discloses_holders=discloses, event=events.append)
     for incident in desk.ledger.take_incidents():
         reports.incident(incident)
@@ -69,14 +73,14 @@ def test_a_pod_that_the_kubelet_refused_hears_who_has_its_port() -> None:
     desk = Desk("n1", "n2")
     bound(desk, "web-0")
     claim = desk.grant(ask("web-1", "web:5000=5000", policy="Static"))
-    verdict = Verdict(Judge.KUBELET)
+    rejection = PortRejection(RejectedBy.KUBELET)
     desk.observe(
-        pods=[pod("web-1", "web:5000", at="n1", carried_id=claim.id, is_finished=True, verdict=verdict)],
+        pods=[pod("web-1", "web:5000", at="n1", carried_id=claim.id, is_finished=True, rejection=rejection)],
     )
 
     (event,) = told(desk)
 
-    assert event == Happening(
+    assert event == ObjectEvent(
         subject=Subject(api_version="v1", kind="Pod", namespace="demo", name="web-1", uid="uid-demo-web-1"),
         reason="PortsRefused",
         action="Observe",
@@ -87,8 +91,8 @@ def test_a_pod_that_the_kubelet_refused_hears_who_has_its_port() -> None:
 def test_a_pod_that_the_scheduler_turns_down_against_the_books_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk("n1")
     claim = desk.grant(ask("web-0", "web:5000=5000", policy="Static"))
-    desk.observe(pods=[pod("web-0", "web:5000", carried_id=claim.id, verdict=Verdict(Judge.SCHEDULER, 1))])
-    desk.ledger.weigh_verdicts(desk.now + 60)
+    desk.observe(pods=[pod("web-0", "web:5000", carried_id=claim.id, rejection=PortRejection(RejectedBy.SCHEDULER, 1))])
+    desk.ledger.check_rejections(desk.now + 60)
 
     (event,) = told(desk)
 
@@ -99,6 +103,70 @@ def test_a_pod_that_the_scheduler_turns_down_against_the_books_is_pointed_out(ca
     assert (record.levelno, record.getMessage()) == (logging.WARNING, "PortsRefused")
     fields = vars(record)["fields"]
     assert (fields["says"], fields["ports"], fields["holders"]) == ("scheduler", ["5000/TCP"], [])
+
+
+def silent(text: str, why: NoListener, **more: Any) -> SilentPort:
+    return SilentPort(claim_port(text), why, **more)
+
+
+SILENCES = {
+    "on its container port": (
+        [silent("web-ui:8080=7000", NoListener.CONTAINER_PORT)],
+        (
+            "7000/TCP, but 8080, its containerPort before, is open there and is nobody else's number: the program seems to"
+            " ignore its number. Let it listen on HOSTPORT_WEB_UI, or try hostport.io/rewrite or hostport.io/network: Pod"
+        ),
+    ),
+    "on loopback": (
+        [silent("web:80=7000", NoListener.OTHER_ADDRESS, addresses=("127.0.0.1", "::1"))],
+        "7000/TCP, which is open on 127.0.0.1, ::1 alone: let the program listen on every address",
+    ),
+    "under another protocol": (
+        [silent("dns:53=7000", NoListener.OTHER_PROTOCOL, protocol=Protocol.UDP)],
+        "7000/TCP, which is open for UDP: declare the protocol that the program uses",
+    ),
+    "nowhere, two of them": (
+        [silent(":80=7000", NoListener.NOTHING), silent("x:53/UDP=7001", NoListener.NOTHING)],
+        (
+            "7000/TCP: does the program read HOSTPORT_80 (PORT_MOVED at its admission)? Its log says what it listens on;"
+            " 7001/UDP: does the program read HOSTPORT_X (PORT_MOVED at its admission)? Its log says what it listens on"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("ports", "why"), SILENCES.values(), ids=SILENCES)
+def test_a_pod_that_does_not_listen_is_told_the_likely_cause(ports: list[SilentPort], why: str) -> None:
+    desk, events = Desk("n1"), list[ObjectEvent]()
+    claim = desk.grant(ask("web-0", "web:5000=5000", policy="Static"))
+    desk.observe(pods=[pod("web-0", "web:5000", at="n1", carried_id=claim.id, warnings="BARE_POD_APPLIED,PORT_MOVED")])
+    claim = desk.ledger.claims.get(claim.id) or claim
+    reports = Reports(discloses_holders=False, event=events.append)
+
+    reports.incident(Incident(IncidentKind.NOT_LISTENING, claim, silent=tuple(ports)))
+
+    assert events == [
+        ObjectEvent(
+            subject=Subject(api_version="v1", kind="Pod", namespace="demo", name="web-0", uid="uid-demo-web-0"),
+            reason="NotListening",
+            action="Observe",
+            kind="NOT_LISTENING",
+            note=f"this Pod has been Ready for a minute, and on node n1 nobody listens on: {why}",
+        )
+    ]
+
+
+def test_a_pod_whose_last_node_a_process_took_is_not_told_of_a_pod_alone() -> None:
+    desk, events = Desk("n1"), list[ObjectEvent]()
+    claim = desk.grant(ask("web", "x:80=7000", policy="Static"))
+    desk.observe(pods=[pod("web", "x:80=7000", carried_id=claim.id)])
+    desk.observe(reports=[report("n1", "sshd:7000")])
+
+    for incident in desk.ledger.take_incidents():
+        Reports(discloses_holders=True, event=events.append).incident(incident)
+
+    (event,) = events
+    assert "another Pod or a process took the last one" in event.note
 
 
 def test_an_unplaceable_pod_is_told_when_it_exists() -> None:
@@ -129,10 +197,10 @@ async def full(service: Running) -> Running:
     return service
 
 
-async def denied(service: Running, request: pb.AllocateRequest) -> list[Happening]:
+async def denied(service: Running, request: pb.AllocateRequest) -> list[ObjectEvent]:
     with pytest.raises(grpc.aio.AioRpcError):
         await service.stub.Allocate(request)
-    return service.happenings
+    return service.events
 
 
 async def test_a_denial_is_told_to_the_owner_of_the_pod(full: Running) -> None:
@@ -165,7 +233,7 @@ async def test_nothing_is_told_where_there_is_nobody_to_tell(full: Running, fiel
 async def test_what_is_granted_is_not_told(full: Running) -> None:
     await full.stub.Allocate(asking(**static_fields(23)))
 
-    assert full.happenings == []
+    assert full.events == []
 
 
 # -- warnings
@@ -185,9 +253,11 @@ async def test_what_a_shim_warned_of_is_told_to_the_owner_of_the_pod(full: Runni
     await full.stub.ReportWarnings(warned())
 
     owner = Subject(api_version="apps/v1", kind="ReplicaSet", namespace="demo", name="web-5d4f", uid="rs-1")
-    assert full.happenings == [
-        Happening(subject=owner, reason="Warned", action="Admit", note="PORT_MOVED: port 80 moved", kind="PORT_MOVED"),
-        Happening(subject=owner, reason="Warned", action="Admit", note="OLD_NUMBER: 80 stands", kind="OLD_NUMBER"),
+    assert full.events == [
+        ObjectEvent(
+            subject=owner, reason="Warned", action="Admit", note="PORT_MOVED: port 80 moved", kind="PORT_MOVED"
+        ),
+        ObjectEvent(subject=owner, reason="Warned", action="Admit", note="OLD_NUMBER: 80 stands", kind="OLD_NUMBER"),
     ]
 
 
@@ -204,5 +274,59 @@ async def test_a_report_that_cannot_be_told_is_refused(full: Running, fields: di
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await full.stub.ReportWarnings(warned(**fields))
 
-    assert (error.value.code(), full.happenings) == (grpc.StatusCode.INVALID_ARGUMENT, [])
+    assert (error.value.code(), full.events) == (grpc.StatusCode.INVALID_ARGUMENT, [])
     assert why in (error.value.details() or "")
+
+
+# -- Services that hold the number of a Pod
+
+
+def with_service(namespace: str, *, discloses: bool = False) -> list[ObjectEvent]:
+    """What is told when a Service takes the number of two Pods and a lease."""
+    desk = Desk("n1", "n2", "n3")
+    bound(desk, "web-0")
+    desk.observe(pods=[pod("intruder", "x:5000", namespace="other", at="n2")])
+    desk.grant(lease("relay", "x:1=5000", policy="Static", constraints=on("n3")))
+    told(desk)
+    port = NodePort(protocol=Protocol.TCP, number=5000)
+    desk.observe(services=[ObservedService(namespace=namespace, name="shop", uid="uid-shop", ports=(port,))])
+    return told(desk, discloses=discloses)
+
+
+def test_a_pod_and_the_service_that_takes_its_number_are_told_about_each_other() -> None:
+    of_service, of_pod, *others = with_service("demo")
+
+    assert of_pod == ObjectEvent(
+        subject=Subject(api_version="v1", kind="Pod", namespace="demo", name="web-0", uid="uid-demo-web-0"),
+        reason="NodePortConflict",
+        action="Observe",
+        note="5000/TCP of this Pod is held by Service demo/shop (node port) as well: on every node kube-proxy takes what is"
+        " sent to it, and the Pod gets none of it. Give the Service another node port, or the Pod another number",
+        kind="5000/TCP uid-shop",
+    )
+    assert of_service == ObjectEvent(
+        subject=Subject(api_version="v1", kind="Service", namespace="demo", name="shop", uid="uid-shop"),
+        reason="NodePortConflict",
+        action="Observe",
+        note="node port 5000/TCP is the host port of Pod demo/web-0 on node n1 as well, which gets nothing of what is sent"
+        " to it. Choose another node port",
+        kind="5000/TCP uid-shop",
+    )
+    assert [each.subject for each in others] == [of_service.subject] * 2, (
+        "no Event of who never asked, or has no object"
+    )
+
+
+@pytest.mark.parametrize(
+    ("discloses", "pods"),
+    [(False, ["a Pod of another namespace"]), (True, ["Pod demo/web-0", "Service other/shop"])],
+    ids=["nobody else", "everybody"],
+)
+def test_a_service_and_a_pod_of_two_namespaces_are_named_where_that_is_allowed(
+    discloses: bool, pods: list[str]
+) -> None:
+    notes = " ".join(each.note for each in with_service("other", discloses=discloses)[:2])
+
+    assert all(each in notes for each in pods)
+    assert ("web-0" in notes) is discloses
+    assert ("other/shop" in notes) is discloses

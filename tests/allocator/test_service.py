@@ -10,11 +10,13 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from kit import node
-from servicekit import Running, Start
 
-from allocator.core.ledger import Rules
+from allocator.core.addresses import NodeAddress
+from allocator.core.admission import LedgerRules
+from allocator.core.claims import ClusterChange
 from hostport.v1 import allocator_pb2 as pb
+from testing.kit import node
+from testing.servicekit import Running, Start
 
 
 def two_ports(name: str = "db-0", **fields: Any) -> pb.AllocateRequest:
@@ -101,7 +103,7 @@ async def test_concurrent_repetitions_are_one_allocation(start: Start) -> None:
     answers = await asyncio.gather(*(service.stub.Allocate(two_ports(request_id="r1")) for _ in range(20)))
 
     assert len({a.allocation.id for a in answers}) == 1
-    assert len(list(service.engine.ledger.claims())) == 1
+    assert len(list(service.engine.ledger.claims)) == 1
 
 
 async def test_a_request_whose_allocation_has_ended_is_refused_for_ten_minutes_and_then_is_a_new_one(
@@ -113,12 +115,12 @@ async def test_a_request_whose_allocation_has_ended_is_refused_for_ten_minutes_a
 
     for seconds in (0, 600):
         service.now += seconds
-        service.engine.tick()
+        service.engine.maintenance.tick()
         with pytest.raises(grpc.aio.AioRpcError, match=f"NOT_FOUND.*{first.allocation.id}.* has ended"):
             await service.stub.Allocate(two_ports(request_id="r1"))
 
     service.now += 1
-    service.engine.tick()
+    service.engine.maintenance.tick()
     assert (await service.stub.Allocate(two_ports(request_id="r1"))).allocation.id != first.allocation.id
 
 
@@ -161,11 +163,11 @@ async def test_a_lease_lives_as_long_as_it_is_renewed(start: Start) -> None:
     assert renewed.expire_time.seconds == 1179
     service = await start(durable=True)
     service.now = 1178.0
-    service.engine.tick()
+    service.engine.maintenance.tick()
     assert (await service.stub.GetAllocation(pb.GetAllocationRequest(id=claim.id))).allocation == renewed
     service.now = 1179.0
-    service.engine.tick()
-    await asyncio.gather(*service.engine._ending.values())
+    service.engine.maintenance.tick()
+    await asyncio.gather(*service.engine.changes.ending.values())
     with pytest.raises(grpc.aio.AioRpcError, match="NOT_FOUND"):
         await service.stub.GetAllocation(pb.GetAllocationRequest(id=claim.id))
 
@@ -180,18 +182,18 @@ async def test_a_cancelled_call_leaves_a_consistent_ledger(start: Start) -> None
 
     await service.stub.Allocate(lease("behind them all"))
     granted = {a.allocation.id for a in answers if isinstance(a, pb.AllocateResponse)}
-    live = {claim.id for claim in service.engine.ledger.claims()}
+    live = {claim.id for claim in service.engine.ledger.claims}
     assert granted <= live
-    assert not service.engine.ledger._pending
+    assert not service.engine.ledger._store.pending
     restarted = await start(durable=True)
-    assert {claim.id for claim in restarted.engine.ledger.claims()} == live
+    assert {claim.id for claim in restarted.engine.ledger.claims} == live
 
 
 async def test_an_expired_deadline_changes_nothing(service: Running) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="DEADLINE_EXCEEDED"):
         await service.stub.Allocate(two_ports(), timeout=-1)
 
-    assert list(service.engine.ledger.claims()) == []
+    assert list(service.engine.ledger.claims) == []
 
 
 async def test_lists_are_paged_and_filtered(service: Running) -> None:
@@ -224,16 +226,47 @@ async def test_a_node_shows_its_port_map(service: Running) -> None:
 
     assert found.node == pb.Node(name="localhost", known=True, allocation_count=1, held_port_count=2)
     assert [(p.host_port, p.allocation_id, p.owner.name) for p in found.ports] == [
+        (22, "", ""),
+        (6443, "", ""),
         (10000, claim.id, "db-0"),
         (10100, claim.id, "db-0"),
     ]
+    assert [p.foreign.kind for p in found.ports[:2]] == [pb.ForeignHolder.KIND_RESERVED] * 2
     assert (await service.stub.ListNodes(pb.ListNodesRequest())).nodes == [found.node]
 
 
+async def test_the_address_of_a_node_is_told(start: Start) -> None:
+    service = await start(rules=LedgerRules())
+    address = NodeAddress(address="198.51.100.7", ipv4="198.51.100.7", ipv6="2001:db8::7")
+    nodes = [node("n1", address=address), node("n2")]
+    service.engine.maintenance.observe(ClusterChange(nodes=nodes, lists_pods=False))
+
+    assert await service.stub.GetNodeAddress(pb.GetNodeAddressRequest(node="n1")) == pb.GetNodeAddressResponse(
+        address="198.51.100.7", ipv4="198.51.100.7", ipv6="2001:db8::7"
+    )
+    listed = (await service.stub.ListNodes(pb.ListNodesRequest())).nodes
+    assert [(each.name, each.address) for each in listed] == [("n1", "198.51.100.7"), ("n2", "")]
+    for name in ("n2", "ghost", ""):
+        with pytest.raises(grpc.aio.AioRpcError, match="no address of node"):
+            await service.stub.GetNodeAddress(pb.GetNodeAddressRequest(node=name))
+
+
+async def test_a_pod_of_a_namespace_with_the_label_hears_that_it_will_be_told_its_address(start: Start) -> None:
+    service = await start(rules=LedgerRules())
+    service.engine.maintenance.observe(ClusterChange(nodes=[node("n1")], addressed={"demo"}, lists_pods=False))
+    told = await service.stub.Allocate(two_ports("db-0"))
+    service.engine.maintenance.observe(ClusterChange(addressed=(), lists_pods=False))
+    untold = await service.stub.Allocate(two_ports("db-1"))
+
+    assert (told.external_address, untold.external_address) == (True, False)
+
+
 async def test_node_constraints_travel_over_the_wire(start: Start) -> None:
-    service = await start(rules=Rules())
-    service.engine.observe(
-        nodes=[node("n1"), node("n2", labels={"disk": "ssd"}), node("n3", labels={"disk": "hdd"})], lists_pods=False
+    service = await start(rules=LedgerRules())
+    service.engine.maintenance.observe(
+        ClusterChange(
+            nodes=[node("n1"), node("n2", labels={"disk": "ssd"}), node("n3", labels={"disk": "hdd"})], lists_pods=False
+        )
     )
     constraints = [
         pb.NodeConstraints(node_name="n3"),
@@ -259,7 +292,7 @@ async def test_node_constraints_travel_over_the_wire(start: Start) -> None:
 
 
 async def test_a_namespace_that_refuses_host_network_is_pointed_out(service: Running) -> None:
-    service.engine.enforce({"demo": "baseline"})
+    service.engine.maintenance.observe(ClusterChange(enforced={"demo": "baseline"}, lists_pods=False))
 
     (warning,) = (await service.stub.Allocate(two_ports())).warnings
 
@@ -301,3 +334,73 @@ async def test_many_mistakes_never_cost_the_answer(service: Running, letter: str
         trailers = dict(error.trailing_metadata() or ())
         assert (error.code(), "grpc-status-details-bin" in trailers) == (grpc.StatusCode.INVALID_ARGUMENT, True)
         assert len(quote(error.details() or "")) + len(trailers["grpc-status-details-bin"]) < 8_000
+
+
+# -- blocks
+
+
+def block(name: str = "sfu-0", **fields: Any) -> pb.AllocateRequest:
+    port = pb.PortRequest(container="sfu", name="media", protocol=pb.PROTOCOL_UDP, container_port=10000, count=100)
+    wanted: dict[str, Any] = {"ports": [port], "range": pb.PortRange(min=20000, max=20999)} | fields
+    owner = pb.Owner(kind="Pod", namespace="demo", name=name)
+    return pb.AllocateRequest(owner=owner, policy=pb.POLICY_DYNAMIC, **wanted)
+
+
+async def test_a_block_is_one_port_with_a_count_in_every_answer(service: Running) -> None:
+    allocation = (await service.stub.Allocate(block(request_id="q"))).allocation
+    (port,) = allocation.ports
+    assert port == pb.AllocatedPort(
+        container="sfu", name="media", protocol=pb.PROTOCOL_UDP, container_port=10000, host_port=20000, count=100
+    )
+    assert (await service.stub.Allocate(block(request_id="q"))).allocation == allocation
+
+    node_response = await service.stub.GetNode(pb.GetNodeRequest(name="localhost"))
+    assert [(p.host_port, p.count) for p in node_response.ports if p.allocation_id] == [(20000, 100)]
+    assert (node_response.node.allocation_count, node_response.node.held_port_count) == (1, 100)
+    listed = await service.stub.ListAllocations(pb.ListAllocationsRequest())
+    assert [one.ports for one in listed.allocations] == [allocation.ports]
+
+
+@pytest.mark.parametrize(
+    ("number", "holders"),
+    [
+        pytest.param(19999, [], id="before it"),
+        pytest.param(20000, ["sfu-0"], id="its first"),
+        pytest.param(20050, ["sfu-0"], id="one inside"),
+        pytest.param(20099, ["sfu-0"], id="its last"),
+        pytest.param(20100, [], id="behind it"),
+    ],
+)
+async def test_who_holds_a_number_of_a_block_is_found(service: Running, number: int, holders: list[str]) -> None:
+    await service.stub.Allocate(block())
+
+    asked = pb.ExplainPortRequest(node="localhost", protocol=pb.PROTOCOL_UDP, host_port=number)
+    found = await service.stub.ExplainPort(asked)
+    assert [holder.allocation.owner.name for holder in found.holders] == holders
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"count": 1025}, id="1,025 numbers"),
+        pytest.param({"count": 1 << 31}, id="more than there are"),
+        pytest.param({"count": 2, "alignment": 1025}, id="an alignment that nobody wants"),
+    ],
+)
+async def test_a_count_that_cannot_be_is_refused(service: Running, fields: dict[str, Any]) -> None:
+    port = pb.PortRequest(container="sfu", name="media", container_port=10000, **fields)
+    with pytest.raises(grpc.aio.AioRpcError, match=r"of port media \(10000/TCP\) of container sfu is not in 1\.\.1024"):
+        await service.stub.Allocate(block(ports=[port]))
+
+
+async def test_the_numbers_of_all_ports_are_at_most_1024(service: Running) -> None:
+    def ports(*counts: int) -> list[pb.PortRequest]:
+        return [
+            pb.PortRequest(container="c", name=f"p{n}", container_port=1 + n, count=count)
+            for n, count in enumerate(counts)
+        ]
+
+    with pytest.raises(grpc.aio.AioRpcError, match="2 ports stand for 1025 numbers in all, and at most 1024"):
+        await service.stub.Allocate(block(ports=ports(1024, 0), range=pb.PortRange(min=20000, max=30000)))
+    granted = await service.stub.Allocate(block(ports=ports(1023, 1), range=pb.PortRange(min=20000, max=30000)))
+    assert [port.count for port in granted.allocation.ports] == [1023, 0]

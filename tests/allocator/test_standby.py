@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import pytest
-from cluster.apiserver import ApiServer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from test_failures import FLAGS, NAMESPACE, ROOT, kubernetes, server
 from test_service import two_ports
@@ -23,6 +22,7 @@ from test_service import two_ports
 from allocator.journal.sqlite import SqliteJournal
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as rpc
+from testing.apiserver import ApiServer
 
 __all__ = ["server"]
 

@@ -8,14 +8,15 @@ from collections.abc import Collection
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict
-from kit import node
-from servicekit import Running, Start
 
+from allocator.access.guard import MOST_CALLERS, RecentCallers
 from allocator.cluster.contract import Observer, PodRef
-from allocator.core.ledger import Rules
-from allocator.status import MOST_CALLERS, Callers, Status
+from allocator.core.admission import LedgerRules
+from allocator.core.claims import ClusterChange
 from hostport.v1 import allocator_pb2 as pb
 from hostport.version import program_version
+from testing.kit import node
+from testing.servicekit import Running, Start
 
 
 class Call:
@@ -29,6 +30,9 @@ class Call:
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return (("user-agent", self._agent),)
+
+
+UNSEEN = ["services are not seen"]
 
 
 class LateWatch:
@@ -45,6 +49,9 @@ class LateWatch:
 
     def relists(self) -> int:
         return 2
+
+    def unseen(self) -> list[str]:
+        return UNSEEN
 
     def hurry(self) -> None: ...
 
@@ -116,7 +123,7 @@ async def test_it_tells_what_there_is_and_who_has_called(service: Running) -> No
 
 async def test_it_answers_while_the_allocator_starts_and_says_what_it_waits_for(service: Running) -> None:
     service.engine.is_serving = False
-    service.status.waiting_for = lambda: "the first full view of kubernetes"
+    service.health.waiting_for = lambda: "the first full view of kubernetes"
 
     told = await ask(service)
 
@@ -128,21 +135,22 @@ async def test_it_answers_while_the_allocator_starts_and_says_what_it_waits_for(
 @pytest.mark.parametrize(
     ("lag", "expected"),
     [
-        (math.inf, {"relistCount": 2}),
-        (12.5, {"relistCount": 2, "lag": "12.500s", "proofTime": "1970-01-01T00:16:27.500Z"}),
+        (math.inf, {"relistCount": 2, "unseen": UNSEEN}),
+        (12.5, {"relistCount": 2, "unseen": UNSEEN, "lag": "12.500s", "proofTime": "1970-01-01T00:16:27.500Z"}),
     ],
     ids=["never proven", "proven a while ago"],
 )
 async def test_it_tells_how_old_the_view_is(service: Running, lag: float, expected: dict[str, object]) -> None:
-    service.engine.watch = LateWatch(lag)
+    service.engine.around.watch = LateWatch(lag)
 
     assert MessageToDict(await ask(service))["watch"] == expected
 
 
 async def test_it_tells_whether_the_lease_is_its_own(service: Running) -> None:
     lease = HeldLease()
-    status = Status(service.engine, cluster="kubernetes", journal="memory", certificates={}, leadership=lease)
-    service.engine.holds_lease = lease.is_valid
+    service.health.lease = lease
+    service.engine.around.holds_lease = lease.is_valid
+    status = service.status
     held = pb.GetStatusResponse.Lease(
         namespace="hostport-system", name="hostport-allocator", identity="uid/start", held=True
     )
@@ -154,10 +162,10 @@ async def test_it_tells_whether_the_lease_is_its_own(service: Running) -> None:
 
 
 async def test_an_allocation_tells_where_it_may_run_and_from_which_bounds_it_came(start: Start) -> None:
-    service = await start(rules=Rules())
+    service = await start(rules=LedgerRules())
     labels = [(("disk", "ssd"),), (("disk", "ssd"),), ()]
     nodes = [node(f"n{at}", labels=dict(pairs)) for at, pairs in enumerate(labels)]
-    service.engine.observe(nodes=nodes, lists_pods=True)
+    service.engine.maintenance.observe(ClusterChange(nodes=nodes, lists_pods=True))
     asked = pb.AllocateRequest(
         owner=pb.Owner(kind="Pod", namespace="demo", name="web-0"),
         policy=pb.POLICY_DYNAMIC,
@@ -175,13 +183,13 @@ async def test_an_allocation_tells_where_it_may_run_and_from_which_bounds_it_cam
 # -- callers
 
 
-def seen(callers: Callers) -> list[tuple[str, str, str, int]]:
-    return [(c.program, c.version, c.address, c.call_time.seconds) for c in callers.recent()]
+def seen(callers: RecentCallers) -> list[tuple[str, str, str, int]]:
+    return [(c.program, c.version, c.address, int(c.at)) for c in callers.recent()]
 
 
 def test_connections_of_one_program_at_one_address_are_one_caller() -> None:
     at = iter([1.0, 2.0, 3.0, 4.0])
-    callers = Callers(lambda: next(at))
+    callers = RecentCallers(lambda: next(at))
     shim = "hostport-shim/1.2.0 grpc-python-asyncio/1.85.1"
     callers.note(Call("ipv4:10.0.0.1:5000", shim))
     callers.note(Call("ipv6:%5Bfd00::7%5D:5000", "grpcurl/v1.9"))
@@ -193,7 +201,7 @@ def test_connections_of_one_program_at_one_address_are_one_caller() -> None:
 
 def test_who_called_longest_ago_is_forgotten_first() -> None:
     at = iter(float(second) for second in range(1000))
-    callers = Callers(lambda: next(at))
+    callers = RecentCallers(lambda: next(at))
     for number in range(MOST_CALLERS):
         callers.note(Call(f"ipv4:10.0.0.{number}:1", "x/1"))
     callers.note(Call("ipv4:10.0.0.0:1", "x/1"))

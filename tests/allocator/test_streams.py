@@ -10,13 +10,15 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, status_pb2
+from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
-from servicekit import Running
-from waiting import until
 
 from allocator.journal.contract import Entry
+from allocator.stream_pb2 import EncodedStreamResponse
 from allocator.streams import MOST_ASKS, MOST_BYTES, Answering, Streams
 from hostport.v1 import allocator_pb2 as pb
+from testing.servicekit import Running
+from testing.waiting import until
 
 Message = pb.AllocateStreamRequest
 Ask = Message.Ask
@@ -45,6 +47,27 @@ async def test_an_ask_gets_the_answer_of_a_call(service: Running) -> None:
     assert sorted(answers) == [7, 8]
 
 
+def test_what_is_spliced_in_as_bytes_is_the_message_of_the_contract() -> None:
+    response, status = pb.AllocateResponse(allocation=pb.Allocation(id="a")), Status(code=5, message="none")
+    spliced = EncodedStreamResponse(
+        answers=[
+            EncodedStreamResponse.Answer(tag=7, response=response.SerializeToString()),
+            EncodedStreamResponse.Answer(tag=8, status=status.SerializeToString()),
+            EncodedStreamResponse.Answer(response=b""),
+        ]
+    )
+    answer = pb.AllocateStreamResponse.Answer
+    told = pb.AllocateStreamResponse(
+        answers=[
+            answer(tag=7, response=response),
+            answer(tag=8, status=status),
+            answer(response=pb.AllocateResponse()),
+        ]
+    )
+
+    assert spliced.SerializeToString() == told.SerializeToString()
+
+
 async def test_an_ask_whose_time_is_up_is_not_granted(service: Running) -> None:
     stream = service.stub.AllocateStream()
     await stream.write(Message(asks=[Ask(tag=1, timeout=Duration(nanos=1000), request=port(8080))]))
@@ -52,7 +75,7 @@ async def test_an_ask_whose_time_is_up_is_not_granted(service: Running) -> None:
     assert isinstance(message, pb.AllocateStreamResponse)
     (answer,) = message.answers
 
-    assert (answer.status.code, list(service.engine.ledger.claims())) == (code_pb2.DEADLINE_EXCEEDED, [])
+    assert (answer.status.code, list(service.engine.ledger.claims)) == (code_pb2.DEADLINE_EXCEEDED, [])
     stream.cancel()
 
 
@@ -63,7 +86,7 @@ async def test_a_stream_that_is_cancelled_wants_nothing_any_more(service: Runnin
         submitted.append(is_wanted)
         return asyncio.get_running_loop().create_future()
 
-    setattr(service.engine.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+    setattr(service.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
     stream = service.stub.AllocateStream()
     await stream.write(Message(asks=[Ask(tag=1, request=port(8080))]))
     await until(lambda: bool(submitted) and submitted[0]())
@@ -109,25 +132,25 @@ async def test_a_stream_that_is_to_finish_gives_the_answers_that_it_owes() -> No
 
 
 async def test_a_fault_is_an_answer_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> pb.AllocateResponse:
+    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> bytes:
         raise ZeroDivisionError
 
     with caplog.at_level(logging.CRITICAL, logger="allocator.streams"):
         message = await anext(Streams().answers(endless(Message(asks=[Ask(tag=1, request=QUICK)])), answer))
 
-    assert [(each.tag, each.status.code) for each in message.answers] == [(1, code_pb2.UNKNOWN)]
+    assert [(each.tag, Status.FromString(each.status).code) for each in message.answers] == [(1, code_pb2.UNKNOWN)]
 
 
 def slow(gate: asyncio.Event) -> Answering:
     async def answer(request: pb.AllocateRequest, _: Callable[[], bool]) -> pb.AllocateResponse | status_pb2.Status:
         if request == SLOW:
             await gate.wait()
-        return pb.AllocateResponse()
+        return b""
 
     return answer
 
 
-async def tags(answers: AsyncIterator[pb.AllocateStreamResponse]) -> list[int]:
+async def tags(answers: AsyncIterator[EncodedStreamResponse]) -> list[int]:
     return [each.tag for each in (await anext(answers)).answers]
 
 
@@ -142,9 +165,9 @@ async def test_a_stream_with_many_asks_takes_turns_with_one_that_has_few() -> No
     begun: list[str] = []
 
     def answering(name: str) -> Answering:
-        async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> pb.AllocateResponse:
+        async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> bytes:
             begun.append(name)
-            return pb.AllocateResponse()
+            return b""
 
         return answer
 
@@ -188,8 +211,8 @@ async def test_answers_that_are_not_read_count_by_their_bytes() -> None:
             yield many(1, read[0])
             await asyncio.sleep(0)
 
-    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> pb.AllocateResponse:
-        return large
+    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> bytes:
+        return large.SerializeToString()
 
     answers = Streams().answers(messages(), answer)
     await tags(answers)
@@ -200,8 +223,8 @@ async def test_answers_that_are_not_read_count_by_their_bytes() -> None:
 
 
 def held(gate: asyncio.Event) -> Answering:
-    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> pb.AllocateResponse:
+    async def answer(_: pb.AllocateRequest, __: Callable[[], bool]) -> bytes:
         await gate.wait()
-        return pb.AllocateResponse()
+        return b""
 
     return answer

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from kit import Desk, ask, node
 
-from allocator.cluster.kubernetes import MOST_GONE, _Nodes, _Pods
+from allocator.cluster.sinks import MOST_GONE, NodeSink, PodSink
 from allocator.core.candidates import Constraints, Toleration
-from allocator.core.claims import PodUid
-from allocator.engine import NODE_WEIGHT, SETS_OF_A_PORT
+from allocator.core.claims import ClusterChange, PodUid
+from allocator.maintenance import NODE_WEIGHT, SETS_OF_A_PORT
 from allocator.slices import MOST_WEIGHT
+from testing.kit import Desk, ask, node
 
 
 class Hearer:
@@ -24,8 +22,9 @@ class Hearer:
     def node_weight(self) -> int:
         return self.weight
 
-    def observe(self, **changes: Any) -> None:
-        self.told.append(sum(len(list(some)) for some in changes.values() if not isinstance(some, bool)))
+    def observe(self, change: ClusterChange) -> None:
+        some = (change.nodes, change.gone_nodes, change.pods, change.gone_pods)
+        self.told.append(sum(len(list(each)) for each in some))
 
     def known_pods(self) -> set[PodUid]:
         return {PodUid(f"u{at}") for at in range(100)}
@@ -41,7 +40,7 @@ class Hearer:
 )
 def test_fewer_nodes_are_told_at_a_time_the_more_candidate_sets_are_kept(sets: int, most: int) -> None:
     hearer = Hearer(NODE_WEIGHT + sets // SETS_OF_A_PORT)
-    sink = _Nodes(hearer)  # type: ignore[arg-type]
+    sink = NodeSink(hearer)  # type: ignore[arg-type]
     sink._listed = {each.name: each for each in map(node, map(str, range(20)))}
     for _ in sink.complete(0.0):
         pass
@@ -50,7 +49,7 @@ def test_fewer_nodes_are_told_at_a_time_the_more_candidate_sets_are_kept(sets: i
 
 def test_pods_that_a_list_lacks_are_told_a_few_at_a_time() -> None:
     hearer = Hearer()
-    sink = _Pods(hearer, lambda _: None)  # type: ignore[arg-type]
+    sink = PodSink(hearer, lambda _: None)  # type: ignore[arg-type]
     sink.began()
     for _ in sink.complete(0.0):
         pass
@@ -59,8 +58,8 @@ def test_pods_that_a_list_lacks_are_told_a_few_at_a_time() -> None:
 
 def test_a_candidate_set_counts_as_long_as_it_is_kept() -> None:
     desk = Desk(node("a"))
-    before = desk.ledger.candidate_sets
-    desk.ledger.candidate_count(
+    before = desk.ledger.nodes.candidate_sets
+    desk.ledger.claims.candidate_count(
         desk.grant(ask("web", "x:1", constraints=Constraints(tolerations=(Toleration(key="t"),))))
     )
-    assert desk.ledger.candidate_sets == before + 1
+    assert desk.ledger.nodes.candidate_sets == before + 1

@@ -6,19 +6,18 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from kit import Desk, claim_port, node, on
-from kit import lease as lease_of
-from servicekit import Running, Start
 from test_service import lease, two_ports
 
 from allocator import slices, watchers
-from allocator.core.claims import PodUid
-from allocator.core.ledger import Rules
-from allocator.core.pods import Pod
+from allocator.core.admission import LedgerRules
+from allocator.core.claims import ClusterChange, ObservedPod, PodUid
 from allocator.service import _send
-from allocator.slices import Pace
+from allocator.slices import TimeSlice
 from allocator.watchers import Watcher, Watchers
 from hostport.v1 import allocator_pb2 as pb
+from testing.kit import Desk, claim_port, node, on
+from testing.kit import lease as lease_of
+from testing.servicekit import Running, Start
 
 W = pb.WatchAllocationsResponse
 
@@ -70,15 +69,15 @@ async def test_a_renewed_lease_is_a_change(service: Running) -> None:
 @pytest.fixture
 async def bound(start: Start) -> Running:
     """n1 with a lease, and with an outsider that was bound to it 60 s later."""
-    service = await start(rules=Rules())
-    service.engine.observe(nodes=[node("n1")], lists_pods=True)
+    service = await start(rules=LedgerRules())
+    service.engine.maintenance.observe(ClusterChange(nodes=[node("n1")], lists_pods=True))
     await service.stub.Allocate(lease("r1"))
     service.now += 60
-    pod = Pod(
+    pod = ObservedPod(
         uid=PodUid("u1"), namespace="kube-system", name="dns", node=on("n1").node_name,
         ports=(claim_port("d:53/UDP=7000"), claim_port("t:53=7000")),
     )  # fmt: skip
-    service.engine.observe(pods=[pod], lists_pods=True)
+    service.engine.maintenance.observe(ClusterChange(pods=[pod], lists_pods=True))
     return service
 
 
@@ -132,8 +131,8 @@ def test_of_several_changes_of_a_claim_that_were_not_read_the_last_is_told(desk:
     with Watchers(desk.ledger).watch(lambda _: True) as watcher:
         through(watcher)
         first, second = desk.grant(lease_of("r1", "a:1")), desk.grant(lease_of("r2", "a:1"))
-        desk.ledger.amend(desk.ledger.renewed(first.id, 60, desk.now))
-        desk.ledger.end(second.id)
+        desk.ledger.replace(desk.ledger.claims.renewed(first.id, 60, desk.now))
+        desk.ledger.end(second.id, desk.now)
 
         assert unread(watcher) == [("r1", False), ("r2", True)]
 
@@ -145,9 +144,9 @@ def test_what_changes_before_a_snapshot_comes_to_it_is_seen_there_and_is_no_chan
     first, second, third = (desk.grant(lease_of(f"r{number}", "a:1")) for number in (1, 2, 3))
     with Watchers(desk.ledger).watch(lambda _: True) as watcher:
         watcher.snapshot()
-        desk.ledger.end(second.id)
-        desk.ledger.amend(desk.ledger.renewed(third.id, 60, desk.now))
-        desk.ledger.amend(desk.ledger.renewed(first.id, 60, desk.now))
+        desk.ledger.end(second.id, desk.now)
+        desk.ledger.replace(desk.ledger.claims.renewed(third.id, 60, desk.now))
+        desk.ledger.replace(desk.ledger.claims.renewed(first.id, 60, desk.now))
         desk.grant(lease_of("r4", "a:1"))
 
         assert (through(watcher), unread(watcher)) == (["r3", "r4"], [("r1", False)])
@@ -180,7 +179,7 @@ async def test_others_are_served_between_the_messages_of_a_watcher_that_takes_on
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(others())
-    pace = Pace(asyncio.Lock())
+    pace = TimeSlice(asyncio.Lock())
     await _send(cast("Any", Connection()), [W()] * 100, pace, is_batched=False)
     beside.cancel()
     assert served[0] >= 100 * 0.001 / slices.SLICE_SECONDS / 2

@@ -26,6 +26,15 @@ AT_ONCE = 64
 POOL_NODES = 50
 LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
+REPORTED = 8
+"""Nodes whose agents report."""
+
+LOBBY: Json = {
+    "kind": "Service",
+    "metadata": {"namespace": "games", "name": "lobby", "uid": "lobby"},
+    "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 31080, "protocol": "TCP"}]},
+}
+
 
 @dataclass(slots=True)
 class Crowd:
@@ -52,7 +61,7 @@ class Crowd:
         items = [
             {"kind": "Node", "metadata": {"name": name, "labels": {"pool": self.pool(name)}}} for name in self.names
         ]
-        text = json.dumps({"kind": "List", "items": [*items, *self.pods]})
+        text = json.dumps({"kind": "List", "items": [*items, LOBBY, *self.pods]})
         fresh = self.path.with_suffix(".new")
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(self.path)
@@ -152,6 +161,24 @@ class Crowd:
             self.write()
             await self._admit_all(stub, requests[-late // 2 :], is_bound=None)
             await self._refusals(stub)
+            for node in self.names[:REPORTED]:
+                await self._report(stub, node)
+
+    async def _report(self, stub: pb_grpc.AllocatorServiceAsyncStub, node: str) -> None:
+        """What an agent would say: sshd, a web server, and the programs of Pods, but for some that ignore their number."""
+        here = [
+            each["spec"] for each in self.pods if each["spec"].get("nodeName") == node and each["spec"]["hostNetwork"]
+        ]
+        ports = [port for spec in here for port in spec["containers"][0]["ports"]]
+        opened = [(port["protocol"], port["hostPort"], "program") for port in ports if port["hostPort"] % 4]
+        sockets = [
+            pb.Socket(protocol=pb.Protocol.Value(f"PROTOCOL_{protocol}"), port=number, process=process)
+            for protocol, number, process in (*opened, ("TCP", 22, "sshd"), ("TCP", 8088, "nginx"))
+        ]
+        ephemeral = pb.PortRange(min=32768, max=60999)
+        report = pb.ReportNodeRequest(node=node, snapshot=True, opened=sockets, ephemeral_range=ephemeral)
+        async for _ in stub.ReportNode(iter([report]), timeout=60):
+            pass
 
     async def _admit_all(
         self, stub: pb_grpc.AllocatorServiceAsyncStub, requests: list[pb.AllocateRequest], *, is_bound: bool | None

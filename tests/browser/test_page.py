@@ -104,6 +104,41 @@ def test_a_filter_narrows_the_claims_and_stands_in_the_address(reader: Reader, f
     assert asked(reader) == {}
 
 
+def test_a_node_and_a_port_are_answered_at_the_top(reader: Reader, few: Program) -> None:
+    reader.open(few)
+    port = next(each for each in few.get("/nodes/worker-2")["ports"] if each["id"])
+
+    reader.keys("/", f"worker-2 {port['number']}")
+    reader.until(lambda: reader.text("#answer-text").startswith(f"{port['number']} on worker-2 is held by"))
+    assert port["owner"]["name"] in reader.text("#answer-text")
+    assert reader.text("#answer-command code") == f"$ hostport who worker-2 {port['number']}/{port['protocol']}"
+    top = reader.driver.execute_script("return document.querySelector('#answer').getBoundingClientRect().top")
+    assert 0 < top < 400
+    assert asked(reader) == {"q": [f"worker-2 {port['number']}"]}
+
+    reader.keys(Keys.ESCAPE)
+    reader.until(lambda: reader.text("#answer") == "")
+
+
+def test_links_open_where_they_point(reader: Reader, few: Program) -> None:
+    reader.open(few)
+
+    reason = reader.find("#decision-rows .reason a")
+    assert str(reason.get_attribute("href")).endswith(f"/troubleshooting.html#{reason.text.lower()}")
+    warned = reader.find("#claim-rows .warned a")
+    assert str(warned.get_attribute("href")).endswith("/contract.html#warnings")
+    link = reader.find("#claim-rows a.text")
+    name, address = link.text, str(link.get_attribute("href"))
+    link.click()
+    reader.until(lambda: reader.all(".node .name") == [name])
+    reader.until(lambda: reader.all(".detail tbody tr"))
+
+    reader.driver.get("about:blank")
+    reader.driver.get(address)  # the same in a window of its own
+    reader.until(lambda: reader.all(".node .name") == [name])
+    reader.until(lambda: reader.all(".detail tbody tr"))
+
+
 def test_tiles_namespaces_and_nodes_filter(reader: Reader, few: Program) -> None:
     reader.open(few)
 
@@ -155,6 +190,20 @@ def test_a_node_opens_with_the_keyboard_and_says_who_holds_what(reader: Reader, 
     assert asked(reader) == {"name": ["worker-2"], "open": ["worker-2"]}
     reader.keys(Keys.ENTER)
     reader.until(lambda: not reader.all(".detail"))
+
+
+def test_a_node_shows_services_processes_and_who_does_not_listen(reader: Reader, few: Program) -> None:
+    reader.open(few, "?name=worker-1&open=worker-1")
+    reader.until(lambda: reader.all(".detail tbody tr"))
+
+    told = reader.text(".detail .says")
+    rows = {row.split()[0]: " ".join(row.split()) for row in reader.all(".detail tbody tr")}
+
+    assert "Its agent reported" in told
+    assert "outgoing connections take 32768\u201360999; 2 open numbers of no Pod." in told
+    assert "nginx process PROCESS" in rows["8088/TCP"]
+    assert "games/lobby Service SERVICE" in rows["31080/TCP"]
+    assert any("✗ nobody" in row for row in rows.values())
 
 
 def test_keys_lead_to_the_filter_and_out_of_it(reader: Reader, few: Program) -> None:
@@ -257,7 +306,7 @@ def test_a_thousand_nodes_are_a_page_a_map_and_a_search(reader: Reader, many: Pr
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_stands_in_anybodys_way(reader: Reader, few: Program, width: int, dark: bool) -> None:
     reader.show(width, 900, dark=dark)
-    reader.open(few, "?open=worker-0&namespace=edge&result=refused")
+    reader.open(few, "?open=worker-0&namespace=edge&result=refused&q=worker-0:7000")
     reader.until(lambda: reader.all(".detail tbody tr"))
 
     assert reader.barriers() == {}

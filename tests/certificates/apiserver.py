@@ -75,9 +75,6 @@ class Objects:
             raise UnreachableError("scripted")
         return json.dumps(self.get(target)).encode()
 
-    async def close(self) -> None:
-        pass
-
     def _answer(self, path: str) -> bytes:
         if self.fault.get(path) == "get":
             raise ApiError(500, "InternalError", "scripted")

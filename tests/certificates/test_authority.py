@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from allocator.certificates.authority import Authority, Rules, advance, certified, next_due
-from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, issue, new_authority, pem
+from allocator.certificates.authority import Authority, CertificateRules, advance, certified, next_due
+from allocator.certificates.issuing import CLIENT, SERVER, CertificateSubject, Pair, issue, new_authority, pem
 
 NOW = 1_800_000_000.0
-RULES = Rules(authority_seconds=12_000, certificate_seconds=6000, propagation_seconds=1000)
+RULES = CertificateRules(authority_seconds=12_000, certificate_seconds=6000, propagation_seconds=1000)
 LATE = NOW + 9000  # two thirds of an authority's life are over
-SHIM = Identity(name="hostport-shim", alternatives=("hostport-shim.demo.svc", "127.0.0.1"), usages=(SERVER, CLIENT))
+SHIM = CertificateSubject(
+    name="hostport-shim", alternatives=("hostport-shim.demo.svc", "127.0.0.1"), usages=(SERVER, CLIENT)
+)
 
 
 def first() -> Authority:
@@ -127,7 +129,7 @@ def test_the_certificates_of_a_lost_authority_stay_trusted() -> None:
     assert authority.trusted == (lost, authority.signer.certificate)
 
 
-def shown(authority: Authority, identity: Identity = SHIM) -> Pair:
+def shown(authority: Authority, identity: CertificateSubject = SHIM) -> Pair:
     return certified(None, identity, authority, RULES, now=NOW)
 
 

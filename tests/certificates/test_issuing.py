@@ -14,7 +14,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from allocator.certificates.issuing import (
     CLIENT,
     SERVER,
-    Identity,
+    CertificateSubject,
     Pair,
     ends,
     issue,
@@ -26,8 +26,8 @@ from allocator.certificates.issuing import (
 )
 
 NOW = 1_800_000_000.0
-SERVER_ONLY = Identity(name="a", alternatives=("a.svc", "::1"))
-BOTH = Identity(name="hostport-shim", alternatives=("hostport-shim.demo.svc",), usages=(SERVER, CLIENT))
+SERVER_ONLY = CertificateSubject(name="a", alternatives=("a.svc", "::1"))
+BOTH = CertificateSubject(name="hostport-shim", alternatives=("hostport-shim.demo.svc",), usages=(SERVER, CLIENT))
 
 
 @pytest.fixture(scope="module")

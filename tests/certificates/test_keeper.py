@@ -12,11 +12,11 @@ import pytest
 import trustme
 
 from allocator.certificates import objects
-from allocator.certificates.authority import Rules
+from allocator.certificates.authority import CertificateRules
 from allocator.certificates.issuing import Pair, is_from
-from allocator.certificates.keeper import LOOK_SECONDS, Keeper
-from allocator.certificates.serving import Serving
-from allocator.certificates.settings import Settings
+from allocator.certificates.keeper import LOOK_SECONDS, CertificateKeeper
+from allocator.certificates.objects import CertificateSettings
+from allocator.certificates.serving import BuiltInCertificate
 from certificates.apiserver import (
     CA,
     CONFIG_MAP,
@@ -28,10 +28,10 @@ from certificates.apiserver import (
     webhook_configuration,
 )
 
-RULES = Rules(authority_seconds=12_000, certificate_seconds=6000, propagation_seconds=1000)
+RULES = CertificateRules(authority_seconds=12_000, certificate_seconds=6000, propagation_seconds=1000)
 
 
-class Desk(Serving):
+class Desk(BuiltInCertificate):
     """A keeper with an API server and a clock, and what the gRPC service was given."""
 
     def __init__(self) -> None:
@@ -45,8 +45,8 @@ class Desk(Serving):
         self.start()
 
     def start(self) -> None:
-        settings = Settings(namespace=NAMESPACE, rules=RULES)
-        self.keeper = Keeper(
+        settings = CertificateSettings(namespace=NAMESPACE, rules=RULES)
+        self.keeper = CertificateKeeper(
             self.api,
             settings,
             self,
@@ -63,7 +63,7 @@ class Desk(Serving):
 
     async def turn(self) -> float:
         self.api.requests.clear()
-        return await self.keeper._turn()
+        return await self.keeper.reconcile()
 
     def writes(self) -> list[str]:
         return [each for each in self.api.requests if not each.startswith("GET")]

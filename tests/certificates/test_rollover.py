@@ -12,15 +12,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from allocator.certificates import objects
-from allocator.certificates.authority import Rules
+from allocator.certificates.authority import CertificateRules
 from allocator.certificates.issuing import Pair, ends, pem, read_all
-from allocator.certificates.keeper import Keeper
-from allocator.certificates.serving import Serving
-from allocator.certificates.settings import Settings
+from allocator.certificates.keeper import CertificateKeeper
+from allocator.certificates.objects import CertificateSettings
+from allocator.certificates.serving import BuiltInCertificate
 from certificates.apiserver import CA, CONFIG_MAP, NAMESPACE, PLACES, SHIM_TLS, WEBHOOK, Objects, webhook_configuration
 
 PROPAGATION = 80.0
-RULES = Rules(authority_seconds=12 * PROPAGATION, certificate_seconds=6 * PROPAGATION, propagation_seconds=PROPAGATION)
+RULES = CertificateRules(
+    authority_seconds=12 * PROPAGATION, certificate_seconds=6 * PROPAGATION, propagation_seconds=PROPAGATION
+)
 STEP = PROPAGATION / 4
 STEPS = 100  # three authorities sign, one after the other
 
@@ -34,7 +36,7 @@ def _signed(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
     return True
 
 
-class World(Serving):
+class World(BuiltInCertificate):
     """The API server, an allocator that may be restarted, and everybody who sees what is written up to 80 s late."""
 
     def __init__(self) -> None:
@@ -51,8 +53,8 @@ class World(Serving):
     def start(self) -> None:
         """An allocator without a memory."""
         self.own: tuple[Pair, str] | None = None
-        settings = Settings(namespace=NAMESPACE, rules=RULES)
-        self.keeper = Keeper(self.api, settings, self, may_write=lambda: True, now=self.now)
+        settings = CertificateSettings(namespace=NAMESPACE, rules=RULES)
+        self.keeper = CertificateKeeper(self.api, settings, self, may_write=lambda: True, now=self.now)
 
     def serve(self, pair: Pair, trusted: str) -> None:
         self.own = (pair, trusted)
@@ -67,7 +69,7 @@ class World(Serving):
         elif kind == "revert":
             self.forget_successor()
         self.api.fault = {path: kind} if kind in {"get", "write", "lost"} else {}
-        asyncio.run(self.keeper._turn())
+        asyncio.run(self.keeper.reconcile())
 
     def forget_successor(self) -> None:
         """Somebody applies an old ConfigMap, while there is time to make the successor known once more."""

@@ -1,4 +1,4 @@
-"""Files change at one program after the other: whom each trusts then, and which certificate it shows."""
+"""CertificateFiles change at one program after the other: whom each trusts then, and which certificate it shows."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from allocator.certificates.files import Files
-from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, ends, issue, new_authority, pem
+from allocator.certificates.issuing import CLIENT, SERVER, CertificateSubject, Pair, ends, issue, new_authority, pem
+from allocator.certificates.serving import CertificateFiles
 from hostport.credentials import Credentials
-from hostport.rollover import MOST_FORMER, MOST_TOLD, RollOver, Shown, ending, fingerprint
+from hostport.rollover import MOST_FORMER, MOST_TOLD, KeyPair, RollOver, ending, fingerprint
 from hostport.x509 import certificates
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
 DELAY = 600.0
-SHIM = Identity(name="hostport-shim", alternatives=("127.0.0.1",), usages=(SERVER, CLIENT))
+SHIM = CertificateSubject(name="hostport-shim", alternatives=("127.0.0.1",), usages=(SERVER, CLIENT))
 
 
 def authority(hours: float = 24) -> Pair:
     return new_authority(now=NOW, seconds=hours * HOUR)
 
 
-def leaf(signer: Pair, hours: float = 12) -> Shown:
+def leaf(signer: Pair, hours: float = 12) -> KeyPair:
     pair = issue(signer, SHIM, now=NOW, seconds=hours * HOUR)
-    return Shown(pem([pair.certificate]).encode(), pair.key.encode())
+    return KeyPair(pem([pair.certificate]).encode(), pair.key.encode())
 
 
 def named(*authorities: Pair) -> bytes:
@@ -52,7 +52,7 @@ class Program:
     def __post_init__(self) -> None:
         self.roll_over = RollOver(DELAY, now=self.clock, clock=self.clock)
 
-    def look(self, bundle: bytes, pair: Shown) -> tuple[bytes, Shown]:
+    def look(self, bundle: bytes, pair: KeyPair) -> tuple[bytes, KeyPair]:
         return self.roll_over.trust(bundle), self.roll_over.show(pair)
 
 
@@ -157,7 +157,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.cert, self.key, self.ca, self.other = (path / name for name in ("crt", "key", "ca", "other"))
 
-    def write(self, bundle: bytes, pair: Shown) -> None:
+    def write(self, bundle: bytes, pair: KeyPair) -> None:
         self.ca.write_bytes(bundle)
         self.cert.write_bytes(pair.chain)
         self.key.write_bytes(pair.key)
@@ -208,7 +208,7 @@ def test_a_pair_that_is_half_replaced_is_neither_shown_nor_remembered(folder: Fo
 def test_the_allocator_remembers_and_waits_as_the_shim_does(folder: Folder) -> None:
     old, new = authority(hours=24), authority(hours=48)
     folder.write(named(old), leaf(old, hours=12))
-    files = Files(cert=folder.cert, key=folder.key, client_ca=folder.ca, also=(folder.other,), delay=DELAY)
+    files = CertificateFiles(cert=folder.cert, key=folder.key, client_ca=folder.ca, also=(folder.other,), delay=DELAY)
 
     folder.write(named(new), leaf(new, hours=24))
     files.fresh()

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from kit import node, pod
 from msgspec.structs import replace
-from servicekit import Running
 
-from hostport.cli import options
-from hostport.cli.__main__ import run
+from allocator.core.claims import ClusterChange
 from hostport.v1 import allocator_pb2 as pb
+from hostport_cli import options
+from hostport_cli.__main__ import run
+from testing.kit import node, pod
+from testing.servicekit import Running
 
 __all__ = ["Ended", "hostport", "hostport_here", "in_loop", "inhabited"]
 
@@ -56,7 +57,7 @@ async def hostport(service: Running, *arguments: str, stdin: str = "") -> Ended:
 
 async def inhabited(service: Running) -> Running:
     """Three nodes; at second 1000 a Pod with two ports, one of others, a lease, and a reservation."""
-    service.engine.observe(nodes=[node("n1"), node("n2"), node("n3")], lists_pods=True)
+    service.engine.maintenance.observe(ClusterChange(nodes=[node("n1"), node("n2"), node("n3")], lists_pods=True))
     stub = service.stub
     bound = (
         await stub.Allocate(
@@ -72,10 +73,10 @@ async def inhabited(service: Running) -> Running:
             )
         )
     ).allocation
-    outsider = pod("ingress", "c/dns:53/UDP=53", namespace="edge", at="n1")
+    unmanaged_claim = pod("ingress", "c/dns:53/UDP=53", namespace="edge", at="n1")
     seen = pod("db-0", "db/primary:8080=10000", "db/metrics:9090=10100", at="n1", carried_id=bound.id)
     seen = replace(seen, own_network=True, warnings="PORT_MOVED,OLD_NUMBER")
-    service.engine.observe(pods=[seen, outsider], lists_pods=True)
+    service.engine.maintenance.observe(ClusterChange(pods=[seen, unmanaged_claim], lists_pods=True))
     await stub.Allocate(
         pb.AllocateRequest(
             owner=pb.Owner(kind="Relay", namespace="media", name="r1", description="of the EU lobby"),

@@ -12,12 +12,16 @@ import pytest
 import yaml
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from test_check_before import READY
 
-from hostport.cli.checks import catalogue
-from hostport.cli.checks.facts import RIGHTS, Facts, Forwarded, Right, Shown, Unseen
-from hostport.cli.checks.judging import Level, judge
-from hostport.cli.commands.check import as_data, lines
 from hostport.v1 import allocator_pb2 as pb
+from hostport_cli.checks import catalogue
+from hostport_cli.checks.before import judge_before
+from hostport_cli.checks.facts import RIGHTS, Forwarded, InstallationFacts, RequiredRight, ShownCertificate, Unseen
+from hostport_cli.checks.findings import Level
+from hostport_cli.checks.judging import judge
+from hostport_cli.cluster import webhook_of
+from hostport_cli.commands.check import as_data, lines
 
 ROOT = Path(__file__).parents[2]
 NOW, DAY = 1_000_000.0, 86400.0
@@ -45,7 +49,7 @@ def status(**fields: Any) -> Status:
 
 def configuration(**webhook: Any) -> dict[str, Any]:
     made = yaml.safe_load((ROOT / "deploy" / "base" / "webhook.yaml").read_text(encoding="utf-8"))
-    made["webhooks"][-1] |= webhook
+    webhook_of(made).update(webhook)
     return dict(made)
 
 
@@ -64,11 +68,11 @@ def pod(*, host_network: bool = True) -> dict[str, Any]:
     return {"metadata": {"namespace": "default"}, "spec": spec}
 
 
-HEALTHY = Facts(
+HEALTHY = InstallationFacts(
     version="v1.36.3",
     configuration=configuration(),
     shims=[shim_pod(), shim_pod()],
-    shown=Shown("hostport-shim.hostport-system.svc", NOW + 89 * DAY),
+    shown=ShownCertificate("hostport-shim.hostport-system.svc", NOW + 89 * DAY),
     dry_run=pod(),
     status=status(),
     leases=[lease("hostport-system")],
@@ -78,7 +82,7 @@ HEALTHY = Facts(
 )
 
 
-def told(facts: Facts) -> str:
+def told(facts: InstallationFacts) -> str:
     return "\n".join(lines(judge(facts), width=0))
 
 
@@ -132,7 +136,7 @@ REFUSED = Unseen(
 MISSING = Unseen("kubectl: not found", "NotFound")
 FORBIDDEN = Unseen('kubectl: leases is forbidden: User "eve" cannot list resource "leases"', "Forbidden")
 
-BROKEN: dict[str, tuple[Facts, str]] = {
+BROKEN: dict[str, tuple[InstallationFacts, str]] = {
     "webhook missing": (
         replace(HEALTHY, configuration=MISSING, shown=Unseen("no webhook"), dry_run=pod(host_network=False)),
         ("✗ webhook-installed: there is no MutatingWebhookConfiguration hostport-operator: Pods that ask for ports get"
@@ -143,7 +147,7 @@ BROKEN: dict[str, tuple[Facts, str]] = {
         "✗ webhook-installed: MutatingWebhookConfiguration hostport-operator has no webhook for the creation of Pods",
     ),
     "caBundle wrong": (
-        replace(HEALTHY, shown=Shown("shim", NOW + 9 * DAY, "self-signed certificate in chain"), dry_run=X509),
+        replace(HEALTHY, shown=ShownCertificate("shim", NOW + 9 * DAY, "self-signed certificate in chain"), dry_run=X509),
         ("✗ webhook-trusted: the certificate of shim does not come from caBundle: self-signed certificate in chain\n"
         f"✗ webhook-admits: {X509.message}"),
     ),
@@ -206,18 +210,22 @@ BROKEN: dict[str, tuple[Facts, str]] = {
         replace(HEALTHY, status=status(watch=Status.Watch(lag=Duration(seconds=300)))),
         "✗ allocator-sees: it was last proven current 5m ago",
     ),
+    "Services unseen": (
+        replace(HEALTHY, status=status(watch=Status.Watch(lag=Duration(seconds=2), unseen=["services are not seen"]))),
+        "‼ allocator-sees: services are not seen",
+    ),
     "watch never proven": (
         replace(HEALTHY, status=status(watch=Status.Watch(relist_count=3))),
         "✗ allocator-sees: it was never proven current",
     ),
     "rights missing": (
-        replace(HEALTHY, rights=[Right("list", "pods"), Right("update", "leases", "coordination.k8s.io")]),
+        replace(HEALTHY, rights=[RequiredRight("list", "pods"), RequiredRight("update", "leases", "coordination.k8s.io")]),
         "✗ allocator-rights: it may not list pods, update leases.coordination.k8s.io",
     ),
     "rights for certificates missing": (
         replace(
             HEALTHY,
-            rights=[Right("get", "secrets", name="hostport-ca", is_own=True, is_for_certificates=True)],
+            rights=[RequiredRight("get", "secrets", name="hostport-ca", is_own=True, is_for_certificates=True)],
             status=status(
                 certificates=[Status.Certificate(name="ca", expire_time=Timestamp(seconds=int(NOW + 90 * DAY)))]
             ),
@@ -225,16 +233,16 @@ BROKEN: dict[str, tuple[Facts, str]] = {
         "✗ allocator-rights: it may not get secrets",
     ),
     "rights for certificates that others make": (
-        replace(HEALTHY, rights=[Right("get", "secrets", name="hostport-ca", is_own=True, is_for_certificates=True)]),
+        replace(HEALTHY, rights=[RequiredRight("get", "secrets", name="hostport-ca", is_own=True, is_for_certificates=True)]),
         "",
     ),
     "nobody to ask about rights": (replace(HEALTHY, rights=None), ""),
     "shim certificate ends": (
-        replace(HEALTHY, shown=Shown("shim", NOW + 9 * 3600)),
+        replace(HEALTHY, shown=ShownCertificate("shim", NOW + 9 * 3600)),
         "✗ webhook-certificate: it ends in 9h",
     ),
     "shim certificate has ended": (
-        replace(HEALTHY, shown=Shown("shim", NOW - 9 * 3600, "certificate has expired")),
+        replace(HEALTHY, shown=ShownCertificate("shim", NOW - 9 * 3600, "certificate has expired")),
         ("✗ webhook-trusted: the certificate of shim does not come from caBundle: certificate has expired\n"
         "✗ webhook-certificate: it ended 9h ago"),
     ),
@@ -327,7 +335,9 @@ def test_what_is_broken_is_named_with_its_cause_and_a_remedy(case: str) -> None:
 
 
 def test_a_failure_is_told_with_cause_remedy_and_page_and_wrapped_for_a_terminal() -> None:
-    facts = replace(HEALTHY, shown=Shown("shim", NOW + 60 * DAY, "self-signed certificate in chain"), dry_run=X509)
+    facts = replace(
+        HEALTHY, shown=ShownCertificate("shim", NOW + 60 * DAY, "self-signed certificate in chain"), dry_run=X509
+    )
 
     shown = list(lines(judge(facts), width=80))
 
@@ -343,14 +353,14 @@ Webhook
            certificate in chain
     fix:   see in the allocator's log why it does not write caBundle, or write
            the authority of your own Secret there
-    see:   docs/checks.md#webhook-trusted
+    see:   https://hostport.io/docs/checks.html#webhook-trusted
 ✓ the shim's certificate is good for a while (60d)
 ✗ a Pod that asks for a port is given one
     cause: kubectl: failed calling webhook "pods.hostport.io": Post
            "https://x/mutate": tls: failed to verify certificate: x509:
            certificate signed by unknown authority
     fix:   mend caBundle or the shim's certificate: see webhook-trusted
-    see:   docs/checks.md#webhook-admits
+    see:   https://hostport.io/docs/checks.html#webhook-admits
 """
     )
     assert shown[-1] == "2 failed, 0 warnings, 16 fine"
@@ -371,7 +381,7 @@ def test_json_says_the_same() -> None:
             "detail": "",
             "cause": "it was last proven current 5m ago",
             "fix": "see its log: does it reach the API server, and may it list and watch Pods and Nodes?",
-            "link": "docs/checks.md#allocator-sees",
+            "link": "https://hostport.io/docs/checks.html#allocator-sees",
         }
     ]
 
@@ -381,13 +391,14 @@ def test_every_check_can_be_told_and_has_its_place_on_the_page() -> None:
 
     assert page == catalogue.render()
     judged = {each.check.id for facts in [HEALTHY, *(facts for facts, _ in BROKEN.values())] for each in judge(facts)}
+    judged |= {each.check.id for each in judge_before(READY)}
     assert judged == set(catalogue.CHECKS)
     assert [check.id for check in catalogue.CHECKS.values() if f"### {check.id}\n" not in page] == []
 
 
-def granted(manifests: Iterable[Any]) -> set[Right]:
+def granted(manifests: Iterable[Any]) -> set[RequiredRight]:
     return {
-        Right(verb, resource, group, name, is_own=each["kind"] == "Role")
+        RequiredRight(verb, resource, group, name, is_own=each["kind"] == "Role")
         for each in manifests
         if each["kind"] in {"ClusterRole", "Role"}
         for rule in each["rules"]

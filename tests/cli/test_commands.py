@@ -16,14 +16,15 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
-from clikit import Ended, hostport, hostport_here, inhabited
-from servicekit import Running, Start
+from clikit import Ended, hostport, hostport_here, in_loop, inhabited
 
-from allocator.core.ledger import Rules
-from hostport.cli import manual, wording
-from hostport.cli.__main__ import cli, run
-from hostport.cli.commands.completion import complete
+from allocator.core.admission import LedgerRules
 from hostport.v1 import allocator_pb2 as pb
+from hostport.version import program_version
+from hostport_cli import manual, wording
+from hostport_cli.__main__ import cli, run
+from hostport_cli.commands.completion import complete
+from testing.servicekit import Running, Start
 
 DB, LEASE, WEB = (f"{number:032x}" for number in (1, 2, 3))
 
@@ -38,7 +39,7 @@ media       Relay/r1      LEASED             n2     21000/UDP             5m
 
 @pytest.fixture
 async def demo(start: Start, monkeypatch: pytest.MonkeyPatch) -> Running:
-    service = await inhabited(await start(rules=Rules()))
+    service = await inhabited(await start(rules=LedgerRules()))
     monkeypatch.setattr(wording, "now", lambda: 1300.0)
     return service
 
@@ -58,11 +59,11 @@ n2     1             1       yes
 n3     0             0       yes
 """
 PORTS = """\
-PORT        STATE      HOLDER
-7000/TCP    RESERVED   Pod/demo/web-*
-10000/TCP   BOUND      Pod/demo/db-0
-10100/TCP   BOUND      Pod/demo/db-0
-53/UDP      BOUND      Pod/edge/ingress
+NUMBER   PROTOCOL   ADDRESS   HOLDER             KNOWN BY   STATE      SINCE   LISTENING
+7000     TCP        *         Pod/demo/web-*     pod        RESERVED   5m      -
+10000    TCP        *         Pod/demo/db-0      pod        BOUND      5m      -
+10100    TCP        *         Pod/demo/db-0      pod        BOUND      5m      -
+53       UDP        *         Pod/edge/ingress   pod        BOUND      5m      -
 """
 WHO = f"""\
 HOLDER           STATE    SINCE   EXPIRES   ALLOCATION
@@ -76,10 +77,11 @@ RENEWED = f"""\
 ALLOCATION                         NODE   PORTS           EXPIRES
 {LEASE}   n2     rtp=21000/UDP   115m
 """
-VERSION = """\
-COMPONENT   VERSION   WHERE
-client      0.1.0     -
-allocator   0.1.0     cluster none, up 5m
+TODAY = program_version()
+VERSION = f"""\
+COMPONENT   {"VERSION":{len(TODAY)}}   WHERE
+client      {TODAY}   -
+allocator   {TODAY}   cluster none, up 5m
 """
 ASK = ["lease", "--owner", "Relay/r2", "--node", "n3"]
 
@@ -94,7 +96,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "lease --dry-run": ([*ASK, "--port", "media/UDP", "--port", ":9000", "--dry-run"], DRY_RUN),
     "lease": ([*ASK, "--ttl", "10m", "-o", "name"], f"{4:032x}\n"),
     "renew": (["renew", LEASE, "--ttl", "2h"], RENEWED),
-    "release": (["release", LEASE, "no-such"], f"{LEASE}\nno-such\n"),
+    "release": (["release", LEASE], f"{LEASE}\n"),
+    "release --ignore-not-found": (["release", "no-such", LEASE, "--ignore-not-found"], f"{LEASE}\n"),
     "version": (["version"], VERSION),
 }
 
@@ -131,8 +134,8 @@ async def test_json_and_yaml_are_the_message_of_the_api(demo: Running) -> None:
 
 
 async def test_every_page_is_asked_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hostport.cli.commands.listing.PAGE", 2)
-    service = await inhabited(await start(rules=Rules()))
+    monkeypatch.setattr("hostport_cli.commands.listing.PAGE", 2)
+    service = await inhabited(await start(rules=LedgerRules()))
 
     assert len((await hostport(service, "list", "-o", "name")).out.splitlines()) == 4
 
@@ -140,6 +143,7 @@ async def test_every_page_is_asked_for(start: Start, monkeypatch: pytest.MonkeyP
 ERRORS: dict[str, tuple[list[str], int, str]] = {
     "no such node": (["node", "nx"], 3, "NODE_NOT_FOUND: no node nx. "),
     "no such lease": (["renew", "nope"], 3, "ALLOCATION_NOT_FOUND: no allocation nope: "),
+    "no such lease to release": (["release", "no-such"], 3, "nothing was released: there is no allocation no-such. "),
     "a Pod's claim": (["renew", DB], 4, "NOT_A_LEASE: "),
     "a range upside down": (["lease", "--owner", "R/r", "--range", "9-8"], 4, "RANGE_INVERTED: "),
     "no owner": (["lease"], 2, "Missing option '--owner' (see hostport lease --help)\n"),
@@ -161,6 +165,42 @@ async def test_an_error_is_one_line_that_says_what_to_do(demo: Running, case: st
 
     assert (ended.code, ended.out, ended.err[: len(beginning) + 7]) == (code, "", f"error: {beginning}")
     assert ended.err.count("\n") == 1
+
+
+async def test_what_exists_is_released_and_what_does_not_is_named(demo: Running) -> None:
+    ended = await hostport(demo, "release", "one", LEASE, "other")
+
+    assert ended == Ended(
+        3, f"{LEASE}\n", "error: there are no allocations one, other. `hostport list` shows those that there are\n"
+    )
+
+
+BEFORE: dict[str, list[str]] = {
+    "the allocator": ["--server={}", "list", "-A", "-o", "name"],
+    "the allocator, and another one after the verb": [
+        "--server=127.0.0.1:1",
+        "list",
+        "--server={}",
+        "-A",
+        "-o",
+        "name",
+    ],
+    "the namespace": ["-n", "demo", "--server={}", "list", "-o", "name"],
+    "all namespaces": ["-A", "--server={}", "list", "-o", "name"],
+}
+
+
+@pytest.mark.parametrize("case", BEFORE)
+async def test_whom_to_ask_may_stand_before_the_verb(demo: Running, case: str) -> None:
+    arguments = [each.format(demo.address) for each in BEFORE[case]]
+
+    ended = await in_loop(*arguments)
+
+    assert (ended.code, ended.err, DB in ended.out.split()) == (0, "", True)
+
+
+def test_a_command_that_asks_nobody_takes_what_stands_before_it_and_needs_it_not() -> None:
+    assert hostport_here("--server=x:1", "completion", "bash").code == 0
 
 
 def test_an_allocator_that_does_not_answer_is_told_from_one_that_refuses() -> None:
@@ -193,8 +233,8 @@ async def test_the_shims_that_called_are_told_with_their_version_and_a_warning_w
 
     ended = await hostport(demo, "version")
 
-    assert ended.out.splitlines()[-1] == "shim        0.3.0     10.0.0.7, called 5m ago"
-    assert ended.err == "warning: the shim is 0.3.0, the allocator 0.1.0: only neighbouring minor versions fit\n"
+    assert ended.out.splitlines()[-1] == f"shim        {'0.3.0':{len(TODAY)}}   10.0.0.7, called 5m ago"
+    assert ended.err == f"warning: the shim is 0.3.0, the allocator {TODAY}: only neighbouring minor versions fit\n"
 
 
 async def test_a_command_runs_on_leased_ports_which_are_free_when_it_ends(demo: Running) -> None:
@@ -209,6 +249,14 @@ async def test_a_command_runs_on_leased_ports_which_are_free_when_it_ends(demo: 
     assert (await demo.stub.GetNode(pb.GetNodeRequest(name="n3"))).node.held_port_count == 0
 
 
+async def test_a_lease_of_a_block_shows_its_first_and_last_number(demo: Running) -> None:
+    block = ["--port", "rtp/UDP", "--count", "100", "--alignment", "2", "--range", "20000-20999", "--dry-run"]
+
+    ended = await hostport(demo, *ASK, *block)
+
+    assert ended.out.splitlines()[-1] == "(dry run)    n3     rtp=20000-20099/UDP   55m"
+
+
 def test_every_command_has_help_and_a_page_that_says_the_same() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 
@@ -217,6 +265,14 @@ def test_every_command_has_help_and_a_page_that_says_the_same() -> None:
         assert command.help, name
         assert [p.name for p in command.params if isinstance(p, click.Option) and not p.help] == []
         assert hostport_here(name, "--help").code == 0
+
+
+def test_examples_in_a_help_stand_on_lines_of_their_own() -> None:
+    text = manual.render()
+
+    assert "\\b" not in text
+    assert "\n  hostport explain -l app=web\n" in text
+    assert "\n  zsh:   source <(hostport completion zsh)\n" in text
 
 
 def test_the_plugin_speaks_of_itself_as_kubectl_does() -> None:
@@ -275,7 +331,7 @@ def test_kubectl_finds_the_plugin_and_its_completion() -> None:
 
 
 def hostport_program(*arguments: str, stdin: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hostport.cli", *arguments]
+    command = [sys.executable, "-m", "hostport_cli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

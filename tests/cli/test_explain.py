@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from clikit import hostport_here
 
-from hostport.cli.commands.explain import _lines
-from hostport.cli.explaining import Facts, explain
 from hostport.services import parse_service
 from hostport.v1 import allocator_pb2 as pb
+from hostport_cli.cluster import webhook_of
+from hostport_cli.commands.explain import _lines, label_selector
+from hostport_cli.explaining import PodFacts, explain
+from hostport_cli.steered import excluded_nodes
 from shim.offline import offline_allocator
 from shim.render import read_files, render_pods
 
@@ -59,7 +62,7 @@ def found(state: pb.State.ValueType = pb.STATE_BOUND, **more: Any) -> pb.GetAllo
 def configuration(created: str = "2026-11-20T12:00:00Z", **webhook: Any) -> dict[str, Any]:
     made = yaml.safe_load((ROOT / "deploy" / "base" / "webhook.yaml").read_text(encoding="utf-8"))
     made["metadata"]["creationTimestamp"] = created
-    made["webhooks"][-1] |= webhook
+    webhook_of(made).update(webhook)
     return dict(made)
 
 
@@ -69,7 +72,7 @@ def told(pod: dict[str, Any], **facts: Any) -> str:
         "configuration": configuration(),
         "found": found(),
     }
-    return "\n".join(_lines(explain(Facts(pod=pod, **everything | facts))))
+    return "\n".join(_lines(explain(PodFacts(pod=pod, **everything | facts))))
 
 
 def test_a_replica_of_a_stateful_set_is_told_how_its_numbers_came_about() -> None:
@@ -201,3 +204,98 @@ def test_warnings_of_the_admission_and_services_that_lead_nowhere_are_told() -> 
         "  OF_LATER: see docs/contract.md",
         ("  SERVICE_OLD_PORT: Service front sends port 7777/UDP to 7777, which moved to 20000: set targetPort: game"),
     ]
+
+
+SELECTORS: dict[str, tuple[dict[str, Any], str]] = {
+    "labels": ({"matchLabels": {"app": "web", "tier": "1"}}, "app=web,tier=1"),
+    "expressions": (
+        {
+            "matchExpressions": [
+                {"key": "app", "operator": "In", "values": ["web", "api"]},
+                {"key": "old", "operator": "NotIn", "values": ["yes"]},
+                {"key": "here", "operator": "Exists"},
+                {"key": "gone", "operator": "DoesNotExist"},
+            ]
+        },
+        "app in (web,api),old notin (yes),here,!gone",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SELECTORS)
+def test_the_pods_of_a_workload_are_found_by_its_selector(case: str) -> None:
+    selector, expected = SELECTORS[case]
+
+    assert label_selector(selector) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["web-0", "-l", "app=web"], ["svc/web"]], ids=["nothing", "both", "a kind without Pods"]
+)
+def test_what_is_to_be_explained_is_said_once(arguments: list[str]) -> None:
+    ended = hostport_here("explain", "-n", "demo", *arguments)
+
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+
+
+def kept_off(*fields: dict[str, Any], **term: Any) -> dict[str, Any]:
+    """The affinity of a Pod with one term."""
+    required = {"nodeSelectorTerms": [{"matchFields": list(fields)} | term]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def off(*names: str) -> list[dict[str, Any]]:
+    return [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in names]
+
+
+def test_a_pod_that_waits_is_told_which_nodes_it_is_kept_off_and_by_whom() -> None:
+    pod = admitted("distributed-db.yaml", 1)
+    del pod["spec"]["nodeName"]
+    pod["spec"]["affinity"] = kept_off(*off("n3", "n1"))
+    number = pod["spec"]["containers"][0]["ports"][0]["hostPort"]
+    relay, sshd = (
+        pb.Owner(kind="Relay", namespace="eu", name="r1"),
+        pb.ForeignHolder(kind=pb.ForeignHolder.KIND_PROCESS, name="sshd"),
+    )
+    held = {
+        "n1": [
+            pb.HeldPort(protocol=pb.PROTOCOL_TCP, host_port=number, owner=relay),
+            pb.HeldPort(protocol=pb.PROTOCOL_TCP, host_port=number, foreign=sshd),
+            pb.HeldPort(protocol=pb.PROTOCOL_TCP, host_port=1, owner=relay),
+        ],
+        "n3": [pb.HeldPort(protocol=pb.PROTOCOL_UDP, host_port=number, owner=relay)],
+        "n4": [pb.HeldPort(protocol=pb.PROTOCOL_TCP, host_port=number - 1, count=2, owner=relay)],
+    }
+
+    lines = told(pod, held=held, found=found(pb.STATE_CONFIRMED, unplaceable=True)).splitlines()
+
+    (line,) = [line for line in lines if line.startswith("Kept off")]
+    assert line == (
+        f"Kept off:    n1 ({number}/TCP by Relay/eu/r1, {number}/TCP by process/sshd), n3 (nobody has its numbers there"
+        f" now: a new Pod may go there), n4 ({number - 1}-{number}/TCP by Relay/eu/r1)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("affinity", "names"),
+    [
+        (None, []),
+        ({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": None}}, []),
+        (kept_off(*off("n2", "n1")), ["n1", "n2"]),
+        (kept_off({"key": "metadata.name", "operator": "In", "values": ["n1"]}), []),
+        (kept_off(*off("n1"), matchExpressions=[{"key": "x", "operator": "Exists"}]), ["n1"]),
+    ],
+    ids=["no affinity", "nothing required", "two names", "another operator", "beside expressions"],
+)
+def test_the_names_that_a_pod_is_kept_off_stand_in_its_affinity(affinity: Any, names: list[str]) -> None:
+    assert excluded_nodes({"spec": {"affinity": affinity}}) == names
+
+
+def test_a_node_is_excluded_where_each_term_does_so() -> None:
+    affinity = kept_off(*off("n1", "n2"))
+    affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"] += [
+        {},
+        {"matchFields": off("n2")},
+    ]
+
+    assert excluded_nodes({"spec": {"affinity": affinity}}) == ["n2"]

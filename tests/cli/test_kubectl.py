@@ -6,9 +6,11 @@ real one is used against a real API server in tests/e2e.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
+import shutil
 import stat
 import sys
 import time
@@ -20,7 +22,8 @@ from access.reviewing import ReviewServer, account
 from access.secured import Secured
 from clikit import Ended, hostport_here, in_loop
 
-from allocator.access.rights import EVERYWHERE
+from allocator.access.guard import EVERYWHERE
+from hostport_cli.kubectl import KubectlError, together
 
 STAND_IN = f"""#!{sys.executable}
 import json, os, sys, time
@@ -39,6 +42,13 @@ for key, (out, err, code) in json.loads(os.environ["KUBECTL_SAYS"]).items():
 sys.exit(f"error: unexpected: {{arguments}}")
 """
 NO_CLUSTER = "The connection to the server 127.0.0.1:1 was refused - did you specify the right host or port?\n"
+NO_KUBECONFIG = "The connection to the server localhost:8080 was refused - did you specify the right host or port?\n"
+NO_TOKEN_SERVER = (
+    'error: failed to create token: Post "http://localhost:8080/api/v1/namespaces/hostport-system/serviceaccounts/'
+    'hostport-cli/token": dial tcp 127.0.0.1:8080: connect: connection refused\n'
+)
+NO_CONTEXT = "error: current-context must exist in order to minify\n"
+MISSING_FILE = "error: stat /no/such: no such file or directory\n"
 FORBIDDEN = 'Error from server (Forbidden): pods "web-0" is forbidden: User "eve" cannot get resource "pods"\n'
 MISSING = 'Error from server (NotFound): services "hostport-allocator" not found\n'
 
@@ -133,6 +143,13 @@ async def test_who_may_not_is_told_which_right_is_missing(secured: Secured, kube
     assert "portleases.hostport.io" in ended.err
 
 
+NO_CLUSTER_KNOWN = Ended(
+    5,
+    "",
+    "error: kubectl knows no cluster: there is no kubeconfig, or it has no current context. Name one by --kubeconfig or "
+    "KUBECONFIG, its context by --context, or the allocator by --server\n",
+)
+
 FAILURES: dict[str, tuple[dict[str, tuple[str, str, int | None]], list[str], Ended]] = {
     "no cluster": (
         {"create_token": ("", NO_CLUSTER, 1), "config": ("demo", "", 0)},
@@ -149,6 +166,14 @@ FAILURES: dict[str, tuple[dict[str, tuple[str, str, int | None]], list[str], End
         ["node"],
         Ended(3, "", 'error: kubectl: services "hostport-allocator" not found\n'),
     ),
+    "no kubeconfig": ({"create_token": ("", NO_KUBECONFIG, 1)}, ["node"], NO_CLUSTER_KNOWN),
+    "no kubeconfig, and a token is wanted": ({"create_token": ("", NO_TOKEN_SERVER, 1)}, ["node"], NO_CLUSTER_KNOWN),
+    "no context": ({"config": ("", NO_CONTEXT, 1)}, ["list"], NO_CLUSTER_KNOWN),
+    "a kubeconfig that is not there": (
+        {"create_token": ("", MISSING_FILE, 1)},
+        ["node", "--kubeconfig=/no/such"],
+        Ended(5, "", "error: kubectl: stat /no/such: no such file or directory\n"),
+    ),
     "a Pod that may not be seen": (
         {"get": ("", FORBIDDEN, 1), "config": ("demo", "", 0)},
         ["explain", "web-0"],
@@ -164,3 +189,90 @@ def test_a_failure_of_kubectl_is_one_line_with_an_exit_status(kubectl: StandIn, 
 
     assert hostport_here(*arguments) == expected
     assert kubectl.still_running() == []
+
+
+def workload_pods(*names: str) -> str:
+    return json.dumps({"items": [{"metadata": {"name": name, "namespace": "demo"}, "spec": {}} for name in names]})
+
+
+def test_the_pods_of_a_workload_are_explained_one_after_the_other(kubectl: StandIn) -> None:
+    kubectl.says(
+        **{
+            "statefulsets/web": (json.dumps({"spec": {"selector": {"matchLabels": {"app": "web"}}}}), "", 0),
+            "pods?labelSelector=app%3Dweb": (workload_pods("web-0", "web-1"), "", 0),
+            "mutatingwebhookconfigurations": ("", MISSING, 1),
+            "services": ('{"items": []}', "", 0),
+            "/api/v1/namespaces/demo": ('{"metadata": {}}', "", 0),
+        }
+    )
+
+    ended = hostport_here("explain", "sts/web", "-n", "demo")
+
+    assert (ended.code, ended.err) == (0, "")
+    assert [line for line in ended.out.splitlines() if line.startswith("Pod:")] == [
+        "Pod:         demo/web-0, Unknown, on no node yet",
+        "Pod:         demo/web-1, Unknown, on no node yet",
+    ]
+
+
+def test_a_workload_without_pods_is_told_what_was_denied_to_it(kubectl: StandIn) -> None:
+    denial = 'admission webhook "pods.hostport.io" denied the request: PORT_CONFLICT: 80 is taken'
+    event = {
+        "metadata": {"creationTimestamp": "2026-11-24T12:00:00Z"},
+        "regarding": {"kind": "ReplicaSet", "name": "web-6d4"},
+        "note": f"Error creating: {denial}",
+    }
+    kubectl.says(
+        **{
+            "deployments/web": (json.dumps({"spec": {"selector": {"matchLabels": {"app": "web"}}}}), "", 0),
+            "pods?labelSelector": ('{"items": []}', "", 0),
+            "events": (json.dumps({"items": [event]}), "", 0),
+        }
+    )
+
+    assert hostport_here("explain", "deploy/web", "-n", "demo") == Ended(
+        3,
+        "",
+        "error: deploy/web has no Pods in namespace demo: the last Pod of ReplicaSet web-6d4 was denied: PORT_CONFLICT: 80 is "
+        "taken\n",
+    )
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("list", "-A"), ("node",), ("version",), ("explain", "web-0")], ids=" ".join
+)
+def test_without_a_kubeconfig_the_real_kubectl_is_put_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+
+    assert hostport_here(*arguments) == NO_CLUSTER_KNOWN
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_a_kubeconfig_without_a_current_context_is_put_in_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"name": "a", "context": {"cluster": "a", "user": "a"}}
+    (tmp_path / "config").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", "contexts": [named]}))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+
+    assert hostport_here("list") == NO_CLUSTER_KNOWN
+
+
+async def test_what_is_asked_together_has_ended_when_the_first_error_is_raised() -> None:
+    """Else a kubectl would be cut off as the command ends, and asyncio would say so on the terminal."""
+    ended = []
+
+    async def fails() -> None:
+        raise KubectlError("no", "")
+
+    async def answers() -> None:
+        await asyncio.sleep(0.01)
+        ended.append("answers")
+
+    with pytest.raises(KubectlError):
+        await together(fails(), answers())
+
+    assert ended == ["answers"]

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from hostport.cli.checks import probing
-from hostport.cli.checks.facts import Forwarded
-from hostport.cli.checks.probing import forwarded
-from hostport.cli.exits import CliError
-from hostport.cli.kubectl import Kubectl
+from hostport_cli.checks import probing
+from hostport_cli.checks.facts import Forwarded
+from hostport_cli.checks.probing import forwarded
+from hostport_cli.exits import CliError
+from hostport_cli.kubectl import Kubectl
 
 READY = [{"type": "Ready", "status": "True"}]
 RUNS: dict[str, Any] = {"containerStatuses": [{"state": {"running": {}}}]}

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from clikit import hostport
 from crash.server import Server
-from servicekit import Running
 
 from hostport.v1 import allocator_pb2 as pb
+from testing.servicekit import Running
 
 LEASE = ("lease", "--owner", "Test/me")
 
 
 def program(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hostport.cli", *arguments]
+    command = [sys.executable, "-m", "hostport_cli", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -36,7 +36,7 @@ async def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 async def held(service: Running) -> list[str]:
-    return [claim.id for claim in service.engine.ledger.claims()]
+    return [claim.id for claim in service.engine.ledger.claims]
 
 
 async def test_a_watch_goes_on_when_the_allocator_was_killed_and_is_back(tmp_path: Path) -> None:

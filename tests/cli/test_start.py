@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import pytest
 
-from hostport import start
+from hostport_cli import start
 
 
 def missing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -32,7 +32,7 @@ def test_whoever_installed_the_library_alone_is_told_which_extra_to_install(
     )
 
 
-@pytest.mark.parametrize("name", ["hostport.cli.exits", "shim", "allocator.core.plan"])
+@pytest.mark.parametrize("name", ["hostport_cli.exits", "shim", "allocator.core.place.plan"])
 def test_a_module_of_our_own_that_is_missing_is_a_fault(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     missing(monkeypatch, name)
 

@@ -10,8 +10,6 @@ from google.protobuf.any_pb2 import Any as Packed
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from allocator.core.asks import Mistake as Refusal
-from allocator.wire import to_status
 from hostport.client import (
     HostportError,
     InvalidRequestError,
@@ -23,6 +21,7 @@ from hostport.client import (
 )
 from hostport.client.errors import error_of
 from hostport.contract import Code, Reason
+from hostport.contract.status import to_status
 
 CLASSES = {
     Code.INVALID_ARGUMENT: InvalidRequestError,
@@ -56,7 +55,7 @@ class Failed(grpc.RpcError):
 def answered(reason: Reason) -> Failed:
     """As the allocator answers."""
     code = getattr(grpc.StatusCode, reason.code.name)
-    return Failed(code, to_status([Refusal(reason, "ports[0]", "a sentence")]))
+    return Failed(code, to_status([Mistake(reason, "ports[0]", "a sentence")]))
 
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import pytest
 from crash.server import Server
-from servicekit import Running
 
 from hostport.client import (
     AsyncClient,
@@ -30,6 +29,8 @@ from hostport.client import (
 )
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as rpc
+from testing.servicekit import Running
+from testing.waiting import until
 
 MEDIA = Port("media", "UDP")
 RANGE = (21000, 21099)
@@ -94,7 +95,6 @@ async def test_a_lease_is_renewed_by_itself_and_lives_through_a_kill_of_the_allo
         lease = await asyncio.to_thread(client.lease("Relay/r1", MEDIA, ttl=15).acquire)
         first = (await held(server))["r1"]
         await server.kill()
-        await asyncio.sleep(1)
         await server.start()
         await server.serving()
 
@@ -105,9 +105,9 @@ async def test_a_lease_is_renewed_by_itself_and_lives_through_a_kill_of_the_allo
 
 async def test_a_lease_is_asked_for_until_the_allocator_is_back(server: Server) -> None:
     await server.kill()
-    with Client(server.address) as client:
+    with Client(server.address, connect_timeout=30) as client:
         acquiring = asyncio.create_task(asyncio.to_thread(client.lease("Relay/r1", MEDIA).acquire))
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(0.2)  # time for an attempt, which is refused at once
         assert not acquiring.done()
         await server.start()
 
@@ -154,7 +154,9 @@ async def test_the_block_of_a_lost_lease_does_not_end_as_if_nothing_had_been(ser
     def use() -> None:
         with Client(str(service.address)) as client, client.lease("Relay/r1", MEDIA, ttl=1.2) as lease:
             asyncio.run_coroutine_threadsafe(release(service, lease.id), loop).result(10)
-            time.sleep(1.2)
+            deadline = time.monotonic() + 5
+            while lease.lost is None and time.monotonic() < deadline:
+                time.sleep(0.01)
 
     with pytest.raises(LeaseLostError):
         await asyncio.to_thread(use)
@@ -209,7 +211,7 @@ async def test_the_block_of_asyncio_is_cancelled_when_its_lease_is_lost(service:
     async def use() -> None:
         async with AsyncClient(str(service.address)) as client, client.lease("Relay/r1", MEDIA, ttl=1.2) as lease:
             await release(service, lease.id)
-            await asyncio.sleep(10)
+            await asyncio.wait_for(asyncio.Event().wait(), 10)
 
     with pytest.raises(LeaseLostError, match="was ended"):
         await use()
@@ -225,7 +227,7 @@ async def test_who_listens_is_called_and_not_cancelled(service: Running) -> None
         client.lease("Relay/r1", ttl=1.2, on_lost=lost.append) as lease,
     ):
         await release(service, lease.id)
-        await asyncio.sleep(1)
+        await until(lambda: lost)
     assert [error.reason for error in lost] == ["ALLOCATION_NOT_FOUND"]
 
 
@@ -235,7 +237,7 @@ async def test_a_cancellation_from_outside_stays_one_and_releases(service: Runni
     async def use() -> None:
         async with AsyncClient(str(service.address)) as client, client.lease("Relay/r1"):
             begun.set()
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
     task = asyncio.create_task(use())
     await begun.wait()
@@ -280,7 +282,7 @@ async def test_what_does_not_exist_and_what_does_not_answer_have_classes_of_thei
             await client.call("GetAllocation", pb.GetAllocationRequest(id="nope"))
     assert missing.value.reason == "ALLOCATION_NOT_FOUND"
     await server.kill()
-    async with AsyncClient(server.address, patience=0.3) as client:
+    async with AsyncClient(server.address, timeout=0.3) as client:
         with pytest.raises(UnavailableError, match=r"no answer from the allocator.*Connection refused"):
             await client.lease("Relay/r1").acquire()
 

@@ -8,9 +8,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from servicekit import Running
-
 from hostport.client import Credentials
+from testing.servicekit import Running
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "leasing.md"
 
@@ -29,7 +28,7 @@ async def test_the_block_with_threads(service: Running) -> None:
     await asyncio.to_thread(exec, compile(code, str(PAGE), "exec"), {"serve": served.append})
 
     assert served == [21000]
-    assert list(service.engine.ledger.claims()) == []
+    assert list(service.engine.ledger.claims) == []
 
 
 async def test_the_block_on_asyncio(service: Running) -> None:
@@ -46,4 +45,4 @@ async def test_the_block_on_asyncio(service: Running) -> None:
     await names["page"]()
 
     assert served == [7000]
-    assert list(service.engine.ledger.claims()) == []
+    assert list(service.engine.ledger.claims) == []

@@ -23,7 +23,7 @@ def test_its_end_counts_from_the_call_that_succeeded_and_not_from_those_that_fai
         assert not renewal.is_over(1000 + second)
 
     assert renewal.is_over(1030)
-    assert (renewal.patience(1027), renewal.patience(1001)) == (3, 5)
+    assert (renewal.timeout(1027), renewal.timeout(1001)) == (3, 5)
 
 
 def test_a_failure_is_repeated_soon_and_at_last_when_the_time_is_over() -> None:

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from allocator.cluster.kubernetes import KubernetesCluster
-from allocator.cluster.watching import Pace
-from cluster.apiserver import ApiServer
-from cluster.observing import Recorder
+from allocator.cluster.reflector import WatchTuning
+from testing.apiserver import ApiServer
+from testing.observing import Recorder
 
-PACE = Pace(page=3, stall_seconds=0.5, proof_seconds=0.01, proof_grace=0.005, probe_stall=0.4)
+TUNING = WatchTuning(page=3, stall_seconds=0.5, proof_seconds=0.01, proof_grace=0.005, probe_stall=0.4)
 
 Follow = Callable[..., KubernetesCluster]
 
@@ -35,8 +35,8 @@ async def follow(server: ApiServer) -> AsyncIterator[Follow]:
     """Starts to follow the server, for one observer; without chance, so that pauses are half of their bound."""
     running: list[asyncio.Task[None]] = []
 
-    def start(observer: Recorder, *, pace: Pace = PACE, **more: object) -> KubernetesCluster:
-        cluster = KubernetesCluster(server.client(), pace=pace, chance=lambda: 0.0, **more)  # type: ignore[arg-type]
+    def start(observer: Recorder, *, tuning: WatchTuning = TUNING, **more: object) -> KubernetesCluster:
+        cluster = KubernetesCluster(server.client(), tuning=tuning, chance=lambda: 0.0, **more)  # type: ignore[arg-type]
         running.append(asyncio.create_task(cluster.run(observer)))
         return cluster
 

@@ -11,8 +11,9 @@ import trustme
 import yaml
 from kubernetes.aio.config import incluster_config
 
-from allocator.cluster.client import ApiError, Client, ClusterConfigError, UnreachableError, loader
-from cluster.apiserver import ApiServer, Fail
+from allocator.cluster.client import ApiClient, ApiError, UnreachableError
+from allocator.cluster.credentials import ClusterConfigError, loader
+from testing.apiserver import ApiServer, Fail
 
 
 class Clock:
@@ -37,7 +38,7 @@ def kubeconfig(path: Path, url: str, **user: Any) -> str:
     return str(path)
 
 
-async def tokens(server: ApiServer, client: Client, *, requests: int = 1) -> list[str | None]:
+async def tokens(server: ApiServer, client: ApiClient, *, requests: int = 1) -> list[str | None]:
     """What the server sees in so many requests."""
     server.tokens_seen.clear()
     for _ in range(requests):
@@ -46,7 +47,7 @@ async def tokens(server: ApiServer, client: Client, *, requests: int = 1) -> lis
 
 
 async def test_a_token_of_a_kubeconfig_is_sent(server: ApiServer, tmp_path: Path) -> None:
-    client = Client(loader(kubeconfig(tmp_path / "config", server.url, token="t1")))
+    client = ApiClient(loader(kubeconfig(tmp_path / "config", server.url, token="t1")))
 
     assert await tokens(server, client) == ["Bearer t1"]
     await client.close()
@@ -54,7 +55,7 @@ async def test_a_token_of_a_kubeconfig_is_sent(server: ApiServer, tmp_path: Path
 
 async def test_kubectls_own_variable_names_the_file(server: ApiServer, tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", server.url, token="t1")
-    client = Client(loader("", {"KUBECONFIG": path}))
+    client = ApiClient(loader("", {"KUBECONFIG": path}))
 
     assert await tokens(server, client) == ["Bearer t1"]
     await client.close()
@@ -63,7 +64,7 @@ async def test_kubectls_own_variable_names_the_file(server: ApiServer, tmp_path:
 async def test_a_token_file_is_read_again_each_minute(server: ApiServer, tmp_path: Path) -> None:
     token, clock = tmp_path / "token", Clock()
     token.write_text("t1")
-    client = Client(loader(kubeconfig(tmp_path / "config", server.url, tokenFile=str(token))), monotonic=clock)
+    client = ApiClient(loader(kubeconfig(tmp_path / "config", server.url, tokenFile=str(token))), monotonic=clock)
     seen = await tokens(server, client)
     token.write_text("t2")
     clock.seconds = 59.0
@@ -78,7 +79,7 @@ async def test_a_token_file_is_read_again_each_minute(server: ApiServer, tmp_pat
 async def test_refused_credentials_are_read_again_at_once_and_only_once(server: ApiServer, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("old")
-    client = Client(loader(kubeconfig(tmp_path / "config", server.url, tokenFile=str(token))), monotonic=Clock())
+    client = ApiClient(loader(kubeconfig(tmp_path / "config", server.url, tokenFile=str(token))), monotonic=Clock())
     await client.get("/api/v1/nodes", {"limit": "2"})
     token.write_text("new")
     server.wants_token = "new"
@@ -99,7 +100,7 @@ async def test_an_exec_plugin_runs_once_and_again_when_refused(server: ApiServer
         "'status': {'token': 't' + str(len(p.read_text())), 'expirationTimestamp': '2999-01-01T00:00:00Z'}}))"
     )
     plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": sys.executable, "args": ["-c", program]}
-    client = Client(loader(kubeconfig(tmp_path / "config", server.url, exec=plugin)), monotonic=clock)
+    client = ApiClient(loader(kubeconfig(tmp_path / "config", server.url, exec=plugin)), monotonic=clock)
     seen = await tokens(server, client, requests=2)
     clock.seconds = 61.0
     seen = [*seen, *await tokens(server, client)]
@@ -137,7 +138,7 @@ async def test_new_certificates_mean_new_connections(server: ApiServer, tmp_path
         "server": server.url.replace("http", "https"),
     }
     Path(path).write_text(yaml.safe_dump(config))
-    client = Client(loader(path), monotonic=clock)
+    client = ApiClient(loader(path), monotonic=clock)
     links = []
     for seconds in (0.0, 60.0, 120.0):
         clock.seconds = seconds
@@ -158,14 +159,14 @@ async def test_a_kubeconfig_that_cannot_be_used_is_the_operators_affair(tmp_path
     if text is not None:
         path.write_text(text)
     with pytest.raises(ClusterConfigError, match=f"no way to reach a cluster is known .{path}."):
-        await Client(loader(str(path))).get("/")
+        await ApiClient(loader(str(path))).get("/")
 
 
 async def test_a_kubeconfig_that_breaks_later_leaves_the_old_credentials_in_use(
     server: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, clock = tmp_path / "config", Clock()
-    client = Client(loader(kubeconfig(path, server.url, token="t1")), monotonic=clock)
+    client = ApiClient(loader(kubeconfig(path, server.url, token="t1")), monotonic=clock)
     await client.get("/api/v1/nodes", {"limit": "2"})
     path.unlink()
     clock.seconds = 61.0

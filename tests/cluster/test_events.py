@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
-from waiting import until
 
-from allocator.cluster import events, happenings
-from allocator.cluster.client import Client, Loaded
+from allocator.cluster import correlator, events
+from allocator.cluster.client import ApiClient
+from allocator.cluster.correlator import ObjectEvent, Subject
+from allocator.cluster.credentials import Loaded
 from allocator.cluster.events import EventWriter
-from allocator.cluster.happenings import Happening, Subject
+from testing.waiting import until
 
 POD = Subject(api_version="v1", kind="Pod", namespace="demo", name="web-0", uid="u-1")
 PATH = "/apis/events.k8s.io/v1/namespaces/demo/events"
 
 
-def conflict(note: str = "8080/TCP is held twice", subject: Subject = POD) -> Happening:
-    return Happening(subject=subject, reason="Conflict", action="Observe", note=note)
+def conflict(note: str = "8080/TCP is held twice", subject: Subject = POD) -> ObjectEvent:
+    return ObjectEvent(subject=subject, reason="Conflict", action="Observe", note=note)
 
 
 class Server:
@@ -76,11 +77,13 @@ async def writer(server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) 
     async def load() -> Loaded:
         return Loaded(Configuration(host=server.url))  # type: ignore[attr-defined]
 
-    writer = EventWriter(Client(load), instance="allocator-0", may_write=lambda: clock.may_write, now=clock)
+    client = ApiClient(load)
+    writer = EventWriter(client, instance="allocator-0", may_write=lambda: clock.may_write, now=clock)
     running = asyncio.create_task(writer.forever())
     yield writer
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+    await client.close()
 
 
 async def test_an_event_is_written_as_kubectl_reads_it(server: Server, writer: EventWriter) -> None:
@@ -112,7 +115,7 @@ async def test_a_repetition_is_counted_in_the_same_event(server: Server, writer:
     await until(lambda: writer.counts)  # its answer has come, too
     for _ in range(4):
         writer.tell(conflict())
-    clock.now += happenings.REPEAT_SECONDS
+    clock.now += correlator.REPEAT_SECONDS
     await until(lambda: len(server.got) == 2)
 
     name = server.got[0][2]["metadata"]["name"]
@@ -125,7 +128,7 @@ async def test_an_event_that_has_expired_is_written_anew(server: Server, writer:
     writer.tell(conflict())
     await until(lambda: writer.counts)  # its answer has come, too
     writer.tell(conflict())
-    clock.now += happenings.REPEAT_SECONDS
+    clock.now += correlator.REPEAT_SECONDS
     await until(lambda: len(server.got) == 3)
 
     assert [method for method, _, _ in server.got] == ["POST", "PATCH", "POST"]
@@ -192,7 +195,7 @@ async def test_telling_never_waits_and_what_has_no_room_is_counted(
     server: Server, writer: EventWriter, clock: Clock
 ) -> None:
     clock.may_write = False
-    for at in range(happenings.MOST_SERIES + 3):
+    for at in range(correlator.MOST_SERIES + 3):
         writer.tell(conflict(subject=Subject(api_version="v1", kind="Pod", namespace="d", name="x", uid=str(at))))
 
     assert writer.counts == {("Conflict", "dropped"): 3}
@@ -202,10 +205,10 @@ async def test_a_warning_that_another_allocator_has_told_is_counted_in_its_event
     server: Server, writer: EventWriter, clock: Clock
 ) -> None:
     server.statuses += [409]
-    told = Happening(subject=POD, reason="Warned", action="Admit", note="PORT_MOVED: 80 moved", kind="PORT_MOVED")
+    told = ObjectEvent(subject=POD, reason="Warned", action="Admit", note="PORT_MOVED: 80 moved", kind="PORT_MOVED")
     writer.tell(told)
     await until(lambda: writer.counts)
-    clock.now += happenings.REPEAT_SECONDS
+    clock.now += correlator.REPEAT_SECONDS
     writer.tell(told)
     await until(lambda: writer.counts["Warned", "written"] == 2)
 
@@ -215,13 +218,13 @@ async def test_a_warning_that_another_allocator_has_told_is_counted_in_its_event
 
 async def test_no_flood_of_warnings_keeps_a_denial_waiting(server: Server, writer: EventWriter, clock: Clock) -> None:
     clock.may_write = False
-    for at in range(happenings.MOST_SERIES + 3):
+    for at in range(correlator.MOST_SERIES + 3):
         subject = Subject(api_version="v1", kind="Pod", namespace="demo", name=f"web-{at}", uid=str(at))
-        writer.tell(Happening(subject=subject, reason="Warned", action="Admit", note="80 moved", kind="PORT_MOVED"))
-    writer.tell(Happening(subject=POD, reason="Denied", action="Allocate", note="PORT_CONFLICT: 80 is taken"))
+        writer.tell(ObjectEvent(subject=subject, reason="Warned", action="Admit", note="80 moved", kind="PORT_MOVED"))
+    writer.tell(ObjectEvent(subject=POD, reason="Denied", action="Allocate", note="PORT_CONFLICT: 80 is taken"))
     assert writer.counts == {("Warned", "dropped"): 3}
 
     clock.may_write = True
-    await until(lambda: len(server.got) == 1 + happenings.BURST)
+    await until(lambda: len(server.got) == 1 + correlator.BURST)
 
-    assert [body["reason"] for _, _, body in server.got] == ["Denied", *["Warned"] * int(happenings.BURST)]
+    assert [body["reason"] for _, _, body in server.got] == ["Denied", *["Warned"] * int(correlator.BURST)]

@@ -6,15 +6,15 @@ import asyncio
 import logging
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import pytest
-from waiting import until
 
 from allocator.core.candidates import Node, NodeName
-from cluster.apiserver import ApiServer, Cut, Fail, Fault, Halved, Hang, Lines, Plain, error_event
-from cluster.conftest import ENCODINGS, PACE, Follow
-from cluster.observing import Recorder, namespace, node, pod
+from allocator.core.claims import ClusterChange
+from cluster.conftest import ENCODINGS, TUNING, Follow
+from testing.apiserver import ApiServer, Cut, Fail, Fault, Halved, Hang, Lines, Plain, error_event
+from testing.observing import Recorder, namespace, node, pod
+from testing.waiting import until
 
 pytestmark = pytest.mark.parametrize("server", ENCODINGS, indirect=True)
 
@@ -86,7 +86,7 @@ async def test_a_list_of_another_kind_between_two_pages_changes_nothing(server: 
     observer = await following
 
     lists = [request.split()[1] for request in server.requests if request.startswith("list ")]
-    assert sorted(lists[:-1]) == ["namespaces", "namespaces", "nodes", "pods", "pods", "pods"]
+    assert sorted(lists[:-1]) == ["namespaces", "namespaces", "nodes", "pods", "pods", "pods", "services"]
     assert lists[-1] == "pods"
     assert sorted(observer.pods) == sorted(names)
 
@@ -94,7 +94,7 @@ async def test_a_list_of_another_kind_between_two_pages_changes_nothing(server: 
 async def test_a_list_that_takes_long_tells_how_far_it_is(
     server: ApiServer, follow: Follow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("allocator.cluster.watching.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("allocator.cluster.pager.PROGRESS_SECONDS", 0.0)
     caplog.set_level(logging.INFO)
     server.put("nodes", node("n1"))
     for number in range(8):
@@ -133,7 +133,7 @@ async def test_a_pod_is_told_when_it_appears_changes_and_goes(server: ApiServer,
 async def test_nodes_are_told_only_when_something_that_matters_changes(server: ApiServer, follow: Follow) -> None:
     observer = await synced(server, follow)
     told: list[Node] = []
-    observer.observe = lambda **news: told.extend(news.get("nodes", ()))  # type: ignore[method-assign]
+    observer.observe = lambda change: told.extend(change.nodes)  # type: ignore[method-assign]
     for labels in ({}, {}, {"disk": "ssd"}):
         server.put("nodes", node("n1", **labels))
     await observer.until(lambda: told)
@@ -347,14 +347,15 @@ async def test_no_pod_is_told_before_all_nodes_are(server: ApiServer, follow: Fo
     seen: list[int] = []
     observe = observer.observe
 
-    def noting(**news: Any) -> None:
-        seen.append(len(observer.nodes))
-        observe(**news)
+    def noting(change: ClusterChange) -> None:
+        if list(change.pods):
+            seen.append(len(observer.nodes))
+        observe(change)
 
     observer.observe = noting  # type: ignore[method-assign]
     await synced(server, follow, pod("p", "web:80=8000"), observer=observer)
 
-    assert seen[1:] == [2] * (len(seen) - 1)
+    assert seen == [2]
 
 
 # -- proofs
@@ -393,8 +394,8 @@ async def test_nothing_is_proven_while_the_watch_lacks_a_pod(server: ApiServer, 
     server.put("nodes", node("n1"))
     server.script("watch pods", Hang(), Hang())
     clock = [1000.0]
-    pace = replace(PACE, stall_seconds=30.0)
-    cluster = follow(observer, pace=pace, now=lambda: clock[0])
+    tuning = replace(TUNING, stall_seconds=30.0)
+    cluster = follow(observer, tuning=tuning, now=lambda: clock[0])
     await asyncio.wait_for(cluster.synced(), 5)
     server.put("pods", pod("p", carries="abc"))
     clock[0] = 2000.0
@@ -417,7 +418,7 @@ async def test_a_watch_that_misses_what_a_probe_shows_is_begun_anew(
     observer = Recorder()
     server.put("nodes", node("n1"))
     server.script("watch pods", Hang())
-    await asyncio.wait_for(follow(observer, pace=replace(PACE, stall_seconds=30.0)).synced(), 5)
+    await asyncio.wait_for(follow(observer, tuning=replace(TUNING, stall_seconds=30.0)).synced(), 5)
     server.put("pods", pod("p", "web:80=8000"))
     await observer.has_pods("p")
 
@@ -426,7 +427,7 @@ async def test_a_watch_that_misses_what_a_probe_shows_is_begun_anew(
 
 async def test_nothing_is_proven_while_the_api_server_is_away(server: ApiServer, follow: Follow) -> None:
     observer = await synced(server, follow)
-    await server.stop()
+    await server.go_away()
     await asyncio.sleep(0.05)
     proofs = len(observer.proofs)
     await asyncio.sleep(0.1)

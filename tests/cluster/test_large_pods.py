@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kit import node
 
 from allocator.cluster.objects import parse_constraints
 from allocator.core.candidates import Constraints, Toleration
-from hostport.bounds import Bound
+from hostport.contract.limits import Bound
+from testing.kit import node
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 

@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 
-from allocator.cluster.client import Answer, ApiError, UnreachableError
+from allocator.cluster.client import ApiError, StreamedResponse, UnreachableError
+from allocator.cluster.elector import LeaderElector, LostError
 from allocator.cluster.lease import (
     Fate,
     Holder,
-    Leadership,
+    LeaseRecord,
     Legacy,
-    LostError,
-    Record,
-    Right,
     Take,
+    TakeReason,
     Wait,
     decide,
     legacy,
@@ -33,58 +32,58 @@ OTHER = Holder(pod_uid="other", start="1", pod_name="allocator-other", journal="
 NOW = 1000.0
 
 
-def record(holder: Holder | None, *, journal: str = "j1", renewed: float | None = NOW - 2, **more: Any) -> Record:
-    return Record(version="7", holder=holder, journal=journal, renewed=renewed, **more)
+def record(holder: Holder | None, *, journal: str = "j1", renewed: float | None = NOW - 2, **more: Any) -> LeaseRecord:
+    return LeaseRecord(version="7", holder=holder, journal=journal, renewed=renewed, **more)
 
 
 LIVES, GONE, FINISHED = Fate.UNKNOWN, Fate.GONE, Fate.FINISHED
 
 ROWS = {
-    "no Lease ever stood": (None, 0.0, LIVES, Take(Right.FIRST)),
-    "we hold it": (record(ME), 1.0, LIVES, Take(Right.OURS)),
-    "released": (record(None), 0.0, LIVES, Take(Right.RELEASED)),
-    "an earlier start of our Pod": (record(Holder(pod_uid="me", start="0")), 0.0, LIVES, Take(Right.SAME_POD)),
+    "no Lease ever stood": (None, 0.0, LIVES, Take(TakeReason.FIRST)),
+    "we hold it": (record(ME), 1.0, LIVES, Take(TakeReason.OURS)),
+    "released": (record(None), 0.0, LIVES, Take(TakeReason.RELEASED)),
+    "an earlier start of our Pod": (record(Holder(pod_uid="me", start="0")), 0.0, LIVES, Take(TakeReason.SAME_POD)),
     "another, just seen": (record(OTHER), 0.0, LIVES, Wait(15.0)),
     "another, silent for 14 s": (record(OTHER, renewed=1.0), 14.0, LIVES, Wait(1.0)),
-    "another, silent for 15 s": (record(OTHER, renewed=1.0), 15.0, LIVES, Take(Right.SILENT)),
-    "another, clock far ahead": (record(OTHER, renewed=9e9), 15.0, LIVES, Take(Right.SILENT)),
-    "its Pod is finished": (record(OTHER), 0.0, FINISHED, Take(Right.POD_FINISHED)),
-    "its Pod is gone, seen just now": (record(OTHER, renewed=NOW - 20), 0.0, GONE, Take(Right.POD_GONE, NOW + 10)),
-    "its Pod is gone for long": (record(OTHER), 10.0, GONE, Take(Right.POD_GONE)),
-    "its Pod is gone, it may run": (record(OTHER), 1.0, GONE, Take(Right.POD_GONE, NOW + 9)),
-    "without its journal": (record(None, journal="j2"), 0.5, LIVES, Take(Right.RELEASED, NOW + 35.5)),
+    "another, silent for 15 s": (record(OTHER, renewed=1.0), 15.0, LIVES, Take(TakeReason.SILENT)),
+    "another, clock far ahead": (record(OTHER, renewed=9e9), 15.0, LIVES, Take(TakeReason.SILENT)),
+    "its Pod is finished": (record(OTHER), 0.0, FINISHED, Take(TakeReason.POD_FINISHED)),
+    "its Pod is gone, seen just now": (record(OTHER, renewed=NOW - 20), 0.0, GONE, Take(TakeReason.POD_GONE, NOW + 10)),
+    "its Pod is gone for long": (record(OTHER), 10.0, GONE, Take(TakeReason.POD_GONE)),
+    "its Pod is gone, it may run": (record(OTHER), 1.0, GONE, Take(TakeReason.POD_GONE, NOW + 9)),
+    "without its journal": (record(None, journal="j2"), 0.5, LIVES, Take(TakeReason.RELEASED, NOW + 35.5)),
     "without its journal, its clock behind ours": (
         record(None, journal="j2", renewed=NOW - 7200),
         0.5,
         LIVES,
-        Take(Right.RELEASED, NOW + 35.5),
+        Take(TakeReason.RELEASED, NOW + 35.5),
     ),
     "without its journal, its clock ahead of ours": (
         record(None, journal="j2", renewed=NOW + 7200),
         0.5,
         LIVES,
-        Take(Right.RELEASED, NOW + 35.5),
+        Take(TakeReason.RELEASED, NOW + 35.5),
     ),
-    "without its journal, seen for long": (record(None, journal="j2"), 36.0, LIVES, Take(Right.RELEASED)),
+    "without its journal, seen for long": (record(None, journal="j2"), 36.0, LIVES, Take(TakeReason.RELEASED)),
     "without its journal, handed over": (
         record(None, journal="j2", handed_over=True),
         0.5,
         LIVES,
-        Take(Right.RELEASED),
+        Take(TakeReason.RELEASED),
     ),
-    "without its journal, gone": (record(OTHER, journal="j2"), 0.5, GONE, Take(Right.POD_GONE, NOW + 35.5)),
+    "without its journal, gone": (record(OTHER, journal="j2"), 0.5, GONE, Take(TakeReason.POD_GONE, NOW + 35.5)),
     "same Pod, journal lost": (
         record(Holder(pod_uid="me", start="0"), journal="j2"),
         0.0,
         LIVES,
-        Take(Right.SAME_POD, NOW + 36),
+        Take(TakeReason.SAME_POD, NOW + 36),
     ),
-    "somebody made an empty Lease": (record(None, journal="", renewed=None), 0.0, LIVES, Take(Right.RELEASED)),
+    "somebody made an empty Lease": (record(None, journal="", renewed=None), 0.0, LIVES, Take(TakeReason.RELEASED)),
 }
 
 
 @pytest.mark.parametrize(("found", "quiet", "fate", "decision"), ROWS.values(), ids=ROWS.keys())
-def test_who_takes_the_lease(found: Record | None, quiet: float, fate: Fate, decision: Take | Wait) -> None:
+def test_who_takes_the_lease(found: LeaseRecord | None, quiet: float, fate: Fate, decision: Take | Wait) -> None:
     assert decide(found, ME, now=NOW, quiet=quiet, fate=fate) == decision
 
 
@@ -98,7 +97,7 @@ LEGACIES = {
 
 
 @pytest.mark.parametrize(("found", "left"), LEGACIES.values(), ids=LEGACIES.keys())
-def test_what_the_last_holder_left(found: Record | None, left: Legacy) -> None:
+def test_what_the_last_holder_left(found: LeaseRecord | None, left: Legacy) -> None:
     assert legacy(found, ME) is left
 
 
@@ -115,11 +114,11 @@ async def test_what_was_left_is_remembered_when_the_answer_to_taking_it_is_lost(
 def test_a_journal_without_a_name_is_nobodys() -> None:
     me = Holder(pod_uid="me", start="1")
 
-    assert decide(record(None, journal=""), me, now=NOW, quiet=0.0, fate=LIVES) == Take(Right.RELEASED, NOW + 36)
+    assert decide(record(None, journal=""), me, now=NOW, quiet=0.0, fate=LIVES) == Take(TakeReason.RELEASED, NOW + 36)
 
 
 def test_a_record_survives_the_way_through_the_api_server() -> None:
-    held = Record(version="7", holder=OTHER, journal="j2", renewed=NOW, handed_over=False, transitions=3)
+    held = LeaseRecord(version="7", holder=OTHER, journal="j2", renewed=NOW, handed_over=False, transitions=3)
 
     assert parse(json.loads(json.dumps(render(held, namespace="n", name="l", now=NOW, acquired=NOW)))) == held
 
@@ -129,7 +128,7 @@ def test_a_record_survives_the_way_through_the_api_server() -> None:
     [{}, {"spec": None}, {"metadata": {"annotations": None}, "spec": {"renewTime": "soon", "holderIdentity": None}}],
 )
 def test_a_lease_that_somebody_else_made_oddly_is_nobodys(obj: dict[str, Any]) -> None:
-    assert parse(obj) == Record(version="", holder=None)
+    assert parse(obj) == LeaseRecord(version="", holder=None)
 
 
 # -- the loop
@@ -148,11 +147,8 @@ class Api:
         self.loses_answer = False  # of the next write
         self.version = 0
 
-    async def close(self) -> None:
-        pass
-
     @asynccontextmanager
-    async def stream(self, path: str, params: Any, silence: float) -> AsyncIterator[Answer]:
+    async def stream(self, path: str, params: Any, silence: float) -> AsyncIterator[StreamedResponse]:
         """Watching fails: then who waits looks."""
         raise UnreachableError("no watch")
         yield
@@ -199,8 +195,8 @@ def clock() -> Clock:
     return Clock()
 
 
-def candidate(api: Api, clock: Clock, holder: Holder) -> Leadership:
-    return Leadership(api, holder, namespace="hostport", now=clock, elapsed=clock)
+def candidate(api: Api, clock: Clock, holder: Holder) -> LeaderElector:
+    return LeaderElector(api, holder, namespace="hostport", now=clock, elapsed=clock)
 
 
 async def test_of_two_who_want_it_at_once_one_gets_it(api: Api, clock: Clock) -> None:

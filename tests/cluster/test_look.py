@@ -6,12 +6,13 @@ from collections.abc import Collection
 
 import grpc
 import pytest
-from kit import node, pod
-from servicekit import Running, Start
 
 from allocator.cluster.contract import PodRef
-from allocator.core.ledger import Rules
+from allocator.core.admission import LedgerRules
+from allocator.core.claims import ClusterChange
 from hostport.v1 import allocator_pb2 as pb
+from testing.kit import node, pod
+from testing.servicekit import Running, Start
 
 
 class Eyes:
@@ -27,7 +28,7 @@ class Eyes:
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         self.asked += [ref.name for ref in pods]
         gone = [ref.uid for ref in pods if ref.name in self._gone]
-        self._service.engine.observe(gone_pods=gone, lists_pods=True)
+        self._service.engine.maintenance.observe(ClusterChange(gone_pods=gone, lists_pods=True))
         return self._answers
 
     def lag(self) -> float:
@@ -36,9 +37,9 @@ class Eyes:
 
 @pytest.fixture
 async def service(start: Start) -> Running:
-    service = await start(rules=Rules())
+    service = await start(rules=LedgerRules())
     holders = [pod("holder", "x:7000", at="n1"), pod("bystander", "x:9000", at="n1")]
-    service.engine.observe(nodes=[node("n1")], pods=holders, lists_pods=True)
+    service.engine.maintenance.observe(ClusterChange(nodes=[node("n1")], pods=holders, lists_pods=True))
     return service
 
 
@@ -52,7 +53,7 @@ def static(name: str = "web", request_id: str = "") -> pb.AllocateRequest:
 
 
 def see(service: Running, eyes: Eyes) -> Eyes:
-    service.engine.watch = eyes  # type: ignore[assignment]
+    service.engine.around.watch = eyes  # type: ignore[assignment]
     return eyes
 
 

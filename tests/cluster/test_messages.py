@@ -14,23 +14,23 @@ from google.protobuf.json_format import ParseError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from allocator.cluster import client
 from allocator.cluster import kubernetes_pb2 as pb
-from allocator.cluster import watching
-from allocator.cluster.client import Answer, ApiError, UnreachableError
+from allocator.cluster.client import ApiError, StreamedResponse, UnreachableError, complete_parts
+from allocator.cluster.decoding import ListMetadata
 from allocator.cluster.kubernetes import NAMESPACES, NODES, PODS, SERVICES
-from allocator.cluster.messages import MAGIC, Frame, head_of_page, words_of_status
-from allocator.cluster.objects import parse_node, parse_pod
-from allocator.cluster.projection import ListMetadata, Shared, level_of
-from allocator.cluster.watching import complete_parts
-from cluster.apiserver import ApiServer, Fail
+from allocator.cluster.messages import MAGIC, ProtobufFrame, head_of_page, words_of_status
+from allocator.cluster.objects import addressed_namespace, parse_node, parse_pod
+from allocator.cluster.sinks import ValueInterner, level_of
 from cluster.conftest import Follow
-from cluster.encoding import binary, binary_page, envelope, frame, sized
-from cluster.observing import Recorder, namespace, node, pod
-from cluster.recording import assert_same, recorded
 from cluster.test_projection import NODES as NODE_OBJECTS
 from cluster.test_projection import PODS as POD_OBJECTS
 from cluster.test_projection import outcome
 from hostport.services import parse_service
+from testing.apiserver import ApiServer, Fail
+from testing.encoding import binary, binary_page, envelope, frame, sized
+from testing.observing import Recorder, namespace, node, pod
+from testing.recording import assert_same, recorded
 
 RECORDED = recorded()
 
@@ -54,14 +54,14 @@ def text_of(key: str) -> bytes:
 def test_a_recorded_pod_is_the_same_in_both_encodings(key: str) -> None:
     seen, expected = PODS.reader.one(body_of(key)), PODS.reader.one(text_of(key))
 
-    assert Shared().pod(seen) == Shared().pod(expected) == parse_pod(RECORDED[key]["json"])
+    assert ValueInterner().pod(seen) == ValueInterner().pod(expected) == parse_pod(RECORDED[key]["json"])
     assert (seen.identity, seen.version, seen.title, seen.weight, seen.holds_something()) == (
         *(expected.identity, expected.version, expected.title, expected.weight, expected.holds_something()),
     )
 
 
 def test_a_recorded_node_is_the_same_in_both_encodings() -> None:
-    nodes = [Shared().node(NODES.reader.one(body)) for body in (body_of("Node"), text_of("Node"))]
+    nodes = [ValueInterner().node(NODES.reader.one(body)) for body in (body_of("Node"), text_of("Node"))]
 
     assert nodes == [parse_node(RECORDED["Node"]["json"])] * 2
 
@@ -136,10 +136,10 @@ def in_both(reader: Any, kind: str, obj: dict[str, Any]) -> tuple[Any, Any]:
 @given(POD_OBJECTS)
 def test_pods_are_read_as_in_json(obj: dict[str, Any]) -> None:
     text, message = in_both(PODS.reader, "Pod", obj)
-    expected = outcome(Shared().pod, text)
+    expected = outcome(ValueInterner().pod, text)
     assume(expected != "malformed")  # protobuf has zero where JSON has nothing
 
-    assert outcome(Shared().pod, message) == expected
+    assert outcome(ValueInterner().pod, message) == expected
     assert (message.version, message.weight) == (text.version, text.weight)
     assert message.holds_something() or not text.holds_something()
 
@@ -148,7 +148,35 @@ def test_pods_are_read_as_in_json(obj: dict[str, Any]) -> None:
 def test_nodes_are_read_as_in_json(obj: dict[str, Any]) -> None:
     text, message = in_both(NODES.reader, "Node", obj)
 
-    assert outcome(Shared().node, message) == outcome(Shared().node, text)
+    assert outcome(ValueInterner().node, message) == outcome(ValueInterner().node, text)
+
+
+ADDRESSES = [{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "ExternalIP", "address": "198.51.100.7"}]
+OUTSIDE = {"hostport.io/external-address": "203.0.113.9"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "status", "expected"),
+    [({}, {"addresses": ADDRESSES}, "198.51.100.7"), (OUTSIDE, {"addresses": ADDRESSES}, "203.0.113.9"), ({}, {}, "")],
+    ids=["what the Node names", "its label", "none"],
+)
+def test_the_address_of_a_node_is_read_as_in_json(
+    labels: dict[str, str], status: dict[str, Any], expected: str
+) -> None:
+    obj = {"metadata": {"name": "n1", "labels": labels}, "status": status}
+    found = [ValueInterner().node(each).address.address for each in in_both(NODES.reader, "Node", obj)]
+
+    assert [*found, parse_node(obj).address.address] == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("true", "games"), ("false", ""), ("", "")], ids=["yes", "no", "unset"]
+)
+def test_whether_pods_are_told_an_address_is_read_as_in_json(value: str, expected: str) -> None:
+    obj = {"metadata": {"name": "games", "labels": {"hostport.io/external-address": value} if value else {}}}
+    both = in_both(NAMESPACES.reader, "Namespace", obj)
+
+    assert [addressed_namespace(each) for each in (obj, *map(msgspec.to_builtins, both))] == [expected] * 3
 
 
 SERVICE_PORTS = {
@@ -216,7 +244,7 @@ def test_text_that_is_no_utf_8_is_read_with_a_sign_in_its_place_and_spoils_nothi
     whole = pb.PodList(metadata=pb.ListMeta(resourceVersion="7"), items=[odd])
     whole.items.append(pb.Pod(metadata=pb.ObjectMeta(name="good", namespace="demo", uid="u2")))
     page = PODS.reader.page(envelope("PodList", whole.SerializeToString()))
-    read = [Shared().pod(item) for item in page.items or ()]
+    read = [ValueInterner().pod(item) for item in page.items or ()]
 
     assert [(each.name, each.carried_id) for each in read] == [("odd", "a\ufffdbcd"), ("good", "")]
     assert read[0].constraints.selector == (("zone", "a\ufffdbcd"),)
@@ -264,7 +292,7 @@ def test_what_is_no_list_is_a_value_error(body: bytes, said: str) -> None:
 @pytest.mark.parametrize(("part", "said"), BAD_EVENTS.values(), ids=BAD_EVENTS)
 def test_what_is_no_event_is_a_value_error(part: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        PODS.reader.event(Frame(part))
+        PODS.reader.event(ProtobufFrame(part))
 
 
 @given(st.binary(max_size=40), st.integers(0, 200))
@@ -275,7 +303,7 @@ def test_bytes_of_chance_are_a_value_error_or_an_answer(junk: bytes, at: int) ->
         head_of_page(body)
         try:
             for seen in PODS.reader.page(body).items or ():
-                outcome(Shared().pod, seen)
+                outcome(ValueInterner().pod, seen)
         except ValueError:
             continue
 
@@ -290,7 +318,7 @@ async def parts_of(chunks: Iterable[bytes]) -> list[list[bytes]]:
         for chunk in chunks:
             yield chunk
 
-    return [list(parts) async for parts in complete_parts(Answer(is_binary=True, chunks=come()))]
+    return [list(parts) async for parts in complete_parts(StreamedResponse(is_binary=True, chunks=come()))]
 
 
 THREE = [b"one", b"", b"three" * 100]
@@ -315,7 +343,7 @@ async def test_a_stream_that_ends_within_a_frame_has_broken_off(size: int) -> No
 
 
 async def test_a_frame_that_is_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "LONGEST_PART", 1000)
+    monkeypatch.setattr(client, "LONGEST_PART", 1000)
     assert await parts_of([sized(bytes(1000))]) == [[bytes(1000)]]
 
     with pytest.raises(UnreachableError, match="announces a frame of 1,001 bytes, more than 1,000"):
@@ -335,9 +363,9 @@ async def listed(server: ApiServer, follow: Follow) -> Recorder:
 
 async def test_kubernetes_own_kinds_are_asked_for_in_protobuf(server: ApiServer, follow: Follow) -> None:
     observer = await listed(server, follow)
-    await observer.until(lambda: server.count("list namespaces") == 1)
+    await observer.until(lambda: server.count("list namespaces") == server.count("list services") == 1)
 
-    assert server.encodings == {("nodes", True), ("pods", True), ("namespaces", True)}
+    assert server.encodings == {("nodes", True), ("pods", True), ("namespaces", True), ("services", True)}
 
 
 async def test_a_server_that_has_no_protobuf_is_followed_in_json(server: ApiServer, follow: Follow) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.apiserver import ApiServer
 from cluster.conftest import Follow
-from cluster.observing import Recorder, node, pod
 from cluster.test_kubernetes import synced
+from testing.apiserver import ApiServer
+from testing.observing import Recorder, node, pod
 
 pytestmark = pytest.mark.parametrize("server", ["JSON"], indirect=True)
 

@@ -9,18 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allocator.cluster.decoding import JsonDecoder, ListMetadata, head_of_page
+from allocator.cluster.kubernetes import PODS as POD_COLLECTION
 from allocator.cluster.objects import enforced_level, parse_node, parse_pod
-from allocator.cluster.projection import (
-    MALFORMED,
-    ListMetadata,
-    NamespaceSketch,
-    NodeSketch,
-    PodSketch,
-    Reader,
-    Shared,
-    head_of_page,
-    level_of,
-)
+from allocator.cluster.projection import NamespaceSketch, NodeSketch, PodSketch
+from allocator.cluster.sinks import MALFORMED, ValueInterner, level_of
+from testing.encoding import binary
 
 WORDS = st.sampled_from(["", "a", "b", "c-1", "NoSchedule", "Equal", "Exists", "In", "ü"])
 JUNK = st.sampled_from([None, 1, "x", [], {}, [1], {"a": 1}])
@@ -48,6 +42,11 @@ PORTS = objects(
 CONTAINERS = objects(name=WORDS, restartPolicy=st.sampled_from(["Always", "Never", None]), ports=lists(PORTS))
 REQUIREMENTS = st.fixed_dictionaries({"key": WORDS, "operator": WORDS}, optional={"values": lists(WORDS)})
 TERMS = objects(matchExpressions=lists(REQUIREMENTS), matchFields=lists(REQUIREMENTS))
+CONDITIONS = objects(
+    type=st.sampled_from(["Ready", "PodScheduled"]),
+    status=st.sampled_from(["True", "False"]),
+    lastTransitionTime=st.sampled_from([None, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00+01:00"]),
+)
 PODS = objects(
     kind=st.just("Pod"),
     metadata=st.fixed_dictionaries(
@@ -85,7 +84,8 @@ PODS = objects(
             )
         ),
     ),
-    status=st.none() | objects(phase=st.sampled_from([None, "Running", "Failed", "Succeeded"])),
+    status=st.none()
+    | objects(phase=st.sampled_from([None, "Running", "Failed", "Succeeded"]), conditions=lists(CONDITIONS)),
 )
 NODES = objects(
     metadata=st.fixed_dictionaries(
@@ -106,16 +106,16 @@ def outcome(read: Any, *arguments: Any) -> Any:
         return "malformed"
 
 
-def event_of(reader: Reader[Any], obj: Any) -> Any:
+def event_of(reader: JsonDecoder[Any], obj: Any) -> Any:
     return reader.event(json.dumps({"type": "ADDED", "object": obj}).encode()).object
 
 
 @given(PODS)
 def test_pods_are_read_as_from_a_file(obj: dict[str, Any]) -> None:
-    sketch = event_of(Reader(PodSketch), obj)
+    sketch = event_of(JsonDecoder(PodSketch), obj)
     pod = outcome(parse_pod, obj)
 
-    assert outcome(Shared().pod, sketch) == pod
+    assert outcome(ValueInterner().pod, sketch) == pod
     if pod != "malformed":
         assert sketch.holds_something() or not (pod.carried_id or (pod.ports and not pod.is_finished))
         assert sketch.identity in (pod.uid, "")
@@ -123,13 +123,13 @@ def test_pods_are_read_as_from_a_file(obj: dict[str, Any]) -> None:
 
 @given(NODES)
 def test_nodes_are_read_as_from_a_file(obj: dict[str, Any]) -> None:
-    assert outcome(Shared().node, event_of(Reader(NodeSketch), obj)) == outcome(parse_node, obj)
+    assert outcome(ValueInterner().node, event_of(JsonDecoder(NodeSketch), obj)) == outcome(parse_node, obj)
 
 
 @pytest.mark.parametrize("level", [None, "baseline", "restricted", "privileged", "x"])
 def test_namespaces_are_read_as_from_a_file(level: str | None) -> None:
     obj = {"metadata": {"name": "a", "labels": {"pod-security.kubernetes.io/enforce": level} if level else None}}
-    sketch = event_of(Reader(NamespaceSketch), obj)
+    sketch = event_of(JsonDecoder(NamespaceSketch), obj)
 
     assert ((sketch.identity, level_of(sketch)) if level_of(sketch) else None) == enforced_level(obj)
 
@@ -137,7 +137,7 @@ def test_namespaces_are_read_as_from_a_file(level: str | None) -> None:
 @given(st.lists(PODS | JUNK | st.fixed_dictionaries({"metadata": JUNK, "spec": JUNK}), max_size=4))
 def test_a_page_has_an_item_for_each_object_whatever_it_is(items: list[Any]) -> None:
     body = json.dumps({"metadata": {"resourceVersion": "9", "continue": "t"}, "items": items}).encode()
-    page = Reader(PodSketch).page(body)
+    page = JsonDecoder(PodSketch).page(body)
 
     assert (page.metadata.resource_version, page.metadata.continue_) == ("9", "t")
     assert len(page.items or ()) == len(items)
@@ -146,9 +146,9 @@ def test_a_page_has_an_item_for_each_object_whatever_it_is(items: list[Any]) -> 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"3", b'{"items": []}', b'{"type": "ADDED"}', b"\xff\xfe"])
 def test_what_is_no_list_and_no_event_is_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        Reader(PodSketch).page(text)
+        JsonDecoder(PodSketch).page(text)
     with pytest.raises(ValueError, match=r"."):
-        Reader(PodSketch).event(text)
+        JsonDecoder(PodSketch).event(text)
 
 
 FIRST = b'{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7","continue":"t","remainingItemCount":9}'
@@ -169,10 +169,10 @@ def test_the_first_bytes_of_a_page_tell_of_the_next(begin: bytes, head: ListMeta
 
 
 def test_equal_parts_of_different_pods_are_one_object() -> None:
-    shared = Shared()
+    shared = ValueInterner()
     spec = {"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 1}]}], "nodeName": "n"}
     one, two = (
-        shared.pod(event_of(Reader(PodSketch), {"metadata": {"name": name, "uid": name}, "spec": spec}))
+        shared.pod(event_of(JsonDecoder(PodSketch), {"metadata": {"name": name, "uid": name}, "spec": spec}))
         for name in ("a", "b")
     )
 
@@ -203,6 +203,38 @@ def test_network_and_warnings_of_our_pods_are_read(
 ) -> None:
     obj = {"kind": "Pod", "metadata": {"name": "p", "uid": "u", "annotations": annotations}, "spec": spec}
 
-    pod = Shared().pod(event_of(Reader(PodSketch), obj))
+    pod = ValueInterner().pod(event_of(JsonDecoder(PodSketch), obj))
 
     assert (pod.own_network, pod.warnings) == expected
+
+
+SINCE = "2026-11-29T10:00:00Z"
+ON_HOST = {"hostNetwork": True, "nodeName": "n1"}
+
+
+def condition(**changes: Any) -> dict[str, Any]:
+    return {"type": "Ready", "status": "True", "lastTransitionTime": SINCE, **changes}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "spec", "conditions", "expected"),
+    [
+        pytest.param(OURS, ON_HOST, [condition(type="PodScheduled"), condition()], 1795946400.0, id="ready"),
+        pytest.param(OURS, ON_HOST, [condition(status="False")], None, id="not ready"),
+        pytest.param(OURS, ON_HOST, [condition(lastTransitionTime=None)], None, id="nobody says since when"),
+        pytest.param(OURS, ON_HOST, [condition(type="ContainersReady")], None, id="another condition"),
+        pytest.param(OURS, ON_HOST, [], None, id="no condition"),
+        pytest.param({}, ON_HOST, [condition()], None, id="none of ours"),
+        pytest.param(OURS, {"nodeName": "n1"}, [condition()], None, id="in its own network"),
+        pytest.param(OURS, {"hostNetwork": True}, [condition()], None, id="on no node"),
+    ],
+)
+def test_since_when_a_pod_is_ready_is_read_where_its_program_is_expected_to_listen(
+    annotations: dict[str, str], spec: dict[str, Any], conditions: list[dict[str, Any]], expected: float | None
+) -> None:
+    metadata = {"name": "p", "uid": "u", "annotations": annotations}
+    obj = {"kind": "Pod", "metadata": metadata, "spec": spec, "status": {"conditions": conditions}}
+    in_json = event_of(JsonDecoder(PodSketch), obj)
+    in_protobuf = POD_COLLECTION.reader.one(binary("Pod", obj))
+
+    assert [ValueInterner().pod(seen).ready_at for seen in (in_json, in_protobuf)] == [expected, expected]

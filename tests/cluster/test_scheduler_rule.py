@@ -18,11 +18,15 @@ from typing import Any
 
 import pytest
 
-from allocator.cluster.projection import PodSketch, Reader, Shared
-from allocator.core.asks import Ask, Policy, PortAsk, Refused
+from allocator.cluster.decoding import JsonDecoder
+from allocator.cluster.projection import PodSketch
+from allocator.cluster.sinks import ValueInterner
+from allocator.core.admission import LedgerRules
+from allocator.core.asks import Ask, PortAsk, Refused
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName
-from allocator.core.claims import Owner, PodUid
-from allocator.core.ledger import Ledger, Rules
+from allocator.core.claims import ClusterChange, Owner, PodUid
+from allocator.core.ledger import Ledger
+from allocator.core.place.policies import STATIC
 from allocator.core.ports import Protocol
 
 CLUSTERS = int(os.environ.get("CLUSTERS", "10000"))
@@ -130,17 +134,19 @@ class Allocator:
     """From the bytes of a list to an answer."""
 
     def __init__(self, nodes: list[str]) -> None:
-        self._ledger = Ledger(Rules())
-        self._reader, self._shared = Reader(PodSketch), Shared()
-        self._ledger.observe(nodes=[Node(name=NodeName(name)) for name in nodes], now=0.0)
+        self._ledger = Ledger(LedgerRules())
+        self._reader, self._shared = JsonDecoder(PodSketch), ValueInterner()
+        self._ledger.observe(ClusterChange(nodes=[Node(name=NodeName(name)) for name in nodes]), now=0.0)
         self._known: set[str] = set()
 
     def see(self, pods: list[Json]) -> None:
         page = self._reader.page(json.dumps({"metadata": {"resourceVersion": "1"}, "items": pods}).encode())
         seen = {pod["metadata"]["uid"] for pod in pods}
         self._ledger.observe(
-            pods=[self._shared.pod(sketch) for sketch in page.items or ()],
-            gone_pods=[PodUid(uid) for uid in self._known - seen],
+            ClusterChange(
+                pods=[self._shared.pod(sketch) for sketch in page.items or ()],
+                gone_pods=[PodUid(uid) for uid in self._known - seen],
+            ),
             now=0.0,
         )
         self._known = seen
@@ -149,11 +155,11 @@ class Allocator:
         """The node on which a Pod is planned; None: denied for a conflict."""
         within = Constraints(node_name=NodeName(node)) if node else ANYWHERE
         owner = Owner(namespace="a", name="asker")
-        ask = Ask(owner=owner, ports=tuple(wanted), policy=Policy.STATIC, constraints=within)
+        ask = Ask(owner=owner, ports=tuple(wanted), policy=STATIC, constraints=within)
         try:
             claim, _ = self._ledger.preview(ask, 0.0)
         except Refused as refused:
-            if {mistake.reason.name for mistake in refused.mistakes} != {"PORT_CONFLICT"}:
+            if {mistake.reason for mistake in refused.mistakes} != {"PORT_CONFLICT"}:
                 raise
             return None
         assert claim.node is not None

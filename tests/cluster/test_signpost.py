@@ -6,10 +6,10 @@ import asyncio
 import logging
 
 import pytest
-from waiting import until
 
 from allocator.cluster.signpost import LABEL, Signpost
-from cluster.apiserver import ApiServer, Fail
+from testing.apiserver import ApiServer, Fail
+from testing.waiting import until
 
 
 def pod(server: ApiServer, name: str, **labels: str) -> None:
@@ -51,7 +51,6 @@ async def test_a_label_that_cannot_be_written_is_told_once(server: ApiServer, ca
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             await post._turn()
-    await post.close()
 
     assert [record.getMessage() for record in caplog.records] == [
         "the Service does not lead here: Pod ours cannot be labelled: 403 R: no right"

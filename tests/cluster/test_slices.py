@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from allocator.cluster.kubernetes import MOST_GONE, PODS, _Pods
+from allocator.cluster.kubernetes import PODS
 from allocator.cluster.projection import SeenPod
+from allocator.cluster.sinks import MOST_GONE, PodSink
 from allocator.slices import slices
-
-from .observing import Recorder, pod
+from testing.observing import Recorder, pod
 
 
 def sketches(count: int, ports: int) -> list[SeenPod]:
@@ -21,7 +21,7 @@ def sketches(count: int, ports: int) -> list[SeenPod]:
 @pytest.mark.parametrize(("count", "ports", "most"), [(1000, 1, 128), (40, 100, 3), (3, 500, 1)])
 def test_a_page_of_pods_is_told_in_steps_that_weigh_alike(count: int, ports: int, most: int) -> None:
     recorder = Recorder()
-    told = [len(recorder.pods) for _ in _Pods(recorder, recorder.proven).listed(sketches(count, ports))]
+    told = [len(recorder.pods) for _ in PodSink(recorder, recorder.proven).listed(sketches(count, ports))]
 
     assert (told[-1], max(after - before for before, after in zip([0, *told], told, strict=False))) == (count, most)
 
@@ -29,7 +29,7 @@ def test_a_page_of_pods_is_told_in_steps_that_weigh_alike(count: int, ports: int
 def test_what_a_list_lacks_is_gone_in_steps_and_proven_after_the_last() -> None:
     uids = [f"u{number}" for number in range(1000)]
     recorder = Recorder(*uids)
-    sink = _Pods(recorder, recorder.proven)
+    sink = PodSink(recorder, recorder.proven)
     sink.began()
 
     proofs = [len(recorder.proofs) for _ in sink.complete(5.0)]
@@ -40,7 +40,7 @@ def test_what_a_list_lacks_is_gone_in_steps_and_proven_after_the_last() -> None:
 
 def test_a_cluster_without_pods_has_been_listed_too() -> None:
     recorder = Recorder()
-    sink = _Pods(recorder, recorder.proven)
+    sink = PodSink(recorder, recorder.proven)
     sink.began()
 
     list(sink.complete(5.0))

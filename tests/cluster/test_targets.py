@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from allocator.cluster.happenings import Happening, Subject
+from allocator.cluster.correlator import ObjectEvent, Subject
 from allocator.cluster.targets import MOST_OWNERS, Targets
-from cluster.apiserver import ApiServer
 from cluster.conftest import Follow
-from cluster.observing import Object, Recorder
 from hostport.services import Selecting, parse_service
+from testing.apiserver import ApiServer
+from testing.observing import Object, Recorder
 
 TABLE = json.dumps(
     [
@@ -35,7 +35,7 @@ def service(name: str = "num", selector: Object | None = None, **port: Any) -> S
 
 class Told:
     def __init__(self) -> None:
-        self.heard: list[Happening] = []
+        self.heard: list[ObjectEvent] = []
         self.targets = Targets(self.heard.append)
 
     def notes(self) -> list[str]:
@@ -63,7 +63,7 @@ def test_a_service_that_is_made_later_is_told_to_the_owner(told: Told) -> None:
 
     owner = Subject(api_version="apps/v1", kind="StatefulSet", namespace="demo", name="db", uid="sts-1")
     assert told.heard == [
-        Happening(subject=owner, reason="Warned", action="Observe", note=SENTENCE, kind="SERVICE_OLD_PORT num")
+        ObjectEvent(subject=owner, reason="Warned", action="Observe", note=SENTENCE, kind="SERVICE_OLD_PORT num")
     ]
 
 

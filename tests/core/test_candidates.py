@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from kit import node, on
 
 from allocator.core.candidates import Constraints, Requirement, Taint, Term, Toleration
+from testing.kit import node, on
 
 SSD = node("n1", labels={"disk": "ssd", "cores": "8"})
 

@@ -6,13 +6,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from kit import Desk, ask, lease, node, on, pod
 
 from allocator.core.asks import Ask, WhenFull
 from allocator.core.candidates import Constraints, Requirement, Term
 from allocator.core.claims import Claim, State
-from allocator.core.upkeep import IncidentKind
+from allocator.core.watch.replanner import IncidentKind
 from hostport.contract import Notice
+from testing.kit import Desk, ask, lease, node, on, pod
 
 SSD = Constraints(selector=(("disk", "ssd"),))
 
@@ -22,7 +22,7 @@ def static(name: str, number: int = 5000, **more: Any) -> Ask:
 
 
 def current(desk: Desk, claim: Claim) -> Claim:
-    found = desk.ledger.get(claim.id)
+    found = desk.ledger.claims.get(claim.id)
     assert found is not None
     return found
 
@@ -119,12 +119,12 @@ def test_a_pod_that_the_scheduler_leaves_without_a_node_is_reported_and_placed_w
     assert (picky.node, easy.node) == ("n1", "n2")
 
     bind(desk, easy, "n1")
-    assert desk.ledger.is_unplaceable(current(desk, picky))
+    assert desk.ledger.claims.is_unplaceable(current(desk, picky))
     assert [(i.kind, i.claim.owner.name) for i in desk.ledger.take_incidents()] == [(IncidentKind.UNPLACEABLE, "picky")]
 
     desk.observe(nodes=[node("n3", labels={"disk": "ssd"})])
     assert current(desk, picky).node == "n3"
-    assert not desk.ledger.is_unplaceable(current(desk, picky))
+    assert not desk.ledger.claims.is_unplaceable(current(desk, picky))
 
 
 def test_a_clash_of_pods_that_run_is_reported() -> None:
@@ -149,14 +149,14 @@ def test_a_pod_is_planned_behind_a_terminating_holder() -> None:
     claim = desk.grant(static("new"))
 
     assert claim.node == "n1"
-    assert [(w.notice, w.message) for w in desk.warnings] == [
+    assert [(w.reason, w.message) for w in desk.warnings] == [
         (Notice.BEHIND_TERMINATING, "Pod demo/old on node n1 is terminating: the Pod waits until it is gone")
     ]
     desk.observe()
     assert current(desk, claim).node == "n1", "it goes on waiting there"
     assert "PORT_CONFLICT" in desk.refusal(static("newer")), "one waits, the next is refused"
     desk.observe(gone_pods=[f"u-{old.id}"])
-    assert [holder.id for _, holder in desk.ledger.port_map(claim.node)] == [claim.id]
+    assert [holder.id for _, holder in desk.ledger.nodes.port_map(claim.node)] == [claim.id]
 
 
 def test_who_stands_nowhere_waits_behind_a_holder_as_soon_as_it_terminates() -> None:
@@ -186,7 +186,7 @@ def test_a_pod_is_planned_behind_a_holder_that_it_may_preempt(
 
     assert (desk.refusal(asked) == {}) is is_admitted
     if is_admitted:
-        assert [w.notice for w in desk.warnings] == [Notice.BEHIND_PREEMPTED]
+        assert [w.reason for w in desk.warnings] == [Notice.BEHIND_PREEMPTED]
 
 
 # -- when-full
@@ -197,7 +197,7 @@ def test_when_full_pending_admits_a_pod_that_a_new_node_will_take() -> None:
     desk.grant(static("a"))
 
     claim = desk.grant(static("b", when_full=WhenFull.PENDING))
-    assert (claim.node, [w.notice for w in desk.warnings]) == (None, [Notice.ALL_FULL])
+    assert (claim.node, [w.reason for w in desk.warnings]) == (None, [Notice.ALL_FULL])
     desk.observe(nodes=[node("n2")])
     assert current(desk, claim).node == "n2"
 
@@ -238,7 +238,7 @@ def test_a_daemon_sets_pod_that_returns_to_a_node_gets_its_numbers_again() -> No
     first = desk.grant(ask("edge-", "x:1", **there))
     bind(desk, first, "n1", controller_uid="ds", constraints=there["constraints"])
     desk.observe(gone_pods=[f"u-{first.id}"])
-    desk.ledger.end(next(c.id for c in desk.ledger.claims()))
+    desk.ledger.end(next(c.id for c in desk.ledger.claims), desk.now)
 
     assert desk.numbers(ask("edge-", "x:1", **there)) == [7001], "although 7000 is free again"
 
@@ -256,7 +256,7 @@ def test_a_pod_that_returns_changed_is_a_new_one(again: dict[str, Any]) -> None:
     first = desk.grant(ask("game-0", "x:1", low=7000, high=7010))
     bind(desk, first, "n1")
     desk.observe(gone_pods=[f"u-{first.id}"])
-    desk.ledger.end(next(c.id for c in desk.ledger.claims()))
+    desk.ledger.end(next(c.id for c in desk.ledger.claims), desk.now)
     ports = again.pop("ports", ("x:1",))
 
     numbers = desk.numbers(ask("game-0", *ports, **{"low": 7000, "high": 7010, **again}))
@@ -268,4 +268,4 @@ def test_a_state_is_shown_while_unplaceable() -> None:
     desk = Desk("n1")
     claim = desk.grant(static("a", when_full=WhenFull.PENDING))
 
-    assert (claim.state, desk.ledger.is_unplaceable(claim)) == (State.RESERVED, False)
+    assert (claim.state, desk.ledger.claims.is_unplaceable(claim)) == (State.RESERVED, False)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from time import process_time
 
 import pytest
-from kit import Desk, ask, node, on, pod
 
 from allocator.core.asks import Ask, Refused, UndecidedError
 from allocator.core.candidates import Constraints, Requirement, Term, Toleration
+from testing.kit import Desk, ask, node, on, pod
 
 NODES = 5_000
 MOST_MILLISECONDS = 300
@@ -35,7 +35,7 @@ def reason_of(desk: Desk, asked: Ask) -> str:
     try:
         desk.ledger.preview(asked, desk.now)
     except Refused as refused:
-        return refused.mistakes[0].reason.name
+        return refused.mistakes[0].reason
     except UndecidedError:
         return "SEARCH_INCOMPLETE"
     return ""
@@ -50,8 +50,8 @@ def of_two(at: int) -> Constraints:
 def test_a_long_chain_of_plans_that_could_each_move_by_one_node_costs_little(policy: str) -> None:
     desk = fleet()
     desk.observe(pods=[pod(f"w{at}", "x:1=7000", constraints=of_two(at)) for at in range(NODES - 2)])
-    while desk.ledger.has_plans_to_mend:
-        desk.ledger.mend_plans()
+    while desk.ledger.has_more_to_replan:
+        desk.ledger.replan()
     port = "x:1=7000" if policy == "Static" else "x:1"
     with is_cheap(), pytest.raises((Refused, UndecidedError)):
         desk.grant(ask("late", port, policy=policy, constraints=of_two(0), low=7000, high=7000))
@@ -69,14 +69,14 @@ def test_a_pod_goes_cheaply_from_a_node_where_others_have_its_512_numbers_on_oth
 
 
 def test_plans_are_mended_a_few_at_a_time_where_every_pod_that_waits_has_a_selector_of_its_own() -> None:
-    """Each change of a plan asks every wide scope: four hundred changes with as many scopes are too much for one turn."""
+    """Each change of a plan asks every wide candidate set: four hundred of each are too much for one turn."""
     desk = fleet()
     kinds = [Constraints(selector=(("zone", "3"),), tolerations=(Toleration(key=f"t{at}"),)) for at in range(400)]
     desk.observe(pods=[pod(f"w{at}", f"x:1={10_000 + at}", constraints=kind) for at, kind in enumerate(kinds)])
-    assert desk.ledger.has_plans_to_mend
-    while desk.ledger.has_plans_to_mend:
-        desk.ledger.mend_plans()
-    assert all(claim.node for claim in desk.ledger.claims())
+    assert desk.ledger.has_more_to_replan
+    while desk.ledger.has_more_to_replan:
+        desk.ledger.replan()
+    assert all(claim.node for claim in desk.ledger.claims)
 
 
 def test_plans_of_one_name_with_many_ports_are_looked_at_a_few_at_a_time() -> None:

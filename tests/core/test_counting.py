@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allocator.core.counting import CountedNumbers, Planes, at_least, count_of, equal, larger, least, plus
+from allocator.core.ports import CountedNumbers, Planes, at_least, count_of, equal, larger, least, plus
 
 NUMBERS = range(40)
 counts = st.lists(st.sampled_from(NUMBERS), max_size=60).map(Counter)

@@ -5,36 +5,37 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from kit import node
-from registerkit import HIGH, LOW, SETS, a_claim
 
-from allocator.core import occupancy as module
 from allocator.core.candidates import Node
 from allocator.core.claims import Claim, ClaimId
-from allocator.core.occupancy import Occupancy
+from allocator.core.index import candidate_sets
+from allocator.core.index import ports as port_index
+from allocator.core.index.ports import PortIndex
 from allocator.core.ports import PortKey, Protocol
+from testing.kit import node
+from testing.storekit import HIGH, LOW, SETS, a_claim
 
 
-def counts(index: Occupancy) -> list[object]:
+def counts(index: PortIndex) -> list[object]:
     """All that is said of numbers and nodes; the numbers first, as they make counts."""
-    scopes = [index.scope(within) for within in SETS]
+    sets = [index.sets.of(within) for within in SETS]
     numbers = [
-        (which(scope, protocol, low, HIGH))
-        for scope in scopes
+        (which(candidates, protocol, low, HIGH))
+        for candidates in sets
         for protocol in (Protocol.TCP, Protocol.UDP)
         for low in (LOW, 300)
-        for which in (index.taken, index.stuck, index.full, index.leased_numbers)
+        for which in (index.numbers.taken, index.numbers.stuck, index.numbers.full, index.leased_numbers)
     ]
     loads = [
-        [plane for plane in index.loads(scope, protocol, LOW, HIGH) if plane]
-        for scope in scopes
+        [plane for plane in index.numbers.loads_and_stuck(candidates, protocol, LOW, HIGH)[0] if plane]
+        for candidates in sets
         for protocol in (Protocol.TCP, Protocol.UDP)
     ]
     keys = [
         PortKey(ip, protocol, n) for n in range(250, 263) for ip in ("0.0.0.0", "10.0.0.1") for protocol in Protocol
     ]
     nodes = [
-        sorted(index.names_of(found))
+        sorted(index.nodes.names_of(found))
         for key in keys
         for found in (
             index.conflicting(key),
@@ -52,29 +53,31 @@ def counts(index: Occupancy) -> list[object]:
 def test_counts_that_are_kept_are_those_of_an_index_that_begins_anew(
     seed: int, many: int, recounted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MANY_PORTS", many)
-    monkeypatch.setattr(module, "MOST_RECOUNTED", recounted)
-    chance, index = Random(seed), Occupancy()
-    nodes: dict[str, Node] = {}
+    monkeypatch.setattr(port_index, "MANY_PORTS", many)
+    monkeypatch.setattr(candidate_sets, "MOST_RECOUNTED", recounted)
     claims: dict[ClaimId, Claim] = {}
+    chance, index = Random(seed), PortIndex(claims)
+    nodes: dict[str, Node] = {}
     for step in range(60):
         if chance.random() < 0.25:
             changed = node(f"n{chance.randrange(4)}", labels={"zone": chance.choice("ab")})
             nodes[changed.name] = changed
-            index.put_node(changed)
+            index.sets.put_node(changed)
         elif claims and chance.random() < 0.4:
-            index.leave(claims.pop(chance.choice(list(claims))))
+            gone = chance.choice(list(claims))
+            index.leave(claims[gone])
+            del claims[gone]
         else:
             claim = a_claim(chance, step)
             claims[claim.id] = claim
             index.stand(claim)
         if step % 7 == 0:
             counts(index)  # so that there is something that is kept
-    anew = Occupancy()
-    for each in index.names():  # positions are alike, so that sets of nodes are
-        anew.put_node(nodes.get(each) or node(each))
+    anew = PortIndex(claims)
+    for each in index.nodes.names:  # positions are alike, so that sets of nodes are
+        anew.sets.put_node(nodes.get(each) or node(each))
         if each not in nodes:
-            anew.drop_node(each)
+            anew.sets.drop_node(each)
     for claim in claims.values():
         anew.stand(claim)
     assert counts(index) == counts(anew)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kit import Desk, ask, lease, node, on, pod, port
 from msgspec.structs import replace
 
 from allocator.core.asks import Ask, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, State
+from testing.kit import Desk, ask, lease, node, on, pod, port
 
 
 def expired(desk: Desk, *, seen_until: float | None = None) -> list[ClaimId]:
@@ -18,7 +18,7 @@ def expired(desk: Desk, *, seen_until: float | None = None) -> list[ClaimId]:
     desk.ledger.proven(desk.now if seen_until is None else seen_until)
     due = [claim.id for claim in desk.ledger.due(desk.now)]
     for claim_id in due:
-        desk.ledger.end(claim_id)
+        desk.ledger.end(claim_id, desk.now)
     return due
 
 
@@ -37,7 +37,7 @@ def confirm(desk: Desk, claim: Claim, *, at: str | None = None, **more: Any) -> 
 
 
 def current(desk: Desk, claim: Claim) -> Claim:
-    found = desk.ledger.get(claim.id)
+    found = desk.ledger.claims.get(claim.id)
     assert found is not None
     return found
 
@@ -59,7 +59,7 @@ def test_a_pod_confirms_its_reservation_then_binds_it_then_frees_it() -> None:
     assert desk.ledger.take_changes() == {claim.id: bound}
 
     desk.observe(gone_pods=[bound.pod_uid])
-    assert desk.ledger.get(claim.id) is None
+    assert desk.ledger.claims.get(claim.id) is None
     assert desk.ledger.take_changes() == {claim.id: None}
     assert desk.numbers(ask("next", "x:1")) == [7000]
 
@@ -70,7 +70,7 @@ def test_a_finished_pod_frees_its_ports() -> None:
     confirm(desk, claim, at="n1")
     confirm(desk, claim, at="n1", is_finished=True)
 
-    assert desk.ledger.get(claim.id) is None
+    assert desk.ledger.claims.get(claim.id) is None
 
 
 def test_a_pod_that_is_finished_when_it_is_first_seen_frees_its_ports() -> None:
@@ -78,7 +78,7 @@ def test_a_pod_that_is_finished_when_it_is_first_seen_frees_its_ports() -> None:
     claim = desk.grant(ask("job", "x:1"))
     confirm(desk, claim, at="n1", is_finished=True)
 
-    assert desk.ledger.get(claim.id) is None
+    assert desk.ledger.claims.get(claim.id) is None
     assert desk.ledger.take_changes() == {claim.id: None}
 
 
@@ -113,7 +113,7 @@ def test_a_pod_that_appears_while_its_expiry_is_committed_keeps_its_ports() -> N
 
     confirm(desk, claim, at="n1")
     desk.ledger.take_changes()
-    desk.ledger.end(claim.id)
+    desk.ledger.end(claim.id, desk.now)
 
     assert current(desk, claim).state is State.BOUND
     assert desk.ledger.take_changes() == {claim.id: current(desk, claim)}, "the journal is told again"
@@ -123,38 +123,38 @@ def test_a_lease_ends_by_the_clock_unless_it_is_renewed() -> None:
     desk = Desk("n1")
     held = desk.grant(lease("relay", "x:0", ttl=60.0))
     desk.now += 59
-    desk.ledger.amend(desk.ledger.renewed(held.id, 60.0, desk.now))
+    desk.ledger.replace(desk.ledger.claims.renewed(held.id, 60.0, desk.now))
     desk.now += 59
     assert expired(desk, seen_until=0.0) == []
     desk.now += 1
     assert expired(desk, seen_until=0.0) == [held.id]
     with pytest.raises(Refused, match="it ended or never was"):
-        desk.ledger.renewed(held.id, 60.0, desk.now)
+        desk.ledger.claims.renewed(held.id, 60.0, desk.now)
 
 
 def test_only_leases_are_renewed_and_only_what_has_no_pod_is_released() -> None:
     desk = watched("n1")
     claim = desk.grant(ask("web", "x:1"))
     with pytest.raises(Refused, match="lives as long as its Pod"):
-        desk.ledger.renewed(claim.id, 60.0, desk.now)
-    assert desk.ledger.releasable(claim.id) == claim
+        desk.ledger.claims.renewed(claim.id, 60.0, desk.now)
+    assert desk.ledger.claims.releasable(claim.id) == claim
 
     confirm(desk, claim)
     with pytest.raises(Refused, match="Delete the Pod"):
-        desk.ledger.releasable(claim.id)
-    assert desk.ledger.releasable(ClaimId("gone")) is None
+        desk.ledger.claims.releasable(claim.id)
+    assert desk.ledger.claims.releasable(ClaimId("gone")) is None
 
 
 # -- Pods that we never allocated
 
 
-def test_an_outsiders_ports_are_held_all_the_same() -> None:
+def test_the_ports_of_an_unmanaged_pod_are_held_all_the_same() -> None:
     desk = Desk("n1")
     desk.observe(pods=[pod("static", "x:80=18080", namespace="kube-system", at="n1")])
 
     assert "PORT_CONFLICT" in desk.refusal(ask("web", "x:1=18080", policy="Static"))
-    (claim,) = desk.ledger.claims()
-    assert (claim.external, claim.state, desk.ledger.take_changes()) == (True, State.BOUND, {})
+    (claim,) = desk.ledger.claims
+    assert (claim.unmanaged, claim.state, desk.ledger.take_changes()) == (True, State.BOUND, {})
     desk.observe(gone_pods=[claim.pod_uid])
     assert desk.refusal(ask("web", "x:1=18080", policy="Static")) == {}
 
@@ -217,7 +217,7 @@ def test_a_pod_on_a_node_that_is_gone_still_holds() -> None:
     desk.observe(gone_nodes=["n1"])
 
     assert "PORT_CONFLICT" in desk.refusal(ask("b", "x:1=5000", policy="Static", constraints=on("n1")))
-    assert not desk.ledger.is_known_node(NodeName("n1"))
+    assert not desk.ledger.nodes.is_known(NodeName("n1"))
 
 
 # -- reinvocation
@@ -242,7 +242,7 @@ def test_a_pod_that_comes_again_with_its_own_id_keeps_its_claim() -> None:
     asked = ask("db-0", "p:8080", "m:9090", policy="Index", index=0)
     claim = desk.grant(asked)
 
-    assert desk.ledger.take_up(patched(asked, claim), desk.now) == (claim, ())
+    assert desk.ledger.drafts.readmit(patched(asked, claim), desk.now) == (claim, ())
 
 
 def test_what_appeared_since_is_held_as_it_stands() -> None:
@@ -250,7 +250,10 @@ def test_what_appeared_since_is_held_as_it_stands() -> None:
     asked = ask("db-0", "p:8080", policy="Index", index=0)
     claim = desk.grant(asked)
 
-    taken, warnings = desk.ledger.take_up(patched(asked, claim, "proxy/admin:15000=15000"), desk.now) or (claim, ())
+    taken, warnings = desk.ledger.drafts.readmit(patched(asked, claim, "proxy/admin:15000=15000"), desk.now) or (
+        claim,
+        (),
+    )
 
     assert [(p.name, p.container_port, p.host_port, p.appeared) for p in taken.ports] == [
         ("admin", 15000, 15000, True),
@@ -259,7 +262,7 @@ def test_what_appeared_since_is_held_as_it_stands() -> None:
     assert [w.message for w in warnings] == [
         "15000/TCP of container proxy came with another webhook and is held as it stands"
     ]
-    desk.ledger.amend(taken)
+    desk.ledger.replace(taken)
     assert "PORT_CONFLICT" in desk.refusal(ask("x", "y:1=15000", policy="Static"))
 
 
@@ -270,7 +273,7 @@ def test_what_appeared_since_in_a_network_of_the_pods_own_is_left_alone() -> Non
     claim = desk.grant(asked)
     again = replace(asked, ports=(port("proxy/admin:15000"), port("p:8080=7000")), carried_id=claim.id)
 
-    assert desk.ledger.take_up(again, desk.now) == (claim, ())
+    assert desk.ledger.drafts.readmit(again, desk.now) == (claim, ())
 
 
 def test_numbers_that_the_pod_names_itself_are_not_given_to_it() -> None:
@@ -287,7 +290,7 @@ def test_numbers_that_the_pod_names_itself_are_not_given_to_it() -> None:
 def test_a_number_that_the_pod_had_is_not_given_to_it_once_it_names_it_itself() -> None:
     desk = Desk("n1")
     claim = desk.grant(ask("a", "x:1"))
-    desk.ledger.end(claim.id)
+    desk.ledger.end(claim.id, desk.now)
 
     again = desk.grant(ask("a", "x:1", avoid=(7000,)))
 
@@ -300,7 +303,7 @@ def test_one_socket_under_two_names_is_held_once_and_freed_once() -> None:
     assert [p.host_port for p in claim.ports] == [7000, 7000]
     assert "PORT_CONFLICT" in desk.refusal(ask("b", "z:1=7000", policy="Static"))
 
-    desk.ledger.end(claim.id)
+    desk.ledger.end(claim.id, desk.now)
 
     assert desk.grant(ask("b", "z:1=7000", policy="Static")).node == "n1"
 
@@ -344,8 +347,8 @@ def test_room_is_made_for_what_appeared_since() -> None:
     roaming = desk.grant(ask("web", "x:1=15000", policy="Static"))
     assert roaming.node == "n1"
 
-    taken, _ = desk.ledger.take_up(patched(asked, claim, "proxy/admin:15000=15000"), desk.now) or (claim, ())
-    desk.ledger.amend(taken)
+    taken, _ = desk.ledger.drafts.readmit(patched(asked, claim, "proxy/admin:15000=15000"), desk.now) or (claim, ())
+    desk.ledger.replace(taken)
 
     assert (current(desk, claim).node, current(desk, roaming).node) == ("n1", "n2")
 
@@ -357,7 +360,7 @@ def test_what_appeared_since_and_does_not_fit_denies_the_pod() -> None:
     claim = desk.grant(asked)
 
     with pytest.raises(Refused, match="15000/TCP is taken"):
-        desk.ledger.take_up(patched(asked, claim, "proxy/admin:15000=15000"), desk.now)
+        desk.ledger.drafts.readmit(patched(asked, claim, "proxy/admin:15000=15000"), desk.now)
 
 
 @pytest.mark.parametrize(
@@ -377,16 +380,16 @@ def test_any_other_id_proves_nothing(change: dict[str, Any]) -> None:
     again = patched(asked, claim)
     fields = {field: getattr(again, field) for field in ("owner", "ports", "policy", "index", "carried_id")}
 
-    assert desk.ledger.take_up(Ask(**{**fields, **change}), desk.now) is None
+    assert desk.ledger.drafts.readmit(Ask(**{**fields, **change}), desk.now) is None
 
 
 def test_a_confirmed_or_expired_claim_is_not_taken_up() -> None:
     desk = watched("n1")
     asked = ask("db-0", "p:8080", policy="Index", index=0)
     claim = desk.grant(asked)
-    assert desk.ledger.take_up(patched(asked, claim), desk.now + 45) is None
+    assert desk.ledger.drafts.readmit(patched(asked, claim), desk.now + 45) is None
     confirm(desk, claim)
-    assert desk.ledger.take_up(patched(asked, claim), desk.now) is None
+    assert desk.ledger.drafts.readmit(patched(asked, claim), desk.now) is None
 
 
 # -- owners whose Pods never appear
@@ -430,18 +433,18 @@ def test_an_owner_without_a_pod_so_far_waits_for_its_first_one() -> None:
     waits = []
     claims = []
     for _ in range(4):
-        waits.append((desk.ledger.awaits_sight(wanted), desk.ledger.awaits_sight(direct)))
+        waits.append((desk.ledger.limits.awaits_sight(wanted), desk.ledger.limits.awaits_sight(direct)))
         claims.append(desk.grant(wanted))
         desk.grant(direct)
     assert waits == [(False, False)] * 3 + [(True, False)]
 
     confirm(desk, claims[0], controller_uid="rs")
-    assert not desk.ledger.awaits_sight(wanted)
+    assert not desk.ledger.limits.awaits_sight(wanted)
 
     again = watched("n1")
     again.ledger.trust_pods(desk.now)
-    again.ledger.restore(desk.ledger.claims(), desk.now)
-    assert not again.ledger.awaits_sight(wanted), "a restart forgets no Pod that was seen"
+    again.ledger.restore(desk.ledger.claims, desk.now)
+    assert not again.ledger.limits.awaits_sight(wanted), "a restart forgets no Pod that was seen"
 
 
 def test_a_view_that_stands_still_accuses_nobody() -> None:
@@ -460,7 +463,7 @@ def test_a_restored_ledger_is_the_same() -> None:
     desk.grant(ask("b", "x:1"))
     desk.grant(lease("relay", "x:0"))
     again = watched("n1", "n2")
-    again.ledger.restore(desk.ledger.claims(), desk.now)
+    again.ledger.restore(desk.ledger.claims, desk.now)
     again.observe()
 
     assert again.state() == desk.state()
@@ -470,18 +473,18 @@ def test_a_dry_run_for_a_node_that_nobody_knows_shows_no_such_node() -> None:
     desk = Desk("n1")
     before = desk.state()
     desk.ledger.preview(ask("web", "x:1=5000", policy="Static", constraints=on("ghost")), desk.now)
-    assert (desk.state(), desk.ledger.has_node("ghost")) == (before, False)
+    assert (desk.state(), desk.ledger.nodes.has("ghost")) == (before, False)
     desk.grant(ask("web", "x:1=5000", policy="Static", constraints=on("ghost")))
-    assert desk.ledger.node_names() == ["ghost", "n1"]
+    assert desk.ledger.nodes.names() == ["ghost", "n1"]
 
 
 def test_a_node_that_is_gone_is_shown_as_long_as_something_stands_there() -> None:
     desk = Desk("n1", "n2")
     desk.observe(pods=[pod("web", "x:1=5000", at="n1")])
     desk.observe(gone_nodes=["n1", "n2"])
-    assert desk.ledger.node_names() == ["n1"]
+    assert desk.ledger.nodes.names() == ["n1"]
     desk.observe(gone_pods=["uid-demo-web"])
-    assert desk.ledger.node_names() == []
+    assert desk.ledger.nodes.names() == []
 
 
 def test_reservations_of_a_time_without_pods_get_their_deadline_a_few_at_a_time() -> None:
@@ -492,8 +495,8 @@ def test_reservations_of_a_time_without_pods_get_their_deadline_a_few_at_a_time(
     desk.ledger.trust_pods(desk.now)
     dated = [len(desk.ledger.take_changes())]
     desk.now += 10
-    while desk.ledger.has_plans_to_mend:
-        desk.ledger.mend_plans()
+    while desk.ledger.has_more_to_replan:
+        desk.ledger.replan()
         dated.append(len(desk.ledger.take_changes()))
     assert dated == [256, 256, 88]
-    assert {claim.expires for claim in desk.ledger.claims()} == {1000.0 + 45.0}
+    assert {claim.expires for claim in desk.ledger.claims} == {1000.0 + 45.0}

@@ -1,4 +1,4 @@
-"""Keys in order, against a sorted list; ends in time, against a walk over all of them."""
+"""Keys in order, against a sorted list; ends in time, against a walk over all of them; answers kept within bytes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from random import Random
 
 import pytest
 
-from allocator.core import ordered
+from allocator.core.asks import ENTRY_BYTES, SHARE, SizedCache
 from allocator.core.claims import ClaimId
-from allocator.core.deadlines import LEAST_SECONDS, Deadlines
-from allocator.core.ordered import Ordered
+from allocator.core.index import ports as port_index
+from allocator.core.index.ports import OrderedKeys
+from allocator.core.store import LEAST_SECONDS, Deadlines
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_keys_that_come_and_go_stay_in_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ordered, "LONGEST_RUN", 4)
-    chance, keys, known = Random(seed), Ordered[str](), set[str]()
+    monkeypatch.setattr(port_index, "LONGEST_RUN", 4)
+    chance, keys, known = Random(seed), OrderedKeys[str](), set[str]()
     for _ in range(400):
         key = f"{chance.randrange(60):02}"
         if key in known or chance.random() < 0.2:
@@ -32,7 +33,7 @@ def test_keys_that_come_and_go_stay_in_order(seed: int, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_due_is_taken_once_and_no_more_than_is_wanted(seed: int) -> None:
-    chance, deadlines, known = Random(seed), Deadlines(), dict[ClaimId, float]()
+    chance, deadlines, known = Random(seed), Deadlines[ClaimId](), dict[ClaimId, float]()
     for number in range(400):
         now, most = chance.uniform(0, 40), chance.randrange(1, 5)
         if known and chance.random() < 0.3:
@@ -51,9 +52,41 @@ def test_what_is_due_is_taken_once_and_no_more_than_is_wanted(seed: int) -> None
 
 
 def test_what_has_ended_before_its_time_takes_no_memory() -> None:
-    deadlines = Deadlines()
+    deadlines: Deadlines[ClaimId] = Deadlines()
     for number in range(10_000):
         deadlines.add(ClaimId("lease"), float(number))
         deadlines.discard(ClaimId("lease"), float(number))
 
     assert len(deadlines._seconds) <= 2 * LEAST_SECONDS
+
+
+MOST_BYTES = 1 << 20
+
+
+def test_what_was_asked_for_longest_ago_goes_first() -> None:
+    kept: SizedCache[int, str] = SizedCache(MOST_BYTES)
+    room = MOST_BYTES // (1000 + ENTRY_BYTES)
+    for at in range(room):
+        kept.put(at, f"value-{at}", 1000)
+    assert kept.get(0) == "value-0"  # asked for now, so that 1 is the oldest
+
+    kept.put(room, "new", 1000)
+
+    assert (kept.get(0), kept.get(1), kept.get(room)) == ("value-0", None, "new")
+    assert kept.size <= MOST_BYTES
+
+
+def test_what_is_large_is_not_kept_and_drives_nothing_out() -> None:
+    kept: SizedCache[str, str] = SizedCache(MOST_BYTES)
+    kept.put("small", "value", 10)
+    kept.put("large", "value", MOST_BYTES // SHARE)
+
+    assert (kept.get("small"), kept.get("large"), len(kept)) == ("value", None, 1)
+
+
+def test_a_value_that_has_become_large_is_forgotten() -> None:
+    kept: SizedCache[str, str] = SizedCache(MOST_BYTES)
+    kept.put("a", "small", 10)
+    kept.put("a", "large", MOST_BYTES)
+
+    assert (kept.get("a"), kept.size) == (None, 0)

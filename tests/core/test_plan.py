@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from kit import Desk, ask, lease, node, on, pod
+from msgspec.structs import replace
 
+from allocator.core.asks import Ask, Refused
 from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import ClaimId
-from allocator.core.ports import parse_numbers
+from allocator.core.foreign import NodePort, ObservedService
+from allocator.core.place.policies import Dynamic
+from allocator.core.place.view import Demand, Numbers, Steps, free_numbers
+from allocator.core.ports import Protocol, parse_numbers
 from hostport.contract import Notice
+from testing.kit import Desk, ask, lease, node, on, pod
 
 
 def test_dynamic_takes_the_lowest_numbers_that_are_free() -> None:
@@ -72,6 +77,28 @@ def test_a_fixed_number_is_planned_on_as_many_nodes_as_there_are() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (ask("b", "x:80=18080", policy="Index", index=0), "ports[0].host_port"),
+        (ask("b", "y:81", "x:80=18080", policy="Dynamic"), "ports[1].host_port"),
+        (ask("b", "x:80", policy="Index", index=0, low=18080, high=18090), "ports"),
+        (ask("b", "x:80=18080", policy="Static"), "ports"),
+    ],
+    ids=["pinned under Index", "pinned under Dynamic", "made of the index", "Static"],
+)
+def test_a_refusal_names_the_field_of_a_number_that_its_author_wrote(asked: Ask, field: str) -> None:
+    node_port = NodePort(protocol=Protocol.TCP, number=18080)
+    of_service, of_pod = Desk("n1"), Desk("n1")
+    of_service.observe(services=[ObservedService(namespace="theirs", name="web", ports=(node_port,))])
+    of_pod.grant(ask("a", "x:80=18080", policy="Static"))
+
+    for desk, reason in ((of_service, "HELD_BY_SERVICE"), (of_pod, "PORT_CONFLICT")):
+        with pytest.raises(Refused) as refused:
+            desk.grant(asked)
+        assert [(each.reason, each.field) for each in refused.value.mistakes] == [(reason, field)]
+
+
 def test_holders_of_another_namespace_are_named_only_where_the_operator_allows_it() -> None:
     asked = ask("b", "x:80=18080", policy="Static", namespace="mine")
     for discloses, words in ((False, "n1 by a Pod of another namespace"), (True, "n1 by Pod theirs/a")):
@@ -98,7 +125,7 @@ def test_an_exhausted_range_says_how_far_we_looked() -> None:
 
     assert desk.refusal(ask("c", "x:1", low=7000, high=7001)) == {
         "RANGE_EXHAUSTED": "range 7000-7001 (1 numbers, 7001 reserved) has no number left on any of 2 candidate nodes."
-        " Widen it with hostport.io/min-port and hostport.io/max-port, or free ports"
+        " Widen the range, or free ports"
     }
 
 
@@ -157,7 +184,7 @@ def test_a_pod_without_candidates_is_admitted_without_a_node_and_warned() -> Non
     claim = desk.grant(ask("a", "x:1", low=7000, high=7010, constraints=Constraints(selector=(("disk", "ssd"),))))
 
     assert (claim.node, claim.ports[0].host_port) == (None, 7000)
-    assert [w.notice for w in desk.warnings] == [Notice.NO_CANDIDATE]
+    assert [w.reason for w in desk.warnings] == [Notice.NO_CANDIDATE]
     assert desk.numbers(ask("b", "x:1", low=7000, high=7010, constraints=claim.constraints)) == [7001]
 
 
@@ -192,9 +219,9 @@ def test_a_successor_holds_its_predecessors_number_beside_it() -> None:
 
     assert (first.node, second.node) == ("n1", "n1")
     assert "PORT_CONFLICT" in desk.refusal(ask("db-1", "x:1=5000", policy="Static"))
-    desk.ledger.end(first.id)
+    desk.ledger.end(first.id, desk.now)
     assert "PORT_CONFLICT" in desk.refusal(ask("db-1", "x:1=5000", policy="Static")), "each ends by itself"
-    desk.ledger.end(second.id)
+    desk.ledger.end(second.id, desk.now)
     assert desk.numbers(ask("db-1", "x:1=5000", policy="Static")) == [5000]
 
 
@@ -222,7 +249,7 @@ def test_a_pending_claim_counts_but_is_not_shown() -> None:
     desk = Desk("n1")
     claim, _ = desk.ledger.reserve(ask("a", "x:1=5000", policy="Static"), ClaimId("pending"), desk.now)
 
-    assert (desk.ledger.get(claim.id), list(desk.ledger.claims()), desk.ledger.port_map(NodeName("n1"))) == (
+    assert (desk.ledger.claims.get(claim.id), list(desk.ledger.claims), desk.ledger.nodes.port_map(NodeName("n1"))) == (
         None,
         [],
         [],
@@ -230,3 +257,23 @@ def test_a_pending_claim_counts_but_is_not_shown() -> None:
     assert "PORT_CONFLICT" in desk.refusal(ask("b", "x:1=5000", policy="Static"))
     desk.ledger.abort(claim.id)
     assert desk.numbers(ask("b", "x:1=5000", policy="Static")) == [5000]
+
+
+class Highest(Dynamic):
+    """A policy of somebody else's: the highest number that is free on every candidate."""
+
+    def free_numbers(self, demand: Demand, steps: Steps) -> Numbers:
+        return free_numbers(demand, steps, lambda free: free.bit_length() - 1, first_look=65535)
+
+
+def test_a_policy_that_searches_may_like_other_numbers_best() -> None:
+    desk = Desk("n1", "n2")
+
+    def highest(asked: Ask) -> Ask:
+        return replace(asked, policy=Highest(), low=9000, high=9002)
+
+    assert desk.numbers(highest(ask("a", "x:1", "y:2"))) == [9002, 9001]
+    assert desk.numbers(highest(lease("b", "x:1"))) == [9000]
+    assert desk.numbers(highest(ask("c", "x:1"))) == [9001]  # free on one of the two
+    assert desk.numbers(highest(ask("d", "x:1"))) == [9002]
+    assert list(desk.refusal(highest(ask("e", "x:1")))) == ["RANGE_EXHAUSTED"]

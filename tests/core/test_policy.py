@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import sys
 from typing import Any
 
 import pytest
-from kit import ask, port
 from msgspec.structs import replace
 
-from allocator.core.asks import Ask, Refused
-from allocator.core.policy import groups_of, number_groups
-from allocator.core.ports import parse_numbers, span
+from allocator.core.asks import Ask, Refused, SizedCache
+from allocator.core.place import policies
+from allocator.core.place.policies import POLICIES, groups_of, number_groups, with_unset_defaults
+from allocator.core.ports import span
+from allocator.core.reserved import ReservedNumbers, parse_reserved
 from hostport.contract import Code, Reason
+from hostport.contract.limits import MOST_AVOIDED
+from testing.kit import ask, port
 
-RESERVED = parse_numbers("22,6443")
+RESERVED = parse_reserved("22,6443")
 
 
 def numbers(*ports: str, **fields: Any) -> list[int]:
     """The number of each port; 0 where Dynamic has yet to search."""
     asked = ask("web-0", *ports, **fields)
-    found = number_groups(asked.with_unset_defaults(), RESERVED)
+    found = number_groups(with_unset_defaults(asked), RESERVED)
     by_member = {member: group.number for group in found for member in group.members}
     return [by_member[position] for position in range(len(asked.ports))]
 
@@ -64,11 +70,11 @@ def test_a_policy_numbers_the_ports(fields: dict[str, Any], ports: list[str], ex
 @pytest.mark.parametrize(
     ("fields", "ports", "reason", "words"),
     [
-        pytest.param(index(None), ["a:1"], Reason.NO_INDEX, "apps.kubernetes.io/pod-index", id="no index"),
+        pytest.param(index(None), ["a:1"], Reason.NO_INDEX, "Policy Dynamic needs none", id="no index"),
         pytest.param(index(100), ["a:1", "b:2"], Reason.INDEX_EXCEEDS_STRIDE, "stride 100", id="index at the stride"),
         pytest.param(
             index(5, high=10003), ["a:1"], Reason.NUMBER_BEYOND_RANGE,
-            "port a (1/TCP) of container c: min-port 10000 + index 5 + stride 100 x 0 = 10005 is beyond max-port 10003",
+            "port a (1/TCP) of container c: range.min 10000 + index 5 + stride 100 x 0 = 10005 is beyond range.max 10003",
             id="beyond max-port",
         ),
         pytest.param(
@@ -109,7 +115,7 @@ def test_a_mistake_is_refused_with_its_own_reason(
         numbers(*ports, **fields)
 
     (mistake,) = refused.value.mistakes
-    assert (mistake.reason, mistake.reason.code) == (reason, Code.INVALID_ARGUMENT)
+    assert (mistake.reason, Reason[mistake.reason].code) == (reason, Code.INVALID_ARGUMENT)
     assert words in mistake.message
 
 
@@ -147,8 +153,8 @@ def test_what_the_pods_own_probes_name_is_no_number_for_it() -> None:
     (mistake,) = refused.value.mistakes
     assert mistake.reason is Reason.RANGE_RESERVED
     assert mistake.message == (
-        "every number from min-port 22 to max-port 24 is reserved in this cluster (22) or named by the Pod's own probes"
-        " or hooks (23-24). Choose another range"
+        "every number of range 22-24 is reserved in this cluster (22) or named by the Pod's own probes or hooks (23-24)."
+        " Choose another range"
     )
 
 
@@ -166,7 +172,7 @@ def test_a_number_of_an_earlier_life_counts_as_unset_where_the_policy_chooses() 
     former = replace(port("a:8080=7002"), is_former=True)
 
     def given(**fields: Any) -> int:
-        (group,) = number_groups(replace(ask("web-0", **fields), ports=(former,)).with_unset_defaults(), RESERVED)
+        (group,) = number_groups(with_unset_defaults(replace(ask("web-0", **fields), ports=(former,))), RESERVED)
         return group.number
 
     assert (given(**index(1)), given(policy="Dynamic"), given(policy="Static")) == (10001, 0, 7002)
@@ -185,12 +191,44 @@ def test_the_range_bounds_only_what_the_policy_computes() -> None:
         pytest.param({"low": 10, "high": 99, "index": 0}, ["a:1"], 1 << 10, id="reserved"),
     ],
 )
-def test_who_leases_hears_nothing_of_annotations(fields: dict[str, Any], ports: list[str], reserved: int) -> None:
+def test_a_sentence_is_in_the_words_of_the_proto(fields: dict[str, Any], ports: list[str], reserved: int) -> None:
+    asked = ask("a", *ports, policy="Index", **fields)
+    relay = replace(asked, owner=replace(asked.owner, kind="Relay"))
+
     def said(asked: Ask) -> str:
         with pytest.raises(Refused) as refused:
-            number_groups(asked, reserved)
+            number_groups(asked, ReservedNumbers(reserved))
         return str(refused.value)
 
-    asked = ask("a", *ports, policy="Index", **fields)
-    assert "hostport.io/" in said(asked)
-    assert "hostport.io/" not in said(replace(asked, owner=replace(asked.owner, kind="Relay")))
+    assert said(asked) == said(relay)
+    assert not re.search(r"hostport\.io|m(in|ax)-port|label", said(asked))
+
+
+# -- the answers that are kept
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> SizedCache[Any, Any]:
+    answers: SizedCache[Any, Any] = SizedCache(policies.KEPT_BYTES)
+    monkeypatch.setattr(policies, "_kept", answers)
+    return answers
+
+
+def avoiding(*avoid: int, policy: str) -> Ask:
+    return ask("web-0", "a:80", policy=policy, index=0, avoid=avoid)
+
+
+@pytest.mark.parametrize("policy", [name for name, terms in POLICIES.items() if not terms.is_searched])
+def test_what_probes_name_makes_no_other_answer_where_nothing_is_searched(
+    policy: str, kept: SizedCache[Any, Any]
+) -> None:
+    for avoid in range(8000, 8010):
+        with contextlib.suppress(Refused):
+            number_groups(avoiding(avoid, policy=policy), ReservedNumbers())
+    assert len(kept) <= 1
+
+
+def test_the_numbers_that_probes_name_count_among_the_bytes_of_an_answer(kept: SizedCache[Any, Any]) -> None:
+    avoid = tuple(range(60_000, 60_000 + MOST_AVOIDED))
+    number_groups(avoiding(*avoid, policy="Dynamic"), ReservedNumbers())
+    assert kept.size >= sys.getsizeof(avoid) + sum(map(sys.getsizeof, avoid))

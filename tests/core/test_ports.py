@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocator.core.ports import (
-    DEFAULT_RESERVED,
     PortKey,
     Protocol,
     format_numbers,
@@ -16,6 +15,7 @@ from allocator.core.ports import (
     parse_numbers,
     span,
 )
+from hostport.contract.reserved import DEFAULT_RESERVED
 
 
 def keys(text: str) -> list[PortKey]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kit import Desk, ask, lease, node, pod
 
+from allocator.core.admission import HANDFUL, Shares
 from allocator.core.asks import Ask, Refused
 from allocator.core.claims import Claim
-from allocator.core.tenants import HANDFUL, Shares
+from testing.kit import Desk, ask, lease, node, pod
 
 REFUSERS = (
     "something refuses its Pods after they were admitted here (a quota, Pod Security, another webhook: see the events of"
@@ -91,7 +91,7 @@ def test_what_is_confirmed_or_ended_makes_room_for_as_much(how: str) -> None:
         case "aborted":
             at.ledger.abort(first.id)
         case _:
-            at.ledger.end(first.id)
+            at.ledger.end(first.id, at.now)
 
     assert at.refusal(ask("last", *ports(3))) == {}
     assert at.refusal(ask("one-more", "x:1")) != {}
@@ -110,7 +110,7 @@ def test_where_nobody_can_confirm_nothing_is_bounded() -> None:
 
 def test_a_namespace_that_enforces_pod_security_gets_a_handful() -> None:
     at = desk()
-    at.ledger.enforce({"demo": "restricted", "other": "baseline"})
+    at.ledger.limits.enforce({"demo": "restricted", "other": "baseline"})
     claims = fill(at, HANDFUL.reservations)
 
     refusal = at.refusal(ask("last", "x:1"))
@@ -119,13 +119,13 @@ def test_a_namespace_that_enforces_pod_security_gets_a_handful() -> None:
 
     seen(at, claims[0])
     assert at.refusal(ask("last", "x:1")) == {}, "an exemption denies nobody"
-    at.ledger.enforce({})
+    at.ledger.limits.enforce({})
     assert at.refusal(ask("more", *ports(40))) == {}
 
 
 def test_a_handful_is_never_more_than_the_flags_say() -> None:
     at = desk(reservations=2)
-    at.ledger.enforce({"demo": "baseline"})
+    at.ledger.limits.enforce({"demo": "baseline"})
     fill(at, 2)
 
     assert list(at.refusal(ask("last", "x:1"))) == ["NAMESPACE_BACKLOG"]
@@ -145,11 +145,11 @@ def test_a_pods_own_reservation_seen_again_is_not_held_back() -> None:
     [claim] = fill(at, 1)
     again = ask("w-0", f"p0:{claim.ports[0].host_port}", host_network=True, carried_id=claim.id)
 
-    assert not at.ledger.is_crowded(again)
-    assert at.ledger.take_up(again, at.now) is not None
-    assert at.ledger.is_crowded(ask("w-1", "x:1"))
-    assert at.ledger.is_crowded(ask("w-1", "x:1", carried_id="f" * 32)), "an invented id proves nothing"
-    assert not at.ledger.is_crowded(ask("w-1", "x:1", namespace="other"))
+    assert not at.ledger.limits.is_crowded(again)
+    assert at.ledger.drafts.readmit(again, at.now) is not None
+    assert at.ledger.limits.is_crowded(ask("w-1", "x:1"))
+    assert at.ledger.limits.is_crowded(ask("w-1", "x:1", carried_id="f" * 32)), "an invented id proves nothing"
+    assert not at.ledger.limits.is_crowded(ask("w-1", "x:1", namespace="other"))
 
 
 def test_a_reservation_does_not_grow_past_the_bound_by_being_asked_about_again() -> None:
@@ -161,10 +161,10 @@ def test_a_reservation_does_not_grow_past_the_bound_by_being_asked_about_again()
         grown = [f"q{number}:{20_000 + number}" for number in range(count - 1)]
         return ask("w-0", f"p0:{first.ports[0].host_port}", *grown, host_network=True, carried_id=first.id)
 
-    assert at.ledger.take_up(again(9), at.now) is not None, "10 ports in all"
+    assert at.ledger.drafts.readmit(again(9), at.now) is not None, "10 ports in all"
     with pytest.raises(Refused, match="2 reservations with 2 ports in all"):
-        at.ledger.take_up(again(10), at.now)
-    assert at.ledger.get(first.id) == first
+        at.ledger.drafts.readmit(again(10), at.now)
+    assert at.ledger.claims.get(first.id) == first
 
 
 def test_a_pod_that_is_alone_in_its_namespace_grows_as_it_likes() -> None:
@@ -172,7 +172,7 @@ def test_a_pod_that_is_alone_in_its_namespace_grows_as_it_likes() -> None:
     [first] = fill(at, 1)
     grown = [f"q{number}:{20_000 + number}" for number in range(30)]
 
-    assert at.ledger.take_up(
+    assert at.ledger.drafts.readmit(
         ask("w-0", f"p0:{first.ports[0].host_port}", *grown, host_network=True, carried_id=first.id), at.now
     )
 
@@ -197,7 +197,7 @@ def test_leases_of_a_namespace_are_bounded(bound: int, has: int, more: int, reas
     assert at.refusal(ask("a-pod", *ports(9), namespace="lessee")) == {}
     if reasons and held:
         for _ in range(more - 1):
-            at.ledger.end(held.pop().id)
+            at.ledger.end(held.pop().id, at.now)
         assert at.refusal(lease("last", *ports(more))) == {}
 
 
@@ -222,7 +222,7 @@ def test_a_reserved_number_cannot_be_leased_under_any_policy(policy: str, wanted
     asked: Ask = lease("relay", wanted, policy=policy, **more)
 
     assert at.refusal(asked) == {
-        "PORT_RESERVED": f"{asked.ports[0]}: 6443 is reserved in this cluster (the node's own services use it), and"
+        "PORT_RESERVED": f"{asked.ports[0]}: 6443 is reserved in this cluster, and"
         " cannot be leased. Choose another number"
     }
 

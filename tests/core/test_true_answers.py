@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kit import PAIRS, Desk, ask, fill_with_pairs, lease, node, on, pod
 from msgspec.structs import replace
 
-from allocator.core.asks import Ask, Policy, PortAsk, UndecidedError, WhenFull
+from allocator.core.asks import Ask, PortAsk, UndecidedError, WhenFull
 from allocator.core.candidates import Constraints, Requirement, Term
 from allocator.core.claims import Claim
+from allocator.core.place.policies import DYNAMIC
 from hostport.contract import Notice
+from testing.kit import PAIRS, Desk, ask, fill_with_pairs, lease, node, on, pod
 
 PENDING: dict[str, Any] = {"when_full": WhenFull.PENDING}
 
@@ -124,7 +125,7 @@ def test_a_node_with_lower_priority_is_found_among_hundreds() -> None:
 
     assert claim.node is not None
     assert claim.node >= "n261"
-    assert [w.notice for w in desk.warnings] == [Notice.BEHIND_PREEMPTED]
+    assert [w.reason for w in desk.warnings] == [Notice.BEHIND_PREEMPTED]
 
 
 def test_one_move_among_six_hundred_nodes_is_found() -> None:
@@ -145,7 +146,7 @@ def test_several_ports_behind_lower_priority_are_found_in_a_range_of_any_width()
     claim = desk.grant(ask("urgent", "x:1", "y:2", low=10_000, high=29_999, priority=5, may_preempt=True))
 
     assert claim.node is not None
-    assert {warned.notice for warned in desk.warnings} == {Notice.BEHIND_PREEMPTED}
+    assert {warned.reason for warned in desk.warnings} == {Notice.BEHIND_PREEMPTED}
 
 
 # -- e: two ports, and a plan to move
@@ -201,7 +202,7 @@ def seen_again(claim: Claim, **more: Any) -> Ask:
         for p in claim.ports
     )
     return replace(
-        Ask(owner=claim.owner, ports=ports, policy=Policy.DYNAMIC, host_network=True, carried_id=claim.id),
+        Ask(owner=claim.owner, ports=ports, policy=DYNAMIC, host_network=True, carried_id=claim.id),
         constraints=claim.constraints,
         **more,
     )
@@ -213,7 +214,7 @@ def test_a_pod_that_waits_for_room_keeps_its_claim_when_it_comes_again(again: di
     held(desk, "n1", 5000)
     claim = desk.grant(static("a", 5000, **PENDING))
 
-    taken = desk.ledger.take_up(seen_again(claim, **again), desk.now)
+    taken = desk.ledger.drafts.readmit(seen_again(claim, **again), desk.now)
 
     assert taken is not None
     assert (taken[0].id, taken[0].node) == (claim.id, None)
@@ -248,9 +249,9 @@ def test_a_claim_is_not_ended_by_a_search_that_was_cut_off() -> None:
     moved = replace(seen_again(claim), constraints=Constraints())
 
     with pytest.raises(UndecidedError):
-        desk.ledger.take_up(moved, desk.now)
+        desk.ledger.drafts.readmit(moved, desk.now)
 
-    assert desk.ledger.get(claim.id) == claim
+    assert desk.ledger.claims.get(claim.id) == claim
 
 
 @pytest.mark.parametrize("when_full", [WhenFull.DENY, WhenFull.PENDING])
@@ -269,7 +270,7 @@ def test_a_search_that_cannot_tell_which_of_two_reasons_holds_says_neither() -> 
     """The range is full for certain; whether the fixed ports fit by themselves only trying it all out shows."""
     desk = Desk()
     fill_with_pairs(desk.ledger, desk.now)
-    for name in desk.ledger.node_names():
+    for name in desk.ledger.nodes.names():
         held(desk, name, 7000)
     one, other = PAIRS[0]
     with pytest.raises(UndecidedError, match="cut off before it was known"):

@@ -18,7 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
-from shim.stream import AskStream
+from shim.client import AskStream
 
 from .model import Ask, Grant, Hold, Model, Outcome
 from .server import CHANNEL_OPTIONS

@@ -1,7 +1,7 @@
 """What clocks do to leases: a real allocator whose wall clock is set, or which is stopped, while leases run out.
 
 `python -m tests.crash.clocks` runs the long rows (a process that is stopped for a minute) and prints the table of
-docs/operations.md; `test_clocks.py` runs short ones. The wall clock is faked by libfaketime (Debian: libfaketime).
+docs/availability.md; `test_clocks.py` runs short ones. The wall clock is faked by libfaketime (Debian: libfaketime).
 
 Every lease is of one number of its own. Rivals ask for these numbers all along, and holders look after their leases. A
 lease has to last for as long as it was granted, plus the time for which the allocator did not answer; then its number

@@ -13,7 +13,7 @@ from typing import Any
 
 from allocator.__main__ import main
 from allocator.core.claims import Claim
-from allocator.core.occupancy import Occupancy
+from allocator.core.index.ports import PortIndex
 from allocator.journal.contract import Answer, Drop, Entry, Put
 from allocator.journal.sqlite import SqliteJournal
 
@@ -56,15 +56,15 @@ def forget_claims() -> None:
 
 def blind_restart() -> None:
     """Restores the claims and not their ports: numbers are handed out twice after a crash."""
-    stand = Occupancy.stand
+    stand = PortIndex.stand
 
-    def stand_if_new(self: Occupancy, claim: Claim) -> None:
+    def stand_if_new(self: PortIndex, claim: Claim) -> None:
         if claim.created > started:
             stand(self, claim)
 
     started = time.time()
-    Occupancy.stand = stand_if_new  # type: ignore[method-assign]
-    Occupancy.leave = _leave_if_there(Occupancy.leave)  # type: ignore[assignment,method-assign]
+    PortIndex.stand = stand_if_new  # type: ignore[method-assign]
+    PortIndex.leave = _leave_if_there(PortIndex.leave)  # type: ignore[assignment,method-assign]
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -80,8 +80,8 @@ def _without(kind: type[Entry]) -> None:
     _replace(submit=submit)
 
 
-def _leave_if_there(leave: Callable[[Occupancy, Claim], None]) -> Callable[[Occupancy, Claim], None]:
-    def leave_if_there(self: Occupancy, claim: Claim) -> None:
+def _leave_if_there(leave: Callable[[PortIndex, Claim], None]) -> Callable[[PortIndex, Claim], None]:
+    def leave_if_there(self: PortIndex, claim: Claim) -> None:
         try:
             leave(self, claim)
         except (KeyError, ValueError):

@@ -85,22 +85,24 @@ NEVER_IN_THE_WAY = {
     "namespaceSelector": LEFT_ALONE,
 }
 ENTRIES = {
-    "copied.pods.hostport.io": ("Fail", ["asks-and-brings-an-allocation-id"]),
     "pods.hostport.io": ("Ignore", ["asks-for-host-ports"]),
     "again.pods.hostport.io": ("Fail", ["asks-and-was-not-answered"]),
 }
 """In this order: what one fails to answer the next asks again, and no Pod passes for answered by what it brings."""
 
 
+ON_PODS, (ON_BINDINGS,) = WEBHOOK["webhooks"][:-1], WEBHOOK["webhooks"][-1:]
+
+
 def test_the_webhook_never_stands_in_a_clusters_way() -> None:
-    for webhook in WEBHOOK["webhooks"]:
+    for webhook in ON_PODS:
         assert {key: webhook[key] for key in NEVER_IN_THE_WAY} == NEVER_IN_THE_WAY
 
 
 def test_a_pod_is_asked_about_again_and_refused_only_after_that() -> None:
     entries = {
         webhook["name"]: (webhook["failurePolicy"], [each["name"] for each in webhook["matchConditions"]])
-        for webhook in WEBHOOK["webhooks"]
+        for webhook in ON_PODS
     }
 
     assert list(entries) == list(ENTRIES)
@@ -115,8 +117,32 @@ ASKS = (
 NO_MIRROR = "!('kubernetes.io/config.mirror' in object.metadata.annotations)"
 
 
+def test_bindings_are_asked_about_where_the_label_is_and_keep_no_pod_from_its_node() -> None:
+    about = {key: ON_BINDINGS[key] for key in ("name", "failurePolicy", "timeoutSeconds", "sideEffects")}
+    labelled, *rest = ON_BINDINGS["namespaceSelector"]["matchExpressions"]
+
+    assert about == {
+        "name": "bindings.pods.hostport.io",
+        "failurePolicy": "Ignore",
+        "timeoutSeconds": 2,
+        "sideEffects": "None",
+    }
+    assert labelled == {"key": "hostport.io/external-address", "operator": "In", "values": ["true"]}
+    assert rest == LEFT_ALONE["matchExpressions"]
+    assert ON_BINDINGS["rules"] == [
+        {
+            "apiGroups": [""],
+            "apiVersions": ["v1"],
+            "resources": ["pods/binding", "bindings"],
+            "operations": ["CREATE"],
+            "scope": "Namespaced",
+        }
+    ]
+    assert ON_BINDINGS["clientConfig"]["service"]["path"] == "/binding"
+
+
 def test_every_entry_looks_first_whether_the_pod_asks_and_in_one_expression() -> None:
-    for webhook in WEBHOOK["webhooks"]:
+    for webhook in ON_PODS:
         (condition,) = webhook["matchConditions"]
         parts = condition["expression"].split(" && ")
         assert tuple(parts[:3]) == ASKS
@@ -138,10 +164,11 @@ def test_the_policies_leave_alone_what_the_webhook_leaves_alone(policy: str) -> 
     assert "kubernetes.io/config.mirror" in str(conditions)
 
 
-def test_bindings_are_guarded_where_pods_are() -> None:
+def test_bindings_are_guarded_where_pods_are_and_in_exempt_namespaces_too() -> None:
     binding = OBJECTS["ValidatingAdmissionPolicyBinding hostport-bindings-carry-nothing"]["spec"]
+    by_name, _by_label = LEFT_ALONE["matchExpressions"]
 
-    assert binding["matchResources"] == {"namespaceSelector": LEFT_ALONE}
+    assert binding["matchResources"] == {"namespaceSelector": {"matchExpressions": [by_name]}}
 
 
 def test_the_webhook_stays_for_the_allocator_alone_and_everywhere() -> None:

@@ -1,4 +1,4 @@
-"""How `make images` and `make deploy` make two image names out of IMG."""
+"""How `make images` and `make deploy` make three image names out of IMG."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize(("img", "name", "tag"), NAMES.values(), ids=NAMES)
-def test_images_and_deploy_agree_on_both_names(img: str, name: str, tag: str) -> None:
+def test_images_and_deploy_agree_on_all_names(img: str, name: str, tag: str) -> None:
     built = make("images", img).stdout
     deployed = make("deploy", img).stdout
 
@@ -35,6 +35,7 @@ def test_images_and_deploy_agree_on_both_names(img: str, name: str, tag: str) ->
     assert re.findall(r'newName: (\S+), newTag: "(\S+)"', deployed) == [
         (f"{name}-allocator", tag),
         (f"{name}-shim", tag),
+        (f"{name}-agent", tag),
     ]
 
 
@@ -42,4 +43,4 @@ def test_a_digest_is_refused_with_a_sentence() -> None:
     done = make("images", "team/hostport@sha256:" + "0" * 64)
 
     assert done.returncode == 2
-    assert "has a digest, but names two images: give registry/name:tag" in done.stderr
+    assert "has a digest, but names three images: give registry/name:tag" in done.stderr

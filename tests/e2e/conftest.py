@@ -127,3 +127,12 @@ def namespace(request: pytest.FixtureRequest, plane: ControlPlane) -> Iterator[s
 def kubectl(plane: ControlPlane, namespace: str) -> Kubectl:
     """In the namespace of the case."""
     return plane.kubectl.within(namespace)
+
+
+@pytest.fixture
+def node(plane: ControlPlane, namespace: str) -> Iterator[str]:
+    """A node of the case alone, whose label `e2e.hostport.io/case` is its name."""
+    name = namespace[:50].rstrip("-")
+    plane.fleet.add(name, **{"e2e.hostport.io/case": name})
+    yield name
+    plane.fleet.remove(name)

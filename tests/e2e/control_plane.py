@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,9 +32,14 @@ class ControlPlane:
 
 @contextlib.contextmanager
 def control_plane(
-    binaries: Binaries, folder: Path, *, nodes: tuple[str, ...], api_server_flags: tuple[str, ...] = ()
+    binaries: Binaries,
+    folder: Path,
+    *,
+    nodes: tuple[str, ...],
+    api_server_flags: tuple[str, ...] = (),
+    api_server_environ: Mapping[str, str] | None = None,
 ) -> Iterator[ControlPlane]:
-    """Starts everything, yields once Pods are accepted, ends everything."""
+    """Starts everything, yields once Pods are accepted, ends everything. `api_server_environ`: None is ours."""
     pki, logs = Pki(folder), folder / "logs"
     logs.mkdir()
     with contextlib.ExitStack() as stack:
@@ -44,7 +49,7 @@ def control_plane(
         admin = pki.client("admin", group="system:masters")
         api = Https(base, pki.trusting(admin))
         kubectl = Kubectl(binaries["kubectl"], pki.kubeconfig(base, admin))
-        server = _api_server(stack, binaries, pki, logs, etcd_port, api_port, api_server_flags)
+        server = _api_server(stack, binaries, pki, logs, etcd_port, api_port, api_server_flags, api_server_environ)
         server.wait_until("ready", lambda: api.is_ok("/readyz"), seconds=60)
         _controllers(stack, binaries, pki, logs, kubectl.kubeconfig, server_key=folder / "service-accounts.key")
         fleet = stack.enter_context(fake_nodes(api, nodes))
@@ -54,8 +59,15 @@ def control_plane(
         yield plane
 
 
-def _run(stack: contextlib.ExitStack, program: str, binaries: Binaries, logs: Path, *flags: str) -> Process:
-    process = Process(program, [binaries[program], *flags], log=logs / f"{program}.log")
+def _run(
+    stack: contextlib.ExitStack,
+    program: str,
+    binaries: Binaries,
+    logs: Path,
+    *flags: str,
+    environ: Mapping[str, str] | None = None,
+) -> Process:
+    process = Process(program, [binaries[program], *flags], log=logs / f"{program}.log", environ=environ)
     stack.callback(process.stop)
     return process
 
@@ -90,6 +102,7 @@ def _api_server(
     etcd_port: int,
     port: int,
     more: tuple[str, ...],
+    environ: Mapping[str, str] | None,
 ) -> Process:
     serving, signing = pki.server("kube-apiserver"), pki.signing_key("service-accounts")
     return _run(
@@ -111,6 +124,7 @@ def _api_server(
         "--service-cluster-ip-range=10.96.0.0/16",
         "--endpoint-reconciler-type=none",  # it would insist on an address that is not loopback
         *more,
+        environ=environ,
     )
 
 

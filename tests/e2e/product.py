@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -86,9 +88,9 @@ class Allocator:
         return str(self._stub.Allocate(request, timeout=5, wait_for_ready=True).allocation.node)
 
     def held_on(self, node: str) -> set[int]:
-        """The numbers that are held on a node."""
+        """The numbers that allocations hold on a node."""
         answer = self._stub.GetNode(pb.GetNodeRequest(name=node), timeout=5, wait_for_ready=True)
-        return {port.host_port for port in answer.ports}
+        return {port.host_port for port in answer.ports if not port.HasField("foreign")}
 
     def lease(self, node: str, number: int) -> str:
         """Leases one number on one node, as another service would; returns the id."""
@@ -103,8 +105,40 @@ class Allocator:
         )
         return str(answer.allocation.id)
 
+    def report(self, node: str, *opened: int) -> None:
+        """Tells, as the agent of a node would, that processes have these TCP ports and nothing else is open there."""
+        sockets = [pb.Socket(protocol=pb.PROTOCOL_TCP, port=number, process="squatter") for number in opened]
+        report = pb.ReportNodeRequest(node=node, snapshot=True, opened=sockets)
+        list(self._stub.ReportNode(iter([report]), timeout=10))
+
+    def foreign(self, node: str, number: int) -> list[str]:
+        """The processes that hold a TCP port of a node."""
+        asked = pb.ExplainPortRequest(node=node, protocol=pb.PROTOCOL_TCP, host_port=number)
+        return [each.name for each in self._stub.ExplainPort(asked, timeout=5).foreign]
+
     def release(self, allocation_id: str) -> None:
         self._stub.Release(pb.ReleaseRequest(id=allocation_id), timeout=5)
+
+    @contextlib.contextmanager
+    def agent_of(self, node: str, *numbers: int) -> Iterator[None]:
+        """An agent that says these TCP numbers are open on a node, and says so again whenever it is asked."""
+        opened = [pb.Socket(protocol=pb.PROTOCOL_TCP, port=number, process="program") for number in numbers]
+        messages: SimpleQueue[pb.ReportNodeRequest | None] = SimpleQueue()
+        messages.put(pb.ReportNodeRequest(node=node, snapshot=True, opened=opened))
+        call = self._stub.ReportNode(iter(messages.get, None), wait_for_ready=True)
+
+        def answer() -> None:
+            with contextlib.suppress(grpc.RpcError):  # it is cancelled
+                for wanted in call:
+                    if wanted.report_now:
+                        messages.put(pb.ReportNodeRequest(node=node))
+
+        threading.Thread(target=answer, daemon=True).start()
+        try:
+            yield
+        finally:
+            call.cancel()
+            messages.put(None)
 
     def metrics(self) -> str:
         return self._http.ask("GET", "/metrics").text
@@ -228,7 +262,8 @@ def install_webhook(product: Product, configuration: Any = None, *, namespace: s
     """The configuration that users install, but for the way to the shim: here it is no Service."""
     plane, configuration = product.plane, configuration or _configuration()
     for webhook in configuration["webhooks"]:
-        webhook["clientConfig"] = {"url": f"{product.shim.base}/mutate", "caBundle": plane.pki.ca_bundle}
+        path = webhook["clientConfig"]["service"]["path"]
+        webhook["clientConfig"] = {"url": f"{product.shim.base}{path}", "caBundle": plane.pki.ca_bundle}
     plane.kubectl.apply(configuration)
     probe = {
         "apiVersion": "v1",

@@ -136,7 +136,8 @@ class Caller:
         self._metadata = tuple(metadata)
 
     def __call__(self, method: str, request: Any) -> Any:
-        return getattr(self._stub, method)(request, metadata=self._metadata, timeout=10, wait_for_ready=True)
+        answer = getattr(self._stub, method)(request, metadata=self._metadata, timeout=10, wait_for_ready=True)
+        return list(answer) if hasattr(answer, "cancel") else answer  # of a stream: all that it answers
 
     def outcome(self, method: str, request: Any) -> str:
         """`OK`, or the reason."""

@@ -29,6 +29,7 @@ from e2e.cut import wire
 from e2e.pki import KeyPair, Pki
 from e2e.processes import wait_for
 from e2e.product import Allocator, Product, Shim, start_program
+from hostport.version import program_version
 
 CONFIGURATION = "mutatingwebhookconfiguration/hostport-operator"
 NAMESPACE = "hostport-system"
@@ -47,14 +48,14 @@ Webhook
 ✓ a Pod that asks for a port is given one (it would be NUMBER)
 
 Allocator
-✓ the allocator answers (0.1.0, up AGE)
+✓ the allocator answers (RELEASE, up AGE)
 ✓ it serves (cluster kubernetes)
 ✓ it is the only one
 ✓ its view of the cluster is current (AGE ago)
 ✓ its ServiceAccount has the rights that it needs
 ✓ its journal is in order (sqlite)
 ✓ its clock was not set
-✓ the versions of shims, allocator and this program fit (0.1.0)
+✓ the versions of shims, allocator and this program fit (RELEASE)
 
 Books
 ✓ every Pod with ports has room for them
@@ -77,7 +78,7 @@ class Installation:
         return subprocess.Popen(**self._call(*more))
 
     def _call(self, *more: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "hostport.cli", "check", f"--server={self.allocator.address}", *more]
+        command = [sys.executable, "-m", "hostport_cli", "check", f"--server={self.allocator.address}", *more]
         program = self.plane.binaries["kubectl"]
         return {
             "args": [*command, f"--kubeconfig={self.plane.kubectl.kubeconfig}"],
@@ -97,7 +98,7 @@ class Installation:
         pages = (CHECKOUT / "docs" / "checks.md").read_text(encoding="utf-8")
         for each in failed:
             assert each["fix"]
-            assert each["link"] == f"docs/checks.md#{each['id']}"
+            assert each["link"] == f"https://hostport.io/docs/checks.html#{each['id']}"
             assert f"### {each['id']}\n" in pages
         return {each["id"]: each["cause"] for each in failed}
 
@@ -175,7 +176,7 @@ def install_webhook(installation: Installation, *, ca_bundle: str = "") -> None:
 
 def steady(text: str) -> str:
     """Without what differs from run to run."""
-    text = re.sub(r"answers \(v[0-9.]+\)", "answers (VERSION)", text)
+    text = re.sub(r"answers \(v[0-9.]+\)", "answers (VERSION)", text).replace(program_version(), "RELEASE")
     text = re.sub(r"would be [0-9]+", "would be NUMBER", text)
     return re.sub(r"\b([0-9]+[smhd])+( ago)?\)", r"AGE\2)", text)
 
@@ -186,6 +187,38 @@ def test_a_healthy_installation_is_all_green(installation: Installation) -> None
     done = installation.check()
 
     assert (done.returncode, done.stderr, steady(done.stdout)) == (0, "", HEALTHY)
+
+
+BEFORE = """\
+Kubernetes
+✓ the API server answers (VERSION)
+✓ its version is supported
+
+Before an installation (`--pre`)
+✓ the API server has what an installation needs
+✓ you may make what an installation makes
+✓ nothing of ours is installed yet
+✓ the API server will reach the webhook, as far as is known
+
+0 failed, 0 warnings, 6 fine
+"""
+FOUND = """\
+‼ nothing of ours is installed yet
+    cause: there is a MutatingWebhookConfiguration hostport-operator
+"""
+
+
+def test_what_an_installation_needs_is_checked_before_there_is_one(installation: Installation) -> None:
+    plane = installation.plane
+    assert FOUND in installation.check("--pre").stdout
+    configuration = _bare(plane.kubectl("get", CONFIGURATION, "-o", "json").json)
+    plane.kubectl("delete", CONFIGURATION)
+    try:
+        done = installation.check("--pre")
+    finally:
+        plane.kubectl("create", "-f", "-", stdin=json.dumps(configuration))
+
+    assert (done.returncode, done.stderr, steady(done.stdout)) == (0, "", BEFORE)
 
 
 def test_a_webhook_that_is_missing_is_named(installation: Installation) -> None:

@@ -16,33 +16,16 @@ import pytest
 from e2e.binaries import CHECKOUT
 from e2e.processes import Process, wait_for
 from e2e.tools import tool
+from testing.documented import DocumentedCommand, commands, typed_by
 
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
-TYPED = ("curl ", "grpcurl ")
 USUAL = {"50051": "grpc", "8081": "allocator http", "8082": "shim http", "8443": "webhook"}
+LEASED = "$(hostport lease --owner Relay/documented --port rtp/UDP -o name)"
+"""What a command that ends a lease is given."""
+ENDLESS = "http.server"
+"""What runs until somebody ends it: it is given some seconds."""
 
-
-def commands(text: str) -> list[str]:
-    """The curl and grpcurl commands of a text, those of several lines whole."""
-    found: list[str] = []
-    lines = iter(text.splitlines())
-    for line in lines:
-        command = line.strip()
-        if not command.startswith(TYPED):
-            continue
-        while command.endswith("\\") or command.count("'") % 2:
-            command += "\n" + next(lines)
-        found.append(command)
-    return found
-
-
-def documented() -> list[tuple[str, str]]:
-    blocks = [
-        (page.name, block)
-        for page in PAGES
-        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    ]
-    return [(name, command) for name, block in blocks for command in commands(block) if "127.0.0.1:" in command]
+HERE = typed_by("tests/e2e")
+"""What can be typed beside `make run`. What needs a cluster is typed by tests/helm."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +38,12 @@ class Shown:
 
     def type(self, command: str) -> subprocess.CompletedProcess[str]:
         for usual, port in self.ports.items():
-            command = command.replace(f"127.0.0.1:{usual}", f"127.0.0.1:{port}")
-        path = f"{tool('grpcurl').parent}:{os.environ['PATH']}"
-        named = f"ln -sf {tool('grpcurl')} .local/grpcurl; PATH=$PWD/.local:{path}\n"
+            command = re.sub(rf"(127\.0\.0\.1|localhost):{usual}", f"127.0.0.1:{port}", command)
+        venv = Path(sys.executable).parent
+        named = f"ln -sf {tool('grpcurl')} .local/grpcurl; ln -sfn {venv.parent} .venv; PATH=$PWD/.local:{venv}:$PATH\n"
+        named += f"export HOSTPORT_SERVER=127.0.0.1:{self.ports['50051']}\n"
+        if ENDLESS in command:
+            named += 'hostport() { timeout -s INT 5 hostport "$@" || [ $? = 124 ]; }\n'
         return subprocess.run(
             ["bash", "-ec", named + command], cwd=self.folder, capture_output=True, text=True, timeout=30, check=False
         )
@@ -86,7 +72,7 @@ def shown(folder: Path) -> Iterator[Shown]:
 
 
 def test_every_command_that_make_run_prints_works(shown: Shown) -> None:
-    typed = commands(shown.text)
+    typed = [each for each in commands(shown.text) if each.startswith(("curl ", "grpcurl "))]
     answers = [shown.type(command) for command in typed]
 
     assert len(typed) == 5
@@ -95,15 +81,14 @@ def test_every_command_that_make_run_prints_works(shown: Shown) -> None:
     assert [re.search(r'"host_?[Pp]ort": 10\d\d\d', answer.stdout) is not None for answer in answers[1:3]] == [True] * 2
 
 
-@pytest.mark.parametrize(
-    ("page", "command"), documented(), ids=[f"{page} {at}" for at, (page, _) in enumerate(documented())]
-)
-def test_a_documented_command_works_as_it_stands(shown: Shown, page: str, command: str) -> None:
-    answer = shown.type(command)
+@pytest.mark.parametrize("command", HERE, ids=lambda command: f"{command.page} {' '.join(command.text.split()[:4])}")
+def test_a_documented_command_works_as_it_stands(shown: Shown, command: DocumentedCommand) -> None:
+    text = re.sub(r"\bFILE\b", "examples/distributed-db.yaml", command.text)
+    answer = shown.type(re.sub(r"\bID\b", LEASED, text))
 
-    assert (answer.returncode, answer.stderr) == (0, ""), f"{page}: {command}"
+    assert answer.returncode == 0, f"{command.page}: {command.text}\n{answer.stderr}"
     assert answer.stdout
 
 
 def test_there_are_documented_commands() -> None:
-    assert {page for page, _ in documented()} >= {"README.md", "leasing.md"}
+    assert {command.page for command in HERE} >= {"docs/leasing.md", "docs/quickstart.md", "docs/status-page.md"}

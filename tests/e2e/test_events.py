@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -18,15 +17,6 @@ from e2e.seen import running
 pytestmark = pytest.mark.workloads
 
 GATED = {"schedulingGates": [{"name": "e2e.hostport.io/later"}]}
-
-
-@pytest.fixture
-def node(plane: ControlPlane, namespace: str) -> Iterator[str]:
-    """A node of the case alone, whose label `e2e.hostport.io/case` is its name."""
-    name = namespace[:50].rstrip("-")
-    plane.fleet.add(name, **{"e2e.hostport.io/case": name})
-    yield name
-    plane.fleet.remove(name)
 
 
 def on(node: str) -> dict[str, dict[str, str]]:

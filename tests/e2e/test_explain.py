@@ -20,7 +20,7 @@ from e2e.product import Product
 def explain(product: Product, kubectl: Kubectl, name: str) -> Run:
     plane = product.plane
     command = [
-        sys.executable, "-m", "hostport.cli", "explain", name, f"--server={product.allocator.address}",
+        sys.executable, "-m", "hostport_cli", "explain", name, f"--server={product.allocator.address}",
         f"--namespace={kubectl.namespace}", f"--kubeconfig={plane.kubectl.kubeconfig}",
     ]  # fmt: skip
     environ = {"PATH": f"{Path(plane.binaries['kubectl']).parent}:{os.environ['PATH']}", "HOME": str(plane.logs)}
@@ -28,9 +28,14 @@ def explain(product: Product, kubectl: Kubectl, name: str) -> Run:
     return Run(done.returncode, done.stdout, done.stderr)
 
 
-def test_a_pod_with_ports_is_explained_with_the_rule_of_each(product: Product, kubectl: Kubectl) -> None:
+def test_a_pod_with_ports_is_explained_with_the_rule_of_each(product: Product, kubectl: Kubectl, node: str) -> None:
+    """On a node of its own, where no agent says who listens."""
     asking = pod(
-        "web-3", hostport(policy="Index", min_port=27100, max_port=27299), port(8080, "http"), port(9090, "metrics")
+        "web-3",
+        hostport(policy="Index", min_port=27100, max_port=27299),
+        port(8080, "http"),
+        port(9090, "metrics"),
+        nodeSelector={"e2e.hostport.io/case": node},
     )
     asking["spec"]["containers"][0]["args"] = ["$(HOSTPORT_HTTP)"]
     kubectl("create", "-f", "-", stdin=json.dumps(asking))
@@ -43,7 +48,7 @@ def test_a_pod_with_ports_is_explained_with_the_rule_of_each(product: Product, k
     allocation = annotation(stored, "allocation-id")
     lines = [line for line in run.stdout.splitlines() if not line.startswith("Candidates:")]  # until it has a node
     assert run.code == 0
-    assert lines[0] in {"It has its ports.", "It has its numbers, and waits for a node."}
+    assert lines[0].startswith(("It has its ports", "It has its numbers, and waits for a node."))  # nobody listens here
     assert lines[3:6] == [
         "Webhook:     hostport-operator, failurePolicy Fail",
         "Policy:      Index, from 27100 to 27299, stride 100",
@@ -85,3 +90,18 @@ def test_a_pod_that_was_denied_is_explained_by_the_denial(product: Product, kube
     assert (run.code, run.stdout) == (3, "")
     assert "there is no Pod db-0 in namespace" in run.stderr
     assert "the last Pod of StatefulSet db was denied: UNKNOWN_POLICY: " in run.stderr
+
+
+def test_a_pod_that_waits_is_told_which_node_it_is_kept_off_and_by_whom(product: Product, kubectl: Kubectl) -> None:
+    lease = product.allocator.lease("n1", 27150)
+    static = hostport(policy="Static")
+    asking = pod("held-up", static, port(80, hostPort=27150), schedulingGates=[{"name": "example.com/wait"}])
+    kubectl("create", "-f", "-", stdin=json.dumps(asking))
+
+    run = wait_for(
+        "the Pod to be seen", lambda: explain(product, kubectl, "held-up"), lambda it: "RESERVED" not in it.stdout
+    )
+    product.allocator.release(lease)
+
+    assert "Candidates:  2 nodes where it may run, as things stand" in run.stdout
+    assert "Kept off:    n1 (27150/TCP by Service/e2e)" in run.stdout, run.stdout

@@ -123,7 +123,7 @@ def test_a_pod_that_was_given_no_ports_is_refused_when_the_webhook_fails_open(
     config = "mutatingwebhookconfiguration/hostport-operator"
 
     def set_policy(value: str) -> None:
-        change = [{"op": "replace", "path": f"/webhooks/{each}/failurePolicy", "value": value} for each in (0, 2)]
+        change = [{"op": "replace", "path": "/webhooks/1/failurePolicy", "value": value}]
         plane.kubectl("patch", config, "--type=json", "-p", json.dumps(change))
 
     asking = pod("web-0", hostport(policy="Dynamic", min_port=22100, max_port=22199), port(80))
@@ -146,26 +146,37 @@ def test_a_pod_that_was_given_no_ports_is_refused_when_the_webhook_fails_open(
     assert "was given none" in denial
 
 
-def test_a_port_that_was_not_given_is_refused_when_the_webhook_fails_open(
-    installed: object, plane: ControlPlane, product: Product, kubectl: Kubectl
+@pytest.mark.parametrize(
+    ("table", "given"),
+    [
+        pytest.param('[{"name":"a","hostPort":22500},{"name":"b","hostPort":22501}]', 2, id="a number each"),
+        pytest.param('[{"name":"a","hostPort":22500,"count":12},{"name":"b","hostPort":22512}]', 13, id="and a block"),
+    ],
+)
+def test_a_port_too_many_is_refused_while_no_shim_answers(
+    installed: object, plane: ControlPlane, product: Product, kubectl: Kubectl, table: str, given: int
 ) -> None:
     """As when a later webhook adds a container, and ours is not reached when it is asked anew."""
     config = "mutatingwebhookconfiguration/hostport-operator"
-    answered = {"hostport.io/allocation-id": "0" * 32, "hostport.io/allocations": '[{"name":"a","hostPort":22500}]'}
-    two = pod("web-0", hostport() | answered, port(22500, "a"), port(22501, "b"))
+    answered = hostport() | {"hostport.io/allocation-id": "0" * 32, "hostport.io/allocations": table}
 
     def set_policy(value: str) -> None:
-        change = [{"op": "replace", "path": f"/webhooks/{each}/failurePolicy", "value": value} for each in (0, 2)]
+        change = [{"op": "replace", "path": "/webhooks/1/failurePolicy", "value": value}]
         plane.kubectl("patch", config, "--type=json", "-p", json.dumps(change))
+
+    def create(name: str, ports: int) -> str:
+        asking = pod(name, answered, *(port(22500 + at) for at in range(ports)))
+        return kubectl.run("create", "-f", "-", stdin=json.dumps(asking)).stderr
 
     set_policy("Ignore")
     product.shim.stop()
     try:
         wait_for(
-            "the policy to refuse it",
-            lambda: kubectl.run("create", "-f", "-", stdin=json.dumps(two)).stderr,
-            lambda said: "the Pod has 2 ports and was given 1" in said,
+            "the policy to refuse one more",
+            lambda: create("more-0", given + 1),
+            lambda said: f"the Pod has {given + 1} ports and was given {given}" in said,
         )
+        assert create("whole-0", given) == ""
     finally:
         product.shim.start()
         set_policy("Fail")

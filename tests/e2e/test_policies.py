@@ -73,12 +73,39 @@ def test_a_binding_carries_none_of_our_annotations_into_a_pod(installed: object,
     forged = binding("web-0", allocation_id="forged")
     wait_for("a denial", lambda: bind(kubectl, f"{path}?dryRun=All", forged), lambda said: BINDING in said)
     assert BINDING in bind(kubectl, path, forged)
+    assert BINDING in bind(kubectl, path, binding("web-0", external_ip="192.0.2.1"))
+    kubectl("label", "namespace", str(kubectl.namespace), "hostport.io/external-address=true", "--overwrite")
+    wait_for(
+        "the label to be known",
+        lambda: bind(kubectl, f"{path}?dryRun=All", binding("web-0", external_ip="192.0.2.1")),
+        lambda said: said == "",
+    )
     assert BINDING in bind(kubectl, path, binding("web-0", external_ip="192.0.2.1", allocations="[]"))
     assert annotated(kubectl, "web-0") == before
 
-    assert bind(kubectl, path, binding("web-0", external_ip="192.0.2.1")) == ""
-    carried = {"hostport.io/external-ip": "192.0.2.1", "example.com/note": "free"}
-    assert annotated(kubectl, "web-0") == before | carried
+    assert bind(kubectl, path, binding("web-0", external_ip="6.6.6.6", external_ip_v6="66::6")) == ""
+    told = {"hostport.io/external-ip": "192.0.2.1", "hostport.io/external-ip-v4": "192.0.2.1"}
+    assert annotated(kubectl, "web-0") == before | told | {"example.com/note": "free"}, "what the node's address is"
+    changed = kubectl.run("annotate", "pod", "web-0", "hostport.io/external-ip=6.6.6.6", "--overwrite")
+    assert CHANGE in changed.stderr
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["hostport.io/webhook=ignore", "hostport.io/external-address=true"],
+        ["hostport.io/webhook=ignore"],
+    ],
+    ids=["labelled", "plain"],
+)
+def test_a_binding_brings_no_address_past_the_webhook(installed: object, kubectl: Kubectl, labels: list[str]) -> None:
+    kubectl("label", "namespace", str(kubectl.namespace), *labels, "--overwrite")
+    kubectl("create", "-f", "-", stdin=json.dumps(pod("web-0", {}, port(80), schedulerName="nobody")))
+    forged = binding("web-0", external_ip="6.6.6.6")
+
+    wait_for("a denial", lambda: bind(kubectl, "pods/web-0/binding?dryRun=All", forged), lambda said: BINDING in said)
+    assert BINDING in bind(kubectl, "pods/web-0/binding", forged)
+    assert "nodeName" not in kubectl.get("pod", "web-0")["spec"]
 
 
 def test_a_binding_without_annotations_is_as_ever(installed: object, kubectl: Kubectl) -> None:
@@ -112,9 +139,9 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "where it is asked": [{"op": "replace", "path": "/webhooks/1/clientConfig/service/name", "value": "elsewhere"}],
     "what it is asked about": [{"op": "replace", "path": "/webhooks/1/rules/0/resources/0", "value": "secrets"}],
     "when it is asked": [{"op": "remove", "path": "/webhooks/1/matchConditions"}],
-    "what silence means": [{"op": "replace", "path": "/webhooks/2/failurePolicy", "value": "Ignore"}],
+    "what silence means": [{"op": "replace", "path": "/webhooks/1/failurePolicy", "value": "Ignore"}],
     "whose Pods it is asked about": [{"op": "remove", "path": "/webhooks/1/namespaceSelector"}],
-    "an entry less": [{"op": "remove", "path": "/webhooks/2"}],
+    "an entry less": [{"op": "remove", "path": "/webhooks/1"}],
     "none left": [{"op": "replace", "path": "/webhooks", "value": []}],
     "an entry more": [{"op": "copy", "from": "/webhooks/1", "path": "/webhooks/-"}, {"op": "replace", "path": "/webhooks/3/name", "value": "more.example.com"}],
     "another order": [{"op": "move", "from": "/webhooks/2", "path": "/webhooks/0"}],

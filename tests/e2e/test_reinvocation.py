@@ -8,10 +8,11 @@ import pytest
 
 from e2e.api import Kubectl
 from e2e.control_plane import ControlPlane
-from e2e.injector import LABEL, injector
+from e2e.injector import LABEL, TAKES, injector
 from e2e.manifests import Pod, allocations, annotation, hostport, numbers, numbers_by_name, pod, port, workload
 from e2e.processes import wait_for
 from e2e.product import Product
+from e2e.seen import running
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,3 +107,40 @@ def test_a_stateful_set_behind_an_injector_gets_its_ports(kubectl: Kubectl) -> N
 
     assert numbers_by_name(pods) == {f"db-{index}": [23900, 23000 + index] for index in range(3)}
     assert len({each["spec"]["nodeName"] for each in pods}) == 3
+
+
+def relay(name: str, label: str, value: str) -> Pod:
+    """A Pod on n1 with a block of ten numbers, which one of the other webhooks changes."""
+    notes = hostport(policy="Dynamic", min_port=25000, max_port=25999, block_rtp="10")
+    asking = pod(name, notes, port(10000, "rtp", "UDP"), nodeName="n1")
+    asking["metadata"]["labels"] = {label: value}
+    return asking
+
+
+def test_a_webhook_that_comes_behind_ours_leaves_a_block_as_it_is(
+    product: Product, kubectl: Kubectl, namespace: str
+) -> None:
+    kubectl.apply(relay("relay-0", LABEL, "25990"))
+
+    main = next(each for each in kubectl.get("pod", "relay-0")["spec"]["containers"] if each["name"] == "main")
+
+    held = [each["hostPort"] for each in main["ports"]]
+    assert held == list(range(held[0], held[0] + 10))
+    (claim,) = product.allocator.allocations(namespace)
+    assert sorted((each.host_port, each.count or 1) for each in claim.ports) == [(held[0], 10), (25990, 1)]
+
+
+def test_of_a_block_that_another_webhook_cut_the_rest_is_held(
+    product: Product, kubectl: Kubectl, namespace: str
+) -> None:
+    """It is asked anew when ours has put them back, and takes them again: the stored Pod is the truth."""
+    kubectl.apply(relay("relay-0", TAKES, "2"))
+    (stored,) = running(kubectl, 1)
+    held = numbers(stored)
+    assert held == list(range(held[0], held[0] + 8))
+
+    def claimed() -> list[int]:
+        (claim,) = product.allocator.allocations(namespace)
+        return [number for each in claim.ports for number in range(each.host_port, each.host_port + (each.count or 1))]
+
+    assert wait_for("the claim to shrink", claimed, lambda seen: len(seen) == 8) == held

@@ -19,7 +19,7 @@ from e2e.rights import NOTHING, rules, take_away
 from e2e.secured import ACCOUNT, AUDIENCE, SYSTEM, Caller, Secured, apply_rights, token_of
 from hostport.v1 import allocator_pb2 as pb
 
-SERVES, LEADS, WARNS, TELLS, TOKENS, RIGHTS, LEASES = (
+SERVES, LEADS, WARNS, TELLS, TOKENS, RIGHTS, LEASES, STEPS_ASIDE = (
     "it serves",
     "its Service leads to it",
     "it warns of Pod Security",
@@ -27,13 +27,14 @@ SERVES, LEADS, WARNS, TELLS, TOKENS, RIGHTS, LEASES = (
     "it knows whose a token is",
     "it knows what a user may do",
     "it leases",
+    "it gives nobody the node port of a Service",
 )
 
 LOST: dict[str, set[str]] = {
     "get/list/watch pods": {SERVES},
     "list/watch nodes": {SERVES},
     "list/watch namespaces": {WARNS},
-    "list/watch services": set(),  # a Service that leads nowhere is not told
+    "list/watch services": {STEPS_ASIDE},  # nor is a Service told that leads nowhere
     "create/patch events": {TELLS},
     "create tokenreviews": {TOKENS},
     "create subjectaccessreviews": {TOKENS, RIGHTS, LEASES},
@@ -48,6 +49,9 @@ LOST: dict[str, set[str]] = {
 
 RULES = rules(ACCOUNT)
 NAME = "allocator-rights"
+NUMBERS = (61000, 61001)
+NODE_PORT = 30961
+"""Numbers that no other test uses: Pods of one that ended just now may still stand on the nodes."""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,15 @@ def allocator(plane: ControlPlane, product_session: object, folder: Path) -> Ite
         *("--serviceaccount=rights:relay", "--user=carol"),
     )
     plane.kubectl.apply(own_pod())
+    ports = [{"port": 80, "nodePort": NODE_PORT}]
+    watched.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "web"},
+            "spec": {"type": "NodePort", "ports": ports},
+        }
+    )
     yield Secured(plane, folder, NAME, "--port-leases")
     plane.kubectl.within(SYSTEM)("delete", "pod", NAME, "--force")
     take_away(plane, ACCOUNT, NOTHING)
@@ -116,7 +129,7 @@ def leads(plane: ControlPlane, allocator: Secured) -> bool:
 
 def warns(plane: ControlPlane, allocator: Secured) -> bool:
     with allocator.certified("hostport-shim") as shim:
-        answer = shim("Allocate", pod("warned-0", 23000, dry_run=True))
+        answer = shim("Allocate", pod("warned-0", NUMBERS[0], dry_run=True))
     return "POD_SECURITY" in {warning.reason for warning in answer.warnings}
 
 
@@ -125,7 +138,7 @@ def tells(plane: ControlPlane, allocator: Secured) -> bool:
     events = plane.kubectl.within("rights")
     events("delete", "events", "--all")
     with allocator.certified("hostport-shim") as shim:
-        refused = pod("denied-0", 23001, constraints=pb.NodeConstraints(node_name="n1"))
+        refused = pod("denied-0", NUMBERS[1], constraints=pb.NodeConstraints(node_name="n1"))
         shim("Allocate", refused)
         refused.owner.name = "denied-1"
         assert shim.outcome("Allocate", refused) == "PORT_CONFLICT"
@@ -161,6 +174,13 @@ def leases(plane: ControlPlane, allocator: Secured) -> bool:
         return carol.lease("rights") == "OK"
 
 
+def steps_aside(plane: ControlPlane, allocator: Secured) -> bool:
+    with allocator.certified("hostport-shim") as shim:
+        outcome = shim.outcome("Allocate", pod("aside-0", NODE_PORT, dry_run=True))
+    assert outcome in {"OK", "HELD_BY_SERVICE"}
+    return outcome == "HELD_BY_SERVICE"
+
+
 Probe = Callable[[ControlPlane, Secured], bool]
 PROBES: dict[str, Probe] = {
     LEADS: leads,
@@ -169,6 +189,7 @@ PROBES: dict[str, Probe] = {
     TOKENS: knows_tokens,
     RIGHTS: knows_rights,
     LEASES: leases,
+    STEPS_ASIDE: steps_aside,
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from e2e.manifests import allocations, annotation, hostport, numbers, pod, port
 from e2e.processes import free_ports, wait_for
 from e2e.product import WEBHOOK, Product
 
-COPIED, FIRST, AGAIN = "copied.pods.hostport.io", "pods.hostport.io", "again.pods.hostport.io"
+FIRST, AGAIN = "pods.hostport.io", "again.pods.hostport.io"
 FORGED = "0123456789abcdef0123456789abcdef"
 PROBED = "probe"
 
@@ -60,6 +61,31 @@ def create(kubectl: Kubectl, manifest: dict[str, Any]) -> Run:
     return kubectl.run("create", "-o", "json", "-f", "-", stdin=json.dumps(manifest))
 
 
+@dataclass(frozen=True)
+class Coming:
+    """How a Pod comes: fields of its metadata, flags of kubectl."""
+
+    metadata: dict[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+OWNED = {
+    "manager": "backup",
+    "operation": "Update",
+    "apiVersion": "v1",
+    "time": "2026-11-29T00:00:00Z",
+    "fieldsType": "FieldsV1",
+    "fieldsV1": {"f:metadata": {"f:labels": {}}},
+}
+HOW_IT_COMES = {
+    "as it is": Coming(),
+    "with the fields of a backup": Coming({"managedFields": [OWNED]}),
+    "with fields that are to be forgotten": Coming({"managedFields": [{}]}),
+    "with no fields": Coming({"managedFields": []}),
+    "in another's name": Coming(flags=("--field-manager=hostport-operator",)),
+}
+
+
 @pytest.fixture(scope="module")
 def first_unanswered(plane: ControlPlane, product_session: Product) -> Kubectl:
     return without_an_answer(plane, product_session, FIRST)
@@ -73,9 +99,21 @@ def test_a_call_without_an_answer_is_made_again(first_unanswered: Kubectl) -> No
     assert annotation(run.json, "allocation-id")
 
 
-def test_a_forged_id_does_not_pass_for_an_answer(first_unanswered: Kubectl) -> None:
-    """The entry that is asked before all for such Pods answers."""
-    stored = create(first_unanswered, asking("web-2", allocation_id=FORGED)).json
+@pytest.mark.parametrize("how", HOW_IT_COMES.values(), ids=HOW_IT_COMES)
+def test_a_forged_id_does_not_pass_for_an_answer(first_unanswered: Kubectl, how: Coming) -> None:
+    """The second entry asks about a Pod that brought an id, whatever its author says of who owns which field."""
+    name = f"forged-{[*HOW_IT_COMES.values()].index(how)}"
+    made = asking(name, allocation_id=FORGED)
+    made["metadata"] |= how.metadata
+    stored = first_unanswered.run("create", *how.flags, "-o", "json", "-f", "-", stdin=json.dumps(made)).json
+
+    assert annotation(stored, "allocation-id") != FORGED
+    assert [each["hostPort"] for each in allocations(stored)] == numbers(stored)
+
+
+def test_a_forged_id_that_is_applied_by_the_server_does_not_pass_for_an_answer(first_unanswered: Kubectl) -> None:
+    made = asking("applied-1", allocation_id=FORGED)
+    stored = first_unanswered.try_apply(made, options=["--server-side", "-o", "json"]).json
 
     assert annotation(stored, "allocation-id") != FORGED
     assert [each["hostPort"] for each in allocations(stored)] == numbers(stored)
@@ -88,16 +126,18 @@ def test_a_dry_run_is_previewed_by_one_call(plane: ControlPlane, first_unanswere
         assert [entry["containerPort"] for entry in allocations(shown)] == [80]
 
 
-def test_a_forged_id_is_refused_where_nobody_answers_for_it(plane: ControlPlane, product: Product) -> None:
-    kubectl = without_an_answer(plane, product, COPIED)
+def test_an_id_that_was_brought_is_asked_about_twice_and_keeps_one_claim(
+    product: Product, kubectl: Kubectl, namespace: str
+) -> None:
+    stored = create(kubectl, asking("web-1", allocation_id=FORGED)).json
 
-    assert create(kubectl, asking("web-1")).code == 0
-    refused = create(kubectl, asking("web-2", allocation_id=FORGED))
-    assert refused.code != 0
-    assert f'failed calling webhook "{COPIED}"' in refused.stderr
+    (held,) = product.allocator.allocations(namespace)
+    assert held.id == annotation(stored, "allocation-id")
+    assert [each.host_port for each in held.ports] == numbers(stored)
 
 
 def test_whoever_was_answered_is_not_asked_about_again(plane: ControlPlane, product: Product) -> None:
+    """But for a Pod that brought an id, which is refused: nobody knows whose it is."""
     kubectl = without_an_answer(plane, product, AGAIN)
     no_ports = copy.deepcopy(asking("web-3"))
     del no_ports["spec"]["containers"][0]["ports"]
@@ -105,3 +145,6 @@ def test_whoever_was_answered_is_not_asked_about_again(plane: ControlPlane, prod
     assert create(kubectl, asking("web-1")).code == 0
     assert preview(kubectl, asking("web-2")).code == 0
     assert create(kubectl, no_ports).code == 0
+    refused = create(kubectl, asking("web-4", allocation_id=FORGED))
+    assert refused.code != 0
+    assert f'failed calling webhook "{AGAIN}"' in refused.stderr

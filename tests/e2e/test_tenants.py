@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from allocator.core.tenants import HANDFUL
+from allocator.core.admission import HANDFUL
 from e2e.api import Kubectl
 from e2e.control_plane import ControlPlane
 from e2e.manifests import hostport, numbers, pod, port

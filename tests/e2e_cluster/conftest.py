@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 from e2e import binaries
 from e2e.binaries import CHECKOUT
-from e2e.processes import Timeout
+from e2e.processes import Timeout, wait_until
 from e2e.tools import tool
 from images import building
 
 from e2e_cluster.driver import Access, Driver, Unavailable
 from e2e_cluster.faults import Fault
-from e2e_cluster.installed import Installed
+from e2e_cluster.installed import AGENT, Installed
 
 IMG = "localhost/hostport-operator:e2e"
 
@@ -106,6 +106,32 @@ def installed(driver: Driver, access: Access, clone: Path) -> Installed:
     """`make deploy`."""
     make(driver, clone, "deploy", f"IMG={IMG}")
     return Installed(driver, access, clone)
+
+
+@pytest.fixture(scope="module")
+def agents(driver: Driver, clone: Path, installed: Installed) -> Iterator[None]:
+    """The installation, with an agent on every node; afterwards as it was."""
+    with agents_of(driver, clone, installed, "agent"):
+        yield
+
+
+@contextlib.contextmanager
+def agents_of(driver: Driver, clone: Path, installed: Installed, overlay: str) -> Iterator[None]:
+    """The installation with the agents of an overlay; afterwards as it was."""
+    name, tag = IMG.rsplit(":", 1)
+    driver.load(f"{name}-agent:{tag}")
+    run_agents(driver, clone, installed, overlay)
+    yield
+    installed.kubectl("delete", "daemonset", AGENT)
+    make(driver, clone, "deploy", f"IMG={IMG}")
+
+
+def run_agents(driver: Driver, clone: Path, installed: Installed, overlay: str) -> None:
+    """Has the agents of an overlay run on all nodes, and report."""
+    make(driver, clone, "deploy", f"IMG={IMG}", f"OVERLAY={overlay}")
+    installed.kubectl("rollout", "status", f"daemonset/{AGENT}", "--timeout=120s")
+    count = len(installed.pods(AGENT))
+    wait_until("all agents to report", lambda: installed.metric("hostport_agents") == count, seconds=60)
 
 
 def make(driver: Driver, clone: Path, *verbs: str) -> None:

@@ -1,4 +1,5 @@
-"""The cluster's DNS, as far as Services go: A records for NAME.NAMESPACE.svc[.cluster.local], headless ones among them.
+"""The cluster's DNS, as far as Services go: A records for NAME.NAMESPACE.svc[.cluster.local], headless ones among them;
+of headless ones SRV records, too, for _PORT._PROTOCOL.NAME.NAMESPACE.svc, as Kubernetes' specification of DNS has them.
 
     dns.py ADDRESS KUBECTL KUBECONFIG
 
@@ -18,7 +19,7 @@ import time
 from typing import Any
 
 DOMAIN = "cluster.local"
-A, IN = 1, 1
+A, SRV, IN = 1, 33, 1
 NO_ERROR, NO_SUCH_NAME = 0, 3
 ANSWER, AUTHORITATIVE = 0x8000, 0x0400
 TTL = 5
@@ -30,16 +31,22 @@ class Names:
     def __init__(self, kubectl: str, kubeconfig: str) -> None:
         self._command = [kubectl, f"--kubeconfig={kubeconfig}", "get", "services,endpointslices", "-A", "-o", "json"]
         self._known: dict[str, list[str]] = {}
+        self._targets: dict[str, list[tuple[int, str]]] = {}
 
     def follow(self) -> None:
         while True:
             done = subprocess.run(self._command, capture_output=True, check=False)
             if done.returncode == 0:
-                self._known = addresses(json.loads(done.stdout)["items"])
+                objects = json.loads(done.stdout)["items"]
+                self._known, self._targets = addresses(objects), targets(objects)
             time.sleep(1)
 
     def find(self, name: str) -> list[str] | None:
         return self._known.get(name.lower().removesuffix(f".{DOMAIN}"))
+
+    def targets(self, name: str) -> list[tuple[int, str]]:
+        """The numbers and the names behind a port."""
+        return self._targets.get(name.lower().removesuffix(f".{DOMAIN}"), [])
 
 
 def addresses(objects: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -57,7 +64,33 @@ def addresses(objects: list[dict[str, Any]]) -> dict[str, list[str]]:
         for endpoint in (each.get("endpoints") or ()) if name in headless else ():
             if (endpoint.get("conditions") or {}).get("ready", True):
                 found[name] += endpoint["addresses"]
+                found |= {f"{_dashed(address)}.{name}": [address] for address in endpoint["addresses"]}
     return found
+
+
+def targets(objects: list[dict[str, Any]]) -> dict[str, list[tuple[int, str]]]:
+    """The numbers and the names behind each named port of a headless Service, as its slices say."""
+    headless = {
+        (each["metadata"]["namespace"], each["metadata"]["name"])
+        for each in objects
+        if each["kind"] == "Service" and each["spec"].get("clusterIP", "None") == "None"
+    }
+    found: dict[str, list[tuple[int, str]]] = {}
+    for each in (each for each in objects if each["kind"] == "EndpointSlice"):
+        service = (each["metadata"].get("labels") or {}).get("kubernetes.io/service-name", "")
+        if (each["metadata"]["namespace"], service) not in headless:
+            continue
+        name = f"{service}.{each['metadata']['namespace']}.svc"
+        ready = [one for one in each.get("endpoints") or () if (one.get("conditions") or {}).get("ready", True)]
+        for port in each.get("ports") or ():
+            found.setdefault(f"_{port.get('name')}._{port['protocol'].lower()}.{name}", []).extend(
+                (port["port"], f"{_dashed(address)}.{name}.{DOMAIN}") for one in ready for address in one["addresses"]
+            )
+    return found
+
+
+def _dashed(address: str) -> str:
+    return address.replace(".", "-")
 
 
 def answer(query: bytes, names: Names) -> bytes:
@@ -68,15 +101,21 @@ def answer(query: bytes, names: Names) -> bytes:
         labels.append(query[end + 1 : end + 1 + length].decode("ascii"))
         end += 1 + length
     kind, _ = struct.unpack("!HH", query[end + 1 : end + 5])
-    found = names.find(".".join(labels))
-    records = [
-        struct.pack("!HHHIH", 0xC00C, A, IN, TTL, 4) + socket.inet_aton(address)
-        for address in (found or ())
-        if kind == A
-    ]
-    code = NO_SUCH_NAME if found is None else NO_ERROR
+    name = ".".join(labels)
+    found, behind = names.find(name), names.targets(name)
+    records = [_record(A, socket.inet_aton(address)) for address in (found or ()) if kind == A]
+    records += [_record(SRV, struct.pack("!HHH", 0, 50, port) + _encoded(to)) for port, to in behind if kind == SRV]
+    code = NO_SUCH_NAME if found is None and not behind else NO_ERROR
     header = struct.pack("!HHHHHH", ident, ANSWER | AUTHORITATIVE | flags & 0x0100 | code, 1, len(records), 0, 0)
     return header + query[12 : end + 5] + b"".join(records)
+
+
+def _record(kind: int, data: bytes) -> bytes:
+    return struct.pack("!HHHIH", 0xC00C, kind, IN, TTL, len(data)) + data
+
+
+def _encoded(name: str) -> bytes:
+    return b"".join(bytes([len(label)]) + label.encode("ascii") for label in name.split(".")) + b"\0"
 
 
 def main(address: str, kubectl: str, kubeconfig: str) -> None:

@@ -51,5 +51,8 @@ class Driver(Protocol):
     def power_off(self, node: str) -> None:
         """Ends a node as a power cut would: nothing of it says another word. It does not come back."""
 
+    def reboot(self, node: str) -> None:
+        """The same, and the node starts again with what is on its disk."""
+
     def delete(self) -> None:
         """Ends everything that `create` started."""

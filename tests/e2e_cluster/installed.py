@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from e2e_cluster.driver import Access, Driver
 
 NAMESPACE = "hostport-system"
 SERVING = "hostport.io/serving=true"
-SHIM, ALLOCATOR = "hostport-shim", "hostport-allocator"
+SHIM, ALLOCATOR, AGENT = "hostport-shim", "hostport-allocator", "hostport-agent"
 AUTHORITY, SHIM_TLS = "hostport-ca", "hostport-shim-tls"
 LABEL = "app.kubernetes.io/name="
 
@@ -39,6 +41,13 @@ class Installed:
     def serving(self) -> dict[str, Any]:
         """The allocator's Pod that serves."""
         return self.kubectl.pods(f"{LABEL}{ALLOCATOR},{SERVING}")[0]
+
+    def metric(self, name: str) -> float:
+        """A metric without labels, as the allocator that serves shows it."""
+        address = self.serving()["status"]["podIP"]
+        with urllib.request.urlopen(f"http://{address}:8081/metrics", timeout=10) as answer:
+            found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+        return float(found[1]) if found else -1.0
 
     def have_allocators(self, count: int) -> None:
         """So many of them, one of which serves."""
@@ -100,7 +109,8 @@ class Installed:
         wait_until("the operator to be whole again", self._is_settled, seconds=seconds)
 
     def _is_settled(self) -> bool:
-        pods = self.kubectl.get("pods")["items"]
+        programs = f"app.kubernetes.io/name in ({SHIM},{ALLOCATOR})"
+        pods = self.kubectl.get("pods", "-l", programs)["items"]
         wanted = {name: self.kubectl.get("deployment", name)["spec"]["replicas"] for name in (SHIM, ALLOCATOR)}
         return len(pods) == sum(wanted.values()) and all(is_ready(pod) for pod in pods)
 

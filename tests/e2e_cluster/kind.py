@@ -62,6 +62,10 @@ class KindCluster:
     def power_off(self, node: str) -> None:
         run("docker", "kill", node)
 
+    def reboot(self, node: str) -> None:
+        run("docker", "kill", node)
+        run("docker", "start", node)
+
     def delete(self) -> None:
         run("kind", "delete", "cluster", f"--name={CLUSTER}")
 

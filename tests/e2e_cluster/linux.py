@@ -131,6 +131,11 @@ class LinuxCluster:
         run("ip", "link", "set", f"v-{node}", "down")  # first, so that not even a reset is sent
         self._machines[node].kill()
 
+    def reboot(self, node: str) -> None:
+        self.power_off(node)
+        subprocess.run(["ip", "link", "delete", f"v-{node}"], capture_output=True, check=False)  # it may be gone by now
+        self._machines[node] = self._machines[node].anew()
+
     def delete(self) -> None:
         for machine in self._machines.values():
             machine.kill()
@@ -141,6 +146,7 @@ class Machine:
     """A running node."""
 
     def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
+        self._folder, self._spec = folder, spec
         self._groups = [Path(each) for each in spec["cgroups"]]
         file = folder / "spec.json"
         write_json(file, spec)
@@ -166,6 +172,10 @@ class Machine:
 
     def run(self, *command: str) -> None:
         run("nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", *command)
+
+    def anew(self) -> Machine:
+        """Once it was killed: the same machine, running again."""
+        return Machine(self._folder, self._spec)
 
     def kill(self) -> None:
         if self._process.exit_code is None:

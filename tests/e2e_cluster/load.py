@@ -3,7 +3,8 @@
     load.py KUBECONFIG SECONDS CLIENTS PLAIN NODE...
 
 CLIENTS create Pods that ask for a host port, each on one of the NODEs, which are only entries in the API: nothing runs
-there, so the load is admission alone. PLAIN more clients create Pods that ask for nothing. Prints one JSON line.
+there, so the load is admission alone. PLAIN more clients create Pods that ask for nothing. SIGTERM ends it earlier. Prints
+one JSON line.
 
 What counts: an answer of the API server other than 201 is a failure, and so is none. Conflicts are two live Pods with
 one (node, protocol, port), by the objects that the API server returned, and by its own list of all Pods twice a second.
@@ -17,6 +18,7 @@ import base64
 import http.client
 import itertools
 import json
+import signal
 import ssl
 import sys
 import tempfile
@@ -109,14 +111,23 @@ def held(pod: Any) -> list[Held]:
 class Client(threading.Thread):
     """Creates a Pod, keeps it for a moment, deletes it, and so on."""
 
-    def __init__(self, api: Api, name: str, until: float, nodes: Sequence[str], books: Books | None) -> None:
+    def __init__(
+        self,
+        api: Api,
+        name: str,
+        until: float,
+        nodes: Sequence[str],
+        books: Books | None,
+        is_over: threading.Event,
+    ) -> None:
         super().__init__(name=name)
+        self._is_over = is_over
         self._api, self._until, self._nodes, self._books = api, until, itertools.cycle(nodes), books
         self.creations: list[Creation] = []
 
     def run(self) -> None:
         for turn in itertools.count():
-            if time.monotonic() >= self._until:
+            if time.monotonic() >= self._until or self._is_over.is_set():
                 return
             self._one(f"{self.name}-{turn}")
 
@@ -180,6 +191,7 @@ def summary(creations: Sequence[Creation], begin: float, end: float) -> dict[str
         "failed": len(failures),
         "longest_gap": round(gap_end - gap_begin, 2),
         "gap_began": round(gap_begin - begin, 2),
+        "first_failure": round(min((each.answered for each in failures), default=begin) - begin, 2),
         "last_failure": round(max((each.answered for each in failures), default=begin) - begin, 2),
         "failed_outside_gap": sum(not gap_begin <= each.answered <= gap_end for each in failures),
         "p50": round(took[len(took) // 2], 4),
@@ -197,11 +209,15 @@ def main() -> None:
     parser.add_argument("plain", type=int)
     parser.add_argument("nodes", nargs="+")
     given = parser.parse_args()
+    is_over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
     server, tls = connection(given.kubeconfig)
     books, begin = Books(), time.monotonic()
     end, run = begin + given.seconds, f"r{int(time.time())}"
-    asking = [Client(Api(server, tls), f"{run}-a{each}", end, given.nodes, books) for each in range(given.clients)]
-    plain = [Client(Api(server, tls), f"{run}-p{each}", end, given.nodes, None) for each in range(given.plain)]
+    asking = [
+        Client(Api(server, tls), f"{run}-a{each}", end, given.nodes, books, is_over) for each in range(given.clients)
+    ]
+    plain = [Client(Api(server, tls), f"{run}-p{each}", end, given.nodes, None, is_over) for each in range(given.plain)]
     for client in (*asking, *plain):
         client.start()
     watcher = Api(server, tls)
@@ -210,6 +226,7 @@ def main() -> None:
         if status == 200:
             books.look(pods["items"])
         time.sleep(LOOK)
+    end = min(end, time.monotonic())
     report = {
         "asking": summary([each for client in asking for each in client.creations], begin, end),
         "plain": summary([each for client in plain for each in client.creations], begin, end) if plain else None,

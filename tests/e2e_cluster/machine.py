@@ -97,7 +97,7 @@ def mounts(folder: Path) -> None:
     Path("/run/netns").mkdir()
     for place in PRIVATE:
         own = folder / "fs" / place.lstrip("/")
-        own.mkdir(parents=True)
+        own.mkdir(parents=True, exist_ok=True)
         Path(place).mkdir(parents=True, exist_ok=True)
         run("mount", "--bind", own, place)
     (Path("/etc/cni/net.d") / "10-bridge.conflist").write_text((folder / "cni.json").read_text())

@@ -18,23 +18,24 @@ from typing import Any
 HEAD = """\
 # Faults on real nodes
 
-What clients see while something breaks. `make faults` makes a cluster of three real nodes, installs the operator as
-[operations.md](operations.md) says, and writes this page; `make e2e-cluster` holds every row against its bound.
+What clients see while something breaks; [Availability](availability.md) says what to do about it. `make faults` makes
+a cluster of three real nodes, installs the operator as [Install](install.md) says, and writes this page;
+`make e2e-cluster` fails where a row is over its bound.
 
-{clients} clients create a Pod that asks for a host port (`failurePolicy: Fail`), keep it for 0.1 s, delete it, and so on,
-and never ask twice: a failure here is a Pod that a controller would create a moment later. {plain} more create Pods that
-ask for nothing. The fault comes {delay} s after the beginning. *Longest gap* is the longest time without a successful
-creation; one that is over its bound says so. One allocator runs where a row does not say two. *Conflicts* are two live
-Pods with one node, protocol and port by the API server's own objects.
+{clients} clients create a Pod that asks for a host port (`failurePolicy: Fail`), keep it for 0.1 s, delete it, and so
+on, and never ask twice: a failure here is a Pod that a controller would create a moment later. {plain} more create
+Pods that ask for nothing. The fault comes {delay} s after the beginning. *p50 / p99* are of successful creations.
+*Longest gap* is the longest time without one; `(over)` marks a gap over its bound. One allocator runs where a row
+does not say two. *Conflicts* are two live Pods with one node, protocol and port by the API server's own objects.
 
 | fault | seconds | creations | failed | longest gap | bound | p50 / p99 | conflicts | Pods that did not ask: created, failed, p99, slowest | measured |
 |---|---|---|---|---|---|---|---|---|---|
 """
 
 TAIL = """\
-Measured on: {where}. Control plane, nodes and clients share it, so that latencies say little about anything else.
-What else runs there counts: while other tests kept both cores busy, the rollout of two allocators once took 1.03 s, over its
-bound.
+Measured on: {where}. Control plane, nodes and clients share this machine, so that the latencies say little about
+another one. What else runs there counts: while other tests kept both cores busy, the longest gap of a rollout of two
+allocators was once 1.03 s, over its bound.
 """
 
 

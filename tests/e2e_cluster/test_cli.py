@@ -18,7 +18,7 @@ def hostport(access: Access, *arguments: str) -> subprocess.CompletedProcess[str
     kubectl = access.kubectl
     environ = {"PATH": f"{Path(kubectl.program).parent}:{os.environ['PATH']}", "HOME": "/nonexistent"}
     return subprocess.run(
-        [sys.executable, "-m", "hostport.cli", *arguments, f"--kubeconfig={kubectl.kubeconfig}"],
+        [sys.executable, "-m", "hostport_cli", *arguments, f"--kubeconfig={kubectl.kubeconfig}"],
         capture_output=True, text=True, check=False, timeout=120, cwd=CHECKOUT, env=environ,
     )  # fmt: skip
 

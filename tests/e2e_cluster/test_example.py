@@ -60,7 +60,7 @@ def test_the_example_runs_on_the_hosts_network_and_a_client_reaches_it(
         assert said.stdout.split() == [str(numbers(each)["primary"]), address]
 
 
-def test_two_pods_with_one_number_run_on_two_nodes_and_a_third_is_refused_by_name(
+def test_pods_with_one_number_run_on_a_node_each_and_one_more_is_refused_by_name(
     kubectl: Kubectl, access: Access
 ) -> None:
     def asking(name: str) -> dict[str, Any]:
@@ -68,14 +68,15 @@ def test_two_pods_with_one_number_run_on_two_nodes_and_a_third_is_refused_by_nam
         wanted["spec"]["containers"][0] |= {"image": "busybox:1.37", "command": ["sh", "-c"], "args": [LISTEN]}
         return wanted
 
-    for name in ("one", "two"):
+    names = [f"on-{node}" for node in access.nodes]
+    for name in names:
         kubectl("create", "-f", "-", stdin=json.dumps(asking(name)))
-    kubectl("wait", "--for=condition=Ready", "pod/one", "pod/two", "--timeout=60s")
-    third = kubectl.run("create", "-f", "-", stdin=json.dumps(asking("three")))
+    kubectl("wait", "--for=condition=Ready", *(f"pod/{name}" for name in names), "--timeout=60s")
+    refused = kubectl.run("create", "-f", "-", stdin=json.dumps(asking("one-more")))
 
     assert {each["spec"]["nodeName"] for each in kubectl.pods()} == set(access.nodes)
     for address in access.addresses.values():
         wait_until(f"{address}:21000", lambda address=address: answers(address, 21000))  # type: ignore[misc]
-    assert third.code != 0
-    assert "21000" in third.stderr
-    assert "default/one" in third.stderr or "default/two" in third.stderr
+    assert refused.code != 0
+    assert "21000" in refused.stderr
+    assert any(f"default/{name}" in refused.stderr for name in names)

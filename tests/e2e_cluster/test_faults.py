@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,36 +13,21 @@ from typing import Any
 import pytest
 from e2e.binaries import CHECKOUT
 
-from e2e_cluster import load, report
+from e2e_cluster import report
+from e2e_cluster.clients import CLIENTS, PLAIN_CLIENTS, paper_nodes, run_load
 from e2e_cluster.driver import Access
 from e2e_cluster.faults import FAULTS, Failures, Fault
 from e2e_cluster.installed import Installed
 
-CLIENTS, PLAIN_CLIENTS = 16, 2
 DELAY = 8  # seconds of quiet before the fault
-NODES = ("load-1", "load-2")
 RESULTS = Path(os.environ.get("HOSTPORT_FAULTS", CHECKOUT / "build" / "faults.json"))
 NEVER_DELAYED = 3.0  # seconds; a call of a webhook that hangs takes 5
-HERE = {"key": "e2e.hostport.io/no-machine", "effect": "NoSchedule"}
 
 
 @pytest.fixture(scope="module")
-def paper_nodes(access: Access, installed: Installed) -> Iterator[None]:
-    """Entries in the API: a Pod that names one is admitted and planned there, and costs nobody anything."""
-    for name in NODES:
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"taints": [HERE]}}
-        access.kubectl("create", "-f", "-", stdin=json.dumps(node))
-    access.kubectl.run("create", "namespace", load.NAMESPACE)  # it stays
-    yield
-    access.kubectl("delete", "node", *NODES)
-
-
-def run_load(access: Access, seconds: int, folder: Path) -> subprocess.Popen[str]:
-    config = folder / "load.json"
-    shown = access.kubectl("config", "view", "--raw", "--flatten", "-o", "json")
-    config.write_text(shown.stdout, encoding="utf-8")
-    command = [sys.executable, load.__file__, str(config), str(seconds), str(CLIENTS), str(PLAIN_CLIENTS), *NODES]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def places(access: Access, installed: Installed) -> Iterator[None]:
+    with paper_nodes(access):
+        yield
 
 
 def measure(fault: Fault, installed: Installed, folder: Path) -> dict[str, Any]:
@@ -69,7 +53,7 @@ def measure(fault: Fault, installed: Installed, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace("`", "").replace(" ", "-"))
-def test_creations_go_on(fault: Fault, installed: Installed, paper_nodes: None, folder: Path) -> None:
+def test_creations_go_on(fault: Fault, installed: Installed, places: None, folder: Path) -> None:
     installed.wait_until_settled()
     fault.before(installed)
     row = measure(fault, installed, folder)

@@ -17,17 +17,17 @@ from random import Random
 
 import jsonpatch
 import pytest
-from registerkit import assert_in_step
-from servicekit import Running, Start
 
 from allocator.core.claims import ClaimId, State
-from hostport.bounds import LARGEST_ANSWER
 from hostport.contract import Reason
+from hostport.contract.limits import LARGEST_ANSWER
 from hostport.credentials import Credentials
-from shim.admission import Answer, admit
+from shim.admission import AdmissionAnswer, admit
 from shim.client import ADMISSION_CODES, AllocatorClient
 from shim.outcomes import Allocate, Unreachable
 from shim.review import ReviewError
+from testing.servicekit import Running, Start
+from testing.storekit import assert_in_step
 
 from .books import RULES, Pods, contents, furnish
 from .reviews import NODES, OURS, Json, part, review_by_chance
@@ -39,14 +39,14 @@ REFUSALS = {reason.name for reason in Reason if reason.code.admission_status in 
 LONGEST_ERROR = 2_000
 
 
-async def answered(body: bytes, ask: Allocate) -> Answer | Unreachable | str:
+async def answered(body: bytes, ask: Allocate) -> AdmissionAnswer | Unreachable | str:
     try:
         return await admit(body, ask, probe=ask)
     except ReviewError as error:
         return str(error)
 
 
-def word(answer: Answer | Unreachable | str) -> str:
+def word(answer: AdmissionAnswer | Unreachable | str) -> str:
     """What a run counts."""
     if isinstance(answer, str):
         return "400"
@@ -63,28 +63,28 @@ class World:
         self._client = client
         self._found = found
 
-    async def answer(self, review: Json) -> Answer | Unreachable | str:
+    async def answer(self, review: Json) -> AdmissionAnswer | Unreachable | str:
         """Asks, and holds what goes for every answer. Text: why the body could not be answered."""
         deadline = asyncio.get_running_loop().time() + 20
         ask = partial(self._client.allocate, deadline=deadline)
         before = contents(self.service)
         answer = await answered(json.dumps(review).encode(), ask)
         self._found[word(answer)] += 1
-        if isinstance(answer, Answer):
-            assert len(json.dumps(answer.review)) <= LARGEST_ANSWER
+        if isinstance(answer, AdmissionAnswer):
+            assert len(answer.body) <= LARGEST_ANSWER
         if isinstance(answer, str):
             assert 0 < len(answer.encode()) < LONGEST_ERROR
         if isinstance(answer, Unreachable):
             assert answer.reason == Reason.SEARCH_INCOMPLETE.name, answer
-        if not isinstance(answer, Answer) or not answer.allocation_id:
+        if not isinstance(answer, AdmissionAnswer) or not answer.allocation_id:
             self._assert_unchanged(review, before, answer)
-        assert_in_step(self.service.engine.ledger._register)
+        assert_in_step(self.service.engine.ledger._store)
         return answer
 
-    def _assert_unchanged(self, review: Json, before: Json, answer: Answer | Unreachable | str) -> None:
+    def _assert_unchanged(self, review: Json, before: Json, answer: AdmissionAnswer | Unreachable | str) -> None:
         """A Pod that brings its own reservation and is refused keeps nothing. All else is as it was."""
-        if isinstance(answer, Answer) and answer.result == "denied":
-            response = answer.review["response"]
+        if isinstance(answer, AdmissionAnswer) and answer.result == "denied":
+            response = json.loads(answer.body)["response"]
             assert response["status"]["reason"] in REFUSALS
             assert response["status"]["code"] in (403, 422)
             self._end_own(review, before)
@@ -95,7 +95,7 @@ class World:
         annotations = part(part(review["request"]["object"], "metadata"), "annotations")
         brought = str(annotations.get(f"{OURS}allocation-id"))
         own = before["claims"].get(brought)
-        if own is not None and not self.service.engine.ledger.has(ClaimId(brought)):
+        if own is not None and not self.service.engine.ledger.claims.has(ClaimId(brought)):
             assert own.state is State.RESERVED
             assert own.owner.namespace == (
                 part(review["request"]["object"], "metadata").get("namespace") or review["request"]["namespace"]
@@ -119,14 +119,14 @@ def numbers(obj: Json) -> list[tuple[str, str, int, int]]:
     ]
 
 
-def patched(review: Json, answer: Answer) -> Json:
-    ops = json.loads(base64.b64decode(answer.review["response"].get("patch", "W10=")))
+def patched(review: Json, answer: AdmissionAnswer) -> Json:
+    ops = json.loads(base64.b64decode(json.loads(answer.body)["response"].get("patch", "W10=")))
     result: Json = jsonpatch.apply_patch(deepcopy(review["request"]["object"]), ops)
     return result
 
 
-def check_grant(world: World, obj: Json, answer: Answer) -> None:
-    claim = world.service.engine.ledger.get(ClaimId(answer.allocation_id))
+def check_grant(world: World, obj: Json, answer: AdmissionAnswer) -> None:
+    claim = world.service.engine.ledger.claims.get(ClaimId(answer.allocation_id))
     assert claim is not None
     annotations = obj["metadata"]["annotations"]
     is_mapped = annotations.get(f"{OURS}network") == "Pod"  # the node maps the number to the port, which stays
@@ -151,7 +151,7 @@ async def once(world: World) -> None:
         part(part(review["request"]["object"], "metadata"), "annotations")[f"{OURS}allocation-id"] = copied
     answer = await world.answer(review)
     await world.pods.pass_time(chance.choice((0.0, 0.1, 1.0, 5.0)))
-    if not isinstance(answer, Answer) or answer.result != "patched":
+    if not isinstance(answer, AdmissionAnswer) or answer.result != "patched":
         return
     obj = patched(review, answer)
     if not answer.allocation_id:
@@ -179,8 +179,8 @@ async def again(world: World, review: Json, obj: Json) -> Json:
         request["object"]["spec"]["containers"].insert(0, {"name": "proxy", "image": "x", "ports": [port]})
     another = review | {"request": request}
     answer = await world.answer(another)
-    if not isinstance(answer, Answer) or answer.result != "patched":
-        assert is_changed or isinstance(answer, Answer), answer
+    if not isinstance(answer, AdmissionAnswer) or answer.result != "patched":
+        assert is_changed or isinstance(answer, AdmissionAnswer), answer
         return {}
     if not is_changed and answer.allocation_id == obj["metadata"]["annotations"][f"{OURS}allocation-id"]:
         assert answer.ops == ()

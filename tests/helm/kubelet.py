@@ -25,6 +25,7 @@ from e2e.processes import Process, free_ports, wait_for
 from helm.network import ServiceNetwork
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+LED = Path(__file__).with_name("led.py")
 LISTEN = re.compile(r"0\.0\.0\.0:(\d+)")
 
 Pod = Mapping[str, Any]
@@ -44,7 +45,7 @@ class Hosted:
         module = container["name"]
         self.process = Process(
             pod["metadata"]["name"],
-            [sys.executable, "-m", module, *arguments, *self._credentials(plane)],
+            [sys.executable, str(LED), module, *arguments, *self._credentials(plane)],
             log=plane.logs / f"{pod['metadata']['name']}.log",
             environ=self._environ(container, network),
         )

@@ -14,7 +14,7 @@ from e2e.control_plane import ControlPlane, create_namespace
 from helm.helm import NAMESPACE, Helm, Values
 
 WEBHOOK = "MutatingWebhookConfiguration hostport-operator"
-ENTRIES = (0, 1, 2)
+ENTRIES = (0, 1)
 NOT_OF_A_BARE_CLUSTER = {"PodMonitor", "PrometheusRule", "Certificate", "Issuer"}
 """Their definitions come with other products."""
 
@@ -61,8 +61,10 @@ OF_A_PROGRAM: dict[str, tuple[Any, str, Any]] = {
 """Knob → its value, and what it makes in the template of the Pods."""
 
 FLAGS: dict[str, tuple[Any, str, str]] = {
+    "coolDown": ("10m", "allocator", "--cool-down=10m"),
+    "reuse": ("oldest", "allocator", "--reuse=oldest"),
     "whenFull": ("Pending", "allocator", "--when-full=Pending"),
-    "reservedPorts": ("22,9100-9200", "allocator", "--reserved-ports=22,9100-9200"),
+    "reservedPorts": ("kubernetes,k3s,22,9100-9200", "allocator", "--reserved-ports=kubernetes,k3s,22,9100-9200"),
     "discloseHolders": ("all", "allocator", "--disclose-holders=all"),
     "allocator.reservationTtl": ("1m30s", "allocator", "--reservation-ttl=1m30s"),
     "allocator.namespaceReservations": (0, "allocator", "--namespace-reservations=0"),
@@ -77,12 +79,63 @@ FLAGS: dict[str, tuple[Any, str, str]] = {
     "certificates.propagation": ("5m", "allocator", "--certificate-propagation=5m"),
     "shim.tlsMinVersion": ("1.2", "shim", "--tls-min-version=1.2"),
     "shim.maxConcurrent": (50, "shim", "--max-concurrent=50"),
+    "shim.steer": (False, "shim", "--steer=false"),
     "shim.shutdownDelay": ("20s", "shim", "--shutdown-delay=20s"),
 }
 """Value → one, the program, and its flag."""
 
 OWN = {"certificates.mode": "existingSecret", "certificates.caBundle": "Q0E="}
+AGENT, AGENTS = "DaemonSet hostport-agent/spec/template", {"agent.enabled": True}
 OTHERS: dict[str, tuple[Values, Expected]] = {
+    "no agents": ({"agent.enabled": False}, {"DaemonSet hostport-agent": None, "ServiceAccount hostport-agent": None}),
+    "agents": (
+        {
+            **AGENTS,
+            "image.agentDigest": DIGEST,
+            "agent.interval": "20s",
+            "agent.resources": {"limits": {"memory": "64Mi"}},
+            "agent.extraArgs": ["--log-level=error"],
+            "agent.nodeSelector": {"pool": "games"},
+            "agent.tolerations": [{"key": "a", "operator": "Exists"}],
+            "agent.affinity": SOMEWHERE,
+            "agent.podLabels": {"team": "net"},
+            "agent.podAnnotations": {"a/b": "c"},
+            "agent.priorityClassName": "system-node-critical",
+            "agent.extraEnv": [{"name": "TZ", "value": "UTC"}],
+            "agent.dnsConfig": {"options": [{"name": "ndots", "value": "1"}]},
+            "agent.logLevel": "debug",
+            "agent.maxUnavailable": 2,
+        },
+        {
+            f"{AGENT}/spec/containers/0/image": f"localhost/hostport-operator-agent@{DIGEST}",
+            f"{AGENT}/spec/containers/0/args/?": "--interval=20s",
+            f"{AGENT}/spec/containers/0/args/-2": "--log-level=debug",
+            f"{AGENT}/spec/containers/0/args/-1": "--log-level=error",
+            f"{AGENT}/spec/containers/0/resources/limits": {"memory": "64Mi"},
+            f"{AGENT}/spec/containers/0/env/-1": {"name": "TZ", "value": "UTC"},
+            f"{AGENT}/spec/nodeSelector": {"kubernetes.io/os": "linux", "pool": "games"},
+            f"{AGENT}/spec/tolerations": [{"key": "a", "operator": "Exists"}],
+            f"{AGENT}/spec/affinity": SOMEWHERE,
+            f"{AGENT}/spec/priorityClassName": "system-node-critical",
+            f"{AGENT}/spec/dnsConfig/options/0/name": "ndots",
+            f"{AGENT}/metadata/labels/team": "net",
+            f"{AGENT}/metadata/annotations": {"a/b": "c"},
+            "DaemonSet hostport-agent/spec/updateStrategy/rollingUpdate/maxUnavailable": 2,
+            pod("allocator", "spec/containers/0/args/?"): f"--agent-account={NAMESPACE}/hostport-agent",
+        },
+    ),
+    "agents that reserve": (
+        {**AGENTS, "agent.reserve": True},
+        {
+            f"{AGENT}/spec/securityContext/runAsUser": 0,
+            f"{AGENT}/spec/containers/0/args/?": "--reserve",
+            f"{AGENT}/spec/volumes/-2/hostPath/path": "/proc/sys/net/ipv4/ip_local_reserved_ports",
+        },
+    ),
+    "agents where cert-manager is": (
+        {**AGENTS, "certificates.mode": "certManager"},
+        {f"{AGENT}/spec/volumes/1/projected/sources/0/secret/name": "hostport-shim-tls"},
+    ),
     "commonLabels": (
         {"commonLabels": {"cost": "7"}},
         {"Service hostport-shim/metadata/labels/cost": "7", pod("shim", "metadata/labels/cost"): "7"},
@@ -187,12 +240,20 @@ OTHERS: dict[str, tuple[Values, Expected]] = {
         {"excludedNamespaces": ["legacy"]},
         {f"{WEBHOOK}/webhooks/0/namespaceSelector/matchExpressions/0/values/-1": "legacy"},
     ),
+    "externalAddress.enabled": (
+        {"externalAddress.enabled": False},
+        {f"{WEBHOOK}/webhooks/-1/name": "again.pods.hostport.io"},
+    ),
+    "externalAddress.timeoutSeconds": (
+        {"externalAddress.timeoutSeconds": 5},
+        {f"{WEBHOOK}/webhooks/-1/timeoutSeconds": 5},
+    ),
     "secondQuestion": (
         {"secondQuestion": False},
         {
-            f"{WEBHOOK}/webhooks/-1/name": "pods.hostport.io",
-            f"{WEBHOOK}/webhooks/-1/failurePolicy": "Fail",
-            f"{WEBHOOK}/webhooks/-1/matchConditions/0/name": "asks-for-host-ports",
+            f"{WEBHOOK}/webhooks/0/name": "pods.hostport.io",
+            f"{WEBHOOK}/webhooks/0/failurePolicy": "Fail",
+            f"{WEBHOOK}/webhooks/0/matchConditions/0/name": "asks-for-host-ports",
         },
     ),
     "onlyLabelledNamespaces": (

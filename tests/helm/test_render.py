@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -15,7 +16,7 @@ import render
 import yaml
 from e2e.binaries import CHECKOUT
 
-from helm.helm import CHART, NEW_ENOUGH, RELEASE, Helm, Values, settings
+from helm.helm import CHART, NAMESPACE, NEW_ENOUGH, RELEASE, Helm, Values, settings
 
 WHOSE = {
     "app.kubernetes.io/name",
@@ -62,7 +63,8 @@ OVERLAYS: dict[str, tuple[str, Values]] = {
 def test_both_ways_of_installing_make_the_same_objects(helm: Helm, overlay: str, values: Values) -> None:
     made = by_name(helm.rendered(values))
     if overlay == "own-secrets":
-        assert made[WEBHOOK]["webhooks"][0]["clientConfig"].pop("caBundle") == CA
+        for each in (made[WEBHOOK]["webhooks"][0], made[WEBHOOK]["webhooks"][-1]):
+            assert each["clientConfig"].pop("caBundle") == CA
 
     assert made == without_the_namespace(kustomized(overlay))
 
@@ -79,8 +81,34 @@ def test_the_alerts_are_those_of_deploy_monitoring(helm: Helm) -> None:
     rule = made["PrometheusRule hostport-operator"]
 
     assert rule["metadata"]["labels"]["release"] == "prometheus"
-    wanted = json.dumps(alerts["spec"]).replace("docs/runbooks.md#", "https://hostport.io/docs/runbooks.html#")
-    assert rule["spec"] == json.loads(wanted)
+    assert rule["spec"] == alerts["spec"]
+
+
+@pytest.mark.parametrize("asks_twice", [True, False], ids=["two entries", "one entry"])
+def test_alerts_and_dashboard_count_silence_of_the_entry_that_insists(helm: Helm, asks_twice: bool) -> None:
+    values = {
+        "podMonitor.enabled": True,
+        "alerts.enabled": True,
+        "dashboard.enabled": True,
+        "secondQuestion": asks_twice,
+    }
+    made = by_name(helm.rendered(values))
+    entries = [each["name"] for each in made[WEBHOOK]["webhooks"] if not each["name"].startswith("bindings.")]
+    alerts, dashboard = made["PrometheusRule hostport-operator"]["spec"], made["ConfigMap hostport-dashboard"]["data"]
+    counted = re.compile(r'webhook_fail_open_count\{name=\\"([^"\\]+)')
+
+    assert {*counted.findall(json.dumps(alerts))} == {entries[-1]}
+    assert {*counted.findall(dashboard["hostport-operator.json"])} == {entries[-1]}
+
+
+def test_the_alerts_link_to_your_copy_of_the_runbooks(helm: Helm) -> None:
+    values = {"podMonitor.enabled": True, "alerts": {"enabled": True, "runbooks": "https://wiki.example/hostport"}}
+
+    rules = by_name(helm.rendered(values))["PrometheusRule hostport-operator"]["spec"]["groups"]
+
+    links = [rule["annotations"]["runbook_url"] for group in rules for rule in group["rules"]]
+    assert links
+    assert all(link.startswith("https://wiki.example/hostport#hostport") for link in links)
 
 
 def test_every_object_says_whose_it_is(helm: Helm) -> None:
@@ -165,9 +193,9 @@ def test_excluded_namespaces_are_left_alone_by_webhook_and_policies_alike(helm: 
 
 def test_only_labelled_namespaces_are_looked_at_by_webhook_and_policies_alike(helm: Helm) -> None:
     made = by_name(helm.rendered({"onlyLabelledNamespaces": True, "failurePolicy": "Ignore"}))
-    bindings = ("annotations-stay", "bindings-carry-nothing", "every-port-given", "ports-given")
+    bindings = ("annotations-stay", "every-port-given", "ports-given")
     selectors = [
-        *(webhook["namespaceSelector"] for webhook in made[WEBHOOK]["webhooks"]),
+        *(webhook["namespaceSelector"] for webhook in made[WEBHOOK]["webhooks"][:2]),
         *(
             made[f"ValidatingAdmissionPolicyBinding hostport-{name}"]["spec"]["matchResources"]["namespaceSelector"]
             for name in bindings
@@ -176,13 +204,43 @@ def test_only_labelled_namespaces_are_looked_at_by_webhook_and_policies_alike(he
 
     assert [selector["matchExpressions"][1] for selector in selectors] == [
         {"key": "hostport.io/webhook", "operator": "In", "values": ["enabled"]}
-    ] * 7
+    ] * 5
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [({}, "!= ignore"), ({"onlyLabelledNamespaces": True, "failurePolicy": "Ignore"}, "== enabled")],
+    ids=["all but the exempt", "those that ask"],
+)
+def test_a_binding_is_looked_at_everywhere_and_brings_something_only_where_the_webhook_is_asked(
+    helm: Helm, values: dict[str, Any], label: str
+) -> None:
+    made = by_name(helm.rendered(values))
+    name = "hostport-bindings-carry-nothing"
+    selector = made[f"ValidatingAdmissionPolicyBinding {name}"]["spec"]["matchResources"]["namespaceSelector"]
+    (rule,) = made[f"ValidatingAdmissionPolicy {name}"]["spec"]["validations"]
+
+    assert [each["key"] for each in selector["matchExpressions"]] == ["kubernetes.io/metadata.name"]
+    is_asked = label.startswith("==")
+    webhook = "namespaceObject.metadata.labels['hostport.io/webhook']"
+    assert f"{webhook} == '{label.split()[1]}'" in rule["expression"]
+    assert ("!('hostport.io/webhook' in" in rule["expression"]) is not is_asked
+
+
+def test_a_binding_brings_nothing_where_no_webhook_is_asked_about_bindings(helm: Helm) -> None:
+    made = by_name(helm.rendered({"externalAddress.enabled": False}))
+    (rule,) = made["ValidatingAdmissionPolicy hostport-bindings-carry-nothing"]["spec"]["validations"]
+
+    assert "bindings.pods.hostport.io" not in [each["name"] for each in made[WEBHOOK]["webhooks"]]
+    assert rule["expression"] == "false"
+    assert "let through" not in rule["message"]
 
 
 def test_where_nobody_asks_twice_and_the_webhook_fails_open_the_policy_of_every_port_stays(helm: Helm) -> None:
     made = by_name(helm.rendered({"secondQuestion": False, "failurePolicy": "Ignore"}))
 
-    assert [each["failurePolicy"] for each in made[WEBHOOK]["webhooks"]] == ["Ignore"]
+    assert [each["name"] for each in made[WEBHOOK]["webhooks"]] == ["pods.hostport.io", "bindings.pods.hostport.io"]
+    assert made[WEBHOOK]["webhooks"][0]["failurePolicy"] == "Ignore"
     assert "ValidatingAdmissionPolicy hostport-every-port-given" in made
 
 
@@ -213,10 +271,12 @@ WRONG: dict[str, tuple[Values, str]] = {
     "a digest that is cut off": ({"image.shimDigest": "sha256:abc"}, "does not match pattern"),
     "a repository with a tag": ({"image.repository": "team/hostport:v1"}, "does not match pattern"),
     "numbers that are none": ({"reservedPorts": "22-"}, "does not match pattern"),
+    "a preset that is none": ({"reservedPorts": "cillium"}, "does not match pattern"),
     "a namespace that is none": ({"excludedNamespaces": ["Kube_System"]}, "does not match pattern"),
     "a budget that stops every drain": ({"shim.replicas": 1}, "every node drain would hang"),
     "own Secrets without an authority": ({"certificates.mode": "existingSecret"}, "set certificates.caBundle"),
     "alerts of what nobody scrapes": ({"alerts.enabled": True}, "nothing scrapes the programs"),
+    "reserving without agents": ({"agent.reserve": True}, "there are no agents"),
     "two programs on one port": ({"shim.twinHttpPort": 8082}, "two programs of one Pod cannot listen on one port"),
     "the webhook on a port that is taken": ({"webhook.port": 8083}, "webhook.port is 8083"),
     "Secrets that somebody else names": ({"certificates.shimSecret": "mine"}, "its maker names it"),
@@ -281,6 +341,21 @@ def test_the_notes_warn(helm: Helm, values: Values, said: str) -> None:
     told = " ".join(notes(helm, values).split())
 
     assert said in told.partition("WARNING: ")[2]
+
+
+ON_THE_NODES: dict[str, tuple[Values, str]] = {
+    "agents": ({"agent.enabled": True}, "An agent runs on every node"),
+    "shims": ({"webhook.hostNetwork": True}, "Shims run on the network of their nodes"),
+}
+
+
+@pytest.mark.parametrize(("values", "said"), ON_THE_NODES.values(), ids=ON_THE_NODES)
+def test_the_notes_say_what_the_namespace_has_to_allow(helm: Helm, values: Values, said: str) -> None:
+    told = " ".join(notes(helm, values).split())
+
+    assert said in told
+    assert f"kubectl label namespace {NAMESPACE} --overwrite pod-security.kubernetes.io/enforce=privileged" in told
+    assert "enforce=privileged" not in notes(helm, {})
 
 
 def test_the_chart_lints_and_needs_a_cluster_that_is_new_enough(helm: Helm) -> None:

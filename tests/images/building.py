@@ -1,16 +1,18 @@
-"""Builds both images with buildah, on a base made here: a stand-in for python:3.14-slim where no registry is reached.
+"""Builds the images with buildah, on a base made here: a stand-in for python:3.14-slim where no registry is reached.
 
-    python tests/images/building.py [IMG]     builds through `make images`, prints the names of both images
+    PYTHONPATH=tests python -m images.building [IMG]     builds through `make images`, prints their names
 
-The base is the distribution's own Python in a minimal tree, made by debootstrap once and kept in buildah's store. Needs
-root, buildah and debootstrap; whoever asks is told what is missing. Builds share a cache of layers: a second one, with
-nothing changed, takes seconds.
+The base is Debian's Python of the version that the Dockerfiles name, in a minimal tree, made by debootstrap once and kept
+in buildah's store; where that release of Debian cannot be had, the distribution's own Python. Needs root, buildah and
+debootstrap; whoever asks is told what is missing. Builds share a cache of layers: a second one, with nothing changed, takes
+seconds.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pythons import SUITES
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 IMG = "localhost/hostport-operator:dev"
@@ -37,10 +41,11 @@ class Broken(Exception):  # noqa: N818 - reads as what it says
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """The names of the two."""
+    """The names of the three."""
 
     allocator: str
     shim: str
+    agent: str
 
 
 def require_tools() -> None:
@@ -51,9 +56,29 @@ def require_tools() -> None:
         raise Unavailable(f"{', '.join(missing)} not installed")
 
 
+def wanted_python() -> str:
+    """The version that the Dockerfiles name, such as 3.14."""
+    texts = [path.read_text(encoding="utf-8") for path in CHECKOUT.glob("Dockerfile.*")]
+    named = {
+        str(each)
+        for text in texts
+        for each in re.findall(r"^ARG PYTHON_IMAGE=python:([\d.]+)-slim$", text, re.MULTILINE)
+    }
+    [version] = named
+    return version
+
+
 def base_image() -> str:
     """The name of the base; made when it is not in buildah's store."""
-    suite = platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
+    own = platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
+    try:
+        return _base_image(SUITES[wanted_python()])
+    except Broken as reason:  # no mirror that has it: a base is needed all the same
+        sys.stderr.write(f"images: on the Python of {own}, since that of the Dockerfiles cannot be had: {reason}\n")
+        return _base_image(own)
+
+
+def _base_image(suite: str) -> str:
     name = f"localhost/hostport-base:{suite}"
     if not _stored(name):
         with tempfile.TemporaryDirectory(prefix="hostport-base-") as folder:
@@ -62,11 +87,11 @@ def base_image() -> str:
 
 
 def build(img: str = IMG, base: str | None = None) -> Images:
-    """Builds both through the verb that people use, without pulling anything."""
+    """Builds them through the verb that people use, without pulling anything."""
     require_tools()
     run(["make", "-s", "-C", str(CHECKOUT), "images", f"IMG={img}", "BUILDER=buildah", f"BUILD_FLAGS={flags(base)}"])
     name, _, tag = img.rpartition(":")
-    return Images(f"{name}-allocator:{tag}", f"{name}-shim:{tag}")
+    return Images(f"{name}-allocator:{tag}", f"{name}-shim:{tag}", f"{name}-agent:{tag}")
 
 
 def flags(base: str | None = None) -> str:
@@ -122,7 +147,7 @@ def main() -> int:
     except (Unavailable, Broken) as error:
         sys.stderr.write(f"images: {error}\n")
         return 1
-    sys.stdout.write(f"{images.allocator}\n{images.shim}\n")
+    sys.stdout.write(f"{images.allocator}\n{images.shim}\n{images.agent}\n")
     return 0
 
 

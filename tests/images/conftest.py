@@ -1,4 +1,4 @@
-"""Both images, built once for the session. Where the machine cannot build them, one line says why."""
+"""The images, built once for the session. Where the machine cannot build them, one line says why."""
 
 from __future__ import annotations
 
@@ -28,4 +28,10 @@ def allocator(images: building.Images) -> Iterator[Container]:
 @pytest.fixture(scope="session")
 def shim(images: building.Images) -> Iterator[Container]:
     with container(images.shim) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def agent(images: building.Images) -> Iterator[Container]:
+    with container(images.agent) as one:
         yield one

@@ -15,15 +15,18 @@ from typing import Any
 
 import pytest
 import trustme
+from pythons import SUITES
 
+from images import building
 from images.building import CHECKOUT
 from images.container import Container
+from testing.documented import documented, typed_by
 
 NOBODY = 65532
 REVIEW = CHECKOUT / "tests" / "testdata" / "admission" / "statefulset-pod-1.json"
 
 
-@pytest.fixture(params=["allocator", "shim"])
+@pytest.fixture(params=["allocator", "shim", "agent"])
 def image(request: pytest.FixtureRequest) -> Container:
     found: Container = request.getfixturevalue(request.param)
     return found
@@ -54,6 +57,31 @@ def test_the_user_is_a_number_that_is_nobody(image: Container) -> None:
 
     assert image.config["User"] == f"{NOBODY}:{NOBODY}"
     assert image.run("python3", "-c", look).stdout.split() == [str(NOBODY), str(NOBODY), "True"]
+
+
+def test_the_base_has_the_python_that_the_dockerfiles_name(image: Container) -> None:
+    """Where Debian's mirror has it: tests/images/building.py says where not."""
+    wanted = building.wanted_python()
+    if not building.base_image().endswith(SUITES[wanted]):
+        pytest.skip(f"Python {wanted} cannot be had here")
+
+    assert image.run("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").stdout.strip() == wanted
+
+
+def test_the_documented_commands_push_what_the_documented_command_has_built(
+    images: building.Images, tmp_path: Path
+) -> None:
+    """By buildah, which the page names beside Docker, into a folder: no registry is here."""
+    pushed = [command.text.removeprefix("docker push ") for command in typed_by("tests/images")]
+    img = next(
+        match[1]
+        for each in documented("make images")
+        if (match := re.search(r"IMG=(\S+)", each.text)) and each.page == "docs/install.md"
+    )
+
+    assert [building.build(img).allocator, building.build(img).shim, building.build(img).agent] == pushed
+    for number, name in enumerate(pushed):
+        building.run(["buildah", "push", "--quiet", name, f"oci:{tmp_path}/{number}"])
 
 
 def test_nothing_is_installed_but_what_is_locked(image: Container, request: pytest.FixtureRequest) -> None:
@@ -107,6 +135,15 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return numbers
+
+
+def test_the_agent_holds_nothing_but_itself_and_what_it_tells_by(agent: Container) -> None:
+    assert importable(agent, "allocator", "shim", "agent", "hostport", "kubernetes", "tornado", "grpc") == [
+        "agent",
+        "hostport",
+        "grpc",
+    ]
+    assert agent.run("sh", "-c", "find /etc/passwd -mmin +0").stdout.split() == ["/etc/passwd"]  # its probe's tools
 
 
 def test_together_they_admit_a_pod(allocator: Container, shim: Container, tmp_path: Path) -> None:

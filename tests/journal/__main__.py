@@ -16,7 +16,7 @@ CLAIMS, COPIES = 622, 200
 def main() -> int:
     """Exit status: 1 if anything was lost or wrong in silence."""
     logging.disable(logging.CRITICAL)
-    say("| one bit changed in | copies | whole: the bit says nothing | told, set aside | most claims lost of"
+    say("| one bit changed in | copies | sound: nothing depends on the bit | told, set aside | most claims lost of"
         f" {CLAIMS} | lost in silence | wrong |")  # fmt: skip
     say("|---|---|---|---|---|---|---|")
     failures = 0

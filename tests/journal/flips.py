@@ -9,8 +9,7 @@ from pathlib import Path
 from random import Random
 
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
-from allocator.engine import always
-from allocator.journal.contract import Answer, Drop, Entry, JournalVersionError, Kept, Put
+from allocator.journal.contract import Answer, Drop, Entry, JournalVersionError, Kept, Put, always
 from allocator.journal.sqlite import SqliteJournal
 
 NAME = "journal.db"

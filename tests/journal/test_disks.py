@@ -22,8 +22,7 @@ from pathlib import Path
 import pytest
 from crash.environment import FULL, READ_ONLY, Disk
 
-from allocator.engine import always
-from allocator.journal.contract import Put
+from allocator.journal.contract import Put, always
 from allocator.journal.sqlite import SqliteJournal
 
 from .flips import NAME, claim

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from allocator.app.build import Collaborators, build
 from allocator.clock import Clock
+from allocator.core.admission import LedgerRules
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
-from allocator.core.ledger import Ledger, Rules
-from allocator.engine import CLOCK_SECONDS, Engine, always
-from allocator.journal.contract import Drop, Put
-from allocator.journal.records import encode_claim
-from allocator.journal.sqlite import SqliteJournal
+from allocator.core.ledger import Ledger
+from allocator.engine import Engine
+from allocator.journal.contract import Drop, Put, always
+from allocator.journal.sqlite import CommitMeters, SqliteJournal
+from allocator.journal.tables import encode_claim
+from allocator.maintenance import CLOCK_SECONDS
 from allocator.slices import at_once
 
 WALL = 1_800_000_000.0
@@ -39,10 +42,11 @@ class Machine:
         journal = SqliteJournal(self._path).open_now()
         clock = Clock(wall=lambda: self.wall, steady=lambda: self.steady)
         ids = iter(f"{number:032x}" for number in range(100))
-        engine = Engine(
-            ledger=Ledger(Rules()), journal=journal, now=clock, new_id=lambda: ClaimId(next(ids)), clock=clock
+        given = Collaborators(
+            ledger=Ledger(LedgerRules()), journal=journal, new_id=lambda: ClaimId(next(ids)), clock=clock
         )
-        at_once(engine.restore())
+        engine = build(given).engine
+        at_once(engine.recovery.restore(journal))
         engine.is_serving = True
         return engine, journal
 
@@ -50,7 +54,7 @@ class Machine:
         for _ in range(int(seconds)):
             self.wall += 1.0
             self.steady += 1.0
-            engine.now()
+            engine.clock()
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def left(engine: Engine) -> list[float]:
-    return [round((claim.expires or 0.0) - engine.now(), 3) for claim in engine.leases()]
+    return [round((claim.expires or 0.0) - engine.clock(), 3) for claim in engine.recovery.leases()]
 
 
 async def test_a_start_goes_on_from_the_reading_of_the_last_commit(machine: Machine) -> None:
@@ -74,7 +78,7 @@ async def test_a_start_goes_on_from_the_reading_of_the_last_commit(machine: Mach
     engine, journal = machine.start()
 
     assert left(engine) == [500.0]
-    assert engine.wall() - engine.now() == pytest.approx(engine.ahead)
+    assert engine.clock.wall() - engine.clock() == pytest.approx(engine.clock.ahead)
     journal.close()
 
 
@@ -85,7 +89,7 @@ async def test_the_clock_is_kept_while_something_ends_by_it(machine: Machine) ->
     engine, journal = machine.start()
     for _ in range(60):
         machine.pass_time(1, engine)
-        engine.tick()
+        engine.maintenance.tick()
     journal.close()
 
     engine, journal = machine.start()
@@ -97,10 +101,10 @@ async def test_the_clock_is_kept_while_something_ends_by_it(machine: Machine) ->
 async def test_nothing_is_written_for_a_clock_that_nobody_waits_for(machine: Machine) -> None:
     engine, journal = machine.start()
     commits: list[object] = []
-    journal.on_commit = commits.append
+    journal.meters = CommitMeters(submissions=commits.append)
     for _ in range(60):
         machine.pass_time(1, engine)
-        engine.tick()
+        engine.maintenance.tick()
     await journal.submit([Drop(ClaimId("b" * 32), 0.0)], always)
 
     assert len(commits) == 1

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
 from allocator.core.ports import Protocol
-from allocator.journal import records
-from allocator.journal.records import decode_claim, encode_claim
+from allocator.journal import tables
+from allocator.journal.tables import decode_claim, encode_claim
 
 RESERVED = Claim(
     id=ClaimId("a1"),
@@ -60,7 +60,12 @@ LEASED = Claim(
 )
 
 
-@pytest.mark.parametrize("claim", [RESERVED, BOUND, LEASED, WARNED], ids=["RESERVED", "BOUND", "LEASED", "warned"])
+BLOCK = replace(LEASED, ports=(ClaimPort(name="media", protocol=Protocol.UDP, host_port=20000, count=1000),))
+
+
+@pytest.mark.parametrize(
+    "claim", [RESERVED, BOUND, LEASED, WARNED, BLOCK], ids=["RESERVED", "BOUND", "LEASED", "warned", "a block"]
+)
 def test_a_claim_comes_back_as_it_was(claim: Claim) -> None:
     assert decode_claim(encode_claim(claim)) == claim
 
@@ -73,6 +78,13 @@ def test_a_record_of_the_first_version_can_be_read() -> None:
     )
 
     assert decode_claim(text) == BOUND
+
+
+def test_the_record_of_a_block_is_as_long_as_that_of_one_number_but_for_its_count() -> None:
+    single = replace(BLOCK, ports=(replace(BLOCK.ports[0], count=1),))
+
+    assert encode_claim(BLOCK) == encode_claim(single).replace('"name":"media"', '"name":"media","count":1000')
+    assert len(encode_claim(BLOCK)) <= 1.2 * len(encode_claim(single))
 
 
 def test_what_many_claims_have_alike_is_one_object() -> None:
@@ -100,13 +112,16 @@ def test_what_many_claims_have_alike_is_one_object() -> None:
         pytest.param(encode_claim(LEASED).replace('"host_port":1', '"host_port":0'), id="port 0"),
         pytest.param(encode_claim(LEASED).replace('"host_port":1', '"host_port":65536'), id="port 65536"),
         pytest.param(encode_claim(LEASED).replace('"host_port":1', '"host_port":"1"'), id="a port that is text"),
+        pytest.param(encode_claim(BLOCK).replace("1000", "1025"), id="a block that is too long"),
+        pytest.param(encode_claim(BLOCK).replace("1000", "0"), id="a block of no number"),
+        pytest.param(encode_claim(BLOCK).replace("20000", "65000"), id="a block beyond the last number"),
         pytest.param(encode_claim(RESERVED).replace("[7000,8000]", "[7000]"), id="half of a range"),
         pytest.param(encode_claim(RESERVED).replace('"Exists",', ""), id="half of a toleration"),
         pytest.param(encode_claim(RESERVED).replace('"affinity":[', '"affinity":[1,'), id="a term that is a number"),
     ],
 )
 def test_what_is_no_record_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no port|not a claim record|not enough values"):
+    with pytest.raises(ValueError, match=r"is no port|are no block|not a claim record|not enough values"):
         decode_claim(text)
 
 
@@ -114,4 +129,4 @@ def test_the_constraints_that_are_kept_to_be_one_object_are_bounded_in_bytes() -
     for number in range(400):
         wide = Constraints(selector=tuple((f"{number}-{at:03}", "x" * 100) for at in range(200)))
         assert decode_claim(encode_claim(replace(BOUND, constraints=wide))).constraints == wide
-    assert records._KEPT.size <= 16 << 20
+    assert tables._KEPT.size <= 16 << 20

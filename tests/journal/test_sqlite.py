@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import shutil
@@ -11,15 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kit import Desk, ask, lease, on
 
 from allocator.core.claims import Claim
-from allocator.engine import always
-from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put
-from allocator.journal.looking import dump
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put, always
+from allocator.journal.inspection import dump
 from allocator.journal.places import acknowledge
-from allocator.journal.records import encode_claim
 from allocator.journal.sqlite import SqliteJournal
+from allocator.journal.tables import encode_claim
+from testing.kit import Desk, ask, lease, on
 
 
 def claims(count: int) -> list[Claim]:
@@ -139,6 +139,22 @@ async def test_after_a_commit_that_fails_the_rows_that_it_was_about_are_known_as
     journal.close()
 
     assert read(path)[0] == Kept(claims=(a, c), answers=(answer("r1", a), answer("r2", b, ended=5.0)))
+
+
+async def test_what_was_committed_before_a_long_lock_is_whole_after_it(path: Path) -> None:
+    first, refused, second = CLAIMS[:3]
+    journal = SqliteJournal(path).open_now()
+    assert await journal.submit([Put(first)], always)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalError, match="locked"):
+            await journal.submit([Put(refused)], always)
+        other.execute("ROLLBACK")
+    assert await journal.submit([Put(second)], always)
+    journal.close()
+
+    kept, set_aside = read(path)
+    assert (list(kept.claims), set_aside) == ([first, second], [])
 
 
 async def test_a_journal_has_one_user(path: Path) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from allocator.engine import always
-from allocator.journal.contract import Answer, JournalError, Kept, Put
-from allocator.journal.looking import check
+from allocator.journal.contract import Answer, JournalError, Kept, Put, always
+from allocator.journal.inspection import check
 from allocator.journal.sqlite import SqliteJournal
 
 from .flips import claim

@@ -11,20 +11,24 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from allocator import clock as clock_module
-from allocator.cluster import kubernetes
+from allocator.cluster import sinks
 from allocator.core import ledger as ledger_module
-from allocator.core import matching, occupancy, plan, refusals, slots, upkeep
 from allocator.core.asks import Ask
-from allocator.core.claims import Claim, ClaimId, State
+from allocator.core.claims import Claim, ClaimId, LifeEvent, ObservedPod, State
+from allocator.core.foreign import ServicePorts
+from allocator.core.index import ports
+from allocator.core.index.ports import NodesBySlot, PortIndex
 from allocator.core.ledger import Ledger
-from allocator.core.occupancy import Occupancy
-from allocator.core.pods import Pod
+from allocator.core.place import matching, plan, view
+from allocator.core.place.view import Demand
 from allocator.core.ports import WILDCARD, PortKey
-from allocator.core.slots import NodesBySlot
-from allocator.engine import Engine
+from allocator.core.watch import replanner
+from allocator.core.watch.node_ports import NodePortConflicts
 from allocator.journal.contract import Drop, Entry, Put
+from allocator.maintenance import Changes
 
 from . import process
 
@@ -37,7 +41,7 @@ def expire_without_proof(patch: Patch) -> None:
 
     def due_by_the_clock(self: Ledger, now: float, *most: int) -> list[Claim]:
         with pytest.MonkeyPatch.context() as meanwhile:
-            meanwhile.setattr(self, "_seen_until", now)
+            meanwhile.setattr(self.limits, "seen_until", now)
             return due(self, now, *most)
 
     patch.setattr(Ledger, "due", due_by_the_clock)
@@ -59,58 +63,73 @@ def begin_at_the_wall_clock(patch: Patch) -> None:
 
 def admit_where_a_lease_stands(patch: Patch) -> None:
     """A Pod is given a number that is leased on one of its candidates."""
-    patch.setattr(refusals, "leased", lambda *_: ())
-    patch.setattr(Occupancy, "leased", lambda *_: 0)
+    patch.setattr(PortIndex, "leased", lambda *_: 0)
+
+
+def forget_to_keep_a_pod_off(patch: Patch) -> None:
+    """A Pod is planned elsewhere than where its number is leased, and nobody is told to keep it off that node."""
+    steered = plan._steered
+
+    def untold(demand: Demand, context: plan.OwnerContext) -> plan.Placement:
+        return structs.replace(steered(demand, context), within=None)
+
+    patch.setattr(plan, "_steered", untold)
+
+
+def overlook_processes(patch: Patch) -> None:
+    """A plan stays where a process has opened its number."""
+    patch.setattr(replanner.Replanner, "opened", lambda *_: None)
 
 
 def forget_the_second_owner(patch: Patch) -> None:
     """When one of two owners of a port leaves, it counts as free."""
-    patch.setattr(Occupancy, "_left", lambda *_: ())
+    patch.setattr(ports, "_left", lambda *_: ())
 
 
 def take_addresses_at_their_word(patch: Patch) -> None:
     """0.0.0.0 conflicts with itself alone."""
 
     def conflicting(indexes: Iterable[NodesBySlot], key: PortKey) -> int:
-        nodes = 0
+        found = 0
         for index in indexes:
             of_ip = index.by_ip.get(key.slot, {}).get(key.ip, 0)
-            nodes |= index.anywhere.get(key.slot, 0) if key.ip == WILDCARD else of_ip
-        return nodes
+            found |= index.anywhere.get(key.slot, 0) if key.ip == WILDCARD else of_ip
+        return found
 
-    patch.setattr(slots, "conflicting", conflicting)
-    patch.setattr(occupancy, "conflicting", conflicting)
+    patch.setattr(ports, "conflicting", conflicting)
 
 
 def overlook_plans(patch: Patch) -> None:
     """Only those who have a node count as holders: what was promised to others is promised again."""
-    patch.setattr(Occupancy, "planned", lambda *_: 0)
-    patch.setattr(Occupancy, "conflicting", Occupancy.settled)
+    patch.setattr(PortIndex, "planned", lambda *_: 0)
+    patch.setattr(PortIndex, "conflicting", PortIndex.settled)
 
 
 def wait_twice_behind_one(patch: Patch) -> None:
     """Several Pods are planned behind one terminating Pod."""
     find_wait = matching.find_wait
 
-    def find(seeker: matching.Seeker, world: matching.World, steps: matching.Steps) -> matching.Spot | None:
+    def find(seeker: view.Seeker, world: view.PlacementView, steps: view.Steps) -> view.NodeChoice | None:
         waiting = (claim.id for claim in world.claims.values() if not claim.is_settled)
         return find_wait(replace(seeker, exempt=seeker.exempt.union(waiting)), world, steps)
 
     patch.setattr(plan, "find_wait", find)
-    patch.setattr(upkeep, "find_wait", find)
+    patch.setattr(replanner, "find_wait", find)
 
 
 def give_up_when_displaced(patch: Patch) -> None:
     """A plan that is displaced does not look for a holder that will go, so that another Pod gets that place too."""
-    patch.setattr(upkeep, "find_wait", lambda *_, **__: None)
+    patch.setattr(replanner, "find_wait", lambda *_, **__: None)
 
 
 def count_a_terminating_pod_as_gone(patch: Patch) -> None:
     seen = Ledger._pod_seen
 
-    def pod_seen(self: Ledger, pod: Pod, now: float) -> None:
+    def pod_seen(self: Ledger, pod: ObservedPod, now: float) -> None:
         if pod.is_terminating:
-            self._pod_gone(pod.uid)
+            claim = self._claim_of(pod)
+            if claim is not None:
+                self._end_with_pod(claim, now)
         else:
             seen(self, pod, now)
 
@@ -123,8 +142,8 @@ def end_the_predecessor(patch: Patch) -> None:
 
     def reserve_alone(self: Ledger, ask: Ask, claim_id: ClaimId, now: float) -> Any:
         granted = reserve(self, ask, claim_id, now)
-        for other in self._register.named(ask.owner) - {claim_id}:
-            self._drop(self._claims[other])
+        for other in self._store.named(ask.owner) - {claim_id}:
+            self._drop(self._claims[other], LifeEvent.POD_GONE, now)
         return granted
 
     patch.setattr(Ledger, "reserve", reserve_alone)
@@ -137,18 +156,18 @@ def believe_a_copied_id(patch: Patch) -> None:
 
 def take_a_page_for_the_list(patch: Patch) -> None:
     """What the pages so far lack is gone; but it may stand on the next one."""
-    listed = kubernetes._Pods.listed
+    listed = sinks.PodSink.listed
 
     def listed_and_over(self: Any, items: Sequence[Any]) -> Iterator[None]:
         yield from listed(self, items)
         self._tell([], self._missing)
 
-    patch.setattr(kubernetes._Pods, "listed", listed_and_over)
+    patch.setattr(sinks.PodSink, "listed", listed_and_over)
 
 
 def never_miss_a_pod_in_a_list(patch: Patch) -> None:
     """What a list lacks is kept: a deletion that the watch did not tell is never known."""
-    patch.setattr(kubernetes._Pods, "complete", lambda self, as_of: iter([self._proven(as_of)]))
+    patch.setattr(sinks.PodSink, "complete", lambda self, as_of: iter([self._proven(as_of)]))
 
 
 def reply_before_the_commit(patch: Patch) -> None:
@@ -185,7 +204,7 @@ def restore_without_ports(patch: Patch) -> None:
 
     def restore_claims(self: Ledger, claims: Iterable[Claim], now: float) -> None:
         with pytest.MonkeyPatch.context() as meanwhile:
-            meanwhile.setattr(Occupancy, "stand", lambda *_: None)
+            meanwhile.setattr(PortIndex, "stand", lambda *_: None)
             restore(self, claims, now)
 
     patch.setattr(Ledger, "restore", restore_claims)
@@ -199,19 +218,19 @@ def never_expire(patch: Patch) -> None:
 
 def journal_a_move_after_the_end(patch: Patch) -> None:
     """A plan that is moved while its end is being written is back after a restart."""
-    patch.setattr(Engine, "_lasting", lambda self, claim_id: self.ledger.get(claim_id))
+    patch.setattr(Changes, "_lasting", lambda self, claim_id: self._ledger.claims.get(claim_id))
 
 
 def release_before_the_commit(patch: Patch) -> None:
     """A released port is handed out before the release is durable, so that after a crash it has two holders."""
-    end = Engine._end
+    end = Changes.end
 
-    def end_at_once(self: Engine, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
+    def end_at_once(self: Changes, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
         for claim_id in claim_ids:
-            self.ledger.end(claim_id)
+            self._ledger.end(claim_id, self._now())
         return end(self, claim_ids)
 
-    patch.setattr(Engine, "_end", end_at_once)
+    patch.setattr(Changes, "end", end_at_once)
 
 
 def forget_the_changes_of_pods(patch: Patch) -> None:
@@ -226,11 +245,23 @@ def forget_the_changes_of_pods(patch: Patch) -> None:
     )
 
 
+def give_out_node_ports(patch: Patch) -> None:
+    """A Service's number is taken to be free when a range is searched, and checked for a number that is fixed alone."""
+    patch.setattr(ServicePorts, "within", lambda *_: 0)
+    patch.setattr(Demand, "is_of_service", lambda *_: False)
+
+
+def tell_of_later_services_alone(patch: Patch) -> None:
+    """A Pod that is seen after the Service took its number is not told."""
+    patch.setattr(NodePortConflicts, "seen", lambda *_: None)
+
+
 ANY_PODS = (
     expire_without_proof,
     follow_the_wall_clock,
-    begin_at_the_wall_clock,
-    admit_where_a_lease_stands,
+    overlook_processes,
+    give_out_node_ports,
+    tell_of_later_services_alone,
     forget_the_second_owner,
     take_addresses_at_their_word,
     count_a_terminating_pod_as_gone,
@@ -242,8 +273,9 @@ ANY_PODS = (
     forget_reservations_at_start,
     restore_without_ports,
     never_expire,
-    journal_a_move_after_the_end,
-    release_before_the_commit,
     forget_the_changes_of_pods,
 )
-ONE_PORT = (overlook_plans, wait_twice_behind_one, give_up_when_displaced)
+STEERED = (begin_at_the_wall_clock, forget_to_keep_a_pod_off, admit_where_a_lease_stands, release_before_the_commit)
+ONE_PORT = (overlook_plans, wait_twice_behind_one)
+ONE_NUMBER = (give_up_when_displaced,)
+DISPLACED = (journal_a_move_after_the_end,)

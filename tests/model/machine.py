@@ -20,16 +20,31 @@ from msgspec import structs
 
 from allocator.clock import Clock
 from allocator.cluster.objects import parse_constraints
-from allocator.core.asks import Ask, Policy, PortAsk, Refused, WhenFull
+from allocator.core.admission import LedgerRules
+from allocator.core.asks import Ask, NotServedError, PortAsk, Refused, WhenFull
 from allocator.core.candidates import Node, NodeName, Taint
 from allocator.core.claims import POD, Claim, ClaimId, Owner, PodUid, State
-from allocator.core.ledger import Ledger, Rules
-from allocator.core.occupancy import Occupancy
+from allocator.core.index.candidate_sets import HeldNumbers
+from allocator.core.index.ports import PortIndex
+from allocator.core.ledger import Ledger
+from allocator.core.place.policies import DYNAMIC, POLICIES, STATIC, Policy
 from allocator.core.ports import Protocol
-from allocator.engine import UnavailableError
+from allocator.core.sockets import NodeFacts, SocketChange
 
 from .process import Disk, Process
-from .reality import CREATE_SECONDS, EVERYWHERE, Key, Reality, RealNode, RealPod, RealPort, Where, any_collide
+from .reality import (
+    CREATE_SECONDS,
+    EVERYWHERE,
+    Key,
+    Real,
+    Reality,
+    RealNode,
+    RealPod,
+    RealPort,
+    RealService,
+    Where,
+    any_collide,
+)
 
 LEASE_SECONDS = 60.0
 EVERYTHING = 1 << 30
@@ -51,7 +66,7 @@ class Template:
     name: str  # empty: generateName
     ports: tuple[PortAsk, ...]
     controller: str = ""
-    policy: Policy = Policy.DYNAMIC
+    policy: Policy = DYNAMIC
     low: int = 7000
     high: int = 7002
     index: int | None = None
@@ -59,6 +74,7 @@ class Template:
     priority: int = 0
     may_preempt: bool = False
     when_full: WhenFull | None = None
+    can_steer: bool = False
 
     def __repr__(self) -> str:
         ports = " ".join(map(_short, self.ports))
@@ -66,7 +82,7 @@ class Template:
         pending = "pending" if self.when_full else ""
         preempts = f"p{self.priority}{'!' if self.may_preempt else ''}"
         where = {key: value for key, value in vars(self.where).items() if value}
-        what = f"{self.policy.value}{index} {self.low}-{self.high}"
+        what = f"{self.policy.name}{index} {self.low}-{self.high}"
         return f"<{self.namespace}/{self.name or 'web-'} {what} {ports} {where or ''} {preempts} {pending}>"
 
     def ask(self) -> Ask:
@@ -82,6 +98,7 @@ class Template:
             priority=self.priority,
             may_preempt=self.may_preempt,
             when_full=self.when_full,
+            can_steer=self.can_steer,
         )
 
 
@@ -93,6 +110,7 @@ class Request:
     ask: Ask
     order: int = 0  # of the decision, among all
     nodes: dict[str, RealNode] = field(default_factory=dict)  # as the allocator knew them then
+    node_ports: frozenset[tuple[str, int]] = frozenset()  # those of Services then
     at: float = 0.0
     template: Template | None = None  # none: a lease
     again: Create | None = None  # a reinvocation of this one
@@ -109,6 +127,7 @@ class Create:
     template: Template
     claim: str
     ports: tuple[RealPort, ...]
+    where: Where = EVERYWHERE  # where the Pod may run, with the nodes that it is kept off
 
     def __repr__(self) -> str:
         return f"<{self.request.id} claim {self.claim[-3:]} {' '.join(map(_short, self.ports))} of {self.template}>"
@@ -147,11 +166,11 @@ class SteadyLoop(asyncio.SelectorEventLoop):
 
 
 def ports_of(answer: dict[str, Any]) -> tuple[RealPort, ...]:
-    return tuple(RealPort(container, protocol, number, ip) for container, protocol, number, ip in answer["ports"])
+    return tuple(RealPort(*port) for port in answer["ports"])
 
 
 def keys_of(claim: Claim) -> frozenset[Key]:
-    return frozenset((key.ip, key.protocol.value, key.number) for key in claim.keys)
+    return frozenset((key.ip, key.protocol.value, number) for key in claim.keys for number in key.numbers)
 
 
 class Common(RuleBasedStateMachine):
@@ -176,6 +195,7 @@ class Common(RuleBasedStateMachine):
         self.admissions: dict[str, Request] = {}  # by claim
         self.given_back: set[str] = set()  # claims of Pods that somebody released
         self.answers: list[tuple[Request, ClaimId, bytes]] = []
+        self.sockets: dict[str, set[Key]] = {}  # what programs have open, by node
         for node in self.first_nodes:
             self.reality.put_node(node)
         self.process = self.started()
@@ -183,7 +203,7 @@ class Common(RuleBasedStateMachine):
     def started(self) -> Process:
         clocks = self.clocks
         clock = Clock(wall=lambda: clocks.wall, steady=lambda: clocks.steady)
-        rules = Rules(reserved=1 << 7003)
+        rules = LedgerRules(reserved=1 << 7003)
         process = Process(self.reality, self.disk, clock=clock, rules=rules, ids=self.ids, loop=self.loop)
         process.start()
         return process
@@ -205,7 +225,7 @@ class Common(RuleBasedStateMachine):
 
         def decided() -> None:
             request.order, request.at = self.fresh(), self.clocks.steady
-            request.nodes = dict(self.process.known_nodes)
+            request.nodes, request.node_ports = dict(self.process.known_nodes), self.reality.node_ports
 
         task = self.process.allocate(ask, request.id, decided)
         is_refused = task.done() and task.exception() is not None
@@ -223,7 +243,7 @@ class Common(RuleBasedStateMachine):
                 waiting.append((request, task))
             elif task.exception() is None:
                 self.answered(request, task.result())
-            elif isinstance(task.exception(), Refused | UnavailableError):
+            elif isinstance(task.exception(), Refused | NotServedError):
                 self.denied(request)
             else:
                 task.result()
@@ -232,6 +252,7 @@ class Common(RuleBasedStateMachine):
     def answered(self, request: Request, answer: bytes) -> None:
         told = json.loads(answer)
         note(f"> {request.id} got {told}")
+        assert not {(port.protocol, port.number) for port in ports_of(told)} & request.node_ports, "a Service's number"
         self.answers.append((request, ClaimId(told["id"]), answer))
         if request.template is None:
             keys = frozenset(port.key for port in ports_of(told))
@@ -239,6 +260,10 @@ class Common(RuleBasedStateMachine):
             assert until > self.clocks.steady
             self.leases[told["id"]] = Lease(request, told["id"], told["node"], keys, until)
             return
+        assert request.template is not None
+        before = request.template.where if request.again is None else request.again.where
+        where = replace(before, off=before.off | set(told["avoid"]))
+        assert request.ask.can_steer or where == before, "kept off nodes, and nobody can do so"
         if request.again is not None:
             if request.again not in self.creates:
                 return  # the API server has given up on it
@@ -250,7 +275,7 @@ class Common(RuleBasedStateMachine):
                 request.at = began
         self.admissions[told["id"]] = request
         assert request.template is not None
-        self.creates.append(Create(request, request.template, told["id"], ports_of(told)))
+        self.creates.append(Create(request, request.template, told["id"], ports_of(told), where))
 
     def denied(self, request: Request) -> None:
         """A create that is denied in its second round was denied."""
@@ -288,15 +313,15 @@ class Common(RuleBasedStateMachine):
 
     def known_answers(self) -> list[tuple[Request, ClaimId, bytes]]:
         """Those that the allocator has not forgotten."""
-        return [known for known in self.answers if known[0].id in self.process.engine._answers]
+        return [known for known in self.answers if known[0].id in self.process.engine._answers._kept]
 
     @precondition(lambda self: self.known_answers())
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
         """A retry gets the first answer, byte by byte, as long as the claim lives; then it is told that it has ended."""
         request, claim_id, answer = data.draw(st.sampled_from(self.known_answers()))
-        claim = self.ledger.get(claim_id)
-        is_over = claim is None or claim_id in self.process.engine._ending
+        claim = self.ledger.claims.get(claim_id)
+        is_over = claim is None or claim_id in self.process.engine.changes.ending
         is_over |= claim is not None and claim.owner.kind != POD and (claim.expires or 0.0) <= self.process.now()
         task = self.process.allocate(request.ask, request.id)
         assert task.done(), "nothing has to be made durable"
@@ -362,7 +387,7 @@ class Common(RuleBasedStateMachine):
             namespace=template.namespace,
             name=name,
             ports=create.ports,
-            where=template.where,
+            where=create.where,
             generate_name="" if template.name else "web-",
             controller=template.controller,
             claim=create.claim,
@@ -388,12 +413,20 @@ class Common(RuleBasedStateMachine):
                 container_port=port.number,
                 host_port=port.number,
                 host_ip=port.ip,
+                count=port.count,
             )
             for port in create.ports
+            if port.count  # the shim asks for a block as for one port
         ]
         if has_sidecar and self.has_sidecars:
             ports.insert(0, PortAsk(container="mesh", container_port=7002, host_port=7002))
-        ask = structs.replace(create.template.ask(), ports=tuple(ports), host_network=True, carried_id=create.claim)
+        ask = structs.replace(
+            create.template.ask(),
+            ports=tuple(ports),
+            host_network=True,
+            carried_id=create.claim,
+            constraints=parse_constraints(create.where.spec()),
+        )
         self.ask(ask, create.template, create)
         self.commit()
 
@@ -457,7 +490,7 @@ class Common(RuleBasedStateMachine):
             self.process.tell_pods(events[:most], twice=twice)
 
     @staticmethod
-    def is_copy(pod: RealPod | RealNode) -> bool:
+    def is_copy(pod: Real) -> bool:
         return isinstance(pod, RealPod) and bool(pod.carries) and pod.carries != pod.claim
 
     @precondition(lambda self: self.reality.pod_events and not self.process.is_listing)
@@ -499,6 +532,8 @@ class Common(RuleBasedStateMachine):
         self.process.die(written)
         self.open.clear()
         self.process = self.started()
+        for node, opened in self.sockets.items():  # the agents connect again, and tell all that there is
+            self.process.report(node, opened=sorted(opened))
 
     # -- time
 
@@ -522,7 +557,7 @@ class Common(RuleBasedStateMachine):
 
     def visible(self) -> dict[ClaimId, tuple[State, frozenset[Key]]]:
         """Plans may move, nothing else."""
-        return {claim.id: (claim.state, keys_of(claim)) for claim in self.ledger.claims()}
+        return {claim.id: (claim.state, keys_of(claim)) for claim in self.ledger.claims}
 
     def is_given_back(self, claim: str) -> bool:
         return claim in self.given_back
@@ -531,17 +566,17 @@ class Common(RuleBasedStateMachine):
     def whoever_lives_is_held(self) -> None:
         """Pods that we admitted, creates that may still succeed, leases: the ledger has them all, with their ports."""
         for create in self.creates:
-            claim = self.ledger.get(ClaimId(create.claim))
+            claim = self.ledger.claims.get(ClaimId(create.claim))
             assert self.is_given_back(create.claim) or (claim and keys_of(claim) == create.keys), create
         for pod in self.reality.pods.values():
             if pod.is_finished or not pod.ports or self.is_given_back(pod.claim):
                 continue
-            known = self.ledger._register.by_pod.get(PodUid(pod.uid), ClaimId(pod.claim))
-            claim = self.ledger.get(known)
+            known = self.ledger._store.by_pod.get(PodUid(pod.uid), ClaimId(pod.claim))
+            claim = self.ledger.claims.get(known)
             assert claim or not (pod.claim or pod.uid in self.process.told), pod
             assert claim is None or keys_of(claim) == pod.keys, (pod, claim)
         for lease in self.leases.values():
-            claim = self.ledger.get(ClaimId(lease.id))
+            claim = self.ledger.claims.get(ClaimId(lease.id))
             assert claim, lease
             assert (keys_of(claim), claim.node) == (lease.keys, lease.node)
 
@@ -559,6 +594,15 @@ class Common(RuleBasedStateMachine):
                     assert not pod.where.node_name, (lease, pod)
                     assert node is None or not pod.where.admits(node), (lease, pod)
 
+    @invariant()
+    def nobody_stands_where_it_is_kept_off(self) -> None:
+        """Neither the plan of a Pod that is on its way, nor the Pod."""
+        for create in self.creates:
+            claim = self.ledger.claims.get(ClaimId(create.claim))
+            assert claim is None or claim.node not in create.where.off, (create, claim)
+        for pod in self.reality.pods.values():
+            assert pod.node not in pod.where.off, pod
+
     def was_admitted(self, pod: RealPod) -> bool:
         return pod.claim in self.admissions and not self.is_given_back(pod.claim)
 
@@ -571,13 +615,13 @@ class Common(RuleBasedStateMachine):
     @invariant()
     def no_two_claims_stand_on_one_port(self) -> None:
         """But for namesakes, plans behind holders that will go, and what Pods did that we had no say in."""
-        for one, other in combinations(self.ledger._register.claims.values(), 2):
+        for one, other in combinations(self.ledger._store.claims.values(), 2):
             if one.node is None or one.node != other.node or not any_collide(keys_of(one), keys_of(other)):
                 continue
             if one.owner.full_name is not None and one.owner.full_name == other.owner.full_name:
                 continue
             if one.is_settled and other.is_settled:
-                assert one.external or other.external or not (self.stands(one) and self.stands(other)), (one, other)
+                assert one.unmanaged or other.unmanaged or not (self.stands(one) and self.stands(other)), (one, other)
             else:
                 assert one.is_settled or other.is_settled, (one, other)
                 holder, plan = (one, other) if one.is_settled else (other, one)
@@ -594,10 +638,10 @@ class Common(RuleBasedStateMachine):
 
     @invariant()
     def every_plan_stands_on_a_candidate(self) -> None:
-        for claim in self.ledger.claims():
+        for claim in self.ledger.claims:
             if claim.node is not None and not claim.is_settled:
-                scope = self.ledger._occupancy.scope(claim.constraints)
-                assert self.ledger._occupancy.contains(scope.nodes, claim.node), claim
+                scope = self.ledger._store.sets.of(claim.constraints)
+                assert self.ledger._store.nodes.contains(scope.nodes, claim.node), claim
 
     def teardown(self) -> None:
         try:
@@ -614,7 +658,7 @@ class Common(RuleBasedStateMachine):
         self.process.tell_pods(list(self.reality.pod_events))
         self.commit()
         # What the journal did not learn of the clock before a crash is given back to leases.
-        ends = [claim.expires for claim in self.ledger.claims() if claim.expires is not None]
+        ends = [claim.expires for claim in self.ledger.claims if claim.expires is not None]
         self.pass_time(
             max([end - self.process.now() for end in ends], default=0.0) + 1.0, is_proven=True, is_written=True
         )
@@ -626,46 +670,51 @@ class Common(RuleBasedStateMachine):
             for pod in self.reality.pods.values()
             if pod.ports and not pod.is_finished
         }
-        ours = {(c.pod_uid or c.id, c.node if c.is_settled else None, keys_of(c)) for c in self.ledger.claims()}
+        ours = {(c.pod_uid or c.id, c.node if c.is_settled else None, keys_of(c)) for c in self.ledger.claims}
         assert ours == real
         self.the_index_is_what_the_claims_say()
-        kept = {claim.id: claim for claim in self.ledger.claims() if not claim.external}
+        kept = {claim.id: claim for claim in self.ledger.claims if not claim.unmanaged}
         differs = [(claim, kept.get(i)) for i, claim in self.disk.read().items() if claim != kept.get(i)]
         assert not differs, differs
         assert self.disk.claims.keys() == kept.keys()
 
     def the_index_is_what_the_claims_say(self) -> None:
-        fresh, ours = Occupancy(), self.ledger._occupancy
+        fresh, ours = PortIndex(self.ledger._store.claims), self.ledger._store.ports
         for node in self.process.known_nodes.values():
             taints = (Taint(key=node.taint),) if node.taint else ()
-            fresh.put_node(Node(name=NodeName(node.name), labels={"disk": node.disk}, taints=taints))
-        claims = list(self.ledger._register.claims.values())  # pending ones too
+            fresh.sets.put_node(Node(name=NodeName(node.name), labels={"disk": node.disk}, taints=taints))
+        claims = list(self.ledger._store.claims.values())  # pending ones too
         for claim in claims:
             fresh.stand(claim)
-        scopes = {claim.constraints for claim in claims} | {parse_constraints(Where().spec())}
-        for constraints in scopes:
+        for name in ours.sockets.reporting():
+            opened = list(ours.sockets.of(name) or ())
+            fresh.sockets.take(SocketChange(node=name, opened=opened, facts=NodeFacts()), 0.0)
+        asked = {claim.constraints for claim in claims} | {parse_constraints(Where().spec())}
+        for constraints in asked:
             for protocol in (Protocol.TCP, Protocol.UDP):
-                for question in (Occupancy.taken, Occupancy.loads, Occupancy.full, Occupancy.stuck):
-                    answers = [question(o, o.scope(constraints), protocol, 1, 65535) for o in (ours, fresh)]
+                for question in (HeldNumbers.taken, HeldNumbers.loads_and_stuck, HeldNumbers.full, HeldNumbers.stuck):
+                    answers = [question(o.numbers, o.sets.of(constraints), protocol, 1, 65535) for o in (ours, fresh)]
                     assert _stripped(answers[0]) == _stripped(answers[1]), (question, constraints, protocol)
-        assert {name for name in ours.names() if ours.port_map(name)} <= set(fresh.names())
-        for name in fresh.names():
+        assert {name for name in ours.nodes.names if ours.port_map(name)} <= set(fresh.nodes.names)
+        for name in fresh.nodes.names:
             assert ours.port_map(name) == fresh.port_map(name)
 
 
-def _stripped(answer: int | list[int]) -> int | list[int]:
+def _stripped(answer: int | tuple[list[int], int]) -> int | tuple[list[int], int]:
     """A count without planes that have become empty."""
-    planes = answer if isinstance(answer, list) else []
+    if isinstance(answer, int):
+        return answer
+    planes, stuck = answer
     while planes and not planes[-1]:
         planes.pop()
-    return planes if isinstance(answer, list) else answer
+    return planes, stuck
 
 
 async def _quiet(call: Any) -> Any:
     """The outcome; None where it was refused or could not be made durable."""
     try:
         return await call
-    except (Refused, UnavailableError):
+    except (Refused, NotServedError):
         return None
 
 
@@ -678,6 +727,7 @@ PORTS = st.builds(
     container_port=st.sampled_from([1, 2, 7000, 7001]),
     host_port=st.sampled_from([0, 0, 7000, 7001, 7002]),
     host_ip=st.sampled_from(["", "", "", "10.0.0.1", "10.0.0.2"]),
+    count=st.sampled_from([1, 1, 1, 2, 3]),
 )
 PLACES = st.sampled_from(
     [
@@ -693,20 +743,21 @@ PLACES = st.sampled_from(
 
 
 class AnyPods(Common):
-    first_nodes = (RealNode("n1"), RealNode("n2"), RealNode("n3", disk="hdd"))
+    first_nodes: ClassVar[tuple[RealNode, ...]] = (RealNode("n1"), RealNode("n2"), RealNode("n3", disk="hdd"))
     templates = st.builds(
         Template,
         namespace=st.sampled_from(["x", "x", "y"]),
         name=st.sampled_from(["", "", "db-0", "db-1"]),
         ports=st.lists(PORTS, min_size=1, max_size=2).map(tuple),
         controller=st.sampled_from(["", "rs"]),
-        policy=st.sampled_from([*Policy, Policy.STATIC]),
+        policy=st.sampled_from([*POLICIES.values(), STATIC]),
         high=st.sampled_from([7002, 7005]),
         index=st.sampled_from([0, 1, None]),
         where=PLACES,
         priority=st.sampled_from([0, 0, 10]),
         may_preempt=st.booleans(),
         when_full=st.sampled_from([None, None, WhenFull.PENDING]),
+        can_steer=st.booleans(),
     )
 
     @precondition(lambda self: self.creates)
@@ -771,10 +822,67 @@ class AnyPods(Common):
         """It comes, is relabelled, tainted or cordoned."""
         self.reality.put_node(RealNode(name, disk, taint, is_cordoned))
 
+    @rule(
+        node=st.sampled_from(["n1", "n1", "n2", "n3"]),
+        socket=st.tuples(
+            st.sampled_from(["0.0.0.0", "0.0.0.0", "10.0.0.1"]),
+            st.sampled_from(["TCP", "TCP", "UDP"]),
+            st.sampled_from([7000, 7001, 7002]),
+        ),
+    )
+    def open_or_close_a_socket(self, node: str, socket: Key) -> None:
+        """A program does, be it a Pod's or not, and the agent of its node tells."""
+        opened = self.sockets.setdefault(node, set())
+        if socket in opened:
+            opened.remove(socket)
+            self.process.report(node, closed=[socket])
+        else:
+            opened.add(socket)
+            self.process.report(node, opened=[socket])
+
+    @rule(
+        name=st.sampled_from(["a", "b"]),
+        protocol=st.sampled_from(["TCP", "TCP", "UDP"]),
+        number=st.sampled_from([7000, 7001, 7001, 7002]),
+        is_told_by_a_list=SELDOM,
+    )
+    def put_or_drop_a_service(self, name: str, protocol: str, number: int, is_told_by_a_list: bool) -> None:
+        """A Service takes a node port, which a Pod may have, takes another one, or is deleted."""
+        service = RealService(name, protocol, number)
+        is_there = self.reality.services.get(name) == service
+        event = self.reality.drop_service(name) if is_there else self.reality.put_service(service)
+        if is_told_by_a_list:
+            self.process.list_services()
+        else:
+            self.process.tell_service(event)
+
+    @invariant()
+    def whoever_has_the_number_of_a_service_is_told(self) -> None:
+        """But for reservations, which have no Pod yet; and nobody else is."""
+        ledger, node_ports = self.ledger, self.reality.node_ports
+        both = {
+            claim.id: claim
+            for claim in ledger._store.claims.values()
+            if any((protocol, number) in node_ports for _, protocol, number in keys_of(claim))
+        }
+        assert (ledger.claims.tally().node_port_conflicts > 0) is (len(both) > 0)
+        told = ledger._replanner.node_ports.told.keys()
+        assert told >= {claim.id for claim in both.values() if claim.state is not State.RESERVED}, told
+        assert told <= both.keys(), told
+
     @precondition(lambda self: self.reality.nodes)
     @rule(data=st.data())
     def drop_a_node(self, data: st.DataObject) -> None:
         self.reality.drop_node(data.draw(st.sampled_from(sorted(self.reality.nodes))))
+
+    @invariant()
+    def no_plan_stands_beside_a_process(self) -> None:
+        """That nobody declares who is settled there."""
+        ports, nodes = self.ledger._store.ports, self.ledger._store.nodes
+        for claim in self.ledger._store.claims.values():
+            if claim.node is not None and not claim.is_settled:
+                beside = [key for key in claim.keys if ports.foreign(key) & nodes.only(claim.node)]
+                assert not beside, (claim, beside)
 
     @invariant()
     def the_index_stays_what_the_claims_say(self) -> None:
@@ -782,6 +890,23 @@ class AnyPods(Common):
 
 
 # -- where more is promised
+
+
+class Steered(Common):
+    """Pods of one fixed number on two nodes, beside leases of it: those that can be kept off a node are."""
+
+    first_nodes = (RealNode("n1"), RealNode("n2"))
+    has_sidecars = False
+    templates = st.builds(
+        Template,
+        namespace=st.just("x"),
+        ports=st.builds(
+            PortAsk, container=st.just("a"), container_port=st.just(1), host_port=st.sampled_from([7000, 7000, 7001])
+        ).map(lambda port: (port,)),
+        policy=st.just(STATIC),
+        high=st.just(7001),
+        can_steer=st.sampled_from([True, True, False]),
+    )
 
 
 class OnePort(Common):
@@ -825,3 +950,22 @@ class OnePort(Common):
                 if pod.node and pod.keys == port and not (pod.is_finished or pod.is_terminating)
             } | {lease.node for lease in self.leases.values() if lease.keys == port}
             assert wanted <= len(self.reality.nodes.keys() - taken), (number, wanted, taken)
+
+
+class Displaced(AnyPods):
+    """Pods of one port each on two nodes, among all that may displace them."""
+
+    first_nodes = OnePort.first_nodes
+    has_sidecars = False
+    templates = OnePort.templates
+
+
+class OneNumber(OnePort):
+    """Pods of one number without names, on two nodes: what is left for the next Pod depends on those before it."""
+
+    templates = st.builds(
+        Template,
+        namespace=st.just("x"),
+        ports=st.just((PortAsk(container="a", container_port=1, host_port=7000),)),
+        high=st.just(7001),
+    )

@@ -1,6 +1,6 @@
 """One life of the allocator: the real engine, ledger, reader of objects and sinks of the watch, without sockets.
 
-What is left out is the transport: the lines of the watch are handed over as `watching.Follower` would, and the journal
+What is left out is the transport: the lines of the watch are handed over as `reflector.Reflector` would, and the journal
 is a queue that the test commits, fails, or loses with the process.
 """
 
@@ -9,25 +9,33 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, cast
 from urllib.parse import unquote
 
 from msgspec.structs import replace
 
+from allocator.app.build import Collaborators, build
 from allocator.clock import Clock
-from allocator.cluster.client import ApiError, Client, UnreachableError
-from allocator.cluster.kubernetes import NODES, PODS, KubernetesCluster, _Nodes, _Pods
-from allocator.core.asks import Ask, Warned
-from allocator.core.claims import Claim, ClaimId
-from allocator.core.ledger import Ledger, Rules
-from allocator.engine import Engine, RequestMark
-from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put, no_clock
-from allocator.journal.records import decode_claim, encode_claim
+from allocator.cluster.client import ApiClient, ApiError, UnreachableError
+from allocator.cluster.kubernetes import NODES, PODS, SERVICES, KubernetesCluster
+from allocator.cluster.services import ServiceSink
+from allocator.cluster.sinks import NodeSink, PodSink
+from allocator.core.admission import LedgerRules
+from allocator.core.asks import Ask
+from allocator.core.candidates import Constraints, NodeName
+from allocator.core.claims import Claim, ClaimId, ClusterChange
+from allocator.core.ledger import Ledger
+from allocator.core.ports import Protocol, slot_of
+from allocator.core.sockets import NodeFacts, SocketChange, listener
+from allocator.idempotency import IdempotencyKey
+from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Kept, Put
+from allocator.journal.tables import decode_claim, encode_claim
 from allocator.slices import at_once
+from hostport.contract import PodWarning
 
-from .reality import Event, Reality, RealNode, RealPod
+from .reality import Event, Key, Reality, RealNode, RealPod
 
 CALL_SECONDS = 30.0
 TURNS = 14  # of the event loop, until whatever can happen has happened
@@ -62,23 +70,16 @@ class Disk:
         return {ClaimId(claim_id): decode_claim(text) for claim_id, text in self.claims.items()}
 
 
-class QueueJournal:
+class QueueJournal(Journal):
     """Submissions wait until the test decides what becomes of them, in order."""
 
-    set_aside: Sequence[str] = ()
-    began_anew_at = 0.0
-    trouble = ""
     identity = "journal"
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
-        self.clock = no_clock
         self.queue: deque[tuple[Sequence[Entry], Callable[[], bool], asyncio.Future[bool]]] = deque()
 
-    async def open(self) -> None:
-        pass
-
-    def load(self) -> Kept:
+    def _kept(self) -> Kept:
         return Kept(tuple(self.disk.read().values()), tuple(self.disk.answers.values()), self.disk.clock)
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
@@ -109,9 +110,6 @@ class QueueJournal:
         self.disk.write(entries)
         self.disk.clock = self.clock()
 
-    def close(self) -> None:
-        pass
-
 
 class StoreClient:
     """Answers GET of one Pod from the store, where it can be reached."""
@@ -132,11 +130,16 @@ class StoreClient:
         return self._reality.one(pod)
 
 
-def sealed(claim: Claim, warnings: Sequence[Warned]) -> bytes:
-    """The answer, as the caller needs it."""
-    ports = [(port.container, port.protocol.value, port.host_port, port.host_ip) for port in claim.ports]
+def encoded(claim: Claim, warnings: Sequence[PodWarning], asked: Constraints) -> bytes:
+    """The answer, as the caller needs it: with the nodes to keep the Pod off, which it did not exclude itself."""
+    ports = [
+        (port.container, port.protocol.value, number, port.host_ip, port.count if number == port.host_port else 0)
+        for port in claim.ports
+        for number in port.key.numbers
+    ]
     answer: dict[str, Any] = {"id": claim.id, "node": claim.node, "ports": ports}
-    return json.dumps(answer | {"warnings": [warning.notice.name for warning in warnings]}).encode()
+    answer["avoid"] = sorted(claim.constraints.excluded - asked.excluded)
+    return json.dumps(answer | {"warnings": [warning.reason for warning in warnings]}).encode()
 
 
 class Process:
@@ -148,7 +151,7 @@ class Process:
         disk: Disk,
         *,
         clock: Clock,
-        rules: Rules,
+        rules: LedgerRules,
         ids: count[int],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -157,21 +160,21 @@ class Process:
         self.now = now = clock
         self.journal = QueueJournal(disk)
         self.ledger = Ledger(rules)
-        self.engine = Engine(
+        self.client = StoreClient(reality)
+        self._cluster = KubernetesCluster(cast("ApiClient", self.client), now=now)
+        given = Collaborators(
             ledger=self.ledger,
             journal=self.journal,
-            now=now,
             new_id=lambda: ClaimId(f"{next(ids):032x}"),
             clock=clock,
+            watch=self._cluster,
         )
-        at_once(self.engine.restore())
-        self.client = StoreClient(reality)
-        cluster = KubernetesCluster(cast("Client", self.client), now=now)
-        cluster._observer = self.engine
-        self._cluster = cluster
-        self.engine.watch = cluster
-        self._pods = _Pods(self.engine, self.prove)
-        self._nodes = _Nodes(self.engine)
+        self.engine = build(given).engine
+        at_once(self.engine.recovery.restore(self.journal))
+        self._cluster._observer = self.engine.maintenance
+        self._pods = PodSink(self.engine.maintenance, self.prove)
+        self._nodes = NodeSink(self.engine.maintenance)
+        self._services = ServiceSink(self.engine.maintenance)
         self.known_nodes: dict[str, RealNode] = {}
         self.told: set[str] = set()  # uids whose Pods were told, and not their end
         self._listing: deque[RealPod] | None = None  # what is left of a list that is under way
@@ -190,8 +193,9 @@ class Process:
         return self._loop.run_until_complete(turn())
 
     def start(self) -> None:
-        """Nodes, then Pods, then serving."""
+        """Nodes and Services, then Pods, then serving."""
         self.list_nodes()
+        self.list_services()
         self.begin_list([])
         self.go_on_listing(1 << 30)
         self.engine.is_serving = True
@@ -199,14 +203,19 @@ class Process:
     def allocate(self, ask: Ask, request_id: str, decided: Callable[[], None] = lambda: None) -> asyncio.Task[bytes]:
         """A call whose caller waits for as long as a webhook may take. `decided` is told of the moment of a grant."""
         deadline = self.now() + CALL_SECONDS
-        mark = RequestMark(request_id, repr(ask).encode())
+        key = IdempotencyKey(request_id, repr(ask).encode())
 
-        def seal(claim: Claim, warnings: Sequence[Warned]) -> bytes:
+        def encode_response(claim: Claim, warnings: Sequence[PodWarning]) -> bytes:
             decided()
-            return sealed(claim, warnings)
+            return encoded(claim, warnings, ask.constraints)
 
-        call = self.engine.allocate(ask, mark=mark, seal=seal, is_wanted=lambda: self.now() <= deadline)
-        return cast("asyncio.Task[bytes]", self.inside(lambda: self._loop.create_task(call)))
+        async def call() -> bytes:
+            granted = await self.engine.allocate(
+                ask, key=key, encode=encode_response, is_wanted=lambda: self.now() <= deadline
+            )
+            return granted.response
+
+        return cast("asyncio.Task[bytes]", self.inside(lambda: self._loop.create_task(call())))
 
     def commit(self, most: int = 1 << 30) -> None:
         self.inside(lambda: self.journal.commit(most))
@@ -218,8 +227,19 @@ class Process:
             task.cancel()
         self.inside(lambda: None)
 
+    def report(self, node: str, *, opened: Iterable[Key] = (), closed: Iterable[Key] = ()) -> None:
+        """The agent of a node tells what has been opened and closed there since it told last."""
+        change = SocketChange(
+            node=NodeName(node),
+            closed=[(slot_of(Protocol(protocol), number), ip) for ip, protocol, number in closed],
+            opened=[(slot_of(Protocol(protocol), number), listener(ip, "sshd", 0)) for ip, protocol, number in opened],
+            facts=NodeFacts(),
+        )
+        told = ClusterChange(reports=(change,), lists_pods=False)
+        self.inside(lambda: self.engine.maintenance.observe(told))
+
     def tick(self) -> None:
-        self.inside(self.engine.tick)
+        self.inside(self.engine.maintenance.tick)
 
     # -- the watch
 
@@ -260,6 +280,20 @@ class Process:
         self.inside(tell)
         self.known_nodes = dict(self._reality.nodes)
 
+    def list_services(self) -> None:
+        """The watch was lost: a new list."""
+        page = SERVICES.reader.page(self._reality.page(list(self._reality.services.values())))
+
+        def tell() -> None:
+            self._services.began()
+            list(self._services.listed(page.items or []))
+            list(self._services.complete(self.now()))
+
+        self.inside(tell)
+
+    def tell_service(self, event: Event) -> None:
+        self.inside(lambda: list(self._services.changed([SERVICES.reader.event(event.line)])))
+
     def begin_list(self, last: Sequence[str]) -> None:
         """The watch was lost: a list of everything as it is now, to be told page by page. `last`: uids for its end."""
         self._reality.pod_events.clear()
@@ -285,7 +319,7 @@ class Process:
 
     def prove(self, until: float) -> None:
         self._cluster._proven_until = max(self._cluster._proven_until, until)
-        self.engine.proven(until)
+        self.engine.maintenance.proven(until)
 
     def begin_proof(self) -> None:
         """Reads the current version; proven as soon as the watch has told everything up to it."""

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cluster.encoding import binary, binary_page, frame
+from testing.encoding import binary, binary_page, frame
 
 Key = tuple[str, str, int]
 """Address (`0.0.0.0`: all), protocol and number."""
@@ -35,6 +35,7 @@ class Where:
     disk: str = ""  # nodeSelector disk=...
     only: str = ""  # a DaemonSet's Pod: required node affinity by metadata.name
     tolerates: str = ""  # a taint's key
+    off: frozenset[str] = frozenset()  # nodes that required node affinity excludes by name
 
     def admits(self, node: RealNode) -> bool:
         if self.node_name:
@@ -42,6 +43,7 @@ class Where:
         return (
             self.disk in ("", node.disk)
             and self.only in ("", node.name)
+            and node.name not in self.off
             and (not node.taint or node.taint.startswith("node.kubernetes.io/") or node.taint == self.tolerates)
         )
 
@@ -52,8 +54,10 @@ class Where:
             spec["nodeName"] = self.node_name
         if self.disk:
             spec["nodeSelector"] = {"disk": self.disk}
-        if self.only:
-            terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [self.only]}]}]
+        fields = [("In", self.only)] if self.only else []
+        fields += [("NotIn", name) for name in sorted(self.off)]
+        if fields:
+            terms = [{"matchFields": [{"key": "metadata.name", "operator": op, "values": [n]} for op, n in fields]}]
             required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
             spec["affinity"] = {"nodeAffinity": required}
         if self.tolerates:
@@ -86,6 +90,7 @@ class RealPort:
     protocol: str
     number: int
     ip: str = ""
+    count: int = 1  # of the first number of a block; of its other numbers 0
 
     @property
     def key(self) -> Key:
@@ -146,14 +151,34 @@ class RealPod:
 
 
 @dataclass(frozen=True)
+class RealService:
+    """A Service with one node port."""
+
+    name: str
+    protocol: str = "TCP"
+    number: int = 0
+
+    def manifest(self) -> dict[str, Any]:
+        ports = [{"port": 80, "nodePort": self.number, "protocol": self.protocol}]
+        return {
+            "kind": "Service",
+            "metadata": {"namespace": "infra", "name": self.name, "uid": f"uid-{self.name}"},
+            "spec": {"type": "NodePort", "ports": ports},
+        }
+
+
+Real = RealPod | RealNode | RealService
+
+
+@dataclass(frozen=True)
 class Event:
     """One line of a watch, or one frame."""
 
     version: int
     type: str
-    subject: str  # uid of a Pod, name of a Node
+    subject: str  # uid of a Pod, name of a Node or a Service
     line: bytes
-    seen: RealPod | RealNode
+    seen: Real
 
 
 @dataclass
@@ -163,6 +188,7 @@ class Reality:
     is_binary: bool = False
     pods: dict[str, RealPod] = field(default_factory=dict)
     nodes: dict[str, RealNode] = field(default_factory=dict)
+    services: dict[str, RealService] = field(default_factory=dict)
     version: int = 0
     pod_events: list[Event] = field(default_factory=list)  # not yet told to the allocator
     node_events: list[Event] = field(default_factory=list)
@@ -219,20 +245,36 @@ class Reality:
         """The garbage collector deletes the Pods of a Node that is gone, some time later."""
         self.node_events.append(self._event("DELETED", name, self.nodes.pop(name)))
 
+    # -- Services
+
+    def put_service(self, service: RealService) -> Event:
+        """The API server knows no host ports: it takes any number."""
+        kind = "MODIFIED" if service.name in self.services else "ADDED"
+        self.services[service.name] = service
+        return self._event(kind, service.name, service)
+
+    def drop_service(self, name: str) -> Event:
+        return self._event("DELETED", name, self.services.pop(name))
+
+    @property
+    def node_ports(self) -> frozenset[tuple[str, int]]:
+        """Protocol and number of what Services hold on every node."""
+        return frozenset((service.protocol, service.number) for service in self.services.values())
+
     # -- the wire
 
-    def _event(self, kind: str, subject: str, seen: RealPod | RealNode) -> Event:
+    def _event(self, kind: str, subject: str, seen: Real) -> Event:
         self.version += 1
         line = json.dumps({"type": kind, "object": self.stamped(seen)}).encode()
         part = frame(_kind(seen), line) if self.is_binary else line
         return Event(self.version, kind, subject, part, seen)
 
-    def stamped(self, seen: RealPod | RealNode) -> dict[str, Any]:
+    def stamped(self, seen: Real) -> dict[str, Any]:
         manifest = seen.manifest()
         manifest["metadata"]["resourceVersion"] = str(self.version)
         return manifest
 
-    def page(self, items: list[RealPod] | list[RealNode]) -> bytes:
+    def page(self, items: list[RealPod] | list[RealNode] | list[RealService]) -> bytes:
         listed = [self.stamped(item) for item in items]
         metadata = {"resourceVersion": str(self.version)}
         if self.is_binary and items:
@@ -243,5 +285,5 @@ class Reality:
         return binary("Pod", self.stamped(pod)) if self.is_binary else json.dumps(self.stamped(pod)).encode()
 
 
-def _kind(seen: RealPod | RealNode) -> str:
-    return "Pod" if isinstance(seen, RealPod) else "Node"
+def _kind(seen: Real) -> str:
+    return type(seen).__name__.removeprefix("Real")

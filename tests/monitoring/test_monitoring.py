@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from allocator.metrics import METRICS as ALLOCATOR
+from hostport.version import DOCS
 from shim.metrics import METRICS as SHIM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +122,13 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'hostport_incidents_total{kind="ExternalConflict"}': "0+1x60"},
         {'hostport_incidents_total{kind="Unplaceable"}': "0+1x60"},
     ),
+    "HostPortNodePortConflict": ({"hostport_node_port_conflicts": "1x60"}, {"hostport_node_port_conflicts": "0x60"}),
     "HostPortUnplaceable": ({"hostport_unplaceable_claims": "2x60"}, {"hostport_unplaceable_claims": "0x60"}),
+    "HostPortAgentSilent": (
+        {"hostport_agent_report_age_seconds": "400x60"},
+        {"hostport_agent_report_age_seconds": "100x60"},
+    ),
+    "HostPortNotListening": ({"hostport_pods_not_listening": "2x60"}, {"hostport_pods_not_listening": "0x60"}),
     "HostPortWatchStale": (
         {"hostport_watch_lag_seconds": "60x60", "hostport_serving": STEADY},
         {"hostport_watch_lag_seconds": "60x60", "hostport_serving": "0x60"},
@@ -226,7 +233,7 @@ def test_an_alert_tells_what_is_felt_and_has_a_runbook(alert: str) -> None:
 
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
-    assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{alert.lower()}"
+    assert rule["annotations"]["runbook_url"] == f"{DOCS}runbooks.html#{alert.lower()}"
     assert headings == list(ALERTS)
 
 

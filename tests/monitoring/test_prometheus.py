@@ -1,32 +1,21 @@
-"""A real Prometheus scrapes real programs with the alerts of deploy/monitoring, and tells which fire (Debian: prometheus).
-
-What the alerts wait for before they fire (`for`) is left out, so that the test takes seconds; test_monitoring.py has
-each alert with its whole time, by the clock of promtool.
-"""
+"""A real Prometheus scrapes real programs, and the alerts of deploy/monitoring fire and end (Debian: prometheus)."""
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+
+from testing.prometheus import Prometheus, prometheus
 
 ROOT = Path(__file__).resolve().parents[2]
-RULES = yaml.safe_load((ROOT / "deploy" / "monitoring" / "alerts.yaml").read_text(encoding="utf-8"))
-PATIENCE_SECONDS = 60
-INTERVAL = "200ms"
 
 pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="prometheus is not here (Debian: prometheus)")
 
@@ -38,11 +27,10 @@ def free_port() -> int:
 
 
 @dataclass(slots=True)
-class Watched:
-    """Programs of ours by name, and a Prometheus that scrapes where each is or will be."""
+class Programs:
+    """Programs of ours by name, each where Prometheus looks for it."""
 
     stack: ExitStack
-    address: str
     targets: dict[str, str]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -60,68 +48,37 @@ class Watched:
         process.kill()
         process.wait()
 
-    def ask(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://{self.address}/api/v1/{path}", timeout=5) as response:
-            return json.load(response)["data"]
 
-    def firing(self) -> set[str]:
-        return {alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"] if alert["state"] == "firing"}
-
-    def up(self) -> set[str]:
-        return {each["labels"]["instance"] for each in self.ask("targets")["activeTargets"] if each["health"] == "up"}
-
-    def wait_firing(self, wanted: set[str]) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while (found := self.firing()) != wanted:
-            assert time.monotonic() < until, f"{found} fire, not {wanted}"
-            time.sleep(0.1)
-
-
-def configure(folder: Path, targets: dict[str, str]) -> None:
-    groups = RULES["spec"]["groups"]
-    for rule in (rule for group in groups for rule in group["rules"]):
-        rule["for"] = "0s"
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}), encoding="utf-8")
-    config = {
-        "global": {"scrape_interval": INTERVAL, "scrape_timeout": INTERVAL, "evaluation_interval": INTERVAL},
-        "rule_files": ["rules.yaml"],
-        "scrape_configs": [{"job_name": "hostport", "static_configs": [{"targets": list(targets.values())}]}],
-    }
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+@pytest.fixture
+def programs() -> Iterator[Programs]:
+    with ExitStack() as stack:
+        yield Programs(stack, {name: f"127.0.0.1:{free_port()}" for name in ("allocator", "allocator-other", "shim")})
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    targets = {name: f"127.0.0.1:{free_port()}" for name in ("allocator", "allocator-other", "shim")}
-    configure(tmp_path, targets)
-    command = ["prometheus", "--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
-    command += ["--web.listen-address=127.0.0.1:0"]
-    with ExitStack() as stack:
-        process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path))
-        stack.callback(process.kill)
-        assert process.stderr
-        found = next(match[1] for line in process.stderr if (match := re.search(r"address=(127\S+:[1-9]\d*)", line)))
-        next(line for line in process.stderr if "ready to receive web requests" in line)
-        yield Watched(stack, found, targets)
+def watched(tmp_path: Path, programs: Programs) -> Iterator[Prometheus]:
+    discovery = {"static_configs": [{"targets": list(programs.targets.values())}]}
+    with prometheus(tmp_path, discovery, interval="200ms") as running:
+        yield running
 
 
-def test_a_prometheus_scrapes_both_programs_and_alerts_fire_and_end(watched: Watched) -> None:
+def test_a_prometheus_scrapes_both_programs_and_alerts_fire_and_end(programs: Programs, watched: Prometheus) -> None:
     watched.wait_firing({"HostPortNoAllocator", "HostPortNoShim"})
 
-    watched.start("allocator")
-    watched.start("shim")
+    programs.start("allocator")
+    programs.start("shim")
     watched.wait_firing(set())
-    assert watched.up() == {watched.targets["allocator"], watched.targets["shim"]}
+    assert watched.up() == {programs.targets["allocator"], programs.targets["shim"]}
 
-    watched.start("allocator-other")
+    programs.start("allocator-other")
     watched.wait_firing({"HostPortTwoAllocators"})
-    watched.kill("allocator-other")
+    programs.kill("allocator-other")
     watched.wait_firing(set())
 
-    watched.kill("allocator")
+    programs.kill("allocator")
     watched.wait_firing({"HostPortNoAllocator"})
-    watched.start("allocator")
+    programs.start("allocator")
     watched.wait_firing(set())
 
-    watched.kill("shim")
+    programs.kill("shim")
     watched.wait_firing({"HostPortNoShim"})

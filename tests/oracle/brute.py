@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from allocator.core.asks import Ask, Policy
+from allocator.core.asks import Ask
 from allocator.core.candidates import Node
 from allocator.core.claims import Claim, State
 
@@ -20,12 +20,14 @@ ANY = "0.0.0.0"
 
 
 @dataclass(frozen=True)
-class Picture:
+class UtilizationSnapshot:
     """What stands where before an ask, as everybody can see it."""
 
     nodes: Sequence[Node]
     claims: Sequence[Claim]
     reserved: int
+    services: frozenset[tuple[str, int]] = frozenset()  # protocol and number of their node ports
+    sockets: frozenset[tuple[str, str, int]] = frozenset()  # node, protocol and number of what is open on every address
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def conflict(one: Iterable[Port], other: Iterable[Port]) -> bool:
 
 
 def ports_of(claim: Claim) -> tuple[Port, ...]:
-    return tuple((p.host_ip or ANY, p.protocol.value, p.host_port) for p in claim.ports)
+    return tuple((p.host_ip or ANY, p.protocol.value, p.host_port + at) for p in claim.ports for at in range(p.count))
 
 
 def name_of(claim: Claim) -> tuple[str, str] | None:
@@ -56,7 +58,7 @@ def is_settled(claim: Claim) -> bool:
     return claim.state in (State.BOUND, State.LEASED)
 
 
-def candidates(picture: Picture, constraints: object) -> tuple[str, ...]:
+def candidates(picture: UtilizationSnapshot, constraints: object) -> tuple[str, ...]:
     wanted: str | None = constraints.node_name  # type: ignore[attr-defined]
     if wanted is not None:
         return (wanted,)
@@ -74,14 +76,24 @@ def goes(holder: Claim, before: int | None) -> bool:
     return holder.is_terminating or (before is not None and holder.priority < before)
 
 
-def body_of(picture: Picture, claim: Claim) -> Body:
+def processes(picture: UtilizationSnapshot, node: str) -> tuple[Port, ...]:
+    """What is open on a node and nobody settled there declares."""
+    opened = [(protocol, number) for at, protocol, number in picture.sockets if at == node]
+    if not opened:
+        return ()
+    settled = (claim for claim in picture.claims if claim.node == node and is_settled(claim))
+    declared = {port[1:] for claim in settled for port in ports_of(claim)}
+    return tuple((ANY, *slot) for slot in opened if slot not in declared)
+
+
+def body_of(picture: UtilizationSnapshot, claim: Claim) -> Body:
     where = candidates(picture, claim.constraints)
     return Body(name_of(claim), ports_of(claim), where, rank(claim.priority, claim.may_preempt))
 
 
-def stands_well(picture: Picture, body: Body, node: str) -> bool:
-    """Whether nobody settled is in its way there who stays."""
-    return not any(
+def stands_well(picture: UtilizationSnapshot, body: Body, node: str) -> bool:
+    """Whether nobody settled is in its way there who stays, and no process."""
+    return not conflict(body.ports, processes(picture, node)) and not any(
         holder.node == node
         and is_settled(holder)
         and not goes(holder, body.rank)
@@ -91,7 +103,7 @@ def stands_well(picture: Picture, body: Body, node: str) -> bool:
     )
 
 
-def places(picture: Picture, ask: Body) -> bool:
+def places(picture: UtilizationSnapshot, ask: Body) -> bool:
     """Whether there is a node for the ask and for every plan that stands, all at once."""
     plans = [body_of(picture, claim) for claim in picture.claims if not is_settled(claim) and claim.node is not None]
     ways = {id(body): [node for node in body.nodes if stands_well(picture, body, node)] for body in (ask, *plans)}
@@ -117,11 +129,34 @@ def _are_one(one: Body, other: Body) -> bool:
     return one.name is not None and one.name == other.name
 
 
-def leased_on_candidates(picture: Picture, ports: Iterable[Port], nodes: Iterable[str]) -> bool:
+def leased_on_candidates(picture: UtilizationSnapshot, ports: Iterable[Port], nodes: Iterable[str]) -> bool:
     where = set(nodes)
     wanted = list(ports)
     leases = (claim for claim in picture.claims if claim.state is State.LEASED)
     return any(claim.node in where and conflict(wanted, ports_of(claim)) for claim in leases)
+
+
+def of_services(picture: UtilizationSnapshot, ports: Iterable[Port]) -> bool:
+    """Whether a Service holds any of some ports, whatever its address."""
+    return any((protocol, number) in picture.services for _, protocol, number in ports)
+
+
+def not_leased(picture: UtilizationSnapshot, ports: Iterable[Port], nodes: Iterable[str]) -> tuple[str, ...]:
+    """The nodes that are left for a Pod that is kept off those where one of its fixed ports is leased."""
+    wanted = list(ports)
+    return tuple(node for node in nodes if not leased_on_candidates(picture, wanted, [node]))
+
+
+def not_beside(
+    picture: UtilizationSnapshot, ports: Iterable[Port], nodes: Sequence[str], *, waits: bool
+) -> tuple[str, ...]:
+    """The nodes that are left for a Pod that is kept off those where a process has one of its ports, if any is left.
+
+    waits: whether it is to be Pending, so that none need be left.
+    """
+    wanted = list(ports)
+    left = tuple(node for node in nodes if not conflict(wanted, processes(picture, node)))
+    return left if left or waits else tuple(nodes)
 
 
 def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
@@ -135,40 +170,61 @@ def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
     ]
 
 
+def fixed_ports(ask: Ask) -> tuple[Port, ...]:
+    """The ports whose numbers follow from the ask alone."""
+    if ask.policy.name != "Dynamic":
+        (ports,) = tuples(ask, 0)
+        return ports
+    fixed = (p for p in ask.ports if p.host_port)
+    return tuple((p.host_ip or ANY, p.protocol.value, p.host_port + at) for p in fixed for at in range(p.count))
+
+
 def tuples(ask: Ask, reserved: int) -> Iterator[tuple[Port, ...]]:
     """Every way to give numbers to the ask."""
     groups = groups_of(ask)
+    sizes = [ask.ports[members[0]].count for members, _ in groups]
 
     def with_numbers(numbers: Sequence[int]) -> tuple[Port, ...]:
         return tuple(
-            (ask.ports[m].host_ip or ANY, ask.ports[m].protocol.value, number)
-            for (members, _), number in zip(groups, numbers, strict=True)
+            (ask.ports[m].host_ip or ANY, ask.ports[m].protocol.value, number + more)
+            for (members, _), number, size in zip(groups, numbers, sizes, strict=True)
             for m in members
+            for more in range(size)
         )
 
-    match ask.policy:
-        case Policy.STATIC:
+    match ask.policy.name:
+        case "Static":
             yield with_numbers([number for _, number in groups])
-        case Policy.PASSTHROUGH:
+        case "Passthrough":
             yield with_numbers([number or ask.ports[members[0]].container_port for members, number in groups])
-        case Policy.INDEX:
-            base = ask.low + (ask.index or 0)
-            yield with_numbers([number or base + ask.stride * at for at, (_, number) in enumerate(groups)])
-        case Policy.DYNAMIC:
-            fixed = {number for _, number in groups if number}
-            free = [n for n in range(ask.low, ask.high + 1) if not reserved >> n & 1 and n not in fixed]
-            for chosen in permutations(free, sum(1 for _, number in groups if not number)):
-                rest = iter(chosen)
-                yield with_numbers([number or next(rest) for _, number in groups])
+        case "Index":
+            index = ask.index or 0
+            yield with_numbers(
+                [number or ask.low + sizes[at] * index + ask.stride * at for at, (_, number) in enumerate(groups)]
+            )
+        case "Dynamic":
+            free = {n for n in range(ask.low, ask.high + 1) if not reserved >> n & 1}
+            for (_, number), size in zip(groups, sizes, strict=True):
+                free -= set(range(number, number + size))
+            wanted = [at for at, (_, number) in enumerate(groups) if not number]
+            for chosen in permutations(sorted(free), len(wanted)):
+                begins = dict(zip(wanted, chosen, strict=True))
+                runs = [n for at, begin in begins.items() for n in range(begin, begin + sizes[at])]
+                if len(set(runs)) == len(runs) and free.issuperset(runs):
+                    yield with_numbers([number or begins[at] for at, (_, number) in enumerate(groups)])
 
 
-def pod_fits(picture: Picture, ask: Ask) -> bool:
-    """Whether a Pod can be admitted: with any numbers that its policy allows, none of them leased where it may land."""
+def pod_fits(picture: UtilizationSnapshot, ask: Ask) -> bool:
+    """Whether a Pod can be admitted: with any numbers that its policy allows, none of them leased where it may land, or a Service's."""
     nodes = candidates(picture, ask.constraints)
+    if ask.can_steer:
+        nodes = not_leased(picture, fixed_ports(ask), nodes) or nodes
     name = (ask.owner.namespace, ask.owner.name) if ask.owner.name else None
     for ports in _distinct(tuples(ask, picture.reserved)):
         body = Body(name, ports, nodes, rank(ask.priority, ask.may_preempt))
-        if not leased_on_candidates(picture, ports, nodes) and places(picture, body):
+        if of_services(picture, ports) or leased_on_candidates(picture, ports, nodes):
+            continue
+        if places(picture, body):
             return True
     return False
 
@@ -182,16 +238,16 @@ def _distinct(found: Iterator[tuple[Port, ...]]) -> Iterator[tuple[Port, ...]]:
             yield ports
 
 
-def lease_fits(picture: Picture, ask: Ask) -> bool:
+def lease_fits(picture: UtilizationSnapshot, ask: Ask) -> bool:
     """Whether a lease can be granted: where nobody stands with its numbers, and nobody could land with them."""
     for ports in _distinct(tuples(ask, picture.reserved)):
-        for node in candidates(picture, ask.constraints):
-            if not any(
+        for node in () if of_services(picture, ports) else candidates(picture, ask.constraints):
+            if not conflict(ports, processes(picture, node)) and not any(
                 _is_there(picture, claim, node) and conflict(ports, ports_of(claim)) for claim in picture.claims
             ):
                 return True
     return False
 
 
-def _is_there(picture: Picture, claim: Claim, node: str) -> bool:
+def _is_there(picture: UtilizationSnapshot, claim: Claim, node: str) -> bool:
     return claim.node == node or (not is_settled(claim) and node in candidates(picture, claim.constraints))

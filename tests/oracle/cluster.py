@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from dataclasses import replace as replaced
 from typing import Any
 
-from kit import Desk, node
 from msgspec.structs import replace
 
-from allocator.core.asks import Ask, Policy, PortAsk, Refused, UndecidedError, WhenFull
+from allocator.core.asks import Ask, PortAsk, Refused, UndecidedError, WhenFull
 from allocator.core.candidates import ANYWHERE, Constraints, Node, NodeName, Taint, Toleration
-from allocator.core.claims import Claim, ClaimPort, Owner, State
-from allocator.core.pods import Pod
+from allocator.core.claims import Claim, ClaimPort, ObservedPod, Owner, State
+from allocator.core.foreign import NodePort, ObservedService
+from allocator.core.place.policies import DYNAMIC, INDEX, STATIC
 from allocator.core.ports import Protocol
+from testing.kit import Desk, node, report
 
 from . import brute
 
@@ -33,11 +35,16 @@ class Findings:
 class Cluster:
     """One ledger, asked at random, held against `brute`."""
 
-    def __init__(self, seed: int, findings: Findings) -> None:
+    def __init__(self, seed: int, findings: Findings, sizes: tuple[int, ...] = (1,)) -> None:
+        """sizes: how many numbers a port may stand for."""
         self._random = random.Random(seed)
+        self._sizes = sizes
+        self._high = HIGH if sizes == (1,) else HIGH + 2
         self._findings = findings
         self._reserved = 1 << 7001 if self._random.random() < 0.2 else 0
         self._nodes: dict[str, Node] = {}
+        self._services: dict[str, tuple[str, int]] = {}
+        self._sockets: set[tuple[str, str, int]] = set()
         self._is_simple = self._random.random() < 0.4  # one port each: for these the search is always exact
         self._serial = 0
         self._have_nodes_changed = False
@@ -49,7 +56,8 @@ class Cluster:
     def run(self) -> None:
         """Lets some things happen; raises AssertionError where an answer was wrong."""
         steps = [(self._ask_pod, 10), (self._bind, 4), (self._lease, 2), (self._terminate, 2), (self._go, 1)]
-        steps += [(self._outsider, 1), (self._change_node, 1), (self._come_again, 1)]
+        steps += [(self._outsider, 1), (self._change_node, 1), (self._come_again, 1), (self._service, 1)]
+        steps += [(self._process, 1)]
         for _ in range(self._random.randint(4, 14)):
             (step,) = self._random.choices([s for s, _ in steps], [weight for _, weight in steps])
             step()
@@ -66,26 +74,38 @@ class Cluster:
             self._findings.answers["undecided"] += 1
             return
         except Refused as refused:
-            self._check_refusal(ask, before, {mistake.reason.name for mistake in refused.mistakes})
+            self._check_refusal(ask, before, {mistake.reason for mistake in refused.mistakes})
             return
         self._check_grant(ask, claim, before)
 
-    def _check_refusal(self, ask: Ask, before: brute.Picture, reasons: set[str]) -> None:
+    def _check_refusal(self, ask: Ask, before: brute.UtilizationSnapshot, reasons: set[str]) -> None:
         self._findings.answers["refused"] += 1
         if reasons & UNPROVEN:
             self._findings.answers["denied"] += 1
             assert not brute.pod_fits(before, ask), f"denied without proof: {reasons}"
+        if "HELD_BY_SERVICE" in reasons:
+            self._findings.answers["of a Service"] += 1
+            assert brute.of_services(before, brute.fixed_ports(ask))
         if "HELD_BY_LEASE" in reasons:
-            (ports,) = brute.tuples(ask, 0) if ask.policy is not Policy.DYNAMIC else (_fixed(ask),)
-            assert brute.leased_on_candidates(before, ports, brute.candidates(before, ask.constraints))
+            ports, nodes = brute.fixed_ports(ask), brute.candidates(before, ask.constraints)
+            assert brute.leased_on_candidates(before, ports, nodes)
+            assert not (ask.can_steer and brute.not_leased(before, ports, nodes)), "refused, and could be steered"
 
-    def _check_grant(self, ask: Ask, claim: Claim, before: brute.Picture) -> None:
+    def _check_grant(self, ask: Ask, claim: Claim, before: brute.UtilizationSnapshot) -> None:
         self._findings.answers["granted"] += 1
-        nodes = brute.candidates(before, ask.constraints)
+        nodes = brute.candidates(before, claim.constraints)
         ports = brute.ports_of(claim)
+        allowed = brute.candidates(before, ask.constraints)
+        if ask.can_steer:
+            allowed = brute.not_leased(before, brute.fixed_ports(ask), allowed)
+            waits = claim.node is None and ask.constraints.only_node is None
+            allowed = brute.not_beside(before, ports, allowed, waits=waits)
+            self._findings.answers["steered"] += claim.constraints != ask.constraints
+        assert nodes == allowed, "kept off other nodes than those where its number is leased, or a process has it"
         assert not brute.leased_on_candidates(before, ports, nodes), "given a number that is leased on a candidate"
+        assert not brute.of_services(before, ports), "given a number that a Service holds"
         assert _is_allowed(ask, claim, self._reserved), "given numbers that its policy does not allow"
-        if claim.node is None and nodes:
+        if claim.node is None and brute.candidates(before, ask.constraints):
             self._findings.answers["pending"] += 1
             assert ask.when_full is WhenFull.PENDING, "admitted without a node"
             assert not brute.pod_fits(before, ask), "left Pending though there is room"
@@ -99,9 +119,9 @@ class Cluster:
         ask = Ask(
             owner=Owner(kind="Relay", namespace="lessee", name=self._name()),
             ports=tuple(self._with_number(port) for port in ports) if fixed else ports,
-            policy=Policy.STATIC if fixed else Policy.DYNAMIC,
+            policy=STATIC if fixed else DYNAMIC,
             low=LOW,
-            high=HIGH,
+            high=self._high,
             constraints=self._constraints(),
         )
         before = self._picture()
@@ -110,10 +130,13 @@ class Cluster:
         except UndecidedError:
             self._findings.answers["undecided"] += 1
         except Refused as refused:
-            reasons = {mistake.reason.name for mistake in refused.mistakes}
+            reasons = {mistake.reason for mistake in refused.mistakes}
             assert not (reasons & UNPROVEN and brute.lease_fits(before, ask)), "a lease was denied without proof"
         else:
             self._findings.answers["leased"] += 1
+            assert not brute.of_services(before, brute.ports_of(claim)), "leased what a Service holds"
+            beside = brute.processes(before, claim.node or "")
+            assert not brute.conflict(brute.ports_of(claim), beside), "leased what a process has"
             assert claim.node in brute.candidates(before, ask.constraints)
             assert not any(
                 brute.conflict(brute.ports_of(claim), brute.ports_of(other))
@@ -140,7 +163,7 @@ class Cluster:
             leases = [other for other in picture.claims if other.state is State.LEASED and other.node == node]
             # A node that changes may bring its leases to a Pod that was admitted before: nobody can help that.
             assert (
-                claim.external
+                claim.unmanaged
                 or self._have_nodes_changed
                 or not any(brute.conflict(brute.ports_of(claim), brute.ports_of(lease)) for lease in leases)
             ), "a lease was met by a Pod"
@@ -156,17 +179,18 @@ class Cluster:
         if not claims:
             return
         claim = self._random.choice(claims)
+        self._close_with(claim)
         if claim.pod_uid is not None:
             self.desk.observe(gone_pods=[claim.pod_uid])
         else:
-            self.desk.ledger.end(claim.id)
-            self.desk.ledger.mend_plans()
+            self.desk.ledger.end(claim.id, self.desk.now)
+            self.desk.ledger.replan()
 
     def _outsider(self) -> None:
         at = NodeName(self._random.choice([*self._nodes, ""])) or None
         claim_ports = tuple(self._with_number(port) for port in self._ports(1))
         self._serial += 1
-        pod = Pod(
+        pod = ObservedPod(
             uid=f"outsider-{self._serial}",  # type: ignore[arg-type]
             namespace="other",
             name=f"outsider-{self._serial}",
@@ -181,13 +205,53 @@ class Cluster:
         self._have_nodes_changed = True
         if name in self._nodes and self._random.random() < 0.3:
             del self._nodes[name]
+            self._sockets = {each for each in self._sockets if each[0] != name}
             self.desk.observe(gone_nodes=[NodeName(name)])
         else:
             self._put_node(name)
 
+    def _process(self) -> None:
+        """A process opens a number on a node, or closes one; whoever has that."""
+        if not self._nodes:
+            return
+        self._findings.answers["process"] += 1
+        name = self._random.choice(sorted(self._nodes))
+        protocol, number = (
+            self._random.choice((Protocol.TCP, Protocol.TCP, Protocol.UDP)),
+            self._random.randint(LOW, HIGH),
+        )
+        socket = f":{number}/{protocol.value}"
+        if (name, protocol.value, number) in self._sockets:
+            self._sockets.remove((name, protocol.value, number))
+            self.desk.observe(reports=[report(name, closed=(socket,))])
+        else:
+            self._sockets.add((name, protocol.value, number))
+            self.desk.observe(reports=[report(name, socket)])
+
+    def _close_with(self, claim: Claim) -> None:
+        """Whoever goes closes its sockets, unless somebody else on the node declares them."""
+        others = [other for other in self._claims() if other.node == claim.node and other.id != claim.id]
+        declared = {port[1:] for other in others if brute.is_settled(other) for port in brute.ports_of(other)}
+        for _, *slot in brute.ports_of(claim):
+            if tuple(slot) not in declared and claim.node is not None:
+                self._sockets.discard((claim.node, *slot))
+
+    def _service(self) -> None:
+        """A Service takes a number, changes it or goes, whoever has that."""
+        name, protocol = (
+            f"s{self._random.randint(0, 1)}",
+            self._random.choice((Protocol.TCP, Protocol.TCP, Protocol.UDP)),
+        )
+        if self._services.pop(name, None) and self._random.random() < 0.5:
+            self.desk.observe(gone_services=[("demo", name)])
+            return
+        port = NodePort(protocol=protocol, number=self._random.randint(LOW, HIGH))
+        self._services[name] = (protocol.value, port.number)
+        self.desk.observe(services=[ObservedService(namespace="demo", name=name, ports=(port,))])
+
     def _come_again(self) -> None:
         """A reinvocation: the Pod's own pending claim is seen again with its numbers."""
-        waiting = [c for c in self._claims() if c.state is State.RESERVED and c.pod_uid is None and not c.external]
+        waiting = [c for c in self._claims() if c.state is State.RESERVED and c.pod_uid is None and not c.unmanaged]
         if not waiting:
             return
         claim = self._random.choice(waiting)
@@ -201,36 +265,46 @@ class Cluster:
                     container_port=p.host_port,
                     host_port=p.host_port,
                     host_ip=p.host_ip,
+                    count=p.count,
                 )
                 for p in claim.ports
             ),
-            policy=Policy.DYNAMIC,
+            policy=DYNAMIC,
             constraints=claim.constraints,
             priority=claim.priority,
             may_preempt=claim.may_preempt,
             host_network=True,
             carried_id=claim.id,
+            can_steer=self._random.random() < 0.5,
         )
         before = self._picture()
-        others = brute.Picture(before.nodes, [other for other in before.claims if other.id != claim.id], 0)
+        without = [other for other in before.claims if other.id != claim.id]
+        others = brute.UtilizationSnapshot(before.nodes, without, 0, before.services, before.sockets)
         try:
-            taken = self.desk.ledger.take_up(ask, self.desk.now)
+            taken = self.desk.ledger.drafts.readmit(ask, self.desk.now)
         except UndecidedError:
             self._findings.answers["undecided"] += 1
             return
         except Refused:
             body, ports = brute.body_of(others, claim), brute.ports_of(claim)
-            is_leased = brute.leased_on_candidates(others, ports, body.nodes)
+            if ask.can_steer:
+                body = replaced(body, nodes=brute.not_leased(others, ports, body.nodes) or body.nodes)
+            is_leased = brute.leased_on_candidates(others, ports, body.nodes) or brute.of_services(others, ports)
             assert is_leased or claim.node is not None, "a Pod that waits for room was refused when it came again"
             assert is_leased or not brute.places(others, body), "refused when it came again, though there is room"
             return
         assert taken is not None, "a Pod's own claim was not recognised"
-        self.desk.ledger.amend(taken[0])
+        assert not brute.of_services(before, brute.ports_of(taken[0])), (
+            "a Service holds a number of a Pod that came again"
+        )
+        self.desk.ledger.replace(taken[0])
 
     # -- what always holds
 
     def _check_books(self) -> None:
         picture = self._picture()
+        held = sum(brute.of_services(picture, [port]) for claim in picture.claims for port in brute.ports_of(claim))
+        assert (self.desk.ledger.claims.tally().node_port_conflicts > 0) is (held > 0)
         plans = [claim for claim in picture.claims if not brute.is_settled(claim) and claim.node is not None]
         for claim in plans:
             body = brute.body_of(picture, claim)
@@ -244,10 +318,16 @@ class Cluster:
     # -- chance
 
     def _claims(self) -> list[Claim]:
-        return list(self.desk.ledger.claims())
+        return list(self.desk.ledger.claims)
 
-    def _picture(self) -> brute.Picture:
-        return brute.Picture(list(self._nodes.values()), self._claims(), self._reserved)
+    def _picture(self) -> brute.UtilizationSnapshot:
+        return brute.UtilizationSnapshot(
+            list(self._nodes.values()),
+            self._claims(),
+            self._reserved,
+            frozenset(self._services.values()),
+            frozenset(self._sockets),
+        )
 
     def _put_node(self, name: str) -> None:
         taints = (Taint(key="gpu"),) if self._random.random() < 0.15 else ()
@@ -259,11 +339,11 @@ class Cluster:
         return f"p{self._random.randint(0, 7)}"
 
     def _pod_ask(self) -> Ask:
-        policy = self._random.choice((Policy.DYNAMIC, Policy.DYNAMIC, Policy.STATIC, Policy.STATIC, Policy.INDEX))
+        policy = self._random.choice((DYNAMIC, DYNAMIC, STATIC, STATIC, INDEX))
         ports = self._ports(1 if self._is_simple else self._random.choice((1, 2, 2, 3, 4)))
-        if policy is Policy.STATIC:
+        if policy is STATIC:
             ports = tuple(self._with_number(port) for port in ports)
-        elif policy is Policy.DYNAMIC and self._random.random() < 0.2:
+        elif policy is DYNAMIC and self._random.random() < 0.2:
             ports = (self._with_number(ports[0]), *ports[1:])
         name = self._name() if self._random.random() < 0.3 else f"q{self._random.getrandbits(32)}"
         return Ask(
@@ -271,25 +351,33 @@ class Cluster:
             ports=ports,
             policy=policy,
             low=LOW,
-            high=HIGH - self._random.randint(0, 3),
+            high=self._high - self._random.randint(0, 3),
             stride=1,
-            index=self._random.randint(0, 1) if policy is Policy.INDEX and len(ports) == 1 else 0,
+            index=self._random.randint(0, 1) if policy is INDEX and len(ports) == 1 else 0,
             constraints=self._constraints(),
             priority=self._random.choice((0, 0, 5, 10)),
             may_preempt=self._random.random() < 0.7,
             when_full=self._random.choice((None, None, WhenFull.PENDING)),
+            can_steer=self._random.random() < 0.5,
         )
 
     def _ports(self, count: int) -> tuple[PortAsk, ...]:
         protocols = self._random.choices((Protocol.TCP, Protocol.UDP), (4, 1), k=count)
         address = self._random.choice(ADDRESSES) if self._random.random() < 0.3 else ""
         return tuple(
-            PortAsk(container=f"c{at}", name=f"x{at}", protocol=protocol, container_port=8000 + at, host_ip=address)
+            PortAsk(
+                container=f"c{at}",
+                name=f"x{at}",
+                protocol=protocol,
+                container_port=8000 + at,
+                host_ip=address,
+                count=self._random.choice(self._sizes) if len(self._sizes) > 1 else self._sizes[0],
+            )
             for at, protocol in enumerate(protocols)
         )
 
     def _with_number(self, port: PortAsk) -> PortAsk:
-        return replace(port, host_port=self._random.randint(LOW, HIGH))
+        return replace(port, host_port=self._random.randint(LOW, self._high))
 
     def _constraints(self) -> Constraints:
         tolerations = (Toleration(key="gpu", operator="Exists"),) if self._random.random() < 0.3 else ()
@@ -304,7 +392,7 @@ class Cluster:
     def _show(self, claim: Claim, at: NodeName | None, **more: Any) -> None:
         """The Pod of a claim is seen, on a node."""
         uid = claim.pod_uid or f"uid-{claim.id}"
-        pod = Pod(
+        pod = ObservedPod(
             uid=uid,  # type: ignore[arg-type]
             namespace=claim.owner.namespace,
             name=claim.owner.name,
@@ -313,7 +401,7 @@ class Cluster:
             constraints=claim.constraints,
             priority=claim.priority,
             may_preempt=claim.may_preempt,
-            carried_id="" if claim.external else claim.id,
+            carried_id="" if claim.unmanaged else claim.id,
             **more,
         )
         self.desk.observe(pods=[pod])
@@ -327,17 +415,14 @@ def _claim_port(port: PortAsk) -> ClaimPort:
         container_port=port.container_port,
         host_port=port.host_port,
         host_ip=port.host_ip,
+        count=port.count,
     )
-
-
-def _fixed(ask: Ask) -> tuple[brute.Port, ...]:
-    return tuple((p.host_ip or brute.ANY, p.protocol.value, p.host_port) for p in ask.ports if p.host_port)
 
 
 def _is_allowed(ask: Ask, claim: Claim, reserved: int) -> bool:
     got = brute.ports_of(claim)
-    if ask.policy is not Policy.DYNAMIC:
+    if ask.policy is not DYNAMIC:
         return got in set(brute.tuples(ask, 0)) and not (
-            ask.policy is Policy.INDEX and any(reserved >> number & 1 for *_, number in got)
+            ask.policy is INDEX and any(reserved >> number & 1 for *_, number in got)
         )
     return got in set(brute.tuples(ask, reserved))

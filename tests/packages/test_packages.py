@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import release
+
+from testing.documented import DocumentedCommand, typed_by
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
@@ -64,15 +68,45 @@ def test_the_wheel_says_what_it_is_and_has_what_it_needs(wheel: Path) -> None:
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         told = email.message_from_bytes(archive.read(metadata))
 
-    assert {"hostport/py.typed", "allocator/py.typed", "shim/py.typed", "hostport/client/__init__.py"} <= names
+    packages = ("agent", "allocator", "hostport", "hostport_cli", "shim")
+    assert {f"{name}/py.typed" for name in packages} <= names
+    assert "hostport/client/__init__.py" in names
     assert any(name.startswith("allocator/page/assets/") for name in names)
     assert not any(name.startswith(("tests/", "bench/", "deploy/")) for name in names)
     needed = {re.split(r"[<>=]", line)[0] for line in told.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert needed == {"grpcio", "grpcio-status", "protobuf"}
-    assert {"allocator", "cli", "shim"} <= set(told.get_all("Provides-Extra", []))
+    assert {"agent", "allocator", "cli", "shim"} <= set(told.get_all("Provides-Extra", []))
     assert "Typing :: Typed" in told.get_all("Classifier", [])
     assert told["Keywords"]
     assert told["Project-URL"]
+
+
+def test_the_wheel_of_a_release_has_the_files_of_the_wheel_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    release.packages(tmp_path)
+
+    (made,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(made) as released, zipfile.ZipFile(wheel) as built_here:
+        assert set(released.namelist()) == set(built_here.namelist())
+
+
+@pytest.mark.parametrize("command", typed_by("tests/packages"), ids=lambda command: f"{command.page} {command.text}")
+def test_a_documented_command_works_as_it_stands(source: Path, tmp_path: Path, command: DocumentedCommand) -> None:
+    """In a fresh virtual environment that is on the PATH, beside what it is about: a checkout, or the files of a release."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    folder = source
+    if command.text.startswith("sha256sum"):
+        folder = tmp_path / "release"
+        made = run(sys.executable, CHECKOUT / "deploy" / "release.py", folder)
+        assert made.returncode == 0, made.stderr
+    environ = os.environ | {"PATH": f"{tmp_path / 'venv' / 'bin'}:{os.environ['PATH']}"}
+
+    done = subprocess.run(
+        ["bash", "-ec", command.text], cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=300
+    )
+
+    if command.text.startswith("pip") and "No matching distribution" in done.stderr:
+        pytest.skip("no package index here")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 IMPORTS = {
@@ -80,9 +114,10 @@ IMPORTS = {
         "import hostport.client",
         {"grpcio", "grpcio-status", "protobuf", "googleapis-common-protos", "typing_extensions"},
     ),
-    "cli": ("import hostport.cli.__main__", {"click", "rich", "PyYAML", "msgspec"}),
+    "agent": ("import agent.__main__", {"msgspec"}),
+    "cli": ("import hostport_cli.__main__", {"click", "rich", "PyYAML", "msgspec"}),
     "shim": ("import shim.__main__", {"tornado", "uvloop", "msgspec", "prometheus_client"}),
-    "allocator": ("import allocator.__main__, allocator.runtime", {"kubernetes", "cryptography", "tornado"}),
+    "allocator": ("import allocator.__main__, allocator.app.lifecycle", {"kubernetes", "cryptography", "tornado"}),
 }
 """Extra → what must work with it alone, and packages that come with it."""
 

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
-from servicekit import Running
-from sitekit import Open, Site
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from allocator import http
-from allocator.page.access import Access
+from allocator.health import HealthSnapshot, InstanceInfo
+from allocator.page.access import PageAccess
 from allocator.page.handlers import page
-from allocator.page.views import Identity, Views
+from allocator.page.views import Views
+from testing.servicekit import Running
+from testing.sitekit import Open, Site
 
 
 @pytest.fixture
 async def open_site(service: Running) -> AsyncIterator[Open]:
     servers: list[HTTPServer] = []
 
-    async def open_one(access: Access | None = None) -> Site:
+    async def open_one(access: PageAccess | None = None) -> Site:
         troubles: dict[str, str | None] = {"journal": None}
-        identity = Identity(version="1.2.3", instance="here", cluster="none", started=service.now - 60)
-        views = Views(
-            engine=service.engine, decisions=service.decisions, identity=identity,
-            checks=lambda: troubles, notes=list,
-        )  # fmt: skip
-        shown = page(views, access or Access())
-        server = HTTPServer(http.application(lambda: troubles, list, service.registry, shown))
+        service.health.info = InstanceInfo(version="1.2.3", name="here", cluster="none", started=service.now - 60)
+
+        def health() -> HealthSnapshot:
+            return replace(service.health.snapshot(), checks=troubles)
+
+        views = Views(engine=service.engine, decisions=service.decisions, info=service.health.info, health=health)
+        shown = page(views, access or PageAccess())
+        server = HTTPServer(http.application(health, service.registry, shown))
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)
         servers.append(server)

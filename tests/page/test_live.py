@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from itertools import count
 
-from allocator.page.live import Live
+from allocator.page.live import StatusStream
 
 
 async def test_a_reader_gets_the_newest_state_and_who_is_slow_is_let_go() -> None:
     rendered = count(1)
-    live = Live(lambda: str(next(rendered)).encode(), period=0.01, patience=0.1)
+    live = StatusStream(lambda: str(next(rendered)).encode(), period=0.01, patience=0.1)
     got: list[bytes] = []
 
     async def reads(event: bytes) -> None:
         got.append(event)
 
     async def never_reads(_: bytes) -> None:
-        await asyncio.sleep(3600)
+        await asyncio.Event().wait()  # for ever
 
     reader = asyncio.create_task(live.follow(reads))
     async with asyncio.timeout(5):

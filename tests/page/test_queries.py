@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from kit import Desk, ask, lease, on
 
+from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
+from allocator.core.ports import Protocol
 from allocator.page import words
 from allocator.page.claims import selector
+from allocator.page.finding import Question, finder, question
 from allocator.page.queries import ClaimsQuery, NodesQuery, QueryError, Sort, claims_query, nodes_query
 from allocator.page.strips import Axis
+from testing.kit import Desk, ask, lease, on
 
 
 def test_an_empty_address_asks_for_everything() -> None:
@@ -67,6 +70,16 @@ def test_a_mistake_is_named(word: str, value: str, says: str) -> None:
         pytest.param(ClaimsQuery(text="7001"), {"db-0"}, id="a number"),
         pytest.param(ClaimsQuery(text="00"), {"web-0", "db-0", "relay"}, id="a part of numbers"),
         pytest.param(ClaimsQuery(text="Service"), {"relay"}, id="the kind"),
+        pytest.param(ClaimsQuery(text="n1 7001"), {"db-0"}, id="a node and a number"),
+        pytest.param(ClaimsQuery(text=" 7000   web shop "), {"web-0"}, id="words in any order"),
+        pytest.param(ClaimsQuery(text="web db"), set(), id="words that no claim has together"),
+        pytest.param(ClaimsQuery(text="n1 9000"), set(), id="a number that is held elsewhere"),
+        pytest.param(ClaimsQuery(text="7001/tcp"), {"db-0"}, id="a number and its protocol"),
+        pytest.param(ClaimsQuery(text="7001/UDP"), set(), id="a number of another protocol"),
+        pytest.param(ClaimsQuery(text="n1:7000"), {"web-0"}, id="a node's number"),
+        pytest.param(ClaimsQuery(text="n:7001/TCP"), {"db-0"}, id="a number on nodes like that"),
+        pytest.param(ClaimsQuery(text="n2:7000"), set(), id="a number of another node"),
+        pytest.param(ClaimsQuery(text="70000"), set(), id="no number of a port"),
         pytest.param(ClaimsQuery(namespace="demo"), {"db-0"}, id="the namespace"),
         pytest.param(ClaimsQuery(node="n2"), {"relay"}, id="the node"),
         pytest.param(ClaimsQuery(state="LEASED"), {"relay"}, id="the state"),
@@ -81,9 +94,25 @@ def test_a_filter_selects(query: ClaimsQuery, found: set[str]) -> None:
     desk.grant(ask("db-0", "a:1", constraints=on("n1")))
     desk.grant(lease("relay", "a:1=9000", policy="Static", constraints=on("n2")))
 
-    selects = selector(query, desk.ledger.is_unplaceable)
+    selects = selector(query, desk.ledger.claims.is_unplaceable)
 
-    assert {claim.owner.name for claim in desk.ledger.claims() if selects(claim)} == found
+    assert {claim.owner.name for claim in desk.ledger.claims if selects(claim)} == found
+
+
+@pytest.mark.parametrize(
+    ("text", "is_meant"), [("20000", True), ("20099/UDP", True), ("20100", False), ("19999", False)]
+)
+def test_every_number_of_a_block_means_it(text: str, is_meant: bool) -> None:
+    claim = Claim(
+        id=ClaimId("1"),
+        owner=Owner(kind="Relay", name="rtp"),
+        state=State.LEASED,
+        ports=(ClaimPort(protocol=Protocol.UDP, host_port=20000, count=100),),
+        created=0.0,
+    )
+
+    assert finder(text)(claim) is is_meant
+    assert words.found([claim], 1, "")["text"] == "Relay rtp (LEASED) holds 20000-20099/UDP on no node yet."
 
 
 @pytest.mark.parametrize(
@@ -107,11 +136,34 @@ def test_a_filter_selects(query: ClaimsQuery, found: set[str]) -> None:
             words.for_claims(ClaimsQuery(namespace="demo", node="n1", state="BOUND")),
             "hostport list -n demo --node n1 --state BOUND | grep -v external",
         ),
-        (words.for_claims(ClaimsQuery(text="-x y")), "hostport list -A | grep -F -- '-x y'"),
+        (words.for_claims(ClaimsQuery(text="-x $y")), "hostport list -A | grep -F -- -x | grep -F -- '$y'"),
     ],
 )
 def test_a_view_has_its_command_line(command: str, line: str) -> None:
     assert command == line
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("7050", Question(7050, "", "")),
+        ("7050/udp", Question(7050, "UDP", "")),
+        ("worker-1 7050", Question(7050, "", "worker-1")),
+        ("7050/TCP worker-1", Question(7050, "TCP", "worker-1")),
+        ("worker-1:7050", Question(7050, "", "worker-1", is_named_so=True)),
+        ("worker-1:7050/UDP", Question(7050, "UDP", "worker-1", is_named_so=True)),
+        ("", None),
+        ("worker-1", None),
+        ("70000", None),
+        ("0", None),
+        ("7050 7051", None),
+        ("worker-1:7050 db", None),
+        ("shop web 7050", None),
+        ("7050/QUIC", None),
+    ],
+)
+def test_a_search_may_ask_about_one_port(text: str, asked: Question | None) -> None:
+    assert question(text) == asked
 
 
 def test_no_value_leaves_its_place_in_a_command_line() -> None:

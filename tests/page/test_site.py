@@ -6,17 +6,19 @@ import asyncio
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from kit import node
-from sitekit import Open, Site
 
-from allocator.page.access import Access, Audience
+from allocator.core.claims import ClusterChange
+from allocator.health import InstanceInfo
+from allocator.page.access import Audience, PageAccess
 from allocator.page.live import MOST_READERS
-from allocator.page.views import Identity
 from hostport.v1 import allocator_pb2 as pb
+from testing.kit import node
+from testing.sitekit import Open, Site
 
 
 def two_ports(name: str = "db-0", **fields: Any) -> pb.AllocateRequest:
@@ -78,7 +80,7 @@ async def test_it_is_read_only(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/events", "/page/page.js", *VIEWS])
 async def test_who_may_not_see_it_sees_nothing_but_why(open_site: Open, path: str) -> None:
-    site = await open_site(Access(audience=Audience.NOBODY))
+    site = await open_site(PageAccess(audience=Audience.NOBODY))
 
     answer = await site.get(path)
 
@@ -136,14 +138,15 @@ async def test_the_views_show_what_was_allocated(site: Site) -> None:
                 "node": "localhost",
                 "planned": True,
                 "ports": [
-                    {"name": "primary", "protocol": "TCP", "number": 10000, "ip": ""},
-                    {"name": "metrics", "protocol": "TCP", "number": 10100, "ip": ""},
+                    {"name": "primary", "protocol": "TCP", "number": 10000, "last": 10000, "ip": "", "listening": None},
+                    {"name": "metrics", "protocol": "TCP", "number": 10100, "last": 10100, "ip": "", "listening": None},
                 ],
                 "created": "1970-01-01T00:16:40Z",
                 "expires": None,
             }
         ],
         "command": "hostport list -A --state RESERVED",
+        "answer": None,
     }
     assert whole["status"]["claims"] == {
         "BOUND": 0, "CONFIRMED": 0, "RESERVED": 1, "LEASED": 1, "OUTSIDER": 0, "UNPLACEABLE": 0,
@@ -154,7 +157,7 @@ async def test_the_views_show_what_was_allocated(site: Site) -> None:
         ("refused", "HOST_PORT_MISSING"), ("granted", ""), ("granted", ""),
     ]  # fmt: skip
     ports = (await site.view("/nodes/localhost"))["ports"]
-    assert [(port["number"], port["state"], port["command"]) for port in ports] == [
+    assert [(port["number"], port["state"], port["command"]) for port in ports if port["state"] != "KEPT"] == [
         (10000, "RESERVED", "hostport who localhost 10000/TCP"),
         (10100, "RESERVED", "hostport who localhost 10100/TCP"),
         (7000, "LEASED", "hostport who localhost 7000/UDP"),
@@ -166,7 +169,7 @@ async def test_what_is_wrong_stands_in_the_header(site: Site) -> None:
     assert (await site.view("/status"))["healthy"] is True
 
     site.troubles["cluster"] = "waiting for the first full view"
-    site.service.engine.holds_lease = lambda: False
+    site.service.engine.around.holds_lease = lambda: False
     status = await site.view("/status")
 
     assert status["healthy"] is False
@@ -175,15 +178,15 @@ async def test_what_is_wrong_stands_in_the_header(site: Site) -> None:
 
 
 async def test_the_header_says_which_start_this_is_and_when_certificates_end(site: Site) -> None:
-    site.page.views.identity = Identity(
+    site.page.views.info = InstanceInfo(
         version="1.2.3",
-        instance="here",
+        name="here",
         cluster="kubernetes",
         started=900.0,
         epoch="0123abcd",
-        certificates={"allocator": lambda: 86400.0},
-        trusted=lambda: {"5f2c9d3e8a7b6c10": 172800.0},
     )
+    site.service.metrics.certificate("allocator", lambda: 86400.0)
+    site.service.metrics.trust(lambda: {"5f2c9d3e8a7b6c10": 172800.0})
 
     status = await site.view("/status")
 
@@ -200,7 +203,9 @@ async def test_the_header_says_which_start_this_is_and_when_certificates_end(sit
 
 
 async def test_claims_and_nodes_come_in_pages_the_latest_claim_first(site: Site) -> None:
-    site.service.engine.observe(nodes=[node(f"n{number:02}") for number in range(30)], lists_pods=False)
+    site.service.engine.maintenance.observe(
+        ClusterChange(nodes=[node(f"n{number:02}") for number in range(30)], lists_pods=False)
+    )
     for number in range(45):
         await site.service.stub.Allocate(two_ports(f"db-{number}"))
 
@@ -214,6 +219,59 @@ async def test_claims_and_nodes_come_in_pages_the_latest_claim_first(site: Site)
     nodes = await site.view("/nodes?nodes_page=2&sort=name")
     assert (nodes["total"], nodes["pages"], nodes["rows"][0]["name"]) == (31, 2, "n19")
     assert [row["name"] for row in (await site.view("/nodes?name=n1"))["rows"]] == [f"n1{digit}" for digit in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("search", "text", "command"),
+    [
+        (
+            "localhost 10000",
+            "10000 on localhost is held by Pod demo/db-0 (RESERVED).",
+            "hostport who localhost 10000/TCP",
+        ),
+        ("localhost:10000/UDP", "10000/UDP on localhost is free.", "hostport who localhost 10000/UDP"),
+        ("localhost:7000", "7000 on localhost is held by Relay media/r1 (LEASED).", "hostport who localhost 7000/UDP"),
+        ("nowhere:7000", "No node is called nowhere.", "hostport node"),
+        (
+            "7000/udp",
+            "7000/UDP is held by Relay media/r1 (LEASED), on localhost.",
+            "hostport list -A | grep -F -- 7000/UDP",
+        ),
+        ("7000/tcp", "7000/TCP is held on no node.", "hostport list -A | grep -F -- 7000/TCP"),
+        (
+            "db-0",
+            "Pod demo/db-0 (RESERVED) holds 10000/TCP, 10100/TCP on localhost.",
+            "hostport list -A | grep -F -- db-0",
+        ),
+        ("localhost", "2 claims match.", "hostport list -A | grep -F -- localhost"),
+        ("db-0 7000", "No claim is like that.", "hostport list -A | grep -F -- db-0 | grep -F -- 7000"),
+    ],
+)
+async def test_a_search_is_answered_in_a_sentence(site: Site, search: str, text: str, command: str) -> None:
+    await site.service.stub.Allocate(two_ports())
+    await site.service.stub.Allocate(LEASE)
+
+    view = await site.view(f"/claims?q={quote(search)}")
+
+    assert view["answer"] == {"text": text, "command": command}
+
+
+async def test_a_number_on_several_nodes_is_counted(site: Site) -> None:
+    site.service.engine.maintenance.observe(
+        ClusterChange(nodes=[node(f"n{number}") for number in range(3)], lists_pods=False)
+    )
+    for number in range(3):
+        owner = pb.Owner(kind="Relay", namespace="media", name=f"r{number}")
+        await site.service.stub.Allocate(
+            pb.AllocateRequest(
+                owner=owner, policy=pb.POLICY_STATIC, ports=[pb.PortRequest(host_port=9000)],
+                constraints=pb.NodeConstraints(node_name=f"n{number}"),
+            )
+        )  # fmt: skip
+
+    view = await site.view("/claims?q=9000")
+
+    assert view["answer"]["text"] == "9000 is held on 3 nodes, by 3 claims."
 
 
 async def read_event(stream: asyncio.StreamReader) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit import Desk, ask, lease, on, pod
 from msgspec.structs import replace
 
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.ports import parse_numbers
 from allocator.page.strips import KINDS, MOST_BUCKETS, Axis, Board, strip_of
+from testing.kit import Desk, ask, lease, on, pod
 
 N1 = NodeName("n1")
 
@@ -46,7 +46,7 @@ def test_a_strip_tells_kinds_apart_and_counts_a_number_once() -> None:
     desk.observe(pods=[pod("other", "a:7003=7003", "b:7003/UDP=7003", at="n1")])
     desk.observe(pods=[pod("far", "a:9000=9000", at="n1")])
 
-    strip = strip_of(desk.ledger.held_on(N1), Axis(7000, 7009), parse_numbers("7001"))
+    strip = strip_of(desk.ledger.nodes.held_on(N1), Axis(7000, 7009), parse_numbers("7001"))
 
     assert strip.totals() == {"OUTSIDER": 1, "LEASED": 1, "RESERVED": 2}
     assert {kind: list(counts) for kind, counts in strip.counts.items()} == {
@@ -60,14 +60,14 @@ def test_a_strip_tells_kinds_apart_and_counts_a_number_once() -> None:
 def test_what_is_not_durable_yet_is_not_shown() -> None:
     desk = Desk("n1")
     claim, _ = desk.ledger.reserve(ask("db", "a:1"), ClaimId("1"), desk.now)
-    before = desk.ledger.changed_on(N1)
+    before = desk.ledger.nodes.changed_on(N1)
 
-    assert list(desk.ledger.held_on(N1)) == []
+    assert list(desk.ledger.nodes.held_on(N1)) == []
 
     desk.ledger.publish(claim.id)
 
-    assert list(desk.ledger.held_on(N1)) == [(7000, claim)]
-    assert desk.ledger.changed_on(N1) > before
+    assert list(desk.ledger.nodes.held_on(N1)) == [(range(7000, 7001), claim)]
+    assert desk.ledger.nodes.changed_on(N1) > before
 
 
 steps = st.lists(

@@ -23,8 +23,8 @@ from hostport.v1.allocator_pb2 import (
     PortRequest,
     Protocol,
 )
-from shim.admission import Answer, admit
-from shim.outcomes import Allocate, Refused, Unreachable
+from shim.admission import AdmissionAnswer, admit
+from shim.outcomes import Allocate, Refusal, Unreachable
 
 RECORDED = Path(__file__).parent.parent / "testdata" / "admission"
 
@@ -87,26 +87,32 @@ def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
     raise AssertionError("it waits")
 
 
-def decide(what: Json, allocate: Allocate) -> Answer:
+def decide(what: Json, allocate: Allocate) -> AdmissionAnswer:
     answer = run(admit(body(what), allocate, probe=allocate))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, AdmissionAnswer)
     return answer
 
 
-def patched(obj: Json, answer: Answer) -> Json:
+def shown(answer: AdmissionAnswer) -> Json:
+    """The AdmissionReview that the API server gets."""
+    review: Json = json.loads(answer.body)
+    return review
+
+
+def patched(obj: Json, answer: AdmissionAnswer) -> Json:
     """The Pod after the patch as the API server would apply it."""
-    response = answer.review["response"]
+    response = shown(answer)["response"]
     assert response["allowed"], response
     ops = json.loads(base64.b64decode(response.get("patch", "W10=")))
     result: Json = jsonpatch.apply_patch(deepcopy(obj), ops)
     return result
 
 
-def answering(*outcomes: AllocateResponse | Refused | Unreachable) -> tuple[Allocate, list[AllocateRequest]]:
+def answering(*outcomes: AllocateResponse | Refusal | Unreachable) -> tuple[Allocate, list[AllocateRequest]]:
     """An allocator that gives these answers, the last one for ever, and the list of what it was asked."""
     asked: list[AllocateRequest] = []
 
-    async def allocate(request: AllocateRequest) -> AllocateResponse | Refused | Unreachable:
+    async def allocate(request: AllocateRequest) -> AllocateResponse | Refusal | Unreachable:
         asked.append(request)
         return outcomes[min(len(asked), len(outcomes)) - 1]
 
@@ -130,9 +136,11 @@ class FakeAllocator:
 
 def _numbered(request: AllocateRequest) -> list[AllocatedPort]:
     groups: dict[tuple[str, int], int] = {}
+    sizes: list[int] = []
     ports = []
     for each in request.ports:
         at = groups.setdefault((each.container, each.container_port), len(groups))
+        sizes += [each.count or 1] if at == len(sizes) else []
         is_default = request.host_network and each.host_port == each.container_port
         is_unset = is_default or each.former
         number = 0 if is_unset and request.policy in {POLICY_INDEX, POLICY_DYNAMIC} else each.host_port
@@ -140,7 +148,7 @@ def _numbered(request: AllocateRequest) -> list[AllocatedPort]:
             number = number or request.range.min + request.index + request.stride * at
         if request.policy == POLICY_PASSTHROUGH:
             number = number or each.container_port
-        ports.append(_allocated(each, each.container_port, number or 20000 + at))
+        ports.append(_allocated(each, each.container_port, number or 20000 + sum(sizes[:at])))
     return ports
 
 
@@ -165,7 +173,12 @@ def _taken_up(request: AllocateRequest, known: list[AllocatedPort]) -> list[Allo
 
 def _allocated(each: PortRequest, old: int, number: int) -> AllocatedPort:
     return AllocatedPort(
-        container=each.container, name=each.name, protocol=each.protocol, container_port=old, host_port=number
+        container=each.container,
+        name=each.name,
+        protocol=each.protocol,
+        container_port=old,
+        host_port=number,
+        count=each.count,
     )
 
 

@@ -21,6 +21,8 @@ from hostport.v1.allocator_pb2 import (
     AllocateResponse,
     AllocateStreamRequest,
     AllocateStreamResponse,
+    GetNodeAddressRequest,
+    GetNodeAddressResponse,
     ReportWarningsRequest,
     ReportWarningsResponse,
 )
@@ -47,12 +49,18 @@ class StandIn:
     asked: list[AllocateRequest] = field(default_factory=list)
     reported: list[ReportWarningsRequest] = field(default_factory=list)
     refuses_reports: bool = False
+    addresses: dict[str, GetNodeAddressResponse] = field(default_factory=dict)  # by node
     stream: Streaming | None = None  # how it serves AllocateStream; None: it does not know that call
     health: health.aio.HealthServicer | None = None
 
     async def allocate(self, request: AllocateRequest, context: Context) -> AllocateResponse:
         self.asked.append(request)
         return await self.answer(request, context)
+
+    async def address(self, request: GetNodeAddressRequest, context: Context) -> GetNodeAddressResponse:
+        if request.node not in self.addresses:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no address")
+        return self.addresses[request.node]
 
     async def report(self, request: ReportWarningsRequest, context: Context) -> ReportWarningsResponse:
         self.reported.append(request)
@@ -76,7 +84,12 @@ async def serving(
         request_deserializer=ReportWarningsRequest.FromString,
         response_serializer=ReportWarningsResponse.SerializeToString,
     )
-    methods: dict[str, Any] = {"Allocate": method, "ReportWarnings": report}
+    address = grpc.unary_unary_rpc_method_handler(
+        servicer.address,
+        request_deserializer=GetNodeAddressRequest.FromString,
+        response_serializer=GetNodeAddressResponse.SerializeToString,
+    )
+    methods: dict[str, Any] = {"Allocate": method, "ReportWarnings": report, "GetNodeAddress": address}
     if servicer.stream is not None:
         methods["AllocateStream"] = grpc.stream_stream_rpc_method_handler(
             servicer.stream,

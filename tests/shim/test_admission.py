@@ -21,12 +21,13 @@ from shimkit import (
     recorded,
     review,
     run,
+    shown,
 )
 
+from hostport.contract import Mistake
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
-from shim.admission import admit, users_field
-from shim.answers import denial_message
-from shim.outcomes import About, Mistake, Refused, Unreachable
+from shim.admission import REMEDIES, admit, denial_message, users_field
+from shim.outcomes import About, Refusal, Unreachable
 from shim.pods import parse_pod
 from shim.review import ReviewError
 
@@ -40,7 +41,7 @@ def test_a_pod_that_does_not_ask_is_allowed_untouched() -> None:
 
     answer = decide(pod(annotations={"enabled": "false"}), allocate)
 
-    assert answer.review == {
+    assert shown(answer) == {
         "apiVersion": "admission.k8s.io/v1",
         "kind": "AdmissionReview",
         "response": {"uid": "u-1", "allowed": True},
@@ -52,7 +53,7 @@ def test_a_pod_without_ports_is_allowed_with_a_warning() -> None:
     answer = decide(pod(container("a")), answering()[0])
 
     why = "no container has a port, so there is nothing to allocate: the Pod is left untouched"
-    assert answer.review["response"] == {"uid": "u-1", "allowed": True, "warnings": [f"NO_PORTS: {why}"]} | {
+    assert shown(answer)["response"] == {"uid": "u-1", "allowed": True, "warnings": [f"NO_PORTS: {why}"]} | {
         "auditAnnotations": {"warnings": "NO_PORTS"}
     }
 
@@ -60,7 +61,7 @@ def test_a_pod_without_ports_is_allowed_with_a_warning() -> None:
 def test_an_allocation_becomes_a_patch_and_an_audit_note() -> None:
     answer = decide(WEB, answering(granted(("a", "web", 8080, 7003)))[0])
 
-    response = answer.review["response"]
+    response = shown(answer)["response"]
     assert {key: response[key] for key in response if key not in {"patch", "warnings"}} == {
         "uid": "u-1",
         "allowed": True,
@@ -73,11 +74,11 @@ def test_an_allocation_becomes_a_patch_and_an_audit_note() -> None:
 
 @pytest.mark.parametrize("code", [422, 403])
 def test_a_refusal_is_an_answer_in_the_users_words(code: int) -> None:
-    refused = Refused(code, (Mistake("HELD_BY_LEASE", "ports[0].host_port", "port 80 is taken"),))
+    refused = Refusal(code, (Mistake("HELD_BY_LEASE", "ports[0].host_port", "port 80 is taken"),))
 
     answer = decide(WEB, answering(refused)[0])
 
-    assert answer.review["response"] == {
+    assert shown(answer)["response"] == {
         "uid": "u-1",
         "allowed": False,
         "status": {
@@ -91,13 +92,14 @@ def test_a_refusal_is_an_answer_in_the_users_words(code: int) -> None:
 
 
 def test_several_mistakes_are_one_message() -> None:
-    refused = Refused(422, (MISTAKE, Mistake("NEW_REASON", "", "something of a later version")))
+    refused = Refusal(422, (MISTAKE, Mistake("NEW_REASON", "", "something of a later version")))
 
-    status = decide(WEB, answering(refused)[0]).review["response"]["status"]
+    status = shown(decide(WEB, answering(refused)[0]))["response"]["status"]
 
     assert status["reason"] == "NO_INDEX"
     assert status["message"] == (
-        "2 mistakes: (1) NO_INDEX: metadata.name: policy Index needs an index; (2) NEW_REASON: something of a later version"
+        f"2 mistakes: (1) NO_INDEX: metadata.name: policy Index needs an index. {REMEDIES['NO_INDEX']};"
+        " (2) NEW_REASON: something of a later version"
     )
 
 
@@ -153,34 +155,34 @@ OURS = ("UNKNOWN_VALUE", "NOT_A_NUMBER")
 @pytest.mark.parametrize(
     ("what", "outcome", "reasons"),
     [
-        pytest.param(WRONG, Refused(422, (MISTAKE,)), ["UNKNOWN_VALUE", "NO_INDEX"], id="mistakes are merged"),
+        pytest.param(WRONG, Refusal(422, (MISTAKE,)), ["UNKNOWN_VALUE", "NO_INDEX"], id="mistakes are merged"),
         pytest.param(
             WRONG,
-            Refused(422, (Mistake("RANGE_INVERTED", "range", "x"),)),
+            Refusal(422, (Mistake("RANGE_INVERTED", "range", "x"),)),
             ["UNKNOWN_VALUE", "RANGE_INVERTED"],
             id="of the user's own range too",
         ),
         pytest.param(
             WRONG_RANGE,
-            Refused(422, (Mistake("PORT_RESERVED", "range.min", "x"), MISTAKE)),
+            Refusal(422, (Mistake("PORT_RESERVED", "range.min", "x"), MISTAKE)),
             ["NOT_A_NUMBER", "NO_INDEX"],
             id="not of a range that nobody asked for",
         ),
-        pytest.param(WRONG, Refused(403, (Mistake("PORT_CONFLICT", "", "x"),)), ["UNKNOWN_VALUE"], id="no conflicts"),
+        pytest.param(WRONG, Refusal(403, (Mistake("PORT_CONFLICT", "", "x"),)), ["UNKNOWN_VALUE"], id="no conflicts"),
         pytest.param(WRONG, Unreachable("NOT_SERVING", "x"), ["UNKNOWN_VALUE"], id="the allocator is away"),
         pytest.param(WRONG, granted(("a", "web", 8080, 1)), ["UNKNOWN_VALUE"], id="nothing else is wrong"),
     ],
 )
 def test_a_denied_pod_is_told_what_else_is_wrong(
-    what: Json, outcome: AllocateResponse | Refused | Unreachable, reasons: list[str]
+    what: Json, outcome: AllocateResponse | Refusal | Unreachable, reasons: list[str]
 ) -> None:
     probe, asked = answering(outcome)
 
     answer = decide(what, probe)
 
-    message = answer.review["response"]["status"]["message"]
+    message = shown(answer)["response"]["status"]["message"]
     known = {*OURS, "NO_INDEX", "RANGE_INVERTED", "PORT_RESERVED", "PORT_CONFLICT"}
-    assert answer.review["response"]["status"]["code"] == 422
+    assert shown(answer)["response"]["status"]["code"] == 422
     assert [reason for reason in sorted(known, key=message.find) if reason in message] == reasons
     assert [request.dry_run for request in asked] == [True]
 
@@ -237,7 +239,7 @@ def test_whatever_a_review_holds_it_is_answered_or_the_callers_fault(data: st.Da
     except ReviewError:
         return
     assert not isinstance(answer, Unreachable)
-    json.dumps(answer.review).encode()
+    json.dumps(shown(answer)).encode()
 
 
 async def lenient(request: AllocateRequest) -> AllocateResponse:

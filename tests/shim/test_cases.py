@@ -53,6 +53,7 @@ def rendered(name: str) -> tuple[list[Json], dict[str, str]]:
         pytest.param("undeclared-probe", {"UNDECLARED_PORT": ["asks 8081"]}, id="a probe of no port"),
         pytest.param("no-ports", {"NO_PORTS": ["nothing to allocate"]}, id="no ports"),
         pytest.param("restored-unnamed-port", {}, id="restored"),
+        pytest.param("contiguous-range", {}, id="a range of consecutive numbers"),
     ],
 )
 def test_a_case_is_told_as_people_need_it(case: str, words: dict[str, list[str]]) -> None:
@@ -76,6 +77,14 @@ def test_a_restored_pod_has_one_number_everywhere() -> None:
     assert number != "7002"
     assert {each["name"]: each["value"] for each in app["env"] if "value" in each} == {"HOSTPORT_8080": number}
     assert notes["hostport.io/allocated-8080-TCP"] == number
+
+
+def test_who_wants_a_range_of_numbers_has_all_of_them() -> None:
+    pods, told = rendered("contiguous-range")
+
+    held = [[port["hostPort"] for port in each["spec"]["containers"][0]["ports"]] for each in pods]
+    assert held == [list(range(20000 + 20 * at, 20020 + 20 * at)) for at in range(4)]
+    assert told == {}
 
 
 def test_two_addresses_of_one_number_are_two_sockets() -> None:

@@ -15,6 +15,14 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PODS = {
     "distributed-db.yaml": [(f"distributed-db-{i}", {"primary": 10000 + i, "metrics": 10100 + i}) for i in range(3)],
     "edge-proxy.yaml": [("edge-proxy-", {"https": 8443})],
+    "headless-service.yaml": [("lobby-", {"game": 18000 + i}) for i in range(3)],
+    "rtp-relay.yaml": [
+        ("rtp-relay-", {"rtp": 20000, "signalling": 20100}),
+        ("rtp-relay-", {"rtp": 20100, "signalling": 20000}),  # the other protocol's numbers are free
+        ("rtp-client-", {}),
+    ],
+    "sfu.yaml": [("sfu-", {"ice": 19000 + i}) for i in range(2)],
+    "worker-pool.yaml": [(f"worker-{i}", {"workers": 26000 + 20 * i}) for i in range(3)],
     "game-server.yaml": [("game-server-", {"game": 20000 + i, "game-tcp": 20000 + i}) for i in range(3)],
     "training-job.yaml": [(f"training-{i}-", {"rendezvous": 25500 + i}) for i in range(4)],
 }
@@ -35,7 +43,11 @@ def test_the_pods_of_an_example_get_their_numbers(name: str) -> None:
     assert [
         (
             pod["metadata"].get("name") or pod["metadata"]["generateName"],
-            {port["name"]: port["hostPort"] for port in pod["spec"]["containers"][0]["ports"]},
+            {
+                port["name"]: port["hostPort"]
+                for port in pod["spec"]["containers"][0].get("ports", [])
+                if "name" in port  # the other numbers of a block have none
+            },
         )
         for pod in json.loads(out.getvalue())["items"]
     ] == PODS[name]

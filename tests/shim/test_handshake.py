@@ -17,20 +17,20 @@ import pytest
 from standin import StandIn, serving
 from tornado.httpclient import AsyncHTTPClient
 
-from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, issue, new_authority, pem
-from allocator.certificates.serving import Serving
+from allocator.certificates.issuing import CLIENT, SERVER, CertificateSubject, Pair, issue, new_authority, pem
+from allocator.certificates.serving import BuiltInCertificate
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.client import AllocatorClient
-from shim.handshake import tls_trouble
 from shim.outcomes import Unreachable
-from shim.runtime import Options, Shim
+from shim.runtime import Shim, ShimOptions
+from shim.tls import tls_trouble
 
 NOW = time.time()
 HOUR = 3600.0
 OURS, OTHER = (new_authority(now=NOW - HOUR, seconds=2 * HOUR) for _ in range(2))
-SHIM = Identity(name="hostport-shim", alternatives=("shim",), usages=(SERVER, CLIENT))
+SHIM = CertificateSubject(name="hostport-shim", alternatives=("shim",), usages=(SERVER, CLIENT))
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def credentials(case: Case, folder: Path) -> Credentials:
 @asynccontextmanager
 async def allocator(case: Case) -> AsyncIterator[Address]:
     begun = NOW + min(0, case.seconds) * 2
-    server = Serving(now=NOW)
-    identity = Identity(name="hostport-allocator", alternatives=(case.address,))
+    server = BuiltInCertificate(now=NOW)
+    identity = CertificateSubject(name="hostport-allocator", alternatives=(case.address,))
     pair = issue(case.signed_allocator, identity, now=begun, seconds=abs(case.seconds))
     server.serve(pair, pem([case.allocator_trusts.certificate]))
     async with serving(StandIn(), credentials=server.credentials(asks_clients=True)) as address:
@@ -134,7 +134,7 @@ async def test_an_api_server_that_does_not_trust_the_shim_is_counted(
     files = credentials(CASES["both trust"], tmp_path)
     anywhere = Address("127.0.0.1", 0)
     shim = Shim(
-        Options(
+        ShimOptions(
             listen=anywhere,
             http=anywhere,
             allocator=anywhere,

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from shimkit import RECORDED, Json, container, pod, port, recorded
 
-from shim.fields import FieldError
 from shim.manifests import admission_review, pods_of
 from shim.outcomes import About
+from shim.pods import FieldError
 from shim.reading import read_document
-from shim.review import Ask, parse_review
+from shim.review import ToAllocate, parse_review
 
 TEMPLATE: Json = {
     "metadata": {"labels": {"app": "x"}, "annotations": {"hostport.io/enabled": "true"}},
@@ -121,7 +121,7 @@ def test_an_impossible_manifest_is_named(manifest: Json, message: str) -> None:
 def test_a_review_of_a_pod_is_one_that_the_webhook_understands() -> None:
     found = parse_review(json.dumps(admission_review(pod(container("a", port())), "u-9", dry_run=True)).encode())
 
-    assert isinstance(found, Ask)
+    assert isinstance(found, ToAllocate)
     assert found.request.dry_run
     assert found.about == About(request_id="u-9", namespace="demo", name="web-3", policy="INDEX", is_dry_run=True)
 

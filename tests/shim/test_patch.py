@@ -5,28 +5,31 @@ from copy import deepcopy
 from typing import Any
 
 import jsonpatch
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shimkit import FakeAllocator, Json, container, decide, granted, patched, pod, port, recorded, review
+from shimkit import FakeAllocator, Json, container, decide, granted, patched, pod, port, recorded, review, shown
 
-from hostport.v1.allocator_pb2 import AllocateResponse, Warning  # noqa: A004 - the message's name
-from shim.held import AllocationError
+from hostport.v1.allocator_pb2 import POLICY_DYNAMIC, POLICY_STATIC, AllocateResponse, PortRange, Warning  # noqa: A004 - the message's name
+from shim.admission import warning_text
+from shim.annotations import PodSettings
 from shim.patch import build_patch
 from shim.pods import parse_pod
-from shim.review import Options
+from shim.ports import AllocationError
+from shim.review import PatchOptions
 
-PLAIN = Options(inject_env=False)
+PLAIN = PatchOptions(settings=PodSettings(inject_env=False))
 ID = "a" * 32
 
 
-def ops(obj: Json, response: AllocateResponse, options: Options = PLAIN) -> list[tuple[str, Any]]:
+def ops(obj: Json, response: AllocateResponse, options: PatchOptions = PLAIN) -> list[tuple[str, Any]]:
     """The operations on the spec: (path, value)."""
     built, _ = build_patch(parse_pod(obj), response, options)
-    return [(op["path"], op.get("value")) for op in built if op["path"].startswith("/spec")]
+    return [(op.path, getattr(op, "value", None)) for op in built if op.path.startswith("/spec")]
 
 
-def reasons(obj: Json, response: AllocateResponse, options: Options = PLAIN) -> list[str]:
+def reasons(obj: Json, response: AllocateResponse, options: PatchOptions = PLAIN) -> list[str]:
     return [warning.reason for warning in build_patch(parse_pod(obj), response, options)[1]]
 
 
@@ -47,7 +50,7 @@ def test_the_readmes_example_is_patched_as_written() -> None:
 
     answer = decide(what, FakeAllocator())
 
-    assert list(answer.ops) == [
+    assert msgspec.to_builtins(list(answer.ops)) == [
         {"op": "add", "path": "/spec/hostNetwork", "value": True},
         {"op": "add", "path": "/spec/containers/0/ports/0/containerPort", "value": 10001},
         {"op": "add", "path": "/spec/containers/0/ports/0/hostPort", "value": 10001},
@@ -66,7 +69,7 @@ def test_the_readmes_example_is_patched_as_written() -> None:
         {"op": "add", "path": "/metadata/annotations/hostport.io~1warnings", "value": "PORT_MOVED"},
     ]
     moved = "port primary of container node moved from 8080 to 10001; nothing names HOSTPORT_PRIMARY"
-    assert [str(each) for each in answer.warnings] == [
+    assert [warning_text(each) for each in answer.warnings] == [
         f"PORT_MOVED: {moved}: listen on it, or set hostport.io/network: Pod"
     ]
 
@@ -107,10 +110,15 @@ def _without_ours(obj: Json) -> Json:
         pytest.param({"dnsPolicy": None}, PLAIN, "ClusterFirstWithHostNet", id="absent"),
         pytest.param({"dnsPolicy": "Default"}, PLAIN, None, id="another is the user's"),
         pytest.param({"dnsPolicy": "ClusterFirstWithHostNet"}, PLAIN, None, id="right already"),
-        pytest.param({"dnsPolicy": "ClusterFirst"}, Options(inject_env=False, keep_dns=True), None, id="Keep"),
+        pytest.param(
+            {"dnsPolicy": "ClusterFirst"},
+            PatchOptions(settings=PodSettings(inject_env=False, keep_dns=True)),
+            None,
+            id="Keep",
+        ),
     ],
 )
-def test_dns_follows_host_network(spec: Json, options: Options, expected: str | None) -> None:
+def test_dns_follows_host_network(spec: Json, options: PatchOptions, expected: str | None) -> None:
     made = pod(container("a", port(number=80)), **spec)
 
     found = dict(ops(made, granted(("a", "", 80, 80)), options))
@@ -274,7 +282,33 @@ def test_a_range_or_number_that_others_use_is_warned_of(
     made = pod(container("a", port(number=80), port(number=81), args=["$(HOSTPORT_80)"]))
     held = granted(("a", "", 80, number), ("a", "", 81, number))
 
-    assert reasons(made, held, Options(inject_env=False, range=bounds)) == expected
+    settings = PodSettings(inject_env=False, policy=POLICY_STATIC)
+    if bounds:
+        settings = PodSettings(inject_env=False, policy=POLICY_DYNAMIC, numbers=(*bounds, 100))
+
+    assert reasons(made, held, PatchOptions(settings=settings)) == expected
+
+
+EPHEMERAL = {
+    "none of the default's": ([(20000, 21000)], 40000, []),
+    "the nodes' own": ([(20000, 21000), (22000, 23000)], 22500, ["port 22500 meets the ephemeral range 22000-23000"]),
+    "none at all, since their agents reserve": ([], 40000, []),
+}
+
+
+@pytest.mark.parametrize(("ranges", "number", "expected"), EPHEMERAL.values(), ids=EPHEMERAL)
+def test_where_agents_say_which_numbers_connections_take_the_warning_goes_by_that(
+    ranges: list[tuple[int, int]], number: int, expected: list[str]
+) -> None:
+    made = pod(container("a", port(number=80), args=["$(HOSTPORT_80)"]))
+    held = granted(("a", "", 80, number))
+    held.has_ephemeral_ranges = True
+    held.ephemeral_ranges.extend(PortRange(min=low, max=high) for low, high in ranges)
+    settings = PodSettings(inject_env=False, policy=POLICY_STATIC)
+    _, warnings = build_patch(parse_pod(made), held, PatchOptions(settings=settings))
+
+    told = [warned.message.partition(",")[0] for warned in warnings if warned.reason == "EPHEMERAL_RANGE"]
+    assert told == expected
 
 
 @pytest.mark.parametrize(
@@ -312,7 +346,7 @@ def test_a_pod_that_kubectl_applied_is_warned_of() -> None:
 
     why = "applying this Pod again unchanged fails, as its containerPort changed"
     remedy = "delete and create it, or use a workload such as a StatefulSet"
-    assert answer.review["response"]["warnings"][0] == f"BARE_POD_APPLIED: {why}: {remedy}"
+    assert shown(answer)["response"]["warnings"][0] == f"BARE_POD_APPLIED: {why}: {remedy}"
 
 
 def test_the_allocators_warnings_come_first_and_none_is_long() -> None:
@@ -322,7 +356,7 @@ def test_the_allocators_warnings_come_first_and_none_is_long() -> None:
     _, warnings = build_patch(parse_pod(pod(container("a", port(number=80)))), response, PLAIN)
 
     assert [warning.reason for warning in warnings] == ["NO_CANDIDATE", "PRIVILEGED_PORT"]
-    assert [len(str(warning)) <= 200 for warning in warnings] == [True, True]
+    assert [len(warning_text(warning)) <= 200 for warning in warnings] == [True, True]
 
 
 # -- mutate(mutate(pod)) adds nothing
@@ -373,7 +407,7 @@ def test_mutating_twice_adds_nothing(before: Json) -> None:
     again = decide(once, allocator)
 
     assert again.ops == ()
-    assert "patch" not in again.review["response"]
+    assert "patch" not in shown(again)["response"]
 
 
 @given(PODS)
@@ -417,7 +451,7 @@ def test_every_operation_is_an_add_or_a_remove_that_changes_something(before: Js
     answer = decide(before, FakeAllocator())
 
     current = deepcopy(before)
-    for op in answer.ops:
+    for op in msgspec.to_builtins(answer.ops):
         after = jsonpatch.apply_patch(current, [op])
         assert op["op"] in {"add", "remove"}
         assert after != current

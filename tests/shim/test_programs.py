@@ -8,15 +8,31 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shimkit import FakeAllocator, Json, answering, body, container, decide, granted, patched, pod, port, review, run
+from shimkit import (
+    FakeAllocator,
+    Json,
+    answering,
+    body,
+    container,
+    decide,
+    granted,
+    patched,
+    pod,
+    port,
+    review,
+    run,
+    shown,
+)
 from test_patch import PODS, http
 
-from hostport.contract import Notice
+from hostport.contract import Mistake, Notice
+from hostport.contract.limits import LONGEST_WARNING
 from hostport.v1.allocator_pb2 import POLICY_DYNAMIC
-from shim.admission import Answer, admit
-from shim.outcomes import LONGEST_WARNING, Mistake, Refused
+from shim.admission import REMEDIES, AdmissionAnswer, admit, warning_text
+from shim.outcomes import Refusal
 
 DYNAMIC = {"policy": "Dynamic"}
+ENABLED = {"hostport.io/enabled": "true"}
 
 
 def admitted(made: Json, **request: Any) -> tuple[Json, dict[str, str]]:
@@ -24,8 +40,8 @@ def admitted(made: Json, **request: Any) -> tuple[Json, dict[str, str]]:
     what = review(made, **request) if request else made
     answer = decide(what, FakeAllocator())
     assert answer.result == "patched", answer.detail
-    told = {each.reason: str(each).partition(": ")[2] for each in answer.warnings}
-    assert all(len(str(each)) <= LONGEST_WARNING for each in answer.warnings)
+    told = {each.reason: warning_text(each).partition(": ")[2] for each in answer.warnings}
+    assert all(len(warning_text(each)) <= LONGEST_WARNING for each in answer.warnings)
     return patched(made, answer), told
 
 
@@ -49,11 +65,11 @@ def denied(made: Json, **options: Any) -> list[str]:
     async def nobody(request: Any) -> Any:
         raise AssertionError("nothing may be allocated")
 
-    async def silent(request: Any) -> Refused:
-        return Refused(403, (Mistake("X", "", ""),))
+    async def silent(request: Any) -> Refusal:
+        return Refusal(403, (Mistake("X", "", ""),))
 
     answer = run(admit(body(made), nobody, probe=silent, **options))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, AdmissionAnswer)
     assert answer.result == "denied"
     return [answer.detail]
 
@@ -109,7 +125,7 @@ def test_the_default_network_is_for_pods_that_do_not_say(annotations: Json, own:
 
     answer = run(admit(body(made), allocate, probe=allocate, own_network=own))
 
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, AdmissionAnswer)
     assert patched(made, answer)["spec"].get("hostNetwork") is expected
 
 
@@ -135,7 +151,7 @@ def test_two_host_ports_of_one_container_port_stay_two() -> None:
     )
     allocate, asked = answering(granted(("app", "a", 80, 8000), ("app", "b", 80, 8001)))
 
-    assert [op["path"] for op in decide(made, allocate).ops if "ports" in op["path"]] == []
+    assert [op.path for op in decide(made, allocate).ops if "ports" in op.path] == []
     assert [each.host_port for each in asked[0].ports] == [8000, 8001]
 
 
@@ -378,7 +394,7 @@ def test_a_finding_says_what_where_and_what_to_do_and_stands_in_the_pod(notice: 
     assert {each.reason: each.message for each in answer.warnings}[notice.name] == sentence
     codes = notes(stored)["warnings"].split(",")
     assert notice.name in codes
-    assert answer.review["response"]["auditAnnotations"]["warnings"] == ",".join(codes)
+    assert shown(answer)["response"]["auditAnnotations"]["warnings"] == ",".join(codes)
     assert decide(stored, allocator).ops == (), "what was told stays told"
 
 
@@ -666,17 +682,37 @@ def test_two_ports_do_not_share_a_target() -> None:
 # -- refusals
 
 
-def refused_with(reason: str, made: Json) -> str:
-    return decide(made, answering(Refused(403, (Mistake(reason, "ports", "no"),)))[0]).detail
+def refused_with(reason: str, made: Json, field: str = "ports") -> str:
+    return decide(made, answering(Refusal(403, (Mistake(reason, field, "no"),)))[0]).detail
 
 
-@pytest.mark.parametrize("reason", ["PORT_CONFLICT", "RANGE_EXHAUSTED"])
-def test_a_refusal_that_ends_by_itself_names_how_to_wait(reason: str) -> None:
+@pytest.mark.parametrize("reason", sorted(REMEDIES))
+def test_a_refusal_says_what_to_do_in_the_words_of_annotations(reason: str) -> None:
+    assert refused_with(reason, pod(container("app", port()))).startswith(f"{reason}: no. {REMEDIES[reason]}")
+    assert "hostport.io/" in REMEDIES[reason]
+
+
+@pytest.mark.parametrize("reason", ["NUMBER_BEYOND_RANGE", "PORT_RESERVED"])
+def test_who_wrote_a_number_is_not_told_of_a_range_that_plays_no_part(reason: str) -> None:
+    detail = refused_with(reason, pod(container("app", port(hostPort=65500))), "ports[0]")
+
+    assert "min-port" not in detail
+    assert detail.startswith(f"{reason}: spec.containers[0].ports[0]: no")
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("PORT_CONFLICT", "PORT_CONFLICT: no"),
+        ("RANGE_EXHAUSTED", f"RANGE_EXHAUSTED: no. {REMEDIES['RANGE_EXHAUSTED']}"),
+    ],
+)
+def test_a_refusal_that_ends_by_itself_names_how_to_wait(reason: str, said: str) -> None:
     waits = 'hostport.io/when-full: "Pending" lets the Pod wait and start when there is room'
     app = container("app", port())
 
-    assert refused_with(reason, pod(app, annotations=DYNAMIC)) == f"{reason}: no. {waits}"
-    assert refused_with(reason, pod(app, annotations=DYNAMIC | {"when-full": "Pending"})) == f"{reason}: no"
+    assert refused_with(reason, pod(app, annotations=DYNAMIC)) == f"{said}. {waits}"
+    assert refused_with(reason, pod(app, annotations=DYNAMIC | {"when-full": "Pending"})) == said
 
 
 def test_a_refusal_of_a_number_tells_where_its_index_comes_from() -> None:
@@ -684,11 +720,21 @@ def test_a_refusal_of_a_number_tells_where_its_index_comes_from() -> None:
     chance = 'The index is the end of metadata.name, "web-24567": it may be there by chance'
 
     assert refused_with(
-        "NUMBER_BEYOND_RANGE", pod(app, metadata={"name": "web-24567", "annotations": {"hostport.io/enabled": "true"}})
+        "NUMBER_BEYOND_RANGE", pod(app, metadata={"name": "web-24567", "annotations": ENABLED})
     ).endswith(chance)
     labelled = pod(app)
     labelled["metadata"]["labels"] = {"apps.kubernetes.io/pod-index": "3"}
-    assert refused_with("NUMBER_BEYOND_RANGE", labelled) == "NUMBER_BEYOND_RANGE: no"
+    assert "by chance" not in refused_with("NUMBER_BEYOND_RANGE", labelled)
+
+
+@pytest.mark.parametrize("reason", ["PORT_CONFLICT", "HELD_BY_SERVICE"])
+def test_a_refusal_of_a_number_that_its_author_wrote_tells_nothing_of_an_index(reason: str) -> None:
+    asked = pod(container("app", port(hostPort=7777)), metadata={"name": "web-24567", "annotations": ENABLED})
+
+    assert "by chance" in refused_with(reason, asked, "ports")
+    detail = refused_with(reason, asked, "ports[0].host_port")
+    assert "by chance" not in detail
+    assert detail.startswith(f"{reason}: spec.containers[0].ports[0].hostPort: no")
 
 
 def test_a_copy_without_an_index_is_told_what_it_is() -> None:

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from hostport.cli.__main__ import cli
-from shim.fields import FieldError
+from hostport_cli.__main__ import cli
+from shim.pods import FieldError
 from shim.reading import read_document
 
 ASKS = 'annotations: {hostport.io/enabled: "true", hostport.io/policy: Dynamic}'

@@ -17,21 +17,21 @@ import grpc
 import pytest
 from shimkit import body, container, pod, port, review
 from standin import Context, StandIn, serving
-from waiting import until
 
-from allocator.certificates.issuing import CLIENT, SERVER, Identity, Pair, issue, new_authority, pem
-from allocator.certificates.serving import Serving
+from allocator.certificates.issuing import CLIENT, SERVER, CertificateSubject, Pair, issue, new_authority, pem
+from allocator.certificates.serving import BuiltInCertificate
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.supervision import Loops
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
 from shim import runtime
-from shim.runtime import Options, Shim
+from shim.runtime import Shim, ShimOptions
+from testing.waiting import until
 
 ANYWHERE = Address("127.0.0.1", 0)
-SHIM = Identity(name="hostport-shim", alternatives=("127.0.0.1",), usages=(SERVER, CLIENT))
-ALLOCATOR = Identity(name="hostport-allocator", alternatives=("127.0.0.1",))
+SHIM = CertificateSubject(name="hostport-shim", alternatives=("127.0.0.1",), usages=(SERVER, CLIENT))
+ALLOCATOR = CertificateSubject(name="hostport-allocator", alternatives=("127.0.0.1",))
 HOUR = 3600.0
 RELOADS = 20
 SLOW = 0.3  # seconds that every tenth decision takes: longer than the time between two reloads
@@ -83,9 +83,9 @@ class Mounted:
         (self._folder / "..new").replace(self._folder / "..data")
 
     @property
-    def options(self) -> Options:
+    def options(self) -> ShimOptions:
         cert, key, ca = (self._folder / name for name in ("tls.crt", "tls.key", "ca.crt"))
-        return Options(
+        return ShimOptions(
             listen=ANYWHERE,
             http=ANYWHERE,
             allocator=ANYWHERE,
@@ -154,7 +154,7 @@ async def test_no_request_fails_through_twenty_reloads(tmp_path: Path, monkeypat
     monkeypatch.setattr(runtime, "POLL", 0.02)
     callers: set[bytes] = set()
     first, *later = stages()
-    mounted, server = Mounted(tmp_path), Serving(now=time.time())
+    mounted, server = Mounted(tmp_path), BuiltInCertificate(now=time.time())
     mounted.show(first)
     server.serve(first.allocator, first.trusted)
     async with serving(counting(callers), credentials=server.credentials(asks_clients=True)) as address:
@@ -223,7 +223,7 @@ def _good(authority: Pair) -> Pair:
 )
 async def test_who_is_let_in(shown: Callable[[Pair], Pair | None], *, is_let_in: bool) -> None:
     authority = new_authority(now=time.time() - 1000, seconds=HOUR)
-    server = Serving(now=time.time())
+    server = BuiltInCertificate(now=time.time())
     trusted = pem([authority.certificate])
     server.serve(certified(authority, authority).allocator, trusted)
     pair = shown(authority)
@@ -244,7 +244,7 @@ async def test_until_there_is_a_certificate_nobody_is_let_in() -> None:
     authority = new_authority(now=time.time(), seconds=HOUR)
     trusted = pem([authority.certificate])
     pair = _good(authority)
-    server = Serving(now=time.time())
+    server = BuiltInCertificate(now=time.time())
     credentials = grpc.ssl_channel_credentials(trusted.encode(), pair.key.encode(), pem([pair.certificate]).encode())
     async with (
         serving(StandIn(), credentials=server.credentials(asks_clients=True)) as address,

@@ -17,8 +17,7 @@ from test_patch import PODS
 
 from hostport.credentials import Credentials
 from hostport.flags import Address
-from shim.pointers import applied
-from shim.render import RenderOptions, render
+from shim.render import RenderOptions, applied, render
 
 EXAMPLE = """
     apiVersion: apps/v1

@@ -11,13 +11,13 @@ import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2
 from standin import StandIn, serving
-from waiting import until
 
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.client import AllocatorClient
 from shim.outcomes import Unreachable
+from testing.waiting import until
 
 SERVICE = "hostport.v1.AllocatorService"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -75,8 +75,8 @@ async def test_while_none_serves_an_ask_waits_until_its_deadline(*, is_alone: bo
     first = Replica()
     await first.serves(does=False)
     async with serving(first) as address:
-        target = {"replicas": "" if is_alone else f"ipv4:{address}"}
-        client = AllocatorClient(address if is_alone else NAME, Credentials(), **target)
+        replicas = "" if is_alone else f"ipv4:{address}"
+        client = AllocatorClient(address if is_alone else NAME, Credentials(), replicas=replicas)
         try:
             outcome = await client.allocate(AllocateRequest(), deadline=_in(0.3))
         finally:

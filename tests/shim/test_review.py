@@ -18,13 +18,14 @@ from hostport.v1.allocator_pb2 import (
     NodeTerm,
     Toleration,
 )
+from shim.annotations import PodSettings
 from shim.outcomes import About
-from shim.review import Ask, Denied, NotOurs, Options, ReviewError, parse_review
+from shim.review import Denied, NotOurs, PatchOptions, ReviewError, ToAllocate, parse_review
 
 
-def asked(what: Json) -> Ask:
+def asked(what: Json) -> ToAllocate:
     found = parse_review(body(what))
-    assert isinstance(found, Ask), found
+    assert isinstance(found, ToAllocate), found
     return found
 
 
@@ -38,7 +39,7 @@ def mistakes(what: Json) -> list[tuple[str, str]]:
     return [(each.reason, each.field) for each in denied(what).mistakes]
 
 
-def index_of(found: Ask) -> int | None:
+def index_of(found: ToAllocate) -> int | None:
     return found.request.index if found.request.HasField("index") else None
 
 
@@ -337,17 +338,47 @@ def test_range_and_stride_are_always_explicit(annotations: Json, expected: tuple
 @pytest.mark.parametrize(
     ("annotations", "expected"),
     [
-        pytest.param({}, Options(range=(7000, 8000)), id="none"),
-        pytest.param({"policy": "Dynamic", "min-port": "9000"}, Options(range=(9000, 10000)), id="Dynamic has a range"),
-        pytest.param({"policy": "Passthrough"}, Options(), id="Passthrough has none"),
-        pytest.param({"policy": "Static"}, Options(), id="Static has none"),
-        pytest.param({"policy": "Static", "dns-policy": "Keep"}, Options(keep_dns=True), id="Keep"),
-        pytest.param({"policy": "Static", "inject-env": "false"}, Options(inject_env=False), id="no env"),
-        pytest.param({"policy": "Static", "inject-env": "true"}, Options(), id="env"),
+        pytest.param({}, (7000, 8000), id="none"),
+        pytest.param({"policy": "Dynamic", "min-port": "9000"}, (9000, 10000), id="Dynamic has a range"),
+        pytest.param({"policy": "Passthrough"}, None, id="Passthrough has none"),
+        pytest.param({"policy": "Static"}, None, id="Static has none"),
     ],
 )
-def test_options_are_for_the_patch(annotations: Json, expected: Options) -> None:
-    assert asked(pod(container("a", port()), annotations=annotations)).options == expected
+def test_the_patch_is_told_what_bounds_the_numbers(annotations: Json, expected: tuple[int, int] | None) -> None:
+    assert asked(pod(container("a", port()), annotations=annotations)).options.settings.range == expected
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        pytest.param({}, PodSettings(), id="none"),
+        pytest.param({"dns-policy": "Keep"}, PodSettings(keep_dns=True), id="Keep"),
+        pytest.param({"inject-env": "false"}, PodSettings(inject_env=False), id="no env"),
+        pytest.param({"inject-env": "true"}, PodSettings(), id="env"),
+    ],
+)
+def test_options_are_for_the_patch(annotations: Json, expected: PodSettings) -> None:
+    assert asked(pod(container("a", port()), annotations=annotations)).options == PatchOptions(settings=expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90.0), ("10m", 600.0), ("1h", 3600.0), ("0s", 0.0), ("1.5", 1.5)], ids=str
+)
+def test_a_cool_down_is_passed_on(text: str, seconds: float) -> None:
+    found = asked(pod(container("a", port()), annotations={"policy": "Dynamic", "cool-down": text}))
+
+    assert found.request.cool_down.ToTimedelta().total_seconds() == seconds
+
+
+def test_without_a_cool_down_the_allocators_counts() -> None:
+    assert not asked(pod(container("a", port()))).request.HasField("cool_down")
+
+
+@pytest.mark.parametrize("text", ["soon", "61m", "-1s", "", "10 m"])
+def test_a_cool_down_that_is_none_is_denied(text: str) -> None:
+    assert mistakes(pod(container("a", port()), annotations={"policy": "Dynamic", "cool-down": text})) == [
+        ("INVALID_COOL_DOWN", "annotation hostport.io/cool-down")
+    ]
 
 
 def test_when_full_is_passed_on() -> None:

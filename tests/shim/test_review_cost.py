@@ -8,22 +8,25 @@ from bisect import bisect_left
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
-from costing import milliseconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hostport.bounds import LARGEST_ANSWER, MOST_PORTS, Bound
 from hostport.contract import Reason
+from hostport.contract.limits import LARGEST_ANSWER, MOST_PORTS, Bound
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
-from shim.admission import Answer, admit
-from shim.mutate import LARGEST_REVIEW
-from shim.outcomes import Refused, Unreachable
+from shim.admission import AdmissionAnswer, admit
+from shim.allocation_request import rough_patch_bytes
+from shim.annotations import PodSettings
+from shim.outcomes import Refusal, Unreachable
 from shim.patch import build_patch
 from shim.pods import parse_pod
 from shim.publishing import Publication
-from shim.review import Ask, Options, ReviewError, parse_review
-from shim.size import patch_bytes, rough_patch_bytes
+from shim.review import PatchOptions, ReviewError, ToAllocate, parse_review
+from shim.sizes import patch_bytes
+from shim.webhook import LARGEST_REVIEW
+from testing.costing import milliseconds
 
 Json = dict[str, Any]
 MOST_MILLISECONDS = 50
@@ -137,7 +140,7 @@ def answer_to(request: AllocateRequest) -> AllocateResponse:
     return response
 
 
-async def allocate(request: AllocateRequest) -> AllocateResponse | Refused | Unreachable:
+async def allocate(request: AllocateRequest) -> AllocateResponse | Refusal | Unreachable:
     return answer_to(request)
 
 
@@ -166,7 +169,7 @@ def containers_for(ports: int, variables: int, name: str) -> int:
     most = min(Bound.CONTAINERS.most, Bound.ENV.most // max(variables, 1))
 
     def is_refused(count: int) -> bool:
-        return not isinstance(parse_review(review(ports, count, variables, name)), Ask)
+        return not isinstance(parse_review(review(ports, count, variables, name)), ToAllocate)
 
     return bisect_left(range(1, most + 1), True, key=is_refused)
 
@@ -191,8 +194,8 @@ def test_the_largest_patch_is_built_within_a_turn_and_sent(ports: int, variables
 
     def answered() -> None:
         answer = asyncio.run(admit(body, allocate, probe=allocate))
-        assert isinstance(answer, Answer)
-        sent.append((answer.result, len(json.dumps(answer.review))))
+        assert isinstance(answer, AdmissionAnswer)
+        sent.append((answer.result, len(answer.body)))
 
     assert milliseconds(answered) < MOST_MILLISECONDS
     assert [result for result, _ in sent] == ["patched"] * len(sent)
@@ -223,7 +226,7 @@ def test_texts_are_read_within_a_turn(ports: int, words: list[str], rewrites: bo
 
     def answered() -> None:
         answer = asyncio.run(admit(body, allocate, probe=allocate))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, AdmissionAnswer)
         results.append(answer.result)
 
     assert milliseconds(answered) < MOST_MILLISECONDS
@@ -233,7 +236,7 @@ def test_texts_are_read_within_a_turn(ports: int, words: list[str], rewrites: bo
 async def test_512_ports_in_5000_containers_are_refused_with_what_is_too_much() -> None:
     answer = await admit(review(512, 5000), allocate, probe=allocate)
 
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, AdmissionAnswer)
     assert (answer.result, answer.detail) == (
         "denied",
         "TOO_COMPLEX: spec.containers: 5,000 containers and init containers are more than 512. Split the Pod",
@@ -241,12 +244,12 @@ async def test_512_ports_in_5000_containers_are_refused_with_what_is_too_much() 
 
 
 async def test_a_patch_that_would_be_too_large_is_refused_before_anybody_is_asked() -> None:
-    async def nobody(request: AllocateRequest) -> AllocateResponse | Refused | Unreachable:
+    async def nobody(request: AllocateRequest) -> AllocateResponse | Refusal | Unreachable:
         raise AssertionError("nothing may be allocated for it")
 
     answer = await admit(review(512, 512), nobody, probe=nobody)
 
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, AdmissionAnswer)
     assert answer.reason == Reason.TOO_COMPLEX.name
     assert "bytes of the patch" in answer.detail
 
@@ -256,7 +259,7 @@ async def test_without_variables_it_is_let_in() -> None:
 
     answer = await admit(review(512, 512, more=without), allocate, probe=allocate)
 
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, AdmissionAnswer)
     assert answer.result == "patched"
 
 
@@ -293,9 +296,11 @@ def test_a_patch_is_never_larger_than_it_was_foretold(
     for port in pod.ports:
         request.ports.add(container=port.container, name=port.name, protocol=1, container_port=port.container_port)
 
-    options = Options(inject_env=inject_env, rewrites=rewrites, own_network=own_network, publications=published)
+    options = PatchOptions(
+        settings=PodSettings(inject_env=inject_env, rewrites=rewrites, own_network=own_network), publications=published
+    )
     ops, _ = build_patch(pod, answer_to(request), options)
 
     foretold = patch_bytes(pod, inject_env=inject_env, rewrites=rewrites, targets=len(published))
-    assert len(json.dumps(ops, ensure_ascii=False, separators=(",", ":")).encode()) <= foretold
+    assert len(msgspec.json.encode(ops)) <= foretold
     assert foretold <= rough_patch_bytes(pod, rewrites=rewrites, targets=len(published))

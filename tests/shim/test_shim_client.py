@@ -11,13 +11,14 @@ import trustme
 from shimkit import granted
 from standin import Answering, Context, Pair, StandIn, issue, refusing, serving
 
+from hostport.contract import Mistake
 from hostport.credentials import Credentials
 from hostport.flags import Address
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.client import AllocatorClient
-from shim.outcomes import Mistake, Refused, Unreachable
+from shim.outcomes import Refusal, Unreachable
 
-Outcome = AllocateResponse | Refused | Unreachable
+Outcome = AllocateResponse | Refusal | Unreachable
 NOW = asyncio.get_running_loop
 
 
@@ -44,6 +45,16 @@ async def test_an_answer_comes_through() -> None:
     assert await asked(answer) == response
 
 
+async def test_no_proxy_that_the_environment_names_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("http_proxy", "http://127.0.0.1:1"), ("no_proxy", "")):
+        monkeypatch.setenv(name, value)
+
+    async def answer(_: AllocateRequest, __: Context) -> AllocateResponse:
+        return AllocateResponse()
+
+    assert await asked(answer) == AllocateResponse()
+
+
 INVALID, PRECONDITION, EXHAUSTED, UNAVAILABLE = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -57,22 +68,22 @@ INVALID, PRECONDITION, EXHAUSTED, UNAVAILABLE = (
     [
         pytest.param(
             refusing(INVALID, "NO_INDEX", ("index", "none", "NO_INDEX"), ("ports[0]", "bad", "OWN_PORTS_COLLIDE")),
-            Refused(422, (Mistake("NO_INDEX", "index", "none"), Mistake("OWN_PORTS_COLLIDE", "ports[0]", "bad"))),
+            Refusal(422, (Mistake("NO_INDEX", "index", "none"), Mistake("OWN_PORTS_COLLIDE", "ports[0]", "bad"))),
             id="every violation is a mistake",
         ),
         pytest.param(
             refusing(INVALID, "NO_INDEX", ("index", "none", "")),
-            Refused(422, (Mistake("NO_INDEX", "index", "none"),)),
+            Refusal(422, (Mistake("NO_INDEX", "index", "none"),)),
             id="a violation without a reason has the status's",
         ),
         pytest.param(
             refusing(PRECONDITION, "PORT_CONFLICT", message="80 is taken"),
-            Refused(403, (Mistake("PORT_CONFLICT", "", "80 is taken"),)),
+            Refusal(403, (Mistake("PORT_CONFLICT", "", "80 is taken"),)),
             id="a conflict",
         ),
         pytest.param(
             refusing(EXHAUSTED, "RANGE_EXHAUSTED"),
-            Refused(403, (Mistake("RANGE_EXHAUSTED", "", "no"),)),
+            Refusal(403, (Mistake("RANGE_EXHAUSTED", "", "no"),)),
             id="a range exhausted",
         ),
         pytest.param(
@@ -111,7 +122,7 @@ async def test_details_that_contradict_the_status_are_not_believed() -> None:
 
 async def test_a_slow_allocator_is_given_up_at_the_deadline() -> None:
     async def answer(_: AllocateRequest, __: Context) -> AllocateResponse:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()  # for ever
         raise AssertionError
 
     before = NOW().time()

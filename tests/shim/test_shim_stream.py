@@ -21,8 +21,8 @@ from hostport.v1.allocator_pb2 import (
     AllocateStreamResponse,
     Allocation,
 )
+from shim.client import LARGEST_ASK
 from shim.outcomes import Unreachable
-from shim.stream import LARGEST_ASK
 
 Asks = AsyncIterator[AllocateStreamRequest]
 Answers = AsyncIterator[AllocateStreamResponse]

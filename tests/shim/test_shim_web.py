@@ -24,11 +24,11 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httputil import HTTPHeaders
 
 from hostport.flags import Address
-from hostport.serving import Patience
+from hostport.serving import ConnectionTimeouts
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
-from shim.desk import MOST_BYTES, SMALL_BODY, patience
-from shim.mutate import LARGEST_DRAIN, LARGEST_REVIEW
-from shim.runtime import Options, Shim
+from shim.limiter import MOST_BYTES, SMALL_BODY, patience
+from shim.runtime import Shim, ShimOptions
+from shim.webhook import LARGEST_DRAIN, LARGEST_REVIEW
 
 ANYWHERE = Address("127.0.0.1", 0)
 NOBODY = Address("127.0.0.1", 1)
@@ -71,7 +71,7 @@ async def running(
     async with serving(allocator) as address:
         tls = {"tls_cert": pair.cert, "tls_key": pair.key} if pair else {}
         shim = Shim(
-            Options(
+            ShimOptions(
                 **{"listen": ANYWHERE, "http": ANYWHERE, "allocator": NOBODY if is_absent else address} | tls | options
             )
         )
@@ -246,7 +246,7 @@ async def pouring(served: Served, announced: int, sent: int, *, source: str = "1
 
 async def until_held(served: Served, size: int) -> None:
     async with asyncio.timeout(5):
-        while served.shim._desk._bytes != size:
+        while served.shim.limiter.held_bytes != size:
             await asyncio.sleep(0.01)
 
 
@@ -265,11 +265,11 @@ async def test_what_is_announced_costs_nothing(served: Served) -> None:
 async def until_in_flight(served: Served, count: int) -> None:
     """All headers have come, and what came with them."""
     async with asyncio.timeout(10):
-        while served.shim._desk._in_flight != count:
+        while served.shim.limiter.in_flight != count:
             await asyncio.sleep(0.01)
         before = -1
-        while served.shim._desk._bytes != before:
-            before = served.shim._desk._bytes
+        while served.shim.limiter.held_bytes != before:
+            before = served.shim.limiter.held_bytes
             await asyncio.sleep(0.1)
 
 
@@ -283,8 +283,8 @@ async def test_bodies_that_came_and_do_not_end_leave_room_for_others(served: Ser
     writers = [await pouring(served, LARGEST_REVIEW, each, source=peer) for peer in peers]
     await until_in_flight(served, count)
 
-    assert served.shim._desk._bytes <= share
-    assert share - served.shim._desk._bytes < sources * LARGEST_REVIEW
+    assert served.shim.limiter.held_bytes <= share
+    assert share - served.shim.limiter.held_bytes < sources * LARGEST_REVIEW
     assert (await served.review(b" " * LARGEST_REVIEW)).code == 400, "it was read"
     assert (await served.review(WEB)).code == 200
     for writer in writers:
@@ -320,7 +320,7 @@ async def test_small_bodies_of_one_peer_leave_the_others_half(served: Served) ->
     writers = [await pouring(served, SMALL_BODY, SMALL_BODY - 1, source="127.0.0.2") for _ in range(700)]
     await until_in_flight(served, 700)
 
-    assert MOST_BYTES // 2 - SMALL_BODY < served.shim._desk._bytes <= MOST_BYTES // 2
+    assert MOST_BYTES // 2 - SMALL_BODY < served.shim.limiter.held_bytes <= MOST_BYTES // 2
     assert (await served.review(WEB)).code == 200
     for writer in writers:
         writer.transport.abort()
@@ -349,18 +349,18 @@ async def unread(served: Served, source: str) -> socket.socket:
 
 async def test_answers_that_nobody_reads_are_bounded_and_leave_room_for_small_bodies() -> None:
     """12 kB asked for half a megabyte, and 200 connections held 117 MiB for ever."""
-    async with running(patience=Patience(answer=2.0)) as served:
+    async with running(timeouts=ConnectionTimeouts(answer=2.0)) as served:
         size = len((await served.review(verbose())).body)
         socks = [await unread(served, f"127.0.0.{2 + number % 2}") for number in range(180)]
         async with asyncio.timeout(20):
             while len(served.allocator.asked) < 181:
                 await asyncio.sleep(0.01)
-        held = served.shim._desk._bytes
+        held = served.shim.limiter.held_bytes
 
         assert size * 50 < held <= MOST_BYTES * 3 // 4
         assert (await served.review(WEB)).code == 200
         await until_held(served, 0)
-        assert served.shim._desk._in_flight == 0
+        assert served.shim.limiter.in_flight == 0
         for sock in socks:
             sock.close()
 
@@ -484,7 +484,7 @@ async def test_a_fault_of_ours_is_counted_and_answered(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("shim.desk.Desk.admit", broken)
+    monkeypatch.setattr("shim.webhook.admit", broken)
     response = await served.review(WEB)
     metrics = (await served.side("/metrics")).body.decode()
 
@@ -555,7 +555,7 @@ def of_namespace(what: Json, namespace: str) -> bytes:
 
 async def until_answering(served: Served, count: int) -> None:
     async with asyncio.timeout(5):
-        while served.shim._desk._answering != count:
+        while served.shim.limiter.answering != count:
             await asyncio.sleep(0.01)
 
 
@@ -666,6 +666,7 @@ async def test_answers_are_counted_by_result_and_reason(served: Served) -> None:
     assert "hostport_shim_answer_seconds_count 4.0" in metrics
     assert 'hostport_shim_answer_seconds_bucket{le="0.0005"}' in "".join(metrics)
     assert "hostport_shim_in_flight 0.0" in metrics
+    assert "hostport_shim_connections_total 4.0" in metrics
     assert any(line.startswith('hostport_build_info{component="shim"') for line in metrics)
 
 

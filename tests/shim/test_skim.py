@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from hostport.bounds import Bound
 from hostport.contract import Reason
+from hostport.contract.limits import Bound
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.admission import admit
 from shim.review import Denied, NotOurs, ReviewError, parse_review
-from shim.size import AFFINITY
+from shim.sizes import AFFINITY
 from shim.skim import SMALL, TooComplexError, skim
 
 Json = dict[str, Any]

@@ -13,7 +13,7 @@ from shimkit import FakeAllocator, run
 import shim.findings
 import shim.patch
 import shim.pods
-from shim.admission import Answer, admit
+from shim.admission import AdmissionAnswer, admit
 
 RECORDED = Path(__file__).parent.parent / "testdata" / "admission"
 REVIEWS = [path.read_bytes() for path in sorted(RECORDED.glob("*-pod*.json")) if "delete" not in path.name]
@@ -45,7 +45,7 @@ def admissions() -> None:
         allocate = FakeAllocator()
         for _ in range(ROUNDS):
             answer = run(admit(review, allocate, probe=allocate))
-            assert isinstance(answer, Answer)
+            assert isinstance(answer, AdmissionAnswer)
 
 
 def test_texts_take_a_small_share_of_an_admission(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import { asked, onAsked } from "./asked.js";
 import { by, keep, make, showCommand } from "./dom.js";
 import { Refresher } from "./source.js";
-import { guarded } from "./views.js";
+import { guarded, manual } from "./views.js";
 import { count, ownerName, timeOf } from "./words.js";
 
 const MARKS = { granted: "✓", previewed: "◌", refused: "✗", unavailable: "‼" };
@@ -26,7 +26,7 @@ function updateDecision(item, row) {
   const more = row.ports > row.numbers.length ? ` and ${row.ports - row.numbers.length} more` : "";
   const numbers = row.numbers.join(", ") + more;
   const what = row.reason
-    ? [make("span", { class: "reason" }, row.reason), ` ${row.detail}`]
+    ? [make("span", { class: "reason" }, manual(`troubleshooting.html#${row.reason.toLowerCase()}`, row.reason)), ` ${row.detail}`]
     : [`${row.result} ${numbers}${row.node ? ` on ${row.node}` : ""}`];
   item.replaceChildren(
     make("span", { class: "mark", role: "img", "aria-label": row.result }, MARKS[row.result]),

@@ -2,13 +2,15 @@
 
 import { ask, asked } from "./asked.js";
 import { by, keep, make } from "./dom.js";
+import { setManual } from "./views.js";
 import { STATES, age, count, listed, setClock } from "./words.js";
 
 export function showStatus(status) {
   setClock(status.now);
   const wrong = Object.entries(status.checks).filter(([, trouble]) => trouble);
   const health = by("health");
-  const text = status.healthy ? "✓ Serving" : "✗ Not serving";
+  setManual(status.manual);
+  const text = !status.healthy ? "✗ Not serving" : status.served_by ? "✓ Standing by" : "✓ Serving";
   if (health.textContent !== text) health.textContent = text;
   health.className = `health ${status.healthy ? "good" : "bad"}`;
   document.title = `${status.healthy ? "" : "✗ "}HostPort allocator`;
@@ -23,6 +25,7 @@ function showFacts(status) {
   const facts = [
     ["Version", status.version],
     ["Instance", status.instance],
+    status.served_by && ["Serving", status.served_by],
     status.epoch && ["Epoch", status.epoch],
     ["Up", age((Date.parse(status.now) - Date.parse(status.started)) / 1000)],
     ["Cluster", status.cluster],

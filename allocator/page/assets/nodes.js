@@ -5,7 +5,7 @@ import { by, commandParts, keep, make, showCommand } from "./dom.js";
 import { Refresher } from "./source.js";
 import { drawMap, drawStrip, nodeAt, stripLabel } from "./strips.js";
 import { cell, guarded, showPages, stateOf } from "./views.js";
-import { count, ownerName, timeOf } from "./words.js";
+import { count, numbersOf, ownerName, timeOf } from "./words.js";
 
 const MAPPED_FROM = 12; // nodes; fewer are better seen as rows
 
@@ -109,7 +109,7 @@ function showNode(view) {
     detail = make("div", { class: "detail" }, strip, make("div", { class: "axis", "aria-hidden": "true" }),
       make("p", { class: "says" }), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Ports of ${view.name}` },
         make("table", { role: "table" }, make("thead", { role: "rowgroup" }, make("tr", { role: "row" },
-          ...["Port", "Holder", "State", "Since", "Ask the command line"].map((text) => make("th", { scope: "col", role: "columnheader" }, text)))),
+          ...["Port", "Holder", "State", "Since", "Listening", "Ask the command line"].map((text) => make("th", { scope: "col", role: "columnheader" }, text)))),
         make("tbody", { role: "rowgroup" }))), make("p", { class: "command" }));
     item.append(detail);
   }
@@ -119,9 +119,12 @@ function showNode(view) {
   showAxis(axis, view.axis);
   says.replaceChildren(
     view.ports.length ? `${stripLabel(view)}. ` : `Nothing is held on ${view.name}: every number is free. `,
+    view.address ? `Clients dial it at ${view.address}. ` : "",
+    ...reportOf(view.report),
     make("button", { type: "button", class: "text", onclick: () => showClaimsOf(view.name) }, "Show its claims"));
   scroll.hidden = !view.ports.length;
-  keep(scroll.querySelector("tbody"), view.ports, (port) => `${port.protocol} ${port.number} ${port.ip} ${port.id}`,
+  keep(scroll.querySelector("tbody"), view.ports,
+    (port) => `${port.protocol} ${port.number} ${port.ip} ${port.id} ${port.state} ${ownerName(port.owner)}`,
     () => make("tr", { role: "row" }), updatePort);
   showCommand(command, view.command);
 }
@@ -132,13 +135,31 @@ function showClaimsOf(node) {
   by("claims").focus({ preventScroll: true });
 }
 
+/** What the agent of a node said, in a sentence; nothing where none ever did. */
+function reportOf(report) {
+  if (!report) return [];
+  const [low, high] = report.ephemeral ?? [];
+  const told = [
+    low && `outgoing connections take ${low}–${high}${report.reserves ? ", never a number that is given" : ""}`,
+    `${count(report.foreign)} open ${report.foreign === 1 ? "number" : "numbers"} of no Pod`,
+  ].filter(Boolean).join("; ");
+  return [report.current ? "Its agent reported " : "✗ Its agent reported last ", timeOf(report.at), `: ${told}. `];
+}
+
+function listeningOf(port) {
+  if (port.listening === null) return make("span", { class: "muted" }, "not known");
+  return port.listening ? "yes" : make("span", { class: "note bad beside" }, "✗ nobody");
+}
+
 function updatePort(tr, port) {
   const where = ["0.0.0.0", ""].includes(port.ip) ? "" : ` on ${port.ip}`;
   tr.replaceChildren(
-    cell({}, make("b", {}, String(port.number)), `/${port.protocol}${where}`),
+    cell({}, make("b", {}, numbersOf(port)), `/${port.protocol}${where}`),
     cell({ class: "owner" }, ownerName(port.owner), port.owner.kind === "Pod" ? "" : make("span", { class: "note" }, port.owner.kind)),
-    cell({}, stateOf(port.state, port.planned ? "planned here" : "")),
-    cell({}, timeOf(port.since)),
+    cell({}, stateOf(port.state, port.planned ? "planned here" : ""),
+      port.conflict && make("span", { class: "note bad" }, "✗ held twice")),
+    cell({}, port.since ? timeOf(port.since) : "–"),
+    cell({}, listeningOf(port)),
     cell({}, make("p", { class: "command" }, ...commandParts(port.command))));
 }
 

@@ -46,6 +46,17 @@ export function forgive(path) {
 
 onAsked(WORDS, () => forgive());
 
+let pages = ""; // the address of the manual, as the allocator says
+
+export function setManual(address) {
+  pages = address;
+}
+
+/** A link to a page of the manual, in a window of its own. Text alone until the allocator has said where it is. */
+export function manual(page, text) {
+  return pages ? make("a", { href: pages + page, target: "_blank", rel: "noreferrer", title: `${text} in the manual` }, text) : text;
+}
+
 export function cell(attributes, ...children) {
   return make("td", { role: "cell", ...attributes }, ...children);
 }

@@ -59,6 +59,9 @@ export function tick() {
 
 export const ownerName = (owner) => (owner.namespace ? `${owner.namespace}/${owner.name}` : owner.name) || "(unnamed)";
 
+/** "7000", or a block as "20000–20099". */
+export const numbersOf = (port) => (port.last > port.number ? `${port.number}–${port.last}` : String(port.number));
+
 /** "140 BOUND, 8 RESERVED" */
 export const listed = (totals) =>
   Object.entries(totals).filter(([, n]) => n).map(([kind, n]) => `${count(n)} ${kind}`).join(", ");

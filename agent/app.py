@@ -1,0 +1,160 @@
+"""The agent's one loop: look at the node, tell what changed, wait.
+
+Rules:
+
+* A look that fails is told in a line, and the allocator is told nothing: what it knows stands.
+* After each look the file `alive` is touched, so that a probe can tell a loop that hangs.
+* Nothing listens: whoever wants to know how agents are asks the allocator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.netlink import SocketDiagnosis
+from agent.processes import ProcessNames
+from agent.ranges import read_list, read_range
+from agent.report import NodeState, Reporter, Settling, Sockets
+from agent.reserving import ReservedPorts
+from agent.sockets import UDP, InterruptedDumpError
+from agent.stream import Connection, Endpoint, KeptNumbers, Pauses, Stream, StreamEnd, Wishes, log_end
+from hostport.logs import log_event
+
+log = logging.getLogger(__name__)
+
+STEP_SECONDS = 1.0
+"""How soon an order to end is followed. Python runs the handler of a signal between two waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentOptions:
+    """How the agent is run. interval: seconds between two looks. reserved: None without `--reserve`."""
+
+    node: str
+    endpoint: Endpoint
+    interval: float
+    alive: Path | None = None
+    reserved: ReservedPorts | None = None
+
+
+class Agent:
+    """See the module."""
+
+    def __init__(self, options: AgentOptions, clock: Callable[[], float] = time.monotonic) -> None:
+        self._options = options
+        self._clock = clock
+        self._wishes = Wishes()
+        self._settling = Settling()
+        self._names = ProcessNames()
+        self._wanted: KeptNumbers | None = None  # the numbers to keep out of outgoing connections; None: not told yet
+        self._is_ending = False
+
+    def stop(self) -> None:
+        """Ends `run` soon. May be called by the handler of a signal."""
+        self._is_ending = True
+
+    def run(self) -> None:
+        """Until `stop` is called."""
+        connection, pauses = Connection(self._options.endpoint), Pauses()
+        with SocketDiagnosis() as diagnosis, contextlib.closing(connection):
+            while not self._is_ending:
+                began = self._clock()
+                end = self._stream(connection, diagnosis)
+                if not self._is_ending:
+                    pause = pauses.after(self._clock() - began, is_refused=end.is_refused)
+                    log_end(end.why, pause)
+                    self._rest(pause, _sleep)
+
+    def _stream(self, connection: Connection, diagnosis: SocketDiagnosis) -> StreamEnd:
+        """Tells a stream of the node until it ends; gives why it did."""
+        try:
+            stub = connection.stub()
+        except OSError as error:
+            return StreamEnd(f"{type(error).__name__}: {error}")
+        with contextlib.closing(Stream(stub, Reporter(self._options.node, self._names.of), self._wishes)) as stream:
+            while stream.ended is None and not self._is_ending:
+                self._look(diagnosis, stream)
+                self._rest(self._options.interval, self._wishes.wait)
+            return stream.ended or StreamEnd("the agent ends")
+
+    def _look(self, diagnosis: SocketDiagnosis, stream: Stream) -> None:
+        """One look at the node, and what is to be told of it."""
+        is_asked, wanted = self._wishes.taken()
+        now = self._clock()
+        try:
+            ephemeral = read_range()
+            self._reserve(wanted, ephemeral)
+            found = diagnosis.sockets()  # after that, so that of a number which is kept none is taken unseen
+            kept = self._others() | self._upcoming(diagnosis, found)
+            sockets = self._settling.settled(found, ephemeral, now)
+            state = NodeState(ephemeral, kept, self._options.reserved is not None)
+        except (OSError, ValueError, InterruptedDumpError) as error:
+            log_event(log, "look failed", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
+            return
+        self._tell(stream, sockets, state, now, is_asked=is_asked)
+        if self._options.alive:
+            self._options.alive.touch()
+
+    def _tell(self, stream: Stream, sockets: Sockets, state: NodeState, now: float, *, is_asked: bool) -> None:
+        self._names.look(sockets.values())
+        for message in stream.reporter.messages(sockets, state, now, asked=is_asked):
+            stream.send(message)
+
+    def _reserve(self, wanted: KeptNumbers | None, ephemeral: tuple[int, int] | None) -> None:
+        """Keeps numbers out of outgoing connections. That it fails must not keep the node from being told.
+
+        With each look, since others write the list, too: `sysctl --system` does. wanted: None: as before.
+        """
+        self._wanted = wanted if wanted is not None else self._wanted
+        if self._options.reserved is None or self._wanted is None or ephemeral is None:
+            return
+        try:
+            self._options.reserved.keep(self._wanted.given, self._wanted.upcoming, ephemeral)
+        except (OSError, ValueError) as error:
+            log_event(log, "numbers not reserved", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
+
+    def _upcoming(self, diagnosis: SocketDiagnosis, found: Sockets) -> frozenset[int]:
+        """Those of the numbers that may be given next which no outgoing connection can take, and none has.
+
+        found: the open sockets. Connections to a number that is given are its program's own, and do not count.
+        """
+        if self._options.reserved is None or self._wanted is None:
+            return frozenset()
+        given, upcoming = self._wanted
+        kept = self._options.reserved.own & upcoming
+        if not (free := kept - given):
+            return kept
+        held = diagnosis.connections(min(free), max(free)) - given
+        return kept - held - {key.port for key in found if key.protocol == UDP and key.port not in given}
+
+    def _others(self) -> frozenset[int]:
+        """What others keep out of outgoing connections; where the list cannot be read, nothing is known of it."""
+        try:
+            return self._options.reserved.others() if self._options.reserved else read_list()
+        except (OSError, ValueError):
+            return frozenset()
+
+    def _rest(self, seconds: float, wait: Callable[[float], bool]) -> None:
+        """So many seconds, or until `wait` says that something is wanted, or the end."""
+        until = self._clock() + seconds
+        while not self._is_ending and (left := until - self._clock()) > 0:
+            if wait(min(left, STEP_SECONDS)):
+                return
+
+
+def _sleep(seconds: float) -> bool:
+    """Waits for nothing but time."""
+    time.sleep(seconds)
+    return False
+
+
+def end_by_signals(agent: Agent) -> None:
+    """From now on SIGTERM and SIGINT end the agent in order."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())

@@ -1,0 +1,146 @@
+"""What sock_diag tells of sockets: requests and replies as bytes (linux/inet_diag.h, linux/netlink.h). Pure.
+
+Rules:
+
+* A socket counts that takes what is sent to its number: a TCP or SCTP socket that listens, and a UDP socket that is not
+  connected. The kernel leaves the others out, so that connections cost nothing.
+* A connection is asked for only to learn whether it has one of some numbers that the node's programs are to be given.
+* A socket on `::` counts as one on every address, as it does for Kubernetes, and an IPv4 address in IPv6 form as IPv4.
+* Of a number, a protocol and an address one socket is told, whatever how many share it (SO_REUSEPORT).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+AF_INET, AF_INET6 = 2, 10
+TCP, UDP, SCTP = 6, 17, 132
+LISTEN, CLOSE = 10, 7
+"""States of the kernel (net/tcp_states.h). A UDP socket that is not connected is in CLOSE."""
+
+STATES = {TCP: 1 << LISTEN, UDP: 1 << CLOSE, SCTP: 1 << LISTEN}
+"""Those of the sockets that count, as a set."""
+
+CONNECTED = {TCP: 0xFFF & ~(1 << LISTEN | 1 << CLOSE | 1), UDP: 1 << 1}
+"""Those of connections: established, on their way to it, or not yet forgotten."""
+
+SOCK_DIAG_BY_FAMILY = 20
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+REQUEST_A_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
+WAS_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
+
+_HEADER = struct.Struct("=IHHII")
+_REQUEST = struct.Struct("=BBBxI48x")  # family, protocol, extensions, states; any socket
+_MESSAGE = struct.Struct("=BBBB2s2x16s16x4x8x12xII")  # struct inet_diag_msg up to uid and inode
+_ERROR = struct.Struct("=i")
+_FILTER = struct.Struct("=HHBBHBBHBBHBBH")  # an attribute of two conditions: code, jump if so, if not; operand
+_BYTECODE, _AT_LEAST, _AT_MOST = 1, 2, 3  # INET_DIAG_REQ_BYTECODE, INET_DIAG_BC_S_GE, INET_DIAG_BC_S_LE
+
+
+class SocketKey(NamedTuple):
+    """What a socket holds. protocol: TCP, UDP or SCTP. address: empty for every address."""
+
+    protocol: int
+    port: int
+    address: str
+
+
+class OpenSocket(NamedTuple):
+    """Who holds it: the user, and the inode of the socket."""
+
+    uid: int
+    inode: int
+
+
+class DumpError(OSError):
+    """The kernel refused a request; `errno` says why."""
+
+
+class InterruptedDumpError(Exception):
+    """Sockets came and went while the kernel told of them, so that some may be missing: ask again."""
+
+
+def request(family: int, protocol: int, sequence: int) -> bytes:
+    """Asks for all sockets of a family and a protocol that count."""
+    return _dump(_REQUEST.pack(family, protocol, 0, STATES[protocol]), sequence)
+
+
+def request_connections(family: int, protocol: int, sequence: int, low: int, high: int) -> bytes:
+    """Asks for the connections whose own number is in [low, high]. The kernel leaves the others out."""
+    # A condition takes 8 bytes. A jump to 4 bytes beyond the last one leaves a socket out.
+    conditions = (_AT_LEAST, 8, 20, 0, 0, low, _AT_MOST, 8, 12, 0, 0, high)
+    within = _FILTER.pack(_FILTER.size, _BYTECODE, *conditions)
+    return _dump(_REQUEST.pack(family, protocol, 0, CONNECTED[protocol]) + within, sequence)
+
+
+def _dump(body: bytes, sequence: int) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(body), SOCK_DIAG_BY_FAMILY, REQUEST_A_DUMP, sequence, 0) + body
+
+
+class Dump:
+    """The reply to one request, part by part."""
+
+    def __init__(self, protocol: int, sequence: int, states: int = 0) -> None:
+        """states: of the sockets that were asked for, as a set; 0: of those that count."""
+        self._protocol = protocol
+        self._states = states or STATES[protocol]
+        self._sequence = sequence
+        self._was_interrupted = False
+        self.found: dict[SocketKey, OpenSocket] = {}
+
+    def take(self, part: bytes) -> bool:
+        """Takes what was received; gives whether that was the last part.
+
+        Raises:
+            DumpError: the kernel does not answer such a request.
+            InterruptedDumpError: the answer is not whole.
+            ValueError: these bytes are no reply.
+
+        """
+        for kind, flags, body in self._messages(part):
+            self._was_interrupted |= bool(flags & WAS_INTERRUPTED)
+            if kind == NLMSG_ERROR or (kind == NLMSG_DONE and len(body) >= _ERROR.size):
+                number = -_ERROR.unpack_from(body)[0]
+                if number:
+                    raise DumpError(number, "the kernel does not tell of its sockets")
+            if kind == NLMSG_DONE:
+                if self._was_interrupted:
+                    raise InterruptedDumpError
+                return True
+            if kind == SOCK_DIAG_BY_FAMILY:
+                self._note(body)
+        return False
+
+    def _messages(self, part: bytes) -> Iterator[tuple[int, int, bytes]]:
+        """Type, flags and body of each message that answers the request."""
+        at = 0
+        while at + _HEADER.size <= len(part):
+            length, kind, flags, sequence, _ = _HEADER.unpack_from(part, at)
+            if not _HEADER.size <= length <= len(part) - at:
+                raise ValueError(f"a message of {length} bytes in {len(part) - at}")
+            if sequence == self._sequence:  # else the rest of a request that was given up
+                yield kind, flags, part[at + _HEADER.size : at + length]
+            at += (length + 3) & ~3
+
+    def _note(self, body: bytes) -> None:
+        family, state, _, _, port, source, uid, inode = _MESSAGE.unpack_from(body)
+        number = int.from_bytes(port, "big")
+        if not self._states >> state & 1 or not number:  # a socket that is bound to nothing has number 0
+            return
+        key = SocketKey(self._protocol, number, _address(family, source))
+        self.found.setdefault(key, OpenSocket(uid, inode))
+
+
+@lru_cache(maxsize=1024)
+def _address(family: int, source: bytes) -> str:
+    """An address as text; empty for every address."""
+    if family == AF_INET:
+        address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.IPv4Address(source[:4])
+    else:
+        sixth = ipaddress.IPv6Address(source)
+        address = sixth.ipv4_mapped or sixth
+    return "" if address.is_unspecified else str(address)

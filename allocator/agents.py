@@ -1,0 +1,299 @@
+"""ReportNode: the agents of nodes, one stream each; what they report goes into the books, what is wanted goes to them.
+
+Rules:
+
+* A node has one stream: a new one ends the one before, since its agent was started anew.
+* What an agent may cost is bounded: sockets in a message and on a node, and sockets and messages in a second; who sends
+  more is not read any further until its time has come, on a new stream as on the old one.
+* A report is told to the books in steps, in turns with all other reports, so that nobody waits for a large one.
+* A report that is refused ends the stream. What the agent said before goes on counting.
+* What is wanted of an agent is told at most four times in a second.
+* An agent that keeps numbers out of outgoing connections is told those that are given on its node, and those that may
+  be given next (`upcoming`).
+* The stream of a node whose Node is gone is ended: what it told is forgotten, so that it has to begin anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+from allocator.core.asks import Refused
+from allocator.core.candidates import NodeName
+from allocator.core.claims import ClusterChange
+from allocator.core.ports import runs_of
+from allocator.core.sockets import NodeFacts
+from allocator.engine import Engine
+from allocator.node_reports import Report, parts
+from allocator.slices import MOST_WEIGHT, TimeSlice
+from allocator.upcoming import Upcoming
+from hostport.contract import Mistake, Reason
+from hostport.contract.limits import MOST_SOCKETS
+from hostport.logs import log_event
+from hostport.v1 import allocator_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+FIRST_SECONDS = 30.0
+"""How long a stream may be open without a first message."""
+
+MESSAGE_WEIGHT = 20
+"""What a message weighs by itself, in sockets."""
+
+BURST, PER_SECOND = MOST_SOCKETS + 1000, 500.0
+"""What an agent may send at once, and from then on in a second, in sockets."""
+
+RECENT_SECONDS = 2.0
+TELL_SECONDS = 0.25
+LOOK_SECONDS = 0.1
+"""Between two looks whether agents are to keep other numbers out of outgoing connections. Who asks for a range that no
+agent was told of waits for that."""
+
+Requests = AsyncIterator[pb.ReportNodeRequest]
+Send = Callable[[pb.ReportNodeResponse], Awaitable[bool]]
+"""Sends a message; whether the agent took it."""
+
+
+class _Budget:
+    """What an agent may send, which grows with time."""
+
+    now = staticmethod(time.monotonic)
+    rest = staticmethod(asyncio.sleep)
+
+    def __init__(self) -> None:
+        self.stream = asyncio.Lock()  # held by the stream of the node
+        self._left, self._at = float(BURST), self.now()
+
+    async def spend(self, weight: int) -> None:
+        """Returns when so much may be sent."""
+        now = self.now()
+        self._left = min(float(BURST), self._left + (now - self._at) * PER_SECOND) - weight
+        self._at = now
+        if self._left < 0:
+            await self.rest(-self._left / PER_SECOND)
+
+
+class _Stream:
+    """One stream, while it is open."""
+
+    def __init__(self) -> None:
+        self.replaced = asyncio.Event()
+        self.news = asyncio.Event()
+        self.report_now = False
+        self.has_told = False  # whether a whole report has come
+        self.is_forgotten = False  # whether what it told is, since its Node was gone
+        # What is given, and upcoming, as sets, to be told; None: nothing new.
+        self.wanted: tuple[int, int] | None = None
+        self.seen = (-1, 0)  # `changed_on` of its node, and what is upcoming, when that was last looked at
+
+    async def ended(self) -> None:
+        """Returns when another stream has taken its place, or the allocator stops."""
+        await self.replaced.wait()
+
+    async def tell(self, send: Send) -> None:
+        """Tells what is wanted, as it comes up. Returns when the agent does not read."""
+        while True:
+            await self.news.wait()
+            self.news.clear()
+            given, upcoming = self.wanted or (0, 0)
+            message = pb.ReportNodeResponse(report_now=self.report_now, has_given=self.wanted is not None)
+            message.given.extend(pb.PortRange(min=low, max=high) for low, high in runs_of(given))
+            message.upcoming.extend(pb.PortRange(min=low, max=high) for low, high in runs_of(upcoming))
+            self.report_now, self.wanted = False, None
+            if not await send(message):
+                return
+            await asyncio.sleep(TELL_SECONDS)
+
+
+class Agents:
+    """See the module."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.refused: Counter[str] = Counter()  # reports, by reason, since the start
+        self._engine = engine
+        self._streams: dict[NodeName, _Stream] = {}
+        self._budgets: dict[NodeName, _Budget] = {}  # of nodes that have a stream, or had one
+        self._turn = asyncio.Lock()
+        self.upcoming = Upcoming(engine.ledger.nodes)
+
+    def __len__(self) -> int:
+        """How many agents are connected."""
+        return len(self._streams)
+
+    def report_now(self, name: NodeName) -> bool:
+        """Has the agent of a node report at once; gives whether it is connected."""
+        stream = self._streams.get(name)
+        if stream is None:
+            return False
+        stream.report_now = True
+        stream.news.set()
+        return True
+
+    def look_again(self, name: NodeName) -> None:
+        """Somebody looks at a node: its agent reports at once, unless it just has."""
+        if self._engine.ledger.nodes.sockets.age(name) > RECENT_SECONDS:
+            self.report_now(name)
+
+    def finish(self) -> None:
+        """Ends all streams: the allocator stops."""
+        for stream in self._streams.values():
+            stream.replaced.set()
+
+    async def follow(self, requests: Requests, own: NodeName | None, send: Send) -> None:
+        """One stream, until it ends.
+
+        own: the node that its caller is bound to; None: whoever calls may speak of any.
+
+        Raises:
+            Refused: what it says is not taken, or another stream has taken its place.
+
+        """
+        try:
+            async with asyncio.timeout(FIRST_SECONDS):
+                first = await anext(aiter(requests), None)
+        except TimeoutError:
+            return
+        if first is None:
+            return
+        try:
+            await self._follow(first, requests, self._node(first, own), send)
+        except Refused as refused:
+            reason = refused.mistakes[0].reason
+            self.refused[reason] += 1
+            log_event(
+                log, "report refused", level=logging.WARNING, node=first.node[:64], reason=reason, detail=str(refused)
+            )
+            raise
+
+    def _node(self, first: pb.ReportNodeRequest, own: NodeName | None) -> NodeName:
+        if own is not None and first.node != own:
+            message = f"the caller's token is bound to node {own}, and it speaks of {first.node[:64] or 'none'}"
+            raise Refused(Mistake(Reason.NODE_NOT_ITS_OWN, "node", message))
+        name = NodeName(first.node)
+        self._check_known(name)
+        if not first.snapshot:
+            raise Refused(Mistake(Reason.INVALID_REQUEST, "snapshot", "the first message begins a snapshot"))
+        return name
+
+    def _check_known(self, name: NodeName) -> None:
+        if not self._engine.ledger.nodes.is_known(name):
+            message = f"there is no Node {name[:64]}, or it has not been seen yet"
+            raise Refused(Mistake(Reason.NODE_NOT_FOUND, "node", message))
+
+    async def _follow(self, first: pb.ReportNodeRequest, requests: Requests, name: NodeName, send: Send) -> None:
+        stream, before = _Stream(), self._streams.get(name)
+        self._streams[name] = stream
+        if before is not None:
+            before.replaced.set()
+        budget = self._budget(name)
+        try:
+            async with budget.stream:  # of the one before: it may be telling the books of something
+                await self._run(name, stream, (self._read(name, first, requests, budget), stream.tell(send)))
+            if stream.is_forgotten:
+                raise _forgotten(name)
+            if self._streams.get(name) is not stream:
+                message = f"another stream of node {name} has taken the place of this one"
+                raise Refused(Mistake(Reason.REPORT_REPLACED, "", message))
+        finally:
+            if self._streams.get(name) is stream:
+                del self._streams[name]
+
+    async def _run(self, name: NodeName, stream: _Stream, work: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Until any of the work is done, or another stream takes the place of this one."""
+        tasks = [asyncio.create_task(each, name=f"agent {name}") for each in (*work, stream.ended())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # raises what it did
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, name: NodeName, first: pb.ReportNodeRequest, requests: Requests, budget: _Budget) -> None:
+        """Takes report after report, until there are no more messages."""
+        report = await self._take(name, Report(), first, budget)
+        async for message in requests:
+            if message.node not in ("", name):
+                text = f"this stream is about node {name}, and it speaks of {message.node[:64]}"
+                raise Refused(Mistake(Reason.NODE_NOT_ITS_OWN, "node", text))
+            report = await self._take(name, report, message, budget)
+
+    async def _take(self, name: NodeName, report: Report, message: pb.ReportNodeRequest, budget: _Budget) -> Report:
+        """Takes a message; gives the report that the next one belongs to."""
+        await budget.spend(MESSAGE_WEIGHT + len(message.opened) + len(message.closed) + len(message.reserved))
+        self._engine.check_serving()
+        known = self._engine.ledger.nodes.sockets.of(name)
+        report.add(message, NodeFacts() if known is None else known.facts)
+        if message.more:
+            return report
+        self._check_known(name)
+        if known is None and not report.snapshot:
+            raise _forgotten(name)
+        await self._tell(name, report)
+        return Report()
+
+    async def _tell(self, name: NodeName, report: Report) -> None:
+        """Tells the books of a whole report, step by step."""
+        ledger, maintenance = self._engine.ledger, self._engine.maintenance
+        known = ledger.nodes.sockets.of(name)
+        told, presumed = ((), ()) if known is None else (known.told(), known.presumed)
+        closed, opened = report.changes(told, partial(ledger.nodes.undeclared, name), presumed)
+        facts = report.facts or NodeFacts()
+        most = max(1, MOST_WEIGHT * 32 // maintenance.node_weight())
+        pace = TimeSlice(self._turn)
+        for change in parts(name, closed, opened, facts, most):
+            maintenance.observe(ClusterChange(reports=(change,), lists_pods=False))
+            await pace.rest()
+        stream = self._streams.get(name)
+        if stream is not None:
+            stream.has_told = True
+
+    # -- what is wanted of agents
+
+    async def forever(self) -> None:
+        """Tells the agents that keep numbers out of outgoing connections which those are, as they change."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            pace, nodes = TimeSlice(self._turn), self._engine.ledger.nodes
+            upcoming = self.upcoming.numbers()
+            for name, stream in list(self._streams.items()):
+                known = nodes.sockets.of(name)
+                if known is None:
+                    if stream.has_told:
+                        stream.is_forgotten = True
+                        stream.replaced.set()
+                    continue
+                if not known.facts.reserves:
+                    continue
+                seen = nodes.changed_on(name), upcoming
+                if seen != stream.seen:
+                    self._want(stream, seen, nodes.given_on(name))
+                await pace.rest()
+
+    def _want(self, stream: _Stream, seen: tuple[int, int], given: int) -> None:
+        """Has an agent keep the numbers that are given on its node, and those that may be given next."""
+        if seen[0] != stream.seen[0]:
+            self.upcoming.note_given(given)
+        stream.seen, stream.wanted = seen, (given, seen[1])
+        self._engine.around.asked = self.upcoming.ask  # from now on there is somebody who keeps numbers
+        stream.news.set()
+
+    def _budget(self, name: NodeName) -> _Budget:
+        """That of a node. Those of nodes that have no stream any more are forgotten where there are many."""
+        if len(self._budgets) > 2 * len(self._streams) + 1000:
+            self._budgets = {known: each for known, each in self._budgets.items() if known in self._streams}
+        budget = self._budgets.get(name)
+        if budget is None:
+            budget = self._budgets[name] = _Budget()
+        return budget
+
+
+def _forgotten(name: NodeName) -> Refused:
+    text = f"nothing is known of node {name}, which was gone meanwhile. Begin anew with a snapshot"
+    return Refused(Mistake(Reason.REPORT_REPLACED, "", text))

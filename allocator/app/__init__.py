@@ -1,0 +1,1 @@
+"""The program: how its parts are put together, what it listens on, how it starts and how it stops."""

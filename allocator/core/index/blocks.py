@@ -1,0 +1,183 @@
+"""Blocks on nodes: one entry for each, and its numbers only in the sets and counts of numbers.
+
+What stands here is for ports of several numbers, and is not entered for others. The callers are `PortIndex`, which
+says what is kept, and `CandidateSets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from allocator.core.blocks import BlockMap, first_of, length_of, slots_in
+from allocator.core.ports import WILDCARD, PortKey, Slot, number_of, protocol_of
+
+if TYPE_CHECKING:
+    from allocator.core.claims import ClaimId
+    from allocator.core.index.candidate_sets import CandidateSet
+    from allocator.core.index.ports import Holders, NodeEntry, NodesBySlot
+
+
+# -- nodes by block
+
+
+def conflicting(indexes: Iterable[NodesBySlot], block: Slot, ip: str) -> int:
+    """The nodes that have a port, in any of the indexes, that conflicts with a block on an address."""
+    nodes = 0
+    slots: Sequence[Slot] = ()
+    for index in indexes:
+        here = 0
+        if index.anywhere or index.by_ip:
+            slots = slots or slots_in(block)
+            here = _in_singles(index, slots, ip)
+        if index.blocks:
+            here |= in_blocks(index, block, ip)
+        if here:
+            nodes = nodes | here if nodes else here
+    return nodes
+
+
+def in_blocks(index: NodesBySlot, wanted: Slot, ip: str) -> int:
+    """The nodes with a block that conflicts with a slot or block on an address."""
+    nodes = 0
+    for address, blocks in index.blocks.items():
+        if ip == WILDCARD or address in (ip, WILDCARD):
+            for block in blocks.meeting(wanted):
+                nodes |= blocks.values[block]
+    return nodes
+
+
+def _in_singles(index: NodesBySlot, slots: Sequence[Slot], ip: str) -> int:
+    """The nodes with a port of one number that conflicts with some consecutive ones on an address."""
+    nodes, anywhere = 0, index.anywhere
+    if len(anywhere) < len(slots):
+        for slot, there in anywhere.items():
+            if slot in slots:
+                nodes |= there
+    else:
+        for slot in slots:
+            if slot in anywhere:
+                nodes |= anywhere[slot]
+    for slot, by_ip in index.by_ip.items():
+        if slot in slots and ip != WILDCARD:
+            nodes |= index.on_address(slot, ip)
+        elif slot in slots:
+            for there in by_ip.values():
+                nodes |= there
+    return nodes
+
+
+def add(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
+    """Adds a node, as a set, to those of a block."""
+    blocks = index.blocks.get(ip)
+    if blocks is None:
+        blocks = index.blocks[ip] = BlockMap()
+    blocks.put(block, blocks.values.get(block, 0) | node)
+    index.is_plain = False
+
+
+def discard(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
+    """Takes a node, as a set, that may be there, out of those of a block."""
+    blocks = index.blocks.get(ip)
+    if blocks is None:
+        return
+    left = blocks.values.get(block, 0) & ~node
+    if left:
+        blocks.put(block, left)
+        return
+    blocks.drop(block)
+    if not blocks:
+        del index.blocks[ip]
+        index.note_whether_plain()
+
+
+def unlike(index: NodesBySlot, key: PortKey) -> bool:
+    """Whether anybody in the index has a number of the key, and not exactly its numbers."""
+    slot = key.slot
+    if any(block != slot for blocks in index.blocks.values() for block in blocks.meeting(slot)):
+        return True
+    return key.length > 1 and _in_singles(index, slots_in(slot), WILDCARD) != 0
+
+
+def lookup(index: NodesBySlot, slots: Iterable[Slot], whole: Slot) -> Callable[[Slot, int], int]:
+    """`NodesBySlot.of_slot` for some slots, which are among those of `whole`, while nothing changes."""
+    found = {slot: nodes for slot in slots if (nodes := index.of_single(slot))}
+    for blocks in index.blocks.values():
+        for block in blocks.meeting(whole):
+            nodes = blocks.values[block]
+            for slot in slots_in(block):
+                found[slot] = found.get(slot, 0) | nodes
+    return found.get
+
+
+# -- one node
+
+
+def holders(entry: NodeEntry, wanted: Slot) -> Holders:
+    """Who holds a number of a slot or block on a node, on whatever address, each once."""
+    found = dict.fromkeys(entry.holders.get(wanted, ()) if length_of(wanted) == 1 else _in_slots(entry, wanted))
+    if entry.blocks:
+        for block in entry.blocks.meeting(wanted):
+            found.update(dict.fromkeys(entry.blocks.values[block]))
+    return tuple(found)
+
+
+def _in_slots(entry: NodeEntry, block: Slot) -> Iterable[ClaimId]:
+    held, slots = entry.holders, slots_in(block)
+    if len(held) < len(slots):
+        return [holder for slot, these in held.items() if slot in slots for holder in these]
+    return [holder for slot in slots for holder in held.get(slot, ())]
+
+
+def stand(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[CandidateSet], *, is_settled: bool) -> None:
+    """A claim holds a block of the node from now on; the sets of the node count its numbers."""
+    held, settled = _numbers(entry, block)
+    if entry.blocks is None:
+        entry.blocks = BlockMap()
+    others = entry.blocks.values.get(block, ())
+    if claim_id in others:  # on another address
+        return
+    entry.blocks.put(block, (*others, claim_id))
+    everything = (1 << length_of(block)) - 1
+    count(sets, block, held=everything & ~held, settled=everything & ~settled if is_settled else 0, change=1)
+    entry.note(block)
+
+
+def leave(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[CandidateSet]) -> Holders:
+    """Undoes `stand`; gives the other holders of this very block. The claim is still among all claims."""
+    blocks = entry.blocks
+    these = blocks.values.get(block, ()) if blocks else ()
+    if blocks is None or claim_id not in these:  # it left with another address
+        return these
+    held, settled = _numbers(entry, block)
+    left = tuple([holder for holder in these if holder != claim_id])
+    if left:
+        blocks.put(block, left)
+    else:
+        blocks.drop(block)
+        if not blocks:
+            entry.blocks = None
+    still_held, still_settled = entry.look(block)
+    count(sets, block, held=held & ~still_held, settled=settled & ~still_settled, change=-1)
+    entry.note(block)
+    return left
+
+
+def _numbers(entry: NodeEntry, block: Slot) -> tuple[int, int]:
+    first = number_of(first_of(block))
+    return entry.numbers(protocol_of(block), first, first + length_of(block) - 1)
+
+
+# -- candidate sets
+
+
+def count(sets: Iterable[CandidateSet], block: Slot, *, held: int, settled: int, change: int) -> None:
+    """A node of the sets has a holder, or somebody settled, more (1) or less (-1) for some numbers of a block.
+
+    held, settled: these numbers, less the first of the block.
+    """
+    protocol, first = protocol_of(block), number_of(first_of(block))
+    for candidates in sets:
+        cover = candidates.covers.get(protocol)
+        if cover is not None:
+            cover.count(first, length_of(block), held=held, settled=settled, change=change)

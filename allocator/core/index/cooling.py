@@ -1,0 +1,294 @@
+"""Which numbers were given up lately, and on which nodes, so that others get them last.
+
+Clients of a Pod that is gone (UDP, NAT, connection tracking) go on sending to its number for a while, and whoever has
+it next gets what was meant for somebody else. So a number *cools down* on the node where it was given up.
+
+Rules:
+
+* Only who was settled gives a number up: a Pod on its node, or a lease. Nobody ever sent to what was merely reserved.
+* It is an order, never a verdict: what cools is given where nothing else is free.
+* Who had a number gets it back at once.
+* Kept in memory alone, for an hour, and of the ports that were given up last: what is forgotten harms nobody.
+* A position of a node is not given to another node while a number cools there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from allocator.core.blocks import slots_in
+from allocator.core.candidates import NodeName
+from allocator.core.claims import Claim, ClaimId
+from allocator.core.index.candidate_sets import CandidateSet
+from allocator.core.ports import (
+    WILDCARD,
+    Planes,
+    PortKey,
+    Protocol,
+    Slot,
+    bits,
+    least,
+    lowest,
+    number_of,
+    set_of,
+    slot_of,
+    slots_of,
+    span,
+)
+from hostport.contract.limits import LONGEST_COOL_DOWN
+
+if TYPE_CHECKING:
+    from allocator.core.index.ports import NodeTable
+
+MOST_GIVEN_UP = 32_768
+"""Ports that are remembered. Each takes about 250 bytes."""
+
+MOST_DURATIONS = 8
+"""Different cool-downs for which what cools is kept ready. For any other it is gone through what is remembered."""
+
+MOST_LOOKS = 256
+"""Numbers of which is asked where they are held, before those are tried that may be free where they do not cool."""
+
+_POSITION_BITS = 32
+_POSITION = (1 << _POSITION_BITS) - 1
+
+ONE = ord("1")
+
+_Place = int
+"""A slot and the position of a node, in one int."""
+
+
+class Reuse(Enum):
+    """Which of the numbers that are free everywhere a policy that searches gives."""
+
+    LOWEST = "lowest"
+    OLDEST = "oldest"
+    RANDOM = "random"
+
+
+class Cooling:
+    """What was given up in the last `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.nodes: dict[Slot, int] = {}  # where a slot cools
+        self._seconds = seconds
+        self._at: OrderedDict[_Place, float] = OrderedDict()  # the oldest first
+
+    def add(self, place: _Place, at: float) -> None:
+        """A port was given up, later than all that were added before. `at`: in seconds."""
+        self._at[place] = at
+        self._at.move_to_end(place)
+        slot = Slot(place >> _POSITION_BITS)
+        self.nodes[slot] = self.nodes.get(slot, 0) | 1 << (place & _POSITION)
+        if len(self._at) > MOST_GIVEN_UP:
+            self._forget(self._at.popitem(last=False)[0])
+
+    def begin(self, at: OrderedDict[_Place, float], since: float) -> None:
+        """Takes all that was given up after a time, of what is remembered: tens of thousands, in one go."""
+        oldest = at[next(iter(at))] if at else since
+        self._at = at.copy() if oldest > since else OrderedDict([each for each in at.items() if each[1] > since])
+        nodes, known = self.nodes, self.nodes.get
+        for place in self._at:
+            slot = place >> _POSITION_BITS
+            nodes[slot] = known(slot, 0) | 1 << (place & _POSITION)  # type: ignore[index, call-overload] # see `slot_of`
+
+    def expire(self, now: float) -> None:
+        """Forgets what has cooled down by now."""
+        at = self._at
+        while at and now - at[next(iter(at))] >= self._seconds:
+            self._forget(at.popitem(last=False)[0])
+
+    def _forget(self, place: _Place) -> None:
+        slot = Slot(place >> _POSITION_BITS)
+        nodes = self.nodes[slot] & ~(1 << (place & _POSITION))
+        if nodes:
+            self.nodes[slot] = nodes
+        else:
+            del self.nodes[slot]
+
+
+class GivenUp:
+    """The ports that were given up in the last hour, and what of them cools for how long."""
+
+    def __init__(self, nodes: NodeTable) -> None:
+        """nodes: those where ports are held."""
+        self.keeps_order = False  # whether `oldest_first` is asked
+        self.at: OrderedDict[_Place, float] = OrderedDict()  # the oldest first
+        self._nodes = nodes
+        self._by_seconds: OrderedDict[float, Cooling] = OrderedDict()  # the one that was asked for last is the last
+        self._ends = 0  # claims that gave numbers up, while the order is kept
+        self._order: Planes = []  # for each number, which of those was the last to give it up; 0: none was
+
+    def note(self, claim: Claim, name: NodeName | None, now: float) -> None:
+        """A claim ends at `now` seconds: its numbers cool on the node where it was settled. None: it was nowhere."""
+        if name is None or not self._nodes.is_known(name):
+            return  # nobody is placed there
+        position = self._nodes.position(name)
+        entry = self._nodes.at(position)
+        if self.keeps_order:
+            self._put_last(claim)
+        for slot in _slots(claim):
+            place = slot << _POSITION_BITS | position
+            if place not in self.at:
+                entry.cooling += 1
+            self.at[place] = now
+            self.at.move_to_end(place)
+            for cooling in self._by_seconds.values():
+                cooling.add(place, now)
+        self._forget(now)
+
+    def _put_last(self, claim: Claim) -> None:
+        """The numbers of a claim were given up last of all."""
+        self._ends += 1
+        numbers = 0
+        for port in claim.ports:
+            numbers |= span(port.host_port, port.host_port + (port.count or 1) - 1)
+        self._order += [0] * (self._ends.bit_length() - len(self._order))
+        for order, plane in enumerate(self._order):
+            self._order[order] = plane | numbers if self._ends >> order & 1 else plane & ~numbers
+
+    def cooling(self, seconds: float, now: float) -> Cooling | None:
+        """What was given up less than so many seconds before `now`; None where that is nothing."""
+        self._forget(now)
+        cooling = self._by_seconds.get(seconds)
+        if cooling is None:
+            cooling = self._by_seconds[seconds] = Cooling(seconds)
+            cooling.begin(self.at, now - seconds)
+            if len(self._by_seconds) > MOST_DURATIONS:
+                self._by_seconds.popitem(last=False)
+        self._by_seconds.move_to_end(seconds)
+        cooling.expire(now)
+        return cooling if cooling.nodes else None
+
+    def oldest_first(self, low: int) -> Callable[[int], int]:
+        """What picks one of a set of numbers, less `low`: one that was never given up, else that of longest ago.
+
+        Ties go to the lowest: a claim gives up all of its numbers at once.
+        """
+        order = [plane >> low for plane in self._order]
+
+        def pick(numbers: int) -> int:
+            return lowest(least(order, numbers))
+
+        return pick
+
+    def _forget(self, now: float) -> None:
+        """Forgets what was given up an hour ago, and what is too much."""
+        at = self.at
+        while at and (len(at) > MOST_GIVEN_UP or now - at[next(iter(at))] >= LONGEST_COOL_DOWN):
+            place, _ = at.popitem(last=False)
+            position = place & _POSITION
+            self._nodes.at(position).cooling -= 1
+            self._nodes.forget_if_idle(position)
+
+
+def _slots(claim: Claim) -> Iterator[Slot]:
+    """All that a claim holds, each number of its blocks among them."""
+    for port in claim.ports:
+        yield from slots_in(port.key.slot)
+
+
+class NumbersHeld(NamedTuple):
+    """What is held, for one protocol. taken: the numbers of a range that anybody has on a candidate, less its lowest.
+
+    nodes: where a port is held.
+    """
+
+    taken: Callable[[int, int], int]
+    nodes: Callable[[PortKey], int]
+
+
+class CoolDown:
+    """What cools for one ask."""
+
+    def __init__(self, nodes: Mapping[Slot, int], own: frozenset[int]) -> None:
+        """nodes: where each slot cools. own: numbers that do not cool for the ask, as its owner had them."""
+        self._nodes = nodes
+        self._own = own
+        self._full: dict[tuple[CandidateSet, Protocol, int, int], int] = {}  # what is known for this ask
+
+    def unless(self, numbers: Iterable[int]) -> CoolDown:
+        """The same, but for some numbers: somebody named them."""
+        return CoolDown(self._nodes, self._own.union(numbers))
+
+    def numbers(self, candidates: CandidateSet, protocols: Iterable[Protocol], low: int, high: int) -> int:
+        """The numbers of [low, high] that cool on any candidate under any of the protocols, as a set."""
+        within, nodes, found = candidates.nodes, self._nodes, 0
+        for protocol in protocols if within else ():
+            slots = [slot for slot in self._slots(protocol, low, high) if nodes[slot] & within]
+            found |= _numbers(slots, low, high)
+        return found << low & ~set_of(self._own)
+
+    def nodes(self, keys: Iterable[PortKey]) -> int:
+        """The nodes where any of the keys cools."""
+        found = 0
+        for key in keys:
+            for slot in slots_in(key.slot):
+                if number_of(slot) not in self._own:
+                    found |= self._nodes.get(slot, 0)
+        return found
+
+    def full(self, candidates: CandidateSet, protocol: Protocol, low: int, high: int, held: NumbersHeld) -> int:
+        """Numbers of [low, high] that on each candidate cool or are held, and cool on one, less `low`.
+
+        Whoever is not found among `MOST_LOOKS` that are held somewhere is not given: it is tried, in vain.
+        """
+        known = self._full.get((candidates, protocol, low, high))
+        if known is not None:
+            return known
+        everywhere, nodes, own = candidates.nodes, self._nodes, set_of(self._own) >> low
+        slots = self._slots(protocol, low, high)
+        numbers = _numbers([slot for slot in slots if not everywhere & ~nodes[slot]], low, high) & ~own
+        others = held.taken(low, high) & _numbers(slots, low, high) & ~numbers
+        for at in islice(bits(others), MOST_LOOKS):
+            left = everywhere if own >> at & 1 else everywhere & ~nodes[slot_of(protocol, low + at)]
+            if not left & ~held.nodes(PortKey(WILDCARD, protocol, low + at)):
+                numbers |= 1 << at
+        self._full[candidates, protocol, low, high] = numbers
+        return numbers
+
+    def _slots(self, protocol: Protocol, low: int, high: int) -> Iterable[Slot]:
+        """The slots of a range that cool anywhere: by going through those, or through the range, which is less."""
+        slots = slots_of(protocol, range(low, high + 1))
+        if len(slots) < len(self._nodes):
+            return [slot for slot in slots if slot in self._nodes]
+        return [slot for slot in self._nodes if slot in slots]
+
+
+def _numbers(slots: Iterable[Slot], low: int, high: int) -> int:
+    """The numbers of some slots of [low, high], less `low`, as a set: written as text, since there may be thousands."""
+    digits = bytearray(b"0") * (high - low + 1)
+    for slot in slots:
+        digits[high - (slot >> 2)] = ONE
+    return int(digits, 2)
+
+
+def by_chance(claim_id: ClaimId) -> Callable[[int], int]:
+    """What picks one of a set of numbers by the chance that made an id: the core has no other."""
+    seed = crc32(claim_id.encode())
+
+    def pick(numbers: int) -> int:
+        nonlocal seed
+        seed = crc32(seed.to_bytes(4))
+        return member(numbers, seed % numbers.bit_count())
+
+    return pick
+
+
+def member(numbers: int, rank: int) -> int:
+    """The member of a set that has `rank` lower ones; found by halves, whatever the size of the set."""
+    base, width = 0, numbers.bit_length()
+    while width > 1:
+        half = width // 2
+        lower = numbers & ((1 << half) - 1)
+        count = lower.bit_count()
+        if rank < count:
+            numbers, width = lower, half
+        else:
+            numbers, base, width, rank = numbers >> half, base + half, width - half, rank - count
+    return base

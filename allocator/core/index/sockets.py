@@ -1,0 +1,319 @@
+"""Which sockets are open on which node, as the agents report it, and how that changes what is held.
+
+An open socket holds its number on its node, as a settled claim does: it is counted in the candidate sets, once with the
+claims there, whoever opened it. So nothing has to be counted anew when a Pod that declares it comes or goes.
+
+Invariants:
+
+* `open_at` has exactly the sockets that are open on the nodes.
+* A node has sockets only while there is a Node object of its name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from itertools import islice
+from math import inf
+from typing import TYPE_CHECKING
+
+from allocator.core.blocks import slots_in
+from allocator.core.candidates import NodeName
+from allocator.core.claims import Claim
+from allocator.core.index.candidate_sets import CandidateSet, CandidateSets, arrive, depart
+from allocator.core.ports import PortKey, Protocol, Slot, bits, runs_of, slot_of, slots_and_addresses, span
+from allocator.core.sockets import (
+    SETTLING_SECONDS,
+    STALE_SECONDS,
+    Listener,
+    NodeFacts,
+    NodeSockets,
+    SocketChange,
+    shared_address,
+)
+
+if TYPE_CHECKING:
+    from allocator.core.index.ports import NodeEntry, NodesBySlot, NodeTable
+
+MOST_FACTS = 64
+"""Different things that candidates say of outgoing connections and that are looked at. In a cluster there are a few;
+where agents keep numbers, one for each node where connections have some of them still."""
+
+USUAL_EPHEMERAL = (32768, 60999)
+"""What Linux does unless it is told otherwise."""
+
+MOST_RANGES = 32
+
+
+class SocketIndex:
+    """See the module."""
+
+    def __init__(self, nodes: NodeTable, sets: CandidateSets, open_at: NodesBySlot) -> None:
+        """open_at: slot → address → nodes, which this class alone changes."""
+        self._nodes = nodes
+        self._sets = sets
+        self.open_at = open_at
+        self.outgoing: dict[NodeFacts, int] = {}  # what nodes say of outgoing connections → those nodes
+        self._reserving = Counter[tuple[int, int]]()  # ephemeral ranges of nodes whose agents keep numbers from them
+        self.entries: dict[NodeName, NodeEntry] = {}  # the nodes whose agents have said something; changed here alone
+        self._presuming: dict[NodeName, None] = {}  # of those the ones that may have sockets that are presumed closed
+        self.now = 0.0  # when the last change was told, or the last tick was, in seconds
+
+    # -- changes
+
+    def take(self, change: SocketChange, now: float) -> tuple[list[Slot], list[Slot]]:
+        """Takes a part of a report of a node that is known; gives the slots of what has opened, and of what has closed.
+
+        now: in seconds.
+        """
+        entry, node = self._entry(change.node)
+        sockets = entry.sockets
+        if sockets is None:
+            sockets = entry.sockets = NodeSockets()
+            self.entries[change.node] = entry
+        is_news = bool(change.closed or change.opened) or sockets.reported_at is None
+        sets, opened, closed = self._sets.having(node.bit_length() - 1, node), list[Slot](), list[Slot]()
+        for slot, ip in change.closed:
+            sockets.presumed.pop((slot, ip), None)
+            closed += self._close(entry, node, sets, slot, ip)
+        for slot, socket in change.opened:
+            sockets.presumed.pop((slot, socket.ip), None)
+            opened += self._open(entry, node, sets, slot, socket, now)
+        if change.facts is not None:
+            opened += self._settle(entry, node, sets, now)
+            is_news |= bool(opened) or change.facts != sockets.facts
+            self._note_facts(sockets, node, change.facts)
+            sockets.reported_at = now
+        if is_news:
+            self._touch(entry)
+        return opened, closed
+
+    def forget(self, name: NodeName) -> None:
+        """The Node is gone, and what its agent said with it."""
+        if name not in self.entries:
+            return
+        entry, node = self._entry(name)
+        sockets = entry.sockets
+        if sockets is None:
+            return
+        sets = self._sets.having(node.bit_length() - 1, node)
+        for slot, socket in list(sockets):
+            self._close(entry, node, sets, slot, socket.ip)
+        self._note_facts(sockets, node, NodeFacts())
+        entry.sockets = None
+        del self.entries[name]
+        self._touch(entry)
+
+    def presume_closed(self, claim: Claim) -> None:
+        """A claim that stood on its node has ended: so have its sockets, until the agent has looked again."""
+        entry = self.entries.get(claim.node) if claim.node is not None else None
+        if entry is None or entry.sockets is None:
+            return
+        _, node = self._entry(entry.node.name)
+        sets = self._sets.having(node.bit_length() - 1, node)
+        for slot in {one for each, _ in slots_and_addresses(claim.ports) for one in slots_in(each)}:
+            if entry.is_settled(entry.holders_of(slot)):
+                continue  # somebody else there declares it
+            for socket in entry.sockets.of(slot):
+                self._close(entry, node, sets, slot, socket.ip)
+                entry.sockets.presumed[slot, socket.ip] = socket, self.now
+                self._presuming[entry.node.name] = None
+
+    def unsettled(self, now: float) -> list[NodeName]:
+        """The nodes that have sockets which were presumed to be closed some time ago: their agents should look.
+
+        An agent that sees them open as before has nothing to tell by itself. now: in seconds.
+        """
+        found = list[NodeName]()
+        for name in list(self._presuming):
+            sockets = self.of(name)
+            if sockets is None or not sockets.presumed:
+                del self._presuming[name]
+            elif any(now - since >= SETTLING_SECONDS for _, since in sockets.presumed.values()):
+                found.append(name)
+        return found
+
+    def _settle(self, entry: NodeEntry, node: int, sets: list[CandidateSet], now: float) -> list[Slot]:
+        """What was presumed to be closed some time ago, and the agent that has looked since has not told, is open."""
+        opened, sockets = list[Slot](), entry.sockets
+        if sockets is None or not sockets.presumed:
+            return opened
+        for (slot, ip), (socket, since) in list(sockets.presumed.items()):
+            if now - since >= SETTLING_SECONDS:
+                del sockets.presumed[slot, ip]
+                opened += self._open(entry, node, sets, slot, socket, now)
+        return opened
+
+    def _open(
+        self, entry: NodeEntry, node: int, sets: list[CandidateSet], slot: Slot, socket: Listener, now: float
+    ) -> list[Slot]:
+        """Opens a socket; gives its slot where it was not open on that address."""
+        sockets = entry.sockets
+        if sockets is None:
+            return []
+        was_open = sockets.has(slot)
+        if not sockets.put(slot, socket, now):
+            return []
+        self.open_at.add(slot, shared_address(socket.ip), node)
+        if was_open:
+            return [slot]
+        holders = entry.holders_of(slot)
+        arrive(sets, slot, is_first=not holders, is_settled=not entry.is_settled(holders))
+        entry.note(slot)
+        return [slot]
+
+    def _close(self, entry: NodeEntry, node: int, sets: list[CandidateSet], slot: Slot, ip: str) -> list[Slot]:
+        """Closes a socket that may be open; gives its slot where it was."""
+        sockets = entry.sockets
+        if sockets is None or sockets.take(slot, ip) is None:
+            return []
+        left, address = sockets.of(slot), shared_address(ip)
+        if all(shared_address(socket.ip) != address for socket in left):
+            self.open_at.discard(slot, address, node)
+        if left:
+            return [slot]
+        holders = entry.holders_of(slot)
+        depart(sets, slot, is_last=not holders, is_settled=not entry.is_settled(holders))
+        entry.note(slot)
+        return [slot]
+
+    def _note_facts(self, sockets: NodeSockets, node: int, facts: NodeFacts) -> None:
+        if facts == sockets.facts:
+            return
+        if sockets.facts.ephemeral is not None:
+            left = self.outgoing[sockets.facts] & ~node
+            if left:
+                self.outgoing[sockets.facts] = left
+            else:
+                del self.outgoing[sockets.facts]
+        if facts.ephemeral is not None:
+            self.outgoing[facts] = self.outgoing.get(facts, 0) | node
+        for each, change in ((sockets.facts, -1), (facts, 1)):
+            if each.reserves and each.ephemeral is not None:
+                self._reserving[each.ephemeral] += change
+                if not self._reserving[each.ephemeral]:
+                    del self._reserving[each.ephemeral]
+        sockets.facts = facts
+
+    def _entry(self, name: NodeName) -> tuple[NodeEntry, int]:
+        """A node that something names, and the set of that one node."""
+        position = self._nodes.positions[name]
+        return self._nodes.at(position), 1 << position
+
+    def _touch(self, entry: NodeEntry) -> None:
+        self._nodes.changes += 1
+        entry.changed = self._nodes.changes
+
+    # -- questions
+
+    def of(self, name: NodeName) -> NodeSockets | None:
+        """What the agent of a node has said; None: nothing."""
+        entry = self.entries.get(name)
+        return None if entry is None else entry.sockets
+
+    def addresses(self, name: NodeName, protocol: Protocol, number: int) -> list[str] | None:
+        """The addresses on which a number is open on a node, whoever opened it; None: its agent has said nothing.
+
+        `ports.WILDCARD` is every address.
+        """
+        sockets = self.of(name)
+        if sockets is None or sockets.reported_at is None:
+            return None
+        return [socket.ip for socket in sockets.of(slot_of(protocol, number))]
+
+    def is_open(self, name: NodeName, protocol: Protocol, number: int) -> bool | None:
+        """Whether a number is open on a node, on whatever address; None: its agent has said nothing."""
+        addresses = self.addresses(name, protocol, number)
+        return None if addresses is None else bool(addresses)
+
+    def reported_at(self, name: NodeName) -> float | None:
+        """When the last whole report of a node came, in seconds; None: none has."""
+        sockets = self.of(name)
+        return None if sockets is None else sockets.reported_at
+
+    def may_be_of_a_client(self, name: NodeName, key: PortKey) -> bool:
+        """Whether a socket on a port is told only when it is a minute old: UDP, among the numbers of clients."""
+        sockets = self.of(name)
+        if sockets is None or sockets.facts.ephemeral is None or key.protocol is not Protocol.UDP:
+            return False
+        low, high = sockets.facts.ephemeral
+        return key.number <= high and key.number + key.length > low
+
+    def reporting(self) -> Collection[NodeName]:
+        """The nodes whose agents have said something."""
+        return self.entries.keys()
+
+    def age(self, name: NodeName) -> float:
+        """Seconds since the last whole report of a node; infinite where there was none."""
+        at = self.reported_at(name)
+        return inf if at is None else self.now - at
+
+    def oldest(self) -> float:
+        """The age of the oldest report that counts, in seconds; 0 where there is none."""
+        return max((age for age in map(self.age, self.entries) if age < inf), default=0.0)
+
+    def is_stale(self, name: NodeName) -> bool:
+        """Whether the last report of a node is so old that people are told."""
+        return self.age(name) > STALE_SECONDS
+
+    def listeners(self, name: NodeName, key: PortKey) -> list[Listener]:
+        """The open sockets of a node that conflict with a port, whoever opened them."""
+        sockets = self.of(name)
+        return [] if sockets is None else sockets.conflicting(key)
+
+    def ephemeral(self, nodes: int) -> int:
+        """The numbers that outgoing connections may take on any of some nodes, as far as those say it."""
+        numbers = 0
+        for facts in self._facts(nodes) if self.outgoing else ():
+            numbers |= _outgoing(facts)
+        return numbers
+
+    def _facts(self, nodes: int) -> Iterator[NodeFacts]:
+        """What some nodes say, each thing once where they are many; the first `MOST_FACTS`."""
+        if nodes.bit_count() > MOST_FACTS:
+            return islice((facts for facts, there in self.outgoing.items() if there & nodes), MOST_FACTS)
+        found = (self._nodes.at(position).sockets for position in bits(nodes))
+        return (sockets.facts for sockets in found if sockets is not None)
+
+    def reserving(self) -> int:
+        """The numbers that outgoing connections take on any node whose agent keeps some from them."""
+        numbers = 0
+        for low, high in self._reserving:
+            numbers |= span(low, high)
+        return numbers
+
+    def awaits_agents(self, nodes: int, numbers: int) -> bool:
+        """Whether the agent of any of some nodes that keeps numbers from outgoing connections keeps none of these."""
+        return any(  # what nearly all say is asked first: in a large cluster the facts of every node may differ
+            facts.reserves and not facts.kept & numbers and there & nodes and _outgoing(facts) & numbers
+            for facts, there in self.outgoing.items()
+        )
+
+    def ephemeral_ranges(self, nodes: int) -> tuple[tuple[int, int], ...] | None:
+        """What outgoing connections may take in spite of agents, as ranges, `MOST_RANGES` at most; None: nobody knows.
+
+        An agent that reserves keeps what is given from them. Of nodes that say nothing it is what Linux does.
+        """
+        known = kept = 0
+        for facts, there in self.outgoing.items():
+            known |= there & nodes
+            kept |= there if facts.reserves else 0
+        if not known:
+            return None
+        return _ranges(self.ephemeral(nodes & ~kept) | (span(*USUAL_EPHEMERAL) if nodes & ~known else 0))
+
+
+@lru_cache(maxsize=4 * MOST_FACTS)
+def _outgoing(facts: NodeFacts) -> int:
+    """The numbers that outgoing connections of a node take."""
+    return span(*facts.ephemeral) & ~facts.kept if facts.ephemeral is not None else 0
+
+
+@lru_cache(maxsize=64)
+def _ranges(numbers: int) -> tuple[tuple[int, int], ...]:
+    """The runs of a set; where they are too many, one in place of the last ones."""
+    found = tuple(runs_of(numbers))
+    return (
+        found if len(found) <= MOST_RANGES else (*found[: MOST_RANGES - 1], (found[MOST_RANGES - 1][0], found[-1][1]))
+    )

@@ -1,0 +1,125 @@
+"""What is wrong with an ask for blocks, whoever holds what.
+
+Rules:
+
+* Ports that share their number share the size of their block.
+* A block whose first number is fixed has all of its numbers in 1..65535, begins as its alignment says, and has no
+  reserved number: who names the first does not see the others.
+* Under Index the blocks of an index end before those of the next port group begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from allocator.core.asks import Ask, PortAsk, PortGroup
+from allocator.core.place.packing import begins
+from allocator.core.place.view import avoided, key_of
+from allocator.core.ports import WILDCARD, Protocol, span
+from allocator.core.reserved import ReservedNumbers
+from hostport.contract import Mistake, Reason
+from hostport.contract.limits import HIGHEST_PORT
+from hostport.contract.words import format_run
+
+
+def differing_blocks(ask: Ask, members: Sequence[int]) -> list[Mistake]:
+    """A sentence where the ports of a group want blocks of different sizes, or to begin at different numbers."""
+    first, *others = (ask.ports[member] for member in members)
+    for member, other in zip(members[1:], others, strict=True):
+        if (first.count, first.alignment) != (other.count, other.alignment):
+            message = (
+                f"{first} and {other} share their number, and ask for {_size(first)} and for {_size(other)}. Ask"
+                " for the same at both"
+            )
+            return [Mistake(Reason.BLOCK_SIZES_DIFFER, f"ports[{member}].count", message)]
+    return []
+
+
+def _size(port: PortAsk) -> str:
+    size = f"{port.count} numbers" if port.count > 1 else "one number"
+    return f"{size} from a multiple of {port.alignment} on" if port.alignment > 1 else size
+
+
+def blocks_beyond_stride(ask: Ask, index: int, firsts: Sequence[int]) -> Iterator[Mistake]:
+    """A sentence for the largest block that would run into the numbers of the next port group, under Index.
+
+    firsts: the position of the first port of each group.
+    """
+    largest = max((ask.ports[first] for first in firsts[:-1]), key=lambda port: port.count)
+    end = largest.count * (index + 1)
+    if largest.count > 1 and end > ask.stride:
+        message = (
+            f"{largest}: {largest.count} numbers for each of the indexes 0 to {index} are {end}, more than stride"
+            f" {ask.stride}, so that they would run into those of the next port. Set stride to {end} or more"
+        )
+        yield Mistake(Reason.INDEX_EXCEEDS_STRIDE, "stride", message)
+
+
+def blocks_without_run(ask: Ask, reserved: ReservedNumbers) -> Iterator[Mistake]:
+    """A sentence for each block for which a range has no run at all, under a policy that searches."""
+    if ask.low > ask.high:
+        return
+    usable = span(0, ask.high - ask.low) & ~((reserved.numbers | avoided(ask)) >> ask.low)
+    for position, port in enumerate(ask.ports):
+        if port.host_port or (port.count == 1 and port.alignment == 1):
+            continue
+        what = f"{port}: range {ask.low}-{ask.high} has no room for {_size(port)}"
+        field = f"ports[{position}].count"
+        if not begins(span(0, ask.high - ask.low), port.count, port.alignment, ask.low, ask.high)[1]:
+            message = f"{what}, whoever holds what. Raise range.max, or ask for a smaller block"
+            yield Mistake(Reason.RANGE_TOO_SMALL, field, message)
+        elif not begins(usable, port.count, port.alignment, ask.low, ask.high)[1]:
+            message = f"{what} beside those that are reserved in this cluster or named by the Pod's own probes or hooks"
+            yield Mistake(Reason.RANGE_RESERVED, field, f"{message}. Choose another range, or a smaller block")
+
+
+def misplaced_block(ask: Ask, group: PortGroup, reserved: ReservedNumbers) -> Iterator[Mistake]:
+    """What is wrong with a block whose first number is fixed."""
+    port, first, last = ask.ports[group.members[0]], group.number, group.number + group.count - 1
+    field = f"ports[{group.members[0]}]"
+    if last > HIGHEST_PORT:
+        message = f"{port}: {group.count} numbers from {first} on end at {last}, beyond {HIGHEST_PORT}. Begin lower"
+        yield Mistake(Reason.NUMBER_BEYOND_RANGE, field, message)
+    if first % group.alignment:
+        what = "an even number" if group.alignment == 2 else f"a multiple of {group.alignment}"
+        message = f"{port}: a block that begins with {first} does not begin with {what}, as it has to"
+        is_made = ask.policy.is_ranged and not group.is_users
+        remedy = f"Make range.min, stride and the size multiples of {group.alignment}" if is_made else "Move it by one"
+        yield Mistake(Reason.BLOCK_MISALIGNED, "range.min" if is_made else field, f"{message}. {remedy}")
+    taken = reserved.numbers & span(first, last)
+    if taken and group.count > 1 and (group.is_users or not ask.policy.is_ranged):
+        message = (
+            f"{port}: of its numbers {format_run(first, group.count)}, {reserved.words(taken)}. Choose other numbers"
+        )
+        yield Mistake(Reason.PORT_RESERVED, field, message)
+
+
+def sockets(ask: Ask, group: PortGroup) -> list[int]:
+    """The first member of each protocol: others of it are the same socket under another name."""
+    return list({ask.ports[member].protocol: member for member in reversed(group.members)}.values())[::-1]
+
+
+def meeting_blocks(ask: Ask, groups: Sequence[PortGroup]) -> list[Mistake]:
+    """A sentence for each port whose numbers meet those of an earlier one: both would conflict on every node."""
+    mistakes = []
+    seen: dict[tuple[Protocol, int], dict[str, PortAsk]] = {}  # by address, in port order
+    for group in groups:
+        for member in sockets(ask, group) if group.number else ():
+            port = ask.ports[member]
+            key = key_of(port, group.number)
+            other = None
+            for number in key.numbers:
+                earlier = seen.setdefault((key.protocol, number), {})
+                other = other or _first_conflict(key.ip, earlier)
+                earlier.setdefault(key.ip, port)
+            if other is not None:
+                message = f"{port} and {other} would both get numbers of {key}. Give them different numbers"
+                mistakes.append(Mistake(Reason.OWN_PORTS_COLLIDE, f"ports[{member}]", message))
+    return mistakes
+
+
+def _first_conflict(ip: str, earlier: Mapping[str, PortAsk]) -> PortAsk | None:
+    """The first port whose address conflicts with this one."""
+    if ip == WILDCARD:
+        return next(iter(earlier.values()), None)
+    return earlier.get(WILDCARD) or earlier.get(ip)

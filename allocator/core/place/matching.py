@@ -1,0 +1,346 @@
+"""Room that is made by moving plans.
+
+A plan is only where we think a Pod will land: it may be moved to any candidate of its claim that is free for it. An ask
+that finds no free node may still fit after plans have been moved. Rules:
+
+* None is a proof: no way of moving plans makes room. Where the steps are used up before that is known, the caller's
+  `Steps` say so, and nobody may be told that a port is taken.
+* Moves of one plan after the other are looked for first, breadth first, as the augmenting paths of bipartite matching
+  are. Plans that have the same ports and candidates make one cohort and are looked at together, so that it does not
+  matter how many there are. Where every claim on the way has one port this finds a way whenever there is one.
+* Claims of several ports may have to move several plans at once. What the first search does not find is looked for
+  port by port: where one port by itself has no way, all of them together have none. What is left is tried out
+  (`backtracking`).
+* A plan may *wait*: stand on a node behind holders that will go, because they terminate, or because the scheduler may
+  preempt them for a Pod of the plan's priority.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from allocator.core.blocks import first_of, length_of, slots_in
+from allocator.core.claims import Claim, ClaimId
+from allocator.core.index.candidate_sets import CandidateSet
+from allocator.core.place import backtracking
+from allocator.core.place.view import (
+    PRIORITIES_OF_A_STEP,
+    Move,
+    NodeChoice,
+    PlacementView,
+    Seeker,
+    Steps,
+    blockers,
+    free_nodes,
+    open_nodes,
+    unless_exempt,
+    unplanned,
+)
+from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, bits, lowest, number_of, protocol_of
+
+PLAN_STEPS = 0.2
+"""Steps to look at one plan that has a port."""
+
+LOOKS_OF_A_STEP = 10
+"""Cohorts that are looked at in one step."""
+
+
+def find_node(seeker: Seeker, candidates: CandidateSet, view: PlacementView, steps: Steps) -> NodeChoice | None:
+    """A candidate that is free for the seeker, moving plans if need be.
+
+    None is a proof that there is none, unless the steps are spent.
+    """
+    nodes = free_nodes(seeker.keys, candidates, view, seeker.exempt) & seeker.nodes
+    if nodes:
+        return NodeChoice(view.nodes.pick(nodes))
+    return find_moves(seeker, view, steps)
+
+
+def find_moves(seeker: Seeker, view: PlacementView, steps: Steps) -> NodeChoice | None:
+    """The same where it is known that no node is free for the seeker as plans stand."""
+    return _ChainSearch(view, steps, waits=False, kin=seeker.exempt).find(seeker)
+
+
+def find_wait(seeker: Seeker, view: PlacementView, steps: Steps) -> NodeChoice | None:
+    """A node where all who are in the way will go: by themselves, moving plans if need be, or preempted."""
+    return _ChainSearch(view, steps, waits=True, kin=seeker.exempt).find(seeker)
+
+
+def somebody_goes(seeker: Seeker, view: PlacementView) -> bool:
+    """Whether there is a holder at all that a search which waits would overlook: else it finds nothing new.
+
+    Whom a plan may preempt counts too: it could wait there to make room.
+    """
+    return view.ports.some_leave(highest_rank(seeker, view))
+
+
+def highest_rank(seeker: Seeker, view: PlacementView) -> int | None:
+    """The highest rank of the seeker and of all plans; None where nobody preempts."""
+    return max((rank for rank in (seeker.rank, view.sets.highest_rank) if rank is not None), default=None)
+
+
+_Name = tuple[tuple[PortKey, ...], CandidateSet, int | None]
+"""Ports, candidates and rank."""
+
+
+@dataclass(slots=True, eq=False)
+class _Cohort:
+    """Plans with the same ports and candidates, and the nodes where they stand."""
+
+    seeker: Seeker
+    candidates: CandidateSet
+    nodes: int = 0
+    twice: int = 0  # where two of them stand: a Pod and its successor
+    has_twins: bool = False  # whether one of them shares its name with another claim
+
+    @property
+    def name(self) -> _Name:
+        """What its plans have in common."""
+        return self.seeker.keys, self.candidates, self.seeker.rank
+
+
+@dataclass(slots=True)
+class _Link:
+    """One step of a chain: who seeks, for whose sake, and where it stands in that one's way."""
+
+    seeker: Seeker
+    cohort: _Cohort | None = None
+    parent: _Link | None = None
+    nodes: int = 0
+
+
+class _ChainSearch:
+    """One search. waits: whether holders that will go are in nobody's way. kin: with whom the ask shares a node."""
+
+    def __init__(self, view: PlacementView, steps: Steps, *, waits: bool, kin: frozenset[ClaimId]) -> None:
+        self._view = view
+        self._steps = steps
+        self._waits = waits
+        self._kin = kin
+        self._cohorts = _Cohorts(view, steps, kin)
+
+    def find(self, root: Seeker) -> NodeChoice | None:
+        """A node for the seeker, and the moves that free it; None as the head of this module says."""
+        nodes = open_nodes(root, self._view, self._steps, waits=self._waits)
+        if not nodes or not self._steps.spend():
+            return None
+        free = unplanned(root, nodes, self._view)
+        if free:
+            return NodeChoice(self._view.nodes.pick(free))
+        if not self._may_have_room(root):
+            return None
+        choice, is_proof = self._chain(root)
+        if choice is not None or is_proof or self._steps.are_spent:
+            return choice
+        # Where one port by itself has no way, all of them together have none.
+        if any(self._chain(root, only=key)[1] for key in root.keys):
+            return None
+        return backtracking.find(root, self._view, self._steps, waits=self._waits)
+
+    def _may_have_room(self, root: Seeker) -> bool:
+        """Whether each key is free on any node that a chain of moves could reach: a look at few sets before many nodes.
+
+        It says nothing where two could share a node: claims of one name, or on two addresses.
+        """
+        ports = self._view.ports
+        for key in root.keys:
+            if self._cohorts.is_shareable(key.slot) or self._is_of_kin(key):
+                continue
+            if ports.has_unlike_plans(key):
+                continue  # a plan in the way may be moved to where nobody but a third one has its other numbers
+            reach = self._view.sets.reach(key, root.nodes)
+            self._steps.spend(ports.priorities / PRIORITIES_OF_A_STEP if self._waits else 0)
+            stays = ports.staying(key, highest_rank(root, self._view)) if self._waits else ports.settled(key)
+            taken = ports.planned(key) | stays
+            if not reach & ~unless_exempt(key, taken & reach, root.exempt, self._view, lambda _: True):
+                return False
+        return True
+
+    def _is_of_kin(self, key: PortKey) -> bool:
+        """Whether a plan that the ask may share a node with has the slot of a key."""
+        kin = (self._view.claims[claim_id] for claim_id in self._kin if claim_id in self._view.claims)
+        return any(key.meets(other) for claim in kin if not claim.is_settled for other in claim.keys)
+
+    def _chain(self, root: Seeker, only: PortKey | None = None) -> tuple[NodeChoice | None, bool]:
+        """Breadth first over plans that stand alone in the way. The second value: whether there is provably no way.
+
+        only: all ports but those that conflict with this key count as free of plans. A way that is missing even then
+        is missing with all of them; one that is found says nothing.
+        """
+        links = deque([_Link(root)])
+        visited: set[int] = set()
+        addresses = _addresses(root, only)
+        # Blocks that meet and are not alike do not exclude one another in chains: a third may stand beside both.
+        is_proof = (only is not None or len(root.keys) == 1) and not self._view.ports.has_unlike_plans(
+            only or root.keys[0]
+        )
+        while links:
+            link = links.popleft()
+            if not self._steps.spend():
+                return None, False
+            nodes = open_nodes(link.seeker, self._view, self._steps, waits=self._waits)
+            in_the_way = list(self._in_the_way(link, nodes, only))
+            once = twice = 0
+            for cohort, here in in_the_way:
+                twice |= once & here | cohort.twice & here
+                once |= here
+            free = nodes & ~once
+            if free:
+                return (None, False) if only else (self._unwound(link, free), False)
+            is_proof = is_proof and not twice  # where two are in the way both would have to move
+            for cohort, here in in_the_way:
+                is_proof = is_proof and not cohort.has_twins and (only is not None or len(cohort.seeker.keys) == 1)
+                alone = here & ~twice
+                if alone and id(cohort) not in visited:
+                    visited.add(id(cohort))
+                    addresses |= _addresses(cohort.seeker, only)
+                    if not cohort.candidates.is_single():  # else it stands where it must
+                        links.append(_Link(cohort.seeker, cohort, link, alone))
+        # Two on different addresses could share a node, so that counting nodes proves nothing.
+        return None, is_proof and len(addresses) <= 1
+
+    def _in_the_way(self, link: _Link, nodes: int, only: PortKey | None) -> Iterator[tuple[_Cohort, int]]:
+        """The cohorts with plans in a seeker's way, and on which of the nodes."""
+        slots = {only.slot} if only else {key.slot for key in link.seeker.keys}
+        seen: set[int] = set()
+        for slot in slots:
+            for cohort in self._cohorts.near(slot, nodes):
+                if id(cohort) in seen:
+                    continue
+                seen.add(id(cohort))
+                clash = _clashes(link.seeker.keys, cohort.seeker.keys, slots)
+                here = cohort.nodes & nodes if clash else 0
+                here = self._less_exempt(here, cohort, link.seeker)
+                if here:
+                    yield cohort, here
+
+    def _less_exempt(self, nodes: int, cohort: _Cohort, seeker: Seeker) -> int:
+        """Those of the nodes where a plan of the cohort is in the seeker's way that is not exempt."""
+        for claim_id in seeker.exempt if nodes else ():
+            claim = self._view.claims.get(claim_id)
+            if claim is None or claim.node is None or claim.is_settled:
+                continue
+            only = self._view.nodes.only(claim.node)
+            if only & nodes and not any(
+                self._cohorts.has(cohort, holder)
+                for holder in blockers(seeker.keys, claim.node, self._view, seeker.exempt)
+            ):
+                nodes &= ~only
+        return nodes
+
+    def _unwound(self, link: _Link, free: int) -> NodeChoice | None:
+        """The moves of a chain, from its end to the ask; None where it comes to one node twice."""
+        nodes = self._view.nodes
+        node, used = nodes.pick(free), [nodes.pick(free)]
+        moves: list[Move] = []
+        while link.cohort is not None and link.parent is not None:
+            there = nodes.name_at(lowest(link.nodes))
+            in_the_way = blockers(link.parent.seeker.keys, there, self._view, link.parent.seeker.exempt)
+            claim = next(claim for claim in in_the_way if self._cohorts.has(link.cohort, claim))
+            moves.append((claim.id, node))
+            node, link = there, link.parent
+            used.append(node)
+        return NodeChoice(node, tuple(moves)) if len(set(used)) == len(used) else None
+
+
+class _Cohorts:
+    """The plans that one search has looked at, those with the same ports and candidates together."""
+
+    def __init__(self, view: PlacementView, steps: Steps, kin: frozenset[ClaimId]) -> None:
+        self._view = view
+        self._steps = steps
+        self._kin = kin
+        self._by_name: dict[_Name, _Cohort] = {}  # each once, whichever of its slots it was found by
+        self._by_slot: dict[Slot, dict[_Cohort, None]] = {}
+        self._standing: dict[Slot, dict[int, list[_Cohort]]] = {}  # of those, by position
+        self._looked: dict[Slot, int] = {}  # at which nodes, of each slot
+        self._counted: set[ClaimId] = set()  # the plans that are in `nodes` of their cohort
+        self._sets: dict[int, CandidateSet] = {}  # by the identity of constraints that claims have
+
+    @cached_property
+    def shareable(self) -> set[Slot]:
+        """The slots that two plans could have on one node."""
+        return self._view.shareable()
+
+    def is_shareable(self, slot: Slot) -> bool:
+        """Whether two plans could have a slot, or a number of a block, on one node."""
+        return slot in self.shareable or (slot > LAST_SLOT and not self.shareable.isdisjoint(slots_in(slot)))
+
+    def has(self, cohort: _Cohort, claim: Claim) -> bool:
+        """Whether a claim is one of a cohort's plans."""
+        return not claim.is_settled and self._name_of(claim) == cohort.name
+
+    def near(self, slot: Slot, nodes: int) -> Iterable[_Cohort]:
+        """The cohorts that have a slot, those among them with a plan on one of the nodes. Some more than once."""
+        self._look(slot, nodes)
+        cohorts, size = self._by_slot[slot], nodes.bit_count()
+        self._steps.spend(1 + min(size, len(cohorts)) / LOOKS_OF_A_STEP)
+        if size >= len(cohorts):
+            return cohorts
+        standing = self._standing[slot]
+        return [cohort for position in bits(nodes) for cohort in standing.get(position, ())]
+
+    def _look(self, slot: Slot, nodes: int) -> None:
+        """Puts the plans that have a slot on some nodes into cohorts. No node is looked at twice for a slot."""
+        ports, claims, known = self._view.ports, self._view.claims, self._looked.get(slot, 0)
+        alone = (PortKey(WILDCARD, protocol_of(slot), number_of(first_of(slot)), length_of(slot)),)
+        new = ports.planned(alone[0]) & nodes & ~known
+        self._looked[slot] = known | nodes
+        cohorts, standing = self._by_slot.setdefault(slot, {}), self._standing.setdefault(slot, {})
+        may_share = new and self.is_shareable(slot)
+        for position in bits(new):
+            self._steps.spend(PLAN_STEPS)
+            for holder in self._view.nodes.at(position).holders_of(slot):
+                claim = claims[holder]
+                if claim.is_settled:
+                    continue
+                cohort = self._cohort_of(claim, alone)
+                cohorts[cohort] = None
+                standing.setdefault(position, []).append(cohort)
+                if claim.id in self._counted:
+                    continue  # with another of its ports
+                self._counted.add(claim.id)
+                bit = 1 << position
+                cohort.twice |= cohort.nodes & bit
+                cohort.nodes |= bit
+            if may_share:
+                self._note_twins(position, slot)
+
+    def _note_twins(self, position: int, slot: Slot) -> None:
+        """Marks the cohorts of the plans on a node that share their name with another claim."""
+        for holder in self._view.nodes.at(position).holders_of(slot):
+            claim = self._view.claims[holder]
+            if not claim.is_settled and len(self._view.named(claim.owner)) > 1:
+                self._by_name[self._name_of(claim)].has_twins = True
+
+    def _cohort_of(self, claim: Claim, alone: tuple[PortKey, ...]) -> _Cohort:
+        """The cohort of a plan that has a slot. alone: the slot's only key, as nearly all have it."""
+        is_plain = len(claim.ports) == 1 and not claim.ports[0].host_ip and claim.ports[0].key == alone[0]
+        name = self._name_of(claim, alone if is_plain else None)
+        cohort = self._by_name.get(name)
+        if cohort is None:
+            keys, candidates, rank = name
+            cohort = self._by_name[name] = _Cohort(Seeker(keys=keys, nodes=candidates.nodes, rank=rank), candidates)
+        cohort.has_twins |= claim.id in self._kin
+        return cohort
+
+    def _name_of(self, claim: Claim, keys: tuple[PortKey, ...] | None = None) -> _Name:
+        """What the plans of a cohort have in common."""
+        candidates = self._sets.get(id(claim.constraints))
+        if candidates is None:
+            candidates = self._sets[id(claim.constraints)] = self._view.sets.of(claim.constraints)
+        keys = keys or tuple([port.key for port in claim.ports])
+        return keys, candidates, claim.priority if claim.may_preempt else None
+
+
+def _addresses(seeker: Seeker, only: PortKey | None) -> set[str]:
+    """The addresses that ports are on, where they are on one."""
+    return {key.ip for key in seeker.keys if key.ip != WILDCARD and (only is None or key.slot == only.slot)}
+
+
+def _clashes(keys: Iterable[PortKey], others: Sequence[PortKey], slots: set[Slot]) -> bool:
+    """Whether a key of one and a key of the other conflict on one of the slots."""
+    return any(key.conflicts_with(other) for key in keys if key.slot in slots for other in others)

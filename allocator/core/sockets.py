@@ -1,0 +1,179 @@
+"""What the agent of a node reports: which sockets are open there, and the numbers that outgoing connections take.
+
+Rules:
+
+* A report comes in parts (`SocketChange`), and each says what has opened and closed. With the last part it is whole.
+* What an agent said stands until it says otherwise, or the Node is gone.
+* A socket that a Pod or a lease of the node declares is its own; any other is a process that holds the number.
+* When a claim ends, its sockets are *presumed* closed: the agent has not looked since, and is asked to. Where it looks
+  later on and does not say that they are closed, or says that they have opened, they are open, and somebody else's.
+
+A socket takes about 20 bytes here: nodes have few programs, so that what a socket is besides its number is kept once.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from allocator.core.candidates import NodeName
+from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, number_of, protocol_of, slot_of, slots_of
+
+STALE_SECONDS = 120.0
+"""A report that is older is told of where an answer rests on it."""
+
+SETTLING_SECONDS = 2.0
+"""A report that comes so long after the end of a Pod was made after it."""
+
+MOST_LISTENERS = 16_384
+
+
+class Listener(msgspec.Struct, frozen=True, gc=False):
+    """A socket less its number: its address (normalised), the name of its process (empty: not known) and its user."""
+
+    ip: str = WILDCARD
+    process: str = ""
+    uid: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.process}" if self.process else f"a process of user {self.uid}"
+
+
+ELSEWHERE = "elsewhere"
+"""Stands for the addresses that one node alone has."""
+
+_SHARED = frozenset((WILDCARD, "127.0.0.1", "::1"))
+
+
+def shared_address(ip: str) -> str:
+    """An address that many nodes have, as it is; `ELSEWHERE` for any other."""
+    return ip if ip in _SHARED else ELSEWHERE
+
+
+def listener(ip: str, process: str, uid: int) -> Listener:
+    """The same programs listen on every node, and are one object each."""
+    return _kept_once(ip, process, uid) if ip in _SHARED else Listener(ip, _kept_once("", process, uid).process, uid)
+
+
+@lru_cache(maxsize=MOST_LISTENERS)
+def _kept_once(ip: str, process: str, uid: int) -> Listener:
+    return Listener(ip, process, uid)
+
+
+class NodeFacts(msgspec.Struct, frozen=True, gc=False):
+    """What the agent says of its node besides sockets.
+
+    ephemeral: the lowest and highest number that outgoing connections take; None: not told. kept: the set of the
+    numbers that they do not take all the same (ip_local_reserved_ports). reserves: whether the agent adds to those.
+    """
+
+    ephemeral: tuple[int, int] | None = None
+    kept: int = 0
+    reserves: bool = False
+
+
+class SocketChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A part of a report. What closes is told before what opens; of a slot and an address there is one socket.
+
+    facts: set in the last part.
+    """
+
+    node: NodeName
+    closed: Sequence[tuple[Slot, str]] = ()
+    opened: Sequence[tuple[Slot, Listener]] = ()
+    facts: NodeFacts | None = None
+
+
+class NodeSockets:
+    """The open sockets of one node, in order of slots. Those of one slot have different addresses."""
+
+    __slots__ = ("_since", "_slots", "_sockets", "facts", "presumed", "reported_at")
+
+    def __init__(self) -> None:
+        self._slots = array("I")
+        self._sockets: list[Listener] = []
+        self._since = array("I")  # in seconds of the clock that the ledger is given
+        self.presumed: dict[tuple[Slot, str], tuple[Listener, float]] = {}  # closed, and since when
+        self.facts = NodeFacts()
+        self.reported_at: float | None = None  # when the last whole report came; None: none has
+
+    def __len__(self) -> int:
+        """How many sockets are open."""
+        return len(self._slots)
+
+    def __iter__(self) -> Iterator[tuple[Slot, Listener]]:
+        """The open sockets."""
+        return zip(map(Slot, self._slots), self._sockets, strict=True)
+
+    def told(self) -> Iterator[tuple[Slot, Listener]]:
+        """What the agent said is open: those that are presumed to be closed among it."""
+        yield from self
+        for (slot, _), (socket, _) in self.presumed.items():
+            yield slot, socket
+
+    def has(self, slot: Slot) -> bool:
+        """Whether a socket of the slot is open, on whatever address."""
+        at = bisect_left(self._slots, slot)
+        return at < len(self._slots) and self._slots[at] == slot
+
+    def slots(self, low: int, high: int) -> Iterator[Slot]:
+        """The slots of the open numbers from low to high, in order."""
+        for at in range(bisect_left(self._slots, slot_of(Protocol.TCP, low)), len(self._slots)):
+            if number_of(Slot(self._slots[at])) > high:
+                return
+            yield Slot(self._slots[at])
+
+    def of(self, slot: Slot) -> list[Listener]:
+        """The open sockets of a slot."""
+        at = bisect_left(self._slots, slot)
+        return self._sockets[at : bisect_left(self._slots, slot + 1, at)]
+
+    def since(self, slot: Slot) -> float | None:
+        """When the first socket of a slot was told, in seconds; None: none is open."""
+        at = bisect_left(self._slots, slot)
+        opened = self._since[at : bisect_left(self._slots, slot + 1, at)]
+        return float(min(opened)) if opened else None
+
+    def conflicting(self, key: PortKey) -> list[Listener]:
+        """The open sockets that conflict with a port."""
+        slots = slots_of(key.protocol, key.numbers)
+        found = self.of(slots[0]) if key.length == 1 else [each for slot in slots for each in self.of(slot)]
+        return [each for each in found if key.ip == each.ip or WILDCARD in (key.ip, each.ip)]
+
+    def numbers(self, protocol: Protocol, low: int, high: int) -> int:
+        """The open numbers of [low, high], less `low`."""
+        numbers, slots = 0, self._slots
+        for at in range(bisect_left(slots, slot_of(protocol, low)), len(slots)):
+            slot = Slot(slots[at])
+            if number_of(slot) > high:
+                break
+            if protocol_of(slot) is protocol:
+                numbers |= 1 << number_of(slot) - low
+        return numbers
+
+    def put(self, slot: Slot, socket: Listener, now: float) -> bool:
+        """Opens a socket, in place of one with its slot and address; whether there was none."""
+        at = bisect_left(self._slots, slot)
+        while at < len(self._slots) and self._slots[at] == slot:
+            if self._sockets[at].ip == socket.ip:
+                self._sockets[at] = socket
+                return False
+            at += 1
+        self._slots.insert(at, slot)
+        self._sockets.insert(at, socket)
+        self._since.insert(at, max(0, int(now)))
+        return True
+
+    def take(self, slot: Slot, ip: str) -> Listener | None:
+        """Closes a socket, and gives it; None: it is not open."""
+        at = bisect_left(self._slots, slot)
+        while at < len(self._slots) and self._slots[at] == slot:
+            if self._sockets[at].ip == ip:
+                del self._slots[at], self._since[at]
+                return self._sockets.pop(at)
+            at += 1
+        return None

@@ -1,0 +1,210 @@
+"""What an agent sends, parsed once: messages become one whole report, and a report what changes in the books. Pure.
+
+Rules:
+
+* Whatever an agent sends has a bound, which is checked before anything is made of it.
+* A report counts when its last message is there. Until then nothing of it is told.
+* Of a number, a protocol and an address there is one socket: where several are told, the last one counts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Container, Iterable, Iterator
+from functools import lru_cache
+
+from allocator.core.asks import Refused, SizedCache, kept_once
+from allocator.core.candidates import NodeName
+from allocator.core.ports import WILDCARD, Slot, slot_of, span
+from allocator.core.sockets import Listener, NodeFacts, SocketChange, listener
+from allocator.core.view import NodesView
+from allocator.wire import PROTOCOLS, to_timestamp
+from hostport.contract import Mistake, Reason
+from hostport.contract.limits import (
+    HIGHEST_PORT,
+    LONGEST_ADDRESS,
+    LONGEST_PROCESS,
+    LOWEST_PORT,
+    MOST_FOREIGN,
+    MOST_OF_A_MESSAGE,
+    MOST_SOCKETS,
+)
+from hostport.v1 import allocator_pb2 as pb
+
+Changes = tuple[list[tuple[Slot, str]], list[tuple[Slot, Listener]]]
+"""What closes, and what opens."""
+
+SocketKey = tuple[Slot, str]
+"""A protocol and a number, and an address (normalised)."""
+
+_PROTOCOLS = {value: protocol for protocol, value in PROTOCOLS.items()}
+"""Those that a socket may have: one that is not set is none, other than in a request."""
+
+_FACTS: SizedCache[NodeFacts, NodeFacts] = SizedCache(4 << 20)
+"""What nodes say besides sockets: with some numbers kept it takes up to 8 KiB, and most nodes say the same."""
+
+
+class Report:
+    """A report, message by message. `snapshot`: whether what was told before is closed."""
+
+    def __init__(self) -> None:
+        self.snapshot = False
+        self.opened: dict[SocketKey, Listener] = {}
+        self.closed: dict[SocketKey, None] = {}
+        self.facts: NodeFacts | None = None
+
+    def add(self, message: pb.ReportNodeRequest, facts: NodeFacts) -> None:
+        """Takes a message. facts: what the agent said of its node before.
+
+        Raises:
+            Refused: something in it is not what it should be, or there is too much of it.
+
+        """
+        for name, sockets in (("opened", message.opened), ("closed", message.closed)):
+            _check_count(name, len(sockets), MOST_OF_A_MESSAGE)
+        if message.snapshot:
+            self.snapshot = True
+            self.opened.clear()
+            self.closed.clear()
+        for socket in message.closed:
+            key = _key(socket, "closed")
+            self.opened.pop(key, None)
+            self.closed[key] = None
+        for socket in message.opened:
+            key = _key(socket, "opened")
+            self.closed.pop(key, None)
+            self.opened[key] = listener(key[1], _process(socket.process), socket.uid)
+        if len(self.opened) > MOST_SOCKETS or len(self.closed) > MOST_SOCKETS:
+            raise too_large(max(len(self.opened), len(self.closed)), 0)
+        self.facts = _facts(message, self.facts or facts)
+
+    def changes(
+        self,
+        before: Iterable[tuple[Slot, Listener]],
+        undeclared: Callable[[Iterable[Slot]], int],
+        presumed: Container[SocketKey] = (),
+    ) -> Changes:
+        """What closes and what opens.
+
+        before: the sockets that were told before. undeclared: how many of some slots nobody on the node declares.
+        presumed: those of them that are presumed to be closed. One that is told again without a snapshot has opened.
+
+        Raises:
+            Refused: more would be open then than may be.
+
+        """
+        if not (self.snapshot or self.opened or self.closed):
+            return [], []
+        known = {(slot, socket.ip): socket for slot, socket in before}
+        gone = known.keys() - self.opened.keys() if self.snapshot else self.closed.keys() & known.keys()
+        anew = () if self.snapshot else presumed
+        opened = [(key[0], socket) for key, socket in self.opened.items() if known.get(key) != socket or key in anew]
+        left = (known.keys() - gone) | self.opened.keys()
+        if len(left) > MOST_FOREIGN:
+            foreign = undeclared({slot for slot, _ in left})
+            if len(left) > MOST_SOCKETS or foreign > MOST_FOREIGN:
+                raise too_large(len(left), foreign)
+        return sorted(gone), opened
+
+
+def parts(
+    node: NodeName,
+    closed: list[SocketKey],
+    opened: list[tuple[Slot, Listener]],
+    facts: NodeFacts,
+    most: int,
+) -> Iterator[SocketChange]:
+    """The changes of a report in parts of so many sockets at most; the last one makes it whole."""
+    steps = [SocketChange(node=node, closed=closed[at : at + most]) for at in range(0, len(closed), most)]
+    steps += [SocketChange(node=node, opened=opened[at : at + most]) for at in range(0, len(opened), most)]
+    yield from steps
+    yield SocketChange(node=node, facts=facts)
+
+
+def node_report(nodes: NodesView, name: NodeName, *, ahead: float) -> pb.NodeReport | None:
+    """What a node's agent last said, in short; None: nothing.
+
+    ahead: seconds that the wall clock is ahead of the one of the books.
+    """
+    said = nodes.last_report(name)
+    return said and pb.NodeReport(
+        report_time=to_timestamp(said.at + ahead),
+        current=said.is_current,
+        ephemeral_range=pb.PortRange(min=said.ephemeral[0], max=said.ephemeral[1]) if said.ephemeral else None,
+        foreign_port_count=said.undeclared,
+        reserves=said.reserves,
+    )
+
+
+def too_large(count: int, foreign: int) -> Refused:
+    """The answer to a report of more sockets than are kept for a node. foreign: those that nobody declares."""
+    message = (
+        f"{count} sockets, {foreign} of them on numbers that no Pod of the node declares: at most {MOST_SOCKETS} and"
+        f" {MOST_FOREIGN} are kept for a node. What was told before goes on counting"
+    )
+    return Refused(Mistake(Reason.REPORT_TOO_LARGE, "opened", message))
+
+
+def _check_count(field: str, count: int, most: int) -> None:
+    if count > most:
+        raise _invalid(field, f"{count} entries are more than the {most} of one message")
+
+
+def _key(socket: pb.Socket, field: str) -> SocketKey:
+    protocol = _PROTOCOLS.get(socket.protocol)
+    if protocol is None or not LOWEST_PORT <= socket.port <= HIGHEST_PORT:
+        raise _invalid(field, f"protocol {socket.protocol} with port {socket.port} is no socket")
+    if len(socket.address) > LONGEST_ADDRESS:
+        raise _invalid(field, f"an address has more than {LONGEST_ADDRESS} characters")
+    address = _address(socket.address)
+    if address is None:
+        raise _invalid(field, f"{socket.address!r} is no IP address")
+    return slot_of(protocol, socket.port), address
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> str | None:
+    """An address as it counts in a conflict; None where it is none."""
+    if not text:
+        return WILDCARD
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return WILDCARD if address.is_unspecified else str(address)
+
+
+def _process(name: str) -> str:
+    """The name of a process as it may stand in a sentence: any program may call itself whatever it likes."""
+    if len(name) > LONGEST_PROCESS:
+        raise _invalid("opened", f"the name of a process has more than {LONGEST_PROCESS} characters")
+    return name if name.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
+def _facts(message: pb.ReportNodeRequest, before: NodeFacts) -> NodeFacts:
+    """What is known of the node after a message; what it does not tell stands."""
+    _check_count("reserved", len(message.reserved), MOST_OF_A_MESSAGE)
+    ephemeral, kept = before.ephemeral, before.kept
+    if message.HasField("ephemeral_range"):
+        ephemeral = _bounds(message.ephemeral_range, "ephemeral_range")
+    if message.reserved or message.snapshot:
+        kept = 0
+        for each in message.reserved:
+            kept |= span(*_bounds(each, "reserved"))
+    return kept_once(_FACTS, NodeFacts(ephemeral, kept, message.reserves), _size_of)
+
+
+def _size_of(facts: NodeFacts) -> int:
+    return facts.kept.bit_length() // 8
+
+
+def _bounds(numbers: pb.PortRange, field: str) -> tuple[int, int]:
+    if not LOWEST_PORT <= numbers.min <= numbers.max <= HIGHEST_PORT:
+        raise _invalid(field, f"{numbers.min}-{numbers.max} is no range of ports")
+    return numbers.min, numbers.max
+
+
+def _invalid(field: str, message: str) -> Refused:
+    return Refused(Mistake(Reason.INVALID_REQUEST, field, message))

@@ -1,0 +1,108 @@
+"""The numbers that may be given next, for the agents that keep numbers out of outgoing connections.
+
+Rules:
+
+* A number that is kept from when it is given may be one that a connection took before. So the lowest numbers of each
+  range that `Dynamic` chooses from are kept before: as many as were given of it, and `AHEAD` more. All agents are
+  told where that changes, so it grows by `MORE_AT_ONCE` and not with every number.
+* Who asks for a range that no agent was told of waits until they have answered, `WAIT_SECONDS` at most. Nobody waits
+  for a range any more after that.
+* Whatever is asked, `MOST_UPCOMING` numbers are kept so, of the `MOST_RANGES` ranges that were asked for last. The set
+  is the same for all nodes, so that what their agents say of it is one thing for most of them. Which range was asked
+  for last is known to `MOVED_SECONDS`: where there are more numbers than can be kept, each ask would change them.
+* Ranges are not journalled. After a start the first to ask for one waits again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from allocator.core.asks import Ask
+from allocator.core.ports import lowest, span
+from allocator.core.view import NodesView
+
+AHEAD, MORE_AT_ONCE = 512, 128
+MOST_UPCOMING = 4096
+"""Numbers: a seventh of the range that Linux leaves to outgoing connections."""
+
+MOST_RANGES = 32
+WAIT_SECONDS = 1.0
+"""With all else that a decision may wait for (`allocator.sight`) it is less than what the API server gives a webhook.
+An agent has answered after a third of a second."""
+
+POLL_SECONDS = 0.02
+MOVED_SECONDS = 60.0
+
+Range = tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A range that was asked for.
+
+    until: when nobody waits for it any more. moved: when it became the one that was asked for last. given: of its
+    numbers those given once.
+    """
+
+    until: float
+    moved: float
+    given: int = 0
+
+
+class Upcoming:
+    """See the module. `now`: seconds of a clock that never goes back."""
+
+    now = staticmethod(time.monotonic)
+    rest = staticmethod(asyncio.sleep)
+
+    def __init__(self, nodes: NodesView) -> None:
+        self._nodes = nodes
+        self._ranges: OrderedDict[Range, _Asked] = OrderedDict()  # the one that was asked for last is at the end
+
+    def ask(self, ask: Ask) -> Awaitable[None] | None:
+        """Notes what somebody asks for. Gives what is to be waited for before that is decided; None: nothing."""
+        if not (ask.policy.is_searched and self._nodes.sockets.outgoing):
+            return None
+        key = ask.low, ask.high
+        if not self._of(key):
+            return None
+        known, now = self._ranges.get(key), self.now()
+        if known is None:
+            known = self._ranges[key] = _Asked(now + WAIT_SECONDS, now)
+            if len(self._ranges) > MOST_RANGES:
+                self._ranges.popitem(last=False)
+        elif now - known.moved >= MOVED_SECONDS:
+            known.moved = now
+            self._ranges.move_to_end(key)
+        return self._answered(ask, known) if now < known.until else None
+
+    def note_given(self, numbers: int) -> None:
+        """A node has these numbers, as a set."""
+        for key, asked in self._ranges.items():
+            asked.given |= numbers & span(*key)
+
+    def numbers(self) -> int:
+        """The numbers that may be given next, as a set."""
+        found = 0
+        for key, asked in reversed(self._ranges.items()):
+            of_range, left = self._of(key), MOST_UPCOMING - found.bit_count()
+            if of_range and left > 0:
+                given = -(-asked.given.bit_count() // MORE_AT_ONCE) * MORE_AT_ONCE  # rounded up
+                begin, count = lowest(of_range), min(left, given + AHEAD)
+                found |= of_range & span(begin, begin + count - 1)
+        return found
+
+    def _of(self, key: Range) -> int:
+        """Of a range the numbers that outgoing connections take on a node whose agent keeps some."""
+        return span(*key) & self._nodes.sockets.reserving() if key[0] <= key[1] else 0
+
+    async def _answered(self, ask: Ask, asked: _Asked) -> None:
+        """Returns when all agents of candidates that reserve have answered, or nobody waits for the range any more."""
+        numbers = self._of((ask.low, ask.high))
+        while self.now() < asked.until and self._nodes.awaits_agents(ask.constraints, numbers):
+            await self.rest(POLL_SECONDS)
+        asked.until = 0.0

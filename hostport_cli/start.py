@@ -1,0 +1,49 @@
+"""How `hostport` and `kubectl hostport` start: what they need beside the library is an extra, and may be missing.
+
+Rule: whoever installed the library alone is told in one line which extra to install, and sees no traceback. A module of
+our own that cannot be imported is a fault of ours, and stays one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import NoReturn
+
+COMMAND_LINE = "hostport_cli.__main__"
+COMPLETION = "hostport_cli.commands.completion"
+Program = Callable[[], object]
+OURS = ("allocator", "hostport", "hostport_cli", "shim")
+
+EXIT_USAGE = 2
+"""As `hostport_cli.exits` has it, which needs the extra itself."""
+
+
+def command_line() -> object:
+    """Runs `hostport`. Returns its exit code."""
+    return _run(COMMAND_LINE, "main")
+
+
+def completion() -> object:
+    """Runs what kubectl asks for completions."""
+    return _run(COMPLETION, "for_kubectl")
+
+
+def _run(module: str, function: str) -> object:
+    try:
+        run = getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in OURS:
+            raise
+        _missing("cli", package)
+    return run()
+
+
+def _missing(extra: str, package: str) -> NoReturn:
+    sys.stderr.write(
+        f"hostport: the package {package} is not installed, which the command line needs and the library does not: "
+        f'pip install "hostport-operator[{extra}]"\n'
+    )
+    raise SystemExit(EXIT_USAGE)

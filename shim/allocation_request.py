@@ -1,0 +1,350 @@
+"""What a Pod asks of the allocator, and what is wrong with the Pod before it asks. Pure.
+
+Rules:
+
+* The allocator decides: what a Pod asks for is written down as it stands.
+* A source of the index that is there is the index, whatever it says.
+* What is sent, kept or shown is not longer than Kubernetes has it, and all of the request is bounded.
+* A patch is foretold from above. It is never larger than that, so that nothing is allocated for a Pod whose patch could
+  not be sent.
+* What does not go together with hostNetwork is named by the field that the user wrote. The API server would refuse such
+  a Pod later, with words about a hostNetwork that nobody wrote; or would admit it, and it would break (a service mesh
+  redirects the traffic of the whole node).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from hostport.contract import Mistake, Reason, defaults
+from hostport.contract.limits import HIGHEST_PORT, LONGEST_ADDRESS, LONGEST_NAME, LOWEST_PORT, Bound
+from hostport.contract.policies import DEFAULT_POLICY
+from hostport.v1.allocator_pb2 import (
+    POLICY_STATIC,
+    PROTOCOL_SCTP,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    AllocateRequest,
+    NodeConstraints,
+    NodeRequirement,
+    Protocol,
+)
+from shim.annotations import (
+    ALLOCATED,
+    ALLOCATION_ID,
+    ENABLED,
+    NETWORK,
+    POLICIES,
+    SEARCHED,
+    PodSettings,
+    not_a_number,
+    out_of_range,
+    parse_number,
+)
+from shim.findings import EACH
+from shim.outcomes import About, quoted
+from shim.pods import (
+    FieldError,
+    Json,
+    NewPod,
+    PodPort,
+    boolean,
+    integer,
+    json_object,
+    json_objects,
+    text,
+    text_map,
+    texts,
+    undeclared,
+)
+from shim.ports import brought, previewed
+from shim.sizes import PROBE_BYTES, REMOVAL_BYTES, block_bytes, extra_bytes, patch_bytes, texts_of
+
+STEERED_BYTES = Bound.CONSTRAINTS.most + 1000
+"""Of what keeps a Pod off nodes: the allocator writes no constraints that are larger than an ask may have."""
+
+POD_INDEX = "apps.kubernetes.io/pod-index"
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+
+PROTOCOLS: dict[str, Protocol.ValueType] = {"TCP": PROTOCOL_TCP, "UDP": PROTOCOL_UDP, "SCTP": PROTOCOL_SCTP}
+LONGEST_ID = 128
+"""Characters of request_id and allocation_id, as the contract has it."""
+
+MESH_CONTAINERS = frozenset({"istio-proxy", "istio-init"})
+OS_LABEL = "kubernetes.io/os"
+
+_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+_TERMS = f"spec.affinity.nodeAffinity.{_REQUIRED}"
+
+
+def index_of(pod: NewPod) -> tuple[int | None, tuple[Mistake, ...], str]:
+    """The Pod's index, its source's mistake, and the source. A source that is there is it, whatever it says."""
+    named = re.search(r"-([0-9]+)\Z", pod.name)
+    sources = (
+        (f"label {POD_INDEX}", pod.labels.get(POD_INDEX)),
+        (f"annotation {COMPLETION_INDEX}", pod.annotations.get(COMPLETION_INDEX)),
+        (f"label {COMPLETION_INDEX}", pod.labels.get(COMPLETION_INDEX)),
+        ("metadata.name", named[1] if named else None),
+    )
+    for where, value in sources:
+        if value is not None:
+            return *_read_index(where, value), where
+    return None, (), ""
+
+
+def _read_index(where: str, value: str) -> tuple[int | None, tuple[Mistake, ...]]:
+    number = parse_number(value)
+    if number is None:
+        return None, (not_a_number(where, value),)
+    if number > HIGHEST_PORT:  # min-port + index is beyond every port, and need not fit the contract's integer
+        message = f"index {quoted(value)} is above {HIGHEST_PORT}: no port is left for it. Use policy Dynamic"
+        return None, (Mistake(Reason.NUMBER_BEYOND_RANGE, where, message),)
+    return number, ()
+
+
+def port_mistakes(port: PodPort) -> list[Mistake]:
+    """What is wrong with the numbers and the protocol of a port."""
+    wrong = []
+    if not LOWEST_PORT <= port.container_port <= HIGHEST_PORT:
+        wrong.append(out_of_range(f"{port.path}.containerPort", port.container_port))
+    if not 0 <= port.host_port <= HIGHEST_PORT:
+        wrong.append(out_of_range(f"{port.path}.hostPort", port.host_port))
+    if port.protocol not in PROTOCOLS:
+        message = f"{quoted(port.protocol)} is none of {', '.join(PROTOCOLS)}"
+        wrong.append(Mistake(Reason.UNKNOWN_VALUE, f"{port.path}.protocol", message))
+    return wrong
+
+
+def allocation_request(about: About, pod: NewPod, settings: PodSettings, index: int | None) -> AllocateRequest:
+    """The request for a Pod with ports. A Pod that comes back in the same dry run keeps the numbers that it shows.
+
+    Raises:
+        FieldError: a field has an impossible type.
+
+    """
+    low, high, stride = settings.numbers or (LOWEST_PORT, HIGHEST_PORT, defaults.STRIDE)
+    carried = pod.annotations.get(ALLOCATION_ID, "")
+    request = AllocateRequest(
+        request_id=about.request_id,
+        dry_run=about.is_dry_run,
+        policy=settings.policy or POLICIES[DEFAULT_POLICY],
+        stride=stride,
+        priority=_int32(pod.spec, "priority"),
+        may_preempt=text(pod.spec, "preemptionPolicy", "spec") != "Never",
+        when_full=settings.when_full,
+        host_network=pod.host_network,
+        allocation_id=carried if len(carried) <= LONGEST_ID else "",
+    )
+    # In place: a message that is made apart is copied into its parent.
+    request.range.min, request.range.max = low, high
+    request.owner.kind, request.owner.namespace = "Pod", about.namespace
+    request.owner.name, request.owner.generate_name = pod.name, pod.generate_name
+    request.owner.controller_uid = pod.controller.uid if pod.controller else ""
+    former = brought(pod) if settings.own_network else {}
+    for port in pod.ports:
+        # With hostNetwork the allocator sees it by itself: there hostPort is containerPort.
+        is_former = former.get((port.container, port.name, port.protocol, port.host_port)) == port.container_port
+        asked = request.ports.add(
+            former=is_former,
+            container=port.container,
+            name=port.name,
+            protocol=PROTOCOLS[port.protocol],
+            container_port=port.container_port,
+            host_port=port.host_port,
+            host_ip=port.host_ip,
+        )
+        if port.count > 1:
+            asked.count, asked.alignment = port.count, port.alignment
+    if settings.cool_down is not None:
+        request.cool_down.FromNanoseconds(round(settings.cool_down * 1e9))
+    if request.policy in SEARCHED and not settings.own_network:
+        request.avoid.extend(undeclared(pod))
+    request.constraints.SetInParent()
+    _write_constraints(pod.spec, request.constraints)
+    if index is not None:
+        request.index = index
+    if (made_by := pod.controller) is not None:
+        request.controller.api_version, request.controller.kind = made_by.api_version, made_by.kind
+        request.controller.name = made_by.name
+    if about.is_dry_run and previewed(pod, own_network=settings.own_network):
+        _keep_as_it_stands(request, own_network=settings.own_network)
+    return request
+
+
+def _keep_as_it_stands(request: AllocateRequest, *, own_network: bool) -> None:
+    """What the allocator does by itself with a Pod that carries its own id."""
+    request.policy = POLICY_STATIC
+    for at in reversed(range(len(request.ports) if own_network else 0)):
+        if not request.ports[at].host_port:
+            del request.ports[at]  # it is on no host
+    for port in request.ports:
+        port.host_port = port.host_port or port.container_port
+
+
+def _int32(spec: Json, key: str) -> int:
+    value = integer(spec, key, "spec")
+    if not -(2**31) <= value < 2**31:
+        raise FieldError(f"spec.{key}", "a 32-bit integer", value)
+    return value
+
+
+def too_much(request: AllocateRequest) -> Iterator[Mistake]:
+    """What the Pod says too much of: where it may run, and numbers that only probes name."""
+    size = request.constraints.ByteSize()
+    if size > Bound.CONSTRAINTS.most:
+        yield Mistake(Reason.TOO_COMPLEX, "spec.affinity", Bound.CONSTRAINTS.told(size))
+    count = len(request.avoid)
+    if count > Bound.UNDECLARED.most:
+        yield Mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.UNDECLARED.told(count))
+
+
+def _write_constraints(spec: Json, into: NodeConstraints) -> None:
+    into.node_name = text(spec, "nodeName", "spec")
+    for key, value in text_map(spec, "nodeSelector", "spec").items():  # nearly always there is none
+        into.node_selector[key] = value
+    affinity = json_object(json_object(spec, "affinity", "spec"), "nodeAffinity", "spec.affinity")
+    required = json_object(affinity, _REQUIRED, "spec.affinity.nodeAffinity")
+    for _, path, raw in json_objects(required, "nodeSelectorTerms", _TERMS):
+        term = into.required_affinity.add()
+        _write_requirements(raw, "matchExpressions", path, term.match_expressions.add)
+        _write_requirements(raw, "matchFields", path, term.match_fields.add)
+    for _, path, raw in json_objects(spec, "tolerations", "spec"):
+        into.tolerations.add(
+            key=text(raw, "key", path),
+            operator=text(raw, "operator", path),
+            value=text(raw, "value", path),
+            effect=text(raw, "effect", path),
+        )
+
+
+def _write_requirements(term: Json, key: str, path: str, add: Callable[..., NodeRequirement]) -> None:
+    for _, where, raw in json_objects(term, key, path):
+        add(key=text(raw, "key", where), operator=text(raw, "operator", where), values=texts(raw, "values", where))
+
+
+def too_long(pod: NewPod) -> tuple[Mistake, ...]:
+    """Text that is sent, kept or shown, and is longer than Kubernetes has it."""
+    wrong = [
+        _long(f"{path}.{field}", name, LONGEST_NAME)
+        for path, field, name in _long_names(pod)
+        if len(name) > LONGEST_NAME
+    ]
+    for container in pod.containers:
+        if len(container.name) > LONGEST_NAME:
+            wrong.append(_long(f"{container.path}.name", container.name, LONGEST_NAME))
+        for port in container.all_ports:
+            if len(port.name) > LONGEST_NAME:
+                wrong.append(_long(f"{port.path}.name", port.name, LONGEST_NAME))
+            if len(port.host_ip) > LONGEST_ADDRESS:
+                wrong.append(_long(f"{port.path}.hostIP", port.host_ip, LONGEST_ADDRESS))
+    return tuple(wrong)
+
+
+def _long_names(pod: NewPod) -> list[tuple[str, str, str]]:
+    """Each with its field, in two parts: the whole is put together only for one that is too long."""
+    names = [
+        ("metadata", "name", pod.name),
+        ("metadata", "generateName", pod.generate_name),
+        ("metadata", "namespace", pod.namespace),
+        ("spec", "nodeName", pod.node_name),
+    ]
+    if (by := pod.controller) is not None:
+        names += [
+            (by.path, "apiVersion", by.api_version),
+            (by.path, "kind", by.kind),
+            (by.path, "name", by.name),
+            (by.path, "uid", by.uid),
+        ]
+    return names
+
+
+def too_large_a_patch(pod: NewPod, settings: PodSettings, targets: int) -> tuple[Mistake, ...]:
+    """What is wrong with a Pod whose patch could be larger than one may be. `targets`: how much is published."""
+    rewrites = settings.rewrites and not settings.own_network
+    characters = sum(len(text) + EACH for text in texts_of(pod)) if rewrites else 0
+    if characters > Bound.TEXTS.most:
+        return (Mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.TEXTS.told(characters)),)
+    if rough_patch_bytes(pod, rewrites=rewrites, targets=targets) <= Bound.PATCH.most:
+        return ()
+    count = patch_bytes(pod, inject_env=settings.inject_env, rewrites=rewrites, targets=targets)
+    if count <= Bound.PATCH.most:
+        return ()
+    return (Mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.PATCH.told(count)),)
+
+
+def rough_patch_bytes(pod: NewPod, *, rewrites: bool = False, targets: int = 0) -> int:
+    """What `patch_bytes` says, or more, in a tenth of its time: nearly all Pods are far below the bound."""
+    ports, containers = len(pod.ports) + 1, len(pod.containers) + 1
+    letters = sum([len(port.name) + len(port.container) for port in pod.ports])
+    kept = sum([len(container.probes) + len(container.env or ()) for container in pod.containers])
+    stale = sum([len(name) for name in pod.annotations if name.startswith(ALLOCATED)])
+    # A letter is three at most as a capital, and seven bytes at most as JSON within JSON; a port has two variables.
+    size = 2000 + 1000 * ports * containers + 48 * letters * containers + PROBE_BYTES * kept + REMOVAL_BYTES * stale
+    if sum([port.count for port in pod.ports]) > len(pod.ports):
+        size += block_bytes(pod.blocks, containers)
+    return size + (extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=True) if rewrites or targets else 0)
+
+
+def can_steer(pod: NewPod, settings: PodSettings, targets: int) -> bool:
+    """Whether a Pod can be kept off nodes: a scheduler is asked, and its affinity and its patch have room."""
+    affinity = (pod.spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get(_REQUIRED)
+    if pod.node_name or (required is not None and not required.get("nodeSelectorTerms")):
+        return False  # the API server refuses an affinity without terms
+    rewrites = settings.rewrites and not settings.own_network
+    return rough_patch_bytes(pod, rewrites=rewrites, targets=targets) + STEERED_BYTES <= Bound.PATCH.most
+
+
+def wrong_network(pod: NewPod, settings: PodSettings) -> Iterator[Mistake]:
+    """What does not go with the network that a Pod with ports is to have. Raises FieldError where a type is wrong."""
+    if pod.ports and not settings.own_network:
+        yield from _forbidden_by_host_network(pod)
+    elif pod.ports and pod.host_network:
+        why = f"true contradicts {NETWORK}: Pod. Remove it, or set {NETWORK}: Host"
+        yield Mistake(Reason.NETWORK_MISMATCH, "spec.hostNetwork", why)
+
+
+def _forbidden_by_host_network(pod: NewPod) -> Iterator[Mistake]:
+    """One mistake for each field."""
+    spec = pod.spec
+    if spec.get("hostUsers") is not None and boolean(spec, "hostUsers", "spec") is False:
+        yield _forbidden("spec.hostUsers", "false is not allowed with hostNetwork")
+    if spec.get("hostnameOverride") is not None:
+        yield _forbidden("spec.hostnameOverride", "it is not allowed with hostNetwork")
+    if spec.get("securityContext"):
+        yield from _sysctls(pod)
+    if spec.get("os") or spec.get("nodeSelector"):
+        yield from _windows(pod)
+    for container in pod.containers:
+        if container.name in MESH_CONTAINERS:
+            message = f"{container.name} works on the Pod's own network, which hostNetwork replaces by the node's"
+            yield _forbidden(f"{container.path}.name", f'{message}; set sidecar.istio.io/inject: "false"')
+    for container in pod.containers:
+        # Ports of ordinary init containers are left alone; hostNetwork wants the two numbers equal there as well.
+        for port in () if container.is_counted else container.all_ports:
+            if port.host_port not in {0, port.container_port}:
+                yield _forbidden(f"{port.path}.hostPort", "an init container's hostPort must equal its containerPort")
+
+
+def _sysctls(pod: NewPod) -> Iterator[Mistake]:
+    context = json_object(pod.spec, "securityContext", "spec")
+    for _, path, sysctl in json_objects(context, "sysctls", "spec.securityContext"):
+        name = text(sysctl, "name", path)
+        if name.replace("/", ".").startswith("net."):
+            yield _forbidden(path, f"{quoted(name)} would change the node's own network")
+
+
+def _windows(pod: NewPod) -> Iterator[Mistake]:
+    if text(json_object(pod.spec, "os", "spec"), "name", "spec.os") == "windows":
+        yield _forbidden("spec.os.name", "Windows Pods have no hostNetwork")
+    if text_map(pod.spec, "nodeSelector", "spec").get(OS_LABEL) == "windows":
+        yield _forbidden(f"spec.nodeSelector[{OS_LABEL}]", "Windows Pods have no hostNetwork")
+
+
+def _forbidden(field: str, why: str) -> Mistake:
+    return Mistake(Reason.HOST_NETWORK_FORBIDDEN, field, f"{why}. Remove it, or remove {ENABLED}")
+
+
+def _long(field: str, value: str, most: int) -> Mistake:
+    return Mistake(Reason.INVALID_REQUEST, field, f"it has {len(value):,} characters, more than {most}")

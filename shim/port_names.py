@@ -1,0 +1,69 @@
+"""How `hostport.io/publish-<port>` and `hostport.io/block-<port>` name a port of the Pod. Pure.
+
+Rule: a port is called by its name, an unnamed one by its containerPort as it was before the allocation; a name that two
+containers have is written `<container>-<name>`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from shim.outcomes import clipped, quoted
+from shim.pods import NewPod
+from shim.ports import brought
+
+MOST_KNOWN = 8
+"""Names in a message."""
+
+MOST_COMPARED, LONGEST_COMPARED = 32, 32
+"""Names that a wrong one is compared with, and characters of each: it takes some microseconds for each."""
+
+
+def places_by_name(pod: NewPod) -> dict[str, list[int]]:
+    """The places in `NewPod.ports` of each name."""
+    names: dict[str, list[int]] = {}
+    former = brought(pod)
+    for at, port in enumerate(pod.ports):
+        for number in {port.container_port, port.host_port}:
+            old = former.get((port.container, port.name, port.protocol, number))
+            if old:
+                break
+        name = port.name or str(old or port.container_port)
+        for each in (name, f"{port.container}-{name}"):
+            names.setdefault(each, []).append(at)
+    return names
+
+
+def places_of(
+    pod: NewPod, names: Mapping[str, list[int]], name: str, prefix: str, *, guesses: bool
+) -> tuple[tuple[int, ...], str]:
+    """The places of the ports of a name, and what is wrong with it.
+
+    Several ports have one name only where they are one: an unnamed 53/TCP and 53/UDP of one container.
+
+    Args:
+        pod: the Pod.
+        names: its `places_by_name`.
+        name: the name.
+        prefix: what stands before it in an annotation, to say it right.
+        guesses: whether the nearest name is looked for: once for each Pod is enough.
+
+    """
+    found = names.get(name, [])
+    if not found:
+        return (), f"the Pod has no port {quoted(name)}{_meant(names, name, guesses=guesses)}"
+    if len({(pod.ports[at].container, pod.ports[at].container_port) for at in found}) > 1:
+        which = f"{pod.ports[found[0]].container}-{name}"
+        return (), f"several ports are called {quoted(name)}. Name the container too: {prefix}{which}"
+    return tuple(found), ""
+
+
+def _meant(names: Iterable[str], name: str, *, guesses: bool) -> str:
+    some = [each for each in islice(names, MOST_COMPARED) if len(each) <= LONGEST_COMPARED] if guesses else ()
+    near = difflib.get_close_matches(clipped(name, LONGEST_COMPARED), some, n=1)
+    if near:
+        return f"; did you mean {quoted(near[0])}?"
+    known = [each for each in names if "-" not in each] or list(names)
+    return f". Name one of: {', '.join(known[:MOST_KNOWN])}"

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: no test, and no part of the product."""

@@ -1,0 +1,254 @@
+"""Which files of the product one thing passes through: `python -m testing.follow`, and docs/follow.md.
+
+Allocator and shim run here in one process, with real sockets, a journal on disk and a simulated API server. Python's
+profiler says which function of which file is entered. Rules:
+
+* Whatever happens once (an import, a first connection, a cache that is empty) has happened before the trace begins.
+* A change of file is a call whose file is another than that of the call before it. Generated code does not count.
+* One thing is traced at a time, and the trace ends when its answer is there and the journal has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import json
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tornado.httpclient import AsyncHTTPClient
+
+from allocator.access.guard import Guard
+from allocator.cluster.kubernetes import KubernetesCluster
+from allocator.core.admission import LedgerRules
+from allocator.journal.sqlite import SqliteJournal
+from hostport.flags import Address
+from hostport.v1 import allocator_pb2 as pb
+from shim.runtime import Shim, ShimOptions
+from testing.apiserver import ApiServer
+from testing.observing import node, pod
+from testing.servicekit import Running
+from testing.waiting import until
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ("allocator", "shim", "hostport")
+GENERATED = ("_pb2", "hostport/v1/")
+REVIEW = ROOT / "examples" / "admission-review.json"
+
+
+@dataclass(slots=True)
+class Walk:
+    """The calls of one thing on its way, as (file, function), in their order."""
+
+    name: str
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[str]:
+        """Each file once, in the order in which they are first entered."""
+        return list(dict.fromkeys(file for file, _ in self.calls))
+
+    @property
+    def changes(self) -> int:
+        return sum(one != other for (one, _), (other, _) in pairwise(self.calls))
+
+    def __str__(self) -> str:
+        functions = len(set(self.calls))
+        return f"{self.name}: {len(self.files)} files, {functions} functions, {self.changes} changes of file"
+
+
+@contextmanager
+def following(walk: Walk) -> Iterator[None]:
+    """Writes the calls of this thread, and of threads that begin now, into `walk`."""
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(str(ROOT)) or code.co_name == "<module>":
+            return
+        file = code.co_filename[len(str(ROOT)) + 1 :]
+        if file.split("/", 1)[0] in PROGRAMS and not any(part in file for part in GENERATED):
+            walk.calls.append((file, code.co_qualname))
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+def untraced(look: Callable[[], bool]) -> bool:
+    """What the tracer itself asks of the product is on nobody's way."""
+    profile = sys.getprofile()
+    sys.setprofile(None)
+    try:
+        return look()
+    finally:
+        sys.setprofile(profile)
+
+
+@dataclass(slots=True)
+class Stage:
+    """Both programs, and the API server that the allocator follows."""
+
+    service: Running
+    url: str  # of the shim
+    server: ApiServer
+    review: Any
+
+    async def admit(self, uid: str) -> None:
+        """Sends the recorded AdmissionReview as a new one."""
+        self.review["request"]["uid"] = f"review-{uid}"
+        for owner in self.review["request"]["object"]["metadata"]["ownerReferences"]:
+            owner["uid"] = uid  # one that waits for no earlier Pod of its own
+        answer = await AsyncHTTPClient().fetch(
+            f"{self.url}/mutate?timeout=5s",
+            method="POST",
+            headers={"Content-Type": "application/json"},
+            body=json.dumps(self.review),
+        )
+        response = json.loads(answer.body)["response"]
+        if not (response["allowed"] and "patch" in response):
+            raise AssertionError(response)
+
+    async def allocate(self, name: str, kind: str = "Pod") -> str:
+        """Returns the allocation's id."""
+        request = pb.AllocateRequest(
+            request_id=name,
+            owner=pb.Owner(kind=kind, namespace="demo", name=name),
+            policy=pb.POLICY_DYNAMIC,
+            ports=[pb.PortRequest(container="c", name="web", container_port=80)],
+        )
+        return (await self.service.stub.Allocate(request)).allocation.id
+
+    async def renew(self, allocation: str) -> None:
+        await self.service.stub.Renew(pb.RenewRequest(id=allocation))
+
+    async def store(self, name: str, allocation: str, number: int) -> None:
+        """The API server stores the Pod of an allocation; returns when the journal has what that changed."""
+        self.server.put("pods", pod(name, f"web:80={number}", carries=allocation, at="n1"))
+        engine = self.service.engine
+        await until(lambda: untraced(lambda: name in engine.maintenance.known_pods()))
+        engine.changes.save_all()
+        await asyncio.sleep(0.05)  # the journal's thread
+
+
+@asynccontextmanager
+async def staged(directory: Path) -> AsyncIterator[Stage]:
+    """A stage whose connections are open and whose caches are warm."""
+    server = ApiServer()
+    await server.start()
+    for name in ("n1", "n2", "n3"):
+        server.put("nodes", node(name))
+    journal = SqliteJournal(directory / "journal.db").open_now()
+    service = Running(journal, LedgerRules(), Guard())
+    await service.start()
+    cluster = KubernetesCluster(server.client())
+    running = asyncio.create_task(cluster.run(service.engine.maintenance))
+    await cluster.synced()
+    nowhere = Address("127.0.0.1", 0)
+    shim = Shim(ShimOptions(listen=nowhere, http=nowhere, allocator=service.address))
+    stage = Stage(service, shim.url, server, json.loads(REVIEW.read_text(encoding="utf-8")))
+    try:
+        yield stage
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await shim.stop()
+        await service.stop()
+        journal.close()
+        await server.stop()
+
+
+async def walks() -> list[Walk]:
+    """An AdmissionReview, an Allocate RPC, a Pod event, and a renewal, each after three of its kind."""
+    traced: list[Walk] = []
+
+    async def trace(name: str, act: Callable[[], Awaitable[object]]) -> None:
+        walk = Walk(name)
+        await asyncio.sleep(0.3)  # what follows the thing before it is over
+        with following(walk):
+            await act()
+        traced.append(walk)
+
+    with tempfile.TemporaryDirectory() as directory:
+        async with staged(Path(directory)) as stage:
+            for number in range(3):
+                await stage.admit(f"warm-{number}")
+                await stage.store(f"stored-{number}", await stage.allocate(f"stored-{number}"), 7000 + number)
+            lease = await stage.allocate("relay", kind="Relay")
+            await stage.renew(lease)
+            claim = await stage.allocate("followed")
+            await trace("AdmissionReview", lambda: stage.admit("followed"))
+            await trace("Allocate RPC", lambda: stage.allocate("one-more"))
+            number = number_of(stage, claim)
+            await trace("Pod event", lambda: stage.store("followed", claim, number))
+            await trace("renewal", lambda: stage.renew(lease))
+    return traced
+
+
+def number_of(stage: Stage, claim: str) -> int:
+    """The host port of an allocation with one port."""
+    return next(each.ports[0].host_port for each in stage.service.engine.ledger.claims if each.id == claim)
+
+
+# -- the page
+
+HEAD = """# Follow one thing
+
+For whoever reads the code: the files that an AdmissionReview, an Allocate RPC, a Pod event and the renewal of a lease
+pass through, in their order. The columns say the file, the first line of its head, and the function by which it is
+first entered. `make docs` makes this page from a trace of both programs in one process (`testing/follow.py`), and a
+test traces them anew.
+"""
+
+
+def page(traced: list[Walk]) -> str:
+    """docs/follow.md: for each walk its files in order, with what each says of itself."""
+    parts = [HEAD.rstrip()]
+    for walk in traced:
+        parts.append(f"\n## One {walk.name}\n\n{len(walk.files)} files.\n")
+        parts.append("| file | what it is | first entered at |\n|---|---|---|")
+        entries = dict(reversed(walk.calls))
+        parts += [f"| `{file}` | {first_line(file)} | `{entries[file]}` |" for file in walk.files]
+    return "\n".join(parts) + "\n"
+
+
+def first_line(file: str) -> str:
+    """The first sentence of a module."""
+    text = ast.get_docstring(ast.parse((ROOT / file).read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].replace("|", "\\|")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--files", action="store_true", help="name the files, with the calls in each")
+    parser.add_argument("--json", action="store_true", help="print the files of each")
+    parser.add_argument("--page", action="store_true", help="print docs/follow.md")
+    options = parser.parse_args()
+    traced = asyncio.run(walks())
+    if options.page:
+        print(page(traced), end="")
+        return
+    if options.json:
+        print(json.dumps({walk.name: walk.files for walk in traced}))
+        return
+    for walk in traced:
+        print(walk)
+        if options.files:
+            files = [file for file, _ in walk.calls]
+            print(*(f"    {file} ({files.count(file)} calls)" for file in walk.files), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

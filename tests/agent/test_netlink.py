@@ -1,0 +1,89 @@
+"""The kernel of this machine tells of sockets that a test opens, in a network namespace where there are no others."""
+
+from __future__ import annotations
+
+from testing.namespaces import in_a_network_namespace, needs_root
+
+
+@needs_root
+def test_every_socket_that_takes_what_is_sent_to_it_is_told_and_no_other() -> None:
+    said = in_a_network_namespace("""
+        import socket
+        from agent.netlink import SocketDiagnosis
+
+        def opened(kind, address, port, family=socket.AF_INET):
+            one = socket.socket(family, kind)
+            one.bind((address, port))
+            if kind == socket.SOCK_STREAM:
+                one.listen()
+            return one
+
+        kept = [
+            opened(socket.SOCK_STREAM, "0.0.0.0", 8080),
+            opened(socket.SOCK_STREAM, "127.0.0.1", 8081),
+            opened(socket.SOCK_STREAM, "::", 8082, socket.AF_INET6),
+            opened(socket.SOCK_DGRAM, "0.0.0.0", 5353),
+        ]
+        kept.append(socket.create_connection(("127.0.0.1", 8080)))  # connections do not count, on either side
+        kept.append(kept[0].accept()[0])
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.connect(("127.0.0.1", 5353))  # a UDP client does not either
+        with SocketDiagnosis() as diagnosis:
+            for key in sorted(diagnosis.sockets()):
+                print(*key)
+            kept[0].close()
+            print(len(diagnosis.sockets()))
+    """)
+    assert said == ["6 8080 ", "6 8081 127.0.0.1", "6 8082 ", "17 5353 ", "3"]
+
+
+@needs_root
+def test_a_thousand_sockets_come_in_several_parts() -> None:
+    said = in_a_network_namespace("""
+        import socket
+        from agent.netlink import SocketDiagnosis
+        kept = []
+        for port in range(20000, 21000):
+            one = socket.socket()
+            one.bind(("127.0.0.1", port))
+            one.listen(1)
+            kept.append(one)
+        with SocketDiagnosis() as diagnosis:
+            found = diagnosis.sockets()
+        print(len(found), {key.port for key in found} == set(range(20000, 21000)))
+    """)
+    assert said == ["1000 True"]
+
+
+@needs_root
+def test_the_connections_that_have_some_numbers_are_told_and_no_listener() -> None:
+    said = in_a_network_namespace("""
+        import socket
+        from agent.netlink import SocketDiagnosis
+
+        def connected(kind, port, family=socket.AF_INET, host="127.0.0.1"):
+            one = socket.socket(family, kind)
+            one.bind((host, port))
+            one.connect((host, 45003))
+            return one
+
+        servers = [
+            socket.create_server(("127.0.0.1", 45003)),
+            socket.create_server(("::1", 45003), family=socket.AF_INET6),
+        ]
+        kept = [
+            connected(socket.SOCK_STREAM, 44999),
+            connected(socket.SOCK_STREAM, 45000),
+            connected(socket.SOCK_STREAM, 45001, socket.AF_INET6, "::1"),
+            connected(socket.SOCK_DGRAM, 45002),
+            connected(socket.SOCK_STREAM, 45010),
+        ]
+        with SocketDiagnosis() as diagnosis:
+            print(*sorted(diagnosis.connections(45000, 45009)))
+            for server in servers:
+                kept.append(server.accept()[0])
+            print(*sorted(diagnosis.connections(45000, 45009)))
+            print(*sorted(diagnosis.connections(45004, 45009)))
+            print(len(diagnosis.sockets()))
+    """)
+    assert said == ["45000 45001 45002 45003", "45000 45001 45002 45003", "", "2"]

@@ -1,0 +1,59 @@
+"""A client follows its files: the authorities that it trusts are read again when they change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+
+from hostport.client import AsyncClient, Client, Credentials, UnavailableError
+from hostport.v1 import allocator_pb2 as pb
+
+
+async def get_status(request: pb.GetStatusRequest, context: object) -> pb.GetStatusResponse:
+    return pb.GetStatusResponse(version="1.2.3")
+
+
+async def serving(authority: trustme.CA) -> tuple[grpc.aio.Server, str]:
+    """A server that shows a certificate of this authority, and its address."""
+    cert = authority.issue_cert("localhost")
+    pair = (cert.private_key_pem.bytes(), cert.cert_chain_pems[0].bytes())
+    server = grpc.aio.server()
+    method = grpc.unary_unary_rpc_method_handler(
+        get_status, pb.GetStatusRequest.FromString, pb.GetStatusResponse.SerializeToString
+    )
+    server.add_registered_method_handlers("hostport.v1.AllocatorService", {"GetStatus": method})
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    return server, f"localhost:{port}"
+
+
+async def test_an_authority_that_is_replaced_is_trusted_from_the_next_call_on(tmp_path: Path) -> None:
+    old, new = trustme.CA(), trustme.CA()
+    ca = tmp_path / "ca.crt"
+    old.cert_pem.write_to_path(ca)
+    server, address = await serving(new)
+    async with AsyncClient(address, credentials=Credentials(ca=ca), connect_timeout=0.5) as client:
+        with pytest.raises(UnavailableError):
+            await client.call("GetStatus", pb.GetStatusRequest())
+
+        new.cert_pem.write_to_path(ca)
+
+        assert (await client.call("GetStatus", pb.GetStatusRequest(), timeout=5)).version == "1.2.3"
+    await server.stop(grace=None)
+
+
+def test_a_file_that_cannot_be_used_is_told_and_read_again_when_it_can(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.crt"
+    trustme.CA().cert_pem.write_to_path(ca)
+    with Client("localhost:1", credentials=Credentials(ca=ca), connect_timeout=0.1) as client:
+        ca.write_text("half of a file", encoding="ascii")
+        with pytest.raises(OSError, match=r"."):
+            client.call("GetStatus", pb.GetStatusRequest())
+
+        trustme.CA().cert_pem.write_to_path(ca)
+
+        with pytest.raises(UnavailableError):
+            client.call("GetStatus", pb.GetStatusRequest())

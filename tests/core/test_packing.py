@@ -1,0 +1,71 @@
+"""What it costs to give many blocks of several sizes, counted in looks."""
+
+from __future__ import annotations
+
+import pytest
+
+from allocator.core.asks import UndecidedError
+from allocator.core.place import packing
+from allocator.core.place.joint import RUN_STEPS, JointSearch, Stage
+from allocator.core.place.view import MOST_STEPS
+from allocator.core.ports import PortKey, lowest
+from testing.kit import Desk, lease, pod
+
+SIZES = [f"p{at}:{at + 1}*{3 + at % 3}" for at in range(255)]
+"""Blocks of three sizes, with 1,020 numbers in all."""
+
+AWKWARD = [f"p{at}:{at + 1}*{3 + at % 3}%{1 + at % 7}" for at in range(256)]
+"""Blocks that do not fit into a range that is hardly larger, as one has to try."""
+
+TIGHT = [f"p{at}:{at + 1}*{3 + at % 3}%{2 - at % 3 % 2}" for at in range(255)]
+"""The same, of which many must begin at even numbers: 1,040 numbers are not enough, as one has to try."""
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often it was looked whether there is room for one more run."""
+    found: list[int] = []
+
+    def counted(numbers: int) -> int:
+        found.append(numbers)
+        return lowest(numbers)
+
+    monkeypatch.setattr(packing, "lowest", counted)
+    return found
+
+
+def test_blocks_that_fit_one_after_the_other_are_given_without_looking_ahead(looks: list[int]) -> None:
+    desk = Desk("full", "free")
+    desk.observe(pods=[pod(f"h{at}", f"x:1={at}*600", at="full", uid=f"h{at}") for at in (20_000, 20_600)])
+    given = desk.grant(lease("relay", *SIZES, low=20_000, high=21_099))
+
+    assert given.node == "free"
+    assert len(looks) <= len(SIZES)
+
+
+def test_looking_for_room_for_many_blocks_is_bounded(looks: list[int]) -> None:
+    desk = Desk("n1")
+    with pytest.raises(UndecidedError):
+        desk.grant(lease("relay", *TIGHT, low=20_000, high=21_039))
+
+    assert len(looks) <= MOST_STEPS / packing.ROOM_STEPS
+
+
+def test_looks_at_where_runs_are_free_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[tuple[PortKey, ...]] = []
+    look = JointSearch._nodes_for
+
+    def counted(search: JointSearch, keys: tuple[PortKey, ...], nodes: int, stage: Stage) -> int:
+        looks.append(keys)
+        return look(search, keys, nodes, stage)
+
+    monkeypatch.setattr(JointSearch, "_nodes_for", counted)
+    desk = Desk("n1", "n2")
+    for at in ("n1", "n2"):
+        ports = [f"x{number}:1={number}" for number in range(20_006, 60_000, 7)]
+        for part in range(0, len(ports), 500):
+            desk.observe(pods=[pod(f"{at}-{part}", *ports[part : part + 500], at=at, uid=f"{at}-{part}")])
+    with pytest.raises(UndecidedError):
+        desk.grant(lease("relay", *AWKWARD, low=20_000, high=59_999))
+
+    assert len(looks) <= MOST_STEPS / RUN_STEPS

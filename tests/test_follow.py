@@ -1,0 +1,40 @@
+"""docs/follow.md is true: what passes through the programs is traced anew, and enters the files that stand there."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST = {"AdmissionReview": 36, "Allocate RPC": 20, "Pod event": 22, "renewal": 10}
+"""Files that each may enter: a way that grows longer has to be wanted."""
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, list[str]]:
+    """In a process of its own, whose profiler is nobody else's."""
+    command = [sys.executable, "-m", "testing.follow", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    walks: dict[str, list[str]] = json.loads(done.stdout)
+    return walks
+
+
+def on_the_page() -> dict[str, list[str]]:
+    """The files of each section."""
+    sections = (ROOT / "docs" / "follow.md").read_text(encoding="utf-8").split("\n## One ")[1:]
+    return {section.partition("\n")[0]: re.findall(r"^\| `([^`]+)`", section, re.MULTILINE) for section in sections}
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_the_page_names_every_file_on_the_way(traced: dict[str, list[str]], name: str) -> None:
+    assert sorted(on_the_page()[name]) == sorted(traced[name])
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_the_way_has_not_grown(traced: dict[str, list[str]], name: str) -> None:
+    assert len(traced[name]) <= MOST[name]

@@ -1,0 +1,38 @@
+"""Each policy is everywhere: whatever a new one lacks fails here by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from allocator.core.place import policies as core
+from hostport.contract import Reason
+from hostport.contract.policies import DEFAULT_POLICY, POLICIES
+from hostport.v1 import allocator_pb2 as pb
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_proto_has_a_value_for_each_policy_and_no_other() -> None:
+    assert {"POLICY_UNSPECIFIED", *(terms.proto_name for terms in POLICIES.values())} == set(pb.Policy.keys())
+
+
+def test_the_core_has_an_object_for_each_policy_and_no_other() -> None:
+    assert list(core.POLICIES) == list(POLICIES)
+    assert all(name == policy.name for name, policy in core.POLICIES.items())
+
+
+def test_the_default_is_one_of_them() -> None:
+    assert DEFAULT_POLICY in POLICIES
+
+
+def test_who_names_another_is_told_of_each() -> None:
+    assert all(f"`{name}`" in Reason.UNKNOWN_POLICY.condition for name in POLICIES)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/policies.md", "docs/annotations.md"])
+def test_the_docs_tell_of_each_policy(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+
+    assert [name for name in POLICIES if f"`{name}`" not in text] == []
