@@ -53,6 +53,11 @@ REWRITTEN = Annotation.REWRITTEN.text
 WRITTEN = tuple(row.text for row in Annotation if row.writer is Writer.USER and not row.is_prefix)
 """What users write, less `PUBLISH` and `BLOCK`."""
 
+_NAMES, _HEADS = (
+    [name.removeprefix(PREFIX) for name in WRITTEN],
+    [BLOCK.removeprefix(PREFIX), PUBLISH.removeprefix(PREFIX)],
+)
+
 FOUND = tuple(row.text for row in Annotation if row.writer is Writer.SHIM and not row.is_prefix)
 """What they find, less `ALLOCATED`."""
 
@@ -139,12 +144,16 @@ def _is_known(name: str) -> bool:
 
 
 def _meant(name: str) -> str:
-    """The annotation that a misspelt one is nearest to; empty where there is none."""
-    head, _, port = name.partition("-")
-    near = difflib.get_close_matches(f"{head}-", (BLOCK, PUBLISH), n=1, cutoff=0.9)
+    """The annotation that a misspelt one is nearest to; empty where there is none.
+
+    The prefix is compared with nothing: it would make all of them alike.
+    """
+    head, _, port = name.removeprefix(PREFIX).partition("-")
+    near = difflib.get_close_matches(f"{head}-", _HEADS, n=1, cutoff=0.8)
     if near:
-        return near[0] + (port or "<port>")
-    return next(iter(difflib.get_close_matches(name, WRITTEN, n=1)), "")
+        return PREFIX + near[0] + (port or "<port>")
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), _NAMES, n=1)
+    return PREFIX + near[0] if near else ""
 
 
 def _dashed(name: str) -> str:

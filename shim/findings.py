@@ -145,11 +145,15 @@ def look(
     rewrites: bool,
     is_own: bool,
     published: Mapping[int, frozenset[str]],
+    notes: Collection[str] = (),
 ) -> Found:
-    """Looks through a Pod on the host's network. `published`: variables that are written, by place of container."""
+    """Looks through a Pod on the host's network.
+
+    published: variables that are written, by place of container. notes: annotations that are.
+    """
     texts = Texts(pod, dict(published))
     search = _Search(pod, assigned, is_own=is_own, rewrites=rewrites and not (is_own and REWRITTEN in pod.annotations))
-    search.look(texts)
+    search.look(texts, is_scrape_written=PROMETHEUS in notes)
     told: list[PodWarning] = []
     if not is_own:
         told += [*search.old_number(texts), *_port_moved(pod, assigned, texts, search, published)]
@@ -181,8 +185,11 @@ class _Search:
         self.left: list[Hit] = []
         self._hits = 0
 
-    def look(self, texts: Texts) -> None:
-        """Goes through all texts and the annotation of Prometheus. What it finds is in `ops`, `replaced`, `left`."""
+    def look(self, texts: Texts, *, is_scrape_written: bool) -> None:
+        """Goes through all texts, and the annotation of Prometheus where nobody writes that anyway.
+
+        What it finds is in `ops`, `replaced`, `left`.
+        """
         if not self._by_number:
             return
         if texts.has_any(self._by_number):
@@ -191,7 +198,8 @@ class _Search:
                     break
                 self._look_at(at, container.name, text)
             self.ops += [AddOp(pointer, words) for pointer, words in self._words.items()]
-        self._look_at_annotation()
+        if not is_scrape_written:
+            self._look_at_annotation()
 
     def _look_at(self, at: int, container: str, text: Text) -> None:
         changed = replaced(text.value, partial(self._choose, at, container, text))

@@ -99,7 +99,8 @@ def _of_network(
             "",
         )
     published = {at: frozenset(entries) for at, entries in variables.items()}
-    found = look(pod, assigned, rewrites=options.settings.rewrites, is_own=is_own, published=published)
+    notes = [each.key for each in options.publications if each.kind == "annotation"]
+    found = look(pod, assigned, rewrites=options.settings.rewrites, is_own=is_own, published=published, notes=notes)
     ops = [
         *_network_ops(pod),
         *_port_ops(assigned),
@@ -257,7 +258,8 @@ def on_host(
         yield from _mapped(pod, assigned)
         if not is_from_elsewhere:
             yield from _replaced(pod, assigned)
-    former = {each.old for each in assigned} if is_own else ()  # a probe that could follow none of two stays there
+    former = {each.old for each in assigned} if is_own else set()  # a probe that could follow none of two stays there
+    former.update(*[_others(each) for each in assigned if each.count > 1 and not each.is_moved])
     for number, path in islice(((n, path) for n, path in undeclared(pod).items() if n not in former), 1):
         why = "which no port of the Pod has: with hostNetwork it is bound on the node. Declare it in ports"
         yield PodWarning(Notice.UNDECLARED_PORT, f"{path} asks {number}, {why}")
@@ -273,6 +275,11 @@ def on_host(
         for port in () if container.is_counted else container.all_ports[:1]:
             why = "becomes a host port, as hostNetwork makes it: remove it from ports if nothing listens there"
             yield PodWarning(Notice.INIT_PORT, f"{port.container_port} of init container {container.name} {why}")
+
+
+def _others(each: AssignedPort) -> range:
+    """The numbers of a block behind the first one that a probe may ask."""
+    return range(each.number + 1, each.number + each.count) if each.protocol == "TCP" else range(0)
 
 
 def _mapped(pod: NewPod, assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:

@@ -369,12 +369,13 @@ def _asking(container: Json, path: str) -> Iterator[tuple[str, Json]]:
 
 
 def undeclared(pod: NewPod) -> dict[int, str]:
-    """The numbers that probes and hooks ask the Pod itself at and that no port of it has; each with the first path."""
+    """The numbers that probes and hooks ask the Pod itself at and that no port of it has; each with the first path.
+
+    An ordinary init container is over by then: its ports are none of those.
+    """
     if not any(container.probes for container in pod.containers):
         return {}
-    declared = {
-        port.container_port for container in pod.containers for port in container.all_ports if port.protocol == "TCP"
-    }
+    declared = {port.container_port for port in pod.ports if port.protocol == "TCP"}
     found: dict[int, str] = {}
     for container in pod.containers:
         for probe in container.probes:

@@ -1,18 +1,22 @@
 """How `hostport.io/publish-<port>` and `hostport.io/block-<port>` name a port of the Pod. Pure.
 
-Rule: a port is called by its name, an unnamed one by its containerPort as it was before the allocation; a name that two
-containers have is written `<container>-<name>`.
+Rules:
+
+* A port is called by its name, an unnamed one by its containerPort as it was before the allocation; a name that two
+  containers have is written `<container>-<name>`.
+* One socket may have as many names as its number can be written with.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
+from hostport.contract import Mistake, Reason
 from shim.outcomes import clipped, quoted
-from shim.pods import NewPod
-from shim.ports import brought
+from shim.pods import NewPod, PodPort
+from shim.ports import EVERY_ADDRESS, brought
 
 MOST_KNOWN = 8
 """Names in a message."""
@@ -67,3 +71,28 @@ def _meant(names: Iterable[str], name: str, *, guesses: bool) -> str:
         return f"; did you mean {quoted(near[0])}?"
     known = [each for each in names if "-" not in each] or list(names)
     return f". Name one of: {', '.join(known[:MOST_KNOWN])}"
+
+
+def names_of_one_socket(pod: NewPod) -> Iterator[Mistake]:
+    """What is wrong with a socket that has more names than its number can be written with.
+
+    The API server refuses the same protocol, address and number twice. Every address has three spellings, any other
+    one: `patch` writes another for each name.
+    """
+    if len(pod.ports) < 2 or len({(port.container, port.container_port) for port in pod.ports}) == len(pod.ports):
+        return
+    fixed: dict[tuple[str, int], int] = {}  # the first hostPort of a group is also that of members without one
+    for port in pod.ports:
+        if port.host_port:
+            fixed.setdefault((port.container, port.container_port), port.host_port)
+    seen: dict[tuple[str, int, str, int, str], list[PodPort]] = {}
+    for port in pod.ports:
+        number = port.host_port or fixed.get((port.container, port.container_port), 0)
+        address = "" if port.host_ip in EVERY_ADDRESS else port.host_ip
+        same = seen.setdefault((port.container, port.container_port, port.protocol, number, address), [])
+        same.append(port)
+        if len(same) > (1 if address else len(EVERY_ADDRESS)):
+            both = f"ports {quoted(same[0].name)} and {quoted(port.name)} of container {port.container}"
+            what = f"one socket, {port.container_port}/{port.protocol}"
+            why = f"{both} are {what}, and the API server takes no such number once more: remove one of the two"
+            yield Mistake(Reason.OWN_PORTS_COLLIDE, port.path, why)

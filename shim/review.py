@@ -54,6 +54,7 @@ from shim.pods import (
     parse_pod,
     text,
 )
+from shim.port_names import names_of_one_socket
 from shim.publishing import Publication, publications
 from shim.sizes import FEW_COMMAS, too_large, too_many_ports
 from shim.skim import SMALL, TooComplexError, skim, skim_outer
@@ -224,7 +225,11 @@ def _judge(request: Json, pod: NewPod, *, own_network: bool) -> NotOurs | Denied
     wrong_blocks: tuple[Mistake, ...] = ()
     if named and any(name.startswith(BLOCK) for name in named):
         pod, wrong_blocks = with_blocks(pod, own_network=settings.own_network)
-    wrong_ports = (*wrong_blocks, *(each for port in pod.ports for each in port_mistakes(port)))
+    wrong_ports = (
+        *wrong_blocks,
+        *(each for port in pod.ports for each in port_mistakes(port)),
+        *names_of_one_socket(pod),
+    )
     published, wrong_targets = publications(pod) if named else ((), ())
     mistakes = (*mistakes, *wrong_index, *wrong_ports, *wrong_targets, *wrong_network(pod, settings))
     if not mistakes and not pod.ports:

@@ -57,6 +57,7 @@ from allocator.core.index.cooling import CoolDown, Reuse, by_chance
 from allocator.core.place.plan import OwnerContext, Placement, place
 from allocator.core.place.policies import STATIC
 from allocator.core.place.view import Pick, PlacementView
+from allocator.core.ports import normalise_ip
 from allocator.core.reserved import ReservedNumbers
 from allocator.core.store import NOTHING, ClaimStore
 from allocator.core.watch.replanner import stays
@@ -436,9 +437,7 @@ class Drafts:
             self._placing,
             OwnerContext(within=within, exempt=exempt, when_full=when_full),
         )
-        ports = tuple(
-            known or replace(placed, appeared=True) for known, placed in zip(recognised, placement.ports, strict=True)
-        )
+        ports = tuple(_as_it_stands(known, placed) for known, placed in zip(recognised, placement.ports, strict=True))
         taken = replace(claim, ports=ports, constraints=placement.within or within, node=placement.node)
         if claim.node is not None and stays(taken, claim.node, self._placing):
             taken = replace(taken, node=claim.node)
@@ -461,6 +460,17 @@ class Drafts:
 
     def _deadline(self, now: float) -> float | None:
         return now + self._rules.reservation_seconds if self._limits.confirms else None
+
+
+def _as_it_stands(known: ClaimPort | None, placed: ClaimPort) -> ClaimPort:
+    """A port as the Pod has it now. `known`: what the claim has of it; None where it appeared since.
+
+    Another webhook may have given it another name, container or address. What it was called by before stays.
+    """
+    if known is None:
+        return replace(placed, appeared=True)
+    ip = known.host_ip if normalise_ip(known.host_ip) == normalise_ip(placed.host_ip) else placed.host_ip
+    return replace(placed, container_port=known.container_port, host_ip=ip, appeared=known.appeared)
 
 
 def _appearances(ports: tuple[ClaimPort, ...]) -> Iterator[PodWarning]:

@@ -266,6 +266,27 @@ def test_what_appeared_since_is_held_as_it_stands() -> None:
     assert "PORT_CONFLICT" in desk.refusal(ask("x", "y:1=15000", policy="Static"))
 
 
+@pytest.mark.parametrize(
+    ("again", "expected"),
+    [
+        pytest.param("c/other:7000=7000", ("c", "other", ""), id="another name"),
+        pytest.param("app/p:7000=7000", ("app", "p", ""), id="another name of its container"),
+        pytest.param("c/p:7000=7000@10.0.0.1", ("c", "p", "10.0.0.1"), id="an address"),
+    ],
+)
+def test_a_port_that_another_webhook_renamed_is_known_by_its_number(again: str, expected: tuple[str, ...]) -> None:
+    desk = Desk("n1")
+    asked = ask("db-0", "p:8080", policy="Index", index=0)
+    claim = desk.grant(asked)
+    stands = replace(patched(asked, claim), ports=(port(again),))
+
+    taken, told = desk.ledger.drafts.readmit(stands, desk.now) or (claim, ())
+
+    assert [(p.container, p.name, p.host_ip) for p in taken.ports] == [expected]
+    assert [(p.container_port, p.host_port, p.appeared) for p in taken.ports] == [(8080, 7000, False)]
+    assert (taken.id, told) == (claim.id, ())
+
+
 def test_what_appeared_since_in_a_network_of_the_pods_own_is_left_alone() -> None:
     """It has no hostPort, so that it is on no host."""
     desk = Desk("n1")

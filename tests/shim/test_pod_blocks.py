@@ -212,6 +212,15 @@ def test_a_misspelt_annotation_is_told_with_the_right_one(name: str, guess: str)
     ]
 
 
+@pytest.mark.parametrize("name", ["foo", "externalIP", "stock-media", "network-policy-exempt-ports"])
+def test_nothing_is_guessed_for_a_name_like_none_of_ours(name: str) -> None:
+    answer = decide(pod(container("app", MEDIA), annotations={name: "4"}), FakeAllocator())
+
+    assert [warning_text(each) for each in answer.warnings if each.reason == "UNKNOWN_ANNOTATION"] == [
+        f"UNKNOWN_ANNOTATION: annotation hostport.io/{name} is unknown and does nothing"
+    ]
+
+
 # -- what is written
 
 

@@ -217,6 +217,39 @@ def test_one_socket_under_two_names_is_one_number_that_the_api_server_takes(netw
 
 
 @pytest.mark.parametrize(
+    ("ports", "names"),
+    [
+        pytest.param([port(f"p{n}") for n in range(4)], ("p0", "p3"), id="more names than spellings of the address"),
+        pytest.param(
+            [port("a", hostIP="10.0.0.1"), port("b", hostIP="10.0.0.1")], ("a", "b"), id="an address has one spelling"
+        ),
+        pytest.param(
+            [port("a", hostPort=80, hostIP="10.0.0.1"), port("b", hostIP="10.0.0.1")], ("a", "b"), id="of one hostPort"
+        ),
+        pytest.param([port("a"), port("b"), port("c"), port("")], ("a", ""), id="one has no name"),
+    ],
+)
+def test_more_names_of_one_socket_than_the_api_server_takes_are_denied(
+    ports: list[Json], names: tuple[str, ...]
+) -> None:
+    at = len(ports) - 1
+    assert denied(pod(container("app", *ports), annotations=DYNAMIC)) == [
+        (
+            f'OWN_PORTS_COLLIDE: spec.containers[0].ports[{at}]: ports "{names[0]}" and "{names[1]}" of container app are'
+            " one socket, 8080/TCP, and the API server takes no such number once more: remove one of the two"
+        )
+    ]
+
+
+def test_sockets_of_two_host_ports_may_have_three_names_each() -> None:
+    ports = [port(f"p{n}", hostPort=8000 + n % 2) for n in range(6)]
+
+    stored, _ = admitted(pod(container("app", *ports), annotations={"policy": "Static"}))
+
+    assert len({(each["hostPort"], each.get("hostIP")) for each in first(stored)["ports"]}) == 6
+
+
+@pytest.mark.parametrize(
     ("probe", "network", "avoided"),
     [
         pytest.param(http(8081), "Host", [8081], id="a number that no port has"),
@@ -236,6 +269,36 @@ def test_dynamic_is_told_what_the_pods_own_probes_name(probe: Json, network: str
 
     assert (asked[0].policy, list(asked[0].avoid)) == (POLICY_DYNAMIC, avoided)
     assert ("UNDECLARED_PORT" in {each.reason for each in answer.warnings}) == bool(avoided)
+
+
+def test_a_port_of_an_init_container_is_none_that_the_probe_of_a_program_may_ask() -> None:
+    """It is over when the programs start, so that whoever answers the probe listens on a number of its own."""
+    made = pod(
+        container("app", port("web"), livenessProbe=http(7000)),
+        annotations=DYNAMIC,
+        initContainers=[container("setup", port("", 7000))],
+    )
+    allocate, asked = answering(granted(("app", "web", 8080, 7001)))
+
+    told = {each.reason for each in decide(made, allocate).warnings}
+
+    assert (list(asked[0].avoid), {"UNDECLARED_PORT", "INIT_PORT"} - told) == ([7000], set())
+
+
+@pytest.mark.parametrize(
+    ("policy", "probed", "is_told"),
+    [
+        pytest.param("Passthrough", 8083, False, id="a number of the block, which stays"),
+        pytest.param("Passthrough", 8084, True, id="the number behind it"),
+        pytest.param("Dynamic", 8083, True, id="a number of the block, which moves"),
+    ],
+)
+def test_a_probe_of_a_number_that_a_block_has_is_declared(policy: str, probed: int, is_told: bool) -> None:
+    app = container("app", port("web"), livenessProbe=http(probed))
+
+    _, told = admitted(pod(app, annotations={"policy": policy, "block-web": "4"}))
+
+    assert ("UNDECLARED_PORT" in told) == is_told
 
 
 RESTORED = {
@@ -594,6 +657,18 @@ def test_a_number_is_written_where_the_program_looks() -> None:
     ]
     assert stored["metadata"]["annotations"]["prometheus.io/port"] == "20000"
     assert stored["metadata"]["labels"] == {"example.com/port": "20000"}
+    assert told == {}
+
+
+@pytest.mark.parametrize("rewrite", ["true", "false"])
+def test_an_old_number_that_is_published_over_is_not_told(rewrite: str) -> None:
+    made = publishing("env:SERVER_PORT, annotation:prometheus.io/port")
+    made["spec"]["containers"][0]["ports"][0]["protocol"] = "TCP"
+    made["metadata"]["annotations"] |= {"prometheus.io/port": "7777", "hostport.io/rewrite": rewrite}
+
+    stored, told = admitted(made)
+
+    assert stored["metadata"]["annotations"]["prometheus.io/port"] == "20000"
     assert told == {}
 
 
