@@ -243,6 +243,11 @@ class NewPod(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PodPort, ...]
 
     @property
+    def has_groups(self) -> bool:
+        """Whether several ports of a container have one containerPort."""
+        return len({(port.container, port.container_port) for port in self.ports}) < len(self.ports)
+
+    @property
     def blocks(self) -> list[PodPort]:
         """The ports that are blocks, or were."""
         return [port for port in self.ports if port.count > 1 or port.others]

@@ -79,8 +79,6 @@ def names_of_one_socket(pod: NewPod) -> Iterator[Mistake]:
     The API server refuses the same protocol, address and number twice. Every address has three spellings, any other
     one: `patch` writes another for each name.
     """
-    if len(pod.ports) < 2 or len({(port.container, port.container_port) for port in pod.ports}) == len(pod.ports):
-        return
     fixed: dict[tuple[str, int], int] = {}  # the first hostPort of a group is also that of members without one
     for port in pod.ports:
         if port.host_port:
