@@ -52,6 +52,10 @@ def index(at: int | None, **fields: Any) -> dict[str, Any]:
             id="hostPort equal to containerPort is the API server's default under hostNetwork",
         ),
         pytest.param({"policy": "Dynamic"}, ["a:1", "b:2=18080"], [0, 18080], id="Dynamic leaves numbers open"),
+        pytest.param(
+            {"policy": "Dynamic", "low": 30, "high": 31}, ["a:1", "a:1/UDP", "b:2", "d:3=32"], [0, 0, 0, 32],
+            id="Dynamic over a range that is just large enough",
+        ),
         pytest.param({"policy": "Passthrough"}, ["a:8080", "b:53", "d:53/UDP"], [8080, 53, 53], id="Passthrough"),
         pytest.param({"policy": "Passthrough"}, ["a:80=8080"], [8080], id="Passthrough keeps a set number"),
         pytest.param({"policy": "Passthrough"}, ["a:6443"], [6443], id="Passthrough may name a reserved number"),
@@ -85,6 +89,19 @@ def test_a_policy_numbers_the_ports(fields: dict[str, Any], ports: list[str], ex
         pytest.param(index(0, low=9000, high=8000), ["a:1"], Reason.RANGE_INVERTED, "9000", id="min above max"),
         pytest.param(
             {"policy": "Dynamic", "low": 22, "high": 22}, ["a:1"], Reason.RANGE_RESERVED, "reserved", id="all reserved"
+        ),
+        pytest.param(
+            {"policy": "Dynamic", "low": 21, "high": 23}, ["a:1", "b:2", "d:3/UDP"], Reason.RANGE_TOO_SMALL,
+            "range 21-23 has 2 numbers that may be given to these ports, which want 3, whoever holds what. Raise range.max,"
+            " or ask for fewer", id="fewer numbers than ports",
+        ),
+        pytest.param(
+            {"policy": "Dynamic", "low": 30, "high": 32, "avoid": (30,)}, ["a:1", "b:2", "d:3/UDP=31"],
+            Reason.RANGE_TOO_SMALL, "has 1 numbers", id="fewer than are left beside its own",
+        ),
+        pytest.param(
+            {"policy": "Dynamic", "low": 30, "high": 40}, ["a:1*8", "b:2*4"], Reason.RANGE_TOO_SMALL, "which want 12",
+            id="fewer than two blocks have",
         ),
         pytest.param({"policy": "Static"}, ["a:80"], Reason.HOST_PORT_MISSING, "port a (80/TCP)", id="Static unset"),
         pytest.param(

@@ -1,4 +1,4 @@
-"""What is wrong with an ask for blocks, whoever holds what.
+"""What is wrong with an ask for blocks, or for more numbers than there are, whoever holds what.
 
 Rules:
 
@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from allocator.core.asks import Ask, PortAsk, PortGroup
 from allocator.core.place.packing import begins
@@ -71,6 +71,24 @@ def blocks_without_run(ask: Ask, reserved: ReservedNumbers) -> Iterator[Mistake]
         elif not begins(usable, port.count, port.alignment, ask.low, ask.high)[1]:
             message = f"{what} beside those that are reserved in this cluster or named by the Pod's own probes or hooks"
             yield Mistake(Reason.RANGE_RESERVED, field, f"{message}. Choose another range, or a smaller block")
+
+
+def too_few_numbers(ask: Ask, groups: Iterable[tuple[list[int], int]], usable: int) -> Iterator[Mistake]:
+    """A sentence for open ports that want more numbers than a range has, whoever holds what: each group its own.
+
+    usable: the set of numbers of the range that the ask could be given, but for those that its other ports have.
+    """
+    wanted = 0
+    for members, number in groups:
+        count = ask.ports[members[0]].count
+        wanted += 0 if number else count
+        usable &= ~span(number, number + count - 1) if number else -1
+    if wanted > usable.bit_count():
+        message = (
+            f"range {ask.low}-{ask.high} has {usable.bit_count()} numbers that may be given to these ports, which want"
+            f" {wanted}, whoever holds what. Raise range.max, or ask for fewer"
+        )
+        yield Mistake(Reason.RANGE_TOO_SMALL, "range", message)
 
 
 def misplaced_block(ask: Ask, group: PortGroup, reserved: ReservedNumbers) -> Iterator[Mistake]:

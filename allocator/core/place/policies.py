@@ -23,6 +23,7 @@ from allocator.core.place.block_rules import (
     meeting_blocks,
     misplaced_block,
     sockets,
+    too_few_numbers,
 )
 from allocator.core.place.view import Demand, Numbers, Steps, avoided, liked_numbers
 from allocator.core.ports import WILDCARD, PortKey, Protocol, format_numbers, normalise_ip, span
@@ -149,8 +150,10 @@ class Dynamic(Policy):
         """As for any `Policy`: no number of the range may be given at all."""
         del count
         numbers = span(ask.low, ask.high) if ask.low <= ask.high else 0
-        if not numbers or numbers & ~reserved.numbers & ~avoided(ask):
-            yield from blocks_without_run(ask, reserved)
+        usable = numbers & ~reserved.numbers & ~avoided(ask)
+        if not numbers or usable:
+            without_run = list(blocks_without_run(ask, reserved))
+            yield from without_run or (too_few_numbers(ask, groups_of(ask), usable) if numbers else ())
             return
         taken = numbers & reserved.numbers
         why = [f"reserved in this cluster ({format_numbers(taken)})"] if taken else []
