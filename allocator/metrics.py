@@ -36,7 +36,7 @@ from hostport.metering import (
     Described,
     Sample,
 )
-from hostport.version import program_version
+from hostport.version import VERSION
 
 RESULTS = (
     "`granted`, `previewed` (dry run), `refused` (the caller's fault or the state of the world), `unavailable` (ours)"
@@ -260,7 +260,7 @@ class AllocatorMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        BUILD_INFO.info(registry, component="allocator", version=program_version())
+        BUILD_INFO.info(registry, component="allocator", version=VERSION)
         self.allocations = CounterChildren(ALLOCATIONS.counter(registry))
         self.allocate_seconds = ALLOCATE_SECONDS.histogram(registry)
         self.decide_seconds = DECIDE_SECONDS.histogram(registry)

@@ -25,7 +25,7 @@ import render
 import site_pages
 import yaml
 
-from hostport.version import DOCS, program_version
+from hostport.version import DOCS, VERSION
 
 BILLS = render.CHECKOUT / "build" / "sbom"
 PACKAGES = ("agent", "allocator", "shim", "hostport", "hostport_cli")
@@ -139,7 +139,7 @@ def krew(folder: Path) -> None:
     archive = folder / "kubectl-hostport.tar.gz"
     moment = int(os.environ["SOURCE_DATE_EPOCH"])
     licence = (render.CHECKOUT / "LICENSE").read_bytes()
-    launcher = LAUNCHER.replace("{version}", program_version()).encode()
+    launcher = LAUNCHER.replace("{version}", VERSION).encode()
     with (
         archive.open("wb") as sink,
         gzip.GzipFile("", "wb", fileobj=sink, mtime=moment) as packed,

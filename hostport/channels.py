@@ -6,7 +6,7 @@ other programs would be asked for an address that it cannot reach.
 
 from __future__ import annotations
 
-from hostport.version import program_version
+from hostport.version import VERSION
 
 ChannelOption = tuple[str, str | int]
 
@@ -18,7 +18,7 @@ def channel_options(program: str, *, ping: int, patience: int) -> tuple[ChannelO
     patience: seconds that an answer to that may take; a machine that dies says no goodbye.
     """
     return (
-        ("grpc.primary_user_agent", f"{program}/{program_version()}"),
+        ("grpc.primary_user_agent", f"{program}/{VERSION}"),
         ("grpc.enable_http_proxy", 0),
         ("grpc.keepalive_time_ms", ping * 1000),
         ("grpc.keepalive_timeout_ms", patience * 1000),

@@ -1,16 +1,9 @@
-"""The version of this program, as it was installed."""
+"""The version of this program, and where its pages are."""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+VERSION = "1.0.0rc1"
+"""That of pyproject.toml, as pip writes it. It stands here as well since an image has no distribution to ask."""
 
 DOCS = "https://hostport.io/docs/"
 """Where the pages of docs/ are published: `site_url` of mkdocs.yml. Links of programs begin with it."""
-
-
-def program_version() -> str:
-    """The version of the distribution, such as `0.1.0`; `unknown` in a checkout that is not installed."""
-    try:
-        return version("hostport-operator")
-    except PackageNotFoundError:
-        return "unknown"

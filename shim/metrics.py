@@ -15,7 +15,7 @@ from hostport.metering import (
     CounterChildren,
     Described,
 )
-from hostport.version import program_version
+from hostport.version import VERSION
 
 ANSWERS = Described(
     name="hostport_shim_answers_total",
@@ -70,7 +70,7 @@ class ShimMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        BUILD_INFO.info(registry, component="shim", version=program_version())
+        BUILD_INFO.info(registry, component="shim", version=VERSION)
         self.answers = CounterChildren(ANSWERS.counter(registry))
         self.seconds = ANSWER_SECONDS.histogram(registry)
         self.rpc_seconds = RPC_SECONDS.histogram(registry)

@@ -7,6 +7,7 @@ import tomllib
 
 import yaml
 
+from hostport import version
 from hostport.version import DOCS
 from testing.documented import ROOT
 
@@ -23,6 +24,10 @@ def site_url() -> str:
 
 def test_pip_and_helm_both_take_the_version() -> None:
     assert re.fullmatch(SEMANTIC, VERSION)
+
+
+def test_the_programs_tell_that_version_as_pip_writes_it() -> None:
+    assert re.sub(r"-(a|b|rc)(?:lpha|eta)?\.", r"\1", VERSION) == version.VERSION
 
 
 def test_the_chart_has_the_version_of_the_package() -> None:

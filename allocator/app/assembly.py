@@ -16,7 +16,7 @@ from allocator.core.admission import LedgerRules, Shares
 from allocator.core.ledger import Ledger
 from allocator.health import InstanceInfo
 from allocator.journal.contract import Journal
-from hostport.version import program_version
+from hostport.version import VERSION
 
 if TYPE_CHECKING:
     from allocator.app.kubernetes import KubernetesParts
@@ -66,7 +66,7 @@ def assemble(config: Config, journal: Journal) -> Assembly:
 def _collaborators(config: Config, journal: Journal, clock: Clock) -> Collaborators:
     """Those that there are in any cluster."""
     info = InstanceInfo(
-        version=program_version(),
+        version=VERSION,
         name=config.pod_name or socket.gethostname(),
         cluster=config.cluster,
         journal=journal.kind,

@@ -32,7 +32,7 @@ from allocator.page.views import Views
 from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
 from allocator.status import Status
-from hostport.version import program_version
+from hostport.version import VERSION
 
 if TYPE_CHECKING:
     from allocator.leases.reconciler import PortLeases
@@ -45,7 +45,7 @@ def new_id() -> ClaimId:
 
 def this_machine() -> InstanceInfo:
     """An allocator on this machine that follows no cluster and keeps its journal in memory."""
-    return InstanceInfo(version=program_version(), name=socket.gethostname(), cluster="none")
+    return InstanceInfo(version=VERSION, name=socket.gethostname(), cluster="none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

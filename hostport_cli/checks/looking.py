@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 from hostport.client.errors import HostportError
 from hostport.v1 import allocator_pb2 as pb
-from hostport.version import program_version
+from hostport.version import VERSION
 from hostport.x509 import not_after
 from hostport_cli import wording
 from hostport_cli.checks.facts import RIGHTS, Forwarded, InstallationFacts, RequiredRight, ShownCertificate, Unseen
@@ -75,7 +75,7 @@ async def look(session: Session, namespace: str, *, probes_host_port: bool = Fal
         leases=leases.result(),
         rights=rights.result(),
         now=wording.now(),
-        program=program_version(),
+        program=VERSION,
     )
 
 

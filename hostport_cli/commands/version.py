@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from hostport.v1 import allocator_pb2 as pb
-from hostport.version import program_version
+from hostport.version import VERSION
 from hostport_cli import wording
 from hostport_cli.options import Command, asking
 from hostport_cli.printing import remark, show_data, table
@@ -26,7 +26,7 @@ async def version(session: Session, is_client_only: bool, output: str) -> None: 
     Of this program, the allocator, and the shims that called it lately; with a warning when they are further apart than
     one minor version.
     """
-    programs = [RunningProgram("client", program_version(), "")]
+    programs = [RunningProgram("client", VERSION, "")]
     if not is_client_only:
         async with session.allocator() as allocator:
             programs += programs_of(await allocator.call("GetStatus", pb.GetStatusRequest()), wording.now())

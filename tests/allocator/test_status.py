@@ -14,7 +14,7 @@ from allocator.cluster.contract import Observer, PodRef
 from allocator.core.admission import LedgerRules
 from allocator.core.claims import ClusterChange
 from hostport.v1 import allocator_pb2 as pb
-from hostport.version import program_version
+from hostport.version import VERSION
 from testing.kit import node
 from testing.servicekit import Running, Start
 
@@ -99,7 +99,7 @@ async def test_it_tells_what_there_is_and_who_has_called(service: Running) -> No
 
     assert told["callers"][0].pop("version")
     assert told == {
-        "version": program_version(),
+        "version": VERSION,
         "startTime": "1970-01-01T00:16:40Z",
         "currentTime": "1970-01-01T00:16:50Z",
         "cluster": "none",

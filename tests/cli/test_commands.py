@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from clikit import Ended, hostport, hostport_here, in_loop, inhabited
 
 from allocator.core.admission import LedgerRules
+from hostport import version
 from hostport.v1 import allocator_pb2 as pb
-from hostport.version import program_version
 from hostport_cli import manual, wording
 from hostport_cli.__main__ import cli, run
 from hostport_cli.commands.completion import complete
@@ -77,7 +77,7 @@ RENEWED = f"""\
 ALLOCATION                         NODE   PORTS           EXPIRES
 {LEASE}   n2     rtp=21000/UDP   115m
 """
-TODAY = program_version()
+TODAY = version.VERSION
 VERSION = f"""\
 COMPONENT   {"VERSION":{len(TODAY)}}   WHERE
 client      {TODAY}   -

@@ -13,7 +13,7 @@ import release
 import render
 import yaml
 
-from hostport.version import program_version
+from hostport.version import VERSION
 
 STAND_IN = '#!/bin/sh\necho "$(basename "$0")" "$@"\n'
 
@@ -39,7 +39,7 @@ def run(folder: Path, *programs: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-PACKAGE = f"hostport-operator[cli]=={program_version()}"
+PACKAGE = f"hostport-operator[cli]=={VERSION}"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from e2e.cut import wire
 from e2e.pki import KeyPair, Pki
 from e2e.processes import wait_for
 from e2e.product import Allocator, Product, Shim, start_program
-from hostport.version import program_version
+from hostport.version import VERSION
 
 CONFIGURATION = "mutatingwebhookconfiguration/hostport-operator"
 NAMESPACE = "hostport-system"
@@ -176,7 +176,7 @@ def install_webhook(installation: Installation, *, ca_bundle: str = "") -> None:
 
 def steady(text: str) -> str:
     """Without what differs from run to run."""
-    text = re.sub(r"answers \(v[0-9.]+\)", "answers (VERSION)", text).replace(program_version(), "RELEASE")
+    text = re.sub(r"answers \(v[0-9.]+\)", "answers (VERSION)", text).replace(VERSION, "RELEASE")
     text = re.sub(r"would be [0-9]+", "would be NUMBER", text)
     return re.sub(r"\b([0-9]+[smhd])+( ago)?\)", r"AGE\2)", text)
 
