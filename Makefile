@@ -169,7 +169,7 @@ lock:  ## renew the hash-locked dependency lists (needs uv)
 	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra agent --extra allocator --extra cli --extra shim --extra dev pyproject.toml -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra allocator pyproject.toml -o requirements/allocator.txt
 	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra shim pyproject.toml -o requirements/shim.txt
-	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra agent pyproject.toml -o requirements/agent.txt
+	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra agent --no-emit-package grpcio --no-emit-package grpcio-status --no-emit-package typing-extensions pyproject.toml -o requirements/agent.txt
 	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra cli pyproject.toml -o requirements/cli.txt
 	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra docs pyproject.toml -o requirements/docs.txt
 	uv pip compile -q --universal --python-version 3.11.1 --generate-hashes --no-header --extra sbom pyproject.toml -o requirements/sbom.txt

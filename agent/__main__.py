@@ -14,8 +14,7 @@ from agent.ranges import NETWORK, read_range
 from agent.reserving import ReservedPorts
 from agent.stream import Endpoint
 from hostport import logs
-from hostport.credentials import Credentials
-from hostport.flags import ALSO_TRUST, Flag, add_flags, address, duration, log_level, optional_file
+from hostport.flags import ALSO_TRUST, Address, Flag, add_flags, address, duration, log_level, optional_file
 
 
 def _interval(text: str) -> float:
@@ -25,10 +24,14 @@ def _interval(text: str) -> float:
     return seconds
 
 
+def _replicas(text: str) -> Address | None:
+    return address(text) if text else None
+
+
 FLAGS = (
     Flag("node", "", "name of the Node that the agent runs on"),
     Flag("allocator", "127.0.0.1:50052", "where the allocator takes tokens", address),
-    Flag("allocator-replicas", "", "HOST:PORT of every allocator: reports go to the one that serves"),
+    Flag("allocator-replicas", "", "HOST:PORT of every allocator: reports go to the one that serves", _replicas),
     Flag("allocator-ca", "", "trust the allocator's certificate by this CA file; plain text without it", optional_file),
     ALSO_TRUST,
     Flag("token-file", "", "token of the agent's ServiceAccount, read for each connection", optional_file),
@@ -59,14 +62,14 @@ def agent_options(parser: argparse.ArgumentParser, flags: argparse.Namespace) ->
         parser.error("--token-file needs --allocator-ca: a token is shown to nobody who is not known")
     if flags.also_trust and not flags.allocator_ca:
         parser.error("--also-trust names more authorities than --allocator-ca: set that as well")
-    credentials = Credentials(ca=flags.allocator_ca, also=flags.also_trust, token_file=flags.token_file)
-    target = flags.allocator_replicas or str(flags.allocator)
     return AgentOptions(
         node=flags.node,
         endpoint=Endpoint(
-            target=target,
-            authority=str(flags.allocator) if flags.allocator_replicas else "",
-            credentials=credentials,
+            target=flags.allocator_replicas or flags.allocator,
+            name=flags.allocator,
+            ca=flags.allocator_ca,
+            also=flags.also_trust,
+            token_file=flags.token_file,
         ),
         interval=flags.interval,
         alive=flags.alive_file,

@@ -9,7 +9,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import time
@@ -19,17 +18,20 @@ from pathlib import Path
 
 from agent.netlink import SocketDiagnosis
 from agent.processes import ProcessNames
-from agent.ranges import read_list, read_range
+from agent.ranges import read_list, read_range, spans
 from agent.report import NodeState, Reporter, Settling, Sockets
 from agent.reserving import ReservedPorts
-from agent.sockets import UDP, InterruptedDumpError
-from agent.stream import Connection, Endpoint, KeptNumbers, Pauses, Stream, StreamEnd, Wishes, log_end
+from agent.sockets import UDP, InterruptedDumpError, Run
+from agent.stream import Endpoint, Pauses, Stream, StreamEnd, StreamError, Wishes, opened
 from hostport.logs import log_event
 
 log = logging.getLogger(__name__)
 
 STEP_SECONDS = 1.0
 """How soon an order to end is followed. Python runs the handler of a signal between two waits."""
+
+MOST_SPANS = 16
+"""Of the numbers whose connections the kernel is asked for: what lies between them, and is many, it leaves out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,6 @@ class Agent:
         self._wishes = Wishes()
         self._settling = Settling()
         self._names = ProcessNames()
-        self._wanted: KeptNumbers | None = None  # the numbers to keep out of outgoing connections; None: not told yet
         self._is_ending = False
 
     def stop(self) -> None:
@@ -61,35 +62,35 @@ class Agent:
 
     def run(self) -> None:
         """Until `stop` is called."""
-        connection, pauses = Connection(self._options.endpoint), Pauses()
-        with SocketDiagnosis() as diagnosis, contextlib.closing(connection):
+        pauses = Pauses()
+        with SocketDiagnosis() as diagnosis:
             while not self._is_ending:
                 began = self._clock()
-                end = self._stream(connection, diagnosis)
+                end = self._stream(diagnosis)
                 if not self._is_ending:
                     pause = pauses.after(self._clock() - began, is_refused=end.is_refused)
-                    log_end(end.why, pause)
+                    log_event(log, "not connected", level=logging.WARNING, why=end.why, next_in=round(pause, 1))
                     self._rest(pause, _sleep)
 
-    def _stream(self, connection: Connection, diagnosis: SocketDiagnosis) -> StreamEnd:
+    def _stream(self, diagnosis: SocketDiagnosis) -> StreamEnd:
         """Tells a stream of the node until it ends; gives why it did."""
+        reporter = Reporter(self._options.node, self._names.of)
         try:
-            stub = connection.stub()
-        except OSError as error:
-            return StreamEnd(f"{type(error).__name__}: {error}")
-        with contextlib.closing(Stream(stub, Reporter(self._options.node, self._names.of), self._wishes)) as stream:
-            while stream.ended is None and not self._is_ending:
-                self._look(diagnosis, stream)
-                self._rest(self._options.interval, self._wishes.wait)
-            return stream.ended or StreamEnd("the agent ends")
+            with opened(self._options.endpoint) as (call, link):
+                stream = Stream(call, link, reporter, self._wishes)
+                while not self._is_ending:
+                    self._look(diagnosis, stream)
+                    self._rest(self._options.interval, stream.wait)
+        except StreamError as error:
+            return error.end
+        return StreamEnd("the agent ends")
 
     def _look(self, diagnosis: SocketDiagnosis, stream: Stream) -> None:
         """One look at the node, and what is to be told of it."""
-        is_asked, wanted = self._wishes.taken()
         now = self._clock()
         try:
             ephemeral = read_range()
-            self._reserve(wanted, ephemeral)
+            self._reserve(ephemeral)
             found = diagnosis.sockets()  # after that, so that of a number which is kept none is taken unseen
             kept = self._others() | self._upcoming(diagnosis, found)
             sockets = self._settling.settled(found, ephemeral, now)
@@ -97,25 +98,27 @@ class Agent:
         except (OSError, ValueError, InterruptedDumpError) as error:
             log_event(log, "look failed", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
             return
-        self._tell(stream, sockets, state, now, is_asked=is_asked)
+        if stream.has_room:  # else later, with what changes until then
+            self._tell(stream, sockets, state, now)
         if self._options.alive:
             self._options.alive.touch()
 
-    def _tell(self, stream: Stream, sockets: Sockets, state: NodeState, now: float, *, is_asked: bool) -> None:
+    def _tell(self, stream: Stream, sockets: Sockets, state: NodeState, now: float) -> None:
         self._names.look(sockets.values())
-        for message in stream.reporter.messages(sockets, state, now, asked=is_asked):
+        for message in stream.reporter.messages(sockets, state, now, asked=self._wishes.is_asked):
             stream.send(message)
+        self._wishes.is_asked = False
 
-    def _reserve(self, wanted: KeptNumbers | None, ephemeral: tuple[int, int] | None) -> None:
+    def _reserve(self, ephemeral: Run | None) -> None:
         """Keeps numbers out of outgoing connections. That it fails must not keep the node from being told.
 
-        With each look, since others write the list, too: `sysctl --system` does. wanted: None: as before.
+        With each look, since others write the list, too: `sysctl --system` does.
         """
-        self._wanted = wanted if wanted is not None else self._wanted
-        if self._options.reserved is None or self._wanted is None or ephemeral is None:
+        wanted = self._wishes.wanted
+        if self._options.reserved is None or wanted is None or ephemeral is None:
             return
         try:
-            self._options.reserved.keep(self._wanted.given, self._wanted.upcoming, ephemeral)
+            self._options.reserved.keep(wanted.given, wanted.upcoming, ephemeral)
         except (OSError, ValueError) as error:
             log_event(log, "numbers not reserved", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
 
@@ -124,13 +127,13 @@ class Agent:
 
         found: the open sockets. Connections to a number that is given are its program's own, and do not count.
         """
-        if self._options.reserved is None or self._wanted is None:
+        if self._options.reserved is None or self._wishes.wanted is None:
             return frozenset()
-        given, upcoming = self._wanted
+        given, upcoming = self._wishes.wanted
         kept = self._options.reserved.own & upcoming
         if not (free := kept - given):
             return kept
-        held = diagnosis.connections(min(free), max(free)) - given
+        held = diagnosis.connections(spans(free, MOST_SPANS)) - given
         return kept - held - {key.port for key in found if key.protocol == UDP and key.port not in given}
 
     def _others(self) -> frozenset[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -27,6 +27,7 @@ from agent.sockets import (
     DumpError,
     InterruptedDumpError,
     OpenSocket,
+    Run,
     SocketKey,
     request,
     request_connections,
@@ -77,9 +78,12 @@ class SocketDiagnosis:
                     found.setdefault(key, held)
         return found
 
-    def connections(self, low: int, high: int) -> set[int]:
-        """Those of the numbers from low to high that a TCP or UDP connection of this node has. Raises as `sockets`."""
-        ask = partial(request_connections, low=low, high=high)
+    def connections(self, spans: Sequence[Run]) -> set[int]:
+        """Those of the numbers in some spans that a TCP or UDP connection of this node has. Raises as `sockets`.
+
+        spans: as of `request_connections`.
+        """
+        ask = partial(request_connections, spans=spans)
         return {
             key.port
             for protocol, states in CONNECTED.items()

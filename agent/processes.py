@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,8 +36,9 @@ class ProcessNames:
         for process in self._proc.iterdir():
             if not process.name.isdigit():
                 continue
-            with contextlib.suppress(OSError):  # not ours to read, or it has ended
-                for descriptor in (process / "fd").iterdir():
-                    inode = links.get(str(descriptor.readlink()))
+            # One after the other: a process may have a million descriptors.
+            with contextlib.suppress(OSError), os.scandir(process / "fd") as descriptors:  # not ours, or it has ended
+                for descriptor in descriptors:
+                    inode = links.get(os.readlink(descriptor.path))  # noqa: PTH115 - no object for each
                     if inode is not None:
                         yield inode, (process / "comm").read_text(encoding="utf-8", errors="replace").strip()

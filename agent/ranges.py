@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
+
+from agent.sockets import Run
 
 NETWORK = Path("/proc/sys/net/ipv4")
 LARGEST_LIST = 1 << 19
 """Bytes: more than a list has in which every second number stands."""
-
-Run = tuple[int, int]
-"""The first and the last of consecutive numbers."""
 
 
 def parse_list(text: str) -> frozenset[int]:
@@ -55,6 +55,20 @@ def runs(numbers: Iterable[int]) -> Iterator[Run]:
         high = number
     if high >= 0:
         yield low, high
+
+
+def spans(numbers: Iterable[int], most: int) -> list[Run]:
+    """At most so many ranges that hold all of the numbers, and between them as few others as can be."""
+    found = list(runs(numbers))
+    widths = sorted((after[0] - before[1] for before, after in pairwise(found)), reverse=True)
+    shortest = widths[most - 1] + 1 if len(widths) >= most else 0  # of the gaps that stay
+    joined: list[Run] = []
+    for low, high in found:
+        if joined and low - joined[-1][1] < shortest:
+            joined[-1] = (joined[-1][0], high)
+        else:
+            joined.append((low, high))
+    return joined
 
 
 def read_range(path: Path = NETWORK / "ip_local_port_range") -> Run | None:

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.ranges import Run, runs
-from agent.sockets import SCTP, TCP, UDP, OpenSocket, SocketKey
+from agent.ranges import runs
+from agent.sockets import SCTP, TCP, UDP, OpenSocket, Run, SocketKey
 from hostport.contract.limits import LONGEST_PROCESS, MOST_OF_A_MESSAGE
 from hostport.v1 import allocator_pb2 as pb
 

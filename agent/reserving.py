@@ -21,7 +21,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from agent.ranges import NETWORK, Run, format_list, parse_list, read_list, write_list
+from agent.ranges import NETWORK, format_list, parse_list, read_list, write_list
+from agent.sockets import Run
 from hostport.logs import log_event
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 AF_INET, AF_INET6 = 2, 10
@@ -37,8 +38,15 @@ _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48x")  # family, protocol, extensions, states; any socket
 _MESSAGE = struct.Struct("=BBBB2s2x16s16x4x8x12xII")  # struct inet_diag_msg up to uid and inode
 _ERROR = struct.Struct("=i")
-_FILTER = struct.Struct("=HHBBHBBHBBHBBH")  # an attribute of two conditions: code, jump if so, if not; operand
-_BYTECODE, _AT_LEAST, _AT_MOST = 1, 2, 3  # INET_DIAG_REQ_BYTECODE, INET_DIAG_BC_S_GE, INET_DIAG_BC_S_LE
+_ATTRIBUTE = struct.Struct("=HH")
+_CONDITION = struct.Struct("=BBHBBH")  # code, bytes to what comes next where it holds, where not; the number to compare
+_JUMP = struct.Struct("=BBH")
+# INET_DIAG_REQ_BYTECODE; INET_DIAG_BC_JMP, _S_GE and _S_LE
+_BYTECODE, _GO_ON, _AT_LEAST, _AT_MOST = 1, 1, 2, 3
+
+
+Run = tuple[int, int]
+"""The first and the last of consecutive numbers."""
 
 
 class SocketKey(NamedTuple):
@@ -69,12 +77,35 @@ def request(family: int, protocol: int, sequence: int) -> bytes:
     return _dump(_REQUEST.pack(family, protocol, 0, STATES[protocol]), sequence)
 
 
-def request_connections(family: int, protocol: int, sequence: int, low: int, high: int) -> bytes:
-    """Asks for the connections whose own number is in [low, high]. The kernel leaves the others out."""
-    # A condition takes 8 bytes. A jump to 4 bytes beyond the last one leaves a socket out.
-    conditions = (_AT_LEAST, 8, 20, 0, 0, low, _AT_MOST, 8, 12, 0, 0, high)
-    within = _FILTER.pack(_FILTER.size, _BYTECODE, *conditions)
+def request_connections(family: int, protocol: int, sequence: int, spans: Sequence[Run]) -> bytes:
+    """Asks for the connections whose own number is in one of these spans. The kernel leaves the others out.
+
+    spans: at least one, in order, with a gap between any two.
+    """
+    code = _program(spans)
+    within = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(code), _BYTECODE) + code
     return _dump(_REQUEST.pack(family, protocol, 0, CONNECTED[protocol]) + within, sequence)
+
+
+def _program(spans: Sequence[Run]) -> bytes:
+    """What the kernel runs for each socket: at least the lowest number, at most the highest, and in none of the gaps.
+
+    A jump to 4 bytes beyond the last condition leaves a socket out. Where a condition holds, the kernel only lets
+    programs go on to the next one: hence what lies between two spans is passed over by a jump.
+    """
+    size = _CONDITION.size * 2 * len(spans) + _JUMP.size * (len(spans) - 1)
+
+    def condition(code: int, number: int, done: bytes, otherwise: int | None = None) -> bytes:
+        missed = size - len(done) + 4 if otherwise is None else otherwise
+        return done + _CONDITION.pack(code, _CONDITION.size, missed, 0, 0, number)
+
+    program = condition(_AT_LEAST, spans[0][0], b"")
+    for (_, high), (low, _) in pairwise(spans):
+        # At or above the next span: what is below the gap need not be asked.
+        program = condition(_AT_LEAST, low, program, _CONDITION.size + _JUMP.size)
+        program += _JUMP.pack(_GO_ON, _JUMP.size, _JUMP.size + _CONDITION.size)
+        program = condition(_AT_MOST, high, program)
+    return condition(_AT_MOST, spans[-1][1], program)
 
 
 def _dump(body: bytes, sequence: int) -> bytes:

@@ -1,71 +1,103 @@
-"""One connection to the allocator and one stream on it: reports go out, wishes come in.
+"""One stream to the allocator that serves: reports go out, wishes come in.
 
 Rules:
 
-* Calls go to an allocator whose health says that it serves. Others of the same name stand by.
+* Reports go to an allocator whose health says that it serves. Others of the same name stand by.
 * A stream that ends is begun anew after a pause that grows, and differs from agent to agent: those of a cluster meet
   an allocator that starts all at once. The pause is short where the allocator was away, so that it knows of all nodes
   soon, and long where it refuses what the agent says.
-* A new stream begins with a snapshot. The token is read for each stream, the CA where it changed.
+* A new stream has a new connection, and begins with a snapshot. The CA and the token are read for it.
+* No connection goes through a proxy: the allocator is in the cluster, and one that the environment names for other
+  programs would be asked for an address that it cannot reach.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import queue
+import contextlib
 import random
-import threading
+import socket
+import ssl
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
 
+from agent.http2 import Call, CallEnd, Fields, Http2Link, LinkError, connect
 from agent.report import Reporter
-from hostport.channels import channel_options
-from hostport.contract.status import read_status, status_of
-from hostport.credentials import NO_CREDENTIALS, Credentials
-from hostport.files import FileWatch
-from hostport.logs import log_event
+from hostport.contract.limits import HIGHEST_PORT
+from hostport.contract.status import read_status
+from hostport.contract.words import Code
+from hostport.files import read_all
+from hostport.flags import Address
 from hostport.v1 import allocator_pb2 as pb
-from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
-
-log = logging.getLogger(__name__)
+from hostport.version import VERSION
+from hostport.x509 import certificates
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 4.0
-RECONNECT_MS = 3_000
-"""With chance in both a pause takes six seconds at most, and gRPC tries to connect every 3.6. One comes after the
-other: an allocator that is back knows of all nodes within ten."""
+"""With chance a pause takes six seconds at most: an allocator that is back knows of all nodes within ten."""
 
 LONGEST_REFUSED_PAUSE = 60.0
-REFUSALS = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
+UNIMPLEMENTED = 12
+REFUSALS = {
+    Code.INVALID_ARGUMENT.value,
+    Code.PERMISSION_DENIED.value,
+    Code.RESOURCE_EXHAUSTED.value,
+    Code.UNAUTHENTICATED.value,
+    UNIMPLEMENTED,
+}
 """What an agent says is not wanted, and will not be the next time, unless somebody changes something."""
 
 STEADY_SECONDS = 5.0
 """A stream that lasted as long was in order: the next pause is a short one again."""
 
-SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": "hostport.v1.AllocatorService"},
-}
+CHECK_SECONDS = 5.0
+"""How long an allocator may take to say whether it serves."""
+
+SERVICE = "hostport.v1.AllocatorService"
+HEALTH_REQUEST = b"\x0a" + bytes([len(SERVICE)]) + SERVICE.encode("ascii")
+"""grpc.health.v1.HealthCheckRequest of our service: so short that no generated code is carried along for it."""
+
+SERVING = b"\x08\x01"
+"""The grpc.health.v1.HealthCheckResponse of one that serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where the allocator is. target: of gRPC. authority: the name that its certificate has; empty: the target's."""
+    """Where the allocator is, and by what it is known.
 
-    target: str
-    authority: str = ""
-    credentials: Credentials = NO_CREDENTIALS
+    target: every address of it may be one of an allocator. name: what its certificate is for. ca: None: plain text.
+    """
+
+    target: Address
+    name: Address
+    ca: Path | None = None
+    also: tuple[Path, ...] = ()
+    token_file: Path | None = None
+
+    def tls(self) -> ssl.SSLContext | None:
+        """TLS 1.3 with whoever the CA has signed. Raises OSError, ValueError where it cannot be read."""
+        if self.ca is None:
+            return None
+        trusted = "".join(certificates(read_all(self.ca, self.also).decode("ascii", "replace")))
+        if not trusted:
+            raise ValueError(f"{self.ca} holds no certificate")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority need not be a root, as for gRPC
+        context.load_verify_locations(cadata=trusted)
+        context.set_alpn_protocols(["h2"])
+        return context
+
+    def fields(self) -> Fields:
+        """What a call says of its caller. Raises OSError, ValueError where the token cannot be read."""
+        fields = [("user-agent", f"hostport-agent/{VERSION}")]
+        if self.token_file:
+            fields.append(("authorization", f"Bearer {self.token_file.read_text(encoding='ascii').strip()}"))
+        return fields
 
 
 class Pauses:
@@ -85,38 +117,72 @@ class Pauses:
         return pause * (0.5 + self._chance())
 
 
-class Connection:
-    """A channel, which is made anew when the files that it is made of have changed."""
+class StreamEnd(NamedTuple):
+    """Why a stream ended, in words, and whether with a refusal."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._watch = FileWatch(endpoint.credentials.files)
-        self._channel: grpc.Channel | None = None
+    why: str
+    is_refused: bool = False
 
-    def stub(self) -> AllocatorServiceStub:
-        """For one stream. Raises OSError where a file cannot be read."""
-        if self._channel is None or self._watch.changed():
-            self.close()
-            self._channel = self._connect(self._endpoint.credentials.load())
-        return AllocatorServiceStub(self._channel)
 
-    def close(self) -> None:
-        """Ends the streams that are open on it."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+class StreamError(Exception):
+    """There is no stream, or no longer."""
 
-    def _connect(self, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-        options = [
-            *channel_options("hostport-agent", ping=20, patience=10),
-            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-            ("grpc.max_reconnect_backoff_ms", RECONNECT_MS),
-        ]
-        if self._endpoint.authority:
-            options.append(("grpc.default_authority", self._endpoint.authority))
-        if credentials is None:
-            return grpc.insecure_channel(self._endpoint.target, options=options)
-        return grpc.secure_channel(self._endpoint.target, credentials, options=options)
+    def __init__(self, end: StreamEnd) -> None:
+        super().__init__(end.why)
+        self.end = end
+
+
+@contextlib.contextmanager
+def opened(endpoint: Endpoint, clock: Callable[[], float] = time.monotonic) -> Iterator[tuple[Call, Http2Link]]:
+    """A ReportNode call to an allocator that serves, and the connection that it is on.
+
+    Raises:
+        StreamError: there is none to be had.
+
+    """
+    why = ""
+    for address in _addresses(endpoint.target):
+        with contextlib.ExitStack() as stack:
+            try:
+                link = Http2Link(connect(address, endpoint.tls(), endpoint.name.host), clock)
+                stack.callback(link.close)
+                _check_serving(link, endpoint, clock)
+                call = link.call(f"/{SERVICE}/ReportNode", str(endpoint.name), endpoint.fields())
+            except LinkError as error:
+                why = why or str(error)
+                continue
+            except (OSError, ValueError) as error:
+                raise StreamError(StreamEnd(f"{type(error).__name__}: {error}")) from error
+            yield call, link
+            return
+    raise StreamError(StreamEnd(f"UNAVAILABLE: {why}"))
+
+
+def _addresses(target: Address) -> list[tuple[str, int]]:
+    """Those that a name has by now, in any order. Raises StreamError."""
+    try:
+        found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise StreamError(StreamEnd(f"UNAVAILABLE: {target.host} has no address: {error}")) from error
+    addresses = list(dict.fromkeys((str(each[4][0]), target.port) for each in found))
+    random.shuffle(addresses)
+    return addresses
+
+
+def _check_serving(link: Http2Link, endpoint: Endpoint, clock: Callable[[], float]) -> None:
+    """Raises LinkError where the allocator at the other end does not serve."""
+    call = link.call("/grpc.health.v1.Health/Check", str(endpoint.name), ())
+    call.send(HEALTH_REQUEST, is_last=True)
+    until = clock() + CHECK_SECONDS
+    while call.end is None:
+        left = until - clock()
+        if left <= 0:
+            raise LinkError("it does not say whether it serves")
+        link.receive(left)
+    if call.end.code:
+        raise LinkError(f"it does not say whether it serves: {call.end.message}")
+    if call.messages() != [SERVING]:
+        raise LinkError("the allocator that answers does not serve")
 
 
 class KeptNumbers(NamedTuple):
@@ -127,101 +193,85 @@ class KeptNumbers(NamedTuple):
 
 
 class Wishes:
-    """What the allocator wants, as a thread of gRPC hears it: to be told at once, and numbers to be kept."""
+    """What the allocator wants: to be told at once, and numbers to be kept."""
 
     def __init__(self) -> None:
-        self._wake = threading.Event()
-        self._lock = threading.Lock()
-        self._is_asked = False
-        self._wanted: KeptNumbers | None = None
+        self.is_asked = False
+        self.wanted: KeptNumbers | None = None  # None: nothing was told yet
 
-    def hear(self, message: pb.ReportNodeResponse) -> None:
-        """Takes a message of the allocator."""
-        with self._lock:
-            self._is_asked |= message.report_now
-            if message.has_given:
-                self._wanted = KeptNumbers(_numbers(message.given), _numbers(message.upcoming))
-        self.wake()
-
-    def wake(self) -> None:
-        """Ends a wait."""
-        self._wake.set()
-
-    def wait(self, seconds: float) -> bool:
-        """Until something is wanted, or so many seconds; gives whether it is."""
-        is_awake = self._wake.wait(seconds)
-        self._wake.clear()
-        return is_awake
-
-    def taken(self) -> tuple[bool, KeptNumbers | None]:
-        """Whether a report is wanted, and the numbers to be kept; None: nothing new. Both are told once."""
-        with self._lock:
-            told = self._is_asked, self._wanted
-            self._is_asked, self._wanted = False, None
-            return told
+    def hear(self, message: pb.ReportNodeResponse) -> bool:
+        """Takes a message of the allocator; gives whether it wants something."""
+        self.is_asked |= message.report_now
+        if message.has_given:
+            self.wanted = KeptNumbers(_numbers(message.given), _numbers(message.upcoming))
+        return message.report_now or message.has_given
 
 
 def _numbers(ranges: Iterable[pb.PortRange]) -> frozenset[int]:
-    return frozenset(number for each in ranges for number in range(each.min, each.max + 1))
-
-
-class StreamEnd(NamedTuple):
-    """Why a stream ended, in words, and whether with a refusal."""
-
-    why: str
-    is_refused: bool = False
+    return frozenset(number for each in ranges for number in range(each.min, min(each.max, HIGHEST_PORT) + 1))
 
 
 class Stream:
     """One ReportNode call."""
 
-    def __init__(self, stub: AllocatorServiceStub, reporter: Reporter, wishes: Wishes) -> None:
+    def __init__(self, call: Call, link: Http2Link, reporter: Reporter, wishes: Wishes) -> None:
         self.reporter = reporter
+        self._call = call
+        self._link = link
         self._wishes = wishes
-        self._requests: queue.SimpleQueue[pb.ReportNodeRequest | None] = queue.SimpleQueue()
-        self._ended: StreamEnd | None = None
-        self._call = stub.ReportNode(self._outgoing())
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def send(self, message: pb.ReportNodeRequest) -> None:
-        """Tells something."""
-        self._requests.put(message)
 
     @property
-    def ended(self) -> StreamEnd | None:
-        """Why it has ended; None while it goes on."""
-        return self._ended
+    def has_room(self) -> bool:
+        """Whether the allocator has read all that it was told."""
+        return self._call.has_room
 
-    def close(self) -> None:
-        """Ends it."""
-        self._requests.put(None)
-        self._call.cancel()
-        self._reader.join()
+    def send(self, message: pb.ReportNodeRequest) -> None:
+        """Tells something. Raises StreamError."""
+        with self._ending():
+            self._call.send(message.SerializeToString())
 
-    def _outgoing(self) -> Iterator[pb.ReportNodeRequest]:
-        while (message := self._requests.get()) is not None:
-            yield message
+    def wait(self, seconds: float) -> bool:
+        """Until something comes, or so many seconds; gives whether something is wanted. Raises StreamError."""
+        with self._ending():
+            self._link.receive(seconds)
+        is_wanted = False
+        for message in self._call.messages():
+            is_wanted |= self._hear(message)
+        if self._call.end is not None:
+            raise StreamError(end_of(self._call.end))
+        return is_wanted
 
-    def _read(self) -> None:
-        end = StreamEnd("the allocator ended it")
+    def _hear(self, message: bytes) -> bool:
         try:
-            for message in self._call:
-                self._wishes.hear(message)
-        except grpc.RpcError as error:
-            end = StreamEnd(words_of(error), is_refused=error.code() in REFUSALS)
-        self._ended = end
-        self._requests.put(None)
-        self._wishes.wake()
+            return self._wishes.hear(pb.ReportNodeResponse.FromString(message))
+        except DecodeError as error:
+            raise StreamError(StreamEnd("the allocator sends what is no message")) from error
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        """A call that has ended tells better why than the connection that ended with it."""
+        try:
+            yield
+        except LinkError as error:
+            end = end_of(self._call.end) if self._call.end else StreamEnd(f"UNAVAILABLE: {error}")
+            raise StreamError(end) from error
 
 
-def words_of(error: grpc.RpcError) -> str:
-    """What went wrong: the reason of our contract, or the code of gRPC, and the sentence."""
-    told = read_status(status_of(error))
-    code: grpc.StatusCode = error.code()
-    return f"{told.reason if told else code.name}: {error.details()}"
+def end_of(end: CallEnd) -> StreamEnd:
+    """What it means for the agent: the reason of our contract, or the code of gRPC, and the sentence."""
+    if end.code == 0:
+        return StreamEnd("the allocator ended it")
+    try:
+        told = read_status(status_pb2.Status.FromString(end.details))
+    except DecodeError:
+        told = None
+    return StreamEnd(f"{told.reason if told else _code_name(end.code)}: {end.message}", end.code in REFUSALS)
 
 
-def log_end(why: str, pause: float) -> None:
-    """One line for a stream that ended."""
-    log_event(log, "not connected", level=logging.WARNING, why=why, next_in=round(pause, 1))
+def _code_name(number: int) -> str:
+    if number == UNIMPLEMENTED:  # an allocator that is older than agents
+        return "UNIMPLEMENTED"
+    try:
+        return Code(number).name
+    except ValueError:
+        return f"gRPC code {number}"

@@ -18,6 +18,7 @@ from allocator.journal.inspection import DamagedJournalError, check, dump, salva
 from allocator.journal.places import acknowledge
 from hostport import logs, process
 from hostport.flags import add_flags
+from hostport.gathered_logs import GatheringHandler
 from hostport.supervision import LoopError
 
 log = logging.getLogger("allocator")
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(config: Config) -> int:
-    logs.set_up(config.log_level)
+    logs.set_up(config.log_level, GatheringHandler(sys.stderr))
     sys.setswitchinterval(SWITCH_SECONDS)
     process.collect_seldom()
     from allocator.app.lifecycle import serve  # noqa: PLC0415 - grpc is not needed to dump a journal

@@ -1,7 +1,7 @@
 """What the node agent takes of its node: CPU and memory, over the bounds that we set ourselves.
 
 A network namespace with 1,000 sockets that take what is sent to them and 10,000 connections, an allocator and an agent
-with its usual interval on loopback. Needs root, for the namespace; no row without.
+with its usual interval on loopback, TLS between them. Needs root, for the namespace; no row without.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def agent(options: Options) -> list[Row]:
     rounds = [_round() for _ in range(min(options.rounds, MOST_ROUNDS))]
     node = f"{LISTENERS:,} sockets and {CONNECTIONS:,} connections"
     private = "of these its own: " + ", ".join(f"{each['anonymous'] / 1024:.1f}" for each in rounds)
+    private += "; PSS: " + ", ".join(f"{each['share'] / 1024:.1f}" for each in rounds)
     rows = (
         ("CPU of the agent", "%", [100 * each["cpu"] for each in rounds], MOST_CPU, ""),
         ("resident memory of the agent", "MiB", [each["resident"] / 1024 for each in rounds], MOST_MEMORY, private),

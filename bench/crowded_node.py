@@ -7,6 +7,7 @@ what the agent takes. Nothing else happens meanwhile.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import resource
@@ -15,11 +16,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import trustme
+
 from bench.processes import cpu_ns, free_address, server
-from bench.rpc import allocator
 from testing.loopback import bring_loopback_up
 
 FIRST = 10_000
@@ -51,11 +53,27 @@ def connect(ports: Sequence[int]) -> None:
     kept.clear()
 
 
+@contextlib.contextmanager
+def secured_allocator(folder: Path, address: str) -> Iterator[None]:
+    """An allocator that speaks TLS; whom its certificate is from stands in `ca.pem`."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    issued.private_key_and_cert_chain_pem.write_to_path(folder / "tls.pem")
+    tls = (f"--tls-cert={folder}/tls.pem", f"--tls-key={folder}/tls.pem")
+    with server(folder, "allocator", "serve", f"--listen={address}", "--http=127.0.0.1:0", "--journal=memory",
+                "--cluster=none", *tls) as process:  # fmt: skip
+        process.wait_for(address)
+        yield
+
+
 def resident(pid: int) -> dict[str, int]:
-    """In KiB: all of it, and what it shares with nobody."""
+    """In KiB: all of it, what no file backs, and its share where it counts what others map too by halves (PSS)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssAnon"))}
-    return {"resident": int(sizes["VmRSS"]), "anonymous": int(sizes["RssAnon"])}
+    rolled_up = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    share = next(int(line.split()[1]) for line in rolled_up if line.startswith("Pss:"))
+    return {"resident": int(sizes["VmRSS"]), "anonymous": int(sizes["RssAnon"]), "share": share}
 
 
 def main() -> None:
@@ -69,10 +87,16 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     kept = crowd(options.listeners, options.connections)
     address = free_address()
-    with tempfile.TemporaryDirectory(prefix="hostport-bench-") as folder, allocator("memory", address=address):
-        alive = Path(folder) / "alive"
-        flags = ("--node=localhost", f"--allocator={address}", f"--alive-file={alive}")
-        with server(Path(folder), "agent", *flags) as agent:
+    with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name:
+        folder = Path(name)
+        alive = folder / "alive"
+        flags = (
+            "--node=localhost",
+            f"--allocator={address}",
+            f"--alive-file={alive}",
+            f"--allocator-ca={folder}/ca.pem",
+        )
+        with secured_allocator(folder, address), server(folder, "agent", *flags) as agent:
             time.sleep(SETTLED_SECONDS)
             began = cpu_ns(agent.pid)
             time.sleep(options.seconds)

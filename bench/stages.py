@@ -33,7 +33,8 @@ from bench.options import Options
 from bench.processes import CHECKOUT
 from bench.rpc import SERIAL, request
 from bench.webhook import review
-from hostport import logs
+from hostport.gathered_logs import GatheringHandler
+from hostport.logs import log_event
 from hostport.v1 import allocator_pb2 as pb
 from shim.admission import allowed
 from shim.patch import build_patch
@@ -151,8 +152,7 @@ def _log_line(stream: IO[str]) -> Stage:
     log = logging.getLogger("bench.stages")
     log.propagate = False
     log.setLevel(logging.INFO)
-    handler = logs.GatheringHandler(stream)  # type: ignore[arg-type]
-    handler.setFormatter(logs.JsonFormatter())
+    handler = GatheringHandler(stream)  # type: ignore[arg-type]
     log.addHandler(handler)
     fields: dict[str, Any] = {
         "request_id": "0" * 36,
@@ -166,4 +166,4 @@ def _log_line(stream: IO[str]) -> Stage:
         "ms": 1.23,
         "detail": "",
     }
-    return lambda: logs.log_event(log, "allocate", **fields)
+    return lambda: log_event(log, "allocate", **fields)

@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from hostport.files import load_pair, read_all
+from hostport.files import read_all
+from hostport.key_pairs import load_pair
 from hostport.rollover import KeyPair, RollOver
 from hostport.x509 import certificates
 

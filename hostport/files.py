@@ -1,4 +1,4 @@
-"""Certificates on disk: noticing that they changed, and never asking the terminal for their passwords.
+"""Certificates on disk: reading them, and noticing that they changed.
 
 Changes are found by looking: mounted Secrets are swapped by symbolic links, which few watches follow.
 """
@@ -6,9 +6,6 @@ Changes are found by looking: mounted Secrets are swapped by symbolic links, whi
 from __future__ import annotations
 
 import contextlib
-import os
-import ssl
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,11 +38,6 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def no_password() -> str:
-    """For keys that want a password: without it OpenSSL would ask the terminal."""
-    return ""
-
-
 def read_all(first: Path, more: Iterable[Path] = ()) -> bytes:
     """A file and others after it; of the others what is absent is left out.
 
@@ -58,17 +50,3 @@ def read_all(first: Path, more: Iterable[Path] = ()) -> bytes:
         with contextlib.suppress(FileNotFoundError):
             parts.append(path.read_bytes())
     return b"\n".join(parts)
-
-
-def load_pair(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
-    """Makes a context show a certificate from memory: the very bytes that were read, and not what a file has by now.
-
-    Raises:
-        OSError: they are no certificate and key (ssl.SSLError), or not each other's.
-
-    """
-    in_memory = hasattr(os, "memfd_create")  # where there is none, such as on macOS, only its owner can read the file
-    with os.fdopen(os.memfd_create("pair"), "w+b") if in_memory else tempfile.NamedTemporaryFile() as file:
-        file.write(key + b"\n" + chain)
-        file.flush()
-        context.load_cert_chain(f"/dev/fd/{file.fileno()}" if in_memory else file.name, password=no_password)

@@ -6,34 +6,32 @@ canonical line on each side, `admission` in the shim and `allocate` in the alloc
 
 While a program runs, SIGUSR1 turns debug lines on and SIGUSR2 goes back to `--log-level`: signals need no port. Only
 our own loggers follow; what libraries say in debugging holds bodies of requests, and is never shown.
-
-Beside an event loop, lines are written together, at most `WRITE_SECONDS` late: a `kill -9` may take the
-last ones along.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import logging
 import signal
 import sys
 import time
-from contextlib import nullcontext
-from typing import Any, TextIO
-
-import msgspec
+from collections.abc import Callable
+from typing import Any
 
 OURS = ("allocator", "shim", "agent", "hostport")
-WRITE_SECONDS = 0.02
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+Encode = Callable[[dict[str, Any]], str]
+"""An object as JSON in one line; what JSON has no word for, as text."""
+
+encode_plainly: Encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON."""
 
-    def __init__(self) -> None:
+    def __init__(self, encode: Encode = encode_plainly) -> None:
         super().__init__()
+        self._encode = encode
         self._second = -1
         self._stamp = ""
 
@@ -48,7 +46,7 @@ class JsonFormatter(logging.Formatter):
         line |= record.__dict__.get("fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _encode(line).decode()
+        return self._encode(line)
 
     def _time(self, created: float) -> str:
         """RFC 3339 with milliseconds; the seconds are rendered once."""
@@ -58,65 +56,14 @@ class JsonFormatter(logging.Formatter):
         return f"{self._stamp}.{int((created - second) * 1000):03d}Z"
 
 
-class GatheringHandler(logging.StreamHandler[TextIO]):
-    """Renders and writes what gathers in a moment at once; where no event loop runs, each line as it comes.
-
-    Between two other things to render a line takes three times as long as after another one. A line that comes after a
-    pause is written in the next turn of the loop: to wake up for it later costs more.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._records: list[logging.LogRecord] = []
-        self._written = 0.0  # when, by the clock of the loop
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a record until the event loop writes what has gathered; without a loop it is written now."""
-        try:
-            record.msg, record.args = record.getMessage(), None  # what it is about may change
-            self._records.append(record)
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.flush()
-        except Exception:  # noqa: BLE001 - as every handler
-            self.handleError(record)
-        else:
-            if len(self._records) == 1:
-                self._write_soon(loop)
-
-    def _write_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        due = self._written + WRITE_SECONDS
-        self._written = max(now, due)
-        if due <= now:
-            loop.call_soon(self.flush)
-        else:
-            loop.call_at(due, self.flush)
-
-    def flush(self) -> None:
-        """Writes what has gathered. Called by the loop, and by whoever ends the program."""
-        with self.lock or nullcontext():
-            records, self._records = self._records, []
-            lines = "".join(map(self._line, records))
-            if lines:
-                self.stream.write(lines)
-            super().flush()
-
-    def _line(self, record: logging.LogRecord) -> str:
-        try:
-            return self.format(record) + self.terminator
-        except Exception:  # noqa: BLE001 - as every handler: one that cannot be rendered takes no other along
-            self.handleError(record)
-            return ""
-
-
-def set_up(level: str, stream: TextIO = sys.stderr) -> None:
-    """Logs from `level` on, and listens to the signals. For the main thread, once."""
+def set_up(level: str, handler: logging.Handler | None = None) -> None:
+    """Logs from `level` on, and listens to the signals. For the main thread, once. handler: by default on stderr."""
     # What no line shows need not be found out for each: see "Optimization" in the manual of `logging`.
     logging._srcfile = None  # noqa: SLF001 - the documented switch
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = GatheringHandler(stream)
-    handler.setFormatter(JsonFormatter())
+    if handler is None:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=max(logging.INFO, _number(level)))
     set_level(level)
     signal.signal(signal.SIGUSR1, lambda *_: set_level("debug"))

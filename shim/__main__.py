@@ -23,6 +23,7 @@ from hostport.flags import (
     one_of,
     optional_file,
 )
+from hostport.gathered_logs import GatheringHandler
 from hostport.supervision import LoopError
 from shim.annotations import NETWORKS
 from shim.render import RenderOptions, render
@@ -167,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if flags.command == "render":
         return render(render_options(parser, flags), sys.stdout, sys.stderr)
     options = serve_options(parser, flags)
-    logs.set_up(flags.log_level)
+    logs.set_up(flags.log_level, GatheringHandler(sys.stderr))
     try:
         uvloop.run(serve(options))
     except LoopError as error:

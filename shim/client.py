@@ -30,7 +30,8 @@ from google.rpc.status_pb2 import Status
 
 from hostport.channels import channel_options
 from hostport.contract import Mistake, Reason
-from hostport.contract.status import read_status, status_of
+from hostport.contract.failed_calls import status_of
+from hostport.contract.status import read_status
 from hostport.credentials import Credentials
 from hostport.files import FileWatch
 from hostport.flags import Address

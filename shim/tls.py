@@ -23,8 +23,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hostport.credentials import Credentials
-from hostport.files import FileWatch, no_password
+from hostport.files import FileWatch
 from hostport.flags import Address
+from hostport.key_pairs import no_password
 from hostport.x509 import not_after
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from hostport.logs import WRITE_SECONDS, GatheringHandler, JsonFormatter, log_event
+from hostport.gathered_logs import WRITE_SECONDS, GatheringHandler
+from hostport.logs import JsonFormatter, log_event
 
 
 @pytest.fixture
@@ -21,12 +22,16 @@ def stream() -> io.StringIO:
     return io.StringIO()
 
 
-@pytest.fixture
-def log(stream: io.StringIO) -> logging.Logger:
-    log = logging.Logger("allocator.test", logging.INFO)  # noqa: LOG001 - of this test alone
+def plain(stream: io.StringIO) -> logging.Handler:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
-    log.addHandler(handler)
+    return handler
+
+
+@pytest.fixture(params=[plain, GatheringHandler], ids=["the agent's", "the others'"])
+def log(request: pytest.FixtureRequest, stream: io.StringIO) -> logging.Logger:
+    log = logging.Logger("allocator.test", logging.INFO)  # noqa: LOG001 - of this test alone
+    log.addHandler(request.param(stream))
     return log
 
 
@@ -81,7 +86,6 @@ def test_what_is_not_shown_is_not_rendered(log: logging.Logger, stream: io.Strin
 async def test_beside_an_event_loop_lines_are_written_together_as_they_were_told(stream: io.StringIO) -> None:
     log = logging.Logger("allocator.test", logging.INFO)  # noqa: LOG001 - of this test alone
     handler = GatheringHandler(stream)
-    handler.setFormatter(JsonFormatter())
     log.addHandler(handler)
     names = ["a"]
     log.info("100%% of %s", names)

@@ -22,7 +22,8 @@ import grpc
 from cryptography.x509 import load_pem_x509_certificate
 
 from allocator.certificates.issuing import CertificateSubject, Pair, issue, new_authority, pem
-from hostport.files import FileWatch, load_pair, read_all
+from hostport.files import FileWatch, read_all
+from hostport.key_pairs import load_pair
 from hostport.rollover import KeyPair, RollOver
 
 log = logging.getLogger(__name__)

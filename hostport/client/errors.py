@@ -18,7 +18,8 @@ from typing import cast
 import grpc
 
 from hostport.contract import Mistake
-from hostport.contract.status import read_status, status_of
+from hostport.contract.failed_calls import status_of
+from hostport.contract.status import read_status
 
 
 class HostportError(Exception):

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 from urllib.parse import quote
 
-import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from hostport.contract.limits import LARGEST_TRAILERS
 from hostport.contract.mistakes import Mistake
@@ -76,14 +74,6 @@ def read_status(status: status_pb2.Status) -> Told | None:
         for each in request.field_violations
     )
     return Told(info.reason, tuple(mistakes))
-
-
-def status_of(error: grpc.RpcError) -> status_pb2.Status:
-    """The status of a call that failed; an empty one where there is none that can be believed."""
-    try:
-        return rpc_status.from_call(cast("grpc.Call", error)) or status_pb2.Status()
-    except ValueError:
-        return status_pb2.Status()
 
 
 def _details(status: status_pb2.Status, kind: type[D]) -> Iterator[D]:

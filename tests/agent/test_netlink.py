@@ -79,11 +79,40 @@ def test_the_connections_that_have_some_numbers_are_told_and_no_listener() -> No
             connected(socket.SOCK_STREAM, 45010),
         ]
         with SocketDiagnosis() as diagnosis:
-            print(*sorted(diagnosis.connections(45000, 45009)))
+            print(*sorted(diagnosis.connections([(45000, 45009)])))
             for server in servers:
                 kept.append(server.accept()[0])
-            print(*sorted(diagnosis.connections(45000, 45009)))
-            print(*sorted(diagnosis.connections(45004, 45009)))
+            print(*sorted(diagnosis.connections([(45000, 45009)])))
+            print(*sorted(diagnosis.connections([(45004, 45009)])))
             print(len(diagnosis.sockets()))
     """)
     assert said == ["45000 45001 45002 45003", "45000 45001 45002 45003", "", "2"]
+
+
+@needs_root
+def test_of_numbers_that_lie_far_apart_the_kernel_tells_what_lies_between_them_to_nobody() -> None:
+    said = in_a_network_namespace("""
+        import socket
+        from agent.netlink import SocketDiagnosis
+        from agent.sockets import Dump
+
+        told = []
+        note = Dump._note
+        Dump._note = lambda self, body: (told.append(body), note(self, body))
+        server = socket.create_server(("127.0.0.1", 80), backlog=1000)
+        kept = []
+        for port in range(45000, 45400):
+            one = socket.socket()
+            one.bind(("127.0.0.1", port))
+            one.connect(("127.0.0.1", 80))
+            kept.append(one)
+        with SocketDiagnosis() as diagnosis:
+            ends = [(100, 200), (45000, 45001), (45100, 45100), (45150, 45152), (45398, 50000), (65535, 65535)]
+            print(*sorted(diagnosis.connections(ends)), len(told))
+            for most in (2, 3):
+                told.clear()
+                print(len(diagnosis.connections(ends[:most])), len(told))
+            alternate = [(number, number) for number in range(45001, 45400, 2)]
+            print(diagnosis.connections(alternate) == set(range(45001, 45400, 2)))
+    """)
+    assert said == ["45000 45001 45100 45150 45151 45152 45398 45399 8", "2 2", "3 3", "True"]

@@ -10,6 +10,7 @@ from agent.app import Agent, AgentOptions
 from agent.ranges import format_list, read_list
 from agent.reserving import ReservedPorts, chosen
 from agent.stream import Endpoint, KeptNumbers
+from hostport.flags import Address
 from testing.namespaces import in_a_network_namespace, needs_root
 
 RANGE = (32768, 60999)
@@ -59,6 +60,9 @@ def test_an_end_between_the_file_and_the_list_loses_nothing_of_the_others(files:
     assert read_list(kernel) == OTHERS | {40002}
 
 
+NOWHERE = Endpoint(target=Address("", 1), name=Address("", 1))
+
+
 @pytest.mark.parametrize("text", [None, "what"])
 def test_where_our_file_is_gone_all_of_the_list_is_somebody_elses(files: tuple[Path, Path], text: str | None) -> None:
     state, kernel = files
@@ -71,16 +75,15 @@ def test_where_our_file_is_gone_all_of_the_list_is_somebody_elses(files: tuple[P
 
 def test_what_somebody_wiped_is_reserved_again_with_the_next_look(files: tuple[Path, Path]) -> None:
     state, kernel = files
-    agent = Agent(
-        AgentOptions(node="n1", endpoint=Endpoint(target="here"), interval=10.0, reserved=ReservedPorts(state, kernel))
-    )
-    agent._reserve(None, RANGE)
-    agent._reserve(KeptNumbers(frozenset({40001})), RANGE)
+    agent = Agent(AgentOptions(node="n1", endpoint=NOWHERE, interval=10.0, reserved=ReservedPorts(state, kernel)))
+    agent._reserve(RANGE)
+    agent._wishes.wanted = KeptNumbers(frozenset({40001}))
+    agent._reserve(RANGE)
     kernel.write_text("50000\n")
 
-    agent._reserve(None, None)
+    agent._reserve(None)
     assert read_list(kernel) == {50000}, "a range that cannot be read says nothing"
-    agent._reserve(None, RANGE)
+    agent._reserve(RANGE)
     assert read_list(kernel) == {40001, 50000}
 
 
@@ -149,6 +152,7 @@ def test_of_the_numbers_that_may_be_given_next_those_are_told_that_no_connection
         from agent.ranges import read_range
         from agent.reserving import ReservedPorts
         from agent.stream import Endpoint, KeptNumbers
+        from hostport.flags import Address
 
         Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40039")
         server = socket.create_server(("127.0.0.1", 80))
@@ -157,8 +161,10 @@ def test_of_the_numbers_that_may_be_given_next_those_are_told_that_no_connection
         client.bind(("", 40001))
 
         reserved = ReservedPorts(Path({str(tmp_path / "reserved")!r}))
-        agent = Agent(AgentOptions(node="n1", endpoint=Endpoint(target="here"), interval=10.0, reserved=reserved))
-        agent._reserve(KeptNumbers(frozenset({{40018}}), frozenset(range(40000, 40020))), read_range())
+        nowhere = Endpoint(target=Address("", 1), name=Address("", 1))
+        agent = Agent(AgentOptions(node="n1", endpoint=nowhere, interval=10.0, reserved=reserved))
+        agent._wishes.wanted = KeptNumbers(frozenset({{40018}}), frozenset(range(40000, 40020)))
+        agent._reserve(read_range())
         with SocketDiagnosis() as diagnosis:
             told = agent._upcoming(diagnosis, diagnosis.sockets())
         after = []

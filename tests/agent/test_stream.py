@@ -164,13 +164,15 @@ def test_who_stands_by_is_told_nothing(
     assert allocator.is_told_anew(SECONDS)
 
 
-def test_numbers_that_are_given_and_that_may_be_given_next_are_heard_once() -> None:
+def test_what_the_allocator_wants_stands_until_it_wants_something_else() -> None:
     wishes, ranges = Wishes(), [pb.PortRange(min=45000, max=45001), pb.PortRange(min=45003, max=45003)]
     wishes.hear(pb.ReportNodeResponse(has_given=True, given=ranges[:1], upcoming=ranges))
 
-    assert wishes.taken() == (False, KeptNumbers(frozenset({45000, 45001}), frozenset({45000, 45001, 45003})))
-    wishes.hear(pb.ReportNodeResponse(report_now=True))
-    assert wishes.taken() == (True, None)
+    assert not wishes.is_asked
+    assert wishes.hear(pb.ReportNodeResponse(report_now=True))
+    assert wishes.is_asked
+    assert wishes.wanted == KeptNumbers(frozenset({45000, 45001}), frozenset({45000, 45001, 45003}))
+    assert not wishes.hear(pb.ReportNodeResponse())
 
 
 def test_the_pause_between_streams_grows_and_is_short_again_after_a_steady_one() -> None:

@@ -138,10 +138,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def test_the_agent_holds_nothing_but_itself_and_what_it_tells_by(agent: Container) -> None:
-    assert importable(agent, "allocator", "shim", "agent", "hostport", "kubernetes", "tornado", "grpc") == [
+    assert importable(agent, "allocator", "shim", "agent", "hostport", "kubernetes", "tornado", "grpc", "h2") == [
         "agent",
         "hostport",
-        "grpc",
+        "h2",
     ]
     assert agent.run("sh", "-c", "find /etc/passwd -mmin +0").stdout.split() == ["/etc/passwd"]  # its probe's tools
 

@@ -114,7 +114,7 @@ IMPORTS = {
         "import hostport.client",
         {"grpcio", "grpcio-status", "protobuf", "googleapis-common-protos", "typing_extensions"},
     ),
-    "agent": ("import agent.__main__", {"msgspec"}),
+    "agent": ("import agent.__main__", {"h2"}),
     "cli": ("import hostport_cli.__main__", {"click", "rich", "PyYAML", "msgspec"}),
     "shim": ("import shim.__main__", {"tornado", "uvloop", "msgspec", "prometheus_client"}),
     "allocator": ("import allocator.__main__, allocator.app.lifecycle", {"kubernetes", "cryptography", "tornado"}),

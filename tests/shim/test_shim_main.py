@@ -132,7 +132,7 @@ def test_flags_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_certificate_that_is_not_there_ends_the_start(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "set_up", lambda _level: None)  # it is the whole process's
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)  # it is the whole process's
 
     code = main(["serve", "--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--tls-cert=/no", "--tls-key=/no"])
 

@@ -1,0 +1,202 @@
+"""Which allocator the agent speaks to, what it shows to it, and what it makes of a refusal: real gRPC servers."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from agent import stream
+from agent.report import Reporter
+from agent.stream import SERVICE, Endpoint, Stream, StreamEnd, StreamError, Wishes, opened
+from hostport.contract import Mistake, Reason
+from hostport.contract.status import to_status
+from hostport.flags import Address
+from hostport.v1 import allocator_pb2 as pb
+
+HOST = "127.0.0.1"
+SECONDS = 10.0
+
+
+class Reports:
+    """Answers each report by what the caller has shown, as numbers to keep; refuses node `other`."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def handle(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        self.shown.append(str(dict(context.invocation_metadata()).get("authorization", "")))
+        for each in requests:
+            node = pb.ReportNodeRequest.FromString(each).node
+            if node == "junk":
+                yield b"\xff\xff"
+            if node == "other":
+                context.abort_with_status(
+                    rpc_status.to_status(to_status([Mistake(Reason.NODE_NOT_ITS_OWN, "node", "not yours")]))
+                )
+            if node == "plain":
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "what?")
+            yield pb.ReportNodeResponse(report_now=True).SerializeToString()
+
+
+@contextlib.contextmanager
+def allocator(
+    address: str = f"{HOST}:0", authority: trustme.CA | None = None, *, serves: bool = True
+) -> Iterator[tuple[int, Reports]]:
+    server, reports, told = grpc.server(ThreadPoolExecutor(4)), Reports(), health.HealthServicer()
+    method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(reports.handle)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"ReportNode": method}),))
+    health_pb2_grpc.add_HealthServicer_to_server(told, server)
+    statuses = health_pb2.HealthCheckResponse
+    told.set(SERVICE, statuses.SERVING if serves else statuses.NOT_SERVING)
+    if authority is None:
+        port = server.add_insecure_port(address)
+    else:
+        issued = authority.issue_cert(HOST)
+        pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
+        port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+    server.start()
+    yield port, reports
+    server.stop(None).wait()
+
+
+def at(port: int, host: str = HOST, ca: Path | None = None, token_file: Path | None = None) -> Endpoint:
+    here = Address(host, port)
+    return Endpoint(target=here, name=here, ca=ca, token_file=token_file)
+
+
+def outcome(endpoint: Endpoint, node: str = "n1") -> StreamEnd | None:
+    """What comes of a report; None: it was taken, and answered."""
+    try:
+        with opened(endpoint) as (call, link):
+            told = Stream(call, link, Reporter(node, lambda _: ""), Wishes())
+            told.send(pb.ReportNodeRequest(node=node))
+            while not told.wait(SECONDS):
+                pass
+    except StreamError as error:
+        return error.end
+    return None
+
+
+def test_the_token_is_read_for_each_stream(tmp_path: Path) -> None:
+    authority, token = trustme.CA(), tmp_path / "token"
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with allocator(authority=authority) as (port, reports):
+        endpoint = at(port, ca=tmp_path / "ca.pem", token_file=token)
+        for text in ("one\n", "two"):
+            token.write_text(text)
+            assert outcome(endpoint) is None
+
+    assert reports.shown == ["Bearer one", "Bearer two"]
+
+
+def test_an_authority_that_is_renewed_is_read_for_the_next_stream(tmp_path: Path) -> None:
+    old, new, ca = trustme.CA(), trustme.CA(), tmp_path / "ca.pem"
+    old.cert_pem.write_to_path(ca)
+    with allocator(authority=new) as (port, _):
+        endpoint = at(port, ca=ca)
+        refused = outcome(endpoint)
+        new.cert_pem.write_to_path(ca)
+        assert outcome(endpoint) is None
+
+    assert refused is not None
+    assert refused.why.startswith(f"UNAVAILABLE: no TLS with {HOST}: its certificate is not trusted")
+
+
+def test_further_authorities_are_trusted_and_one_that_is_absent_names_none(tmp_path: Path) -> None:
+    first, second = trustme.CA(), trustme.CA()
+    first.cert_pem.write_to_path(tmp_path / "ca.pem")
+    second.cert_pem.write_to_path(tmp_path / "also.pem")
+    with allocator(authority=second) as (port, _):
+        here = Address(HOST, port)
+        also = (tmp_path / "absent.pem", tmp_path / "also.pem")
+        assert outcome(Endpoint(target=here, name=here, ca=tmp_path / "ca.pem", also=also)) is None
+
+
+UNREADABLE = {
+    "no CA": ("absent.pem", None, "FileNotFoundError"),
+    "a CA that is none": ("empty.pem", None, "ValueError: .*empty.pem holds no certificate"),
+    "a CA that is cut": ("cut.pem", None, "SSLError"),
+    "no token": (None, "absent", "FileNotFoundError"),
+    "a token that is none": (None, "binary", "UnicodeDecodeError"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_file_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path, case: str) -> None:
+    (tmp_path / "empty.pem").write_text("\n")
+    (tmp_path / "cut.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    ca, token, words = UNREADABLE[case]
+    with allocator() as (port, _):
+        end = outcome(at(port, ca=tmp_path / ca if ca else None, token_file=tmp_path / token if token else None))
+
+    assert end is not None
+    assert re.match(words, end.why)
+    assert not end.is_refused
+
+
+@pytest.mark.parametrize("first", ["127.0.0.2", "127.0.0.3", "127.0.0.4"], ids=["stands by", "is away", "serves"])
+def test_of_the_addresses_of_a_name_the_one_that_serves_is_told(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with allocator("127.0.0.4:0") as (port, reports), allocator(f"127.0.0.2:{port}", serves=False) as (_, other):
+        hosts = sorted(("127.0.0.2", "127.0.0.3", "127.0.0.4"), key=lambda host: host != first)
+        monkeypatch.setattr(stream, "_addresses", lambda _: [(host, port) for host in hosts])
+        assert outcome(at(port, "every.allocator.test")) is None
+
+    assert (len(reports.shown), other.shown) == (1, [])
+
+
+def test_where_nobody_serves_that_is_told_and_is_no_refusal() -> None:
+    with allocator(serves=False) as (port, reports):
+        assert outcome(at(port)) == StreamEnd("UNAVAILABLE: the allocator that answers does not serve")
+    assert reports.shown == []
+
+
+def test_one_that_does_not_say_whether_it_serves_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CHECK_SECONDS", 0.05)
+    with socket.create_server((HOST, 0)) as door:
+        assert outcome(at(door.getsockname()[1])) == StreamEnd("UNAVAILABLE: it does not say whether it serves")
+
+
+def test_a_server_that_knows_nothing_of_health_is_no_allocator() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port(f"{HOST}:0")
+    server.start()
+    end = outcome(at(port))
+    server.stop(None).wait()
+    assert end == StreamEnd("UNAVAILABLE: it does not say whether it serves: Method not found!")
+
+
+def test_a_name_that_nobody_knows_is_told() -> None:
+    end = outcome(at(1, "nobody.invalid"))
+    assert end is not None
+    assert end.why.startswith("UNAVAILABLE: nobody.invalid has no address: ")
+
+
+ENDS = {
+    "other": StreamEnd("NODE_NOT_ITS_OWN: not yours", is_refused=True),
+    "plain": StreamEnd("UNIMPLEMENTED: what?", is_refused=True),
+    "junk": StreamEnd("the allocator sends what is no message"),
+}
+
+
+@pytest.mark.parametrize("node", ENDS)
+def test_a_refusal_is_told_by_the_reason_of_the_contract_where_it_has_one(node: str) -> None:
+    with allocator() as (port, _):
+        assert outcome(at(port), node) == ENDS[node]
+
+
+def test_a_number_that_is_none_is_not_kept() -> None:
+    wishes = Wishes()
+    wishes.hear(pb.ReportNodeResponse(has_given=True, given=[pb.PortRange(min=65535, max=(1 << 32) - 1)]))
+    assert wishes.wanted is not None
+    assert wishes.wanted.given == {65535}
