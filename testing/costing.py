@@ -12,6 +12,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import thread_time
 from types import FrameType
 from typing import Any
@@ -31,19 +32,32 @@ def milliseconds(work: Callable[[], object]) -> float:
         gc.unfreeze()
 
 
-def instructions(work: Callable[[], object]) -> int:
-    """How many instructions of Python's own machine the work takes, once."""
-    count = 0
+@dataclass(slots=True)
+class Cost:
+    """How many instructions of Python's own machine were run."""
+
+    instructions: int = 0
+
+
+@contextmanager
+def counting() -> Iterator[Cost]:
+    """Counts what the block runs, in this thread."""
+    cost = Cost()
 
     def counted(*_: object) -> None:
-        nonlocal count
-        count += 1
+        cost.instructions += 1
 
     with _telling(counted):
-        work()
-    if not count:
+        yield cost
+    if not cost.instructions:
         raise AssertionError("this Python tells of no instruction")
-    return count
+
+
+def instructions(work: Callable[[], object]) -> int:
+    """How many instructions of Python's own machine the work takes, once."""
+    with counting() as cost:
+        work()
+    return cost.instructions
 
 
 @contextmanager

@@ -28,7 +28,7 @@ LISTENING = rb"listening on (?:grpc |https://)127.0.0.1:([0-9]+)(?:, | \()http 1
 CROWD = 1000
 FILES = 150
 MOST_MEBIBYTES = 200  # that the crowd may cost
-PATIENCE = 1.0  # seconds for an answer meanwhile
+PATIENCE = 5.0  # seconds for an answer meanwhile: half of what a handshake may take
 
 Ask = Callable[[], Awaitable[object]]
 

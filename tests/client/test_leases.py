@@ -144,7 +144,7 @@ async def test_a_lease_that_cannot_be_renewed_is_given_up_no_later_than_it_ends(
         await server.kill()
 
         assert await asyncio.to_thread(told.wait, 5)
-        assert 1.5 < time.monotonic() - begin < 3
+        assert 1.5 < time.monotonic() - begin < 4
         assert "could not be renewed in time: no answer from the allocator" in str(lease.lost)
 
 

@@ -75,7 +75,7 @@ async def test_an_address_where_nobody_answers_is_told_after_the_time_for_connec
         with pytest.raises(UnavailableError, match="no answer from the allocator"):
             await client.lease("Relay/r1").acquire()
 
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 4, "five seconds by default"
 
 
 async def test_what_is_shown_of_a_client_and_of_a_lease_says_what_it_is() -> None:

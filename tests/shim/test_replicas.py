@@ -66,7 +66,7 @@ async def test_asks_go_to_the_one_that_serves_and_to_the_next_one_at_once(tmp_pa
 
     assert [type(each) for each in (*before, after)] == [AllocateResponse] * 7
     assert (len(first.asked), len(second.asked)) == (6, 1)
-    assert took < 0.5
+    assert took < 2.5, "half of its deadline"
 
 
 @pytest.mark.parametrize("is_alone", [True, False], ids=["one allocator", "replicas"])
