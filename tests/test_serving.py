@@ -122,7 +122,7 @@ class Client:
     async def ask(self, request: bytes = GET) -> str:
         """The code of the answer; empty where the server hung up."""
         self.writer.write(request)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 head = await self.reader.readuntil(b"\r\n\r\n")
                 await self.reader.readexactly(2)

@@ -56,7 +56,7 @@ async def failed(program: str, where: str, *flags: str) -> tuple[int | None, lis
         sys.executable, str(PLANTED), program, where, *flags, stderr=asyncio.subprocess.PIPE, cwd=ROOT
     )
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             _, said = await process.communicate()
     finally:
         if process.returncode is None:

@@ -42,7 +42,7 @@ class Replica:
     async def health(self) -> tuple[int, int]:
         """For the kubelet, and for callers."""
         both = [
-            await self._health.Check(health_pb2.HealthCheckRequest(service=name), timeout=0.5) for name in ("", SERVICE)
+            await self._health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5) for name in ("", SERVICE)
         ]
         return both[0].status, both[1].status
 

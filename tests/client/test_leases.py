@@ -49,7 +49,7 @@ async def held(server: Server | Running) -> dict[str, pb.Allocation]:
     """What the allocator says is leased, by owner."""
     async with grpc.aio.insecure_channel(str(server.address)) as channel:
         stub: Any = rpc.AllocatorServiceStub(channel)
-        page = await stub.ListAllocations(pb.ListAllocationsRequest(), wait_for_ready=True, timeout=10)
+        page = await stub.ListAllocations(pb.ListAllocationsRequest(), wait_for_ready=True, timeout=20)
         return {each.owner.name: each for each in page.allocations}
 
 

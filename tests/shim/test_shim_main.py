@@ -67,7 +67,7 @@ async def test_two_do_not_share_a_port_unasked() -> None:
     async with started("--reuse-port") as (_, mutate, _side):
         arguments = ("serve", f"--listen={urlsplit(mutate).netloc}", "--http=127.0.0.1:0")
         second = await asyncio.create_subprocess_exec(sys.executable, "-m", "shim", *arguments, stderr=PIPE)
-        _, said = await asyncio.wait_for(second.communicate(), 10)
+        _, said = await asyncio.wait_for(second.communicate(), 30)
 
     assert second.returncode == 1
     assert "Address already in use" in said.decode()
