@@ -1,4 +1,4 @@
-"""What people are told of the program behind the numbers, and what `hostport.io/rewrite` changes in its texts. Pure.
+"""What people are told of a program whose numbers move, and what `hostport.io/rewrite` changes in its texts. Pure.
 
 Rules:
 

@@ -48,7 +48,7 @@ class Notice(Word):
         "A process that no Pod declares has a number where the Pod may run, and the Pod could not be kept off it",
     )
     PORT_APPEARED = (auto(), "A port appeared after the allocation (another webhook) and is held as it stands")
-    # -- what the program behind the number may not know
+    # -- what the program that listens may not know
     OLD_NUMBER = (
         auto(),
         "An old number stands in args, command, env, an exec probe or hook, or in `prometheus.io/port`",

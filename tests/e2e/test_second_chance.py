@@ -1,4 +1,4 @@
-"""A shim that dies takes with it what it had in hand: the API server asks again, and no Pod slips through unanswered.
+"""What a shim has not answered when it dies, the API server asks again: no Pod slips through unanswered.
 
 Each case has a configuration of its own, in which one entry of the real one asks where nobody listens.
 """

@@ -1,4 +1,4 @@
-"""The program behind the number: what follows by itself, what is told, and what the user can have written."""
+"""A program whose number moves: what follows by itself, what is told, and what the user can have written."""
 
 from __future__ import annotations
 
