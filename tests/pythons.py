@@ -21,7 +21,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SUITES = {"3.13": "trixie", "3.14": "sid"}
-"""Which release of Debian has which Python."""
+"""Which release of Debian has which Python. That of sid changes some day, so that it is looked at (`python_of`)."""
 
 PACKAGES = "python3,python3-venv,ca-certificates,make,procps"
 TOOLS = ("debootstrap", "unshare", "chroot", "git")
@@ -86,6 +86,12 @@ def tree(version: str) -> Path:
     return root
 
 
+def python_of(root: Path) -> str:
+    """The version of a tree's own Python, such as 3.14; empty where it has none."""
+    program = root / "usr/bin/python3"
+    return program.readlink().name.removeprefix("python") if program.is_symlink() else ""
+
+
 def copy_checkout(source: Path) -> None:
     """What git knows, and what is new and not ignored. The virtual environment stays."""
     source.mkdir(exist_ok=True)
@@ -109,6 +115,11 @@ def command(version: str) -> list[str] | None:
         return None
     try:
         root = tree(version)
+        if (found := python_of(root)) != version:
+            sys.stdout.write(
+                f"Python {version}: skipped: Debian's {SUITES[version]} has Python {found or 'none'} now\n"
+            )
+            return None
         subprocess.run(inside(root, REACH), check=True, capture_output=True, env=environ())
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or b"").decode(errors="replace").strip().rpartition("\n")[2] or "debootstrap failed"

@@ -86,6 +86,31 @@ def test_a_python_that_cannot_be_had_is_skipped_with_one_line(
     assert capsys.readouterr().out == f"Python {version}: skipped: no python{version} here, and {said}\n"
 
 
+@pytest.mark.parametrize(
+    ("program", "found"),
+    [
+        pytest.param("python3.15", "3.15", id="a newer one"),
+        pytest.param(None, "none", id="none"),
+    ],
+)
+def test_a_release_of_debian_that_has_another_python_by_now_is_skipped_with_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    program: str | None,
+    found: str,
+) -> None:
+    (tmp_path / "usr" / "bin").mkdir(parents=True)
+    if program is not None:
+        (tmp_path / "usr" / "bin" / "python3").symlink_to(program)
+    monkeypatch.setattr(pythons, "on_path", lambda _: None)
+    monkeypatch.setattr(pythons, "missing", lambda _: "")
+    monkeypatch.setattr(pythons, "tree", lambda _: tmp_path)
+
+    assert pythons.command("3.14") is None
+    assert capsys.readouterr().out == f"Python 3.14: skipped: Debian's sid has Python {found} now\n"
+
+
 def test_the_tree_has_the_checkout_as_it_is_now_and_keeps_its_virtual_environment(tmp_path: Path) -> None:
     source = tmp_path / "src"
     (source / ".venv").mkdir(parents=True)

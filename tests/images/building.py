@@ -3,9 +3,9 @@
     PYTHONPATH=tests python -m images.building [IMG]     builds through `make images`, prints their names
 
 The base is Debian's Python of the version that the Dockerfiles name, in a minimal tree, made by debootstrap once and kept
-in buildah's store; where that release of Debian cannot be had, the distribution's own Python. Needs root, buildah and
-debootstrap; whoever asks is told what is missing. Builds share a cache of layers: a second one, with nothing changed, takes
-seconds.
+in buildah's store; where that release of Debian cannot be had, or has another Python by now, the distribution's own. Needs
+root, buildah and debootstrap; whoever asks is told what is missing. Builds share a cache of layers: a second one, with
+nothing changed, takes seconds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from pythons import SUITES
+from pythons import SUITES, python_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 IMG = "localhost/hostport-operator:dev"
@@ -68,21 +69,31 @@ def wanted_python() -> str:
     return version
 
 
+@cache
 def base_image() -> str:
     """The name of the base; made when it is not in buildah's store."""
     own = platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
     try:
-        return _base_image(SUITES[wanted_python()])
-    except Broken as reason:  # no mirror that has it: a base is needed all the same
+        return _base_image(SUITES[wanted_python()], wanted_python())
+    except Broken as reason:  # nobody has it: a base is needed all the same
         sys.stderr.write(f"images: on the Python of {own}, since that of the Dockerfiles cannot be had: {reason}\n")
         return _base_image(own)
 
 
-def _base_image(suite: str) -> str:
+def _base_image(suite: str, version: str = "") -> str:
+    """`version`: the Python that it is to have; empty: any.
+
+    Raises:
+        Broken: the release cannot be had, or has another Python.
+
+    """
     name = f"localhost/hostport-base:{suite}"
     if not _stored(name):
         with tempfile.TemporaryDirectory(prefix="hostport-base-") as folder:
-            _import(_bootstrapped(Path(folder) / "root", suite), name)
+            root = _bootstrapped(Path(folder) / "root", suite)
+            if version and (found := python_of(root)) != version:
+                raise Broken(f"Debian's {suite} has Python {found or 'none'} now")
+            _import(root, name)
     return name
 
 
