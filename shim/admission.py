@@ -40,7 +40,7 @@ from shim.outcomes import (
 )
 from shim.patch import build_patch
 from shim.pods import NewPod
-from shim.ports import AllocationError
+from shim.ports import AllocationError, brought
 from shim.review import Denied, NotOurs, ToAllocate, parse_review
 
 NEUTRAL = frozenset(
@@ -234,12 +234,26 @@ def _for_the_reader(mistake: Mistake, pod: NewPod, index_from: str, *, waits: bo
     is_authors = mistake.field.endswith(".host_port")
     if reason in INDEXED and index_from == "metadata.name" and not is_authors:
         said += f". The index is the end of metadata.name, {quoted(pod.name)}: it may be there by chance"
+    lacks = ""
     if reason == Reason.NO_INDEX and (ALLOCATIONS in pod.annotations or ALLOCATION_ID in pod.annotations):
+        lacks = "index"
+    if reason == Reason.PORT_CONFLICT and _brings_its_numbers(pod):
+        lacks = "number"
+    if lacks:
         said += (
-            ". The Pod is a copy or was restored (kubectl debug --copy-to, a backup), and has no index of its own: set"
-            f" {POLICY}: Dynamic in it, or leave out {ENABLED}"
+            f". The Pod is a copy or was restored (kubectl debug --copy-to, a backup), and has no {lacks} of its own:"
+            f" set {POLICY}: Dynamic in it, or leave out {ENABLED}"
         )
     return said
+
+
+def _brings_its_numbers(pod: NewPod) -> bool:
+    """Whether all numbers of a Pod are those of a table that it brings: what appears between two questions is not."""
+    former = brought(pod)
+    return bool(former) and all(
+        (port.container, port.name, port.protocol, port.host_port or port.container_port) in former
+        for port in pod.ports
+    )
 
 
 def users_field(field: str, pod: NewPod) -> str:

@@ -817,3 +817,20 @@ def test_a_copy_without_an_index_is_told_what_it_is() -> None:
     copy["metadata"]["name"] = "db-0-copy"
 
     assert "The Pod is a copy or was restored (kubectl debug --copy-to, a backup)" in refused_with("NO_INDEX", copy)
+
+
+@pytest.mark.parametrize(
+    ("ports", "is_told"),
+    [
+        pytest.param([port("web", 7002)], True, id="its numbers are those of another Pod"),
+        pytest.param([port("web", 7002), port("proxy", 15090)], False, id="another webhook's port is not"),
+        pytest.param([port("web", 8080)], False, id="none of them is"),
+    ],
+)
+def test_a_copy_that_meets_the_pod_it_was_made_of_is_told_what_it_is(ports: list[Json], is_told: bool) -> None:
+    table = '[{"container":"app","name":"web","protocol":"TCP","containerPort":8080,"hostPort":7002}]'
+    copy = pod(container("app", *ports), annotations={"policy": "Passthrough", "allocations": table})
+
+    detail = refused_with("PORT_CONFLICT", copy)
+
+    assert ("The Pod is a copy or was restored" in detail and "has no number of its own" in detail) == is_told
