@@ -463,9 +463,7 @@ class HeldCounts:
         return ~(self.built >> first) & (1 << high // BLOCK - first + 1) - 1
 
     def arrive(self, number: int, *, is_first: bool, is_settled: bool) -> None:
-        """A node has a holder more: the first one there, or the first that is settled, or neither."""
-        if not self.has_built(number):
-            return
+        """A node has a holder more: the first one there, the first settled, or neither. The block is built."""
         if is_first:
             self.held.add(number)
             self.standing.add(number)
@@ -490,9 +488,7 @@ class HeldCounts:
         self.standing.assign(first, self.held.members(first, first + length - 1), length)
 
     def depart(self, number: int, *, is_last: bool, is_settled: bool) -> None:
-        """A node has a holder less: the last one there, or the last that is settled, or neither."""
-        if not self.has_built(number):
-            return
+        """A node has a holder less: the last one there, the last settled, or neither. The block is built."""
         if is_last:
             self.held.discard(number)
             if not self.held.has(number):

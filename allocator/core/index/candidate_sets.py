@@ -551,16 +551,18 @@ def _part(planes: Planes, at: int, size: int) -> dict[int, int]:
 def arrive(sets: Iterable[CandidateSet], slot: Slot, *, is_first: bool, is_settled: bool) -> None:
     """A node of the sets has a holder more: the first one there, or the first that is settled, or neither."""
     protocol, number = protocol_of(slot), number_of(slot)
+    block = 1 << number // BLOCK
     for candidates in sets:
         cover = candidates.covers.get(protocol)
-        if cover is not None:
+        if cover is not None and cover.built & block:  # no call: of many sets, few have it
             cover.arrive(number, is_first=is_first, is_settled=is_settled)
 
 
 def depart(sets: Iterable[CandidateSet], slot: Slot, *, is_last: bool, is_settled: bool) -> None:
     """A node of the sets has a holder less: the last one there, or the last that is settled, or neither."""
     protocol, number = protocol_of(slot), number_of(slot)
+    block = 1 << number // BLOCK
     for candidates in sets:
         cover = candidates.covers.get(protocol)
-        if cover is not None:
+        if cover is not None and cover.built & block:  # no call: of many sets, few have it
             cover.depart(number, is_last=is_last, is_settled=is_settled)
