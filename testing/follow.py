@@ -4,6 +4,8 @@ Allocator and shim run here in one process, with real sockets, a journal on disk
 profiler says which function of which file is entered. Rules:
 
 * Whatever happens once (an import, a first connection, a cache that is empty) has happened before the trace begins.
+* A function is entered when it is called. One that goes on, since what it waited for has come, or since one more value
+  is wanted of it, was entered before: whoever follows the thing has that file open, or never needed it.
 * A change of file is a call whose file is another than that of the call before it. Generated code does not count.
 * One thing is traced at a time, and the trace ends when its answer is there and the journal has it.
 """
@@ -42,6 +44,9 @@ from testing.waiting import until
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("allocator", "shim", "hostport")
 GENERATED = ("_pb2", "hostport/v1/")
+GOES_ON = 3
+"""Bits of the argument of RESUME, with which every stretch of a function begins: zero at its start, and not after it
+has yielded or awaited something."""
 REVIEW = ROOT / "examples" / "admission-review.json"
 
 
@@ -73,6 +78,8 @@ def following(walk: Walk) -> Iterator[None]:
     def note(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(str(ROOT)) or code.co_name == "<module>":
+            return
+        if code.co_code[frame.f_lasti + 1] & GOES_ON:
             return
         file = code.co_filename[len(str(ROOT)) + 1 :]
         if file.split("/", 1)[0] in PROGRAMS and not any(part in file for part in GENERATED):

@@ -335,7 +335,8 @@ class Drafts:
         owner, is_pod = ask.owner, ask.owner.is_pod
         self._limits.check(ask, is_pod=is_pod, is_counted=is_counted)
         within = self._constraints(ask)
-        placement = place(ask, self._placing, self._context(ask, within, claim_id, now))
+        expires = self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS)
+        placement = place(ask, self._placing, self._context(ask, within, claim_id, now, is_pod=is_pod))
         claim = Claim(
             id=claim_id,
             owner=owner,
@@ -344,7 +345,7 @@ class Drafts:
             created=created,
             constraints=placement.within or within,
             node=placement.node,
-            expires=self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS),
+            expires=expires,
             range=bounds(ask.low, ask.high) if ask.policy.is_ranged else None,
             priority=ask.priority,
             may_preempt=ask.may_preempt,
@@ -355,7 +356,7 @@ class Drafts:
         """What to tell whoever asked for a claim, which need not be in force."""
         namespace, sockets, limits = claim.owner.namespace, self._store.ports.sockets, self._limits
         ephemeral = sockets.ephemeral_ranges(self._store.sets.of(claim.constraints).nodes) if sockets.outgoing else None
-        if not claim.owner.is_pod:
+        if claim.state is FOR_A_LEASE:
             return Remarks((), ephemeral, is_addressed=False)
         warnings: tuple[PodWarning, ...] = ()
         if level := limits.enforced.get(namespace):
@@ -363,15 +364,19 @@ class Drafts:
             warnings = (PodWarning(Notice.POD_SECURITY, f"{why}: the Pod will not be created"),)
         return Remarks(warnings, ephemeral, namespace in limits.addressed)
 
-    def _context(self, ask: Ask, within: Constraints, claim_id: ClaimId, now: float) -> OwnerContext:
+    def _context(
+        self, ask: Ask, within: Constraints, claim_id: ClaimId, now: float, *, is_pod: bool
+    ) -> OwnerContext:
         exempt = self._store.named(ask.owner)
         when_full = ask.when_full or self._rules.when_full
         if not ask.policy.is_searched:
-            return OwnerContext(within=within, exempt=exempt, when_full=when_full)
+            return OwnerContext(is_pod=is_pod, within=within, exempt=exempt, when_full=when_full)
         cooling = self._cooling(ask, within, now) if self._given_up.at else None
         pick = self._pick(ask, claim_id) if self._picks else None
-        if not ask.owner.is_pod:
-            return OwnerContext(within=within, exempt=exempt, when_full=when_full, cooling=cooling, pick=pick)
+        if not is_pod:
+            return OwnerContext(
+                is_pod=False, within=within, exempt=exempt, when_full=when_full, cooling=cooling, pick=pick
+            )
         shape = shape_of(ask.ports)
         others = map(self._claims.__getitem__, exempt)
         before = [claim for claim in others if claim.shape == shape] if exempt else []
@@ -381,6 +386,7 @@ class Drafts:
             previous = self._store.former.numbers(ask.owner, within, shape)
         used = reversed(self._store.by_shape.get(shape, {}))  # the newest first: likely ones to have room
         return OwnerContext(
+            is_pod=True,
             within=within,
             exempt=exempt,
             previous=previous,
@@ -435,7 +441,7 @@ class Drafts:
         placement = place(
             replace(ask, policy=STATIC, ports=fixed),
             self._placing,
-            OwnerContext(within=within, exempt=exempt, when_full=when_full),
+            OwnerContext(is_pod=True, within=within, exempt=exempt, when_full=when_full),
         )
         ports = tuple(_as_it_stands(known, placed) for known, placed in zip(recognised, placement.ports, strict=True))
         taken = replace(claim, ports=ports, constraints=placement.within or within, node=placement.node)

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from allocator.core.candidates import ANYWHERE, Constraints
-from allocator.core.claims import Claim, Owner, Shape
+from allocator.core.claims import POD, Claim, Owner, Shape
 from allocator.core.ports import Protocol
 from hostport.contract import Mistake, Reason, defaults
 
@@ -144,26 +144,19 @@ ENTRY_BYTES = 200  # of what every entry takes besides
 SHARE = 128  # an entry takes at most one part in so many
 
 
-class SizedCache(Generic[K, V]):
-    """Answers that are kept for whoever asks the same again, at most so many bytes of them.
+class SizedCache(OrderedDict[K, V]):
+    """Answers that are kept for whoever asks the same again, at most so many bytes of them: read as a map, by `get`.
 
     A cache that counts its entries is as large as callers make them. This one is told how large each is, by an
-    estimate, forgets what was asked for longest ago, and does not take in what is large: whoever asks that pays for it
+    estimate, forgets what was put in longest ago, and does not take in what is large: whoever asks that pays for it
     each time.
     """
 
     def __init__(self, most: int) -> None:
+        super().__init__()
         self._most = most
-        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self._sizes: dict[K, int] = {}
         self.size = 0
-
-    def get(self, key: K) -> V | None:
-        """What is kept; it counts as asked for now."""
-        found = self._kept.get(key)
-        if found is None:
-            return None
-        self._kept.move_to_end(key)
-        return found[0]
 
     def put(self, key: K, value: V, size: int) -> None:
         """Keeps a value. `size`: the bytes of key and value, about."""
@@ -171,19 +164,16 @@ class SizedCache(Generic[K, V]):
         size += ENTRY_BYTES
         if size > self._most // SHARE:
             return
-        self._kept[key] = value, size
+        self[key] = value
+        self._sizes[key] = size
         self.size += size
         while self.size > self._most:
-            self.size -= self._kept.popitem(last=False)[1][1]
+            self.drop(next(iter(self)))
 
     def drop(self, key: K) -> None:
         """Forgets a key, if it is kept."""
-        found = self._kept.pop(key, None)
-        if found is not None:
-            self.size -= found[1]
-
-    def __len__(self) -> int:
-        return len(self._kept)
+        self.pop(key, None)
+        self.size -= self._sizes.pop(key, 0)
 
 
 def kept_once(known: SizedCache[K, K], value: K, size: Callable[[K], int]) -> K:
@@ -234,9 +224,7 @@ class FormerNumbers:
 
 def _keys(owner: Owner, constraints: Constraints) -> Iterator[_FormerKey]:
     """A Pod that was admitted without a name has one when it goes, so that it is remembered by both."""
-    if full_name := owner.full_name:
-        yield full_name
-    elif owner.name:
-        yield "", owner.kind, owner.namespace, owner.name
+    if owner.name:
+        yield (owner.namespace, owner.name) if owner.kind == POD else ("", owner.kind, owner.namespace, owner.name)
     if owner.controller_uid and constraints.only_node:
         yield owner.namespace, owner.controller_uid, constraints.only_node

@@ -213,7 +213,7 @@ class ClaimsView:
         ask = with_unset_defaults(ask)
         fixed = [
             key_of(ask.ports[member], group.number)
-            for group in number_groups(ask, self._placing.reserved)
+            for group in number_groups(ask, self._placing.reserved, is_pod=ask.owner.is_pod)
             if group.number
             for member in group.members
         ]

@@ -25,7 +25,7 @@ RESERVED = parse_reserved("22,6443")
 def numbers(*ports: str, **fields: Any) -> list[int]:
     """The number of each port; 0 where Dynamic has yet to search."""
     asked = ask("web-0", *ports, **fields)
-    found = number_groups(with_unset_defaults(asked), RESERVED)
+    found = number_groups(with_unset_defaults(asked), RESERVED, is_pod=asked.owner.is_pod)
     by_member = {member: group.number for group in found for member in group.members}
     return [by_member[position] for position in range(len(asked.ports))]
 
@@ -189,7 +189,7 @@ def test_a_number_of_an_earlier_life_counts_as_unset_where_the_policy_chooses() 
     former = replace(port("a:8080=7002"), is_former=True)
 
     def given(**fields: Any) -> int:
-        (group,) = number_groups(with_unset_defaults(replace(ask("web-0", **fields), ports=(former,))), RESERVED)
+        (group,) = number_groups(with_unset_defaults(replace(ask("web-0", **fields), ports=(former,))), RESERVED, is_pod=True)
         return group.number
 
     assert (given(**index(1)), given(policy="Dynamic"), given(policy="Static")) == (10001, 0, 7002)
@@ -214,7 +214,7 @@ def test_a_sentence_is_in_the_words_of_the_proto(fields: dict[str, Any], ports: 
 
     def said(asked: Ask) -> str:
         with pytest.raises(Refused) as refused:
-            number_groups(asked, ReservedNumbers(reserved))
+            number_groups(asked, ReservedNumbers(reserved), is_pod=asked.owner.is_pod)
         return str(refused.value)
 
     assert said(asked) == said(relay)
@@ -241,11 +241,11 @@ def test_what_probes_name_makes_no_other_answer_where_nothing_is_searched(
 ) -> None:
     for avoid in range(8000, 8010):
         with contextlib.suppress(Refused):
-            number_groups(avoiding(avoid, policy=policy), ReservedNumbers())
+            number_groups(avoiding(avoid, policy=policy), ReservedNumbers(), is_pod=True)
     assert len(kept) <= 1
 
 
 def test_the_numbers_that_probes_name_count_among_the_bytes_of_an_answer(kept: SizedCache[Any, Any]) -> None:
     avoid = tuple(range(60_000, 60_000 + MOST_AVOIDED))
-    number_groups(avoiding(*avoid, policy="Dynamic"), ReservedNumbers())
+    number_groups(avoiding(*avoid, policy="Dynamic"), ReservedNumbers(), is_pod=True)
     assert kept.size >= sys.getsizeof(avoid) + sum(map(sys.getsizeof, avoid))

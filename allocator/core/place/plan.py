@@ -79,6 +79,7 @@ class Placement(msgspec.Struct, frozen=True, gc=False):
 class OwnerContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the ledger knows of the asking owner.
 
+    is_pod: whether it is a Pod, or else leases.
     within: where it may run; what it asks for, unless the operator knows better.
     exempt: claims that do not conflict with it: its predecessors, and itself where it stands already.
     previous: the numbers that it had, one for each port, or nothing.
@@ -87,6 +88,7 @@ class OwnerContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     when_full: what becomes of a Pod that fits nowhere.
     """
 
+    is_pod: bool
     within: Constraints
     exempt: frozenset[ClaimId] = frozenset()
     previous: Numbers = ()
@@ -105,12 +107,12 @@ def place(ask: Ask, view: PlacementView, context: OwnerContext) -> Placement:
 
     """
     ask = with_unset_defaults(ask)
-    groups = number_groups(ask, view.reserved)
+    groups = number_groups(ask, view.reserved, is_pod=context.is_pod)
     candidates = view.sets.of(context.within)
     cooling = context.cooling
     if cooling is not None:
         cooling = cooling.unless(group.number for group in groups)
-    if not ask.owner.is_pod:
+    if not context.is_pod:
         return _placed_lease(Demand(ask, groups, candidates, view, cooling=cooling, pick=context.pick))
     demand = Demand(ask, groups, candidates, view, context.exempt, cooling, context.pick)
     if demand.has_services:

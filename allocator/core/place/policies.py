@@ -239,20 +239,20 @@ def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
     return groups
 
 
-def number_groups(ask: Ask, reserved: ReservedNumbers) -> tuple[PortGroup, ...]:
+def number_groups(ask: Ask, reserved: ReservedNumbers, *, is_pod: bool) -> tuple[PortGroup, ...]:
     """The groups of an ask with the numbers that its policy fixes.
 
-    Who asks plays no part, but for whether it is a Pod, so that the Pods of a workload share the answer.
+    Who asks plays no part, but for whether it is a Pod (`is_pod`), so that the Pods of a workload share the answer.
 
     Raises:
         Refused: everything that is wrong with the request itself, all mistakes together.
 
     """
     bounds, avoid = (ask.low, ask.high, ask.stride, ask.index), ask.avoid if ask.policy.is_searched else ()
-    form = ask.ports, ask.policy, bounds, avoid, ask.owner.is_pod, reserved.numbers
+    form = ask.ports, ask.policy, bounds, avoid, is_pod, reserved.numbers
     groups = _kept.get(form)
     if groups is None:
-        groups = _number_groups(ask, reserved)
+        groups = _number_groups(ask, reserved, is_pod=is_pod)
         size = sum(PORT_BYTES + len(p.container) + len(p.name) for p in ask.ports)
         _kept.put(form, groups, size + AVOIDED_BYTES * len(avoid))
     return groups
@@ -264,7 +264,7 @@ _Form = tuple[tuple[PortAsk, ...], Policy, tuple[int, int, int, int | None], tup
 _kept: SizedCache[_Form, tuple[PortGroup, ...]] = SizedCache(KEPT_BYTES)
 
 
-def _number_groups(ask: Ask, reserved: ReservedNumbers) -> tuple[PortGroup, ...]:
+def _number_groups(ask: Ask, reserved: ReservedNumbers, *, is_pod: bool) -> tuple[PortGroup, ...]:
     policy, found = ask.policy, groups_of(ask)
     mistakes: list[Mistake] = []
     for members, _ in found:
@@ -285,7 +285,7 @@ def _number_groups(ask: Ask, reserved: ReservedNumbers) -> tuple[PortGroup, ...]
             mistakes += misplaced_block(ask, group, reserved)
         groups.append(group)
     mistakes += _collisions(ask, groups)
-    mistakes += _reserved_leases(ask, groups, reserved)
+    mistakes += [] if is_pod else _reserved_leases(ask, groups, reserved)
     if mistakes:
         raise Refused(*mistakes)
     return tuple(groups)
@@ -299,7 +299,7 @@ def is_named(ask: Ask, group: PortGroup) -> bool:
 def _reserved_leases(ask: Ask, groups: Sequence[PortGroup], reserved: ReservedNumbers) -> list[Mistake]:
     """A Pod may name a reserved number, at its own risk; a lease would keep it from the node's services for ever."""
     mistakes = []
-    for group in () if ask.owner.is_pod else groups:
+    for group in groups:
         if group.count == 1 and is_named(ask, group) and reserved.numbers >> group.number & 1:
             port = ask.ports[group.members[0]]
             why = reserved.words(1 << group.number)
