@@ -364,9 +364,7 @@ class Drafts:
             warnings = (PodWarning(Notice.POD_SECURITY, f"{why}: the Pod will not be created"),)
         return Remarks(warnings, ephemeral, namespace in limits.addressed)
 
-    def _context(
-        self, ask: Ask, within: Constraints, claim_id: ClaimId, now: float, *, is_pod: bool
-    ) -> OwnerContext:
+    def _context(self, ask: Ask, within: Constraints, claim_id: ClaimId, now: float, *, is_pod: bool) -> OwnerContext:
         exempt = self._store.named(ask.owner)
         when_full = ask.when_full or self._rules.when_full
         if not ask.policy.is_searched:

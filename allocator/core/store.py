@@ -108,7 +108,7 @@ class ClaimStore:
         claim = self.claims.get(claim_id)
         if claim is not None:
             self.expect(claim)
-            self.nodes.touch(claim.node)
+            self._touch(claim)
 
     def _insert(self, claim: Claim) -> None:
         self.claims[claim.id] = claim
@@ -188,10 +188,13 @@ class ClaimStore:
             self._ends(old).discard(old.id, old.expires)
         self.claims[claim.id] = claim
         self.expect(claim)
+        self._touch(claim)
+
+    def _touch(self, claim: Claim) -> None:
+        """Notes that a claim looks different now, though nothing came or went: readers look again."""
         nodes = self.nodes
-        nodes.changes += 1  # readers look again
-        entry = nodes.entries[nodes.positions[claim.node]] if claim.node else None
-        if entry is not None:
+        nodes.changes += 1
+        if claim.node and (entry := nodes.entries[nodes.positions[claim.node]]) is not None:
             entry.changed = nodes.changes
 
     def _wait(self, claim: Claim) -> None:

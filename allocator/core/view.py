@@ -22,7 +22,7 @@ from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import TRANSITIONS, Bounds, Claim, ClaimId, LifeEvent, PodUid, State
 from allocator.core.index.sockets import SocketIndex
 from allocator.core.place.policies import number_groups, with_unset_defaults
-from allocator.core.place.view import PlacementView, blockers, key_of
+from allocator.core.place.view import PlacementView, key_of
 from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, number_of, protocol_of, set_of
 from allocator.core.sockets import Listener
 from allocator.core.store import ClaimStore
@@ -185,7 +185,7 @@ class ClaimsView:
         exempt = store.named(ask.owner)
         found: dict[ClaimId, Claim] = {}
         for node in islice(store.nodes.names_of(store.sets.of(ask.constraints).nodes), limit):
-            held = chain(blockers(fixed, node, placing, exempt), self._held_within(node, low, high))
+            held = chain(placing.ports.blockers(fixed, node, exempt), self._held_within(node, low, high))
             pods = (claim for claim in held if claim.pod_uid is not None and claim.id not in self._pending)
             found.update((claim.id, claim) for claim in islice(pods, limit))
             if len(found) >= limit:

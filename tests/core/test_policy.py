@@ -189,7 +189,9 @@ def test_a_number_of_an_earlier_life_counts_as_unset_where_the_policy_chooses() 
     former = replace(port("a:8080=7002"), is_former=True)
 
     def given(**fields: Any) -> int:
-        (group,) = number_groups(with_unset_defaults(replace(ask("web-0", **fields), ports=(former,))), RESERVED, is_pod=True)
+        (group,) = number_groups(
+            with_unset_defaults(replace(ask("web-0", **fields), ports=(former,))), RESERVED, is_pod=True
+        )
         return group.number
 
     assert (given(**index(1)), given(policy="Dynamic"), given(policy="Static")) == (10001, 0, 7002)

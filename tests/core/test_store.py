@@ -65,7 +65,8 @@ def test_a_new_end_touches_the_index_of_ends_and_no_other(seed: int) -> None:
     renewed = replace(chance.choice(claims), expires=1_000.0)
 
     assert entered(lambda: store.replace(renewed)) == {
-        "ClaimStore.replace", "ClaimStore._ends", "ClaimStore.expect", "Deadlines.discard", "Deadlines.add",
+        "ClaimStore.replace", "ClaimStore._ends", "ClaimStore.expect", "ClaimStore._touch",
+        "Deadlines.discard", "Deadlines.add",
     }  # fmt: skip
     assert store.claims[renewed.id] is renewed
     assert renewed in [claim for _, claim in held_on(store, renewed)]

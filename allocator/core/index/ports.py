@@ -503,12 +503,6 @@ class NodeTable:
         position = self.positions.get(name)
         return 0 if position is None else self.at(position).changed
 
-    def touch(self, name: NodeName | None) -> None:
-        """Notes that what stands on a node looks different now, though nothing came or went."""
-        self.changes += 1
-        if name is not None:
-            self.at(self.positions[name]).changed = self.changes
-
 
 class OpenNodes(NodesBySlot):
     """Where sockets are open. Those on addresses that one node alone has are kept together: a map for each is large.
@@ -691,6 +685,14 @@ class PortIndex:
         """The nodes on which somebody stands whose port conflicts with the key."""
         return conflicting(self._all, key)
 
+    def free(self, keys: Iterable[PortKey], nodes: int) -> int:
+        """Those of some nodes where nobody stands whose port conflicts with any of the keys."""
+        for key in keys:
+            held = conflicting(self._all, key)
+            if held:  # to take nothing out of a large set would copy it
+                nodes ^= held & nodes
+        return nodes
+
     def planned(self, key: PortKey) -> int:
         """The nodes with a plan whose port conflicts with the key."""
         return self._planned.conflicting(key)
@@ -748,6 +750,13 @@ class PortIndex:
         """The nodes with a lease that conflicts with the key."""
         return self._leased.conflicting(key)
 
+    def is_leased(self, keys: Iterable[PortKey], nodes: int) -> bool:
+        """Whether a lease on any of some nodes conflicts with any of the keys."""
+        for key in keys:  # noqa: SIM110 - in the way of every decision, and a generator takes twice as long
+            if self._leased.conflicting(key) & nodes:
+                return True
+        return False
+
     def leased_numbers(self, candidates: CandidateSet, protocol: Protocol, low: int, high: int) -> int:
         """The numbers of [low, high] that are leased on every address of any of the set's nodes, less `low`."""
         slots, nodes, leased = slots_of(protocol, range(low, high + 1)), candidates.nodes, self._leased.anywhere
@@ -772,6 +781,11 @@ class PortIndex:
         if position is None:
             return ()
         return self.holders_at(position, key)
+
+    def blockers(self, keys: Iterable[PortKey], name: NodeName, exempt: frozenset[ClaimId]) -> list[Claim]:
+        """Who stands in the way of the keys on a node, each once, whoever is exempt aside."""
+        found = {holder: None for key in keys for holder in self.holders(name, key)}
+        return [self._claims[holder] for holder in found if holder not in exempt]
 
     def holders_at(self, position: int, key: PortKey) -> Holders:
         """The same, of a node by its position."""

@@ -33,7 +33,6 @@ from allocator.core.place.view import (
     PlacementView,
     Seeker,
     Steps,
-    blockers,
     free_nodes,
     open_nodes,
     unless_exempt,
@@ -226,7 +225,7 @@ class _ChainSearch:
             only = self._view.nodes.only(claim.node)
             if only & nodes and not any(
                 self._cohorts.has(cohort, holder)
-                for holder in blockers(seeker.keys, claim.node, self._view, seeker.exempt)
+                for holder in self._view.ports.blockers(seeker.keys, claim.node, seeker.exempt)
             ):
                 nodes &= ~only
         return nodes
@@ -238,7 +237,7 @@ class _ChainSearch:
         moves: list[Move] = []
         while link.cohort is not None and link.parent is not None:
             there = nodes.name_at(lowest(link.nodes))
-            in_the_way = blockers(link.parent.seeker.keys, there, self._view, link.parent.seeker.exempt)
+            in_the_way = self._view.ports.blockers(link.parent.seeker.keys, there, link.parent.seeker.exempt)
             claim = next(claim for claim in in_the_way if self._cohorts.has(link.cohort, claim))
             moves.append((claim.id, node))
             node, link = there, link.parent

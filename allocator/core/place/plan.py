@@ -49,7 +49,6 @@ from allocator.core.place.view import (
     Pick,
     PlacementView,
     Steps,
-    blockers,
     free_nodes,
     open_for_lease,
 )
@@ -143,6 +142,7 @@ class _PodPlacement:
         self._context = context
         self._asked = asked
         self._steps = Steps()
+        self._unleased: tuple[PortKey, ...] = ()  # the ports that were last found to be leased on no candidate
 
     def placed(self) -> Placement:
         """The answer.
@@ -186,6 +186,7 @@ class _PodPlacement:
                 return self._granted(numbers, keys, None)
             if demand.is_leased(keys):
                 continue
+            self._unleased = keys
             nodes = free_nodes(keys, candidates, view, demand.exempt)
             if nodes:
                 if demand.cooling is not None:
@@ -275,7 +276,7 @@ class _PodPlacement:
 
         """
         demand = self._demand
-        if demand.is_leased(keys):
+        if keys is not self._unleased and demand.is_leased(keys):
             raise Refused(*denials.leased(demand, _as_held(demand, keys)))
         if demand.has_services and demand.is_of_service(numbers):
             raise Refused(*denials.of_services(demand, _as_held(demand, keys)))
@@ -296,7 +297,7 @@ class _PodPlacement:
         """Who will have to go before the Pod can start."""
         demand = self._demand
         moved = {claim_id for claim_id, _ in choice.moves}
-        in_the_way = blockers(keys, choice.node, demand.view, demand.exempt | moved)
+        in_the_way = demand.view.ports.blockers(keys, choice.node, demand.exempt | moved)
         return denials.behind(demand, in_the_way)
 
     def _denial(self) -> Iterable[Mistake]:

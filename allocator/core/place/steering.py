@@ -25,7 +25,7 @@ from allocator.core.asks import Refused
 from allocator.core.candidates import Constraints
 from allocator.core.claims import ClaimPort
 from allocator.core.place import denials
-from allocator.core.place.view import Demand, blockers
+from allocator.core.place.view import Demand
 from hostport.contract import Notice, PodWarning
 from hostport.contract.limits import MOST_STEERED, Bound
 
@@ -71,7 +71,7 @@ def waits_for_processes(demand: Demand) -> bool:
     if node is None or within.node_name is not None:
         return False
     keys = [key for _, key in demand.fixed]
-    return bool(demand.foreign_nodes(keys)) and not blockers(keys, node, view, demand.exempt)
+    return bool(demand.foreign_nodes(keys)) and not view.ports.blockers(keys, node, demand.exempt)
 
 
 def off_processes(demand: Demand, within: Constraints, ports: Iterable[ClaimPort], *, waits: bool) -> Steering:

@@ -293,16 +293,11 @@ class Demand:
 
     def is_leased(self, keys: Iterable[PortKey]) -> bool:
         """Whether a port is leased on a candidate: the scheduler does not know, and might choose that node."""
-        if self.has_leases:
-            leased, nodes = self.view.ports.leased, self.candidates.nodes
-            for key in keys:
-                if leased(key) & nodes:
-                    return True
-        return False
+        return self.has_leases and self.view.ports.is_leased(keys, self.candidates.nodes)
 
     def is_fixed_leased(self) -> bool:
         """Whether a port whose number is not ours to choose is leased on a candidate."""
-        return self.is_leased([key for _, key in self.fixed])
+        return bool(self.fixed) and self.is_leased([key for _, key in self.fixed])
 
     def is_of_service(self, numbers: Numbers) -> bool:
         """Whether a Service holds any of the ports with a number for each group."""
@@ -469,12 +464,6 @@ def gives_way(holder: Claim, rank: int | None) -> bool:
     return holder.is_terminating or (rank is not None and holder.priority < rank)
 
 
-def blockers(keys: Iterable[PortKey], node: NodeName, view: PlacementView, exempt: frozenset[ClaimId]) -> list[Claim]:
-    """Who stands in the way of the keys on a node, each once."""
-    found = {holder: None for key in keys for holder in view.ports.holders(node, key)}
-    return [view.claims[holder] for holder in found if holder not in exempt]
-
-
 def is_foreign(keys: Iterable[PortKey], node: NodeName, view: PlacementView) -> bool:
     """Whether a process that nobody declares has one of the keys on a node."""
     ports = view.ports
@@ -488,15 +477,11 @@ def free_nodes(
     keys: Iterable[PortKey], candidates: CandidateSet, view: PlacementView, exempt: frozenset[ClaimId]
 ) -> int:
     """The candidates on which all the keys are free together, whoever is exempt aside."""
-    nodes = candidates.nodes
+    nodes, ports = candidates.nodes, view.ports
+    if not exempt:
+        return ports.free(keys, nodes)
     for key in keys:
-        blocked = view.ports.conflicting(key)
-        if not blocked:
-            continue
-        blocked &= nodes
-        if exempt:
-            blocked = unless_exempt(key, blocked, exempt, view, lambda _: True)
-        nodes ^= blocked  # all of which are among them
+        nodes ^= unless_exempt(key, ports.conflicting(key) & nodes, exempt, view, lambda _: True)
     return nodes
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from allocator.core.claims import Claim, ClaimId, PortRejection, RejectedBy
-from allocator.core.place.view import PlacementView, blockers, free_nodes
+from allocator.core.place.view import PlacementView, free_nodes
 from allocator.core.store import ClaimStore
 
 PATIENCE_SECONDS = 15.0
@@ -127,7 +127,7 @@ class PortRejections:
             taken = candidates.nodes & ~free_nodes(claim.keys, candidates, self._placing, frozenset((claim.id,)))
             nodes = list(self._placing.nodes.names_of(taken))[:MOST_NODES]
         for node in nodes:
-            yield from blockers(claim.keys, node, self._placing, frozenset((claim.id,)))
+            yield from self._placing.ports.blockers(claim.keys, node, frozenset((claim.id,)))
 
     def _counted(self, compared: ComparedRejection) -> ComparedRejection:
         self.counts[compared.rejection.by, compared.is_explained] += 1

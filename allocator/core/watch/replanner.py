@@ -30,7 +30,6 @@ from allocator.core.place.view import (
     PlacementView,
     Seeker,
     Steps,
-    blockers,
     gives_way,
     is_foreign,
     rank_of,
@@ -125,7 +124,7 @@ class Replanner:
             self._suspect((claim.id,))
             return
         exempt = self._store.named(claim.owner) | {claim.id}
-        in_the_way = blockers(claim.keys, claim.node, self._placing, exempt)
+        in_the_way = self._placing.ports.blockers(claim.keys, claim.node, exempt)
         self._suspect(other.id for other in in_the_way if not other.is_settled)
         clashes = tuple(other for other in in_the_way if other.is_settled)
         if clashes:
@@ -139,7 +138,7 @@ class Replanner:
         Nobody's plan moves: a node port is in the way on every node.
         """
         if slots:
-            self._store.nodes.touch(None)
+            self._store.nodes.changes += 1  # readers look again
             self.node_ports.changed(slots)
 
     def forget(self, claim_id: ClaimId) -> None:
@@ -258,7 +257,7 @@ class Replanner:
             return False
         if is_foreign(claim.keys, claim.node, self._placing):
             return False
-        in_the_way = blockers(claim.keys, claim.node, self._placing, seeker.exempt)
+        in_the_way = self._placing.ports.blockers(claim.keys, claim.node, seeker.exempt)
         return all(gives_way(other, seeker.rank) for other in in_the_way)
 
 
@@ -266,6 +265,6 @@ def stays(claim: Claim, node: NodeName, placing: PlacementView) -> bool:
     """Whether the node is a candidate of the claim and free for it, itself and its namesakes aside."""
     candidates = placing.sets.of(claim.constraints)
     exempt = placing.named(claim.owner) | {claim.id}
-    if not placing.nodes.contains(candidates.nodes, node) or blockers(claim.keys, node, placing, exempt):
+    if not placing.nodes.contains(candidates.nodes, node) or placing.ports.blockers(claim.keys, node, exempt):
         return False
     return not is_foreign(claim.keys, node, placing)
