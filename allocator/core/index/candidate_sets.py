@@ -415,8 +415,19 @@ class HeldNumbers:
 
         A number is taken where somebody stands with it, whatever the address, and where an unsettled claim could land.
         """
+        numbers = self.counted(candidates, protocol, low, high)
+        if numbers is None:
+            self.count(candidates, protocol, self.missing(candidates, protocol, low, high))
+            numbers = self.counted(candidates, protocol, low, high)
+        return numbers or 0
+
+    def counted(self, candidates: CandidateSet, protocol: Protocol, low: int, high: int) -> int | None:
+        """The same, where all blocks of [low, high] have been counted for the set; else None."""
         landing = [other.floating.get(protocol) for other in self._surprising if other.meets(candidates)]
-        numbers = self._cover(candidates, protocol, low, high).standing.within(low, high)
+        cover = candidates.covers.get(protocol)
+        if cover is None or cover.missing(low, high):
+            return None
+        numbers = cover.standing.within(low, high)
         for counts in landing:
             numbers |= counts.members(low, high) if counts else 0
         return numbers

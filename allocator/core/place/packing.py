@@ -18,7 +18,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from allocator.core.blocks import largest_within, multiples, runs, spread
-from allocator.core.ports import Planes, bits, lowest, span
+from allocator.core.ports import Planes, Protocol, bits, lowest, span
 
 if TYPE_CHECKING:
     from allocator.core.asks import PortGroup
@@ -87,22 +87,20 @@ def largest_first(groups: Sequence[PortGroup]) -> list[int]:
     return sorted((at for at, group in enumerate(groups) if not group.number), key=lambda at: -groups[at].count)
 
 
-def free_runs(demand: Demand, last: int, pick: Callable[[int], int], without: int) -> Numbers:
+def free_runs(
+    demand: Demand, last: int, taken: Mapping[Protocol, int], pick: Callable[[int], int], without: int
+) -> Numbers:
     """Numbers of [lowest of the range, last] that are free on every candidate; empty where it finds none for a group.
 
-    pick: chooses one of the numbers with which a run begins. without: numbers that are not given.
+    taken: for each protocol those that are not. pick: chooses one of the numbers with which a run begins. without:
+    numbers that are not given.
     """
     ask, groups, numbers = demand.ask, demand.groups, [group.number for group in demand.groups]
-    free, taken = demand.usable & ~without & span(0, last - ask.low), demand.view.numbers.taken
-    of_services = demand.view.services.within
-    taken_by = {
-        protocol: taken(demand.candidates, protocol, ask.low, last) | of_services(protocol, ask.low, last)
-        for protocol in demand.protocols
-    }
+    free = demand.usable & ~without & span(0, last - ask.low)
     for at in largest_first(groups):
         group, here = groups[at], free
         for member in group.members:
-            here &= ~taken_by[ask.ports[member].protocol]
+            here &= ~taken[ask.ports[member].protocol]
         grid, every = begins(here, group.count, group.alignment, ask.low, last)
         if not every:
             return ()

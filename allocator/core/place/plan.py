@@ -184,10 +184,10 @@ class _PodPlacement:
             keys = demand.keys(numbers)
             if not candidates.nodes:  # no candidate at all: the Pod stays Pending
                 return self._granted(numbers, keys, None)
-            if demand.is_leased(keys):
+            nodes = free_nodes(keys, candidates, view, demand.exempt)
+            if nodes != candidates.nodes and demand.is_leased(keys):  # who leases is on none of these nodes
                 continue
             self._unleased = keys
-            nodes = free_nodes(keys, candidates, view, demand.exempt)
             if nodes:
                 if demand.cooling is not None:
                     nodes = demand.unless_cooling(nodes, keys) or nodes

@@ -390,39 +390,53 @@ def _free_numbers(demand: Demand, steps: Steps, pick: Pick, first_look: int, wit
     low, high = demand.ask.low, demand.ask.high
     while True:
         last = min(low + first_look - 1, high)
-        if not are_counted(demand, demand.candidates, low, last, steps):
+        taken = _taken(demand, last, steps)
+        if taken is None:
             return ()
-        found = _picked(demand, last, pick, without)
+        found = _picked(demand, last, taken, pick, without)
         if found or last == high:
             return found
         first_look *= 2
 
 
-def _picked(demand: Demand, last: int, pick: Pick, without: int) -> Numbers:
-    """The same from the lowest of the range to `last`."""
-    low, groups, ports, taken = demand.ask.low, demand.groups, demand.ask.ports, demand.view.numbers.taken
+def _taken(demand: Demand, last: int, steps: Steps) -> dict[Protocol, int] | None:
+    """For each protocol that wants a number: those up to `last` that are not free on every candidate.
+
+    None: the steps do not suffice to count them.
+    """
+    held, candidates, low = demand.view.numbers, demand.candidates, demand.ask.low
+    taken: dict[Protocol, int] = {}
+    for protocol in demand.protocols:
+        numbers = held.counted(candidates, protocol, low, last)
+        if numbers is None:
+            if not are_counted(demand, candidates, low, last, steps):
+                return None
+            numbers = held.taken(candidates, protocol, low, last)
+        if demand.has_services:
+            numbers |= demand.view.services.within(protocol, low, last)
+        taken[protocol] = numbers
+    return taken
+
+
+def _picked(demand: Demand, last: int, taken: Mapping[Protocol, int], pick: Pick, without: int) -> Numbers:
+    """The same from the lowest of the range to `last`, of what is not `taken`."""
+    low, groups, ports = demand.ask.low, demand.groups, demand.ask.ports
     free, numbers = demand.within_range(last), []
     if without:
         free &= ~without
     for group in groups:
         if group.is_run:
-            return free_runs(demand, last, pick, without)
+            return free_runs(demand, last, taken, pick, without)
         number = group.number
         numbers.append(number)
         if low <= number <= last:
             free &= ~(1 << (number - low))
-    taken_by: dict[Protocol, int] = {}
     for at, group in enumerate(groups):
         if group.number:
             continue
         here = free
         for member in group.members:
-            protocol = ports[member].protocol
-            if protocol not in taken_by:
-                taken_by[protocol] = taken(demand.candidates, protocol, low, last)
-                if demand.has_services:
-                    taken_by[protocol] |= demand.view.services.within(protocol, low, last)
-            here &= ~taken_by[protocol]
+            here &= ~taken[ports[member].protocol]
         if not here:
             return ()
         found = pick(here)
