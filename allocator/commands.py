@@ -32,6 +32,7 @@ from allocator.core.claims import Claim, ClaimId
 from allocator.decisions import Decisions
 from allocator.engine import Engine
 from allocator.idempotency import Granted, IdempotencyKey
+from allocator.journal.contract import NotWantedError
 from allocator.metrics import AllocatorMetrics
 from allocator.reports import Reports
 from allocator.status import Status
@@ -174,6 +175,8 @@ class CommandCalls(pb_grpc.AllocatorServiceServicer):
         if request.dry_run:
             return self._engine.preview(ask, encode)
         key = IdempotencyKey(own_id, digest(request)) if own_id else None
+        if not is_wanted():  # nothing is decided for a caller that has gone
+            raise NotWantedError
         return await self._engine.allocate(ask, key=key, encode=encode, is_wanted=is_wanted)
 
     def _tell_soon(self, request: pb.AllocateRequest, result: str, began: float, **more: Any) -> None:

@@ -30,7 +30,6 @@ from allocator.journal.contract import (
     Answer,
     Durability,
     JournalError,
-    NotWantedError,
     failure_of,
     once_certain,
     unavailable_text,
@@ -111,8 +110,6 @@ class Engine:
             NotServedError: nothing changed, and the call may be repeated.
 
         """
-        if not is_wanted():
-            raise NotWantedError
         watch = self.around.watch
         if watch is not None and not (key and self._answers.knows(key.request_id)):
             await self._sight.wait(watch, ask, is_wanted)

@@ -219,6 +219,7 @@ def _about_large(request: Json) -> About:
 
 def _judge(request: Json, pod: NewPod, *, own_network: bool) -> NotOurs | Denied | ToAllocate:
     settings, mistakes = parse_settings(pod.annotations, own_network=own_network)
+    warnings = tuple(doubts(pod.annotations, settings))
     about = _about(request, pod, settings)
     index, wrong_index, index_from = index_of(pod) if settings.policy in INDEXED else (None, (), "")
     named = [name for name in pod.annotations if name.startswith(_PREFIXES)] if pod.ports else ()
@@ -240,7 +241,6 @@ def _judge(request: Json, pod: NewPod, *, own_network: bool) -> NotOurs | Denied
             return Denied(about=about, mistakes=(*mistakes, *excess), pod=pod)
     if mistakes or ask is None:
         return _denied(about, pod, mistakes, ask, is_neutral=settings.numbers is None, index_from=index_from)
-    warnings = tuple(doubts(pod.annotations, settings))
     options = PatchOptions(settings=settings, publications=published, warnings=warnings)
     return ToAllocate(about=about, request=ask, pod=pod, options=options, index_from=index_from)
 

@@ -19,6 +19,7 @@ import json
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from tornado.httpclient import AsyncHTTPClient
 from allocator.access.guard import Guard
 from allocator.cluster.kubernetes import KubernetesCluster
 from allocator.core.admission import LedgerRules
-from allocator.journal.sqlite import SqliteJournal
+from allocator.journal.sqlite import CommitMeters, SqliteJournal
 from hostport.flags import Address
 from hostport.v1 import allocator_pb2 as pb
 from shim.runtime import Shim, ShimOptions
@@ -112,6 +113,7 @@ class Stage:
     url: str  # of the shim
     server: ApiServer
     review: Any
+    commits: Counter[float]  # of the journal, by the submissions that each had
 
     async def admit(self, uid: str) -> None:
         """Sends the recorded AdmissionReview as a new one."""
@@ -143,11 +145,12 @@ class Stage:
 
     async def store(self, name: str, allocation: str, number: int) -> None:
         """The API server stores the Pod of an allocation; returns when the journal has what that changed."""
+        before = self.commits.total()
         self.server.put("pods", pod(name, f"web:80={number}", carries=allocation, at="n1"))
         engine = self.service.engine
         await until(lambda: untraced(lambda: name in engine.maintenance.known_pods()))
         engine.changes.save_all()
-        await asyncio.sleep(0.05)  # the journal's thread
+        await until(lambda: self.commits.total() > before)
 
 
 @asynccontextmanager
@@ -157,15 +160,16 @@ async def staged(directory: Path) -> AsyncIterator[Stage]:
     await server.start()
     for name in ("n1", "n2", "n3"):
         server.put("nodes", node(name))
-    journal = SqliteJournal(directory / "journal.db").open_now()
+    journal, commits = SqliteJournal(directory / "journal.db").open_now(), Counter[float]()
     service = Running(journal, LedgerRules(), Guard())
     await service.start()
+    journal.meters = CommitMeters(submissions=lambda number: commits.update((number,)))
     cluster = KubernetesCluster(server.client())
     running = asyncio.create_task(cluster.run(service.engine.maintenance))
     await cluster.synced()
     nowhere = Address("127.0.0.1", 0)
     shim = Shim(ShimOptions(listen=nowhere, http=nowhere, allocator=service.address))
-    stage = Stage(service, shim.url, server, json.loads(REVIEW.read_text(encoding="utf-8")))
+    stage = Stage(service, shim.url, server, json.loads(REVIEW.read_text(encoding="utf-8")), commits)
     try:
         yield stage
     finally:
@@ -183,7 +187,7 @@ async def walks() -> list[Walk]:
 
     async def trace(name: str, act: Callable[[], Awaitable[object]]) -> None:
         walk = Walk(name)
-        await asyncio.sleep(0.3)  # what follows the thing before it is over
+        await over()
         with following(walk):
             await act()
         traced.append(walk)
@@ -202,6 +206,16 @@ async def walks() -> list[Walk]:
             await trace("Pod event", lambda: stage.store("followed", claim, number))
             await trace("renewal", lambda: stage.renew(lease))
     return traced
+
+
+async def over() -> None:
+    """Returns when what follows the thing before is over: in a while nothing of the product was entered."""
+    while True:
+        rest = Walk("")
+        with following(rest):
+            await asyncio.sleep(0.3)
+        if not rest.calls:
+            return
 
 
 def number_of(stage: Stage, claim: str) -> int:
@@ -240,7 +254,7 @@ def first_line(file: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--files", action="store_true", help="name the files, with the calls in each")
-    parser.add_argument("--json", action="store_true", help="print the files of each")
+    parser.add_argument("--json", action="store_true", help="print the files of each, and how often it changes file")
     parser.add_argument("--page", action="store_true", help="print docs/follow.md")
     options = parser.parse_args()
     traced = asyncio.run(walks())
@@ -248,7 +262,7 @@ def main() -> None:
         print(page(traced), end="")
         return
     if options.json:
-        print(json.dumps({walk.name: walk.files for walk in traced}))
+        print(json.dumps({walk.name: {"files": walk.files, "changes": walk.changes} for walk in traced}))
         return
     for walk in traced:
         print(walk)
