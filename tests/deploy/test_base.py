@@ -182,6 +182,15 @@ def test_the_webhook_stays_for_the_allocator_alone_and_everywhere() -> None:
     )
 
 
+def test_an_update_of_a_pod_is_held_against_the_allocators_rule_in_its_own_namespace_alone() -> None:
+    """It may patch Pods nowhere else, and each policy that applies costs the API server."""
+    binding = OBJECTS["ValidatingAdmissionPolicyBinding hostport-pods-stay"]["spec"]
+
+    assert binding["matchResources"] == {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "hostport-system"}}
+    }
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_program_lives_within_the_strictest_profile(program: str) -> None:
     pod = pod_of(program)
