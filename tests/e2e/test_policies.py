@@ -23,6 +23,8 @@ ALLOCATOR = "system:serviceaccount:hostport-system:hostport-allocator"
 CHANGE = "hostport.io/ annotations of a Pod cannot be changed"
 BINDING = "hostport.io/ annotations of a binding would be written into its Pod"
 WEBHOOK = "may change nothing but caBundle"
+PODS = "may change nothing but the label hostport.io/serving of a Pod"
+OWN = "hostport-system"
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 
 
@@ -207,3 +209,52 @@ def test_the_allocator_writes_the_bundle_and_people_write_what_they_like(
 
     stamp = f"{time.monotonic_ns()}"
     assert change(plane, configuration, [{"op": "add", "path": "/metadata/labels", "value": {"at": stamp}}]) == ""
+
+
+# -- the allocator's right to patch Pods of its namespace
+
+SERVES = {"op": "add", "path": "/metadata/labels/hostport.io~1serving", "value": "true"}
+OTHER_LABEL = {"op": "add", "path": "/metadata/labels/app", "value": "other"}
+TOUCHED: dict[str, list[dict[str, Any]]] = {
+    "another label": [OTHER_LABEL],
+    "its label and another one": [SERVES, OTHER_LABEL],
+    "an annotation": [{"op": "add", "path": "/metadata/annotations", "value": {"a": "b"}}],
+    "a finalizer": [{"op": "add", "path": "/metadata/finalizers", "value": ["example.com/stay"]}],
+    "an image": [{"op": "replace", "path": "/spec/containers/0/image", "value": "other"}],
+}
+
+
+@pytest.fixture(scope="module")
+def own_pod(plane: ControlPlane, installed: object) -> Iterator[Kubectl]:
+    """A Pod `one` of the allocator's namespace, whose Pods it may patch."""
+    own = plane.kubectl.within(OWN)
+    plane.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OWN}})
+    made = pod("one", {}, port(80), schedulerName="nobody")
+    made["metadata"]["labels"] = {"app": "one"}
+    own.apply(made)
+    own("create", "role", "one", "--verb=get,patch", "--resource=pods")
+    own("create", "rolebinding", "one", "--role=one", f"--user={ALLOCATOR}")
+    yield own
+    for kind in ("rolebinding", "role", "pod"):
+        own("delete", kind, "one")
+
+
+def touch(own: Kubectl, patch: list[dict[str, Any]]) -> str:
+    return own.run("patch", "pod", "one", "--type=json", "-p", json.dumps(patch), f"--as={ALLOCATOR}").stderr
+
+
+@pytest.mark.parametrize("what", TOUCHED)
+def test_a_stolen_token_of_the_allocator_changes_no_pod(own_pod: Kubectl, what: str) -> None:
+    wait_for("a denial", lambda: touch(own_pod, TOUCHED[what]), lambda said: PODS in said)
+
+    found = own_pod.get("pod", "one")
+    assert (found["metadata"]["labels"], found["spec"]["containers"][0]["image"]) == ({"app": "one"}, "x")
+    assert ("a" in found["metadata"]["annotations"], "finalizers" in found["metadata"]) == (False, False)
+
+
+def test_the_allocator_writes_the_label_that_leads_the_service_to_it(own_pod: Kubectl) -> None:
+    wait_for("the policy", lambda: touch(own_pod, TOUCHED["an annotation"]), lambda said: PODS in said)
+
+    assert touch(own_pod, [SERVES]) == ""
+    assert own_pod.get("pod", "one")["metadata"]["labels"] == {"app": "one", "hostport.io/serving": "true"}
+    assert touch(own_pod, [{"op": "remove", "path": SERVES["path"]}]) == ""
