@@ -130,7 +130,8 @@ def is_part(part: Any, whole: Any) -> bool:
         return all(key in whole and is_part(value, whole[key]) for key, value in part.items())
     if isinstance(part, list):
         return len(part) == len(whole) and all(is_part(*pair) for pair in zip(part, whole, strict=True))
-    return bool(part == whole)
+    is_unknown = isinstance(part, int) and isinstance(whole, str)  # an enum's value that is new stays a number
+    return is_unknown or bool(part == whole)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def is_part(part: Any, whole: Any) -> bool:
             lambda file: setattr(owner(file).field[0], "type", 5), "was .*TYPE_STRING.* is .*TYPE_INT32", id="retyped"
         ),
         pytest.param(
-            lambda file: file.enum_type[0].value.pop(),
+            lambda file: file.enum_type[0].value.pop(0),
             r"hostport\.v1\.\w+\.\w+ is gone",
             id="an enum's value is removed",
         ),
