@@ -231,6 +231,9 @@ For whoever reads the code: the files that an AdmissionReview, an Allocate RPC, 
 pass through, in their order. The columns say the file, the first line of its head, and the function by which it is
 first entered. `make docs` makes this page from a trace of both programs in one process (`testing/follow.py`), and a
 test traces them anew.
+
+A file stands here where one of its functions is called. A function that only goes on, because what it waited for has
+come, was called before: the loops that wait for events and messages are not named.
 """
 
 
