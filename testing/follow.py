@@ -210,12 +210,13 @@ async def walks() -> list[Walk]:
 
 async def over() -> None:
     """Returns when what follows the thing before is over: in a while nothing of the product was entered."""
-    while True:
-        rest = Walk("")
-        with following(rest):
-            await asyncio.sleep(0.3)
-        if not rest.calls:
-            return
+    async with asyncio.timeout(30):
+        while True:
+            rest = Walk("")
+            with following(rest):
+                await asyncio.sleep(0.3)
+            if not rest.calls:
+                return
 
 
 def number_of(stage: Stage, claim: str) -> int:
