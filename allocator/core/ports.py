@@ -49,6 +49,9 @@ LENGTH_BITS = 18
 LAST_SLOT = (1 << LENGTH_BITS) - 1
 """What is greater is a block."""
 
+SLOT_STEP = 1 << 2
+"""From the slot of a number to that of the next one, of one protocol."""
+
 FIRST_WORD = (1 << 30) - 1
 """The members of a set that lie in its first digit, which is as fast to look at as a small set."""
 
@@ -63,8 +66,7 @@ def slot_of(protocol: Protocol, number: int) -> Slot:
 
 def slots_of(protocol: Protocol, numbers: range) -> Sequence[Slot]:
     """The slots of consecutive numbers."""
-    low, end = slot_of(protocol, numbers.start), slot_of(protocol, numbers.stop)
-    return cast("Sequence[Slot]", range(low, end, slot_of(protocol, 1) - slot_of(protocol, 0)))
+    return cast("Sequence[Slot]", range(slot_of(protocol, numbers.start), slot_of(protocol, numbers.stop), SLOT_STEP))
 
 
 def number_of(slot: Slot) -> int:

@@ -203,6 +203,9 @@ class NumbersHeld(NamedTuple):
     nodes: Callable[[PortKey], int]
 
 
+_Range = tuple[CandidateSet, Protocol, int, int]
+
+
 class CoolDown:
     """What cools for one ask."""
 
@@ -210,7 +213,9 @@ class CoolDown:
         """nodes: where each slot cools. own: numbers that do not cool for the ask, as its owner had them."""
         self._nodes = nodes
         self._own = own
-        self._full: dict[tuple[CandidateSet, Protocol, int, int], int] = {}  # what is known for this ask
+        # What is known for this ask, which sees one moment.
+        self._cool: dict[_Range, tuple[int, int]] = {}
+        self._full: dict[_Range, int] = {}
 
     def unless(self, numbers: Iterable[int]) -> CoolDown:
         """The same, but for some numbers: somebody named them."""
@@ -218,10 +223,9 @@ class CoolDown:
 
     def numbers(self, candidates: CandidateSet, protocols: Iterable[Protocol], low: int, high: int) -> int:
         """The numbers of [low, high] that cool on any candidate under any of the protocols, as a set."""
-        within, nodes, found = candidates.nodes, self._nodes, 0
-        for protocol in protocols if within else ():
-            slots = [slot for slot in self._slots(protocol, low, high) if nodes[slot] & within]
-            found |= _numbers(slots, low, high)
+        found = 0
+        for protocol in protocols:
+            found |= self._some_and_every(candidates, protocol, low, high)[0]
         return found << low & ~set_of(self._own)
 
     def nodes(self, keys: Iterable[PortKey]) -> int:
@@ -242,9 +246,9 @@ class CoolDown:
         if known is not None:
             return known
         everywhere, nodes, own = candidates.nodes, self._nodes, set_of(self._own) >> low
-        slots = self._slots(protocol, low, high)
-        numbers = _numbers([slot for slot in slots if not everywhere & ~nodes[slot]], low, high) & ~own
-        others = held.taken(low, high) & _numbers(slots, low, high) & ~numbers
+        some, numbers = self._some_and_every(candidates, protocol, low, high)
+        numbers &= ~own
+        others = held.taken(low, high) & some & ~numbers
         for at in islice(bits(others), MOST_LOOKS):
             left = everywhere if own >> at & 1 else everywhere & ~nodes[slot_of(protocol, low + at)]
             if not left & ~held.nodes(PortKey(WILDCARD, protocol, low + at)):
@@ -252,20 +256,24 @@ class CoolDown:
         self._full[candidates, protocol, low, high] = numbers
         return numbers
 
-    def _slots(self, protocol: Protocol, low: int, high: int) -> Iterable[Slot]:
-        """The slots of a range that cool anywhere: by going through those, or through the range, which is less."""
-        slots = slots_of(protocol, range(low, high + 1))
-        if len(slots) < len(self._nodes):
-            return [slot for slot in slots if slot in self._nodes]
-        return [slot for slot in self._nodes if slot in slots]
-
-
-def _numbers(slots: Iterable[Slot], low: int, high: int) -> int:
-    """The numbers of some slots of [low, high], less `low`, as a set: written as text, since there may be thousands."""
-    digits = bytearray(b"0") * (high - low + 1)
-    for slot in slots:
-        digits[high - (slot >> 2)] = ONE
-    return int(digits, 2)
+    def _some_and_every(self, candidates: CandidateSet, protocol: Protocol, low: int, high: int) -> tuple[int, int]:
+        """The numbers of [low, high] that cool on some candidate, and on every one, less `low`; whoever had them."""
+        known = self._cool.get((candidates, protocol, low, high))
+        if known is not None:
+            return known
+        within, nodes, slots = candidates.nodes, self._nodes, slots_of(protocol, range(low, high + 1))
+        # Written as text, in one go: there may be thousands.
+        some, every = bytearray(b"0") * len(slots), bytearray(b"0") * len(slots)
+        fewer = filter(nodes.__contains__, slots) if len(slots) < len(nodes) else filter(slots.__contains__, nodes)
+        for slot in fewer:
+            there = nodes[slot] & within
+            if there:
+                at = high - (slot >> 2)
+                some[at] = ONE
+                if there == within:
+                    every[at] = ONE
+        found = self._cool[candidates, protocol, low, high] = int(some, 2), int(every, 2)
+        return found
 
 
 def by_chance(claim_id: ClaimId) -> Callable[[int], int]:

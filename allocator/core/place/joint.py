@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import reduce
 from itertools import combinations, islice
+from operator import or_
 
 from allocator.core.blocks import within
 from allocator.core.index.candidate_sets import CandidateSet
@@ -260,14 +262,12 @@ class JointSearch:
     def _with_enough(self, kinds: Sequence[Kind], need: int) -> Iterator[tuple[int, bool]]:
         """The nodes where so many numbers can be had for any of the kinds: more and more of them, at the end all."""
         numbers_of = {kind: self._begins(kind) for kind in kinds}
-        everything = 0
-        for numbers in numbers_of.values():
-            everything |= numbers
+        everything = reduce(or_, numbers_of.values())
         planes: Planes = []
         for count, number in enumerate(bits(everything), 1):
             nodes = 0
-            for kind, numbers in numbers_of.items():
-                nodes |= self._nodes_of(kind, number) if numbers >> number & 1 else 0
+            for kind, numbers in numbers_of.items():  # of one kind it is known: to shift a wide set would copy it
+                nodes |= self._nodes_of(kind, number) if numbers is everything or numbers >> number & 1 else 0
             _add(planes, nodes)
             if self._steps.are_spent:
                 return
