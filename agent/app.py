@@ -3,7 +3,8 @@
 Rules:
 
 * A look that fails is told in a line, and the allocator is told nothing: what it knows stands.
-* After each look the file `alive` is touched, so that a probe can tell a loop that hangs.
+* After each look, and for each try to reach the allocator, the file `alive` is touched, so that a probe can tell a
+  loop that hangs. An allocator that is away is no reason to begin anew.
 * Nothing listens: whoever wants to know how agents are asks the allocator.
 """
 
@@ -66,6 +67,7 @@ class Agent:
         with SocketDiagnosis() as diagnosis:
             while not self._is_ending:
                 began = self._clock()
+                self._show_alive()
                 end = self._stream(diagnosis)
                 if not self._is_ending:
                     pause = pauses.after(self._clock() - began, is_refused=end.is_refused)
@@ -76,7 +78,7 @@ class Agent:
         """Tells a stream of the node until it ends; gives why it did."""
         reporter = Reporter(self._options.node, self._names.of)
         try:
-            with opened(self._options.endpoint) as (call, link):
+            with opened(self._options.endpoint, lambda: self._is_ending) as (call, link):
                 stream = Stream(call, link, reporter, self._wishes)
                 while not self._is_ending:
                     self._look(diagnosis, stream)
@@ -100,6 +102,9 @@ class Agent:
             return
         if stream.has_room:  # else later, with what changes until then
             self._tell(stream, sockets, state, now)
+        self._show_alive()
+
+    def _show_alive(self) -> None:
         if self._options.alive:
             self._options.alive.touch()
 

@@ -125,7 +125,7 @@ class Http2Link:
         self._h2.initiate_connection()
 
     def call(self, path: str, authority: str, fields: Fields) -> Call:
-        """Begins a call; the one before it is over. fields: beside those of every call. Raises LinkError."""
+        """Begins a call, and ends the one before it. fields: beside those of every call. Raises LinkError."""
         number = self._h2.get_next_available_stream_id()
         headers = [
             (":method", "POST"),
@@ -137,6 +137,8 @@ class Http2Link:
             *fields,
         ]
         with _as_link_error():
+            if self._call is not None and self._call.end is None:
+                self._h2.reset_stream(self._call.number, ErrorCodes.CANCEL)
             self._h2.send_headers(number, headers)
         self._call = Call(self, self._h2, number, self._clock)
         self.flush()

@@ -2,7 +2,8 @@
 
 Rules:
 
-* Reports go to an allocator whose health says that it serves. Others of the same name stand by.
+* Reports go to an allocator whose health says that it serves. Others of the same name stand by, or start: where none
+  serves, their health is watched on one connection each, since a thousand handshakes cost one that starts a second.
 * A stream that ends is begun anew after a pause that grows, and differs from agent to agent: those of a cluster meet
   an allocator that starts all at once. The pause is short where the allocator was away, so that it knows of all nodes
   soon, and long where it refuses what the agent says.
@@ -56,6 +57,13 @@ STEADY_SECONDS = 5.0
 
 CHECK_SECONDS = 5.0
 """How long an allocator may take to say whether it serves."""
+
+STANDBY_SECONDS = 60.0
+"""How long those that do not serve are waited for, until their names are looked up anew."""
+
+STEP_SECONDS = 1.0
+SPREAD_SECONDS = 4.0
+"""In which the agents begin that have waited for one allocator."""
 
 SERVICE = "hostport.v1.AllocatorService"
 HEALTH_REQUEST = b"\x0a" + bytes([len(SERVICE)]) + SERVICE.encode("ascii")
@@ -133,29 +141,90 @@ class StreamError(Exception):
 
 
 @contextlib.contextmanager
-def opened(endpoint: Endpoint, clock: Callable[[], float] = time.monotonic) -> Iterator[tuple[Call, Http2Link]]:
-    """A ReportNode call to an allocator that serves, and the connection that it is on.
+def opened(
+    endpoint: Endpoint, is_ending: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[Call, Http2Link]]:
+    """A ReportNode call to an allocator that serves, and the connection that it is on. is_ending: gives up soon.
 
     Raises:
         StreamError: there is none to be had.
 
     """
-    why = ""
+    with contextlib.ExitStack() as links:
+        try:
+            link = _serving(endpoint, links, is_ending, clock)
+            call = link.call(f"/{SERVICE}/ReportNode", str(endpoint.name), endpoint.fields())
+        except LinkError as error:
+            raise StreamError(StreamEnd(f"UNAVAILABLE: {error}")) from error
+        except (OSError, ValueError) as error:
+            raise StreamError(StreamEnd(f"{type(error).__name__}: {error}")) from error
+        yield call, link
+
+
+def _serving(
+    endpoint: Endpoint, links: contextlib.ExitStack, is_ending: Callable[[], bool], clock: Callable[[], float]
+) -> Http2Link:
+    """A connection to the allocator that serves. Raises LinkError where there is none, OSError and ValueError."""
+    tls, why = endpoint.tls(), ""
+    silent: list[tuple[Http2Link, Call]] = []
     for address in _addresses(endpoint.target):
-        with contextlib.ExitStack() as stack:
+        try:
+            link = Http2Link(connect(address, tls, endpoint.name.host), clock)
+            links.callback(link.close)
+            health = link.call("/grpc.health.v1.Health/Watch", str(endpoint.name), ())
+            health.send(HEALTH_REQUEST, is_last=True)
+            if _says_that_it_serves(link, health, clock):
+                return link
+            silent.append((link, health))
+        except LinkError as error:
+            why = why or str(error)
+    if not silent:
+        raise LinkError(why)
+    return _first_to_serve(silent, is_ending, clock)
+
+
+def _says_that_it_serves(link: Http2Link, health: Call, clock: Callable[[], float]) -> bool:
+    """Whether the allocator at the other end serves. Raises LinkError where it does not say."""
+    until = clock() + CHECK_SECONDS
+    while not (said := _said(health)):
+        left = until - clock()
+        if left <= 0:
+            raise LinkError("it does not say whether it serves")
+        link.receive(left)
+    return said[-1] == SERVING
+
+
+def _said(health: Call) -> list[bytes]:
+    """What has come of a watch since. Raises LinkError where it has ended."""
+    said = health.messages()
+    if not said and health.end is not None:
+        raise LinkError(f"it does not say whether it serves: {health.end.message}")
+    return said
+
+
+def _first_to_serve(
+    silent: list[tuple[Http2Link, Call]], is_ending: Callable[[], bool], clock: Callable[[], float]
+) -> Http2Link:
+    """That of several connections whose allocator serves first: one that starts is not connected to again and again."""
+    until = clock() + STANDBY_SECONDS
+    while silent and clock() < until and not is_ending():
+        for one in tuple(silent):
+            link, health = one
             try:
-                link = Http2Link(connect(address, endpoint.tls(), endpoint.name.host), clock)
-                stack.callback(link.close)
-                _check_serving(link, endpoint, clock)
-                call = link.call(f"/{SERVICE}/ReportNode", str(endpoint.name), endpoint.fields())
-            except LinkError as error:
-                why = why or str(error)
-                continue
-            except (OSError, ValueError) as error:
-                raise StreamError(StreamEnd(f"{type(error).__name__}: {error}")) from error
-            yield call, link
-            return
-    raise StreamError(StreamEnd(f"UNAVAILABLE: {why}"))
+                link.receive(STEP_SECONDS / len(silent))
+                if (said := _said(health)) and said[-1] == SERVING:
+                    _rest(link, SPREAD_SECONDS * random.random(), clock)  # noqa: S311 - no secret
+                    return link
+            except LinkError:
+                silent.remove(one)
+    raise LinkError("no allocator that answers serves")
+
+
+def _rest(link: Http2Link, seconds: float, clock: Callable[[], float]) -> None:
+    """So many seconds, in which the connection lives on. Raises LinkError."""
+    until = clock() + seconds
+    while (left := until - clock()) > 0:
+        link.receive(left)
 
 
 def _addresses(target: Address) -> list[tuple[str, int]]:
@@ -167,22 +236,6 @@ def _addresses(target: Address) -> list[tuple[str, int]]:
     addresses = list(dict.fromkeys((str(each[4][0]), target.port) for each in found))
     random.shuffle(addresses)
     return addresses
-
-
-def _check_serving(link: Http2Link, endpoint: Endpoint, clock: Callable[[], float]) -> None:
-    """Raises LinkError where the allocator at the other end does not serve."""
-    call = link.call("/grpc.health.v1.Health/Check", str(endpoint.name), ())
-    call.send(HEALTH_REQUEST, is_last=True)
-    until = clock() + CHECK_SECONDS
-    while call.end is None:
-        left = until - clock()
-        if left <= 0:
-            raise LinkError("it does not say whether it serves")
-        link.receive(left)
-    if call.end.code:
-        raise LinkError(f"it does not say whether it serves: {call.end.message}")
-    if call.messages() != [SERVING]:
-        raise LinkError("the allocator that answers does not serve")
 
 
 class KeptNumbers(NamedTuple):

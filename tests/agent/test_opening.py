@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-from collections.abc import Iterator
+import ssl
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from agent import stream
+from agent.http2 import connect
 from agent.report import Reporter
 from agent.stream import SERVICE, Endpoint, Stream, StreamEnd, StreamError, Wishes, opened
 from hostport.contract import Mistake, Reason
@@ -27,11 +30,29 @@ HOST = "127.0.0.1"
 SECONDS = 10.0
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 class Reports:
-    """Answers each report by what the caller has shown, as numbers to keep; refuses node `other`."""
+    """Wants a report for each that comes, but refuses those of some nodes. Keeps what callers have shown."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []
+        self.health = health.HealthServicer()
+
+    def serve(self, *, serves: bool = True) -> None:
+        statuses = health_pb2.HealthCheckResponse
+        self.health.set(SERVICE, statuses.SERVING if serves else statuses.NOT_SERVING)
+
+    @property
+    def watched(self) -> int:
+        """How many watch the health."""
+        watchers: dict[str, set[object]] = vars(self.health)["_send_response_callbacks"]
+        return sum(len(each) for each in watchers.values())
 
     def handle(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         self.shown.append(str(dict(context.invocation_metadata()).get("authorization", "")))
@@ -52,12 +73,11 @@ class Reports:
 def allocator(
     address: str = f"{HOST}:0", authority: trustme.CA | None = None, *, serves: bool = True
 ) -> Iterator[tuple[int, Reports]]:
-    server, reports, told = grpc.server(ThreadPoolExecutor(4)), Reports(), health.HealthServicer()
+    server, reports = grpc.server(ThreadPoolExecutor(8)), Reports()
     method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(reports.handle)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"ReportNode": method}),))
-    health_pb2_grpc.add_HealthServicer_to_server(told, server)
-    statuses = health_pb2.HealthCheckResponse
-    told.set(SERVICE, statuses.SERVING if serves else statuses.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(reports.health, server)
+    reports.serve(serves=serves)
     if authority is None:
         port = server.add_insecure_port(address)
     else:
@@ -155,10 +175,51 @@ def test_of_the_addresses_of_a_name_the_one_that_serves_is_told(first: str, monk
     assert (len(reports.shown), other.shown) == (1, [])
 
 
-def test_where_nobody_serves_that_is_told_and_is_no_refusal() -> None:
+def test_where_nobody_serves_that_is_told_and_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STANDBY_SECONDS", 0.05)
     with allocator(serves=False) as (port, reports):
-        assert outcome(at(port)) == StreamEnd("UNAVAILABLE: the allocator that answers does not serve")
+        assert outcome(at(port)) == StreamEnd("UNAVAILABLE: no allocator that answers serves")
     assert reports.shown == []
+
+
+def test_one_that_is_to_serve_soon_is_waited_for_on_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections: list[object] = []
+
+    def counted(address: tuple[str, int], tls: ssl.SSLContext | None, name: str) -> socket.socket:
+        connections.append(address)
+        return connect(address, tls, name)
+
+    monkeypatch.setattr(stream, "connect", counted)
+    monkeypatch.setattr(stream, "SPREAD_SECONDS", 0.1)
+    with allocator(serves=False) as (port, reports), ThreadPoolExecutor(1) as beside:
+        told = beside.submit(outcome, at(port))
+        wait_until(lambda: reports.watched > 0)
+        assert not told.done()
+        reports.serve()
+        assert told.result(SECONDS) is None
+
+    assert (len(reports.shown), len(connections)) == (1, 1)
+
+
+def test_of_two_that_stand_by_the_first_to_serve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SPREAD_SECONDS", 0.0)
+    with (
+        allocator("127.0.0.4:0", serves=False) as (port, one),
+        allocator(f"127.0.0.2:{port}", serves=False) as (_, other),
+        ThreadPoolExecutor(1) as beside,
+    ):
+        monkeypatch.setattr(stream, "_addresses", lambda _: [("127.0.0.4", port), ("127.0.0.2", port)])
+        told = beside.submit(outcome, at(port))
+        wait_until(lambda: one.watched > 0 and other.watched > 0)
+        other.serve()
+        assert told.result(SECONDS) is None
+
+    assert (len(one.shown), len(other.shown)) == (0, 1)
+
+
+def test_who_is_to_end_waits_for_nobody() -> None:
+    with allocator(serves=False) as (port, _), pytest.raises(StreamError), opened(at(port), lambda: True):
+        pass
 
 
 def test_one_that_does_not_say_whether_it_serves_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
