@@ -81,6 +81,11 @@ UNKNOWN = 2
 """The code of an end that tells none."""
 
 
+def framed(message: bytes) -> bytes:
+    """A message as gRPC sends it, uncompressed."""
+    return _PREFIX.pack(0, len(message)) + message
+
+
 def connect(address: tuple[str, int], tls: ssl.SSLContext | None, name: str) -> socket.socket:
     """A connection that speaks HTTP/2. name: whom the certificate has to be of.
 
@@ -245,7 +250,7 @@ class Call:
 
     def send(self, message: bytes, *, is_last: bool = False) -> None:
         """Sends a message, as the server reads. is_last: the server may answer for all of it. Raises LinkError."""
-        self._waiting += _PREFIX.pack(0, len(message)) + message
+        self._waiting += framed(message)
         self._is_last = is_last
         with _as_link_error():
             self.push()

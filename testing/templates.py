@@ -41,7 +41,8 @@ class Nodes:
         node = pb.Node(metadata=pb.ObjectMeta(name="node-PLACE", uid="n-PLACE", resourceVersion="VERSION"))
         node.metadata.labels.update({"kubernetes.io/os": "linux", "topology.kubernetes.io/zone": "a"})
         node.spec.SetInParent()
-        node.MergeFromString(_unknown(3, NODE_BYTES - node.ByteSize()))
+        node.status.addresses.add(type="InternalIP", address="10.0.0.1")
+        _add_unknown(node.status, {8: NODE_BYTES - node.ByteSize() - 10})  # images
         self._item = _format(_item(node))
 
     def item(self, number: int, version: int) -> bytes:

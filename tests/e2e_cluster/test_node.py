@@ -199,7 +199,6 @@ def forged(installed: Installed, agent: Json, node: str) -> str:
             info = error_details_pb2.ErrorInfo()
             for detail in getattr(rpc_status.from_call(cast("grpc.Call", error)), "details", ()):
                 detail.Unpack(info)
-            print(f"refused: {info.reason}: {error.details()}")  # read where it is another reason than expected
             return str(info.reason or error)
     return ""
 
