@@ -54,6 +54,9 @@ def publications(pod: NewPod) -> tuple[tuple[Publication, ...], tuple[Mistake, .
     wanted = {name: value for name, value in pod.annotations.items() if name.startswith(PUBLISH)}
     if not wanted:
         return (), ()
+    count = sum([value.count(",") + 1 for value in wanted.values()])
+    if count > Bound.PUBLISHED.most:
+        return (), (Mistake(Reason.TOO_COMPLEX, "metadata.annotations", Bound.PUBLISHED.told(count)),)
     names = places_by_name(pod)
     found: list[Publication] = []
     mistakes: list[Mistake] = []
@@ -61,14 +64,10 @@ def publications(pod: NewPod) -> tuple[tuple[Publication, ...], tuple[Mistake, .
         field = f"annotation {quoted(name).strip(chr(34))}"
         ports, why = places_of(pod, names, name.removeprefix(PUBLISH), PUBLISH, guesses=not mistakes)
         mistakes += [_wrong(field, why)] if why else []
-        targets = value.split(",", Bound.PUBLISHED.most + 1)
-        for target in targets:
+        for target in value.split(","):
             kind, key, why = _target(target.strip())
             mistakes += [_wrong(field, why)] if why else []
             found.append(Publication(kind, key, ports))
-    if len(found) > Bound.PUBLISHED.most:
-        mistakes.append(Mistake(Reason.TOO_COMPLEX, "metadata.annotations", Bound.PUBLISHED.told(len(found))))
-        return (), tuple(mistakes[-1:])
     mistakes += _doubles(pod, found)
     return tuple(found), tuple(mistakes)
 

@@ -202,6 +202,25 @@ def test_the_largest_patch_is_built_within_a_turn_and_sent(ports: int, variables
     assert max(size for _, size in sent) <= LARGEST_ANSWER
 
 
+MANY = Bound.ANNOTATIONS.most - 10
+ASKED_OF_NAMES = {
+    "publish annotations": {f"hostport.io/publish-q{at}": "env:A" for at in range(MANY)},
+    "publish targets": {f"hostport.io/publish-p{at}": "env:A," * 300 + "env:A" for at in range(128)},
+    "publish annotations as many as may be": {f"hostport.io/publish-q{at}": "env:A" for at in range(128)},
+    "block annotations": {f"hostport.io/block-q{at}": "4" for at in range(MANY)},
+    "block annotations as many as may be": {f"hostport.io/block-q{at}": "4" for at in range(128)},
+    "annotations that nobody knows": {f"hostport.io/q{at}": "4" for at in range(MANY)},
+    "annotations of another life": {f"hostport.io/allocated-q{at}": "4" for at in range(MANY)},
+}
+
+
+@pytest.mark.parametrize("more", ASKED_OF_NAMES.values(), ids=ASKED_OF_NAMES)
+def test_annotations_that_name_ports_are_read_within_a_turn(more: Json) -> None:
+    body = review(MOST_PORTS, 1, more=more)
+
+    assert milliseconds(lambda: asyncio.run(admit(body, allocate, probe=allocate))) < MOST_MILLISECONDS
+
+
 NUMBERS = "1 2 3 " * 10_000
 
 
