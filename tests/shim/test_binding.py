@@ -18,6 +18,8 @@ from hostport.v1.allocator_pb2 import GetNodeAddressResponse
 from shim.binding import BindingAnswer, answer_binding
 from shim.outcomes import About
 from shim.review import ReviewError
+from shim.webhook import LARGEST_REVIEW
+from testing.costing import milliseconds
 
 ADDRESS = GetNodeAddressResponse(address="198.51.100.7", ipv4="198.51.100.7")
 BOTH = GetNodeAddressResponse(address="198.51.100.7", ipv4="198.51.100.7", ipv6="2001:db8::7")
@@ -179,3 +181,26 @@ async def test_what_is_no_binding_review_is_refused_over_the_wire() -> None:
         answer = await served.ask("/binding", method="POST", body=b"{}", headers=headers)
 
     assert answer.code == 400
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        pytest.param(b"[]", id="lists"),
+        pytest.param(b"{}", id="objects"),
+        pytest.param(b"1.2345678901234567e-300", id="slow numbers"),
+        pytest.param(b"9" * 4300, id="long numbers"),
+    ],
+)
+@pytest.mark.parametrize("key", [b"a", IP.encode()], ids=["another's annotation", "ours"])
+def test_reading_the_largest_body_costs_less_than_a_turn_may(key: bytes, item: bytes) -> None:
+    head = (
+        b'{"request":{"uid":"u","object":{"kind":"Binding","target":{"name":"n1"},"metadata":{"annotations":{"%s":['
+        % key
+    )
+    body = head + b",".join([item] * ((LARGEST_REVIEW - len(head) - 8) // (len(item) + 1))) + b"]}}}}}"
+
+    async def address_of(node: str) -> GetNodeAddressResponse | None:
+        return ADDRESS
+
+    assert milliseconds(lambda: run(answer_binding(body, address_of))) < 50
