@@ -112,8 +112,8 @@ class Reason(Word):
     RANGE_TOO_SMALL = (
         auto(),
         Code.INVALID_ARGUMENT,
-        "Policy `Dynamic` over a range that has no room for the ports or the block, whoever holds what",
-        "Raise max-port, or ask for fewer numbers.",
+        "Policy `Dynamic` over a range that has no room for the block, or for the other ports beside it, whoever holds what",
+        "Raise max-port, or ask for a smaller block.",
     )
     TOO_COMPLEX = (
         auto(),

@@ -416,8 +416,7 @@ def test_a_pod_of_a_daemon_set_gets_free_numbers_beside_the_one_that_a_process_h
 
 def test_a_pod_of_a_daemon_set_is_refused_where_its_range_has_too_few_numbers_beside_a_process() -> None:
     desk = reported("n1=7000")
-    desk.grant(ask("b", "x:80=7001", policy="Static", constraints=on("n1")))
-    pinned = steerable("a", "x:80=7000", "y:81", "z:82", policy="Dynamic", low=7001, high=7002, constraints=ONLY_N1)
+    pinned = steerable("a", "x:80=7000", "y:81", "z:82", policy="Dynamic", low=7001, high=7001, constraints=ONLY_N1)
 
     assert set(desk.refusal(pinned)) == {"RANGE_EXHAUSTED"}
 

@@ -1,4 +1,4 @@
-"""What is wrong with an ask for blocks, or for more numbers than there are, whoever holds what.
+"""What is wrong with an ask for blocks, whoever holds what.
 
 Rules:
 
@@ -74,16 +74,18 @@ def blocks_without_run(ask: Ask, reserved: ReservedNumbers) -> Iterator[Mistake]
 
 
 def too_few_numbers(ask: Ask, groups: Iterable[tuple[list[int], int]], usable: int) -> Iterator[Mistake]:
-    """A sentence for open ports that want more numbers than a range has, whoever holds what: each group its own.
+    """A sentence for open ports, blocks among them, that want more numbers than a range has, whoever holds what.
 
-    usable: the set of numbers of the range that the ask could be given, but for those that its other ports have.
+    Single ports alone are refused with RANGE_EXHAUSTED, as in 1.0.0-rc.1. usable: the set of numbers of the range that
+    the ask could be given, but for those that its other ports have.
     """
-    wanted = 0
+    wanted, has_block = 0, False
     for members, number in groups:
         count = ask.ports[members[0]].count
         wanted += 0 if number else count
+        has_block |= not number and count > 1
         usable &= ~span(number, number + count - 1) if number else -1
-    if wanted > usable.bit_count():
+    if has_block and wanted > usable.bit_count():
         message = (
             f"range {ask.low}-{ask.high} has {usable.bit_count()} numbers that may be given to these ports, which want"
             f" {wanted}, whoever holds what. Raise range.max, or ask for fewer"
