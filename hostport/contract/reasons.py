@@ -112,7 +112,7 @@ class Reason(Word):
     RANGE_TOO_SMALL = (
         auto(),
         Code.INVALID_ARGUMENT,
-        "Policy `Dynamic` over a range that has no room for the block, or for the other ports beside it, whoever holds what",
+        "Policy `Dynamic` over a range with no room for the block, or for the ports beside it, whoever holds what",
         "Raise max-port, or ask for a smaller block.",
     )
     TOO_COMPLEX = (
