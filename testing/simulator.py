@@ -122,7 +122,7 @@ _NODE_TEMPLATE = _node_template()
 
 
 class Server:
-    """Answers lists and watches of nodes, pods and namespaces."""
+    """Answers lists and watches of nodes, pods, namespaces and services; there are none of the last two."""
 
     def __init__(self, nodes: int, pods: int, *, events: float, page_seconds: float, one_in: int) -> None:
         self._nodes = nodes
@@ -230,13 +230,12 @@ def serving(
     """A server in a process of its own; its URL. `events`: changes of Pods a second on each watch."""
     sizes = (f"--nodes={nodes}", f"--pods={pods}", f"--one-in={one_in}")
     flags = (*sizes, f"--events={events}", f"--page-seconds={page_seconds}")
-    process = subprocess.Popen([*_SELF, "serve", *flags], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
-    try:
-        assert process.stdout
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen([*_SELF, "serve", *flags], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
+        try:
+            assert process.stdout
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 # -- the measurement, each in a process of its own
