@@ -369,7 +369,7 @@ class CandidateSets:
 
     def landable(self, key: PortKey) -> int:
         """The nodes on which an unsettled claim with a port that conflicts with the key could land, or stands."""
-        nodes = self._planned.conflicting(key)
+        nodes = self._planned.conflicting(key) if self._planned else 0
         for candidates in self.surprising:
             if candidates.floats_into(key):
                 nodes |= candidates.nodes
