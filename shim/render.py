@@ -202,6 +202,8 @@ def _lost(outcomes: Sequence[_Outcome], services: Sequence[Selecting]) -> list[s
 def _summary(outcomes: Sequence[_Outcome], services: int) -> str:
     pods = sum(outcome.pod is not None and outcome.pod != outcome.came for outcome in outcomes)
     moved = len({(_maker(outcome.came), *port) for outcome in outcomes for port in outcome.moved})
+    if not outcomes:
+        return "0 Pods: nothing that was read is known to make any"
     if not any(ENABLED in (outcome.came["metadata"].get("annotations") or {}) for outcome in outcomes):
         return f"{_count(len(outcomes), 'Pod')}, none of which asks for ports: {ENABLED} is not in its annotations"
     return f"{_count(pods, 'Pod')}, {_count(moved, 'port')} moved, {_count(services, 'Service')} to change"

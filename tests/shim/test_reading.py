@@ -141,7 +141,7 @@ def test_a_kind_whose_pods_are_not_known_is_told_with_the_remedy(tmp_path: Path)
     assert (result.return_value, result.stdout) == (1, "")
     assert told(result) == [
         "Fleet arena: Fleet is not a kind whose Pods are known: name its templates with --pod-template spec.template.spec.template",
-        "0 Pods, none of which asks for ports: hostport.io/enabled is not in its annotations",
+        "0 Pods: nothing that was read is known to make any",
     ]
 
 
@@ -199,6 +199,12 @@ def test_nothing_that_asks_is_no_mistake_and_is_told(tmp_path: Path) -> None:
         0,
         ["1 Pod, none of which asks for ports: hostport.io/enabled is not in its annotations"],
     )
+
+
+def test_nothing_that_makes_pods_is_no_mistake_and_is_told(tmp_path: Path) -> None:
+    result = rendered(tmp_path, service("front", targetPort=8080))
+
+    assert (result.return_value, told(result)) == (0, ["0 Pods: nothing that was read is known to make any"])
 
 
 def test_warnings_fail_where_that_is_asked_for(tmp_path: Path) -> None:
