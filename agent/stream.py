@@ -150,27 +150,37 @@ def opened(
         StreamError: there is none to be had.
 
     """
-    with contextlib.ExitStack() as links:
+    tried: list[Http2Link] = []
+    try:
         try:
-            link = _serving(endpoint, links, is_ending, clock)
+            link = _serving(endpoint, tried, is_ending, clock)
             call = link.call(f"/{SERVICE}/ReportNode", str(endpoint.name), endpoint.fields())
         except LinkError as error:
             raise StreamError(StreamEnd(f"UNAVAILABLE: {error}")) from error
         except (OSError, ValueError) as error:
             raise StreamError(StreamEnd(f"{type(error).__name__}: {error}")) from error
+        for other in tried:
+            if other is not link:
+                other.close()
         yield call, link
+    finally:
+        for each in tried:
+            each.close()
 
 
 def _serving(
-    endpoint: Endpoint, links: contextlib.ExitStack, is_ending: Callable[[], bool], clock: Callable[[], float]
+    endpoint: Endpoint, tried: list[Http2Link], is_ending: Callable[[], bool], clock: Callable[[], float]
 ) -> Http2Link:
-    """A connection to the allocator that serves. Raises LinkError where there is none, OSError and ValueError."""
+    """A connection to the allocator that serves. Raises LinkError where there is none, OSError and ValueError.
+
+    tried: gets every connection that was made, for the caller to close.
+    """
     tls, why = endpoint.tls(), ""
     silent: list[tuple[Http2Link, Call]] = []
     for address in _addresses(endpoint.target):
         try:
             link = Http2Link(connect(address, tls, endpoint.name.host), clock)
-            links.callback(link.close)
+            tried.append(link)
             health = link.call("/grpc.health.v1.Health/Watch", str(endpoint.name), ())
             health.send(HEALTH_REQUEST, is_last=True)
             if _says_that_it_serves(link, health, clock):

@@ -217,6 +217,13 @@ def test_of_two_that_stand_by_the_first_to_serve_is_told(monkeypatch: pytest.Mon
     assert (len(one.shown), len(other.shown)) == (0, 1)
 
 
+def test_who_stands_by_is_left_as_soon_as_another_one_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    with allocator("127.0.0.4:0") as (port, _), allocator(f"127.0.0.2:{port}", serves=False) as (_, other):
+        monkeypatch.setattr(stream, "_addresses", lambda _: [("127.0.0.2", port), ("127.0.0.4", port)])
+        with opened(at(port)):
+            wait_until(lambda: other.watched == 0)
+
+
 def test_who_is_to_end_waits_for_nobody() -> None:
     with allocator(serves=False) as (port, _), pytest.raises(StreamError), opened(at(port), lambda: True):
         pass
