@@ -10,7 +10,7 @@ import pytest
 from allocator.cluster.kubernetes import NAMESPACES, NODES, PODS, SERVICES
 from testing.simulator import PROTOBUF, serving
 
-THERE = {NODES: 3, PODS: 10, SERVICES: 0, NAMESPACES: 0}
+THERE: dict[Any, int] = {NODES: 3, PODS: 10, SERVICES: 0, NAMESPACES: 0}
 
 
 @pytest.mark.parametrize("accept", [PROTOBUF, "application/json"], ids=["protobuf", "JSON"])
