@@ -13,8 +13,9 @@ import ipaddress
 from collections.abc import Callable, Container, Iterable, Iterator
 from functools import lru_cache
 
-from allocator.core.asks import Refused, SizedCache, kept_once
+from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
+from allocator.core.kept import SizedCache, kept_once
 from allocator.core.ports import WILDCARD, Slot, slot_of, span
 from allocator.core.sockets import Listener, NodeFacts, SocketChange, listener
 from allocator.core.view import NodesView

@@ -20,10 +20,11 @@ from sys import intern
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec.structs import replace
 
-from allocator.core.asks import Ask, PortAsk, Refused, SizedCache, WhenFull
+from allocator.core.asks import Ask, PortAsk, Refused, WhenFull
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Claim, Owner, State
 from allocator.core.foreign import ForeignHolder, ForeignKind
+from allocator.core.kept import SizedCache
 from allocator.core.place.policies import POLICIES
 from allocator.core.ports import Protocol
 from allocator.core.watch.listening import OpenSockets, is_listening

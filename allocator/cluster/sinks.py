@@ -30,9 +30,9 @@ from allocator.cluster.objects import (
 )
 from allocator.cluster.projection import NamespaceSketch, NodeSketch, SeenPod
 from allocator.cluster.targets import Targets
-from allocator.core.asks import SizedCache, kept_once
 from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import ClaimPort, ClusterChange, ObservedPod, PodUid
+from allocator.core.kept import SizedCache, kept_once
 from allocator.slices import slices
 
 log = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
-from allocator.core.asks import FormerNumbers
 from allocator.core.blocks import BlockMap, slots_in
 from allocator.core.candidates import Constraints
 from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, State, count_numbers
 from allocator.core.foreign import ServicePorts
 from allocator.core.index.cooling import GivenUp
 from allocator.core.index.ports import OrderedKeys, PortIndex
+from allocator.core.kept import FormerNumbers
 from allocator.core.ports import LAST_SLOT, PortKey, Slot
 
 K = TypeVar("K", bound=Hashable)

@@ -28,9 +28,9 @@ from zlib import crc32
 import msgspec
 from msgspec.structs import replace
 
-from allocator.core.asks import SizedCache
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Bounds, Claim, ClaimId, ClaimPort, Owner, PodUid, State, bounds
+from allocator.core.kept import SizedCache
 from allocator.core.ports import Protocol
 from allocator.journal.contract import MOST_FORGOTTEN, Answer, Drop, Entry, Forget, Put
 from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT, MOST_NUMBERS

@@ -6,10 +6,10 @@ from random import Random
 
 import pytest
 
-from allocator.core.asks import ENTRY_BYTES, SHARE, SizedCache
 from allocator.core.claims import ClaimId
 from allocator.core.index import ports as port_index
 from allocator.core.index.ports import OrderedKeys
+from allocator.core.kept import ENTRY_BYTES, SHARE, SizedCache
 from allocator.core.store import LEAST_SECONDS, Deadlines
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from allocator.core.asks import Ask, Refused, SizedCache
+from allocator.core.asks import Ask, Refused
+from allocator.core.kept import SizedCache
 from allocator.core.place import policies
 from allocator.core.place.policies import POLICIES, groups_of, number_groups, with_unset_defaults
 from allocator.core.ports import span

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from allocator.core.asks import Ask, PortAsk, PortGroup, Refused, SizedCache
+from allocator.core.asks import Ask, PortAsk, PortGroup, Refused
+from allocator.core.kept import SizedCache
 from allocator.core.place.block_rules import (
     blocks_beyond_stride,
     blocks_without_run,
