@@ -32,6 +32,7 @@ from tornado.httpclient import AsyncHTTPClient
 
 from allocator.access.guard import Guard
 from allocator.cluster.kubernetes import KubernetesCluster
+from allocator.cluster.reflector import WatchTuning
 from allocator.core.admission import LedgerRules
 from allocator.journal.sqlite import CommitMeters, SqliteJournal
 from hostport.flags import Address
@@ -48,6 +49,8 @@ GENERATED = ("_pb2", "hostport/v1/")
 GOES_ON = 3
 """Bits of the argument of RESUME, with which every stretch of a function begins: zero at its start, and not after it
 has yielded or awaited something."""
+NEVER = 3600.0
+"""Seconds between two proofs that the view of the cluster is current: none comes into a trace."""
 REVIEW = ROOT / "examples" / "admission-review.json"
 
 
@@ -164,7 +167,7 @@ async def staged(directory: Path) -> AsyncIterator[Stage]:
     service = Running(journal, LedgerRules(), Guard())
     await service.start()
     journal.meters = CommitMeters(submissions=lambda number: commits.update((number,)))
-    cluster = KubernetesCluster(server.client())
+    cluster = KubernetesCluster(server.client(), tuning=WatchTuning(proof_seconds=NEVER))
     running = asyncio.create_task(cluster.run(service.engine.maintenance))
     await cluster.synced()
     nowhere = Address("127.0.0.1", 0)
