@@ -110,13 +110,24 @@ def untraced(look: Callable[[], bool]) -> bool:
 
 @dataclass(slots=True)
 class Stage:
-    """Both programs, and the API server that the allocator follows."""
+    """An allocator, the API server that it follows, and a shim where one is wanted."""
 
     service: Running
-    url: str  # of the shim
     server: ApiServer
     review: Any
     commits: Counter[float]  # of the journal, by the submissions that each had
+    url: str = ""  # of the shim
+
+    @asynccontextmanager
+    async def beside_a_shim(self) -> AsyncIterator[None]:
+        """While no shim is asked there is none: it would look after its connections in the trace of something else."""
+        nowhere = Address("127.0.0.1", 0)
+        shim = Shim(ShimOptions(listen=nowhere, http=nowhere, allocator=self.service.address))
+        self.url = shim.url
+        try:
+            yield
+        finally:
+            await shim.stop()
 
     async def admit(self, uid: str) -> None:
         """Sends the recorded AdmissionReview as a new one."""
@@ -170,15 +181,12 @@ async def staged(directory: Path) -> AsyncIterator[Stage]:
     cluster = KubernetesCluster(server.client(), tuning=WatchTuning(proof_seconds=NEVER))
     running = asyncio.create_task(cluster.run(service.engine.maintenance))
     await cluster.synced()
-    nowhere = Address("127.0.0.1", 0)
-    shim = Shim(ShimOptions(listen=nowhere, http=nowhere, allocator=service.address))
-    stage = Stage(service, shim.url, server, json.loads(REVIEW.read_text(encoding="utf-8")), commits)
+    stage = Stage(service, server, json.loads(REVIEW.read_text(encoding="utf-8")), commits)
     try:
         yield stage
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await shim.stop()
         await service.stop()
         journal.close()
         await server.stop()
@@ -197,13 +205,15 @@ async def walks() -> list[Walk]:
 
     with tempfile.TemporaryDirectory() as directory:
         async with staged(Path(directory)) as stage:
-            for number in range(3):
-                await stage.admit(f"warm-{number}")
-                await stage.store(f"stored-{number}", await stage.allocate(f"stored-{number}"), 7000 + number)
             lease = await stage.allocate("relay", kind="Relay")
-            await stage.renew(lease)
-            claim = await stage.allocate("followed")
-            await trace("AdmissionReview", lambda: stage.admit("followed"))
+            async with stage.beside_a_shim():
+                for number in range(3):
+                    await stage.admit(f"warm-{number}")
+                    claim = await stage.allocate(f"stored-{number}")
+                    await stage.store(f"stored-{number}", claim, number_of(stage, claim))
+                    await stage.renew(lease)
+                claim = await stage.allocate("followed")
+                await trace("AdmissionReview", lambda: stage.admit("followed"))
             await trace("Allocate RPC", lambda: stage.allocate("one-more"))
             number = number_of(stage, claim)
             await trace("Pod event", lambda: stage.store("followed", claim, number))
