@@ -20,6 +20,7 @@ from bench.measure import Row, machine, markdown, write_json
 from bench.memory import memory
 from bench.options import Options
 from bench.page import page
+from bench.parts import parts
 from bench.pods import pods
 from bench.price import price
 from bench.processes import CHECKOUT
@@ -43,6 +44,7 @@ BENCHES: dict[str, Callable[[Options], list[Row]]] = {
     "sockets": sockets,
     "pods": pods,
     "price": price,
+    "parts": parts,
     "stages": stages,
     "instructions": instructions,
 }
@@ -59,7 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (default 2)")
     parser.add_argument("--pods", type=int, default=20_000, help="how many Pods fill the API server (default 20,000)")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="WORD", help="of `stalls`, the rows with this in their name"
+        "--only",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="of `stalls` and `parts`, rows with this in their name",
     )
     given = parser.parse_args(arguments)
     unknown = set(given.names) - {*BENCHES, STALLS}

@@ -13,4 +13,4 @@ class Options:
     seconds: float = 2.0
     warm_up: float = 2.0  # the first 500 requests of a process take up to twice as long as the others
     pods: int = 20_000
-    only: tuple[str, ...] = ()  # words in the names of the rows of `stalls` that are wanted
+    only: tuple[str, ...] = ()  # words in the names of the rows of `stalls` and `parts` that are wanted

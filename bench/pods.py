@@ -203,7 +203,7 @@ def _field(binaries: Binaries, folder: Path) -> Iterator[Field]:
         start = partial(_webhook, stack, plane, folder, tls)
         shim, mutate = start(OURS, "shim", "serve", "--http=127.0.0.1:0", f"--allocator={address}")
         null, _ = start(NULL, "bench.null_webhook")
-        (folder / "answer.json").write_bytes(_answer(mutate, plane.pki.ca, folder))
+        (folder / "answer.json").write_bytes(answer_of(mutate, plane.pki.ca, folder))
         alike, _ = start(ALIKE, "bench.null_webhook", f"--answer={folder / 'answer.json'}")
         plane.kubectl.apply(*_policies())
         time.sleep(2)  # the API server learns of its webhooks and policies
@@ -242,7 +242,7 @@ def _policies() -> Iterator[dict[str, Any]]:
         yield each
 
 
-def _answer(address: str, authority: Path, folder: Path) -> bytes:
+def answer_of(address: str, authority: Path, folder: Path) -> bytes:
     """What our shim answers for a Pod, with `%s` for the uid."""
     record = json.loads(RECORDED.read_text())
     record["request"] |= {"uid": f"00000000-0000-4000-8000-00{SERIAL}", "namespace": OURS, "name": f"pod-{SERIAL}"}

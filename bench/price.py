@@ -90,37 +90,60 @@ class Heap:
 
 @dataclass(slots=True)
 class Field:
-    """The cluster. `running`, `accepted`: by namespace. `collecting`: ns of CPU to collect a byte, round for round."""
+    """The cluster. `running`, `accepted`: by namespace. `collecting`: ns of CPU to collect a byte, round for round.
+
+    `shim`, `allocator`: where ours listen.
+    """
 
     plane: ControlPlane
     admin: KeyPair
     serving: KeyPair
     folder: Path
+    stack: ExitStack
     serial: Iterator[int]
-    running: dict[str, Running]
+    running: dict[str, Running] = field(default_factory=dict)
     accepted: dict[str, Callable[[], int]] = field(default_factory=dict)
     collecting: list[float] = field(default_factory=list)
+    shim: str = ""
+    allocator: str = field(default_factory=free_address)
+
+    @contextmanager
+    def following(self) -> Iterator[Mapping[str, int]]:
+        """An allocator that follows the cluster."""
+        flags = ("--cluster=kubernetes", f"--kubeconfig={self.plane.kubectl.kubeconfig}")
+        with allocator("sqlite", *flags, address=self.allocator) as (_, back):
+            yield {"allocator": back.pid}
 
 
 def price(options: Options) -> list[Row]:
+    with opened("price") as there:
+        if there is None:
+            return []
+        arms = dict.fromkeys((NONE, NULL, OURS), (ASKS, DOES_NOT))
+        reports = turns(there, arms, options.rounds * ROUNDS_OF_EACH)
+        return list(_rows(reports, statistics.median(there.collecting)))
+
+
+@contextmanager
+def opened(bench: str) -> Iterator[Field | None]:
+    """The cluster, with all that takes turns in `price`. None: there are no programs for one."""
     try:
         binaries = locate()
     except (Unavailable, Broken) as error:
-        print(f"price: {error}", file=sys.stderr)
-        return []
-    with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name:
+        print(f"{bench}: {error}", file=sys.stderr)
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="hostport-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         (folder / "plane").mkdir()
         environ = {**os.environ, "GOGC": "off"}
         plane = control_plane(binaries, folder / "plane", nodes=(), api_server_environ=environ)
-        with plane as running, ExitStack() as stack:
-            there = prepared(running, folder)
-            install(there, stack)
-            reports = turns(there, (NONE, NULL, OURS), options.rounds * ROUNDS_OF_EACH)
-            return list(_rows(reports, statistics.median(there.collecting)))
+        there = prepared(stack.enter_context(plane), folder, stack)
+        install(there)
+        yield there
 
 
-def prepared(plane: ControlPlane, folder: Path) -> Field:
+def prepared(plane: ControlPlane, folder: Path, stack: ExitStack) -> Field:
     """Nodes, and the bodies of the two kinds of Pods."""
     for number in range(NODES):
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{number}"}}
@@ -132,40 +155,44 @@ def prepared(plane: ControlPlane, folder: Path) -> Field:
             del body["metadata"]["annotations"]
         (folder / f"{which}.json").write_text(json.dumps(body))
     admin, serving = plane.pki.client("bench", group="system:masters"), plane.pki.server("webhook")
-    return Field(plane, admin, serving, folder, count(1), {})
+    return Field(plane, admin, serving, folder, stack, count(1))
 
 
-def install(there: Field, stack: ExitStack) -> None:
+def install(there: Field) -> None:
     """All that takes turns."""
-    address, http = free_address(), free_address()
-    shim = ("shim", "serve", f"--http={http}")
+    http = free_address()
+    shim = ("shim", "serve", f"--http={http}", f"--allocator={there.allocator}")
     entries = yaml.safe_load((BASE / "webhook.yaml").read_text())["webhooks"]
-    create_namespace(there.plane, NONE)
-    there.running[NONE] = lambda: nullcontext({})
+    bare_arm(there, NONE, lambda: nullcontext({}))
     first = [each for each in entries if each["name"] == MET_FIRST]
-    null = new_arm(there, NULL, first, stack, "bench.null_webhook")
+    null, _ = new_arm(there, NULL, first, "bench.null_webhook")
     there.running[NULL] = lambda: nullcontext({"webhook": null.pid})
-    front = new_arm(there, OURS, entries, stack, *shim, f"--allocator={address}")
+    front, there.shim = new_arm(there, OURS, entries, *shim)
     front.http = http
     there.accepted[OURS] = lambda: int(front.metric("hostport_shim_connections_total"))
     bind_policies(there, [OURS])
 
     @contextmanager
     def ours() -> Iterator[Mapping[str, int]]:
-        flags = ("--cluster=kubernetes", f"--kubeconfig={there.plane.kubectl.kubeconfig}")
-        with allocator("sqlite", *flags, address=address) as (_, back):
-            yield {"shim": front.pid, "allocator": back.pid}
+        with there.following() as behind:
+            yield {"shim": front.pid, **behind}
 
     there.running[OURS] = ours
     time.sleep(SETTLING_SECONDS)
 
 
-def new_arm(there: Field, which: str, entries: Sequence[dict[str, Any]], stack: ExitStack, *command: str) -> Server:
-    """A namespace, and a webhook that is asked by these entries for it alone."""
+def bare_arm(there: Field, which: str, running: Running) -> None:
+    """A namespace about which nobody is asked."""
+    create_namespace(there.plane, which)
+    there.running[which] = running
+
+
+def new_arm(there: Field, which: str, entries: Sequence[dict[str, Any]], *command: str) -> tuple[Server, str]:
+    """A namespace, and a webhook that is asked by these entries for it alone. Returns its process and address."""
     create_namespace(there.plane, which)
     tls, address = there.serving, free_address()
     flags = (f"--listen={address}", f"--tls-cert={tls.cert}", f"--tls-key={tls.key}")
-    process = stack.enter_context(server(there.folder, *command, *flags))
+    process = there.stack.enter_context(server(there.folder, *command, *flags))
     process.wait_for(address)
     reached = {"url": f"https://{address}/mutate", "caBundle": there.plane.pki.ca_bundle}
     selected = {"matchLabels": {"kubernetes.io/metadata.name": which}}
@@ -174,7 +201,7 @@ def new_arm(there: Field, which: str, entries: Sequence[dict[str, Any]], stack: 
     told = Https(f"https://{address}", there.plane.pki.trusting(there.admin))
     asked = count(1)  # each of these is a connection too
     there.accepted[which] = lambda: int(told.ask("GET", "/accepted").text) - next(asked)
-    return process
+    return process, address
 
 
 def bind_policies(there: Field, namespaces: list[str]) -> None:
@@ -187,13 +214,13 @@ def bind_policies(there: Field, namespaces: list[str]) -> None:
     there.plane.kubectl.apply(*documents)
 
 
-def turns(there: Field, arms: Sequence[str], rounds: int) -> dict[tuple[str, str], list[Turn]]:
+def turns(there: Field, arms: Mapping[str, Sequence[str]], rounds: int) -> dict[tuple[str, str], list[Turn]]:
     """Turns by arm and kind of Pod; every second round goes the other way round. The first one is not counted."""
-    reports: dict[tuple[str, str], list[Turn]] = {(arm, which): [] for arm in arms for which in (ASKS, DOES_NOT)}
+    reports: dict[tuple[str, str], list[Turn]] = {(arm, which): [] for arm, kinds in arms.items() for which in kinds}
     for number in range(rounds + 1):
-        for arm in arms[:: -1 if number % 2 else 1]:
+        for arm in [*arms][:: -1 if number % 2 else 1]:
             with there.running[arm]() as processes:
-                for which in (ASKS, DOES_NOT):
+                for which in arms[arm]:
                     reports[arm, which].append(_measure(there, arm, which, processes))
         there.collecting.append(_collecting(there.plane))
         for arm in arms:
@@ -240,17 +267,17 @@ def _pods(arm: str) -> str:
     return f"/api/v1/namespaces/{arm}/pods"
 
 
-def _rows(reports: dict[tuple[str, str], list[Turn]], collecting: float) -> Iterator[Row]:
-    def samples(arm: str, which: str) -> list[Sample]:
-        return [
-            Sample((each.cpu[API_SERVER] + each.garbage * collecting / 1000) / 1000) for each in reports[arm, which]
-        ]
+def price_of(turns_: Sequence[Turn], collecting: float) -> list[Sample]:
+    """ms of the API server for a creation, with what it takes to collect its garbage."""
+    return [Sample((each.cpu[API_SERVER] + each.garbage * collecting / 1000) / 1000) for each in turns_]
 
+
+def _rows(reports: dict[tuple[str, str], list[Turn]], collecting: float) -> Iterator[Row]:
     for which, over, aim in ((DOES_NOT, NONE, "≤ 1.05"), (ASKS, NULL, "≤ 1.35"), (ASKS, NONE, "")):
         beside = "; ".join(f"{arm}: {_told(reports[arm, which], collecting)}" for arm in (OURS, NULL, NONE))
         what = f"API server CPU for a Pod that {which.replace('-', ' ')}, over "
         what += "the null webhook" if over == NULL else "nothing"
-        mine, bare = samples(OURS, which), samples(over, which)
+        mine, bare = (price_of(reports[arm, which], collecting) for arm in (OURS, over))
         yield Row(bench="price", what=what, unit="ms", ours=mine, bare=bare, aim=aim, beside=beside, is_paired=True)
 
 

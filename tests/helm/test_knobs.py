@@ -14,6 +14,7 @@ from e2e.control_plane import ControlPlane, create_namespace
 from helm.helm import NAMESPACE, Helm, Values
 
 WEBHOOK = "MutatingWebhookConfiguration hostport-operator"
+EVERY_PORT = "ValidatingAdmissionPolicy hostport-every-port-given"
 ENTRIES = (0, 1)
 NOT_OF_A_BARE_CLUSTER = {"PodMonitor", "PrometheusRule", "Certificate", "Issuer"}
 """Their definitions come with other products."""
@@ -230,7 +231,10 @@ OTHERS: dict[str, tuple[Values, Expected]] = {
     ),
     "webhook.objectSelector": (
         {"webhook.objectSelector": {"matchLabels": {"ports": "host"}}},
-        {f"{WEBHOOK}/webhooks/{each}/objectSelector": {"matchLabels": {"ports": "host"}} for each in ENTRIES},
+        {
+            f"{where}/objectSelector": {"matchLabels": {"ports": "host"}}
+            for where in (*(f"{WEBHOOK}/webhooks/{each}" for each in ENTRIES), f"{EVERY_PORT}/spec/matchConstraints")
+        },
     ),
     "failurePolicy": (
         {"failurePolicy": "Ignore"},
