@@ -30,9 +30,10 @@ def kubectl(access: Access, installed: Installed) -> Iterator[Kubectl]:
 
 
 def told(kubectl: Kubectl) -> dict[str, str]:
-    """The notes of the Events NotListening, by Pod."""
+    """The notes of the Events NotListening, by Pod. Of Pods of other tests there may be some as well."""
     events = kubectl.get("events.events.k8s.io")["items"]
-    return {each["regarding"]["name"]: each["note"] for each in events if each["reason"] == "NotListening"}
+    notes = {each["regarding"]["name"]: each["note"] for each in events if each["reason"] == "NotListening"}
+    return {name: note for name, note in notes.items() if name in NAMES}
 
 
 def test_a_pod_whose_program_ignores_its_number_is_told_the_cause(access: Access, kubectl: Kubectl) -> None:
