@@ -23,6 +23,7 @@ from grpc_status import rpc_status
 from e2e_cluster.conftest import IMG, run_agents
 from e2e_cluster.driver import Access, Driver
 from e2e_cluster.installed import AGENT, ALLOCATOR, NAMESPACE, Installed
+from e2e_cluster.test_cli import hostport as command_line
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as rpc
 
@@ -294,4 +295,8 @@ def test_an_outgoing_connection_keeps_a_program_from_its_number_and_reserve_does
     wait_until("its Pods to be gone", lambda: not kubectl.get("pods", "-l", "app=game")["items"], seconds=90)
 
     run_agents(driver, clone, installed, "agent-reserve")
+    # The agent is connected, and the allocator has what the one before it said until it has reported.
+    wait_until(
+        "it to say that it reserves", lambda: "(--reserve)" in command_line(installed.access, "node", OTHER).stdout
+    )
     assert starts_in_vain(kubectl, OTHER) == 0
