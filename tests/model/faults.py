@@ -64,6 +64,7 @@ def begin_at_the_wall_clock(patch: Patch) -> None:
 def admit_where_a_lease_stands(patch: Patch) -> None:
     """A Pod is given a number that is leased on one of its candidates."""
     patch.setattr(PortIndex, "leased", lambda *_: 0)
+    patch.setattr(PortIndex, "is_leased", lambda *_: False)
 
 
 def forget_to_keep_a_pod_off(patch: Patch) -> None:
@@ -101,8 +102,15 @@ def take_addresses_at_their_word(patch: Patch) -> None:
 
 def overlook_plans(patch: Patch) -> None:
     """Only those who have a node count as holders: what was promised to others is promised again."""
+
+    def free(self: PortIndex, keys: Iterable[PortKey], nodes: int) -> int:
+        for key in keys:
+            nodes &= ~self.settled(key)
+        return nodes
+
     patch.setattr(PortIndex, "planned", lambda *_: 0)
     patch.setattr(PortIndex, "conflicting", PortIndex.settled)
+    patch.setattr(PortIndex, "free", free)
 
 
 def wait_twice_behind_one(patch: Patch) -> None:
