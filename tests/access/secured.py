@@ -111,7 +111,7 @@ class Stub:
         self.metadata: tuple[tuple[str, str], ...] = ()
         self._stub = pb_grpc.AllocatorServiceStub(channel)
 
-    def __call__(self, method: str, request: Any, seconds: float = 5) -> Awaitable[Any]:
+    def __call__(self, method: str, request: Any, seconds: float = 20) -> Awaitable[Any]:
         if method in {"AllocateStream", "ReportNode"}:
             return _answered(getattr(self._stub, method)(metadata=self.metadata, timeout=seconds), request)
         call = getattr(self._stub, method)(request, metadata=self.metadata, timeout=seconds)
