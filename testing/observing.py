@@ -67,9 +67,9 @@ class Recorder:
         return pod.node if pod else None
 
     async def until(self, holds: Callable[[], object], what: str = "") -> None:
-        """Returns when it holds; fails after five seconds."""
+        """Returns when it holds; fails after half a minute."""
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while not holds():
                     self._news.clear()
                     try:

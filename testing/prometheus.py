@@ -30,7 +30,7 @@ class Prometheus:
 
     def ask(self, path: str) -> Any:
         """The data of an answer of its API."""
-        with urllib.request.urlopen(f"http://{self.address}/api/v1/{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"http://{self.address}/api/v1/{path}", timeout=30) as response:
             return json.load(response)["data"]
 
     def firing(self) -> set[str]:

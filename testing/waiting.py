@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def until(holds: Callable[[], object], *, seconds: float = 5, every: float = 0.005) -> None:
+async def until(holds: Callable[[], object], *, seconds: float = 30, every: float = 0.005) -> None:
     """Returns when it holds.
 
     Raises:

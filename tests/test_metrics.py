@@ -58,7 +58,7 @@ def scraped() -> Iterator[dict[str, str]]:
             assert process.stderr
             lines = iter(process.stderr)
             address = next(found[1] for line in lines if (found := re.search(r"http (127\.0\.0\.1:[0-9]+)", line)))
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as response:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as response:
                 texts[program] = response.read().decode()
         yield texts
 

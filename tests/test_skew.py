@@ -78,7 +78,7 @@ def program(tree: Path, name: str, *flags: str) -> Iterator[tuple[str, str]]:
 
 def is_ready(http: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{http}/readyz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{http}/readyz", timeout=30) as answer:
             return bool(answer.status == 200)
     except OSError as error:
         if isinstance(error, urllib.error.HTTPError):

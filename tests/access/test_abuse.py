@@ -127,7 +127,7 @@ async def test_bytes_that_are_no_message_are_refused_and_change_nothing(
     for method in methods:
         call: Any = shim.channel.unary_unary(f"/hostport.v1.AllocatorService/{method}")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(junk, timeout=5)
+            await call(junk, timeout=30)
         assert caught.value.code() is grpc.StatusCode.UNKNOWN
     told = [(record.levelname, record.getMessage(), record.exc_info) for record in caplog.records]
     assert len(told) == len(methods)
@@ -208,7 +208,7 @@ async def test_connections_are_bounded_for_each_listener(secured: Secured) -> No
     for raw in raws:
         await raw.close()
     stub = await relay(secured)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await outcome(stub("ListNodes", pb.ListNodesRequest())) != "OK":
             await asyncio.sleep(0.05)
 
@@ -224,7 +224,7 @@ async def test_every_connection_ends_and_no_call_with_it(secured: Secured) -> No
     await until(lambda: under_way(secured) == 5)
     shim = await secured.certified(SHIM)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         answers = set()
         while under_way(secured):
             answers.add(await outcome(shim("Allocate", pod(dry_run=True))))

@@ -46,7 +46,7 @@ async def test_the_agent_of_another_node_that_forges_a_report_is_refused_and_tol
 
 async def test_an_agent_cannot_go_over_to_another_node_on_its_stream(secured: Secured) -> None:
     stub = await agent(secured, "localhost")
-    stream = stub._stub.ReportNode(metadata=stub.metadata, timeout=5)
+    stream = stub._stub.ReportNode(metadata=stub.metadata, timeout=30)
     await stream.write(REPORT)
     await stream.write(pb.ReportNodeRequest(node="other"))
 

@@ -42,7 +42,7 @@ class Replica:
     async def health(self) -> tuple[int, int]:
         """For the kubelet, and for callers."""
         both = [
-            await self._health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5) for name in ("", SERVICE)
+            await self._health.Check(health_pb2.HealthCheckRequest(service=name), timeout=30) for name in ("", SERVICE)
         ]
         return both[0].status, both[1].status
 
@@ -197,7 +197,7 @@ async def test_who_waits_for_its_journal_neither_stands_by_nor_takes_the_lease_u
 
 async def first_refusal(replica: Replica) -> None:
     """Returns when it does not serve any more."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 if (await replica.health())[1] != SERVING:

@@ -163,7 +163,7 @@ async def test_the_first_to_ask_for_a_range_gets_a_number_that_no_connection_has
         given=[pb.PortRange(min=45002, max=45002)],
         upcoming=[pb.PortRange(min=45000, max=wanted.max + MORE_AT_ONCE)],
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await stream.read() != given:
             pass
     stream.cancel()

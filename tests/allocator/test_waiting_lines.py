@@ -57,7 +57,7 @@ async def test_those_who_wait_go_on_in_order_of_arrival() -> None:
     for count in range(1, 6):
         await asyncio.sleep(0)
         bell.room = 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(order) < count:
                 await asyncio.sleep(POLL_SECONDS / 4)
 

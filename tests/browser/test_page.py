@@ -77,10 +77,10 @@ def test_an_allocation_appears_by_itself(reader: Reader, few: Program) -> None:
 
     claim = allocate(few, "newcomer")
 
-    reader.until(lambda: reader.all(".tile[data-state=LEASED] b") == [str(leased + 1)], seconds=5)
-    first = reader.until(lambda: [row for row in reader.all("#claim-rows tr")[:1] if "newcomer" in row], seconds=5)[0]
+    reader.until(lambda: reader.all(".tile[data-state=LEASED] b") == [str(leased + 1)])
+    first = reader.until(lambda: [row for row in reader.all("#claim-rows tr")[:1] if "newcomer" in row])[0]
     assert f"{claim.ports[0].host_port}/TCP rtp" in first
-    reader.until(lambda: "tests/newcomer" in reader.all("#decision-rows .who")[0], seconds=5)
+    reader.until(lambda: "tests/newcomer" in reader.all("#decision-rows .who")[0])
     reader.until(lambda: claim.node in reader.text(".node .name"))
 
 
@@ -236,8 +236,8 @@ def test_times_tick(reader: Reader, few: Program) -> None:
         "window.told = document.querySelector('#decision-rows time'); told.dateTime = new Date(Date.now() - 57500).toISOString()"
     )
 
-    reader.until(lambda: reader.driver.execute_script("return told.textContent") == "58 s ago", seconds=5)
-    reader.until(lambda: reader.driver.execute_script("return told.textContent") == "1 min ago", seconds=10)
+    reader.until(lambda: reader.driver.execute_script("return told.textContent") == "58 s ago")
+    reader.until(lambda: reader.driver.execute_script("return told.textContent") == "1 min ago")
 
 
 def is_found_again(reader: Reader) -> bool:

@@ -339,7 +339,7 @@ def last_words(process: subprocess.Popen[str]) -> tuple[int, str]:
     """How it ended, and what it said on stderr."""
     with process:
         assert process.stderr is not None
-        return process.wait(20), process.stderr.read()
+        return process.wait(60), process.stderr.read()
 
 
 async def test_who_reads_no_further_ends_it_without_a_word(demo: Running) -> None:

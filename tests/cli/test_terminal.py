@@ -42,7 +42,7 @@ def on_terminal(*arguments: str, typed: str = "", **more: str) -> tuple[int, str
     while chunk := _read(ours):
         shown += chunk
     os.close(ours)
-    return process.wait(20), shown.decode().replace("\r\n", "\n")
+    return process.wait(60), shown.decode().replace("\r\n", "\n")
 
 
 def _read(terminal: int) -> bytes:

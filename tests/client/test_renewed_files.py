@@ -41,7 +41,7 @@ async def test_an_authority_that_is_replaced_is_trusted_from_the_next_call_on(tm
 
         new.cert_pem.write_to_path(ca)
 
-        assert (await client.call("GetStatus", pb.GetStatusRequest(), timeout=5)).version == "1.2.3"
+        assert (await client.call("GetStatus", pb.GetStatusRequest(), timeout=30)).version == "1.2.3"
     await server.stop(grace=None)
 
 

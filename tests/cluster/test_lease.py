@@ -252,7 +252,7 @@ async def test_renewal_goes_on_through_errors(api: Api, clock: Clock, caplog: py
     keeping = asyncio.create_task(mine.keep(pace_seconds=0.001))
     clock.seconds = 11.0
     api.trouble = UnreachableError("away")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while "cannot be renewed" not in caplog.text:
             await asyncio.sleep(0.001)
         assert not mine.is_valid()
@@ -280,7 +280,7 @@ async def test_a_pod_that_is_finished_holds_nothing(api: Api, clock: Clock) -> N
     assert not waiting.done()
     api.pods["allocator-other"]["status"]["phase"] = "Failed"
 
-    assert await asyncio.wait_for(waiting, 1) == NOW + 36  # another's journal
+    assert await asyncio.wait_for(waiting, 30) == NOW + 36  # another's journal
 
 
 async def test_a_pod_that_is_gone_may_still_run_for_as_long_as_it_may_answer(api: Api, clock: Clock) -> None:
@@ -354,7 +354,7 @@ async def test_a_renewal_whose_answer_was_lost_is_ours(
     keeping = asyncio.create_task(mine.keep(pace_seconds=0.001))
     api.loses_answer = True
     clock.seconds = 11.0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not mine.is_valid():
             await asyncio.sleep(0.001)
 

@@ -297,6 +297,6 @@ def test_an_outgoing_connection_keeps_a_program_from_its_number_and_reserve_does
     run_agents(driver, clone, installed, "agent-reserve")
     # The agent is connected, and the allocator has what the one before it said until it has reported.
     wait_until(
-        "it to say that it reserves", lambda: "(--reserve)" in command_line(installed.access, "node", OTHER).stdout
+        "it to say that it reserves", lambda: "(--reserve)" in command_line(installed.access, "node", OTHER).stderr
     )
     assert starts_in_vain(kubectl, OTHER) == 0

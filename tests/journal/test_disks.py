@@ -65,7 +65,7 @@ def allocator(journal: Path, env: Mapping[str, str]) -> Iterator[Callable[[str],
 
         def get(path: str) -> str:
             try:
-                with urllib.request.urlopen(f"http://{found[1]}{path}", timeout=5) as response:
+                with urllib.request.urlopen(f"http://{found[1]}{path}", timeout=30) as response:
                     text: str = response.read().decode()
             except urllib.error.HTTPError as error:
                 with error:

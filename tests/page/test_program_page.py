@@ -48,7 +48,7 @@ def own_address() -> str:
 def status(host: str, port: int, path: str, **headers: str) -> int:
     try:
         with urllib.request.urlopen(
-            urllib.request.Request(f"http://{host}:{port}{path}", headers=headers), timeout=5
+            urllib.request.Request(f"http://{host}:{port}{path}", headers=headers), timeout=30
         ) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
@@ -80,13 +80,13 @@ def test_a_reader_does_not_hold_up_the_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         running(log) as (process, port),
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=5) as stream,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=30) as stream,
     ):
         assert stream.readline() == b"event: status\n"
 
         process.send_signal(signal.SIGTERM)
 
-        assert process.wait(8) == 0
+        assert process.wait(60) == 0
     lines = log.read_text(encoding="utf-8")
     assert "stopped" in lines
     assert "exception" not in lines.lower()

@@ -275,7 +275,7 @@ async def test_a_number_on_several_nodes_is_counted(site: Site) -> None:
 
 
 async def read_event(stream: asyncio.StreamReader) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             line = (await stream.readline()).decode()
             if line.startswith("data: "):
@@ -300,7 +300,7 @@ async def test_the_stream_tells_of_an_allocation(site: Site) -> None:
     assert after["revision"]["claims"] > before["revision"]["claims"]
     assert (after["revision"]["decisions"], after["viewers"]) == (1, 1)
     writer.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while site.page.live.readers:
             await asyncio.sleep(0.01)
 
@@ -315,6 +315,6 @@ async def test_one_reader_too_many_is_sent_away_and_told_when_to_come_back(site:
     assert (answer.code, answer.headers["Retry-After"]) == (503, "10")
     for _, writer in readers:
         writer.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await site.view("/status"))["viewers"]:
             await asyncio.sleep(0.01)

@@ -103,6 +103,11 @@ class Load:
     trust: ssl.SSLContext
     answers: list[str] = field(default_factory=list)
 
+    async def answered(self, more: int) -> None:
+        """Waits for so many further answers, however fast this machine is."""
+        wanted = len(self.answers) + more
+        await until(lambda: len(self.answers) >= wanted)
+
     def trusts(self, stage: Stage) -> None:
         self.trust = ssl.create_default_context(cadata=stage.trusted)
 
@@ -173,10 +178,10 @@ async def test_no_request_fails_through_twenty_reloads(tmp_path: Path, monkeypat
                     change(stage)
                     await asyncio.sleep(0.05)
                 await until(partial(contains, callers, shown_by(stage.shim)))
+                await load.answered(10)
         await shim.stop()
 
     assert set(load.answers) == {"allowed"}
-    assert len(load.answers) > 10 * RELOADS
     assert len(callers) == 1 + RELOADS // 2
 
 
@@ -232,7 +237,7 @@ async def test_who_is_let_in(shown: Callable[[Pair], Pair | None], *, is_let_in:
         serving(StandIn(), credentials=server.credentials(asks_clients=True)) as address,
         grpc.aio.secure_channel(str(address), grpc.ssl_channel_credentials(trusted.encode(), *files)) as channel,
     ):
-        call = AllocatorServiceStub(channel).Allocate(AllocateRequest(), timeout=5 if is_let_in else 0.5)
+        call = AllocatorServiceStub(channel).Allocate(AllocateRequest(), timeout=30 if is_let_in else 0.5)
         if is_let_in:
             await call
         else:
@@ -255,4 +260,4 @@ async def test_until_there_is_a_certificate_nobody_is_let_in() -> None:
             await stub.Allocate(AllocateRequest(), timeout=0.5)
         server.serve(certified(authority, authority).allocator, trusted)
 
-        await stub.Allocate(AllocateRequest(), timeout=5, wait_for_ready=True)
+        await stub.Allocate(AllocateRequest(), timeout=30, wait_for_ready=True)

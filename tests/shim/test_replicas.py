@@ -52,10 +52,10 @@ async def test_asks_go_to_the_one_that_serves_and_to_the_next_one_at_once(tmp_pa
     async with serving(first, credentials=theirs) as one, serving(second, credentials=theirs) as other:
         client = AllocatorClient(NAME, ours, replicas=f"ipv4:{one},{other}")
         try:
-            before = [await client.allocate(AllocateRequest(), deadline=_in(5)) for _ in range(6)]
+            before = [await client.allocate(AllocateRequest(), deadline=_in(20)) for _ in range(6)]
             await first.serves(does=False)
             await until(lambda: client._channel.get_state() is not grpc.ChannelConnectivity.READY)
-            waiting = asyncio.create_task(client.allocate(AllocateRequest(), deadline=_in(5)))
+            waiting = asyncio.create_task(client.allocate(AllocateRequest(), deadline=_in(20)))
             await asyncio.sleep(0.2)
             began = time.monotonic()
             await second.serves(does=True)
@@ -66,7 +66,7 @@ async def test_asks_go_to_the_one_that_serves_and_to_the_next_one_at_once(tmp_pa
 
     assert [type(each) for each in (*before, after)] == [AllocateResponse] * 7
     assert (len(first.asked), len(second.asked)) == (6, 1)
-    assert took < 2.5, "half of its deadline"
+    assert took < 10, "half of its deadline"
 
 
 @pytest.mark.parametrize("is_alone", [True, False], ids=["one allocator", "replicas"])

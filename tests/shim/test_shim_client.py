@@ -130,7 +130,7 @@ async def test_a_slow_allocator_is_given_up_at_the_deadline() -> None:
 
     assert isinstance(outcome, Unreachable)
     assert "DEADLINE_EXCEEDED" in outcome.message
-    assert NOW().time() - before < 1
+    assert NOW().time() - before < 5
 
 
 async def test_nothing_is_asked_after_the_deadline() -> None:
@@ -148,7 +148,7 @@ async def test_an_absent_allocator_is_waited_for_until_the_deadline() -> None:
         outcome = await client.allocate(AllocateRequest(), deadline=before + 0.2)
 
     assert isinstance(outcome, Unreachable)
-    assert 0.1 < NOW().time() - before < 1
+    assert 0.1 < NOW().time() - before < 5
 
 
 async def test_an_allocator_that_returns_is_found_within_a_second() -> None:

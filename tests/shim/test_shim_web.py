@@ -264,7 +264,7 @@ async def test_what_is_announced_costs_nothing(served: Served) -> None:
 
 async def until_in_flight(served: Served, count: int) -> None:
     """All headers have come, and what came with them."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while served.shim.limiter.in_flight != count:
             await asyncio.sleep(0.01)
         before = -1
@@ -394,7 +394,7 @@ async def test_a_client_that_leaves_in_the_middle_is_no_longer_under_way(served:
 async def test_a_body_has_as_long_to_come_as_its_answer_has(served: Served) -> None:
     reader, writer = await asyncio.open_connection(served.shim.address.host, served.shim.address.port)
     writer.write(HEAD % (1, 5000) + b"{")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(6):
         assert await reader.read() == b""
     await _until(served, "hostport_shim_in_flight 0.0")
     writer.close()
@@ -420,7 +420,7 @@ async def test_a_client_that_gives_up_waiting_harms_nobody(caplog: pytest.LogCap
 
 
 async def _until(served: Served, line: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while line not in (await served.side("/metrics")).body.decode():
             await asyncio.sleep(0.01)
 
@@ -478,7 +478,7 @@ async def test_an_absent_allocator_delays_no_denial_for_long() -> None:
         response = await served.review(pod(container("a", port()), annotations={"stride": "x"}))
 
     assert json.loads(response.body)["response"]["status"]["reason"] == "NOT_A_NUMBER"
-    assert asyncio.get_running_loop().time() - before < 1.5
+    assert asyncio.get_running_loop().time() - before < 5
 
 
 async def test_a_bad_timeout_is_no_error(served: Served) -> None:
@@ -562,7 +562,7 @@ def of_namespace(what: Json, namespace: str) -> bytes:
 
 
 async def until_answering(served: Served, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while served.shim.limiter.answering != count:
             await asyncio.sleep(0.01)
 
