@@ -119,7 +119,7 @@ class Agents:
         self._streams: dict[NodeName, _Stream] = {}
         self._budgets: dict[NodeName, _Budget] = {}  # of nodes that have a stream, or had one
         self._turn = asyncio.Lock()
-        self.upcoming = Upcoming(engine.ledger.nodes)
+        self.upcoming = Upcoming(engine.ledger.nodes, self.report_now)
 
     def __len__(self) -> int:
         """How many agents are connected."""

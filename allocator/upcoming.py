@@ -5,8 +5,9 @@ Rules:
 * A number that is kept from when it is given may be one that a connection took before. So the lowest numbers of each
   range that `Dynamic` chooses from are kept before: as many as were given of it, and `AHEAD` more. All agents are
   told where that changes, so it grows by `MORE_AT_ONCE` and not with every number.
-* Who asks for a range that no agent was told of waits until they have answered, `WAIT_SECONDS` at most. Nobody waits
-  for a range any more after that.
+* Who asks for a range that no agent was told of waits until they keep enough of it: `ENOUGH` numbers, or all of it
+  where it has fewer. A connection that has a number may last, so that is waited for `WAIT_SECONDS` at most, and nobody
+  waits for a range any more after that. Meanwhile the agents look again and again, as connections end.
 * Whatever is asked, `MOST_UPCOMING` numbers are kept so, of the `MOST_RANGES` ranges that were asked for last. The set
   is the same for all nodes, so that what their agents say of it is one thing for most of them. Which range was asked
   for last is known to `MOVED_SECONDS`: where there are more numbers than can be kept, each ask would change them.
@@ -18,23 +19,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from allocator.core.asks import Ask
+from allocator.core.candidates import NodeName
 from allocator.core.ports import lowest, span
 from allocator.core.view import NodesView
+from allocator.sight import WaitingLines
 
 AHEAD, MORE_AT_ONCE = 512, 128
 MOST_UPCOMING = 4096
 """Numbers: a seventh of the range that Linux leaves to outgoing connections."""
 
 MOST_RANGES = 32
-WAIT_SECONDS = 1.0
-"""With all else that a decision may wait for (`allocator.sight`) it is less than what the API server gives a webhook.
-An agent has answered after a third of a second."""
+ENOUGH = 128
+"""Numbers of a range that are to be kept before the first of it is given."""
 
-POLL_SECONDS = 0.02
+WAIT_SECONDS = 2.0
+"""With all else that a decision may wait for (`allocator.sight`) it is less than what the API server gives a webhook.
+An agent has answered after a third of a second, and most connections of a program that opens many last less."""
+
+AGAIN_SECONDS = 0.3
+"""Between two looks of an agent that keeps too few numbers."""
+
 MOVED_SECONDS = 60.0
 
 Range = tuple[int, int]
@@ -44,12 +52,13 @@ Range = tuple[int, int]
 class _Asked:
     """A range that was asked for.
 
-    until: when nobody waits for it any more. moved: when it became the one that was asked for last. given: of its
-    numbers those given once.
+    until: when nobody waits for it any more. moved: when it became the one that was asked for last. looked: when agents
+    were asked to look again. given: of its numbers those given once.
     """
 
     until: float
     moved: float
+    looked: float
     given: int = 0
 
 
@@ -57,10 +66,12 @@ class Upcoming:
     """See the module. `now`: seconds of a clock that never goes back."""
 
     now = staticmethod(time.monotonic)
-    rest = staticmethod(asyncio.sleep)
 
-    def __init__(self, nodes: NodesView) -> None:
+    def __init__(self, nodes: NodesView, report_now: Callable[[NodeName], bool]) -> None:
+        """report_now: has the agent of a node look."""
         self._nodes = nodes
+        self._report_now = report_now
+        self._lines = WaitingLines()
         self._ranges: OrderedDict[Range, _Asked] = OrderedDict()  # the one that was asked for last is at the end
 
     def ask(self, ask: Ask) -> Awaitable[None] | None:
@@ -72,7 +83,7 @@ class Upcoming:
             return None
         known, now = self._ranges.get(key), self.now()
         if known is None:
-            known = self._ranges[key] = _Asked(now + WAIT_SECONDS, now)
+            known = self._ranges[key] = _Asked(now + WAIT_SECONDS, now, now)
             if len(self._ranges) > MOST_RANGES:
                 self._ranges.popitem(last=False)
         elif now - known.moved >= MOVED_SECONDS:
@@ -101,8 +112,16 @@ class Upcoming:
         return span(*key) & self._nodes.sockets.reserving() if key[0] <= key[1] else 0
 
     async def _answered(self, ask: Ask, asked: _Asked) -> None:
-        """Returns when all agents of candidates that reserve have answered, or nobody waits for the range any more."""
+        """Returns when the agents of candidates that reserve keep enough, or nobody waits for the range any more."""
         numbers = self._of((ask.low, ask.high))
-        while self.now() < asked.until and self._nodes.awaits_agents(ask.constraints, numbers):
-            await self.rest(POLL_SECONDS)
-        asked.until = 0.0
+
+        def must_wait() -> bool:
+            now = self.now()
+            behind = self._nodes.agents_behind(ask.constraints, numbers, ENOUGH) if now < asked.until else ()
+            if behind and now - asked.looked >= AGAIN_SECONDS:
+                asked.looked = now
+                for name in behind:
+                    self._report_now(name)
+            return bool(behind)
+
+        await self._lines.wait((ask.low, ask.high), must_wait, asyncio.get_running_loop().time() + WAIT_SECONDS)

@@ -326,9 +326,12 @@ class NodesView:
             slots.update(slots_in(slot) if visible else ())
         return len(ids), len(slots)
 
-    def awaits_agents(self, constraints: Constraints, numbers: int) -> bool:
-        """Whether an agent of a candidate is to keep numbers of a set from outgoing connections, and keeps none yet."""
-        return self.sockets.awaits_agents(self._store.sets.of(constraints).nodes, numbers)
+    def agents_behind(self, constraints: Constraints, numbers: int, enough: int) -> list[NodeName]:
+        """Candidates whose agents are to keep numbers of a set from outgoing connections, and keep too few yet.
+
+        enough: so many, or all where an agent can keep fewer.
+        """
+        return self.sockets.agents_behind(self._store.sets.of(constraints).nodes, numbers, enough)
 
     def undeclared(self, name: NodeName, slots: Iterable[Slot]) -> int:
         """How many of some slots nobody who is settled on a node declares."""

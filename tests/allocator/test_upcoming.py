@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from allocator.core.candidates import NodeName
 from allocator.core.claims import ClusterChange
 from allocator.core.ports import format_numbers, span
 from allocator.core.sockets import NodeFacts, SocketChange
-from allocator.upcoming import AHEAD, MORE_AT_ONCE, MOST_UPCOMING, MOVED_SECONDS, Upcoming
+from allocator.upcoming import AHEAD, ENOUGH, MORE_AT_ONCE, MOST_UPCOMING, MOVED_SECONDS, Upcoming
 from hostport.v1 import allocator_pb2 as pb
 from testing.kit import Desk, ask
 from testing.servicekit import Running
@@ -34,6 +36,10 @@ def reporting(*, reserves: bool = True, kept: int = 0, ephemeral: tuple[int, int
     return desk
 
 
+def ahead_of(desk: Desk) -> Upcoming:
+    return Upcoming(desk.ledger.nodes, lambda _: True)
+
+
 RANGES = {
     "the lowest of a range": ([(45000, 50000)], 0, "45000-45511"),
     "of a small range all": ([(45000, 45049)], 0, "45000-45049"),
@@ -47,7 +53,7 @@ RANGES = {
 
 @pytest.mark.parametrize(("asked", "given", "expected"), RANGES.values(), ids=RANGES)
 def test_numbers_that_may_be_given_next(asked: list[tuple[int, int]], given: int, expected: str) -> None:
-    ahead = Upcoming(reporting().ledger.nodes)
+    ahead = ahead_of(reporting())
     for low, high in asked:
         wait = ahead.ask(ask("a", "x:1", low=low, high=high))
         asyncio.run(close(wait))
@@ -57,7 +63,7 @@ def test_numbers_that_may_be_given_next(asked: list[tuple[int, int]], given: int
 
 
 async def test_agents_are_not_told_of_every_number_that_is_given() -> None:
-    ahead = Upcoming(reporting().ledger.nodes)
+    ahead = ahead_of(reporting())
     await close(ahead.ask(ask("a", "x:1", low=45000, high=50000)))
     told = set()
     for number in range(45000, 45000 + 2 * MORE_AT_ONCE):
@@ -74,7 +80,7 @@ async def close(wait: object) -> None:
 
 
 async def test_whatever_is_asked_a_bounded_number_is_kept_of_the_ranges_asked_for_last() -> None:
-    ahead = Upcoming(reporting().ledger.nodes)
+    ahead = ahead_of(reporting())
     for low in range(33000, 60000, 300):
         await close(ahead.ask(ask("a", "x:1", low=low, high=low + 299)))
 
@@ -89,7 +95,7 @@ async def test_more_ranges_than_can_be_kept_take_the_place_of_others_once_a_minu
 ) -> None:
     now = 0.0
     monkeypatch.setattr(Upcoming, "now", staticmethod(lambda: now))
-    ahead = Upcoming(reporting().ledger.nodes)
+    ahead = ahead_of(reporting())
     lows = range(33000, 53000, 2000)
     told = []
     for low in [*lows, *lows, *lows]:
@@ -127,20 +133,27 @@ UNHEARD = {
 
 @pytest.mark.parametrize(("desk", "asked"), UNHEARD.values(), ids=UNHEARD)
 def test_nobody_waits_where_nothing_is_to_be_kept(desk: Desk, asked: object) -> None:
-    assert Upcoming(desk.ledger.nodes).ask(asked) is None  # type: ignore[arg-type]
+    assert ahead_of(desk).ask(asked) is None  # type: ignore[arg-type]
 
 
 HERE = NodeName("localhost")
 """The one node of an allocator without a cluster."""
 
 
-def request(name: str) -> pb.AllocateRequest:
+def request(name: str, low: int = 45000, high: int = 45999) -> pb.AllocateRequest:
     return pb.AllocateRequest(
         owner=pb.Owner(kind="Pod", namespace="demo", name=name),
         ports=[pb.PortRequest(container="c", name="x", container_port=80, protocol=pb.PROTOCOL_TCP)],
         policy=pb.POLICY_DYNAMIC,
-        range=pb.PortRange(min=45000, max=45999),
+        range=pb.PortRange(min=low, max=high),
     )
+
+
+async def told(stream: Any, what: Callable[[pb.ReportNodeResponse], bool]) -> None:
+    """Returns when the allocator has told an agent of something."""
+    async with asyncio.timeout(30):
+        while not what(await stream.read()):
+            pass
 
 
 async def test_the_first_to_ask_for_a_range_gets_a_number_that_no_connection_has_or_gets(service: Running) -> None:
@@ -163,11 +176,38 @@ async def test_the_first_to_ask_for_a_range_gets_a_number_that_no_connection_has
         given=[pb.PortRange(min=45002, max=45002)],
         upcoming=[pb.PortRange(min=45000, max=wanted.max + MORE_AT_ONCE)],
     )
-    async with asyncio.timeout(30):
-        while await stream.read() != given:
-            pass
+    await told(stream, lambda message: message == given)
     stream.cancel()
     looking.cancel()
+
+
+async def test_a_number_that_a_connection_has_is_given_when_that_has_ended(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upcoming, "AGAIN_SECONDS", 0.0)
+    looking = asyncio.create_task(service.application.agents.forever())
+    stream = service.stub.ReportNode()
+    ephemeral = pb.PortRange(min=USUAL[0], max=USUAL[1])
+    await stream.write(pb.ReportNodeRequest(node=HERE, snapshot=True, reserves=True, ephemeral_range=ephemeral))
+    assert await stream.read() == pb.ReportNodeResponse(has_given=True)
+
+    asked = asyncio.ensure_future(service.stub.Allocate(request("a", 45000, 45001)))
+    both = pb.PortRange(min=45000, max=45001)
+    await told(stream, lambda message: list(message.upcoming) == [both])
+    await stream.write(pb.ReportNodeRequest(reserved=[pb.PortRange(min=45001, max=45001)], reserves=True))
+    await told(stream, lambda message: message.report_now)
+    assert not asked.done()
+    await stream.write(pb.ReportNodeRequest(reserved=[both], reserves=True))
+
+    assert [each.host_port for each in (await asked).allocation.ports] == [45000]
+    stream.cancel()
+    looking.cancel()
+
+
+@pytest.mark.parametrize(("kept", "behind"), [(0, ["n1"]), (ENOUGH - 1, ["n1"]), (ENOUGH, [])], ids=str)
+def test_an_agent_is_behind_until_it_keeps_enough_of_a_range(kept: int, behind: list[str]) -> None:
+    sockets = reporting(kept=span(45000, 44999 + kept) if kept else 0).ledger.nodes.sockets
+    assert sockets.agents_behind(1, span(45000, 45999), ENOUGH) == behind
 
 
 async def test_an_agent_that_does_not_answer_is_waited_for_once(
@@ -177,17 +217,9 @@ async def test_an_agent_that_does_not_answer_is_waited_for_once(
     facts = NodeFacts(USUAL, 0, reserves=True)
     service.engine.maintenance.observe(ClusterChange(reports=[SocketChange(node=HERE, facts=facts)]))
     service.engine.around.asked = service.application.agents.upcoming.ask
-    waited: list[float] = []
-
-    async def counted(seconds: float) -> None:
-        waited.append(seconds)
-        await asyncio.sleep(seconds)
-
-    monkeypatch.setattr(Upcoming, "rest", staticmethod(counted))
     first = await service.stub.Allocate(request("a"))
-    count = len(waited)
+    waits_again = service.application.agents.upcoming.ask(ask("b", "x:1", low=45000, high=45999))
     second = await service.stub.Allocate(request("b"))
 
     assert [each.allocation.ports[0].host_port for each in (first, second)] == [45000, 45001]
-    assert count
-    assert len(waited) == count
+    assert waits_again is None

@@ -265,16 +265,18 @@ class SocketIndex:
     def ephemeral(self, nodes: int) -> int:
         """The numbers that outgoing connections may take on any of some nodes, as far as those say it."""
         numbers = 0
-        for facts in self._facts(nodes) if self.outgoing else ():
+        for facts, _ in self._facts(nodes) if self.outgoing else ():
             numbers |= _outgoing(facts)
         return numbers
 
-    def _facts(self, nodes: int) -> Iterator[NodeFacts]:
-        """What some nodes say, each thing once where they are many; the first `MOST_FACTS`."""
+    def _facts(self, nodes: int) -> Iterator[tuple[NodeFacts, int]]:
+        """What some nodes say, and who does, each thing once where they are many; the first `MOST_FACTS`."""
         if nodes.bit_count() > MOST_FACTS:
-            return islice((facts for facts, there in self.outgoing.items() if there & nodes), MOST_FACTS)
-        found = (self._nodes.at(position).sockets for position in bits(nodes))
-        return (sockets.facts for sockets in found if sockets is not None)
+            return islice(
+                ((facts, there & nodes) for facts, there in self.outgoing.items() if there & nodes), MOST_FACTS
+            )
+        found = ((self._nodes.at(position).sockets, 1 << position) for position in bits(nodes))
+        return ((sockets.facts, node) for sockets, node in found if sockets is not None)
 
     def reserving(self) -> int:
         """The numbers that outgoing connections take on any node whose agent keeps some from them."""
@@ -283,12 +285,19 @@ class SocketIndex:
             numbers |= span(low, high)
         return numbers
 
-    def awaits_agents(self, nodes: int, numbers: int) -> bool:
-        """Whether the agent of any of some nodes that keeps numbers from outgoing connections keeps none of these."""
-        return any(  # what nearly all say is asked first: in a large cluster the facts of every node may differ
-            facts.reserves and not facts.kept & numbers and there & nodes and _outgoing(facts) & numbers
-            for facts, there in self.outgoing.items()
-        )
+    def agents_behind(self, nodes: int, numbers: int, enough: int) -> list[NodeName]:
+        """Those of some nodes whose agents keep numbers from outgoing connections, and too few of these yet.
+
+        enough: so many, or all where an agent can keep fewer. At most `MOST_FACTS` nodes, of as many different things
+        that nodes say: in a large cluster those of every node may differ.
+        """
+        found = list[NodeName]()
+        for facts, there in self._facts(nodes):
+            if facts.reserves and facts.ephemeral is not None:
+                wanted = numbers & span(*facts.ephemeral)
+                if (wanted & facts.kept).bit_count() < min(enough, wanted.bit_count()):
+                    found += (self._nodes.at(at).node.name for at in islice(bits(there), MOST_FACTS - len(found)))
+        return found
 
     def ephemeral_ranges(self, nodes: int) -> tuple[tuple[int, int], ...] | None:
         """What outgoing connections may take in spite of agents, as ranges, `MOST_RANGES` at most; None: nobody knows.
