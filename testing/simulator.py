@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -261,11 +261,8 @@ async def _bare(url: str, accept: str) -> dict[str, float]:
     return {"seconds": time.time() - _process_start()}
 
 
-async def start(url: str, beside: AbstractAsyncContextManager[None] | None = None) -> dict[str, float]:
-    """The whole allocator but for its servers: engine, ledger, an empty journal, the source.
-
-    beside: what is there meanwhile.
-    """
+async def start(url: str) -> dict[str, float]:
+    """The whole allocator but for its servers: engine, ledger, an empty journal, the source."""
     from hostport import process
 
     process.collect_seldom()
@@ -290,15 +287,13 @@ async def start(url: str, beside: AbstractAsyncContextManager[None] | None = Non
     client = ApiClient(load)
     cluster = KubernetesCluster(client)
     running = asyncio.create_task(cluster.run(engine.maintenance))
-    async with beside or nullcontext():
-        await cluster.synced()
-        seconds, synced = time.time() - _process_start(), _resident()
-        spent = time.process_time()
+    await cluster.synced()
+    seconds, synced = time.time() - _process_start(), _resident()
     holding = len(engine.maintenance.known_pods())
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await client.close()
-    return {"seconds": seconds, "cpu": spent, "idle": idle, "synced": synced, "holding": holding}
+    return {"seconds": seconds, "idle": idle, "synced": synced, "holding": holding}
 
 
 def measure(url: str, *, pods: int = 150_000) -> Figures:

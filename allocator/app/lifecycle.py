@@ -98,7 +98,7 @@ class Lifecycle:
         """Everything that runs beside the calls. Any of it that fails ends the program."""
         loops.start("cluster", self._follow())
         loops.start("start", self._start_serving(servers), ends=True)
-        loops.start("sight", self._see_all(), ends=True)
+        loops.start("sight", self._see_all(servers), ends=True)
         loops.start("tick", self._tick())
         loops.start("agents", self._assembly.application.agents.forever())
         loops.start("health", self._tell_health(servers))
@@ -222,12 +222,13 @@ class Lifecycle:
         if self._elector is not None:
             await self._elector.keep()
 
-    async def _see_all(self) -> None:
-        """Notes when the cluster has been seen once."""
+    async def _see_all(self, servers: Servers) -> None:
+        """Notes when the cluster has been seen once. From then on callers with tokens are heard, too."""
         await self._source.synced()
         if self._reconciler is not None:
             await self._reconciler.synced()
         self._health.is_followed = True
+        await servers.listen_for_tokens()
 
     async def _tell_health(self, servers: Servers) -> None:
         while True:

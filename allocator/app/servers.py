@@ -1,11 +1,16 @@
 """What the allocator listens on: gRPC, gRPC for tokens, health in plain text, and HTTP with the status page.
 
-A connection costs a stranger more than us, and none lasts for ever: SERVER_OPTIONS. What the service answers is none of
-this module's business.
+Rules:
+
+* A connection costs a stranger more than us, and none lasts for ever: SERVER_OPTIONS.
+* The port for tokens is opened when the cluster is known. The agents of all nodes come there as soon as it is, and
+  thousands of handshakes would make a start half as long again.
+* What the service answers is none of this module's business.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -37,7 +42,7 @@ LONGEST_BODY_SECONDS = 10.0
 MOST_READERS = 500  # connections of the http port: probes, scrapes, and people who look at the page
 MOST_CONNECTIONS = 2000
 MOST_WITH_AGENTS = 8000
-"""Connections of a listener, and where the agents of nodes have one each."""
+"""Connections of a listener, and of the one where the agents of nodes have one each."""
 SERVER_OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 20),
     ("grpc.so_reuseport", 0),  # a second allocator on the port must fail, not share it
@@ -58,8 +63,8 @@ SERVER_OPTIONS = (
 )
 
 
-def _options(config: Config) -> tuple[tuple[str, int], ...]:
-    """Of the server that callers, and the agents of nodes where there are such, connect to."""
+def _options_for_tokens(config: Config) -> tuple[tuple[str, int], ...]:
+    """Of the server that callers with tokens connect to, and the agents of nodes where there are such."""
     if not config.agent_account:
         return SERVER_OPTIONS
     return tuple((dict(SERVER_OPTIONS) | {"grpc.max_allowed_incoming_connections": MOST_WITH_AGENTS}).items())
@@ -79,9 +84,11 @@ class Servers:
         self._parts = assembly.kubernetes
         self._health = health.aio.HealthServicer()
         self._told: dict[str, bool] = {}  # what grpc.health says, by service
-        self._grpc = grpc.aio.server(options=_options(self._config))
+        self._grpc = grpc.aio.server(options=SERVER_OPTIONS)
+        self._for_tokens: grpc.aio.Server | None = None
         self._health_only = grpc.aio.server(options=SERVER_OPTIONS)
-        self._fill()
+        self._fill(self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_only)
         self._listening = self._listen()
         self._listen_for_health()
         self._http = BoundedServer(
@@ -106,6 +113,24 @@ class Servers:
         port = sockets[0].getsockname()[1]
         log.info("listening on grpc %s, http %s from now on", self._listening, Address(listen.host, port))
 
+    async def listen_for_tokens(self) -> None:
+        """Opens the port for tokens, where there is to be one; once, when the cluster is known.
+
+        Raises:
+            RuntimeError: the address cannot be listened on.
+
+        """
+        listen = self._config.listen_tokens
+        credentials = self._credentials(asks_clients=False) if listen else None
+        if listen is None or credentials is None or self._application.health.is_stopping:
+            return
+        server = grpc.aio.server(options=_options_for_tokens(self._config))
+        self._fill(server)
+        port = server.add_secure_port(str(listen), credentials)
+        await server.start()
+        self._for_tokens = server
+        log.info("listening for tokens on grpc %s", Address(listen.host, port))
+
     async def tell_health(self) -> None:
         """Tells the kubelet (no name) whether we are ready, and callers (the service's name) whether we serve."""
         state = self._application.health
@@ -119,7 +144,7 @@ class Servers:
         """Finishes what is under way: a call that was decided is still committed and answered."""
         await self._health.enter_graceful_shutdown()
         self._application.service.finish_streams()
-        await self._grpc.stop(DRAIN_SECONDS)
+        await asyncio.gather(*(each.stop(DRAIN_SECONDS) for each in (self._grpc, self._for_tokens) if each is not None))
 
     async def close(self) -> None:
         """Ends the listeners for probes, scrapes and readers, which have been answered until now."""
@@ -127,26 +152,21 @@ class Servers:
         self._http.stop()
         await self._http.close_all_connections()
 
-    def _fill(self) -> None:
-        """The kubelet's grpc probe speaks no TLS and shows no certificate: for it there is health alone."""
-        add_to_server(self._application.service, self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_only)
+    def _fill(self, server: grpc.aio.Server) -> None:
+        add_to_server(self._application.service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
     def _listen(self) -> Address:
         """Returns where gRPC is listened for."""
-        config, listen = self._config, self._config.listen
+        listen = self._config.listen
         credentials = self._credentials(asks_clients=True)
         if credentials is None:
             return Address(listen.host, self._grpc.add_insecure_port(str(listen)))
-        listening = Address(listen.host, self._grpc.add_secure_port(str(listen), credentials))
-        if config.listen_tokens and (tokens := self._credentials(asks_clients=False)):
-            port = self._grpc.add_secure_port(str(config.listen_tokens), tokens)
-            log.info("listening for tokens on grpc %s", Address(config.listen_tokens.host, port))
-        return listening
+        return Address(listen.host, self._grpc.add_secure_port(str(listen), credentials))
 
     def _listen_for_health(self) -> None:
+        """The kubelet's grpc probe speaks no TLS and shows no certificate: for it there is health alone."""
         if listen := self._config.listen_health:
             port = self._health_only.add_insecure_port(str(listen))
             log.info("listening for health on grpc %s", Address(listen.host, port))

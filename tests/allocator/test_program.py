@@ -30,6 +30,9 @@ from allocator.config import FLAGS
 from allocator.journal.sqlite import SqliteJournal
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
+from testing.apiserver import ApiServer
+from testing.observing import node
+from testing.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -203,6 +206,37 @@ def write_tls(folder: Path, ca: trustme.CA, *, cert: trustme.LeafCert | None = N
     pair.cert_chain_pems[0].write_to_path(folder / "cert.pem")
     pair.private_key_pem.write_to_path(folder / "key.pem")
     return [f"--tls-cert={folder}/cert.pem", f"--tls-key={folder}/key.pem", f"--tls-client-ca={folder}/ca.pem"]
+
+
+async def test_callers_with_tokens_are_heard_as_soon_as_the_cluster_is_known(tmp_path: Path) -> None:
+    """Before, the agents of thousands of nodes would make a start half as long again."""
+    server = ApiServer()
+    await server.start()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    server.is_away = True
+    server.put("nodes", node("n1"))
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        f"apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: '{server.url}'}}}}]\n"
+        "users: [{name: c, user: {}}]\ncontexts: [{name: c, context: {cluster: c, user: c}}]\n",
+        encoding="utf-8",
+    )
+    with running(
+        *(f"--listen-tokens=127.0.0.1:{port}", "--journal=memory", "--cluster=kubernetes"),
+        *(f"--kubeconfig={kubeconfig}", *write_tls(tmp_path, trustme.CA())),
+    ) as program:
+        assert program.get("/readyz")[0] == 503
+        assert not is_listened_on(port)
+        server.is_away = False
+        await until(lambda: is_listened_on(port), seconds=60)
+        assert program.stop() == 0
+    await server.stop()
+
+
+def is_listened_on(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def mutual(ca: trustme.CA) -> grpc.ChannelCredentials:
