@@ -23,9 +23,12 @@ from shim.client import AskStream
 from .model import Ask, Grant, Hold, Model, Outcome
 from .server import CHANNEL_OPTIONS
 
-DYNAMIC_RANGE = pb.PortRange(min=20000, max=20600)
+DYNAMIC_RANGE = pb.PortRange(min=20000, max=22400)
 INDEX_RANGE = pb.PortRange(min=30000, max=31000)
 STATIC_PORTS = range(40000, 40060)
+COUNTS = (0, 0, 0, 2, 5, 8)
+"""Numbers of a port of Dynamic and Static: none is one number, and more are a block."""
+
 INDEXES = 80
 MOST_HELD = 10
 RPC_SECONDS = 5.0
@@ -228,7 +231,7 @@ class Client:
         request.policy = pb.POLICY_INDEX
         request.range.CopyFrom(INDEX_RANGE)
         request.index = self._random.randrange(INDEXES)
-        request.ports.extend(self._ports())
+        request.ports.extend(self._ports(count=0))
 
     def _lease(self, request: pb.AllocateRequest) -> None:
         request.owner.kind = "Relay"
@@ -239,10 +242,12 @@ class Client:
             request.ports.extend(self._ports())
         else:
             request.policy = pb.POLICY_STATIC
-            request.ports.add(host_port=self._random.choice(STATIC_PORTS), protocol=pb.PROTOCOL_UDP)
+            number, count = self._random.choice(STATIC_PORTS), self._random.choice(COUNTS)
+            request.ports.add(host_port=number, protocol=pb.PROTOCOL_UDP, count=count)
 
-    def _ports(self) -> list[pb.PortRequest]:
-        """One to three ports; sometimes TCP and UDP of one number."""
+    def _ports(self, *, count: int | None = None) -> list[pb.PortRequest]:
+        """One to three ports; sometimes TCP and UDP of one number. count: of numbers of each; None: by chance."""
+        count = self._random.choice(COUNTS) if count is None else count
         protocols = self._random.choice(((1,), (2,), (1, 1), (1, 2, 1)))
         together = self._random.random() < 0.3
         return [
@@ -251,6 +256,7 @@ class Client:
                 name=f"p{position}",
                 protocol=pb.Protocol.ValueType(protocol),
                 container_port=8000 if together and position < 2 and len(set(protocols)) > 1 else 8000 + position,
+                count=count,
             )
             for position, protocol in enumerate(protocols)
         ]

@@ -286,7 +286,8 @@ class Model:
 
 
 def ports_of(allocation: pb.Allocation) -> tuple[Port, ...]:
-    return tuple((port.protocol, port.host_port) for port in allocation.ports)
+    """Every number that it holds: of a block all."""
+    return tuple((port.protocol, port.host_port + at) for port in allocation.ports for at in range(port.count or 1))
 
 
 def created_at(allocation: pb.Allocation) -> float:
