@@ -5,10 +5,15 @@ A process here is a Pod on its node's network that declares no port: to the sche
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import statistics
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -180,8 +185,9 @@ def starts_of(pod: Json) -> int:
     return count
 
 
-def forged(installed: Installed, agent: Json, node: str) -> str:
-    """The reason why a report about a node is refused that comes with the token of this agent; empty where it is not."""
+@contextmanager
+def speaking_as(installed: Installed, agent: Json) -> Iterator[rpc.AllocatorServiceStub]:
+    """The allocator, for whoever has the token of an agent."""
     kubectl, name = installed.kubectl, agent["metadata"]["name"]
     bound = ("--bound-object-kind=Pod", f"--bound-object-name={name}", "--audience=hostport.io")
     token = kubectl("create", "token", AGENT, *bound).stdout.strip()
@@ -191,17 +197,31 @@ def forged(installed: Installed, agent: Json, node: str) -> str:
     )
     address = kubectl.get("service", ALLOCATOR)["spec"]["clusterIP"]
     options = [("grpc.ssl_target_name_override", f"{ALLOCATOR}.{NAMESPACE}.svc")]
-    socket = pb.Socket(protocol=pb.PROTOCOL_TCP, port=20007, process="liar")
-    report = pb.ReportNodeRequest(node=node, snapshot=True, opened=[socket])
     with grpc.secure_channel(f"{address}:50052", credentials, options=options) as channel:
-        try:
-            list(rpc.AllocatorServiceStub(channel).ReportNode(iter([report]), timeout=10))
-        except grpc.RpcError as error:
-            info = error_details_pb2.ErrorInfo()
-            for detail in getattr(rpc_status.from_call(cast("grpc.Call", error)), "details", ()):
-                detail.Unpack(info)
-            return str(info.reason or error)
+        yield rpc.AllocatorServiceStub(channel)
+
+
+def refusal_of(stub: rpc.AllocatorServiceStub, reports: Iterable[pb.ReportNodeRequest], seconds: float = 10) -> str:
+    """The reason why what an agent says is refused; empty where it is not."""
+    try:
+        list(stub.ReportNode(iter(reports), timeout=seconds))
+    except grpc.RpcError as error:
+        info = error_details_pb2.ErrorInfo()
+        for detail in getattr(rpc_status.from_call(cast("grpc.Call", error)), "details", ()):
+            detail.Unpack(info)
+        return str(info.reason or error)
     return ""
+
+
+def snapshot(node: str, *opened: int, more: bool = False) -> pb.ReportNodeRequest:
+    sockets = [pb.Socket(protocol=pb.PROTOCOL_TCP, port=number, process="liar") for number in opened]
+    return pb.ReportNodeRequest(node=node, snapshot=True, opened=sockets, more=more)
+
+
+def forged(installed: Installed, agent: Json, node: str) -> str:
+    """The reason why a report about a node is refused that comes with the token of this agent; empty where it is not."""
+    with speaking_as(installed, agent) as stub:
+        return refusal_of(stub, [snapshot(node, 20007)])
 
 
 def test_an_agent_speaks_of_its_own_node_alone(kubectl: Kubectl, installed: Installed) -> None:
@@ -212,6 +232,47 @@ def test_an_agent_speaks_of_its_own_node_alone(kubectl: Kubectl, installed: Inst
     )  # fmt: skip
     assert reason == "NODE_NOT_ITS_OWN"
     assert kept_off(preview(kubectl, STATIC, 20007, ONE, OTHER)) == set()
+
+
+def test_an_agent_that_floods_is_held_back_and_nobody_else_waits(kubectl: Kubectl, installed: Installed) -> None:
+    liar, before = agent_on(installed, "n3"), installed.metric("process_resident_memory_bytes")
+    too_many = [snapshot("n3", *range(first, first + 1000), more=first < 29000) for first in range(20000, 30000, 1000)]
+    sent, is_over = itertools.count(), threading.Event()
+
+    def without_end() -> Iterator[pb.ReportNodeRequest]:
+        yield snapshot("n3")
+        while not is_over.is_set():
+            next(sent)
+            yield pb.ReportNodeRequest(
+                opened=[pb.Socket(protocol=pb.PROTOCOL_TCP, port=n) for n in range(30000, 31000)]
+            )
+            yield pb.ReportNodeRequest(
+                closed=[pb.Socket(protocol=pb.PROTOCOL_TCP, port=n) for n in range(30000, 31000)]
+            )
+
+    with speaking_as(installed, liar) as stub:
+        assert refusal_of(stub, too_many) == "REPORT_TOO_LARGE"
+        flood = threading.Thread(target=refusal_of, args=(stub, without_end(), 60))
+        flood.start()
+        took = []
+        for _ in range(20):
+            began = time.monotonic()
+            assert numbers(preview(kubectl, DYNAMIC, 0, ONE, OTHER)) == [20000]
+            took.append(time.monotonic() - began)
+        is_over.set()
+        grown = installed.metric("process_resident_memory_bytes") - before
+        flood.join()
+
+    told = {"median_s": round(statistics.median(took), 2), "longest_s": round(max(took), 2), "sent": next(sent)}
+    sys.stderr.write(f"\npreviews beside a flood, and how much the allocator grew: {told} {grown / 2**20:.1f} MiB\n")
+    assert max(took) < 5, told
+    assert grown < 64 * 2**20, told
+    open_number(kubectl, "n3", 20010)
+    wait_until(
+        "the agent of that node to be heard again",
+        lambda: "n3" in kept_off(preview(kubectl, STATIC, 20010, ONE, OTHER, "n3")),
+        seconds=90,
+    )
 
 
 # -- outgoing connections
