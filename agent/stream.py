@@ -159,9 +159,10 @@ def opened(
             raise StreamError(StreamEnd(f"UNAVAILABLE: {error}")) from error
         except (OSError, ValueError) as error:
             raise StreamError(StreamEnd(f"{type(error).__name__}: {error}")) from error
-        for other in tried:
-            if other is not link:
-                other.close()
+        tried.remove(link)
+        while tried:  # those that stand by
+            tried.pop().close()
+        tried.append(link)
         yield call, link
     finally:
         for each in tried:

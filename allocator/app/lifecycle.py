@@ -1,7 +1,7 @@
 """The order of start-up and of shutdown, and the loops between them.
 
 Start: listen, NOT_SERVING → lock and read the journal, which may have to wait → acquire the Lease, where there is one →
-see the whole cluster once, and have a certificate, where they are built in → SERVING.
+see the whole cluster once, and listen for tokens → have a certificate, where they are built in → SERVING.
 While another holds the Lease we stand by: the cluster is followed, nothing is decided and nothing written. When the
 Lease is ours, and nothing of the other's can be on its way any more, the view is made as new as that → SERVING.
 Stop (SIGTERM): NOT_SERVING → finish the calls that are under way → see the Pods that they admitted, and give the Lease
