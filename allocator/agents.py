@@ -89,6 +89,7 @@ class _Stream:
         self.is_forgotten = False  # whether what it told is, since its Node was gone
         # What is given, and upcoming, as sets, to be told; None: nothing new.
         self.wanted: tuple[int, int] | None = None
+        self.told: tuple[int, int] | None = None  # the last that was wanted
         self.seen = (-1, 0)  # `changed_on` of its node, and what is upcoming, when that was last looked at
 
     async def ended(self) -> None:
@@ -119,6 +120,7 @@ class Agents:
         self._streams: dict[NodeName, _Stream] = {}
         self._budgets: dict[NodeName, _Budget] = {}  # of nodes that have a stream, or had one
         self._turn = asyncio.Lock()
+        self._begun = 0  # streams on which a whole report has come
         self.upcoming = Upcoming(engine.ledger.nodes, self.report_now)
 
     def __len__(self) -> int:
@@ -251,17 +253,22 @@ class Agents:
             maintenance.observe(ClusterChange(reports=(change,), lists_pods=False))
             await pace.rest()
         stream = self._streams.get(name)
-        if stream is not None:
+        if stream is not None and not stream.has_told:
             stream.has_told = True
+            self._begun += 1
 
     # -- what is wanted of agents
 
     async def forever(self) -> None:
         """Tells the agents that keep numbers out of outgoing connections which those are, as they change."""
+        last: tuple[int, int, int] | None = None
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             pace, nodes = TimeSlice(self._turn), self._engine.ledger.nodes
             upcoming = self.upcoming.numbers()
+            if last == (now := (nodes.changes, self._begun, upcoming)):
+                continue
+            last = now
             for name, stream in list(self._streams.items()):
                 known = nodes.sockets.of(name)
                 if known is None:
@@ -278,11 +285,12 @@ class Agents:
 
     def _want(self, stream: _Stream, seen: tuple[int, int], given: int) -> None:
         """Has an agent keep the numbers that are given on its node, and those that may be given next."""
-        if seen[0] != stream.seen[0]:
-            self.upcoming.note_given(given)
-        stream.seen, stream.wanted = seen, (given, seen[1])
+        self.upcoming.note_given(given)  # a range that is new has what was given before
+        stream.seen, wanted = seen, (given, seen[1])
         self._engine.around.asked = self.upcoming.ask  # from now on there is somebody who keeps numbers
-        stream.news.set()
+        if wanted != stream.told:
+            stream.told = stream.wanted = wanted
+            stream.news.set()
 
     def _budget(self, name: NodeName) -> _Budget:
         """That of a node. Those of nodes that have no stream any more are forgotten where there are many."""

@@ -111,10 +111,11 @@ class Engine:
 
         """
         watch = self.around.watch
-        if watch is not None and not (key and self._answers.knows(key.request_id)):
-            await self._sight.wait(watch, ask, is_wanted)
-        if self.around.asked is not None and (agents := self.around.asked(ask)) is not None:
-            await agents
+        if not (key and self._answers.knows(key.request_id)):
+            if self.around.asked is not None and (agents := self.around.asked(ask)) is not None:
+                await agents
+            if watch is not None:  # last: who is let through here is decided at once, and counts for those behind
+                await self._sight.wait(watch, ask, is_wanted)
         try:
             try:
                 return await self._allocate(ask, key, encode, is_wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +13,16 @@ from allocator.core.candidates import NodeName
 from allocator.core.claims import ClusterChange
 from allocator.core.ports import format_numbers, span
 from allocator.core.sockets import NodeFacts, SocketChange
-from allocator.upcoming import AHEAD, ENOUGH, MORE_AT_ONCE, MOST_UPCOMING, MOVED_SECONDS, Upcoming
+from allocator.upcoming import (
+    AHEAD,
+    ENOUGH,
+    MORE_AT_ONCE,
+    MOST_RANGES,
+    MOST_UPCOMING,
+    MOST_WAITED,
+    MOVED_SECONDS,
+    Upcoming,
+)
 from hostport.v1 import allocator_pb2 as pb
 from testing.kit import Desk, ask
 from testing.servicekit import Running
@@ -79,9 +88,14 @@ async def close(wait: object) -> None:
         wait.close()
 
 
-async def test_whatever_is_asked_a_bounded_number_is_kept_of_the_ranges_asked_for_last() -> None:
+async def test_whatever_is_asked_a_bounded_number_is_kept_of_the_ranges_asked_for_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(Upcoming, "now", staticmethod(lambda: now))
     ahead = ahead_of(reporting())
     for low in range(33000, 60000, 300):
+        now += MOVED_SECONDS
         await close(ahead.ask(ask("a", "x:1", low=low, high=low + 299)))
 
     numbers = ahead.numbers()
@@ -108,6 +122,43 @@ async def test_more_ranges_than_can_be_kept_take_the_place_of_others_once_a_minu
     now += MOVED_SECONDS
     await close(ahead.ask(ask("a", "x:1", low=lows[0], high=lows[0] + 999)))
     assert ahead.numbers() >> lows[0] & 1
+
+
+@pytest.mark.parametrize("count", [MOST_RANGES, MOST_RANGES + 1, MOST_RANGES + 8])
+async def test_ranges_that_are_asked_for_in_turn_are_told_once_and_waited_for_once(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(Upcoming, "now", staticmethod(lambda: now))
+    monkeypatch.setattr(upcoming, "WAIT_SECONDS", 0.5)
+    ahead = ahead_of(reporting())
+    ranges = [(33000 + 600 * at, 33599 + 600 * at) for at in range(count)]
+
+    async def round_of() -> tuple[int, int]:
+        """How many waited, and how many sets there were."""
+        nonlocal now
+        waited, sets = 0, set()
+        for low, high in ranges:
+            now += 0.1
+            wait = ahead.ask(ask("a", "x:1", low=low, high=high))
+            waited += wait is not None
+            await close(wait)
+            sets.add(ahead.numbers())
+        return waited, len(sets)
+
+    first, *later = [await round_of() for _ in range(4)]
+    assert first[0] <= MOST_RANGES + 1
+    assert later[0][0] <= 1, "one takes the place of another"
+    assert later[1:] == [(0, 1), (0, 1)]
+
+
+async def test_few_ranges_are_waited_for_at_a_time() -> None:
+    ahead = ahead_of(reporting())
+    waits = [ahead.ask(ask("a", "x:1", low=33000 + at, high=33999 + at)) for at in range(MOST_WAITED + 3)]
+
+    assert [wait is not None for wait in waits] == [True] * MOST_WAITED + [False] * 3
+    for wait in waits:
+        await close(wait)
 
 
 def test_a_node_that_is_gone_or_reserves_no_more_leaves_nothing_to_keep() -> None:
@@ -201,6 +252,54 @@ async def test_a_number_that_a_connection_has_is_given_when_that_has_ended(
 
     assert [each.host_port for each in (await asked).allocation.ports] == [45000]
     stream.cancel()
+    looking.cancel()
+
+
+async def test_numbers_that_are_given_already_are_not_waited_for(service: Running) -> None:
+    """After a restart: the lowest numbers of a range are given, and the agent keeps those."""
+    for number in range(600):
+        taken = pb.AllocateRequest(
+            owner=pb.Owner(kind="Pod", namespace="demo", name=f"old-{number}"),
+            ports=[pb.PortRequest(container_port=80, host_port=45000 + number, protocol=pb.PROTOCOL_TCP)],
+            policy=pb.POLICY_STATIC,
+        )
+        await service.stub.Allocate(taken)
+    looking = asyncio.create_task(service.application.agents.forever())
+    stream = service.stub.ReportNode()
+    ephemeral = pb.PortRange(min=USUAL[0], max=USUAL[1])
+    await stream.write(pb.ReportNodeRequest(node=HERE, snapshot=True, reserves=True, ephemeral_range=ephemeral))
+
+    await told(stream, lambda message: message.has_given)
+
+    async def agent() -> None:
+        while True:
+            message = cast("pb.ReportNodeResponse", await stream.read())
+            if message.has_given:
+                await stream.write(pb.ReportNodeRequest(reserved=message.upcoming, reserves=True))
+
+    answering = asyncio.create_task(agent())
+    granted = await service.stub.Allocate(request("a", 45000, 46999))
+
+    (number,) = [each.host_port for each in granted.allocation.ports]
+    known = service.engine.ledger.nodes.sockets.of(NodeName(HERE))
+    assert number == 45600
+    assert known is not None
+    assert known.facts.kept >> number & 1
+    for task in (answering, looking):
+        task.cancel()
+    stream.cancel()
+
+
+async def test_an_agent_is_told_once_of_what_is_to_be_kept(service: Running) -> None:
+    looking = asyncio.create_task(service.application.agents.forever())
+    stream = service.stub.ReportNode()
+    ephemeral = pb.PortRange(min=USUAL[0], max=USUAL[1])
+    await stream.write(pb.ReportNodeRequest(node=HERE, snapshot=True, reserves=True, ephemeral_range=ephemeral))
+    assert await stream.read() == pb.ReportNodeResponse(has_given=True)
+
+    await stream.write(pb.ReportNodeRequest(reserved=[pb.PortRange(min=50000, max=50001)], reserves=True))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(stream.read(), 0.2)
     looking.cancel()
 
 

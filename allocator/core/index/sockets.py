@@ -56,6 +56,7 @@ class SocketIndex:
         self.open_at = open_at
         self.outgoing: dict[NodeFacts, int] = {}  # what nodes say of outgoing connections → those nodes
         self._reserving = Counter[tuple[int, int]]()  # ephemeral ranges of nodes whose agents keep numbers from them
+        self._reserved_from = 0  # the numbers of those
         self.entries: dict[NodeName, NodeEntry] = {}  # the nodes whose agents have said something; changed here alone
         self._presuming: dict[NodeName, None] = {}  # of those the ones that may have sockets that are presumed closed
         self.now = 0.0  # when the last change was told, or the last tick was, in seconds
@@ -194,6 +195,9 @@ class SocketIndex:
                 self._reserving[each.ephemeral] += change
                 if not self._reserving[each.ephemeral]:
                     del self._reserving[each.ephemeral]
+                self._reserved_from = 0
+                for low, high in islice(self._reserving, MOST_FACTS):
+                    self._reserved_from |= span(low, high)
         sockets.facts = facts
 
     def _entry(self, name: NodeName) -> tuple[NodeEntry, int]:
@@ -279,11 +283,11 @@ class SocketIndex:
         return ((sockets.facts, node) for sockets, node in found if sockets is not None)
 
     def reserving(self) -> int:
-        """The numbers that outgoing connections take on any node whose agent keeps some from them."""
-        numbers = 0
-        for low, high in self._reserving:
-            numbers |= span(low, high)
-        return numbers
+        """The numbers that outgoing connections take on any node whose agent keeps some from them.
+
+        Of the first `MOST_FACTS` ranges: in a cluster there are a few.
+        """
+        return self._reserved_from
 
     def agents_behind(self, nodes: int, numbers: int, enough: int) -> list[NodeName]:
         """Those of some nodes whose agents keep numbers from outgoing connections, and too few of these yet.
