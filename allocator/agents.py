@@ -103,8 +103,9 @@ class _Stream:
             self.news.clear()
             given, upcoming = self.wanted or (0, 0)
             message = pb.ReportNodeResponse(report_now=self.report_now, has_given=self.wanted is not None)
-            message.given.extend(pb.PortRange(min=low, max=high) for low, high in runs_of(given))
-            message.upcoming.extend(pb.PortRange(min=low, max=high) for low, high in runs_of(upcoming))
+            for numbers, ranges in ((given, message.given), (upcoming, message.upcoming)):
+                for low, high in runs_of(numbers):
+                    ranges.add(min=low, max=high)
             self.report_now, self.wanted = False, None
             if not await send(message):
                 return

@@ -157,10 +157,11 @@ def span(low: int, high: int) -> int:
 
 def set_of(numbers: Iterable[int]) -> int:
     """The set of some numbers."""
-    members = 0
+    numbers = list(numbers)
+    members = bytearray((max(numbers, default=0) >> 3) + 1)  # an int would be copied for each number
     for number in numbers:
-        members |= 1 << number
-    return members
+        members[number >> 3] |= 1 << (number & 7)
+    return int.from_bytes(members, "little")
 
 
 def lowest(numbers: int) -> int:
@@ -251,11 +252,8 @@ def format_numbers(numbers: int) -> str:
 
 def runs_of(numbers: int) -> Iterator[tuple[int, int]]:
     """The members of a set as runs, each with its first and its last number, in order."""
-    while numbers:
-        low = lowest(numbers)
-        high = low + lowest(~(numbers >> low)) - 1
-        yield low, high
-        numbers &= ~span(low, high)
+    for run in re.finditer("1+", f"{numbers:b}"[::-1]):  # as in `bits`
+        yield run.start(), run.end() - 1
 
 
 Planes = list[int]

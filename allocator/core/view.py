@@ -17,19 +17,31 @@ from msgspec.structs import replace
 
 from allocator.core.addresses import NodeAddress
 from allocator.core.asks import Ask, Refused
-from allocator.core.blocks import numbers_of, slots_in
+from allocator.core.blocks import first_of, length_of, numbers_of, slots_in
 from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import TRANSITIONS, Bounds, Claim, ClaimId, LifeEvent, PodUid, State
 from allocator.core.index.sockets import SocketIndex
 from allocator.core.place.policies import number_groups, with_unset_defaults
 from allocator.core.place.view import PlacementView, key_of
-from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, number_of, protocol_of, set_of
+from allocator.core.ports import (
+    LAST_SLOT,
+    WILDCARD,
+    NumberSet,
+    PortKey,
+    Protocol,
+    Slot,
+    number_of,
+    protocol_of,
+    set_of,
+    span,
+)
 from allocator.core.sockets import Listener
 from allocator.core.store import ClaimStore
 from allocator.core.watch.node_ports import NodePortConflicts
 from allocator.core.watch.rejections import PortRejections
 from allocator.core.watch.utilization import MOST_RANGES, UtilizationScan, UtilizationSnapshot
 from hostport.contract import Mistake, Reason
+from hostport.contract.limits import HIGHEST_PORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,7 +363,11 @@ class NodesView:
 
     def given_on(self, name: NodeName) -> int:
         """The set of the numbers that claims have on a node, planned ones among them."""
-        return set_of({number for slot, _ in self._store.nodes.held_by_slot(name) for number in numbers_of(slot)})
+        held, of_blocks = [slot for slot, _ in self._store.nodes.held_by_slot(name)], NumberSet()
+        for slot in held:
+            if slot > LAST_SLOT:
+                of_blocks.assign(number_of(first_of(slot)), span(0, length_of(slot) - 1), length_of(slot))
+        return set_of(number_of(slot) for slot in held if slot <= LAST_SLOT) | of_blocks.within(0, HIGHEST_PORT)
 
     def foreign_on(self, name: NodeName) -> list[tuple[PortKey, Listener, float]]:
         """Every socket of a node that nobody who is settled there declares, in order, and since when, in seconds."""

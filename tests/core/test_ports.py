@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from allocator.core.ports import (
     lowest,
     normalise_ip,
     parse_numbers,
+    runs_of,
+    set_of,
     span,
 )
 from hostport.contract.reserved import DEFAULT_RESERVED
@@ -66,6 +70,15 @@ def test_formatted_numbers_parse_to_the_same_set(numbers: set[int]) -> None:
 
     assert parse_numbers(format_numbers(bitmap)) == bitmap
     assert not numbers or lowest(bitmap) == min(numbers)
+
+
+@given(st.sets(st.integers(0, 40) | st.integers(0, 65535), max_size=50))
+def test_the_runs_of_a_set_have_its_members_in_order_and_are_as_long_as_they_can_be(numbers: set[int]) -> None:
+    runs = list(runs_of(set_of(numbers)))
+
+    assert set_of(numbers) == sum(1 << number for number in numbers)
+    assert [number for low, high in runs for number in range(low, high + 1)] == sorted(numbers)
+    assert all(high + 1 < low for (_, high), (low, _) in pairwise(runs))
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "22-21", "a", "1-", "-1", "1-2-3", "٣"])
