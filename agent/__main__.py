@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.app import Agent, AgentOptions, end_by_signals
 from agent.ranges import NETWORK, read_range
 from agent.reserving import ReservedPorts
-from agent.stream import Endpoint
+from agent.search import Endpoint
 from hostport import logs
 from hostport.flags import ALSO_TRUST, Address, Flag, add_flags, address, duration, log_level, optional_file
 

@@ -22,8 +22,9 @@ from agent.processes import ProcessNames
 from agent.ranges import read_list, read_range, spans
 from agent.report import NodeState, Reporter, Settling, Sockets
 from agent.reserving import ReservedPorts
+from agent.search import Endpoint
 from agent.sockets import UDP, InterruptedDumpError, Run
-from agent.stream import Endpoint, Pauses, Stream, StreamEnd, StreamError, Wishes, opened
+from agent.stream import Pauses, Stream, StreamEnd, StreamError, Wishes, opened
 from hostport.logs import log_event
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 
 from agent.http2 import framed
-from agent.stream import HEALTH_REQUEST, Pauses
+from agent.search import HEALTH_REQUEST
+from agent.stream import Pauses
 
 MOST_AT_ONCE = 64
 

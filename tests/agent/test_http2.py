@@ -35,7 +35,7 @@ from agent.http2 import (
     LinkError,
     connect,
 )
-from agent.stream import Endpoint
+from agent.search import Endpoint
 from hostport.flags import Address
 
 SECONDS = 10.0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import grpc
 import pytest
@@ -17,10 +18,11 @@ import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from agent import stream
-from agent.http2 import connect
+from agent import search
+from agent.http2 import LinkError, connect
 from agent.report import Reporter
-from agent.stream import SERVICE, Endpoint, Stream, StreamEnd, StreamError, Wishes, opened
+from agent.search import SERVICE, Endpoint
+from agent.stream import Stream, StreamEnd, StreamError, Wishes, opened
 from hostport.contract import Mistake, Reason
 from hostport.contract.status import to_status
 from hostport.flags import Address
@@ -107,6 +109,24 @@ def outcome(endpoint: Endpoint, node: str = "n1") -> StreamEnd | None:
     return None
 
 
+def until_it_is_to_end(endpoint: Endpoint, ended: Event) -> None:
+    with contextlib.suppress(StreamError), opened(endpoint, ended.is_set):
+        pass
+
+
+def connecting(monkeypatch: pytest.MonkeyPatch, addresses: list[tuple[str, int]]) -> list[str]:
+    """Has every name these addresses; gives those that were connected to since."""
+    connections: list[str] = []
+
+    def counted(address: tuple[str, int], tls: ssl.SSLContext | None, name: str) -> socket.socket:
+        connections.append(address[0])
+        return connect(address, tls, name)
+
+    monkeypatch.setattr(search, "connect", counted)
+    monkeypatch.setattr(search, "_addresses", lambda _: list(addresses))
+    return connections
+
+
 def test_the_token_is_read_for_each_stream(tmp_path: Path) -> None:
     authority, token = trustme.CA(), tmp_path / "token"
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -169,29 +189,23 @@ def test_a_file_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path, case
 def test_of_the_addresses_of_a_name_the_one_that_serves_is_told(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with allocator("127.0.0.4:0") as (port, reports), allocator(f"127.0.0.2:{port}", serves=False) as (_, other):
         hosts = sorted(("127.0.0.2", "127.0.0.3", "127.0.0.4"), key=lambda host: host != first)
-        monkeypatch.setattr(stream, "_addresses", lambda _: [(host, port) for host in hosts])
+        monkeypatch.setattr(search, "_addresses", lambda _: [(host, port) for host in hosts])
         assert outcome(at(port, "every.allocator.test")) is None
 
     assert (len(reports.shown), other.shown) == (1, [])
 
 
 def test_where_nobody_serves_that_is_told_and_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "STANDBY_SECONDS", 0.05)
+    monkeypatch.setattr(search, "STANDBY_SECONDS", 0.05)
     with allocator(serves=False) as (port, reports):
         assert outcome(at(port)) == StreamEnd("UNAVAILABLE: no allocator that answers serves")
     assert reports.shown == []
 
 
 def test_one_that_is_to_serve_soon_is_waited_for_on_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    connections: list[object] = []
-
-    def counted(address: tuple[str, int], tls: ssl.SSLContext | None, name: str) -> socket.socket:
-        connections.append(address)
-        return connect(address, tls, name)
-
-    monkeypatch.setattr(stream, "connect", counted)
-    monkeypatch.setattr(stream, "SPREAD_SECONDS", 0.1)
+    monkeypatch.setattr(search, "SPREAD_SECONDS", 0.1)
     with allocator(serves=False) as (port, reports), ThreadPoolExecutor(1) as beside:
+        connections = connecting(monkeypatch, [(HOST, port)])
         told = beside.submit(outcome, at(port))
         wait_until(lambda: reports.watched > 0)
         assert not told.done()
@@ -202,13 +216,13 @@ def test_one_that_is_to_serve_soon_is_waited_for_on_one_connection(monkeypatch: 
 
 
 def test_of_two_that_stand_by_the_first_to_serve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "SPREAD_SECONDS", 0.0)
+    monkeypatch.setattr(search, "SPREAD_SECONDS", 0.0)
     with (
         allocator("127.0.0.4:0", serves=False) as (port, one),
         allocator(f"127.0.0.2:{port}", serves=False) as (_, other),
         ThreadPoolExecutor(1) as beside,
     ):
-        monkeypatch.setattr(stream, "_addresses", lambda _: [("127.0.0.4", port), ("127.0.0.2", port)])
+        monkeypatch.setattr(search, "_addresses", lambda _: [("127.0.0.4", port), ("127.0.0.2", port)])
         told = beside.submit(outcome, at(port))
         wait_until(lambda: one.watched > 0 and other.watched > 0)
         other.serve()
@@ -219,9 +233,81 @@ def test_of_two_that_stand_by_the_first_to_serve_is_told(monkeypatch: pytest.Mon
 
 def test_who_stands_by_is_left_as_soon_as_another_one_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     with allocator("127.0.0.4:0") as (port, _), allocator(f"127.0.0.2:{port}", serves=False) as (_, other):
-        monkeypatch.setattr(stream, "_addresses", lambda _: [("127.0.0.2", port), ("127.0.0.4", port)])
+        monkeypatch.setattr(search, "_addresses", lambda _: [("127.0.0.2", port), ("127.0.0.4", port)])
         with opened(at(port)):
             wait_until(lambda: other.watched == 0)
+
+
+def test_an_address_that_refuses_is_tried_again_while_another_one_stands_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocator that starts opens its port when it knows the cluster."""
+    monkeypatch.setattr(search, "AGAIN_SECONDS", 0.1)
+    with allocator("127.0.0.4:0", serves=False) as (port, other), ThreadPoolExecutor(1) as beside:
+        connections = connecting(monkeypatch, [("127.0.0.4", port), ("127.0.0.2", port)])
+        told = beside.submit(outcome, at(port))
+        wait_until(lambda: connections.count("127.0.0.2") >= 2)
+        with allocator(f"127.0.0.2:{port}") as (_, back):
+            assert told.result(SECONDS) is None
+
+    assert (len(back.shown), other.shown) == (1, [])
+    assert connections.count("127.0.0.4") == 1
+
+
+def test_an_address_that_comes_later_is_found_while_another_one_stands_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "AGAIN_SECONDS", 0.1)
+    with (
+        allocator("127.0.0.4:0", serves=False) as (port, other),
+        allocator(f"127.0.0.2:{port}") as (_, new),
+        ThreadPoolExecutor(1) as beside,
+    ):
+        addresses = [("127.0.0.4", port)]
+        connections = connecting(monkeypatch, addresses)
+        told = beside.submit(outcome, at(port))
+        wait_until(lambda: other.watched > 0)
+        addresses.append(("127.0.0.2", port))
+        assert told.result(SECONDS) is None
+
+    assert (len(new.shown), connections) == (1, ["127.0.0.4", "127.0.0.2"])
+
+
+def test_who_stands_by_is_watched_though_its_name_has_no_address_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(search, "SPREAD_SECONDS", 0.0)
+    with allocator(serves=False) as (port, reports), ThreadPoolExecutor(1) as beside:
+        answers = iter([[(HOST, port)]])
+        asked: list[object] = []
+
+        def addresses(target: Address) -> list[tuple[str, int]]:
+            asked.append(target)
+            for answer in answers:
+                return answer
+            raise LinkError("the name has no address")
+
+        monkeypatch.setattr(search, "_addresses", addresses)
+        told = beside.submit(outcome, at(port))
+        wait_until(lambda: len(asked) >= 3)
+        reports.serve()
+        assert told.result(SECONDS) is None
+
+
+def test_a_connection_that_is_of_no_use_is_closed_while_another_one_stands_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "CHECK_SECONDS", 0.05)
+    ended = Event()
+    with (
+        allocator("127.0.0.4:0", serves=False) as (port, other),
+        socket.create_server(("127.0.0.2", port)) as door,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        connecting(monkeypatch, [("127.0.0.2", port), ("127.0.0.4", port)])
+        told = beside.submit(until_it_is_to_end, at(port), ended)
+        mute, _ = door.accept()
+        with mute:
+            mute.settimeout(SECONDS)
+            while mute.recv(1 << 16):
+                pass
+        wait_until(lambda: other.watched > 0)
+        assert not told.done()
+        ended.set()
+        told.result(SECONDS)
 
 
 def test_who_is_to_end_waits_for_nobody() -> None:
@@ -230,7 +316,7 @@ def test_who_is_to_end_waits_for_nobody() -> None:
 
 
 def test_one_that_does_not_say_whether_it_serves_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(search, "CHECK_SECONDS", 0.05)
     with socket.create_server((HOST, 0)) as door:
         assert outcome(at(door.getsockname()[1])) == StreamEnd("UNAVAILABLE: it does not say whether it serves")
 

@@ -9,7 +9,8 @@ import pytest
 from agent.app import Agent, AgentOptions
 from agent.ranges import format_list, read_list
 from agent.reserving import ReservedPorts, chosen
-from agent.stream import Endpoint, KeptNumbers
+from agent.search import Endpoint
+from agent.stream import KeptNumbers
 from hostport.flags import Address
 from testing.namespaces import in_a_network_namespace, needs_root
 
@@ -151,7 +152,8 @@ def test_of_the_numbers_that_may_be_given_next_those_are_told_that_no_connection
         from agent.netlink import SocketDiagnosis
         from agent.ranges import read_range
         from agent.reserving import ReservedPorts
-        from agent.stream import Endpoint, KeptNumbers
+        from agent.search import Endpoint
+        from agent.stream import KeptNumbers
         from hostport.flags import Address
 
         Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40039")
