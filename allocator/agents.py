@@ -27,7 +27,7 @@ from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClusterChange
 from allocator.core.ports import runs_of
-from allocator.core.sockets import NodeFacts
+from allocator.core.sockets import NodeFacts, NodeSockets
 from allocator.engine import Engine
 from allocator.node_reports import Report, parts
 from allocator.slices import MOST_WEIGHT, TimeSlice
@@ -245,8 +245,8 @@ class Agents:
         """Tells the books of a whole report, step by step."""
         ledger, maintenance = self._engine.ledger, self._engine.maintenance
         known = ledger.nodes.sockets.of(name)
-        told, presumed = ((), ()) if known is None else (known.told(), known.presumed)
-        closed, opened = report.changes(told, partial(ledger.nodes.undeclared, name), presumed)
+        known = NodeSockets() if known is None else known
+        closed, opened = report.changes(known, partial(ledger.nodes.undeclared, name))
         facts = report.facts or NodeFacts()
         most = max(1, MOST_WEIGHT * 32 // maintenance.node_weight())
         pace = TimeSlice(self._turn)

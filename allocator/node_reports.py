@@ -10,14 +10,14 @@ Rules:
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.kept import SizedCache, kept_once
 from allocator.core.ports import WILDCARD, Slot, slot_of, span
-from allocator.core.sockets import Listener, NodeFacts, SocketChange, listener
+from allocator.core.sockets import Listener, NodeFacts, NodeSockets, SocketChange, listener
 from allocator.core.view import NodesView
 from allocator.wire import PROTOCOLS, to_timestamp
 from hostport.contract import Mistake, Reason
@@ -79,16 +79,11 @@ class Report:
             raise too_large(max(len(self.opened), len(self.closed)), 0)
         self.facts = _facts(message, self.facts or facts)
 
-    def changes(
-        self,
-        before: Iterable[tuple[Slot, Listener]],
-        undeclared: Callable[[Iterable[Slot]], int],
-        presumed: Container[SocketKey] = (),
-    ) -> Changes:
-        """What closes and what opens.
+    def changes(self, known: NodeSockets, undeclared: Callable[[set[Slot]], int]) -> Changes:
+        """What closes and what opens. Without a snapshot only what the report names is compared.
 
-        before: the sockets that were told before. undeclared: how many of some slots nobody on the node declares.
-        presumed: those of them that are presumed to be closed. One that is told again without a snapshot has opened.
+        known: what was told before. What is presumed to be closed and told again without a snapshot has opened.
+        undeclared: how many of some slots nobody on the node declares.
 
         Raises:
             Refused: more would be open then than may be.
@@ -96,15 +91,18 @@ class Report:
         """
         if not (self.snapshot or self.opened or self.closed):
             return [], []
-        known = {(slot, socket.ip): socket for slot, socket in before}
-        gone = known.keys() - self.opened.keys() if self.snapshot else self.closed.keys() & known.keys()
-        anew = () if self.snapshot else presumed
-        opened = [(key[0], socket) for key, socket in self.opened.items() if known.get(key) != socket or key in anew]
-        left = (known.keys() - gone) | self.opened.keys()
-        if len(left) > MOST_FOREIGN:
-            foreign = undeclared({slot for slot, _ in left})
-            if len(left) > MOST_SOCKETS or foreign > MOST_FOREIGN:
-                raise too_large(len(left), foreign)
+        if self.snapshot:
+            before = {(slot, socket.ip): socket for slot, socket in known.told()}
+        else:
+            before = {key: told for key in (*self.closed, *self.opened) if (told := known.told_on(*key)) is not None}
+        gone = before.keys() - self.opened.keys()
+        anew = () if self.snapshot else known.presumed
+        opened = [(key[0], socket) for key, socket in self.opened.items() if before.get(key) != socket or key in anew]
+        left = known.count_told() - len(gone) + len(self.opened.keys() - before.keys())
+        if left > MOST_FOREIGN:
+            foreign = undeclared(known.told_slots(less=gone) | {slot for slot, _ in self.opened})
+            if left > MOST_SOCKETS or foreign > MOST_FOREIGN:
+                raise too_large(left, foreign)
         return sorted(gone), opened
 
 

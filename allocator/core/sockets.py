@@ -17,6 +17,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from operator import attrgetter
+from typing import cast
 
 import msgspec
 
@@ -89,7 +91,7 @@ class SocketChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NodeSockets:
-    """The open sockets of one node, in order of slots. Those of one slot have different addresses."""
+    """The open sockets of one node, in order of slots and addresses. Those of one slot have different addresses."""
 
     __slots__ = ("_since", "_slots", "_sockets", "facts", "presumed", "reported_at")
 
@@ -114,6 +116,29 @@ class NodeSockets:
         yield from self
         for (slot, _), (socket, _) in self.presumed.items():
             yield slot, socket
+
+    def told_on(self, slot: Slot, ip: str) -> Listener | None:
+        """That of what the agent said is open which has a slot and an address; None: there is none."""
+        at, is_open = self._place(slot, ip)
+        if is_open:
+            return self._sockets[at]
+        presumed = self.presumed.get((slot, ip))
+        return presumed and presumed[0]
+
+    def count_told(self) -> int:
+        """How many sockets the agent said are open."""
+        return len(self._slots) + len(self.presumed)
+
+    def told_slots(self, less: set[tuple[Slot, str]]) -> set[Slot]:
+        """The slots of what the agent said is open, less some of it."""
+        slots = self.all_slots()
+        slots -= {slot for slot in {slot for slot, _ in less} if all((slot, each.ip) in less for each in self.of(slot))}
+        slots |= {slot for slot, ip in self.presumed if (slot, ip) not in less}
+        return slots
+
+    def all_slots(self) -> set[Slot]:
+        """The slots of the open sockets."""
+        return cast("set[Slot]", set(self._slots))  # without a call for each: there may be thousands
 
     def has(self, slot: Slot) -> bool:
         """Whether a socket of the slot is open, on whatever address."""
@@ -157,12 +182,10 @@ class NodeSockets:
 
     def put(self, slot: Slot, socket: Listener, now: float) -> bool:
         """Opens a socket, in place of one with its slot and address; whether there was none."""
-        at = bisect_left(self._slots, slot)
-        while at < len(self._slots) and self._slots[at] == slot:
-            if self._sockets[at].ip == socket.ip:
-                self._sockets[at] = socket
-                return False
-            at += 1
+        at, is_open = self._place(slot, socket.ip)
+        if is_open:
+            self._sockets[at] = socket
+            return False
         self._slots.insert(at, slot)
         self._sockets.insert(at, socket)
         self._since.insert(at, max(0, int(now)))
@@ -170,10 +193,18 @@ class NodeSockets:
 
     def take(self, slot: Slot, ip: str) -> Listener | None:
         """Closes a socket, and gives it; None: it is not open."""
-        at = bisect_left(self._slots, slot)
-        while at < len(self._slots) and self._slots[at] == slot:
-            if self._sockets[at].ip == ip:
-                del self._slots[at], self._since[at]
-                return self._sockets.pop(at)
-            at += 1
-        return None
+        at, is_open = self._place(slot, ip)
+        if not is_open:
+            return None
+        del self._slots[at], self._since[at]
+        return self._sockets.pop(at)
+
+    def _place(self, slot: Slot, ip: str) -> tuple[int, bool]:
+        """Where a socket is or would be, and whether it is open. One number may be open on thousands of addresses."""
+        low = bisect_left(self._slots, slot)
+        high = bisect_left(self._slots, slot + 1, low)
+        at = bisect_left(self._sockets, ip, low, high, key=_ip)
+        return at, at < high and self._sockets[at].ip == ip
+
+
+_ip = attrgetter("ip")

@@ -8,7 +8,7 @@ among them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -345,21 +345,21 @@ class NodesView:
         """
         return self.sockets.agents_behind(self._store.sets.of(constraints).nodes, numbers, enough)
 
-    def undeclared(self, name: NodeName, slots: Iterable[Slot]) -> int:
+    def undeclared(self, name: NodeName, slots: set[Slot]) -> int:
         """How many of some slots nobody who is settled on a node declares."""
         position = self._store.nodes.positions.get(name)
         if position is None:
-            return len(list(slots))
-        entry = self._store.nodes.at(position)
-        return sum(1 for slot in slots if not entry.is_settled(entry.holders_of(slot)))
+            return len(slots)
+        return len(self._store.nodes.at(position).undeclared(slots))
 
     def last_report(self, name: NodeName) -> LastReport | None:
         """What the agent of a node said last; None where none ever said anything."""
         said = self.sockets.of(name)
         if said is None or said.reported_at is None:
             return None
-        facts, opened, is_current = said.facts, {slot for slot, _ in said}, not self.sockets.is_stale(name)
-        return LastReport(said.reported_at, is_current, facts.ephemeral, facts.reserves, self.undeclared(name, opened))
+        facts, is_current = said.facts, not self.sockets.is_stale(name)
+        undeclared = self.undeclared(name, said.all_slots())
+        return LastReport(said.reported_at, is_current, facts.ephemeral, facts.reserves, undeclared)
 
     def given_on(self, name: NodeName) -> int:
         """The set of the numbers that claims have on a node, planned ones among them."""

@@ -18,7 +18,7 @@ from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClusterChange
 from allocator.core.ports import WILDCARD, Protocol, slot_of, span
-from allocator.core.sockets import NodeFacts, SocketChange, listener
+from allocator.core.sockets import NodeFacts, NodeSockets, SocketChange, listener
 from allocator.node_reports import Report
 from hostport.contract.limits import MOST_FOREIGN, MOST_SOCKETS
 from hostport.v1 import allocator_pb2 as pb
@@ -255,8 +255,10 @@ def test_a_number_that_the_next_pod_opens_at_once_is_open() -> None:
     again.add(pb.ReportNodeRequest(opened=[socket(7000)]), NodeFacts())
     anew.add(snapshot(7000), NodeFacts())
 
-    assert again.changes([(key[0], before)], len, {key}) == ([], [(key[0], before)])  # type: ignore[arg-type]
-    assert anew.changes([(key[0], before)], len, {key}) == ([], [])  # type: ignore[arg-type]
+    known = NodeSockets()
+    known.presumed[key] = before, 0.0
+    assert again.changes(known, len) == ([], [(key[0], before)])
+    assert anew.changes(known, len) == ([], [])
 
 
 async def test_an_agent_is_asked_whether_the_program_of_a_pod_that_is_gone_still_has_its_number(full: Running) -> None:

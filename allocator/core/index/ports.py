@@ -327,13 +327,17 @@ class NodeEntry:
         if self.blocks:
             slots = set(slots).union(*map(slots_in, self.blocks.values))
         if self.sockets is not None:
-            slots = {*slots, *(slot for slot, _ in self.sockets)}
+            slots = self.sockets.all_slots().union(slots)
         return slots
 
     def foreign(self) -> set[Slot]:
         """The slots that processes have, and nobody who is settled here declares."""
-        opened = {slot for slot, _ in self.sockets} if self.sockets is not None else set[Slot]()
-        return {slot for slot in opened if not self.is_settled(self.holders_of(slot))}
+        return self.undeclared(self.sockets.all_slots()) if self.sockets is not None else set()
+
+    def undeclared(self, slots: set[Slot]) -> set[Slot]:
+        """Those of some slots that nobody who is settled here declares."""
+        held = set(self.holders).union(*map(slots_in, self.blocks.values)) if self.blocks else self.holders.keys()
+        return slots - {slot for slot in held & slots if self.is_settled(self.holders_of(slot))}
 
     def has_foreign(self, low: int, high: int) -> bool:
         """Whether one of the first `MOST_OPEN` sockets of [low, high] is a process's that nobody settled declares."""

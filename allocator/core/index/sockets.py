@@ -24,6 +24,7 @@ from allocator.core.claims import Claim
 from allocator.core.index.candidate_sets import CandidateSet, CandidateSets, arrive, depart
 from allocator.core.ports import PortKey, Protocol, Slot, bits, runs_of, slot_of, slots_and_addresses, span
 from allocator.core.sockets import (
+    ELSEWHERE,
     SETTLING_SECONDS,
     STALE_SECONDS,
     Listener,
@@ -170,7 +171,7 @@ class SocketIndex:
         if sockets is None or sockets.take(slot, ip) is None:
             return []
         left, address = sockets.of(slot), shared_address(ip)
-        if all(shared_address(socket.ip) != address for socket in left):
+        if address != ELSEWHERE or all(shared_address(socket.ip) != ELSEWHERE for socket in left):
             self.open_at.discard(slot, address, node)
         if left:
             return [slot]
