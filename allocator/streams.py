@@ -33,9 +33,10 @@ MOST_ASKS = 1024
 MOST_BYTES = 4 << 20
 """What a stream may have under way, its answers that were not sent yet among it."""
 
-MOST_BEGUN = 32
+FIRST_BEGUN, MOST_BEGUN = 8, 32
 LONG_SECONDS = 0.002
-"""Asks that are begun in one turn of the event loop, of all streams: so many at most, fewer where that took longer."""
+"""Asks that are begun in one turn of the event loop, of all streams: eight at first, for they may take milliseconds each,
+more where as many took less time than this, and fewer where they took longer."""
 
 Answering = Callable[[pb.AllocateRequest, Callable[[], bool]], Awaitable[bytes | status_pb2.Status]]
 """What becomes of an ask, a serialised AllocateResponse or why not. It is given whether the caller still waits."""
@@ -150,7 +151,7 @@ class _Turns:
 
     def __init__(self) -> None:
         self._streams: deque[_Stream] = deque()  # those with asks that wait
-        self._most = self._left = MOST_BEGUN  # in a turn of the event loop, and in this one
+        self._most = self._left = FIRST_BEGUN  # in a turn of the event loop, and in this one
         self._is_counting = False
         self._began = 0.0
 
@@ -174,8 +175,11 @@ class _Turns:
         """The asks that were begun have been decided, or wait for something."""
         self._is_counting = False
         took = time.thread_time() - self._began
-        self._most = max(1, self._most // 2) if took > LONG_SECONDS else min(MOST_BEGUN, self._most + 1)
-        self._left = self._most  # fewer where the last ones took long
+        if took > LONG_SECONDS:
+            self._most = max(1, self._most // 2)
+        elif not self._left:  # as many as may be begun were, and took no long
+            self._most = min(MOST_BEGUN, self._most + 1)
+        self._left = self._most
         if self._streams:
             self._begin()
 

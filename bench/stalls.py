@@ -44,6 +44,8 @@ from allocator.core.claims import (
 )
 from allocator.core.ledger import Ledger
 from allocator.core.place.policies import DYNAMIC
+from allocator.core.ports import span
+from allocator.core.sockets import NodeFacts, SocketChange
 from allocator.journal.contract import Entry, JournalError, Put, Recorded
 from allocator.leases.cache import PortLeaseCache
 from allocator.leases.durability import LeaseDurability
@@ -849,6 +851,22 @@ def reports(place: Place) -> None:
     place.remark(f"{len(sockets) if sockets else 0:,} sockets are open")
 
 
+def ranges_first_asked(place: Place) -> None:
+    """300 ranges are asked for first, on 5,000 nodes whose agents each keep other numbers from another range"""
+    for number in range(NODES):
+        kept = span(33_000 + number % 3_000, 33_040 + number % 3_000)
+        facts = NodeFacts((32_768 + number, 60_999), kept, reserves=True)
+        _observe(place, reports=(SocketChange(node=_name(number), facts=facts),))
+    upcoming = place.application.agents.upcoming
+    place.engine.around.asked = upcoming.ask
+    asks = [
+        ask("first", dry_run=True, range=pb.PortRange(min=40_000 + at, max=60_000), policy=pb.POLICY_DYNAMIC)
+        for at in range(300)
+    ]
+    _stream(place, [pb.AllocateStreamRequest.Ask(tag=tag, request=each) for tag, each in enumerate(asks, 1)])
+    place.remark(f"{place.on_loop(upcoming.numbers).bit_count():,} numbers are kept")
+
+
 def priorities(place: Place) -> None:
     """3,000 priorities of Pods: an ask that may preempt, small ones, and changes of Pods"""
     pods = [_pod(300_000 + at, 9_000, node=_name(at), priority=at) for at in range(3_000)]
@@ -1106,6 +1124,7 @@ ROWS: tuple[Row, ...] = (
     nodes_under_selectors,
     nodes_of_many_ports,
     reports,
+    ranges_first_asked,
     priorities,
     ports_among_leases,
     blocks_among_cooling,
