@@ -35,8 +35,8 @@ MOST_BYTES = 4 << 20
 
 FIRST_BEGUN, MOST_BEGUN = 8, 32
 LONG_SECONDS = 0.002
-"""Asks that are begun in one turn of the event loop, of all streams: eight at first, for they may take milliseconds each,
-more where as many took less time than this, and fewer where they took longer."""
+"""Asks that are begun in one turn of the event loop, of all streams: few at first, for they may take milliseconds each,
+then more where as many took less time than this, and fewer where they took longer."""
 
 Answering = Callable[[pb.AllocateRequest, Callable[[], bool]], Awaitable[bytes | status_pb2.Status]]
 """What becomes of an ask, a serialised AllocateResponse or why not. It is given whether the caller still waits."""
