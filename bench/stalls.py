@@ -44,8 +44,8 @@ from allocator.core.claims import (
 )
 from allocator.core.ledger import Ledger
 from allocator.core.place.policies import DYNAMIC
-from allocator.core.ports import span
-from allocator.core.sockets import NodeFacts, SocketChange
+from allocator.core.ports import Protocol, slots_of, span
+from allocator.core.sockets import NodeFacts, SocketChange, listener
 from allocator.journal.contract import Entry, JournalError, Put, Recorded
 from allocator.leases.cache import PortLeaseCache
 from allocator.leases.durability import LeaseDurability
@@ -867,6 +867,31 @@ def ranges_first_asked(place: Place) -> None:
     place.remark(f"{place.on_loop(upcoming.numbers).bit_count():,} numbers are kept")
 
 
+def addresses(place: Place) -> None:
+    """512 ports on 64 addresses asked for, and 64 blocks, where every node has their numbers on its own address"""
+
+    def address(at: int) -> str:
+        return f"10.0.{at >> 8}.{at & 255}"
+
+    numbers = range(9_100, 9_108)
+    slots = slots_of(Protocol.TCP, numbers)
+    for at in range(NODES):
+        opened = [(slot, listener(address(at), "exporter", 0)) for slot in slots]
+        change = SocketChange(node=_name(at), opened=opened, facts=NodeFacts())
+        place.on_loop(lambda change=change: place.engine.ledger.observe(ClusterChange(reports=[change]), now=0.0))
+
+    def port(of: int, number: int, count: int = 1) -> pb.PortRequest:
+        name, ip = f"p{of}-{number}", address(of)
+        return pb.PortRequest(container="c", name=name, container_port=80, host_port=number, host_ip=ip, count=count)
+
+    singles = [port(of, number) for of in range(64) for number in numbers]
+    blocks = [port(of, numbers[0], len(numbers)) for of in range(64)]
+    requests = [ask("addresses", policy=pb.POLICY_STATIC, range=None, ports=ports) for ports in (singles, blocks)]
+    with place.measured():
+        reasons = [place.ask(request) for request in requests]
+    place.remark(" ".join(reason or "granted" for reason in reasons))
+
+
 def priorities(place: Place) -> None:
     """3,000 priorities of Pods: an ask that may preempt, small ones, and changes of Pods"""
     pods = [_pod(300_000 + at, 9_000, node=_name(at), priority=at) for at in range(3_000)]
@@ -1125,6 +1150,9 @@ ROWS: tuple[Row, ...] = (
     nodes_of_many_ports,
     reports,
     ranges_first_asked,
+
+
+    addresses,
     priorities,
     ports_among_leases,
     blocks_among_cooling,

@@ -12,7 +12,7 @@ from allocator.core.asks import Ask, Refused, UndecidedError
 from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.ports import runs_of, set_of
 from testing.costing import counting, instructions
-from testing.kit import Desk, ask, node, on, pod
+from testing.kit import Desk, ask, node, on, pod, report
 
 NODES = 5_000
 MOST = 12_000_000
@@ -132,3 +132,15 @@ def test_what_is_given_on_a_node_has_the_numbers_of_blocks_by_whatever_protocol(
     desk = Desk("n1")
     desk.observe(pods=[pod("a", "x:1000*3", "y:1001/UDP*4", at="n1"), pod("b", "x:1003", "z:7/SCTP", at="n1")])
     assert desk.ledger.nodes.given_on(NodeName("n1")) == set_of([7, *range(1000, 1005)])
+
+
+def test_many_addresses_cost_little_where_each_node_has_sockets_on_an_address_of_its_own() -> None:
+    desk, numbers = fleet(), range(9_100, 9_108)
+    own = [f"10.0.{at >> 8}.{at & 255}" for at in range(NODES)]
+    desk.observe(
+        reports=[report(f"n{at:04}", *[f"exporter:{number}@{ip}" for number in numbers]) for at, ip in enumerate(own)]
+    )
+    ports = [f"x{n}{at}:{at + 1}={n}@{own[at]}" for n in numbers for at in range(64)]
+    with counting() as cost:
+        assert reason_of(desk, ask("many", *ports, policy="Static")) == ""
+    assert cost.instructions < 2_000_000  # going through the nodes took 400 million

@@ -317,6 +317,15 @@ def test_of_two_sockets_on_addresses_of_a_node_one_may_close() -> None:
     assert set(desk.refusal(ask("two", "x:1=53@10.0.0.2", policy="Static"))) == {"PORT_CONFLICT"}
 
 
+def test_of_two_nodes_with_a_socket_on_one_address_one_may_close_it() -> None:
+    desk = reported(report("n1", "a:53@10.0.0.1"), report("n2", "a:53@10.0.0.1"), nodes=("n1", "n2"))
+    asked = ask("one", "x:1=53@10.0.0.1", policy="Static")
+    assert set(desk.refusal(asked)) == {"PORT_CONFLICT"}
+
+    desk.observe(reports=[report("n2", closed=(":53@10.0.0.1",))])
+    assert desk.grant(asked).node == "n2"
+
+
 EPHEMERAL = {
     "nobody says it": ([], None),
     "both say it": ([report("n1", ephemeral=(100, 200)), report("n2", ephemeral=(300, 400))], ((100, 200), (300, 400))),

@@ -58,12 +58,10 @@ def _in_singles(index: NodesBySlot, slots: Sequence[Slot], ip: str) -> int:
         for slot in slots:
             if slot in anywhere:
                 nodes |= anywhere[slot]
-    for slot, by_ip in index.by_ip.items():
-        if slot in slots and ip != WILDCARD:
-            nodes |= index.on_address(slot, ip)
-        elif slot in slots:
-            for there in by_ip.values():
-                nodes |= there
+    by_ip = index.by_ip
+    for slot in by_ip if len(by_ip) < len(slots) else slots:
+        if slot in by_ip and slot in slots:
+            nodes |= index.of_single(slot) if ip == WILDCARD else index.on_address(slot, ip)
     return nodes
 
 

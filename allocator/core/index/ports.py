@@ -44,7 +44,6 @@ from allocator.core.ports import (
     PortKey,
     Protocol,
     Slot,
-    bits,
     lowest,
     number_of,
     protocol_of,
@@ -52,7 +51,7 @@ from allocator.core.ports import (
     slots_and_addresses,
     slots_of,
 )
-from allocator.core.sockets import ELSEWHERE, NodeSockets
+from allocator.core.sockets import ELSEWHERE, Listener, NodeSockets, shared_address
 
 S = TypeVar("S", bound=str)
 
@@ -251,6 +250,7 @@ class NodeEntry:
 
     node: Node
     claims: Mapping[ClaimId, Claim]  # all that there are: the holders by id
+    alone: int  # the set of this node
     known: bool = False  # whether there is a Node object
     is_named: bool = False  # among the names that are shown
     stands: int = 0  # claims that stand here, those without ports among them
@@ -399,13 +399,12 @@ class NodeTable:
         """The position of a node, which is given one if nothing named it so far."""
         position = self.positions.get(name)
         if position is None:
-            entry = NodeEntry(Node(name=name), self._claims)
             if self._vacant:
                 position = self._vacant.pop()
-                self.entries[position] = entry
             else:
                 position = len(self.entries)
-                self.entries.append(entry)
+                self.entries.append(None)
+            self.entries[position] = NodeEntry(Node(name=name), self._claims, 1 << position)
             self.positions[name] = position
         return position
 
@@ -509,25 +508,40 @@ class NodeTable:
 
 
 class OpenNodes(NodesBySlot):
-    """Where sockets are open. Those on addresses that one node alone has are kept together: a map for each is large.
+    """Where sockets are open.
 
-    Which of their nodes has a certain address, those nodes know.
+    The nodes with a slot on addresses that few nodes have are one set, `ELSEWHERE`: each may have an address of its
+    own, and to unite as many sets as there are nodes is slow. Which of them has a certain address is kept beside it.
     """
 
-    __slots__ = ("_nodes",)
+    __slots__ = ("_elsewhere",)
 
-    def __init__(self, nodes: NodeTable) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._nodes = nodes
+        self._elsewhere: dict[Slot, dict[str, int]] = {}
+
+    def open(self, slot: Slot, ip: str, node: int) -> None:
+        """Adds a node, as a set: the one object that there is of it, of which most entries are."""
+        address = shared_address(ip)
+        self.add(slot, address, node)
+        if address is ELSEWHERE:
+            by_ip = self._elsewhere.setdefault(slot, {})
+            by_ip[ip] = by_ip[ip] | node if ip in by_ip else node
+
+    def close(self, slot: Slot, ip: str, node: int, left: Iterable[Listener]) -> None:
+        """Takes out a node, as a set. left: its other sockets of the slot."""
+        address = shared_address(ip)
+        if address is not ELSEWHERE or all(shared_address(socket.ip) is not ELSEWHERE for socket in left):
+            self.discard(slot, address, node)
+        if address is ELSEWHERE:
+            by_ip = self._elsewhere[slot]
+            _discard(by_ip, ip, node)
+            if not by_ip:
+                del self._elsewhere[slot]
 
     def on_address(self, slot: Slot, ip: str) -> int:
         """As for any `NodesBySlot`."""
-        found = super().on_address(slot, ip)
-        for position in bits(self.by_ip[slot].get(ELSEWHERE, 0)):
-            sockets = self._nodes.at(position).sockets
-            if sockets is not None and any(socket.ip == ip for socket in sockets.of(slot)):
-                found |= 1 << position
-        return found
+        return super().on_address(slot, ip) | self._elsewhere.get(slot, {}).get(ip, 0)
 
 
 FEW_PRIORITIES = 4
@@ -550,7 +564,7 @@ class PortIndex:
         self._staying = NodesBySlot()
         self._staying_at: dict[int, NodesBySlot] = {}  # the same by priority
         self.nodes = NodeTable(claims)
-        self._open = OpenNodes(self.nodes)  # sockets, those that claims declare among them
+        self._open = OpenNodes()  # sockets, those that claims declare among them
         self._declared = (self._staying, self._leased, self._leaving)
         self._fixed = (*self._declared, self._open)  # who is settled
         self._all = (self._planned, *self._fixed)  # and those who are not

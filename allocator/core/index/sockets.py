@@ -24,18 +24,16 @@ from allocator.core.claims import Claim
 from allocator.core.index.candidate_sets import CandidateSet, CandidateSets, arrive, depart
 from allocator.core.ports import PortKey, Protocol, Slot, bits, runs_of, slot_of, slots_and_addresses, span
 from allocator.core.sockets import (
-    ELSEWHERE,
     SETTLING_SECONDS,
     STALE_SECONDS,
     Listener,
     NodeFacts,
     NodeSockets,
     SocketChange,
-    shared_address,
 )
 
 if TYPE_CHECKING:
-    from allocator.core.index.ports import NodeEntry, NodesBySlot, NodeTable
+    from allocator.core.index.ports import NodeEntry, NodeTable, OpenNodes
 
 MOST_FACTS = 64
 """Different things that candidates say of outgoing connections and that are looked at. In a cluster there are a few;
@@ -50,7 +48,7 @@ MOST_RANGES = 32
 class SocketIndex:
     """See the module."""
 
-    def __init__(self, nodes: NodeTable, sets: CandidateSets, open_at: NodesBySlot) -> None:
+    def __init__(self, nodes: NodeTable, sets: CandidateSets, open_at: OpenNodes) -> None:
         """open_at: slot → address → nodes, which this class alone changes."""
         self._nodes = nodes
         self._sets = sets
@@ -157,7 +155,7 @@ class SocketIndex:
         was_open = sockets.has(slot)
         if not sockets.put(slot, socket, now):
             return []
-        self.open_at.add(slot, shared_address(socket.ip), node)
+        self.open_at.open(slot, socket.ip, node)
         if was_open:
             return [slot]
         holders = entry.holders_of(slot)
@@ -170,9 +168,8 @@ class SocketIndex:
         sockets = entry.sockets
         if sockets is None or sockets.take(slot, ip) is None:
             return []
-        left, address = sockets.of(slot), shared_address(ip)
-        if address != ELSEWHERE or all(shared_address(socket.ip) != ELSEWHERE for socket in left):
-            self.open_at.discard(slot, address, node)
+        left = sockets.of(slot)
+        self.open_at.close(slot, ip, node, left)
         if left:
             return [slot]
         holders = entry.holders_of(slot)
@@ -203,8 +200,8 @@ class SocketIndex:
 
     def _entry(self, name: NodeName) -> tuple[NodeEntry, int]:
         """A node that something names, and the set of that one node."""
-        position = self._nodes.positions[name]
-        return self._nodes.at(position), 1 << position
+        entry = self._nodes.at(self._nodes.positions[name])
+        return entry, entry.alone
 
     def _touch(self, entry: NodeEntry) -> None:
         self._nodes.changes += 1
