@@ -9,14 +9,12 @@ Rules:
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.kept import SizedCache, kept_once
-from allocator.core.ports import WILDCARD, Slot, slot_of, span
+from allocator.core.ports import Slot, read_ip, slot_of, span
 from allocator.core.sockets import Listener, NodeFacts, NodeSockets, SocketChange, listener
 from allocator.core.view import NodesView
 from allocator.wire import PROTOCOLS, to_timestamp
@@ -36,7 +34,7 @@ Changes = tuple[list[tuple[Slot, str]], list[tuple[Slot, Listener]]]
 """What closes, and what opens."""
 
 SocketKey = tuple[Slot, str]
-"""A protocol and a number, and an address (normalised)."""
+"""A protocol and a number, and an address (canonical)."""
 
 _PROTOCOLS = {value: protocol for protocol, value in PROTOCOLS.items()}
 """Those that a socket may have: one that is not set is none, other than in a request."""
@@ -155,24 +153,10 @@ def _key(socket: pb.Socket, field: str) -> SocketKey:
         raise _invalid(field, f"protocol {socket.protocol} with port {socket.port} is no socket")
     if len(socket.address) > LONGEST_ADDRESS:
         raise _invalid(field, f"an address has more than {LONGEST_ADDRESS} characters")
-    address = _address(socket.address)
+    address = read_ip(socket.address)
     if address is None:
         raise _invalid(field, f"{socket.address!r} is no IP address")
     return slot_of(protocol, socket.port), address
-
-
-@lru_cache(maxsize=4096)
-def _address(text: str) -> str | None:
-    """An address as it counts in a conflict; None where it is none."""
-    if not text:
-        return WILDCARD
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return WILDCARD if address.is_unspecified else str(address)
 
 
 def _process(name: str) -> str:

@@ -17,7 +17,7 @@ from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, ClusterChange, ObservedPod, Owner, PodUid, State
 from allocator.core.ledger import Ledger
 from allocator.core.place.policies import POLICIES
-from allocator.core.ports import Protocol, normalise_ip, slot_of
+from allocator.core.ports import Protocol, canonical_ip, slot_of
 from allocator.core.sockets import NodeFacts, SocketChange, listener
 
 _PORT = re.compile(
@@ -108,9 +108,9 @@ def report(at: str, *opened: str, closed: tuple[str, ...] = (), **facts: Any) ->
     """A whole report of a node; sockets are written `[process]:number[/PROTOCOL][@ip]`."""
     return SocketChange(
         node=NodeName(at),
-        closed=[(slot_of(p.protocol, p.container_port), normalise_ip(p.host_ip)) for p in map(port, closed)],
+        closed=[(slot_of(p.protocol, p.container_port), canonical_ip(p.host_ip)) for p in map(port, closed)],
         opened=[
-            (slot_of(p.protocol, p.container_port), listener(normalise_ip(p.host_ip), p.name, 0))
+            (slot_of(p.protocol, p.container_port), listener(canonical_ip(p.host_ip), p.name, 0))
             for p in map(port, opened)
         ],
         facts=NodeFacts(**facts),

@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 from itertools import zip_longest
 from typing import NamedTuple, NewType, cast
 from typing import Protocol as Interface
@@ -115,8 +117,30 @@ class PortKey(NamedTuple):
 
 
 def normalise_ip(ip: str) -> str:
-    """The address as it counts in a conflict: empty and `::` are the wildcard."""
+    """The address as it counts in a conflict of Pods: empty and `::` are the wildcard, and any other is its text."""
     return WILDCARD if ip in _ANY else ip
+
+
+def canonical_ip(ip: str) -> str:
+    """The address as it counts in a conflict with a socket, which has an address and no text; a text that is none."""
+    return read_ip(ip) or ip
+
+
+@lru_cache(maxsize=4096)
+def read_ip(text: str) -> str | None:
+    """An address, spelled in one way; empty is the wildcard. None where it is no address.
+
+    IPv4 in IPv6 is that IPv4 address, and a zone says nothing.
+    """
+    if text in _ANY:
+        return WILDCARD
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return WILDCARD if address.is_unspecified else str(address)
 
 
 class HeldPort(Interface):

@@ -23,7 +23,17 @@ from typing import cast
 import msgspec
 
 from allocator.core.candidates import NodeName
-from allocator.core.ports import WILDCARD, PortKey, Protocol, Slot, number_of, protocol_of, slot_of, slots_of
+from allocator.core.ports import (
+    WILDCARD,
+    PortKey,
+    Protocol,
+    Slot,
+    canonical_ip,
+    number_of,
+    protocol_of,
+    slot_of,
+    slots_of,
+)
 
 STALE_SECONDS = 120.0
 """A report that is older is told of where an answer rests on it."""
@@ -35,7 +45,7 @@ MOST_LISTENERS = 16_384
 
 
 class Listener(msgspec.Struct, frozen=True, gc=False):
-    """A socket less its number: its address (normalised), the name of its process (empty: not known) and its user."""
+    """A socket less its number: its address (canonical), the name of its process (empty: not known) and its user."""
 
     ip: str = WILDCARD
     process: str = ""
@@ -46,7 +56,7 @@ class Listener(msgspec.Struct, frozen=True, gc=False):
 
 
 ELSEWHERE = "elsewhere"
-"""Stands for the addresses that one node alone has."""
+"""Stands for the addresses that few nodes have."""
 
 _SHARED = frozenset((WILDCARD, "127.0.0.1", "::1"))
 
@@ -164,10 +174,10 @@ class NodeSockets:
         return float(min(opened)) if opened else None
 
     def conflicting(self, key: PortKey) -> list[Listener]:
-        """The open sockets that conflict with a port."""
-        slots = slots_of(key.protocol, key.numbers)
+        """The open sockets that conflict with a port, however its address is spelled."""
+        ip, slots = canonical_ip(key.ip), slots_of(key.protocol, key.numbers)
         found = self.of(slots[0]) if key.length == 1 else [each for slot in slots for each in self.of(slot)]
-        return [each for each in found if key.ip == each.ip or WILDCARD in (key.ip, each.ip)]
+        return [each for each in found if ip == each.ip or WILDCARD in (ip, each.ip)]
 
     def numbers(self, protocol: Protocol, low: int, high: int) -> int:
         """The open numbers of [low, high], less `low`."""

@@ -326,6 +326,26 @@ def test_of_two_nodes_with_a_socket_on_one_address_one_may_close_it() -> None:
     assert desk.grant(asked).node == "n2"
 
 
+SPELLINGS = {
+    "in capitals": ("2001:db8::1", "2001:DB8::1"),
+    "with a zero more": ("2001:db8::1", "2001:db8:0::1"),
+    "as IPv4 in IPv6": ("10.0.0.1", "::ffff:10.0.0.1"),
+    "of loopback": ("::1", "0:0:0:0:0:0:0:1"),
+    "of every address": ("10.0.0.1", "0::0"),
+}
+
+
+@pytest.mark.parametrize(("opened", "asked"), SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("port", ["x:1={n}@{ip}", "x:1={n}*4@{ip}"], ids=["number", "block"])
+def test_a_process_is_in_the_way_however_its_address_is_spelled(opened: str, asked: str, port: str) -> None:
+    desk = reported(report("n1", f"sshd:9102@{opened}"), nodes=("n1",))
+    number = 9100 if "*" in port else 9102  # the block is 9100-9103
+
+    (message,) = desk.refusal(ask("web", port.format(n=number, ip=asked), policy="Static")).values()
+    assert "process sshd" in message
+    assert desk.refusal(ask("web", port.format(n=number, ip="192.0.2.1"), policy="Static")) == {}
+
+
 EPHEMERAL = {
     "nobody says it": ([], None),
     "both say it": ([report("n1", ephemeral=(100, 200)), report("n2", ephemeral=(300, 400))], ((100, 200), (300, 400))),

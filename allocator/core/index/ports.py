@@ -44,6 +44,7 @@ from allocator.core.ports import (
     PortKey,
     Protocol,
     Slot,
+    canonical_ip,
     lowest,
     number_of,
     protocol_of,
@@ -540,7 +541,10 @@ class OpenNodes(NodesBySlot):
                 del self._elsewhere[slot]
 
     def on_address(self, slot: Slot, ip: str) -> int:
-        """As for any `NodesBySlot`."""
+        """As for any `NodesBySlot`, however the address is spelled."""
+        ip = canonical_ip(ip)
+        if ip == WILDCARD:
+            return self.of_single(slot)
         return super().on_address(slot, ip) | self._elsewhere.get(slot, {}).get(ip, 0)
 
 

@@ -24,14 +24,14 @@ from typing import Protocol as Interface
 
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, State
-from allocator.core.ports import WILDCARD, PortKey, Protocol, normalise_ip
+from allocator.core.ports import WILDCARD, PortKey, Protocol, canonical_ip
 from allocator.core.store import ClaimStore
 
 READY_SECONDS = 60.0
 LATE_SECONDS = 75.0
 """So long after it was opened a socket is told of at the latest, where agents wait whether it is one of a client."""
 
-LOOPBACK = ("127.", "::1", "::ffff:127.")
+LOOPBACK = ("127.", "::1")
 MOST_DOUBTED = 100
 """Claims that seem not to listen, and are looked at again with each look."""
 
@@ -100,7 +100,7 @@ def is_open(node: NodeName, key: PortKey, sockets: OpenSockets) -> bool | None:
         addresses = sockets.addresses(node, key.protocol, number)
         if addresses is None:
             return None
-        if addresses and any(_serves(normalise_ip(address), key.ip) for address in addresses):
+        if addresses and any(_serves(canonical_ip(address), canonical_ip(key.ip)) for address in addresses):
             return True
     return False
 
@@ -126,7 +126,7 @@ def is_heard(
 
 
 def _serves(address: str, wanted: str) -> bool:
-    """Whether a socket on an address, normalised, takes what is sent to the wanted one."""
+    """Whether a socket on an address takes what is sent to the wanted one, both canonical."""
     if wanted == WILDCARD:
         return not address.startswith(LOOPBACK)
     return address in (wanted, WILDCARD)
