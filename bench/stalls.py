@@ -1150,8 +1150,6 @@ ROWS: tuple[Row, ...] = (
     nodes_of_many_ports,
     reports,
     ranges_first_asked,
-
-
     addresses,
     priorities,
     ports_among_leases,

@@ -176,8 +176,10 @@ class NodeSockets:
     def conflicting(self, key: PortKey) -> list[Listener]:
         """The open sockets that conflict with a port, however its address is spelled."""
         ip, slots = canonical_ip(key.ip), slots_of(key.protocol, key.numbers)
-        found = self.of(slots[0]) if key.length == 1 else [each for slot in slots for each in self.of(slot)]
-        return [each for each in found if ip == each.ip or WILDCARD in (ip, each.ip)]
+        if ip == WILDCARD:
+            return [each for slot in slots for each in self.of(slot)]
+        places = [self._place(slot, each) for slot in slots for each in (WILDCARD, ip)]
+        return [self._sockets[at] for at, is_open in places if is_open]
 
     def numbers(self, protocol: Protocol, low: int, high: int) -> int:
         """The open numbers of [low, high], less `low`."""

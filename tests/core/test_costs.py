@@ -10,7 +10,7 @@ import pytest
 
 from allocator.core.asks import Ask, Refused, UndecidedError
 from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
-from allocator.core.ports import runs_of, set_of
+from allocator.core.ports import PortKey, Protocol, runs_of, set_of
 from testing.costing import counting, instructions
 from testing.kit import Desk, ask, node, on, pod, report
 
@@ -144,3 +144,11 @@ def test_many_addresses_cost_little_where_each_node_has_sockets_on_an_address_of
     with counting() as cost:
         assert reason_of(desk, ask("many", *ports, policy="Static")) == ""
     assert cost.instructions < 2_000_000  # going through the nodes took 400 million
+
+
+def test_who_is_in_the_way_on_one_address_is_found_cheaply_among_10_000_addresses() -> None:
+    desk = Desk("n1")
+    desk.observe(reports=[report("n1", *[f"a:9100@10.0.{at >> 8}.{at & 255}" for at in range(10_000)], "b:9100")])
+    found, key = list[object](), PortKey("10.0.1.7", Protocol.TCP, 9_100)
+    assert instructions(lambda: found.extend(desk.ledger.nodes.sockets.listeners(NodeName("n1"), key))) < 1_000
+    assert sorted(map(str, found)) == ["process a", "process b"]
