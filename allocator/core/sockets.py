@@ -167,6 +167,12 @@ class NodeSockets:
         at = bisect_left(self._slots, slot)
         return self._sockets[at : bisect_left(self._slots, slot + 1, at)]
 
+    def is_elsewhere(self, slot: Slot) -> bool:
+        """Whether a socket of the slot is open on an address that few nodes have. Three are such that many have."""
+        at = bisect_left(self._slots, slot)
+        slots, sockets = self._slots[at : at + len(_SHARED) + 1], self._sockets[at : at + len(_SHARED) + 1]
+        return any(each == slot and socket.ip not in _SHARED for each, socket in zip(slots, sockets, strict=True))
+
     def since(self, slot: Slot) -> float | None:
         """When the first socket of a slot was told, in seconds; None: none is open."""
         at = bisect_left(self._slots, slot)

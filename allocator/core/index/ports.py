@@ -52,7 +52,7 @@ from allocator.core.ports import (
     slots_and_addresses,
     slots_of,
 )
-from allocator.core.sockets import ELSEWHERE, Listener, NodeSockets, shared_address
+from allocator.core.sockets import ELSEWHERE, NodeSockets, shared_address
 
 S = TypeVar("S", bound=str)
 
@@ -529,10 +529,10 @@ class OpenNodes(NodesBySlot):
             by_ip = self._elsewhere.setdefault(slot, {})
             by_ip[ip] = by_ip[ip] | node if ip in by_ip else node
 
-    def close(self, slot: Slot, ip: str, node: int, left: Iterable[Listener]) -> None:
-        """Takes out a node, as a set. left: its other sockets of the slot."""
+    def close(self, slot: Slot, ip: str, node: int, *, is_elsewhere: bool) -> None:
+        """Takes out a node, as a set. is_elsewhere: whether it has the slot on another address that few nodes have."""
         address = shared_address(ip)
-        if address is not ELSEWHERE or all(shared_address(socket.ip) is not ELSEWHERE for socket in left):
+        if address is not ELSEWHERE or not is_elsewhere:
             self.discard(slot, address, node)
         if address is ELSEWHERE:
             by_ip = self._elsewhere[slot]

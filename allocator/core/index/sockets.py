@@ -168,9 +168,8 @@ class SocketIndex:
         sockets = entry.sockets
         if sockets is None or sockets.take(slot, ip) is None:
             return []
-        left = sockets.of(slot)
-        self.open_at.close(slot, ip, node, left)
-        if left:
+        self.open_at.close(slot, ip, node, is_elsewhere=sockets.is_elsewhere(slot))
+        if sockets.has(slot):
             return [slot]
         holders = entry.holders_of(slot)
         depart(sets, slot, is_last=not holders, is_settled=not entry.is_settled(holders))
