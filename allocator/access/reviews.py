@@ -88,8 +88,12 @@ class Reviews:
             ApiError, UnreachableError, ClusterConfigError, TimeoutError, ValueError: there is none.
 
         """
+        review = {"apiVersion": version, "kind": kind, "spec": spec}
         async with asyncio.timeout(PATIENCE_SECONDS), self._connections:
-            body = await self._client.send("POST", path, body={"apiVersion": version, "kind": kind, "spec": spec})
+            try:
+                body = await self._client.send("POST", path, body=review)
+            except UnreachableError:  # a connection that was kept open may be gone, and nobody knew
+                body = await self._client.send("POST", path, body=review)
         return _status(body)
 
 

@@ -29,6 +29,7 @@ class ReviewServer:
         self._clients: list[ApiClient] = []
         self.body: Any = None  # answered instead, if set
         self.status = 201
+        self.breaks = 0  # requests whose connection is cut off before an answer
         self.open = asyncio.Event()
         self.open.set()
 
@@ -82,6 +83,9 @@ class ReviewServer:
     async def _spec(self, request: web.Request) -> Json:
         review: Json = await request.json()
         self.asked.append(review)
+        if self.breaks and request.transport is not None:
+            self.breaks -= 1
+            request.transport.abort()
         await self.open.wait()
         spec: Json = review["spec"]
         return spec

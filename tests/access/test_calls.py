@@ -359,6 +359,17 @@ async def test_an_api_server_that_is_gone_opens_nothing(secured: Secured, server
     assert await outcome(stub("Allocate", lease())) == "ACCESS_UNKNOWN"
 
 
+@pytest.mark.parametrize(("breaks", "expected"), [(1, "OK"), (2, "ACCESS_UNKNOWN")], ids=["once", "twice"])
+async def test_a_review_whose_connection_breaks_off_is_asked_for_once_more(
+    secured: Secured, breaks: int, expected: str
+) -> None:
+    """A connection that was kept open may be gone, and nobody knows until it is used: a node was rebooted."""
+    stub = await relay(secured, ALL, "")
+    secured.server.breaks = breaks
+
+    assert await outcome(stub("Allocate", lease())) == expected
+
+
 async def test_an_api_server_that_hangs_is_waited_for_and_not_for_ever(
     secured: Secured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -227,12 +227,15 @@ def forged(installed: Installed, agent: Json, node: str) -> str:
         return refusal_of(stub, [snapshot(node, 20007)])
 
 
+def when_known(said: Callable[[], str]) -> str:
+    """What is said once it is known who reports. An allocator that has just started asks callers to try again."""
+    unknown = {"ACCESS_UNKNOWN", "NOT_SERVING"}
+    return wait_for("who reports to be known", said, lambda reason: reason not in unknown, seconds=60)
+
+
 def test_an_agent_speaks_of_its_own_node_alone(kubectl: Kubectl, installed: Installed) -> None:
     liar = agent_on(installed, ONE)
-    reason = wait_for(  # after a reboot it may start, or not reach the API server at once: then callers are to ask again
-        "who reports to be known", lambda: forged(installed, liar, OTHER), lambda said: said not in {"ACCESS_UNKNOWN", "NOT_SERVING"},
-        seconds=60,
-    )  # fmt: skip
+    reason = when_known(lambda: forged(installed, liar, OTHER))
     assert reason == "NODE_NOT_ITS_OWN"
     assert kept_off(preview(kubectl, STATIC, 20007, ONE, OTHER)) == set()
 
@@ -252,7 +255,8 @@ def test_an_agent_that_floods_is_held_back_and_nobody_else_waits(kubectl: Kubect
             yield pb.ReportNodeRequest(closed=many)
 
     with speaking_as(installed, liar) as stub:
-        assert refusal_of(stub, [snapshot("n3", more=True), *too_many]) == "REPORT_TOO_LARGE"
+        too_large = when_known(lambda: refusal_of(stub, [snapshot("n3", more=True), *too_many]))
+        assert too_large == "REPORT_TOO_LARGE"
         flood = threading.Thread(target=refusal_of, args=(stub, without_end(), 60))
         flood.start()
         took = []
