@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import socket
 import ssl
@@ -89,6 +90,14 @@ def allocator(
     server.start()
     yield port, reports
     server.stop(None).wait()
+
+
+def number_of_all() -> int:
+    """A number that is free on every address, and that no connection gets, nor a server that takes any."""
+    while True:
+        number = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("", number)):
+            return number
 
 
 def at(port: int, host: str = HOST, ca: Path | None = None, token_file: Path | None = None) -> Endpoint:
@@ -187,7 +196,10 @@ def test_a_file_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path, case
 
 @pytest.mark.parametrize("first", ["127.0.0.2", "127.0.0.3", "127.0.0.4"], ids=["stands by", "is away", "serves"])
 def test_of_the_addresses_of_a_name_the_one_that_serves_is_told(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with allocator("127.0.0.4:0") as (port, reports), allocator(f"127.0.0.2:{port}", serves=False) as (_, other):
+    with (
+        allocator(f"127.0.0.4:{number_of_all()}") as (port, reports),
+        allocator(f"127.0.0.2:{port}", serves=False) as (_, other),
+    ):
         hosts = sorted(("127.0.0.2", "127.0.0.3", "127.0.0.4"), key=lambda host: host != first)
         monkeypatch.setattr(search, "_addresses", lambda _: [(host, port) for host in hosts])
         assert outcome(at(port, "every.allocator.test")) is None
@@ -218,7 +230,7 @@ def test_one_that_is_to_serve_soon_is_waited_for_on_one_connection(monkeypatch: 
 def test_of_two_that_stand_by_the_first_to_serve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SPREAD_SECONDS", 0.0)
     with (
-        allocator("127.0.0.4:0", serves=False) as (port, one),
+        allocator(f"127.0.0.4:{number_of_all()}", serves=False) as (port, one),
         allocator(f"127.0.0.2:{port}", serves=False) as (_, other),
         ThreadPoolExecutor(1) as beside,
     ):
@@ -232,7 +244,10 @@ def test_of_two_that_stand_by_the_first_to_serve_is_told(monkeypatch: pytest.Mon
 
 
 def test_who_stands_by_is_left_as_soon_as_another_one_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    with allocator("127.0.0.4:0") as (port, _), allocator(f"127.0.0.2:{port}", serves=False) as (_, other):
+    with (
+        allocator(f"127.0.0.4:{number_of_all()}") as (port, _),
+        allocator(f"127.0.0.2:{port}", serves=False) as (_, other),
+    ):
         monkeypatch.setattr(search, "_addresses", lambda _: [("127.0.0.2", port), ("127.0.0.4", port)])
         with opened(at(port)):
             wait_until(lambda: other.watched == 0)
@@ -241,7 +256,7 @@ def test_who_stands_by_is_left_as_soon_as_another_one_serves(monkeypatch: pytest
 def test_an_address_that_refuses_is_tried_again_while_another_one_stands_by(monkeypatch: pytest.MonkeyPatch) -> None:
     """An allocator that starts opens its port when it knows the cluster."""
     monkeypatch.setattr(search, "AGAIN_SECONDS", 0.1)
-    with allocator("127.0.0.4:0", serves=False) as (port, other), ThreadPoolExecutor(1) as beside:
+    with allocator(f"127.0.0.4:{number_of_all()}", serves=False) as (port, other), ThreadPoolExecutor(1) as beside:
         connections = connecting(monkeypatch, [("127.0.0.4", port), ("127.0.0.2", port)])
         told = beside.submit(outcome, at(port))
         wait_until(lambda: connections.count("127.0.0.2") >= 2)
@@ -255,7 +270,7 @@ def test_an_address_that_refuses_is_tried_again_while_another_one_stands_by(monk
 def test_an_address_that_comes_later_is_found_while_another_one_stands_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "AGAIN_SECONDS", 0.1)
     with (
-        allocator("127.0.0.4:0", serves=False) as (port, other),
+        allocator(f"127.0.0.4:{number_of_all()}", serves=False) as (port, other),
         allocator(f"127.0.0.2:{port}") as (_, new),
         ThreadPoolExecutor(1) as beside,
     ):
@@ -293,7 +308,7 @@ def test_a_connection_that_is_of_no_use_is_closed_while_another_one_stands_by(mo
     monkeypatch.setattr(search, "CHECK_SECONDS", 0.05)
     ended = Event()
     with (
-        allocator("127.0.0.4:0", serves=False) as (port, other),
+        allocator(f"127.0.0.4:{number_of_all()}", serves=False) as (port, other),
         socket.create_server(("127.0.0.2", port)) as door,
         ThreadPoolExecutor(1) as beside,
     ):
