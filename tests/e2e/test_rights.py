@@ -121,7 +121,7 @@ def leads(plane: ControlPlane, allocator: Secured) -> bool:
         return LABEL in plane.kubectl.within(SYSTEM).get("pod", NAME)["metadata"].get("labels", {})
 
     try:
-        wait_until("the label of the one that serves", is_marked, seconds=5)
+        wait_until("the label of the one that serves", is_marked, seconds=30)
     except Timeout:
         return False
     return True
@@ -147,7 +147,7 @@ def tells(plane: ControlPlane, allocator: Secured) -> bool:
         return any(each["reason"] == "Denied" for each in events.get("events")["items"])
 
     try:
-        wait_until("an Event", is_told, seconds=5)
+        wait_until("an Event", is_told, seconds=30)
     except Timeout:
         return False
     return True
