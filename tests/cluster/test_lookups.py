@@ -7,14 +7,16 @@ import time
 
 import pytest
 
+from allocator.cluster import kubernetes
 from allocator.cluster.contract import PodRef
-from allocator.cluster.kubernetes import LOOK_SECONDS, MOST_LOOKUPS, MOST_LOOKUPS_OF_ONE, KubernetesCluster
+from allocator.cluster.kubernetes import MOST_LOOKUPS, MOST_LOOKUPS_OF_ONE, KubernetesCluster
 from allocator.core.claims import PodUid
 from cluster.conftest import Follow
 from testing.apiserver import ApiServer
 from testing.observing import Recorder, node
 
 ANSWER_SECONDS = 0.05
+PATIENCE_SECONDS = 2.0  # in place of half a second, which a slow machine may take for three answers
 
 
 class SlowReads:
@@ -57,14 +59,15 @@ def look(cluster: KubernetesCluster, asker: str, count: int) -> asyncio.Task[boo
 
 @pytest.mark.parametrize("tenants", [1, 2], ids=["one tenant", "two tenants"])
 async def test_a_hundred_denials_of_a_tenant_leave_the_others_their_looks(
-    cluster: KubernetesCluster, reads: SlowReads, tenants: int
+    cluster: KubernetesCluster, reads: SlowReads, tenants: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kubernetes, "LOOK_SECONDS", PATIENCE_SECONDS)
     floods = [look(cluster, f"flood-{n % tenants}", 16) for n in range(100 * tenants)]
     await asyncio.sleep(0.02)
     began = time.monotonic()
 
     assert await look(cluster, "victim", 3), "looked up in time"
-    assert time.monotonic() - began < LOOK_SECONDS / 2
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2
     found = await asyncio.gather(*floods)
     assert reads.most == {"all": reads.most["all"], "victim": 3} | {
         f"flood-{n}": MOST_LOOKUPS_OF_ONE for n in range(tenants)
