@@ -17,10 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator
-from http import HTTPStatus
 from pathlib import Path
 
 from allocator.app.build import Application, Collaborators, build
@@ -33,6 +30,7 @@ from bench.events import kubeconfig_of
 from bench.measure import Row, Sample, median
 from bench.options import Options
 from bench.processes import CHECKOUT, free_address, server
+from bench.rpc import wait_until_serving
 from bench.webhook import certificates
 from hostport.v1 import allocator_pb2 as pb
 from testing import simulator
@@ -94,20 +92,20 @@ def _started(url: str, agents: int) -> dict[str, float]:
         crowd = (f"--count={agents}", f"--port={for_tokens.rpartition(':')[2]}", f"--ca={folder / 'ca.crt'}")
         with server(folder, "bench.crowd_of_agents", *crowd):
             time.sleep(SETTLED_SECONDS)
-            http = free_address()
+            health = free_address()
             began = time.monotonic()
-            with server(folder, "allocator", "serve", *_flags(folder, for_tokens, http)) as process:
-                process.wait_for(http)
-                while not _is_ready(http):
-                    time.sleep(0.05)
+            with server(folder, "allocator", "serve", *_flags(folder, for_tokens, health)) as process:
+                process.wait_for(health)
+                wait_until_serving(health)
                 return {"seconds": time.monotonic() - began, "cpu": process.cpu_seconds()}
 
 
-def _flags(folder: Path, for_tokens: str, http: str) -> tuple[str, ...]:
+def _flags(folder: Path, for_tokens: str, health: str) -> tuple[str, ...]:
     return (
         f"--listen={free_address()}",
         f"--listen-tokens={for_tokens}",
-        f"--http={http}",
+        f"--listen-health={health}",
+        f"--http={free_address()}",
         "--agent-account=hostport-system/hostport-agent",
         "--journal=memory",
         "--cluster=kubernetes",
@@ -116,14 +114,6 @@ def _flags(folder: Path, for_tokens: str, http: str) -> tuple[str, ...]:
         f"--tls-key={folder / 'tls.key'}",
         f"--tls-client-ca={folder / 'ca.crt'}",
     )
-
-
-def _is_ready(http: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{http}/readyz", timeout=30) as answer:
-            return bool(answer.status == HTTPStatus.OK)
-    except urllib.error.HTTPError:
-        return False
 
 
 def _measured() -> dict[str, float]:

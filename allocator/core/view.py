@@ -32,7 +32,6 @@ from allocator.core.ports import (
     Slot,
     number_of,
     protocol_of,
-    set_of,
     span,
 )
 from allocator.core.sockets import Listener
@@ -363,11 +362,13 @@ class NodesView:
 
     def given_on(self, name: NodeName) -> int:
         """The set of the numbers that claims have on a node, planned ones among them."""
-        held, of_blocks = [slot for slot, _ in self._store.nodes.held_by_slot(name)], NumberSet()
-        for slot in held:
+        numbers = NumberSet()
+        for slot, _ in self._store.nodes.held_by_slot(name):
             if slot > LAST_SLOT:
-                of_blocks.assign(number_of(first_of(slot)), span(0, length_of(slot) - 1), length_of(slot))
-        return set_of(number_of(slot) for slot in held if slot <= LAST_SLOT) | of_blocks.within(0, HIGHEST_PORT)
+                numbers.assign(number_of(first_of(slot)), span(0, length_of(slot) - 1), length_of(slot))
+            else:
+                numbers.add(number_of(slot))
+        return numbers.within(0, HIGHEST_PORT)
 
     def foreign_on(self, name: NodeName) -> list[tuple[PortKey, Listener, float]]:
         """Every socket of a node that nobody who is settled there declares, in order, and since when, in seconds."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
@@ -35,6 +37,19 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "TELL_SECONDS", 0.0)
     monkeypatch.setattr(agents, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(upcoming, "WAIT_SECONDS", 30.0)  # an agent answers before, however slow the machine is
+
+
+@dataclass
+class Seconds:
+    now: float = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Seconds:
+    """The one of `Upcoming`, which stands until a test moves it."""
+    clock = Seconds()
+    monkeypatch.setattr(Upcoming, "now", staticmethod(lambda: clock.now))
+    return clock
 
 
 def reporting(*, reserves: bool = True, kept: int = 0, ephemeral: tuple[int, int] = USUAL) -> Desk:
@@ -88,14 +103,10 @@ async def close(wait: object) -> None:
         wait.close()
 
 
-async def test_whatever_is_asked_a_bounded_number_is_kept_of_the_ranges_asked_for_last(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 0.0
-    monkeypatch.setattr(Upcoming, "now", staticmethod(lambda: now))
+async def test_whatever_is_asked_a_bounded_number_is_kept_of_the_ranges_asked_for_last(clock: Seconds) -> None:
     ahead = ahead_of(reporting())
     for low in range(33000, 60000, 300):
-        now += MOVED_SECONDS
+        clock.now += MOVED_SECONDS
         await close(ahead.ask(ask("a", "x:1", low=low, high=low + 299)))
 
     numbers = ahead.numbers()
@@ -104,42 +115,35 @@ async def test_whatever_is_asked_a_bounded_number_is_kept_of_the_ranges_asked_fo
     assert not numbers >> 33000 & 1
 
 
-async def test_more_ranges_than_can_be_kept_take_the_place_of_others_once_a_minute(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 0.0
-    monkeypatch.setattr(Upcoming, "now", staticmethod(lambda: now))
+async def test_more_ranges_than_can_be_kept_take_the_place_of_others_once_a_minute(clock: Seconds) -> None:
     ahead = ahead_of(reporting())
     lows = range(33000, 53000, 2000)
     told = []
     for low in [*lows, *lows, *lows]:
-        now += 1
+        clock.now += 1
         await close(ahead.ask(ask("a", "x:1", low=low, high=low + 999)))
         told.append(ahead.numbers())
     assert set(told[len(lows) :]) == {told[len(lows) - 1]}
     assert not told[-1] >> lows[0] & 1
 
-    now += MOVED_SECONDS
+    clock.now += MOVED_SECONDS
     await close(ahead.ask(ask("a", "x:1", low=lows[0], high=lows[0] + 999)))
     assert ahead.numbers() >> lows[0] & 1
 
 
 @pytest.mark.parametrize("count", [MOST_RANGES, MOST_RANGES + 1, MOST_RANGES + 8])
 async def test_ranges_that_are_asked_for_in_turn_are_told_once_and_waited_for_once(
-    count: int, monkeypatch: pytest.MonkeyPatch
+    count: int, clock: Seconds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(Upcoming, "now", staticmethod(lambda: now))
     monkeypatch.setattr(upcoming, "WAIT_SECONDS", 0.5)
     ahead = ahead_of(reporting())
     ranges = [(33000 + 600 * at, 33599 + 600 * at) for at in range(count)]
 
     async def round_of() -> tuple[int, int]:
         """How many waited, and how many sets there were."""
-        nonlocal now
         waited, sets = 0, set()
         for low, high in ranges:
-            now += 0.1
+            clock.now += 0.1
             wait = ahead.ask(ask("a", "x:1", low=low, high=high))
             waited += wait is not None
             await close(wait)
@@ -200,6 +204,20 @@ def request(name: str, low: int = 45000, high: int = 45999) -> pb.AllocateReques
     )
 
 
+@asynccontextmanager
+async def reserving(service: Running) -> AsyncIterator[Any]:
+    """The stream of an agent with --reserve that has told its first report; what is wanted of it is looked at."""
+    looking = asyncio.create_task(service.application.agents.forever())
+    stream = service.stub.ReportNode()
+    ephemeral = pb.PortRange(min=USUAL[0], max=USUAL[1])
+    await stream.write(pb.ReportNodeRequest(node=HERE, snapshot=True, reserves=True, ephemeral_range=ephemeral))
+    try:
+        yield stream
+    finally:
+        stream.cancel()
+        looking.cancel()
+
+
 async def told(stream: Any, what: Callable[[pb.ReportNodeResponse], bool]) -> None:
     """Returns when the allocator has told an agent of something."""
     async with asyncio.timeout(30):
@@ -208,51 +226,41 @@ async def told(stream: Any, what: Callable[[pb.ReportNodeResponse], bool]) -> No
 
 
 async def test_the_first_to_ask_for_a_range_gets_a_number_that_no_connection_has_or_gets(service: Running) -> None:
-    looking = asyncio.create_task(service.application.agents.forever())
-    stream = service.stub.ReportNode()
-    ephemeral = pb.PortRange(min=USUAL[0], max=USUAL[1])
-    await stream.write(pb.ReportNodeRequest(node=HERE, snapshot=True, reserves=True, ephemeral_range=ephemeral))
-    assert await stream.read() == pb.ReportNodeResponse(has_given=True)
+    async with reserving(service) as stream:
+        assert await stream.read() == pb.ReportNodeResponse(has_given=True)
 
-    asked = asyncio.ensure_future(service.stub.Allocate(request("a")))
-    wanted = pb.PortRange(min=45000, max=45000 + AHEAD - 1)
-    assert await stream.read() == pb.ReportNodeResponse(has_given=True, upcoming=[wanted])
-    assert not asked.done()
-    kept = pb.PortRange(min=45002, max=wanted.max)  # connections have the first two
-    await stream.write(pb.ReportNodeRequest(reserved=[kept], reserves=True))
+        asked = asyncio.ensure_future(service.stub.Allocate(request("a")))
+        wanted = pb.PortRange(min=45000, max=45000 + AHEAD - 1)
+        assert await stream.read() == pb.ReportNodeResponse(has_given=True, upcoming=[wanted])
+        assert not asked.done()
+        kept = pb.PortRange(min=45002, max=wanted.max)  # connections have the first two
+        await stream.write(pb.ReportNodeRequest(reserved=[kept], reserves=True))
 
-    assert [each.host_port for each in (await asked).allocation.ports] == [45002]
-    given = pb.ReportNodeResponse(
-        has_given=True,
-        given=[pb.PortRange(min=45002, max=45002)],
-        upcoming=[pb.PortRange(min=45000, max=wanted.max + MORE_AT_ONCE)],
-    )
-    await told(stream, lambda message: message == given)
-    stream.cancel()
-    looking.cancel()
+        assert [each.host_port for each in (await asked).allocation.ports] == [45002]
+        given = pb.ReportNodeResponse(
+            has_given=True,
+            given=[pb.PortRange(min=45002, max=45002)],
+            upcoming=[pb.PortRange(min=45000, max=wanted.max + MORE_AT_ONCE)],
+        )
+        await told(stream, lambda message: message == given)
 
 
 async def test_a_number_that_a_connection_has_is_given_when_that_has_ended(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upcoming, "AGAIN_SECONDS", 0.0)
-    looking = asyncio.create_task(service.application.agents.forever())
-    stream = service.stub.ReportNode()
-    ephemeral = pb.PortRange(min=USUAL[0], max=USUAL[1])
-    await stream.write(pb.ReportNodeRequest(node=HERE, snapshot=True, reserves=True, ephemeral_range=ephemeral))
-    assert await stream.read() == pb.ReportNodeResponse(has_given=True)
+    async with reserving(service) as stream:
+        assert await stream.read() == pb.ReportNodeResponse(has_given=True)
 
-    asked = asyncio.ensure_future(service.stub.Allocate(request("a", 45000, 45001)))
-    both = pb.PortRange(min=45000, max=45001)
-    await told(stream, lambda message: list(message.upcoming) == [both])
-    await stream.write(pb.ReportNodeRequest(reserved=[pb.PortRange(min=45001, max=45001)], reserves=True))
-    await told(stream, lambda message: message.report_now)
-    assert not asked.done()
-    await stream.write(pb.ReportNodeRequest(reserved=[both], reserves=True))
+        asked = asyncio.ensure_future(service.stub.Allocate(request("a", 45000, 45001)))
+        both = pb.PortRange(min=45000, max=45001)
+        await told(stream, lambda message: list(message.upcoming) == [both])
+        await stream.write(pb.ReportNodeRequest(reserved=[pb.PortRange(min=45001, max=45001)], reserves=True))
+        await told(stream, lambda message: message.report_now)
+        assert not asked.done()
+        await stream.write(pb.ReportNodeRequest(reserved=[both], reserves=True))
 
-    assert [each.host_port for each in (await asked).allocation.ports] == [45000]
-    stream.cancel()
-    looking.cancel()
+        assert [each.host_port for each in (await asked).allocation.ports] == [45000]
 
 
 async def test_numbers_that_are_given_already_are_not_waited_for(service: Running) -> None:
@@ -264,43 +272,33 @@ async def test_numbers_that_are_given_already_are_not_waited_for(service: Runnin
             policy=pb.POLICY_STATIC,
         )
         await service.stub.Allocate(taken)
-    looking = asyncio.create_task(service.application.agents.forever())
-    stream = service.stub.ReportNode()
-    ephemeral = pb.PortRange(min=USUAL[0], max=USUAL[1])
-    await stream.write(pb.ReportNodeRequest(node=HERE, snapshot=True, reserves=True, ephemeral_range=ephemeral))
+    async with reserving(service) as stream:
+        await told(stream, lambda message: message.has_given)
 
-    await told(stream, lambda message: message.has_given)
+        async def agent() -> None:
+            while True:
+                message = cast("pb.ReportNodeResponse", await stream.read())
+                if message.has_given:
+                    await stream.write(pb.ReportNodeRequest(reserved=message.upcoming, reserves=True))
 
-    async def agent() -> None:
-        while True:
-            message = cast("pb.ReportNodeResponse", await stream.read())
-            if message.has_given:
-                await stream.write(pb.ReportNodeRequest(reserved=message.upcoming, reserves=True))
+        answering = asyncio.create_task(agent())
+        granted = await service.stub.Allocate(request("a", 45000, 46999))
 
-    answering = asyncio.create_task(agent())
-    granted = await service.stub.Allocate(request("a", 45000, 46999))
-
-    (number,) = [each.host_port for each in granted.allocation.ports]
-    known = service.engine.ledger.nodes.sockets.of(NodeName(HERE))
-    assert number == 45600
-    assert known is not None
-    assert known.facts.kept >> number & 1
-    for task in (answering, looking):
-        task.cancel()
-    stream.cancel()
+        (number,) = [each.host_port for each in granted.allocation.ports]
+        known = service.engine.ledger.nodes.sockets.of(NodeName(HERE))
+        assert number == 45600
+        assert known is not None
+        assert known.facts.kept >> number & 1
+        answering.cancel()
 
 
 async def test_an_agent_is_told_once_of_what_is_to_be_kept(service: Running) -> None:
-    looking = asyncio.create_task(service.application.agents.forever())
-    stream = service.stub.ReportNode()
-    ephemeral = pb.PortRange(min=USUAL[0], max=USUAL[1])
-    await stream.write(pb.ReportNodeRequest(node=HERE, snapshot=True, reserves=True, ephemeral_range=ephemeral))
-    assert await stream.read() == pb.ReportNodeResponse(has_given=True)
+    async with reserving(service) as stream:
+        assert await stream.read() == pb.ReportNodeResponse(has_given=True)
 
-    await stream.write(pb.ReportNodeRequest(reserved=[pb.PortRange(min=50000, max=50001)], reserves=True))
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(stream.read(), 0.2)
-    looking.cancel()
+        await stream.write(pb.ReportNodeRequest(reserved=[pb.PortRange(min=50000, max=50001)], reserves=True))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stream.read(), 0.2)
 
 
 @pytest.mark.parametrize(("kept", "behind"), [(0, ["n1"]), (ENOUGH - 1, ["n1"]), (ENOUGH, [])], ids=str)

@@ -187,15 +187,22 @@ class SocketIndex:
                 del self.outgoing[sockets.facts]
         if facts.ephemeral is not None:
             self.outgoing[facts] = self.outgoing.get(facts, 0) | node
-        for each, change in ((sockets.facts, -1), (facts, 1)):
-            if each.reserves and each.ephemeral is not None:
-                self._reserving[each.ephemeral] += change
-                if not self._reserving[each.ephemeral]:
-                    del self._reserving[each.ephemeral]
-                self._reserved_from = 0
-                for low, high in islice(self._reserving, MOST_FACTS):
-                    self._reserved_from |= span(low, high)
+        self._note_reserving(_reserved_from(sockets.facts), _reserved_from(facts))
         sockets.facts = facts
+
+    def _note_reserving(self, before: tuple[int, int] | None, now: tuple[int, int] | None) -> None:
+        """A node's agent keeps numbers from another ephemeral range; None: from none."""
+        if before == now:
+            return  # as a rule: an agent says often what it keeps, and hardly ever from which range
+        if now is not None:
+            self._reserving[now] += 1
+        if before is not None:
+            self._reserving[before] -= 1
+            if not self._reserving[before]:
+                del self._reserving[before]
+        self._reserved_from = 0
+        for low, high in islice(self._reserving, MOST_FACTS):
+            self._reserved_from |= span(low, high)
 
     def _entry(self, name: NodeName) -> tuple[NodeEntry, int]:
         """A node that something names, and the set of that one node."""
@@ -276,8 +283,8 @@ class SocketIndex:
             return islice(
                 ((facts, there & nodes) for facts, there in self.outgoing.items() if there & nodes), MOST_FACTS
             )
-        found = ((self._nodes.at(position).sockets, 1 << position) for position in bits(nodes))
-        return ((sockets.facts, node) for sockets, node in found if sockets is not None)
+        found = (self._nodes.at(position) for position in bits(nodes))
+        return ((entry.sockets.facts, entry.alone) for entry in found if entry.sockets is not None)
 
     def reserving(self) -> int:
         """The numbers that outgoing connections take on any node whose agent keeps some from them.
@@ -312,6 +319,11 @@ class SocketIndex:
         if not known:
             return None
         return _ranges(self.ephemeral(nodes & ~kept) | (span(*USUAL_EPHEMERAL) if nodes & ~known else 0))
+
+
+def _reserved_from(facts: NodeFacts) -> tuple[int, int] | None:
+    """The ephemeral range that an agent keeps numbers from; None: it keeps none."""
+    return facts.ephemeral if facts.reserves else None
 
 
 @lru_cache(maxsize=4 * MOST_FACTS)
