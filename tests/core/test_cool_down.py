@@ -45,6 +45,17 @@ def test_a_number_that_is_given_up_again_cools_anew() -> None:
     assert desk.numbers(dynamic("b")) == [7001]
 
 
+def test_a_number_that_is_given_up_again_after_a_length_was_first_asked_for_cools_anew() -> None:
+    desk = Grounds("n1")
+    desk.runs_and_goes(dynamic("a"))
+    desk.now += 50.0
+    desk.runs_and_goes(dynamic("a", cool_down=90.0))
+    desk.now += 50.0
+    assert desk.numbers(dynamic("b", cool_down=90.0)) == [7001]
+    desk.now += 40.0
+    assert desk.numbers(dynamic("c", cool_down=90.0)) == [7000]
+
+
 @pytest.mark.parametrize(
     ("asked", "number"),
     [

@@ -14,10 +14,12 @@ Rules:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
@@ -57,7 +59,7 @@ MOST_LOOKS = 256
 _POSITION_BITS = 32
 _POSITION = (1 << _POSITION_BITS) - 1
 
-ONE = ord("1")
+ZERO, ONE = b"01"
 
 _Place = int
 """A slot and the position of a node, in one int."""
@@ -74,42 +76,67 @@ class Reuse(Enum):
 class Cooling:
     """What was given up in the last `seconds`."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, remembered: OrderedDict[_Place, float]) -> None:
+        """remembered: when everything that is known was given up, in seconds; the oldest first."""
         self.nodes: dict[Slot, int] = {}  # where a slot cools
         self._seconds = seconds
-        self._at: OrderedDict[_Place, float] = OrderedDict()  # the oldest first
+        self._remembered = remembered
+        self._begun: list[_Place] = []  # what `begin` took, the oldest last
+        self._at: OrderedDict[_Place, float] = OrderedDict()  # what was added later, the oldest first
 
     def add(self, place: _Place, at: float) -> None:
         """A port was given up, later than all that were added before. `at`: in seconds."""
         self._at[place] = at
         self._at.move_to_end(place)
-        slot = Slot(place >> _POSITION_BITS)
-        self.nodes[slot] = self.nodes.get(slot, 0) | 1 << (place & _POSITION)
-        if len(self._at) > MOST_GIVEN_UP:
-            self._forget(self._at.popitem(last=False)[0])
+        _add(self.nodes, place)
+        if len(self._begun) + len(self._at) > MOST_GIVEN_UP:
+            self._forget_oldest()
 
-    def begin(self, at: OrderedDict[_Place, float], since: float) -> None:
-        """Takes all that was given up after a time, of what is remembered: tens of thousands, in one go."""
-        oldest = at[next(iter(at))] if at else since
-        self._at = at.copy() if oldest > since else OrderedDict([each for each in at.items() if each[1] > since])
-        nodes, known = self.nodes, self.nodes.get
-        for place in self._at:
-            slot = place >> _POSITION_BITS
-            nodes[slot] = known(slot, 0) | 1 << (place & _POSITION)  # type: ignore[index, call-overload] # see `slot_of`
+    def begin(self, nodes: Mapping[Slot, int], since: float) -> None:
+        """Takes all that was given up after a time, in seconds. nodes: where each slot of what is remembered was.
+
+        There may be tens of thousands, in one go.
+        """
+        at = self._remembered
+        newest = list(reversed(at))
+        count = bisect_left(newest, -since, key=lambda place: -at[place])
+        self._begun = newest[:count]
+        if 2 * count > len(newest):  # to copy a map takes next to nothing
+            self.nodes = dict(nodes)
+            for place in newest[count:]:
+                _discard(self.nodes, place)
+        else:
+            for place in self._begun:
+                _add(self.nodes, place)
 
     def expire(self, now: float) -> None:
         """Forgets what has cooled down by now."""
-        at = self._at
+        begun, at = self._begun, self._at
+        while begun and (begun[-1] in at or now - self._remembered.get(begun[-1], -inf) >= self._seconds):
+            self._forget_oldest()
         while at and now - at[next(iter(at))] >= self._seconds:
-            self._forget(at.popitem(last=False)[0])
+            self._forget_oldest()
 
-    def _forget(self, place: _Place) -> None:
-        slot = Slot(place >> _POSITION_BITS)
-        nodes = self.nodes[slot] & ~(1 << (place & _POSITION))
-        if nodes:
-            self.nodes[slot] = nodes
-        else:
-            del self.nodes[slot]
+    def _forget_oldest(self) -> None:
+        place = self._begun.pop() if self._begun else self._at.popitem(last=False)[0]
+        if place not in self._at:  # else it was given up once more
+            _discard(self.nodes, place)
+
+
+def _add(nodes: dict[Slot, int], place: _Place) -> None:
+    """Adds a node to those of a slot."""
+    slot = Slot(place >> _POSITION_BITS)
+    nodes[slot] = nodes.get(slot, 0) | 1 << (place & _POSITION)
+
+
+def _discard(nodes: dict[Slot, int], place: _Place) -> None:
+    """Takes a node out of those of a slot, where it is one."""
+    slot = Slot(place >> _POSITION_BITS)
+    left = nodes[slot] & ~(1 << (place & _POSITION))
+    if left:
+        nodes[slot] = left
+    else:
+        del nodes[slot]
 
 
 class GivenUp:
@@ -120,6 +147,7 @@ class GivenUp:
         self.keeps_order = False  # whether `oldest_first` is asked
         self.at: OrderedDict[_Place, float] = OrderedDict()  # the oldest first
         self._nodes = nodes
+        self._given_up: dict[Slot, int] = {}  # where each slot was, of what is remembered
         self._by_seconds: OrderedDict[float, Cooling] = OrderedDict()  # the one that was asked for last is the last
         self._ends = 0  # claims that gave numbers up, while the order is kept
         self._order: Planes = []  # for each number, which of those was the last to give it up; 0: none was
@@ -136,6 +164,7 @@ class GivenUp:
             place = slot << _POSITION_BITS | position
             if place not in self.at:
                 entry.cooling += 1
+                _add(self._given_up, place)
             self.at[place] = now
             self.at.move_to_end(place)
             for cooling in self._by_seconds.values():
@@ -157,8 +186,8 @@ class GivenUp:
         self._forget(now)
         cooling = self._by_seconds.get(seconds)
         if cooling is None:
-            cooling = self._by_seconds[seconds] = Cooling(seconds)
-            cooling.begin(self.at, now - seconds)
+            cooling = self._by_seconds[seconds] = Cooling(seconds, self.at)
+            cooling.begin(self._given_up, now - seconds)
             if len(self._by_seconds) > MOST_DURATIONS:
                 self._by_seconds.popitem(last=False)
         self._by_seconds.move_to_end(seconds)
@@ -182,6 +211,7 @@ class GivenUp:
         at = self.at
         while at and (len(at) > MOST_GIVEN_UP or now - at[next(iter(at))] >= LONGEST_COOL_DOWN):
             place, _ = at.popitem(last=False)
+            _discard(self._given_up, place)
             position = place & _POSITION
             self._nodes.at(position).cooling -= 1
             self._nodes.forget_if_idle(position)
@@ -263,15 +293,18 @@ class CoolDown:
             return known
         within, nodes, slots = candidates.nodes, self._nodes, slots_of(protocol, range(low, high + 1))
         # Written as text, in one go: there may be thousands.
-        some, every = bytearray(b"0") * len(slots), bytearray(b"0") * len(slots)
-        fewer = filter(nodes.__contains__, slots) if len(slots) < len(nodes) else filter(slots.__contains__, nodes)
-        for slot in fewer:
-            there = nodes[slot] & within
-            if there:
-                at = high - (slot >> 2)
-                some[at] = ONE
-                if there == within:
-                    every[at] = ONE
+        if len(slots) < 2 * len(nodes):
+            cool = [nodes.get(slot, 0) & within for slot in reversed(slots)]
+            some = bytearray([ONE if there else ZERO for there in cool])
+            every = bytearray([ONE if there and there == within else ZERO for there in cool])
+        else:
+            some, every = bytearray([ZERO]) * len(slots), bytearray([ZERO]) * len(slots)
+            for slot in filter(slots.__contains__, nodes):
+                there = nodes[slot] & within
+                if there:
+                    at = high - (slot >> 2)
+                    some[at] = ONE
+                    every[at] = ONE if there == within else ZERO
         found = self._cool[candidates, protocol, low, high] = int(some, 2), int(every, 2)
         return found
 
