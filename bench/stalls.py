@@ -953,9 +953,7 @@ def _beside_cooling(name: str, seconds: int, **more: Any) -> pb.AllocateRequest:
     return request
 
 
-def blocks_among_cooling(place: Place) -> None:
-    """a lease of 256 blocks of several sizes, where 32,768 numbers cool on one node and are held on another"""
-    _cool(place)
+def _blocks_beside_cooling(place: Place) -> None:
     mixed = [
         pb.PortRequest(container="c", container_port=1_000 + at, count=3 + at % 3, alignment=1 + at % 7)
         for at in range(256)
@@ -964,6 +962,21 @@ def blocks_among_cooling(place: Place) -> None:
     with place.measured():
         reason = place.ask(_beside_cooling("lease", 60, ports=mixed, owner=owner, dry_run=True))
     place.remark(reason or "granted")
+
+
+def blocks_among_cooling(place: Place) -> None:
+    """a lease of 256 blocks of several sizes, where 32,768 numbers cool on one node and are held on another"""
+    _cool(place)
+    _blocks_beside_cooling(place)
+
+
+def blocks_in_gaps(place: Place) -> None:
+    """the same where every seventh number is held besides, so that there is no room for one that begins at a seventh"""
+    _cool(place)
+    sevenths = range(-(-COOLING_LOW // 7) * 7, COOLING_LOW + COOLING, 7)
+    pods = [_pod(320_000 + at, *sevenths[at : at + 500], node=_name(10)) for at in range(0, len(sevenths), 500)]
+    _observe(place, pods=pods)
+    _blocks_beside_cooling(place)
 
 
 def cool_downs_first_seen(place: Place) -> None:
@@ -1154,6 +1167,7 @@ ROWS: tuple[Row, ...] = (
     priorities,
     ports_among_leases,
     blocks_among_cooling,
+    blocks_in_gaps,
     cool_downs_first_seen,
     full_first_seen,
     list_all,

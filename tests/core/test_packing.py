@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from allocator.core.asks import UndecidedError
+from allocator.core.asks import Ask, UndecidedError
 from allocator.core.place import packing
 from allocator.core.place.joint import RUN_STEPS, JointSearch, Stage
 from allocator.core.place.view import MOST_STEPS
 from allocator.core.ports import PortKey, lowest
-from testing.kit import Desk, lease, pod
+from testing.kit import Desk, ask, lease, pod
 
 SIZES = [f"p{at}:{at + 1}*{3 + at % 3}" for at in range(255)]
 """Blocks of three sizes, with 1,020 numbers in all."""
@@ -51,6 +53,32 @@ def test_looking_for_room_for_many_blocks_is_bounded(looks: list[int]) -> None:
     assert len(looks) <= MOST_STEPS / packing.ROOM_STEPS
 
 
+def _stand(desk: Desk, node: str, *ports: str, together: int) -> None:
+    """Pods on a node, each with so many of the ports."""
+    for part in range(0, len(ports), together):
+        name = f"{node}-{part}"
+        desk.observe(pods=[pod(name, *ports[part : part + together], at=node, uid=name)])
+
+
+GAPS = [f"x{number}:1={number}" for number in range(20_006, 60_000, 7)]
+"""Of seven numbers one is held, so that no block begins at a multiple of seven."""
+
+WIDE_GAPS = GAPS[::7]
+"""Between these there is room for every block of `AWKWARD`."""
+
+FULL = [f"x{number}:1={number}*1000" for number in range(20_000, 60_000, 1_000)]
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+def test_blocks_of_many_kinds_are_found_on_the_node_where_fewest_stand(asks: Callable[..., Ask]) -> None:
+    desk = Desk("full", "gaps")
+    _stand(desk, "full", *FULL, together=1)
+    _stand(desk, "gaps", *WIDE_GAPS, together=500)
+    given = desk.grant(asks("relay", *AWKWARD, low=20_000, high=59_999))
+
+    assert given.node == "gaps"
+
+
 def test_looks_at_where_runs_are_free_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[tuple[PortKey, ...]] = []
     look = JointSearch._nodes_for
@@ -60,11 +88,10 @@ def test_looks_at_where_runs_are_free_are_bounded(monkeypatch: pytest.MonkeyPatc
         return look(search, keys, nodes, stage)
 
     monkeypatch.setattr(JointSearch, "_nodes_for", counted)
-    desk = Desk("n1", "n2")
-    for at in ("n1", "n2"):
-        ports = [f"x{number}:1={number}" for number in range(20_006, 60_000, 7)]
-        for part in range(0, len(ports), 500):
-            desk.observe(pods=[pod(f"{at}-{part}", *ports[part : part + 500], at=at, uid=f"{at}-{part}")])
+    desk = Desk("f1", "f2", "n1", "n2")
+    for full, gaps in (("f1", "n1"), ("f2", "n2")):
+        _stand(desk, full, *FULL, together=1)
+        _stand(desk, gaps, *GAPS, together=100)
     with pytest.raises(UndecidedError):
         desk.grant(lease("relay", *AWKWARD, low=20_000, high=59_999))
 

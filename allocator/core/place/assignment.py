@@ -169,7 +169,7 @@ def without_node(demand: Demand) -> Numbers:
         for protocol in protocols_of(kind):
             among &= demand.unleased[protocol]
         likely = by_load(demand.loads_and_stuck(kind)[0], among)
-        unleased = (n for n in likely if not demand.is_leased(tuple(key_at(kind, demand.ask.low + n))))
+        unleased = (n for n in likely if not demand.is_leased(key_at(kind, demand.ask.low + n)))
         tier[kind] = sum(1 << number for number in islice(unleased, len(demand.kinds)))
     got = matched(demand.kinds, [tier])
     given = handed_out(demand, got)

@@ -19,7 +19,7 @@ numbers and for nodes in turn, of one demand and one view.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -325,9 +325,9 @@ def protocols_of(kind: Kind) -> set[Protocol]:
     return {protocol for protocol, *_ in kind}
 
 
-def key_at(kind: Kind, number: int) -> Iterator[PortKey]:
+def key_at(kind: Kind, number: int) -> tuple[PortKey, ...]:
     """The ports of a group of a kind, on a number or on the block that begins with it."""
-    return (PortKey(ip, protocol, number, length) for protocol, ip, length, _ in kind)
+    return tuple([PortKey(ip, protocol, number, length) for protocol, ip, length, _ in kind])
 
 
 def is_anywhere(kind: Kind) -> bool:
