@@ -503,13 +503,16 @@ class HeldCounts:
             if not self.built >> block & 1:
                 others = ~span(max(0, block * BLOCK - first), block * BLOCK + BLOCK - 1 - first)
                 held, settled = held & others, settled & others
+        last = first + length - 1
         if change > 0:
             self.held.add_all(first, held)
             self.settled.add_all(first, settled)
+            standing = self.standing.within(first, last) | held
         else:
             self.held.discard_all(first, held)
             self.settled.discard_all(first, settled)
-        self.standing.assign(first, self.held.members(first, first + length - 1), length)
+            standing = self.held.members(first, last)
+        self.standing.assign(first, standing, length)
 
     def depart(self, number: int, *, is_last: bool, is_settled: bool) -> None:
         """A node has a holder less: the last one there, the last settled, or neither. The block is built."""

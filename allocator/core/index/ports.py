@@ -364,6 +364,8 @@ class NodeEntry:
 
     def look(self, wanted: Slot) -> tuple[int, int]:
         """What `numbers` says of a block, from the holders themselves."""
+        if not self.holders and not self.blocks and self.sockets is None:
+            return 0, 0
         found, slots, low, held = _Held(), slots_in(wanted), number_of(first_of(wanted)), self.holders
         some = held if len(held) <= len(slots) else [slot for slot in slots if slot in held]
         for slot in some:

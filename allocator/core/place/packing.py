@@ -101,7 +101,7 @@ def free_runs(
         group, here = groups[at], free
         for member in group.members:
             here &= ~taken[ask.ports[member].protocol]
-        grid, every = begins(here, group.count, group.alignment, ask.low, last)
+        grid, every = begins(here, group.count, group.alignment, ask.low, last) if here else (0, 0)
         if not every:
             return ()
         begin = pick(grid or every)
