@@ -436,10 +436,10 @@ class CountedNumbers:
 
     def members(self, low: int, high: int) -> int:
         """The numbers of [low, high] whose count is not zero, less `low`."""
-        numbers = 0
-        for plane in self.within(low, high):
-            numbers |= plane
-        return numbers
+        numbers, first, last = 0, low >> 3, (high >> 3) + 1
+        for plane in self._planes:
+            numbers |= int.from_bytes(plane[first:last], "little")
+        return numbers >> (low & 7) & (1 << high - low + 1) - 1
 
     def within(self, low: int, high: int) -> Planes:
         """The counts of [low, high], less `low`: bit 0 of each plane is that of `low`."""

@@ -107,7 +107,9 @@ class CandidateSet:
         """Whether an unsettled claim of the set has a port that conflicts with the key."""
         if key.length > 1:
             numbers = self.floating_numbers(key.protocol, key.number, key.number + key.length - 1)
-            return any(self.floats_into(PortKey(key.ip, key.protocol, key.number + at)) for at in bits(numbers))
+            return numbers != 0 and any(
+                self.floats_into(PortKey(key.ip, key.protocol, key.number + at)) for at in bits(numbers)
+            )
         counts = self.floating.get(key.protocol)
         if counts is None or not counts.has(key.number):
             return False
