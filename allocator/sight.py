@@ -7,9 +7,10 @@ Rules:
 * Of those who wait for the same thing one looks whether it is there, and the others wait behind it, in the order in
   which they came. If each looked every few milliseconds, that would cost more than what is waited for.
 * Nobody is denied for a port whose holder may be gone: the holders are looked up first. Where they cannot be, and the
-  view is older than `STALE_SECONDS`, the caller is told to ask again. The agents of nodes look again as well where
-  processes are in the way, and those that are connected are waited for, `LOOK_SECONDS`. What an agent said before
-  stands if it does not answer.
+  view is older than `STALE_SECONDS`, the caller is told to ask again. Services are not looked up one by one: where they
+  are in the way of an ask, the view is proven first. The agents of nodes look again as well where processes are in the
+  way, and those that are connected are waited for, `LOOK_SECONDS`. What an agent said before stands if it does not
+  answer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MOST_LOOKS = 16  # holders that are looked up before a denial
 STALE_SECONDS = 2.0  # older than that, a view alone is no reason to deny
 RECENT_SECONDS = 2.0  # a report of a node that is not older is taken as it is
 LOOK_SECONDS = 0.5  # an agent answers within a third of a second
+PROOF_SECONDS = 1.0  # a proof takes a few milliseconds where the API server answers
 SIGHT_SECONDS = 2.0  # less than half of what the API server gives a webhook
 UNSEEN_SECONDS = 10.0  # a proof takes up to five in a quiet cluster: a view that is older accuses nobody
 POLL_SECONDS = 0.02
@@ -90,8 +92,10 @@ class Sight:
             NotServedError: they could not be, and the view is old: a denial might be wrong.
 
         """
-        if refused.mistakes[0].reason not in {Reason.PORT_CONFLICT, Reason.RANGE_EXHAUSTED}:
+        if refused.mistakes[0].reason not in {Reason.PORT_CONFLICT, Reason.RANGE_EXHAUSTED, Reason.HELD_BY_SERVICE}:
             return False
+        if watch is not None and self._ledger.claims.services_in_the_way(ask) and not await _is_proven(watch):
+            raise _is_old(watch, refused)
         has_looked = await self._agents_looked(ask)
         doubtful = self._ledger.claims.pods_in_the_way(ask, MOST_LOOKS) if watch is not None else ()
         if watch is None or not doubtful:
@@ -100,8 +104,7 @@ class Sight:
         if await watch.look(refs, ask.owner.namespace):
             return True
         if watch.lag() > STALE_SECONDS:
-            message = f"{refused}. But the view of the cluster is {watch.lag():.0f} s old: retry"
-            raise NotServedError(Reason.VIEW_STALE, message)
+            raise _is_old(watch, refused)
         return has_looked
 
     async def _agents_looked(self, ask: Ask) -> bool:
@@ -116,3 +119,19 @@ class Sight:
             await asyncio.sleep(POLL_SECONDS)
             left = [name for name in left if sockets.age(name) > RECENT_SECONDS]
         return len(left) < len(waiting)
+
+
+async def _is_proven(watch: Watch) -> bool:
+    """Whether the view is no older than `STALE_SECONDS`, or a proof of it comes soon."""
+    until = asyncio.get_running_loop().time() + PROOF_SECONDS
+    while watch.lag() > STALE_SECONDS:
+        if asyncio.get_running_loop().time() > until:
+            return False
+        watch.hurry()
+        await asyncio.sleep(POLL_SECONDS)
+    return True
+
+
+def _is_old(watch: Watch, refused: Refused) -> NotServedError:
+    message = f"{refused}. But the view of the cluster is {watch.lag():.0f} s old: retry"
+    return NotServedError(Reason.VIEW_STALE, message)

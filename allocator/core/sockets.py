@@ -103,13 +103,16 @@ class SocketChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class NodeSockets:
     """The open sockets of one node, in order of slots and addresses. Those of one slot have different addresses."""
 
-    __slots__ = ("_since", "_slots", "_sockets", "facts", "presumed", "reported_at")
+    __slots__ = ("_since", "_slots", "_sockets", "beside", "facts", "presumed", "reported_at")
 
     def __init__(self) -> None:
         self._slots = array("I")
         self._sockets: list[Listener] = []
         self._since = array("I")  # in seconds of the clock that the ledger is given
         self.presumed: dict[tuple[Slot, str], tuple[Listener, float]] = {}  # closed, and since when
+        self.beside: dict[
+            Slot, frozenset[str]
+        ] = {}  # where a number is declared on another address alone; see `SocketIndex`
         self.facts = NodeFacts()
         self.reported_at: float | None = None  # when the last whole report came; None: none has
 

@@ -219,6 +219,18 @@ class ClaimsView:
                 taken |= nodes.only(name)
         return list(islice(nodes.names_of(taken), limit))
 
+    def services_in_the_way(self, ask: Ask) -> bool:
+        """Whether Services hold numbers that an ask wants: were they gone, it might be granted.
+
+        Raises:
+            Refused: the ask is wrong in itself.
+
+        """
+        fixed, low, high = self._wanted(ask)
+        services, protocols = self._placing.services, {port.protocol for port in ask.ports}
+        of_range = any(services.within(protocol, low, high) for protocol in protocols) if low <= high else False
+        return of_range or bool(services.holding(fixed))
+
     def _wanted(self, ask: Ask) -> tuple[list[PortKey], int, int]:
         """The ports of an ask whose numbers are fixed, and the range that is searched for the others."""
         ask = with_unset_defaults(ask)
@@ -377,7 +389,7 @@ class NodesView:
             return []
         foreign, found = self._store.nodes.at(entry).foreign(), list[tuple[PortKey, Listener, float]]()
         for slot, socket in sockets:
-            if slot in foreign:
+            if slot in foreign and socket.ip in sockets.beside.get(slot, (socket.ip,)):
                 key = PortKey(socket.ip, protocol_of(slot), number_of(slot))
                 found.append((key, socket, sockets.since(slot) or 0.0))
         return sorted(found, key=lambda each: (each[0].protocol.value, each[0].number, each[0].ip))

@@ -10,10 +10,12 @@ import pytest
 
 from allocator.app.build import Collaborators, build
 from allocator.core.admission import LedgerRules
-from allocator.core.asks import NotServedError, Refused
+from allocator.core.asks import Ask, NotServedError, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, ClusterChange, Owner, PodUid, State
+from allocator.core.foreign import NodePort, ObservedService
 from allocator.core.ledger import Ledger
+from allocator.core.ports import Protocol
 from allocator.engine import Engine
 from allocator.idempotency import IdempotencyKey
 from allocator.journal.contract import Drop, Entry, Journal, JournalError, Put, always
@@ -392,3 +394,43 @@ async def test_a_pod_that_no_longer_fits_keeps_its_ports_until_the_denial_is_fin
 
     held = [engine.ledger.claims.get(mine.id)]
     assert [key.number for claim in held if claim for key in claim.keys] == left
+
+
+@pytest.mark.parametrize(
+    ("proves", "told"),
+    [
+        pytest.param(True, Refused, id="a proof of the view comes: the denial is final"),
+        pytest.param(False, NotServedError, id="none comes: the Service may be gone"),
+    ],
+)
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(lambda: ask("a", "x:1=30000", policy="Static"), id="Static"),
+        pytest.param(lambda: ask("a", "x:1", low=30000, high=30000), id="Dynamic"),
+    ],
+)
+async def test_nobody_is_denied_for_a_service_by_a_view_that_may_be_old(
+    engine: Engine, asked: Callable[[], Ask], proves: bool, told: type[Exception]
+) -> None:
+    port = NodePort(protocol=Protocol.TCP, number=30000)
+    web = ObservedService(namespace="demo", name="web", uid="web", ports=(port,))
+    engine.maintenance.observe(ClusterChange(services=[web]))
+    watch = engine.around.watch = Proving(proves)  # type: ignore[assignment]
+
+    with pytest.raises(told):
+        await engine.allocate(asked(), key=None, encode=lambda *_: b"", is_wanted=always)
+    assert watch.is_hurried
+
+
+class Proving:
+    """A watch whose view is a minute old until somebody is in a hurry, or for ever."""
+
+    def __init__(self, proves: bool) -> None:
+        self.is_hurried, self._proves = False, proves
+
+    def hurry(self) -> None:
+        self.is_hurried = True
+
+    def lag(self) -> float:
+        return 0.0 if self._proves and self.is_hurried else 60.0

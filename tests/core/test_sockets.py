@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator.core.candidates import NodeName
-from allocator.core.ports import Protocol
+from allocator.core.claims import PodUid
+from allocator.core.ports import WILDCARD, PortKey, Protocol, number_of, protocol_of
+from hostport.contract import Notice
 from testing.kit import Desk, ask, claim_port, lease, node, on, pod, report
 
 N1, N2 = NodeName("n1"), NodeName("n2")
@@ -71,6 +74,24 @@ def test_a_denial_that_rests_on_an_old_report_says_so() -> None:
 
     (message,) = desk.refusal(ask("web", "x:1=20000", policy="Static")).values()
     assert "n1 by a process of user 0 (as its agent said 2 minutes ago)" in message
+
+
+def test_a_range_that_processes_of_an_old_report_use_up_is_refused_with_the_age_of_the_report() -> None:
+    desk = reported(report("n1", "sshd:7000"), nodes=("n1",))
+    desk.now += 600
+    desk.ledger.pass_time(desk.now)
+
+    (message,) = desk.refusal(ask("web", "x:1", low=7000, high=7000)).values()
+    assert message.endswith("Processes of n1 are among the holders, as its agent said 10 minutes ago")
+
+
+def test_a_refusal_of_a_block_names_no_socket_that_a_pod_declares() -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("a", "x:1=20001", at="n1")])
+    desk.observe(reports=[report("n1", "game:20001", "sshd:20005")])
+
+    (message,) = desk.refusal(ask("web", "x:1=20000*10", policy="Static")).values()
+    assert "n1 by Pod demo/a, process sshd." in message
 
 
 def test_a_lease_is_not_granted_on_a_number_that_a_process_has() -> None:
@@ -442,3 +463,121 @@ def test_agents_are_asked_to_look_at_what_is_presumed_closed_until_they_have() -
     assert sockets.unsettled(desk.now + 2.0) == sockets.unsettled(desk.now + 3.0) == ["n1"]
     desk.observe(reports=[report("n1", closed=("x:7000",))])
     assert sockets.unsettled(desk.now + 4.0) == []
+
+
+@pytest.mark.parametrize(
+    ("port", "own_network", "socket"),
+    [
+        pytest.param("x:1=20000@10.0.0.9", False, "dns:20000@127.0.0.1", id="on another address"),
+        pytest.param("x:1=20000", True, "sshd:20000", id="of a Pod with its own network"),
+    ],
+)
+def test_a_pod_that_ends_does_not_close_what_it_cannot_have_opened(port: str, own_network: bool, socket: str) -> None:
+    desk = Desk("n1")
+    claim = desk.grant(ask("game", port, policy="Static"))
+    game = pod("game", port, at="n1", uid="game", carried_id=claim.id, own_network=own_network)
+    desk.observe(pods=[game], reports=[report("n1", socket)])
+    desk.observe(gone_pods=[PodUid("game")])
+
+    assert len(desk.ledger.nodes.foreign_on(N1)) == 1
+
+
+def test_a_reservation_that_ends_closes_nothing() -> None:
+    desk = reported(report("n1", "dns:20000@127.0.0.1"), nodes=("n1",))
+    claim = desk.grant(ask("game", "x:1=20000@10.0.0.9", policy="Static"))
+    desk.ledger.end(claim.id, desk.now)
+
+    assert len(desk.ledger.nodes.foreign_on(N1)) == 1
+
+
+# -- beside a Pod that has the number on another address
+
+
+def beside(*nodes: str, **more: Any) -> Desk:
+    """A Pod has 20000 on 10.0.0.1 of n1, and sshd on 10.0.0.2."""
+    desk = Desk(*(nodes or ("n1",)))
+    desk.observe(pods=[pod("game", "x:20000@10.0.0.1", at="n1"), *more.pop("pods", ())])
+    desk.observe(reports=[report("n1", "game:20000@10.0.0.1", "sshd:20000@10.0.0.2")])
+    return desk
+
+
+def test_a_process_beside_a_pod_on_another_address_is_nobodys_but_its_own() -> None:
+    found = beside().ledger.nodes.foreign_on(N1)
+
+    assert [(str(key), str(socket)) for key, socket, _ in found] == [("20000/TCP on 10.0.0.2", "process sshd")]
+
+
+def test_a_refusal_names_the_process_beside_a_pod_on_another_address() -> None:
+    (message,) = beside().refusal(ask("b", "x:1=20000@10.0.0.2", policy="Static")).values()
+
+    assert "n1 by process sshd" in message
+
+
+def test_a_pod_that_terminates_elsewhere_does_not_open_the_number_of_a_process() -> None:
+    desk = beside(pods=[pod("t", "x:30000", at="n1", is_terminating=True)])
+
+    assert set(desk.refusal(ask("b", "x:1=20000@10.0.0.2", policy="Static"))) == {"PORT_CONFLICT"}
+
+
+def test_a_pod_is_kept_off_a_process_that_stands_beside_a_pod_on_another_address() -> None:
+    desk = beside("n1", "n2")
+    desk.grant(ask("b", "x:1=20000@10.0.0.2", policy="Static", can_steer=True))
+
+    assert [warning.reason for warning in desk.warnings] == [Notice.STEERED]
+
+
+@pytest.mark.parametrize(
+    ("sockets", "foreign"),
+    [
+        pytest.param([":20000@10.0.0.1"], [], id="its own"),
+        pytest.param([":20000"], [], id="on every address: it may be its own"),
+        pytest.param([":20000@10.0.0.2", ":20000@127.0.0.1"], ["10.0.0.2", "127.0.0.1"], id="two others"),
+    ],
+)
+def test_a_socket_is_a_pods_own_where_their_addresses_meet(sockets: list[str], foreign: list[str]) -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("game", "x:20000@10.0.0.1", at="n1")])
+    desk.observe(reports=[report("n1", *sockets)])
+    assert [key.ip for key, _, _ in desk.ledger.nodes.foreign_on(N1)] == foreign
+
+    desk.observe(pods=[pod("all", "x:20000", at="n1", uid="all")])
+    assert desk.ledger.nodes.foreign_on(N1) == []
+
+    desk.observe(gone_pods=[PodUid("all")])
+    desk.now += 2.0
+    desk.observe(reports=[report("n1")])
+    assert [key.ip for key, _, _ in desk.ledger.nodes.foreign_on(N1)] == foreign
+
+    desk.observe(reports=[report("n1", closed=tuple(sockets))])
+    assert desk.ledger.nodes.foreign_on(N1) == []
+
+
+ADDRESSES = ("", "10.0.0.1", "10.0.0.2", "127.0.0.1")
+SOCKETS = tuple(f":{number}{ip and f'@{ip}'}" for number in (20000, 20001) for ip in ADDRESSES)
+PODS = tuple(f"x:{20000}{block}{ip and f'@{ip}'}" for block in ("", "*2") for ip in ADDRESSES)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["runs", "goes", "opens", "closes"]), st.integers(0, 7)), max_size=20))
+def test_a_socket_is_a_process_where_no_claim_of_the_node_meets_it(steps: list[tuple[str, int]]) -> None:
+    desk = Desk("n1", "n2")
+    ports, sockets = desk.ledger._store.ports, desk.ledger.nodes.sockets
+    for step, at in steps:
+        desk.now += 1.0
+        match step:
+            case "runs":
+                text = PODS[at].replace("20000*2", "1=20000*2")
+                desk.observe(pods=[pod(f"p{at}", text, at="n1", uid=f"p{at}")])
+            case "goes":
+                desk.observe(gone_pods=[PodUid(f"p{at}")])
+            case "opens":
+                desk.observe(reports=[report("n1", SOCKETS[at])])
+            case "closes":
+                desk.observe(reports=[report("n1", closed=(SOCKETS[at],))])
+        declared = [key for claim in desk.ledger._store.claims.values() if claim.is_settled for key in claim.keys]
+        opened = [PortKey(s.ip, protocol_of(slot), number_of(slot)) for slot, s in sockets.of(N1) or ()]
+        foreign = [key for key in opened if not any(key.conflicts_with(other) for other in declared)]
+        assert {key for key, _, _ in desk.ledger.nodes.foreign_on(N1)} == set(foreign)
+        for number, ip in product((20000, 20001), (WILDCARD, *ADDRESSES[1:])):
+            key = PortKey(ip, Protocol.TCP, number)
+            assert bool(ports.foreign(key)) is any(key.conflicts_with(other) for other in foreign), key

@@ -52,11 +52,11 @@ from allocator.core.ports import (
     slots_and_addresses,
     slots_of,
 )
-from allocator.core.sockets import ELSEWHERE, NodeSockets, shared_address
+from allocator.core.sockets import ELSEWHERE, Listener, NodeSockets, shared_address
 
 S = TypeVar("S", bound=str)
 
-MOST_OPEN = 64
+MOST_OPEN = 512
 """Sockets of a node that are looked at to tell whether a process is in the way: a denial asks so of several nodes."""
 
 LONGEST_RUN = 1024
@@ -251,6 +251,7 @@ class NodeEntry:
 
     node: Node
     claims: Mapping[ClaimId, Claim]  # all that there are: the holders by id
+    addresses: Mapping[ClaimId, Mapping[Slot, Collection[str]]]  # of holders that hold some slot on an address
     alone: int  # the set of this node
     known: bool = False  # whether there is a Node object
     is_named: bool = False  # among the names that are shown
@@ -332,18 +333,35 @@ class NodeEntry:
         return slots
 
     def foreign(self) -> set[Slot]:
-        """The slots that processes have, and nobody who is settled here declares."""
+        """The slots that processes have: sockets that nobody who is settled here declares."""
         return self.undeclared(self.sockets.all_slots()) if self.sockets is not None else set()
 
     def undeclared(self, slots: set[Slot]) -> set[Slot]:
-        """Those of some slots that nobody who is settled here declares."""
+        """Those of some slots that nobody who is settled here declares, or on another address alone."""
         held = set(self.holders).union(*map(slots_in, self.blocks.values)) if self.blocks else self.holders.keys()
-        return slots - {slot for slot in held & slots if self.is_settled(self.holders_of(slot))}
+        beside = slots & self.sockets.beside.keys() if self.sockets is not None else set()
+        return slots - {slot for slot in held & slots if self.is_settled(self.holders_of(slot))} | beside
 
     def has_foreign(self, low: int, high: int) -> bool:
-        """Whether one of the first `MOST_OPEN` sockets of [low, high] is a process's that nobody settled declares."""
-        opened = islice(self.sockets.slots(low, high), MOST_OPEN) if self.sockets is not None else ()
-        return any(not self.is_settled(self.holders_of(slot)) for slot in opened)
+        """Whether one of the first `MOST_OPEN` sockets of [low, high] is a process's."""
+        sockets = self.sockets
+        opened = islice(sockets.slots(low, high), MOST_OPEN) if sockets is not None else ()
+        return any(slot in sockets.beside or not self.is_settled(self.holders_of(slot)) for slot in opened)  # type: ignore[union-attr]
+
+    def undeclared_at(self, slot: Slot) -> list[Listener]:
+        """The open sockets of a slot that are processes'.
+
+        A socket is of whoever is settled here and declares its slot on its address. Every address is any of them.
+        """
+        opened = self.sockets.of(slot) if self.sockets is not None else []
+        declared = set[str]()
+        for holder in self.holders_of(slot) if opened else ():
+            if self.claims[holder].is_settled:
+                addresses = self.addresses.get(holder)
+                if addresses is None or WILDCARD in addresses[slot]:
+                    return []
+                declared.update(map(canonical_ip, addresses[slot]))
+        return [each for each in opened if each.ip != WILDCARD and each.ip not in declared] if declared else opened
 
     def held(self) -> list[NumberSet]:
         """The numbers that are held, of all protocols together or of each."""
@@ -386,9 +404,12 @@ class NodeEntry:
 class NodeTable:
     """The nodes by name and by position."""
 
-    def __init__(self, claims: Mapping[ClaimId, Claim]) -> None:
-        """claims: all that there are, by id; the holders are among them."""
+    def __init__(
+        self, claims: Mapping[ClaimId, Claim], addresses: Mapping[ClaimId, Mapping[Slot, Collection[str]]]
+    ) -> None:
+        """claims: all that there are, by id; the holders are among them. addresses: see `NodeEntry`."""
         self._claims = claims
+        self._addresses = addresses
         self.entries: list[NodeEntry | None] = []  # by position; None: vacant
         self.positions: dict[NodeName, int] = {}
         self.names: OrderedKeys[NodeName] = OrderedKeys()  # of those that are known or hold something
@@ -407,7 +428,7 @@ class NodeTable:
             else:
                 position = len(self.entries)
                 self.entries.append(None)
-            self.entries[position] = NodeEntry(Node(name=name), self._claims, 1 << position)
+            self.entries[position] = NodeEntry(Node(name=name), self._claims, self._addresses, 1 << position)
             self.positions[name] = position
         return position
 
@@ -569,14 +590,14 @@ class PortIndex:
         self._leaving = NodesBySlot()
         self._staying = NodesBySlot()
         self._staying_at: dict[int, NodesBySlot] = {}  # the same by priority
-        self.nodes = NodeTable(claims)
+        self._addresses: dict[ClaimId, dict[Slot, set[str]]] = {}  # of claims that stand, where one has any
+        self.nodes = NodeTable(claims, self._addresses)
         self._open = OpenNodes()  # sockets, those that claims declare among them
         self._declared = (self._staying, self._leased, self._leaving)
         self._fixed = (*self._declared, self._open)  # who is settled
         self._all = (self._planned, *self._fixed)  # and those who are not
-        self._addresses: dict[ClaimId, dict[Slot, set[str]]] = {}  # of claims that stand, where one has any
         self.sets = CandidateSets(self.nodes, self._planned)
-        self.sockets = SocketIndex(self.nodes, self.sets, self._open)
+        self.sockets = SocketIndex(self.nodes, self.sets, self._open, OpenNodes())
         self.numbers = HeldNumbers(self.nodes, self.sets.floating, self.sets.surprising, self._planned, self._fixed)
 
     # -- changes
@@ -622,6 +643,8 @@ class PortIndex:
             if entry.sets is not None:
                 entry.note(slot)
         entry.weigh()
+        if sockets is not None and (sockets.beside or claim.id in self._addresses):
+            self.sockets.note_declared(entry, keys)
 
     def leave(self, claim: Claim) -> None:
         """Undoes `stand` of the very same claim, which is still among all claims."""
@@ -656,7 +679,9 @@ class PortIndex:
             if entry.sets is not None:
                 entry.note(slot)
         entry.weigh()
-        self._addresses.pop(claim.id, None)
+        had_address = self._addresses.pop(claim.id, None) is not None
+        if entry.sockets is not None and (entry.sockets.beside or had_address):
+            self.sockets.note_declared(entry, keys)
         if self.has_leases:
             self.has_leases = bool(self._leased)
         if claim.priority in self._staying_at and not self._staying_at[claim.priority]:
@@ -709,6 +734,10 @@ class PortIndex:
         """The nodes on which somebody stands whose port conflicts with the key."""
         return conflicting(self._all, key)
 
+    def claimed(self, key: PortKey) -> int:
+        """The nodes on which a claim, rather than a process alone, has a port that conflicts with the key."""
+        return conflicting((self._planned, *self._declared), key)
+
     def free(self, keys: Iterable[PortKey], nodes: int) -> int:
         """Those of some nodes where nobody stands whose port conflicts with any of the keys."""
         for key in keys:
@@ -737,13 +766,15 @@ class PortIndex:
         return nodes | conflicting((nodes for priority, nodes in self._staying_at.items() if priority >= rank), key)
 
     def foreign(self, key: PortKey) -> int:
-        """The nodes where a process has a port that conflicts with the key, and nobody who is settled declares it."""
+        """The nodes where a socket that conflicts with the key is a process's, see `NodeEntry.undeclared_at`."""
         nodes = self._open.conflicting(key) if self._open else 0
         if nodes and key.length > 1:
             return reduce(or_, (self.foreign(PortKey(key.ip, key.protocol, number)) for number in key.numbers))
         if nodes:
             for kind in self._declared:
                 nodes &= ~kind.of_slot(key.slot)
+            if self.sockets.beside:
+                nodes |= self.sockets.beside.conflicting(key)
         return nodes
 
     @property

@@ -6,13 +6,14 @@ claims there, whoever opened it. So nothing has to be counted anew when a Pod th
 Invariants:
 
 * `open_at` has exactly the sockets that are open on the nodes.
+* `beside` has exactly those of them whose number somebody settled on the node declares, on other addresses alone.
 * A node has sockets only while there is a Node object of its name.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from math import inf
@@ -22,14 +23,28 @@ from allocator.core.blocks import slots_in
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim
 from allocator.core.index.candidate_sets import CandidateSet, CandidateSets, arrive, depart
-from allocator.core.ports import PortKey, Protocol, Slot, bits, runs_of, slot_of, slots_and_addresses, span
+from allocator.core.ports import (
+    PortKey,
+    Protocol,
+    Slot,
+    bits,
+    number_of,
+    protocol_of,
+    runs_of,
+    slot_of,
+    slots_and_addresses,
+    slots_of,
+    span,
+)
 from allocator.core.sockets import (
+    ELSEWHERE,
     SETTLING_SECONDS,
     STALE_SECONDS,
     Listener,
     NodeFacts,
     NodeSockets,
     SocketChange,
+    shared_address,
 )
 
 if TYPE_CHECKING:
@@ -48,11 +63,12 @@ MOST_RANGES = 32
 class SocketIndex:
     """See the module."""
 
-    def __init__(self, nodes: NodeTable, sets: CandidateSets, open_at: OpenNodes) -> None:
-        """open_at: slot → address → nodes, which this class alone changes."""
+    def __init__(self, nodes: NodeTable, sets: CandidateSets, open_at: OpenNodes, beside: OpenNodes) -> None:
+        """open_at, beside: slot → address → nodes, which this class alone changes."""
         self._nodes = nodes
         self._sets = sets
         self.open_at = open_at
+        self.beside = beside
         self.outgoing: dict[NodeFacts, int] = {}  # what nodes say of outgoing connections → those nodes
         self._reserving = Counter[tuple[int, int]]()  # ephemeral ranges of nodes whose agents keep numbers from them
         self._reserved_from = 0  # the numbers of those
@@ -106,19 +122,47 @@ class SocketIndex:
         self._touch(entry)
 
     def presume_closed(self, claim: Claim) -> None:
-        """A claim that stood on its node has ended: so have its sockets, until the agent has looked again."""
-        entry = self.entries.get(claim.node) if claim.node is not None else None
-        if entry is None or entry.sockets is None:
+        """A claim that stood on its node has ended: so have its sockets, until the agent has looked again.
+
+        What was merely planned had none, and neither has a Pod with a network of its own.
+        """
+        entry = self.entries.get(claim.node) if claim.node is not None and claim.is_settled else None
+        if entry is None or entry.sockets is None or claim.own_network:
             return
         _, node = self._entry(entry.node.name)
         sets = self._sets.having(node.bit_length() - 1, node)
-        for slot in {one for each, _ in slots_and_addresses(claim.ports) for one in slots_in(each)}:
-            if entry.is_settled(entry.holders_of(slot)):
-                continue  # somebody else there declares it
-            for socket in entry.sockets.of(slot):
-                self._close(entry, node, sets, slot, socket.ip)
-                entry.sockets.presumed[slot, socket.ip] = socket, self.now
-                self._presuming[entry.node.name] = None
+        for slot, ip in {(one, ip) for each, ip in slots_and_addresses(claim.ports) for one in slots_in(each)}:
+            left = {socket.ip for socket in entry.undeclared_at(slot)}  # the others somebody else there declares
+            for socket in entry.sockets.conflicting(PortKey(ip, protocol_of(slot), number_of(slot))):
+                if socket.ip in left:
+                    self._close(entry, node, sets, slot, socket.ip)
+                    entry.sockets.presumed[slot, socket.ip] = socket, self.now
+                    self._presuming[entry.node.name] = None
+
+    def note_declared(self, entry: NodeEntry, keys: Iterable[tuple[Slot, str]]) -> None:
+        """Whoever declares some slots or blocks of a node has changed: `beside` follows."""
+        for each, _ in keys if entry.sockets is not None else ():
+            for slot in slots_in(each):
+                self._note_beside(entry, slot)
+
+    def _note_beside(self, entry: NodeEntry, slot: Slot) -> None:
+        sockets = entry.sockets
+        if sockets is None or not (sockets.has(slot) or slot in sockets.beside):
+            return
+        is_declared = entry.is_settled(entry.holders_of(slot))
+        now = frozenset(socket.ip for socket in entry.undeclared_at(slot)) if is_declared else frozenset[str]()
+        before = sockets.beside.get(slot, frozenset())
+        left = set(before)
+        for ip in before - now:
+            left.discard(ip)
+            is_elsewhere = any(shared_address(each) is ELSEWHERE for each in left)
+            self.beside.close(slot, ip, entry.alone, is_elsewhere=is_elsewhere)
+        for ip in now - before:
+            self.beside.open(slot, ip, entry.alone)
+        if now:
+            sockets.beside[slot] = now
+        else:
+            sockets.beside.pop(slot, None)
 
     def unsettled(self, now: float) -> list[NodeName]:
         """The nodes that have sockets which were presumed to be closed some time ago: their agents should look.
@@ -156,9 +200,11 @@ class SocketIndex:
         if not sockets.put(slot, socket, now):
             return []
         self.open_at.open(slot, socket.ip, node)
+        holders = entry.holders_of(slot)
+        if holders:
+            self._note_beside(entry, slot)
         if was_open:
             return [slot]
-        holders = entry.holders_of(slot)
         arrive(sets, slot, is_first=not holders, is_settled=not entry.is_settled(holders))
         entry.note(slot)
         return [slot]
@@ -169,6 +215,8 @@ class SocketIndex:
         if sockets is None or sockets.take(slot, ip) is None:
             return []
         self.open_at.close(slot, ip, node, is_elsewhere=sockets.is_elsewhere(slot))
+        if slot in sockets.beside:
+            self._note_beside(entry, slot)
         if sockets.has(slot):
             return [slot]
         holders = entry.holders_of(slot)
@@ -269,6 +317,17 @@ class SocketIndex:
         """The open sockets of a node that conflict with a port, whoever opened them."""
         sockets = self.of(name)
         return [] if sockets is None else sockets.conflicting(key)
+
+    def processes(self, name: NodeName, key: PortKey) -> list[Listener]:
+        """The sockets of processes on a node that conflict with a port."""
+        entry = self.entries.get(name)
+        found = list[Listener]()
+        if entry is None or entry.sockets is None:
+            return found
+        for slot in filter(entry.sockets.has, slots_of(key.protocol, key.numbers)):
+            conflicting = entry.sockets.conflicting(PortKey(key.ip, key.protocol, number_of(slot)))
+            found += [socket for socket in entry.undeclared_at(slot) if socket in conflicting]
+        return found
 
     def ephemeral(self, nodes: int) -> int:
         """The numbers that outgoing connections may take on any of some nodes, as far as those say it."""

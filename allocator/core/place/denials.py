@@ -20,6 +20,9 @@ from allocator.core.ports import PortKey, format_numbers, runs_of, span
 from allocator.core.reserved import ReservedNumbers
 from hostport.contract import Mistake, Notice, PodWarning, Reason
 
+MOST_REPORTS = 64
+"""Candidates of which is looked whether processes that were told of long ago have some of a range."""
+
 SHOWN_HOLDERS = 3
 SHOWN_BLOCKS = 4
 SHOWN_RUNS = 20
@@ -148,9 +151,23 @@ def exhausted(demand: Demand) -> Mistake:
         )
     message = (
         f"range {ask.low}-{ask.high} ({of_range} numbers{aside}) has {left} left"
-        f" {_on_any(demand.candidates.nodes)}. Widen the range, or free ports"
+        f" {_on_any(demand.candidates.nodes)}. Widen the range, or free ports{_by_old_report(demand)}"
     )
     return Mistake(Reason.RANGE_EXHAUSTED, "range", message)
+
+
+def _by_old_report(demand: Demand) -> str:
+    """That processes which an agent told of long ago are among those that have the range, of one of some candidates."""
+    view, ask = demand.view, demand.ask
+    names = islice(view.nodes.names_of(demand.candidates.nodes), MOST_REPORTS) if view.ports.sockets.entries else ()
+    for name in filter(view.ports.sockets.is_stale, names):
+        if view.nodes.at(view.nodes.positions[name]).has_foreign(ask.low, ask.high):
+            return f". Processes of {name} are among the holders, as its agent said {_minutes_ago(demand, name)}"
+    return ""
+
+
+def _minutes_ago(demand: Demand, name: NodeName) -> str:
+    return f"{demand.view.ports.sockets.age(name) / 60:.0f} minutes ago"
 
 
 def _some(numbers: int) -> str:
@@ -213,10 +230,8 @@ def _processes(demand: Demand, key: PortKey, name: NodeName) -> Iterator[str]:
     view, sockets = demand.view, demand.view.ports.sockets
     if not is_foreign((key,), name, view):
         return
-    age, minutes = "", sockets.age(name) / 60
-    if sockets.is_stale(name):
-        age = f" (as its agent said {minutes:.0f} minutes ago)"
-    yield from {f"{socket}{age}": None for socket in sockets.listeners(name, key)}
+    age = f" (as its agent said {_minutes_ago(demand, name)})" if sockets.is_stale(name) else ""
+    yield from {f"{socket}{age}": None for socket in sockets.processes(name, key)}
 
 
 def _of_rollout(demand: Demand, holders: Iterable[tuple[NodeName, list[Claim]]]) -> str:

@@ -15,7 +15,6 @@ from itertools import islice
 
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.foreign import ForeignHolder, ServicePorts
-from allocator.core.index.ports import PortIndex
 from allocator.core.ports import WILDCARD, PortKey, Slot, number_of, protocol_of
 from allocator.core.store import ClaimStore
 
@@ -47,7 +46,7 @@ class NodePortConflicts:
     def _find(self, slot: Slot) -> None:
         """Notes who has a slot, on whatever node: they are to be looked at."""
         store, key = self._store, PortKey(WILDCARD, protocol_of(slot), number_of(slot))
-        for name in store.nodes.names_of(_claimed(store.ports, key)):
+        for name in store.nodes.names_of(store.ports.claimed(key)):
             self.due.update(dict.fromkeys(store.ports.holders(name, key)))
         self.due.update(dict.fromkeys(store.wanting_any(key)))
 
@@ -92,10 +91,5 @@ class NodePortConflicts:
         store, total = self._store, 0
         for slot in self._services.holders:
             key = PortKey(WILDCARD, protocol_of(slot), number_of(slot))
-            total += _claimed(store.ports, key).bit_count() + len(store.wanting_any(key))
+            total += store.ports.claimed(key).bit_count() + len(store.wanting_any(key))
         return total
-
-
-def _claimed(ports: PortIndex, key: PortKey) -> int:
-    """The nodes where a claim has a port that conflicts with the key; those where a process alone has it aside."""
-    return ports.conflicting(key) & ~ports.foreign(key) | ports.planned(key)
