@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from itertools import chain
 from typing import TypeVar
 
 import msgspec
@@ -71,8 +72,17 @@ Numbers = tuple[int, ...]
 
 
 class _Had(msgspec.Struct, frozen=True, gc=False):
+    """numbers: one for each port. counts: how many each port had; nothing where that is one for all."""
+
     shape: Shape
     numbers: Numbers
+    counts: Numbers = ()
+
+    def all_numbers(self) -> Iterator[int]:
+        if not self.counts:
+            return iter(self.numbers)
+        runs = zip(self.numbers, self.counts, strict=True)
+        return chain.from_iterable(range(number, number + count) for number, count in runs)
 
 
 class FormerNumbers:
@@ -83,7 +93,10 @@ class FormerNumbers:
 
     def remember(self, claim: Claim) -> None:
         """Keeps the numbers of a claim that has ended, for the next one of its name, or of its controller and node."""
-        had = _Had(claim.shape, tuple(port.host_port for port in claim.ports))
+        counts = tuple(port.count for port in claim.ports)
+        had = _Had(
+            claim.shape, tuple(port.host_port for port in claim.ports), counts if max(counts, default=1) > 1 else ()
+        )
         size = sum(PORT_BYTES + len(port.container) + len(port.name) for port in claim.ports)
         for key in () if claim.unmanaged else _keys(claim.owner, claim.constraints):
             self._had.put(key, had, size + sum(map(len, key)))
@@ -96,7 +109,7 @@ class FormerNumbers:
     def own(self, owner: Owner, constraints: Constraints) -> frozenset[int]:
         """Every number that the owner had, whatever else has changed."""
         found = map(self._had.get, _keys(owner, constraints))
-        return frozenset(number for had in found if had is not None for number in had.numbers)
+        return frozenset(number for had in found if had is not None for number in had.all_numbers())
 
 
 def _keys(owner: Owner, constraints: Constraints) -> Iterator[_FormerKey]:

@@ -125,6 +125,30 @@ def test_the_number_of_a_lease_cools_but_for_its_holder(name: str, number: int) 
     assert desk.numbers(lease(name, "media:80", low=7000, high=7009)) == [number]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "number"),
+    [
+        pytest.param("relay", "media:80*4", 7000, id="its holder"),
+        pytest.param("relay", "media:80*3", 7000, id="its holder, who wants fewer"),
+        pytest.param("other", "media:80*4", 7004, id="another"),
+    ],
+)
+def test_the_block_of_a_lease_cools_but_for_its_holder(name: str, text: str, number: int) -> None:
+    desk = Grounds("n1")
+    ended = desk.grant(lease("relay", "media:80*4", low=7000, high=7009))
+    desk.ledger.end(ended.id, desk.now)
+    assert desk.numbers(lease(name, text, low=7000, high=7009)) == [number]
+
+
+def test_numbers_of_a_block_that_somebody_names_do_not_make_others_cool() -> None:
+    desk = Grounds("n1")
+    desk.run(dynamic("stays", "x:1=7001", policy="Static"))
+    desk.observe(pods=[pod("was", "x:1=7000", "y:1=30000*4", at="n1", uid="was")])
+    desk.observe(gone_pods=[PodUid("was")])
+
+    assert desk.numbers(dynamic("b", "rtp:1=30000*4", "web:80")) == [30000, 7002]
+
+
 def test_a_lease_gets_no_number_that_a_pod_just_gave_up() -> None:
     desk = Grounds("n1")
     desk.runs_and_goes(dynamic("a"))
@@ -259,6 +283,17 @@ def test_what_was_given_up_first_is_forgotten_first_where_it_is_too_much(monkeyp
     assert desk.numbers(dynamic("b")) == [7000]
     assert desk.numbers(dynamic("c")) == [7003]
     assert len(desk.ledger._store.given_up.at) == 2
+
+
+def test_much_that_has_cooled_down_is_forgotten_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cooling, "MOST_AT_ONCE", 4)
+    desk = Grounds("n1")
+    desk.observe(pods=[pod("was", "x:1=7000*10", at="n1", uid="was")])
+    desk.observe(gone_pods=[PodUid("was")])
+    desk.now += 60.0
+
+    assert desk.numbers(dynamic("a", high=7019)) == [7000]
+    assert desk.numbers(dynamic("b", high=7019)) == [7001]
 
 
 def test_cool_downs_of_many_lengths_are_not_all_kept_ready() -> None:

@@ -9,6 +9,7 @@ import pytest
 from allocator.core.index.ports import MANY_PORTS, NodeEntry
 from allocator.core.ports import parse_numbers
 from allocator.core.watch.utilization import FULLEST_NODES, MOST_RANGES, UtilizationSnapshot
+from testing.costing import instructions
 from testing.kit import Desk, ask, on, pod
 
 
@@ -58,6 +59,16 @@ def test_reserved_numbers_are_no_room_and_unmanaged_pods_use_some() -> None:
     (use,) = picture(desk).ranges
 
     assert (use.size, use.used) == (5, (2,))
+
+
+def test_a_node_with_blocks_takes_few_instructions_for_each_of_them() -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod(f"p{at}", f"x:1={at}*1000", at="n1", uid=f"p{at}") for at in range(20_000, 50_000, 1_000)])
+    desk.grant(ask("web", "x:1", low=20_000, high=60_000))
+
+    assert instructions(lambda: picture(desk)) < 30 * 1_000
+    (use,) = picture(desk).ranges
+    assert use.used == (30_001,)
 
 
 def test_a_walk_goes_a_few_nodes_at_a_time() -> None:

@@ -481,6 +481,10 @@ class HeldNumbers:
             slots = slots_of(protocol, range(block * BLOCK, (block + 1) * BLOCK))
             self._build(candidates, cover, protocol, block, slots if few is None else few.get(block, ()))
 
+    def count_blocks(self) -> int:
+        """How many blocks are held anywhere, one that many nodes have once."""
+        return sum([len(blocks) for kind in self._all for blocks in kind.blocks.values()])
+
     def goes_through_nodes(self, candidates: CandidateSet, blocks: int) -> bool:
         """Whether so many blocks are counted by looking at what each node has, as that is less than their numbers."""
         if candidates.is_wide:

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 MOST_GIVEN_UP = 32_768
 """Ports that are remembered. Each takes about 250 bytes."""
 
+MOST_AT_ONCE = 4_096
+"""Ports that are forgotten in one go. What is left cools until the next one."""
+
 MOST_DURATIONS = 8
 """Different cool-downs for which what cools is kept ready. For any other it is gone through what is remembered."""
 
@@ -89,7 +92,7 @@ class Cooling:
         self._at[place] = at
         self._at.move_to_end(place)
         _add(self.nodes, place)
-        if len(self._begun) + len(self._at) > MOST_GIVEN_UP:
+        if len(self._at) > MOST_GIVEN_UP:  # what else is too much, `expire` forgets
             self._forget_oldest()
 
     def begin(self, nodes: Mapping[Slot, int], since: float) -> None:
@@ -110,11 +113,12 @@ class Cooling:
                 _add(self.nodes, place)
 
     def expire(self, now: float) -> None:
-        """Forgets what has cooled down by now."""
-        begun, at = self._begun, self._at
-        while begun and (begun[-1] in at or now - self._remembered.get(begun[-1], -inf) >= self._seconds):
-            self._forget_oldest()
-        while at and now - at[next(iter(at))] >= self._seconds:
+        """Forgets what has cooled down by now, and what is remembered no more; `MOST_AT_ONCE` of it at most."""
+        for _ in range(MOST_AT_ONCE):
+            oldest = self._begun[-1] if self._begun else next(iter(self._at), None)
+            is_stale = self._begun and oldest in self._at
+            if oldest is None or not (is_stale or now - self._remembered.get(oldest, -inf) >= self._seconds):
+                return
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
@@ -209,7 +213,9 @@ class GivenUp:
     def _forget(self, now: float) -> None:
         """Forgets what was given up an hour ago, and what is too much."""
         at = self.at
-        while at and (len(at) > MOST_GIVEN_UP or now - at[next(iter(at))] >= LONGEST_COOL_DOWN):
+        for _ in range(MOST_AT_ONCE):
+            if not at or (len(at) <= MOST_GIVEN_UP and now - at[next(iter(at))] < LONGEST_COOL_DOWN):
+                return
             place, _ = at.popitem(last=False)
             _discard(self._given_up, place)
             position = place & _POSITION

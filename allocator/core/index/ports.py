@@ -51,6 +51,7 @@ from allocator.core.ports import (
     slot_of,
     slots_and_addresses,
     slots_of,
+    span,
 )
 from allocator.core.sockets import ELSEWHERE, Listener, NodeSockets, shared_address
 
@@ -368,9 +369,14 @@ class NodeEntry:
         if self.sets is not None:
             return [of_protocol.held for of_protocol in self.sets.values()]
         held = NumberSet()
-        for slot in self.slots():
-            for number in numbers_of(slot):
-                held.add(number)
+        for slot in self.holders:
+            held.add(number_of(slot))
+        for slot in self.sockets.all_slots() if self.sockets is not None else ():
+            held.add(number_of(slot))
+        for block in self.blocks.values if self.blocks else ():
+            numbers = numbers_of(block)
+            whole = span(0, len(numbers) - 1) | held.within(numbers.start, numbers.stop - 1)
+            held.assign(numbers.start, whole, len(numbers))
         return [held]
 
     def numbers(self, protocol: Protocol, low: int, high: int) -> tuple[int, int]:

@@ -110,7 +110,7 @@ def place(ask: Ask, view: PlacementView, context: OwnerContext) -> Placement:
     candidates = view.sets.of(context.within)
     cooling = context.cooling
     if cooling is not None:
-        cooling = cooling.unless(group.number for group in groups)
+        cooling = cooling.unless(number for group in groups if group.number for number in group.numbers)
     if not context.is_pod:
         return _placed_lease(Demand(ask, groups, candidates, view, cooling=cooling, pick=context.pick))
     demand = Demand(ask, groups, candidates, view, context.exempt, cooling, context.pick)

@@ -20,6 +20,8 @@ from allocator.core.store import ClaimStore
 
 MOST_RANGES = 10
 FULLEST_NODES = 10
+PORTS_OF_A_BLOCK = 8
+"""Ports that take as long to look at as a block does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ class UtilizationScan:
             walk.position += 1
             most -= 1
             if entry is not None and entry.is_shown:
-                most -= entry.size() + (len(entry.sockets) if entry.sockets else 0)
+                blocks = PORTS_OF_A_BLOCK * len(entry.blocks) if entry.blocks else 0
+                most -= len(entry.holders) + blocks + (len(entry.sockets) if entry.sockets else 0)
                 self._look(walk, entry)
 
     def _begun(self) -> _Walk:
