@@ -979,6 +979,25 @@ def blocks_in_gaps(place: Place) -> None:
     _blocks_beside_cooling(place)
 
 
+APART_LOW = 30_000
+
+
+def blocks_apart(place: Place) -> None:
+    """3 asks with a toleration that was never seen, where 3,000 blocks of 1,000 numbers all begin elsewhere"""
+    pods = []
+    for at in range(3_000):
+        first = APART_LOW + at * 7 % 9_000 + 10_000 * (at // 1_000)
+        port = ClaimPort(container="c", container_port=80, host_port=first, count=1_000)
+        pods.append(msgspec.structs.replace(_pod(330_000 + at, node=_name(at % 1_000)), ports=(port,)))
+    for at in range(0, len(pods), 500):
+        _observe(place, pods=pods[at : at + 500])
+    numbers = pb.PortRange(min=APART_LOW, max=60_000)
+    with place.measured():
+        for _ in range(3):
+            within = pb.NodeConstraints(tolerations=[pb.Toleration(key=f"new-{next(_serial)}")])
+            place.remark(place.ask(ask("apart", within, range=numbers, dry_run=True)) or "granted")
+
+
 def cool_downs_first_seen(place: Place) -> None:
     """20 cool-downs of lengths that nobody asked for yet, where 32,768 numbers cool"""
     _cool(place)
@@ -1168,6 +1187,7 @@ ROWS: tuple[Row, ...] = (
     ports_among_leases,
     blocks_among_cooling,
     blocks_in_gaps,
+    blocks_apart,
     cool_downs_first_seen,
     full_first_seen,
     list_all,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from allocator.core.asks import Ask, UndecidedError
+from allocator.core.asks import Ask, UndecidedError, WhenFull
 from allocator.core.place import packing
 from allocator.core.place.joint import RUN_STEPS, JointSearch, Stage
 from allocator.core.place.view import MOST_STEPS
@@ -79,6 +79,50 @@ def test_blocks_of_many_kinds_are_found_on_the_node_where_fewest_stand(asks: Cal
     assert given.node == "gaps"
 
 
+def _grid(*free: int) -> Desk:
+    """Twelve nodes with blocks of 100 on the grid of 20000-29999, but for so many of them on each node."""
+    desk = Desk(*(f"n{at:02}" for at in range(len(free))))
+    for at, left in enumerate(free):
+        skipped = [(37 * (at + 1) + 13 * each) % 100 for each in range(left)]
+        for block in set(range(100)) - set(skipped):
+            uid = f"n{at:02}-{block}"
+            desk.observe(pods=[pod(uid, f"x:1={20_000 + 100 * block}*100", at=f"n{at:02}", uid=uid)])
+    return desk
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+def test_two_blocks_are_found_on_the_only_node_with_room_in_a_wide_range(asks: Callable[..., Ask]) -> None:
+    desk = _grid(*[1] * 11, 2)
+
+    assert desk.grant(asks("two", "a:1*100", "b:2*100", low=20_000, high=29_999)).node == "n11"
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+def test_that_no_node_has_room_for_two_blocks_is_proven_in_a_wide_range(asks: Callable[..., Ask]) -> None:
+    desk = _grid(*[1] * 12)
+    two = asks("two", "a:1*100", "b:2*100", low=20_000, high=29_999)
+
+    assert set(desk.refusal(two)) == {"RANGE_EXHAUSTED"}
+
+
+def test_a_pod_that_may_wait_is_pending_where_no_node_has_room_for_two_blocks() -> None:
+    desk = _grid(*[1] * 12)
+    two = ask("two", "a:1*100", "b:2*100", low=20_000, high=29_999, when_full=WhenFull.PENDING)
+
+    assert desk.grant(two).node is None
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+def test_a_block_among_single_ports_is_found_on_the_only_node_with_room(asks: Callable[..., Ask]) -> None:
+    desk = Desk(*(f"n{at}" for at in range(10)))
+    for at in range(10):
+        ports = [f"x{n}:1={n}" for n in range(20_000 + at, 30_000, 70) if at != 9 or not 27_000 <= n < 27_100]
+        _stand(desk, f"n{at}", *ports, together=500)
+    given = desk.grant(asks("block", "a:1*100", low=20_000, high=29_999))
+
+    assert (given.node, given.ports[0].host_port) == ("n9", 27_000)
+
+
 def test_looks_at_where_runs_are_free_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[tuple[PortKey, ...]] = []
     look = JointSearch._nodes_for
@@ -93,6 +137,14 @@ def test_looks_at_where_runs_are_free_are_bounded(monkeypatch: pytest.MonkeyPatc
         _stand(desk, full, *FULL, together=1)
         _stand(desk, gaps, *GAPS, together=100)
     with pytest.raises(UndecidedError):
-        desk.grant(lease("relay", *AWKWARD, low=20_000, high=59_999))
+        desk.grant(lease("relay", *[f"{text}@10.0.0.1" for text in AWKWARD], low=20_000, high=59_999))
 
-    assert len(looks) <= MOST_STEPS / RUN_STEPS
+    assert 100 < len(looks) <= MOST_STEPS / RUN_STEPS
+
+
+def test_that_blocks_have_no_room_anywhere_is_read_from_the_nodes() -> None:
+    desk = Desk("n1", "n2")
+    for at in ("n1", "n2"):
+        _stand(desk, at, *GAPS, together=500)
+
+    assert set(desk.refusal(lease("relay", *AWKWARD, low=20_000, high=59_999))) == {"RANGE_EXHAUSTED"}

@@ -7,7 +7,7 @@ Rules:
   that are free once plans are moved, and those whose holders will go. A lease has one stage (`Stage`).
 * For one number, numbers are tried on all candidates. For several, nodes are: those that have enough of them, counted
   for all nodes at once; then which group gets which number on that node, as a matching of kinds of groups to numbers.
-  Runs of several kinds are tried on a few quiet nodes before, read from these nodes alone: that proves nothing.
+  Runs are read from the nodes themselves before, one after the other: from all of them, or a few (`_one_by_one`).
 
 Longer than 350 lines because all stages share what they have looked up, for one number, for several, and for runs.
 """
@@ -26,7 +26,7 @@ from allocator.core.blocks import within
 from allocator.core.index.candidate_sets import CandidateSet
 from allocator.core.index.cooling import CoolDown, NumbersHeld
 from allocator.core.place.assignment import by_likelihood, by_load, handed_out, matched
-from allocator.core.place.packing import begins_of, free_runs, packed, wants_runs
+from allocator.core.place.packing import begins_of, free_runs, has_room, packed, wants_runs
 from allocator.core.place.view import (
     Demand,
     Kind,
@@ -73,7 +73,10 @@ COUNTED_TOGETHER = 64
 """Numbers after which the nodes that have enough of them are tried."""
 
 QUIET_NODES = 8
-"""Nodes that are tried first for runs of several kinds: up to 2 ms each for 256 groups in a range of 40,000 numbers."""
+"""Nodes that are tried first for runs where there are too many to read each."""
+
+NODE_STEPS, GROUP_STEPS = 1.5, 0.5
+"""Steps to read from a node whether there are runs, and to give one to each group: up to 2 ms for 256 of them."""
 
 MOST_KINDS = 3
 """Kinds of groups whose numbers are counted together; of more kinds each is counted by itself, and then tried."""
@@ -109,6 +112,8 @@ class JointSearch:
         Where the steps are spent, or cut, what was not given may be there as well.
         """
         demand = self._demand
+        if wants_runs(demand) and not self._cooling and self._stage is not Stage.WAITING:
+            yield from self._one_by_one()
         if not self._nodes:
             return
         if not self._are_counted():
@@ -122,8 +127,6 @@ class JointSearch:
                 if not demand.is_leased(demand.keys(chosen)):
                     yield chosen, self._nodes
         else:
-            if len(set(demand.kinds)) > 1 and self._moves_nothing and not self._cooling and wants_runs(demand):
-                yield from self._on_quiet_nodes()
             for position, is_known in self._roomy_nodes():
                 found = self._on(position) if is_known or self._moves_nothing else self._likely_on(position)
                 yield from ((demand.numbers(chosen), 1 << position) for chosen in found)
@@ -246,19 +249,49 @@ class JointSearch:
 
     # -- several numbers on one node
 
-    def _on_quiet_nodes(self) -> Iterator[tuple[Numbers, int]]:
-        """Runs on the nodes where fewest stand, read from those nodes alone. Finding none proves nothing."""
-        entries, high = self._view.nodes, self._demand.ask.high
-        for position in nsmallest(QUIET_NODES, bits(self._nodes), key=lambda position: entries.at(position).stands):
-            taken = {protocol: self._taken_on(position, protocol) for protocol in self._demand.protocols}
-            found = free_runs(self._demand, high, taken, lowest, 0)
-            if found and (self._stage is Stage.LEASE or not self._demand.is_leased(self._demand.keys(found))):
-                yield found, 1 << position
+    def _one_by_one(self) -> Iterator[tuple[Numbers, int]]:
+        """Runs that are read from one node after the other, where fewest stand first, and no plan is to be moved.
+
+        Where all nodes can be paid for, those that have no room, whatever is moved, are left out of what follows. Else
+        a few are looked at, and nothing is proven.
+        """
+        demand, entries, is_proof = self._demand, self._view.nodes, False
+        if not demand.exempt and all(map(is_anywhere, demand.kinds)):  # else somebody there may not be in the way
+            cost = self._nodes.bit_count() * (NODE_STEPS + GROUP_STEPS * len(demand.kinds))
+            is_proof = cost < self._steps.left / 2 and self._steps.spend(cost)
+        if not (is_proof or self._moves_nothing):
+            return
+        stands = {position: entries.at(position).stands for position in bits(self._nodes)}
+        for position in nsmallest(len(stands) if is_proof else QUIET_NODES, stands, key=stands.__getitem__):
+            taken = {protocol: self._taken_on(position, protocol) for protocol in demand.protocols}
+            here = self._begins_beside(taken)
+            if not all(has_room(here[kind], kind, need) for kind, need in Counter(demand.kinds).items()):
+                self._nodes &= ~(1 << position) if is_proof else -1
+            elif self._moves_nothing:
+                found = free_runs(demand, demand.ask.high, taken, lowest, 0)
+                ways = [found] if found else map(demand.numbers, islice(packed(demand, here, self._steps), 1))
+                for numbers in ways:
+                    if self._stage is Stage.LEASE or not demand.is_leased(demand.keys(numbers)):
+                        yield numbers, 1 << position
+
+    def _begins_beside(self, taken: Mapping[Protocol, int]) -> dict[Kind, int]:
+        """Where runs of each kind may begin on a node. taken: for each protocol the numbers that it does not give."""
+        begins = {}
+        for kind in set(self._demand.kinds):
+            numbers = self._demand.usable
+            for protocol in protocols_of(kind):
+                numbers &= ~taken[protocol]
+            begins[kind] = begins_of(self._demand, kind, numbers)[1]
+        return begins
 
     def _taken_on(self, position: int, protocol: Protocol) -> int:
-        """The numbers of the range that a stage which moves nothing does not give on a node, and perhaps some more."""
+        """The numbers of the range that this stage, but for one that waits, does not give on a node; perhaps some more.
+
+        More only to who has exempt claims, or does not want every address.
+        """
         demand, view, low, high = self._demand, self._view, self._low, self._demand.ask.high
-        taken, _ = view.nodes.at(position).numbers(protocol, low, high)
+        held, settled = view.nodes.at(position).numbers(protocol, low, high)
+        taken = held if self._moves_nothing else settled
         if demand.has_services:
             taken |= view.services.within(protocol, low, high)
         if self._stage is not Stage.LEASE:

@@ -164,7 +164,7 @@ def _ways(kinds: Sequence[tuple[Kind, int]], here: dict[Kind, int], steps: Steps
     (kind, need), *rest = kinds
     if not steps.spend(ROOM_STEPS * sum(many for _, many in kinds)):
         return
-    if any(not _has_room(here[other], other, many) for other, many in kinds):
+    if any(not has_room(here[other], other, many) for other, many in kinds):
         return
     if need == 0:
         for got in _ways(rest, here, steps):
@@ -180,7 +180,7 @@ def _ways(kinds: Sequence[tuple[Kind, int]], here: dict[Kind, int], steps: Steps
             yield {**got, kind: [begin, *got[kind]]}
 
 
-def _has_room(begins: int, kind: Kind, need: int) -> bool:
+def has_room(begins: int, kind: Kind, need: int) -> bool:
     """Whether so many runs of a kind by themselves do not meet: the lowest first, which is the most there can be."""
     for _ in range(need):
         if not begins:

@@ -49,8 +49,8 @@ FIRST_LOOK = 1024
 BLOCK_STEPS, NODES_OF_A_STEP = 1.0, 250
 """Steps to count a block of numbers for the first time: up to 0.2 ms at 5,000 nodes where ports have one number."""
 
-MOST_BLOCKS, BLOCKS_OF_A_STEP = 2_000, 50
-"""Ports with several numbers, each that begins elsewhere, that are looked at in one step; as many as a block may meet."""
+MOST_BLOCKS, BLOCKS_OF_A_STEP = 2_000, 33
+"""Ports with several numbers that are looked at in one step, one that many nodes have once; as many as may matter."""
 
 NARROW_STEPS = 6.0
 """Steps to go through the nodes of a narrow candidate set, besides."""
