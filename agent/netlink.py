@@ -76,7 +76,8 @@ class SocketDiagnosis:
         for protocol in (TCP, UDP, SCTP):
             for family in (AF_INET, AF_INET6):
                 for key, held in self._whole(request, family, protocol, STATES[protocol]).items():
-                    found.setdefault(key, held)
+                    known = found.get(key)
+                    found[key] = held if known is None else known.shared(held) if protocol == UDP else known
         return found
 
     def connections(self, spans: Sequence[Run]) -> set[int]:

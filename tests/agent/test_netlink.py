@@ -124,6 +124,41 @@ def test_of_numbers_that_lie_far_apart_the_kernel_tells_what_lies_between_them_t
     assert said == ["45000 45001 45100 45150 45151 45152 45398 45399 8", "2 2", "3 3", "True"]
 
 
+@needs_root
+def test_a_udp_server_whose_sockets_share_a_number_is_told_whichever_of_them_comes_and_goes() -> None:
+    said = in_a_network_namespace("""
+        import socket
+        from agent.netlink import SocketDiagnosis
+        from agent.report import Settling
+
+        def opened(family=socket.AF_INET, address=""):
+            one = socket.socket(family, socket.SOCK_DGRAM)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.bind((address, 40000))
+            return one
+
+        settling, now = Settling(), 0.0
+        with SocketDiagnosis() as diagnosis:
+            def told():
+                return list(settling.settled(diagnosis.sockets(), (32768, 60999), now).values())
+
+            told()
+            first = opened()
+            print(told())
+            now = 60.0
+            before = told()
+            print(len(before))
+            second = opened()
+            third = opened(socket.AF_INET6, "::") if socket.has_dualstack_ipv6() else opened()
+            print(told() == before)
+            first.close()
+            print(len(told()))
+            second.close()
+            print(len(told()))
+    """)
+    assert said == ["[]", "1", "True", "1", "1"]
+
+
 class Lacking(SocketDiagnosis):
     """A kernel that does not tell of a family and a protocol, and has no other sockets."""
 
