@@ -38,7 +38,7 @@ FLAGS = (
     Flag("interval", "10s", "time between two looks at the node, 1s to 60s", _interval),
     Flag("alive-file", "", "file that is touched after each look", optional_file),
     Flag("reserve", False, "keep given numbers out of outgoing connections; needs the right to write the list"),
-    Flag("unreserve", False, "take out what --reserve has put in, and end"),
+    Flag("unreserve", False, "take out what --reserve has put in, have agents that run put in nothing more, and end"),
     Flag("reserved-state", "/run/hostport/reserved", "file with what --reserve has put in", Path),
     Flag("reserved-ports-file", str(NETWORK / "ip_local_reserved_ports"), "the kernel's list", Path),
     Flag("log-level", "info", "debug, info, warning or error", log_level),
@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = logging.getLogger("agent")
     try:
         if flags.unreserve:
-            ReservedPorts(flags.reserved_state, flags.reserved_ports_file).keep((), (), read_range())
+            reserved = ReservedPorts(flags.reserved_state, flags.reserved_ports_file)
+            reserved.stop()
+            reserved.keep((), (), read_range())
             return 0
         agent = Agent(agent_options(parser, flags))
         end_by_signals(agent)

@@ -57,6 +57,7 @@ class Agent:
         self._settling = Settling()
         self._names = ProcessNames()
         self._is_ending = False
+        self._reserves = options.reserved is not None
 
     def stop(self) -> None:
         """Ends `run` soon. May be called by the handler of a signal."""
@@ -65,6 +66,7 @@ class Agent:
     def run(self) -> None:
         """Until `stop` is called."""
         pauses = Pauses()
+        self._resume()
         with SocketDiagnosis() as diagnosis:
             while not self._is_ending:
                 began = self._clock()
@@ -93,11 +95,11 @@ class Agent:
         now = self._clock()
         try:
             ephemeral = read_range()
-            self._reserve(ephemeral)
+            reserves = self._reserve(ephemeral)
             found = diagnosis.sockets()  # after that, so that of a number which is kept none is taken unseen
-            kept = self._others() | self._upcoming(diagnosis, found)
+            kept = self._others() | (self._upcoming(diagnosis, found) if reserves else frozenset())
             sockets = self._settling.settled(found, ephemeral, now)
-            state = NodeState(ephemeral, kept, self._options.reserved is not None)
+            state = NodeState(ephemeral, kept, reserves)
         except (OSError, ValueError, InterruptedDumpError) as error:
             log_event(log, "look failed", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
             return
@@ -115,18 +117,35 @@ class Agent:
             stream.send(message)
         self._wishes.is_asked = False
 
-    def _reserve(self, ephemeral: Run | None) -> None:
-        """Keeps numbers out of outgoing connections. That it fails must not keep the node from being told.
-
-        With each look, since others write the list, too: `sysctl --system` does.
-        """
-        wanted = self._wishes.wanted
-        if self._options.reserved is None or wanted is None or ephemeral is None:
-            return
+    def _resume(self) -> None:
+        """Reserves again what somebody had stopped before this agent was started."""
         try:
-            self._options.reserved.keep(wanted.given, wanted.upcoming, ephemeral)
+            if self._options.reserved is not None:
+                self._options.reserved.resume()
+        except OSError as error:
+            _log_not_reserved(error)
+
+    def _reserve(self, ephemeral: Run | None) -> bool:
+        """Keeps numbers out of outgoing connections, and gives whether it is to.
+
+        That it fails must not keep the node from being told. With each look, since others write the list, too:
+        `sysctl --system` does. What was written while somebody stopped it is taken out.
+        """
+        reserved, wanted = self._options.reserved, self._wishes.wanted
+        if reserved is None:
+            return False
+        stopped = reserved.is_stopped
+        if stopped and self._reserves:
+            log_event(log, "nothing is reserved any more", level=logging.WARNING, why="--unreserve")
+        self._reserves = not stopped
+        try:
+            if stopped:
+                reserved.keep((), (), ephemeral)
+            elif wanted is not None and ephemeral is not None:
+                reserved.keep(wanted.given, wanted.upcoming, ephemeral)
         except (OSError, ValueError) as error:
-            log_event(log, "numbers not reserved", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
+            _log_not_reserved(error)
+        return not stopped
 
     def _upcoming(self, diagnosis: SocketDiagnosis, found: Sockets) -> frozenset[int]:
         """Those of the numbers that may be given next which no outgoing connection can take, and none has.
@@ -155,6 +174,10 @@ class Agent:
         while not self._is_ending and (left := until - self._clock()) > 0:
             if wait(min(left, STEP_SECONDS)):
                 return
+
+
+def _log_not_reserved(error: Exception) -> None:
+    log_event(log, "numbers not reserved", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
 
 
 def _sleep(seconds: float) -> bool:

@@ -3,7 +3,8 @@
 Rules:
 
 * An answer that the kernel itself calls incomplete is asked for again, a few times; then the last whole view stands.
-* A protocol that the kernel does not know (SCTP, IPv6) has no sockets.
+* A protocol that the kernel does not know (SCTP, IPv6) has no sockets. Of TCP and UDP over IPv4 it has to tell: where
+  it does not (no `tcp_diag`, no `udp_diag`), nothing is known of the node.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class SocketDiagnosis:
         for protocol in (TCP, UDP, SCTP):
             for family in (AF_INET, AF_INET6):
                 for key, held in self._whole(request, family, protocol, STATES[protocol]).items():
-                    found.setdefault(key, held)
+                    known = found.get(key)
+                    found[key] = held if known is None else known.shared(held) if protocol == UDP else known
         return found
 
     def connections(self, spans: Sequence[Run]) -> set[int]:
@@ -98,7 +100,7 @@ class SocketDiagnosis:
             except InterruptedDumpError:
                 continue
             except DumpError as error:
-                if error.errno in ABSENT:
+                if error.errno in ABSENT and (family != AF_INET or protocol == SCTP):
                     return {}
                 raise
         raise InterruptedDumpError

@@ -6,6 +6,7 @@ Rules:
 * A UDP socket on a number of the ephemeral range is told once it is a minute old: most of these are clients that wait
   for an answer. Those of the first look are told at once: nobody knows how old they are, and an agent that was started
   anew must not take back what the one before it said of servers. Clients among them are gone with the next look.
+  Of sockets that share a number the oldest counts, as long as any of those that it shared it with is open.
 * A message has a bounded number of sockets, and says whether more of its report follows.
 * Silence is a report as well, but not for longer than a minute.
 """
@@ -47,17 +48,17 @@ class Settling:
         self._since: dict[tuple[SocketKey, int], float] | None = None  # by key and inode; None: nothing was looked at
 
     def settled(self, sockets: Sockets, ephemeral: Run | None, now: float) -> dict[SocketKey, OpenSocket]:
-        """Those that are to be told. now: seconds of a clock that never goes back."""
+        """Those that are to be told, each alone. now: seconds of a clock that never goes back."""
         low, high = ephemeral or (0, -1)
         since, first = (self._since, now) if self._since is not None else ({}, now - SETTLED_SECONDS)
-        waiting = {
-            (key, held.inode): since.get((key, held.inode), first)
-            for key, held in sockets.items()
-            if key.protocol == UDP and low <= key.port <= high
-        }
+        waiting: dict[tuple[SocketKey, int], float] = {}
+        for key, held in sockets.items():
+            if key.protocol == UDP and low <= key.port <= high:
+                known = [(key, inode) for inode in (held.inode, *held.others)]
+                waiting |= dict.fromkeys(known, min(since.get(each, first) for each in known))
         self._since = waiting
         return {
-            key: held
+            key: OpenSocket(held.uid, held.inode) if held.others else held
             for key, held in sockets.items()
             if now - waiting.get((key, held.inode), now - SETTLED_SECONDS) >= SETTLED_SECONDS
         }

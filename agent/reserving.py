@@ -7,11 +7,14 @@ Rules:
 
 * Numbers that may be given next (*upcoming*) are reserved before they are given, those that are given come first.
 * What others have written into the list stays: we add to it, and take out what is ours alone.
+* A list that lacks a number of ours, though it was there, was written anew by somebody else: all of it is theirs, a
+  number of ours that they wrote, too.
 * What is ours stands in a file that is written before the list, so that a restart knows it. Where the file is gone,
   all of the list counts as somebody else's.
 * At least half of the ephemeral range is left to outgoing connections. Beyond that nothing more is reserved.
 * Only numbers of the ephemeral range are reserved: the others no connection gets.
-* The end of the agent changes nothing, since the Pods go on. `--unreserve` takes out what is ours.
+* The end of the agent changes nothing, since the Pods go on. `--unreserve` takes out what is ours, and leaves a file
+  beside ours: an agent that runs and finds it keeps nothing more. One that is started with `--reserve` removes it.
 """
 
 from __future__ import annotations
@@ -47,11 +50,28 @@ class ReservedPorts:
         """state: where our part is written down. path: the kernel's list."""
         self._path = path
         self._state = state
+        self._stopped = state.with_suffix(".stopped")
         self._own = self._remembered()
+        self._is_listed = False  # whether all of ours stood in the list when that was last written, or read
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody wants that nothing more is kept."""
+        return self._stopped.exists()
+
+    def stop(self) -> None:
+        """Has whoever keeps numbers keep none any more, this process or another one. Raises OSError."""
+        self._stopped.touch()
+
+    def resume(self) -> None:
+        """Takes back `stop`. Raises OSError."""
+        if self.is_stopped:
+            self._stopped.unlink(missing_ok=True)
 
     def others(self) -> frozenset[int]:
         """What somebody else keeps out of outgoing connections. Raises OSError, ValueError."""
-        return read_list(self._path) - self._own
+        listed = read_list(self._path)
+        return listed - self._own_in(listed)
 
     @property
     def own(self) -> frozenset[int]:
@@ -67,16 +87,24 @@ class ReservedPorts:
 
         """
         listed = read_list(self._path)
-        others = listed - self._own
+        own = self._own_in(listed)
+        others = listed - own
         wanted, left_out = chosen(given, upcoming, ephemeral, others)
         if wanted == self._own and wanted <= listed:
+            self._is_listed = True
             return
         if left_out:
             log_event(log, "too many numbers to reserve", level=logging.WARNING, left_out=left_out, ephemeral=ephemeral)
-        self._remember(self._own | wanted)  # should we end here, all of it is known to be ours
+        self._is_listed = False
+        self._remember(own | wanted)  # should we end here, all of it is known to be ours
         write_list(others | wanted, self._path)
         self._remember(wanted)
+        self._is_listed = True
         log_event(log, "numbers reserved", own=len(wanted), others=len(others))
+
+    def _own_in(self, listed: frozenset[int]) -> frozenset[int]:
+        """What may be ours of a list; nothing where somebody else wrote it anew."""
+        return frozenset() if self._is_listed and not self._own <= listed else self._own
 
     def _remembered(self) -> frozenset[int]:
         try:
@@ -88,7 +116,7 @@ class ReservedPorts:
             return frozenset()
 
     def _remember(self, own: frozenset[int]) -> None:
-        draft = self._state.with_suffix(".new")
+        draft = self._state.with_suffix(f".{os.getpid()}.new")  # `--unreserve` may be at it, too
         with draft.open("w", encoding="ascii") as file:
             file.write(format_list(own) + "\n")
             file.flush()

@@ -6,7 +6,8 @@ Rules:
   connected. The kernel leaves the others out, so that connections cost nothing.
 * A connection is asked for only to learn whether it has one of some numbers that the node's programs are to be given.
 * A socket on `::` counts as one on every address, as it does for Kubernetes, and an IPv4 address in IPv6 form as IPv4.
-* Of a number, a protocol and an address one socket is told, whatever how many share it (SO_REUSEPORT).
+* Of a number, a protocol and an address one socket is told, whatever how many share it (SO_REUSEPORT): the one with
+  the lowest inode, as a rule the oldest, so that it stays the same while others come and go.
 """
 
 from __future__ import annotations
@@ -58,10 +59,16 @@ class SocketKey(NamedTuple):
 
 
 class OpenSocket(NamedTuple):
-    """Who holds it: the user, and the inode of the socket."""
+    """Who holds it: the user, and the inode of the socket. others: inodes of further UDP sockets that share it."""
 
     uid: int
     inode: int
+    others: frozenset[int] = frozenset()
+
+    def shared(self, other: OpenSocket) -> OpenSocket:
+        """The one of two that is told, which knows of the other one."""
+        old, new = (self, other) if self.inode <= other.inode else (other, self)
+        return OpenSocket(old.uid, old.inode, (old.others | new.others | {new.inode}) - {old.inode})
 
 
 class DumpError(OSError):
@@ -163,7 +170,13 @@ class Dump:
         if not self._states >> state & 1 or not number:  # a socket that is bound to nothing has number 0
             return
         key = SocketKey(self._protocol, number, _address(family, source))
-        self.found.setdefault(key, OpenSocket(uid, inode))
+        known = self.found.get(key)
+        if known is None:
+            self.found[key] = OpenSocket(uid, inode)
+        elif self._protocol == UDP and state == CLOSE:
+            self.found[key] = known.shared(OpenSocket(uid, inode))
+        elif inode < known.inode:
+            self.found[key] = OpenSocket(uid, inode)
 
 
 @lru_cache(maxsize=1024)

@@ -10,7 +10,8 @@ Rules:
 * What is wanted of an agent is told at most four times in a second.
 * An agent that keeps numbers out of outgoing connections is told those that are given on its node, and those that may
   be given next (`upcoming`).
-* The stream of a node whose Node is gone is ended: what it told is forgotten, so that it has to begin anew.
+* The stream of a node whose Node is gone is ended: what it told is forgotten, so that it has to begin anew. So it is
+  where the Node is back before a report is told to its end: the first steps of it are forgotten.
 """
 
 from __future__ import annotations
@@ -242,17 +243,20 @@ class Agents:
         return Report()
 
     async def _tell(self, name: NodeName, report: Report) -> None:
-        """Tells the books of a whole report, step by step."""
+        """Tells the books of a whole report, step by step. Raises Refused where the Node was gone meanwhile."""
         ledger, maintenance = self._engine.ledger, self._engine.maintenance
-        known = ledger.nodes.sockets.of(name)
-        known = NodeSockets() if known is None else known
-        closed, opened = report.changes(known, partial(ledger.nodes.undeclared, name))
+        own = ledger.nodes.sockets.of(name)
+        closed, opened = report.changes(NodeSockets() if own is None else own, partial(ledger.nodes.undeclared, name))
         facts = report.facts or NodeFacts()
         most = max(1, MOST_WEIGHT * 32 // maintenance.node_weight())
         pace = TimeSlice(self._turn)
         for change in parts(name, closed, opened, facts, most):
             maintenance.observe(ClusterChange(reports=(change,), lists_pods=False))
+            if own is None:
+                own = ledger.nodes.sockets.of(name)  # the first step has made them
             await pace.rest()
+            if ledger.nodes.sockets.of(name) is not own:
+                raise _forgotten(name)
         stream = self._streams.get(name)
         if stream is not None and not stream.has_told:
             stream.has_told = True

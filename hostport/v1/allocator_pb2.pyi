@@ -165,8 +165,9 @@ class _Listening:
 class _ListeningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Listening.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LISTENING_UNSPECIFIED: _Listening.ValueType  # 0
-    """Not known: no agent has reported, the owner has a network of its own, or the
-    allocation is not bound to a node yet.
+    """Not known: no agent has reported, the owner has a network of its own, the
+    allocation is not bound to a node yet, or nothing is open under SCTP, of which
+    not every kernel tells.
     """
     LISTENING_YES: _Listening.ValueType  # 1
     """The number is open on the node."""
@@ -179,8 +180,9 @@ class Listening(_Listening, metaclass=_ListeningEnumTypeWrapper):
     """
 
 LISTENING_UNSPECIFIED: Listening.ValueType  # 0
-"""Not known: no agent has reported, the owner has a network of its own, or the
-allocation is not bound to a node yet.
+"""Not known: no agent has reported, the owner has a network of its own, the
+allocation is not bound to a node yet, or nothing is open under SCTP, of which
+not every kernel tells.
 """
 LISTENING_YES: Listening.ValueType  # 1
 """The number is open on the node."""

@@ -83,6 +83,17 @@ def test_several_sockets_on_one_number_are_one() -> None:
     assert found(*shared, DONE) == {SocketKey(TCP, 80, ""): OpenSocket(0, 1)}
 
 
+@pytest.mark.parametrize("inodes", [(3, 1, 2), (1, 2, 3)])
+def test_of_udp_sockets_on_one_number_the_oldest_is_told_and_the_others_are_named(inodes: tuple[int, ...]) -> None:
+    shared = [told("0.0.0.0", 5353, state=CLOSE, uid=inode, inode=inode) for inode in inodes]
+    assert found(*shared, DONE, protocol=UDP) == {SocketKey(UDP, 5353, ""): OpenSocket(1, 1, frozenset({2, 3}))}
+
+
+def test_of_tcp_sockets_on_one_number_the_oldest_is_told_whatever_opens_later() -> None:
+    shared = [told("0.0.0.0", 80, uid=inode, inode=inode) for inode in (3, 1, 2)]
+    assert found(*shared, DONE) == {SocketKey(TCP, 80, ""): OpenSocket(1, 1)}
+
+
 STATES = {
     "a connection": (TCP, ESTABLISHED, 0),
     "a listener": (TCP, LISTEN, 1),

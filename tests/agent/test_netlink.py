@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+
+from agent.netlink import Ask, SocketDiagnosis
+from agent.sockets import AF_INET, AF_INET6, SCTP, TCP, UDP, DumpError, OpenSocket, SocketKey
 from testing.namespaces import in_a_network_namespace, needs_root
 
 
@@ -116,3 +122,66 @@ def test_of_numbers_that_lie_far_apart_the_kernel_tells_what_lies_between_them_t
             print(diagnosis.connections(alternate) == set(range(45001, 45400, 2)))
     """)
     assert said == ["45000 45001 45100 45150 45151 45152 45398 45399 8", "2 2", "3 3", "True"]
+
+
+@needs_root
+def test_a_udp_server_whose_sockets_share_a_number_is_told_whichever_of_them_comes_and_goes() -> None:
+    said = in_a_network_namespace("""
+        import socket
+        from agent.netlink import SocketDiagnosis
+        from agent.report import Settling
+
+        def opened(family=socket.AF_INET, address=""):
+            one = socket.socket(family, socket.SOCK_DGRAM)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.bind((address, 40000))
+            return one
+
+        settling, now = Settling(), 0.0
+        with SocketDiagnosis() as diagnosis:
+            def told():
+                return list(settling.settled(diagnosis.sockets(), (32768, 60999), now).values())
+
+            told()
+            first = opened()
+            print(told())
+            now = 60.0
+            before = told()
+            print(len(before))
+            second = opened()
+            third = opened(socket.AF_INET6, "::") if socket.has_dualstack_ipv6() else opened()
+            print(told() == before)
+            first.close()
+            print(len(told()))
+            second.close()
+            print(len(told()))
+    """)
+    assert said == ["[]", "1", "True", "1", "1"]
+
+
+class Lacking(SocketDiagnosis):
+    """A kernel that does not tell of a family and a protocol, and has no other sockets."""
+
+    def __init__(self, *lacks: tuple[int, int]) -> None:
+        super().__init__()
+        self._lacks = lacks
+
+    def _dump(self, ask: Ask, family: int, protocol: int, states: int) -> dict[SocketKey, OpenSocket]:
+        if (family, protocol) in self._lacks:
+            raise DumpError(errno.ENOENT, "the kernel does not tell of its sockets")
+        return {}
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_a_kernel_that_does_not_tell_of_tcp_or_udp_is_no_node_without_sockets(protocol: int) -> None:
+    with Lacking((AF_INET, protocol)) as diagnosis:
+        with pytest.raises(DumpError):
+            diagnosis.sockets()
+        with pytest.raises(DumpError):
+            diagnosis.connections([(45000, 45009)])
+
+
+def test_a_kernel_without_sctp_and_ipv6_has_no_such_sockets() -> None:
+    with Lacking((AF_INET6, TCP), (AF_INET6, UDP), (AF_INET, SCTP), (AF_INET6, SCTP)) as diagnosis:
+        assert diagnosis.sockets() == {}
+        assert diagnosis.connections([(45000, 45009)]) == set()

@@ -117,3 +117,14 @@ def test_an_agent_that_was_started_anew_tells_the_udp_sockets_that_it_finds() ->
     assert settling.settled(found, ephemeral, 0.0).keys() == found.keys(), "the agent before it may have told of them"
     assert settling.settled(found | {client: OpenSocket(0, 2)}, ephemeral, 10.0).keys() == found.keys()
     assert settling.settled({client: OpenSocket(0, 2)}, ephemeral, 70.0).keys() == {client}
+
+
+def test_a_udp_server_that_opens_another_socket_on_its_number_or_closes_one_is_told_as_before() -> None:
+    settling, ephemeral, key = Settling(), (32768, 60999), SocketKey(UDP, 40000, "")
+    settling.settled({}, ephemeral, 0.0)
+    settling.settled({key: OpenSocket(0, 5)}, ephemeral, 0.0)
+    alone = settling.settled({key: OpenSocket(0, 5)}, ephemeral, 60.0)
+
+    assert settling.settled({key: OpenSocket(0, 5, frozenset({7, 9}))}, ephemeral, 61.0) == alone, "and nothing is new"
+    assert settling.settled({key: OpenSocket(0, 7)}, ephemeral, 62.0).keys() == {key}, "one that was there lives"
+    assert not settling.settled({key: OpenSocket(0, 8)}, ephemeral, 63.0)

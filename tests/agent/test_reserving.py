@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from agent import reserving
 from agent.app import Agent, AgentOptions
 from agent.ranges import format_list, read_list
 from agent.reserving import ReservedPorts, chosen
 from agent.search import Endpoint
 from agent.stream import KeptNumbers
 from hostport.flags import Address
-from testing.namespaces import in_a_network_namespace, needs_root
+from testing.namespaces import ROOT, in_a_network_namespace, needs_root
 
 RANGE = (32768, 60999)
 OTHERS = frozenset({6443, 40000})
@@ -43,6 +47,55 @@ def test_what_others_reserve_under_way_stays_too(files: tuple[Path, Path]) -> No
     files[1].write_text("6443,40000-40001,50000\n")
     ports.keep({40002}, (), RANGE)
     assert read_list(files[1]) == OTHERS | {40002, 50000}
+
+
+def test_a_number_of_ours_that_somebody_writes_into_a_list_of_his_own_is_his(files: tuple[Path, Path]) -> None:
+    state, kernel = files
+    ports = ReservedPorts(state, kernel)
+    ports.keep({45000, 45001}, (), RANGE)
+    kernel.write_text("45000,50000\n")
+    assert ports.others() == {45000, 50000}
+    ports.keep({45000, 45001}, (), RANGE)
+    assert read_list(kernel) == {45000, 45001, 50000}
+    assert ports.own == read_list(state) == {45001}
+    ports.keep((), (), RANGE)
+    assert read_list(kernel) == {45000, 50000}
+
+
+def test_a_list_that_was_replaced_while_we_need_nothing_is_left_as_it_is(files: tuple[Path, Path]) -> None:
+    state, kernel = files
+    ports = ReservedPorts(state, kernel)
+    ports.keep({45000, 45001}, (), RANGE)
+    kernel.write_text("45000\n")
+    ports.keep((), (), RANGE)
+    assert read_list(kernel) == {45000}
+    assert not read_list(state)
+
+
+def test_a_restart_that_finds_all_of_ours_knows_later_that_a_list_was_replaced(files: tuple[Path, Path]) -> None:
+    ReservedPorts(*files).keep({45000, 45001}, (), RANGE)
+    again = ReservedPorts(*files)
+    again.keep({45000, 45001}, (), RANGE)
+    files[1].write_text("45000\n")
+    again.keep((), (), RANGE)
+    assert read_list(files[1]) == {45000}
+
+
+def test_a_list_that_could_not_be_written_is_no_list_of_somebody_else(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = ReservedPorts(*files)
+    ports.keep({45000}, (), RANGE)
+
+    def fail(numbers: object, path: Path) -> None:
+        raise OSError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reserving, "write_list", fail)
+        with pytest.raises(OSError, match="no"):
+            ports.keep({45000, 45001}, (), RANGE)
+    ports.keep({45001}, (), RANGE)
+    assert read_list(files[1]) == OTHERS | {45001}
 
 
 def test_a_restart_knows_what_is_ours(files: tuple[Path, Path]) -> None:
@@ -86,6 +139,65 @@ def test_what_somebody_wiped_is_reserved_again_with_the_next_look(files: tuple[P
     assert read_list(kernel) == {50000}, "a range that cannot be read says nothing"
     agent._reserve(RANGE)
     assert read_list(kernel) == {40001, 50000}
+
+
+def unreserve(state: Path, kernel: Path) -> None:
+    flags = ("--unreserve", f"--reserved-state={state}", f"--reserved-ports-file={kernel}")
+    subprocess.run([sys.executable, "-m", "agent", *flags], cwd=ROOT, check=True)
+
+
+def wanting(numbers: set[int], state: Path, kernel: Path) -> Agent:
+    """An agent that was told to keep these numbers, and does."""
+    agent = Agent(AgentOptions(node="n1", endpoint=NOWHERE, interval=10.0, reserved=ReservedPorts(state, kernel)))
+    agent._wishes.wanted = KeptNumbers(frozenset(numbers), frozenset(numbers))
+    agent._reserve(RANGE)
+    return agent
+
+
+def test_an_agent_that_runs_writes_nothing_again_after_unreserve_and_says_so_once(
+    files: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    state, kernel = files
+    agent = wanting({40001, 40002}, state, kernel)
+    assert read_list(kernel) == OTHERS | {40001, 40002}
+
+    unreserve(state, kernel)
+    assert read_list(kernel) == OTHERS
+    with caplog.at_level(logging.INFO, logger="agent"):
+        said = [agent._reserve(RANGE) for _ in range(3)]
+    assert said == [False] * 3
+    assert read_list(kernel) == OTHERS
+    assert [record.getMessage() for record in caplog.records].count("nothing is reserved any more") == 1
+
+
+def test_what_an_agent_wrote_while_it_was_told_to_stop_it_takes_out_itself(files: tuple[Path, Path]) -> None:
+    agent = wanting({40001}, *files)
+    ReservedPorts(*files).stop()
+    assert not agent._reserve(RANGE)
+    assert read_list(files[1]) == OTHERS
+
+
+def test_unreserve_and_an_agent_that_follows_it_at_the_same_time_do_not_disturb_each_other(
+    files: tuple[Path, Path],
+) -> None:
+    agent = wanting({40001}, *files)
+    flags = ("--unreserve", f"--reserved-state={files[0]}", f"--reserved-ports-file={files[1]}")
+    with subprocess.Popen([sys.executable, "-m", "agent", *flags], cwd=ROOT) as process:
+        while process.poll() is None:
+            agent._reserve(RANGE)
+    assert process.returncode == 0
+    assert not agent._reserve(RANGE)
+    assert 40001 not in read_list(files[1])  # of a plain file, other than the kernel's, a reader may see a half
+
+
+def test_an_agent_that_is_started_with_reserve_reserves_again(files: tuple[Path, Path]) -> None:
+    unreserve(*files)
+    agent = wanting({40001}, *files)
+    assert read_list(files[1]) == OTHERS
+    agent.stop()
+    agent.run()
+    assert agent._reserve(RANGE)
+    assert read_list(files[1]) == OTHERS | {40001}
 
 
 def test_a_list_that_is_not_understood_is_left_alone(files: tuple[Path, Path]) -> None:

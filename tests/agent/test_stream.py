@@ -20,6 +20,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from agent.ranges import read_list, read_range
 from agent.stream import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REFUSED_PAUSE, STEADY_SECONDS, KeptNumbers, Pauses, Wishes
 from hostport.v1 import allocator_pb2 as pb
 
@@ -86,16 +87,23 @@ def played() -> Iterator[tuple[Played, str, health.HealthServicer]]:
     server.stop(None).wait()
 
 
+@contextlib.contextmanager
+def agent_with(*flags: str) -> Iterator[subprocess.Popen[str]]:
+    """An agent that has these flags, in an environment that names a proxy for other programs."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "agent", *flags], cwd=ROOT, env=os.environ | PROXY, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def running(played: tuple[Played, str, Any], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """An agent, in an environment that names a proxy for other programs."""
     flags = ("--node=n1", f"--allocator={played[1]}", "--interval=1s", f"--alive-file={tmp_path / 'alive'}")
-    with subprocess.Popen(
-        [sys.executable, "-m", "agent", *flags],
-        cwd=ROOT, env=os.environ | PROXY, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+    with agent_with(*flags) as process:
         yield process
-        process.kill()
 
 
 @pytest.fixture
@@ -150,6 +158,41 @@ def test_an_allocator_that_comes_back_is_told_all_of_it_anew(
     assert running.wait(SECONDS) == 0
     assert running.stderr is not None
     assert '"why":"UNAVAILABLE: the allocator stops"' in running.stderr.read()
+
+
+def test_after_unreserve_a_running_agent_keeps_nothing_and_says_so_until_it_is_started_anew(
+    played: tuple[Played, str, Any], tmp_path: Path
+) -> None:
+    allocator, address, _ = played
+    kernel, ephemeral = tmp_path / "list", read_range()
+    assert ephemeral is not None
+    given = ephemeral[0] + 1
+    kernel.write_text("6443\n")
+    files = (f"--reserved-state={tmp_path / 'reserved'}", f"--reserved-ports-file={kernel}")
+    reserve = ("--reserve", "--node=n1", f"--allocator={address}", "--interval=1s", *files)
+    wish = pb.ReportNodeResponse(report_now=True, has_given=True, given=[pb.PortRange(min=given, max=given)])
+
+    def wait_until_kept() -> None:
+        allocator.answers.put(wish)
+        until = time.monotonic() + SECONDS
+        while given not in read_list(kernel):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    with agent_with(*reserve):
+        assert allocator.next().reserves
+        wait_until_kept()
+        subprocess.run([sys.executable, "-m", "agent", "--unreserve", *files], cwd=ROOT, check=True)
+        while allocator.next().reserves:
+            pass
+        allocator.answers.put(wish)
+        assert not allocator.next().reserves
+        assert read_list(kernel) == {6443}
+    allocator.answers.put(None)
+
+    with agent_with(*reserve):
+        assert allocator.is_told_anew(SECONDS)
+        wait_until_kept()
 
 
 def test_who_stands_by_is_told_nothing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -20,6 +21,7 @@ from allocator.core.claims import ClusterChange
 from allocator.core.ports import WILDCARD, Protocol, slot_of, span
 from allocator.core.sockets import NodeFacts, NodeSockets, SocketChange, listener
 from allocator.node_reports import Report
+from allocator.slices import TimeSlice
 from hostport.contract.limits import MOST_FOREIGN, MOST_SOCKETS
 from hostport.v1 import allocator_pb2 as pb
 from testing.kit import node, pod
@@ -218,6 +220,26 @@ async def test_after_its_node_was_gone_an_agent_has_to_begin_anew(full: Running)
 
         assert (await ended(stream))[0] == "REPORT_REPLACED"
     assert opened(full) is None
+
+
+@pytest.mark.parametrize("pause", [1, 2])
+async def test_a_report_in_whose_midst_its_node_goes_and_comes_back_is_told_anew(
+    full: Running, monkeypatch: pytest.MonkeyPatch, pause: int
+) -> None:
+    pauses = itertools.count(1)
+
+    async def rest(_: TimeSlice) -> None:
+        if next(pauses) == pause:
+            full.engine.maintenance.observe(ClusterChange(gone_nodes=[N1]))
+            full.engine.maintenance.observe(ClusterChange(nodes=[node("n1")]))
+
+    monkeypatch.setattr(TimeSlice, "rest", rest)
+    async with agent(full, snapshot(22, 80)) as stream:
+        async with asyncio.timeout(30):
+            assert (await ended(stream))[0] == "REPORT_REPLACED"
+        assert opened(full) is None
+    async with agent(full, snapshot(22, 80)):
+        await until(lambda: opened(full) == [22, 80])
 
 
 async def test_an_agent_whose_node_was_gone_is_told_at_once_and_not_with_its_next_report(full: Running) -> None:

@@ -93,7 +93,8 @@ LISTENING = {
     "open under another protocol": ("web:80/UDP=7000", "7000/TCP", {}, False),
     "a block, open at one of its numbers": ("web:80=7000*100", "7042", {}, True),
     "a block, open behind its last number": ("web:80=7000*100", "7100", {}, False),
-    "a protocol that nobody reports": ("web:80/SCTP=7000", "", {}, None),
+    "SCTP, of which a kernel may not tell": ("web:80/SCTP=7000", "7000/TCP", {}, None),
+    "SCTP, open": ("web:80/SCTP=7000", "7000/SCTP", {}, True),
     "a network of its own": ("web:80=7000", "7000", {"own_network": True}, None),
     "on no node yet": ("web:80=7000", "7000", {"at": None}, None),
     "on a node without a report": ("web:80=7000", "7000", {"at": "n2"}, None),
@@ -158,6 +159,7 @@ CAUSES = {
     "on its container port": ("8080", [(7000, NoListener.CONTAINER_PORT)]),
     "on loopback": ("7000@127.0.0.1 8080", [(7000, NoListener.OTHER_ADDRESS)]),
     "under another protocol": ("7000/UDP", [(7000, NoListener.OTHER_PROTOCOL)]),
+    "under SCTP": ("7000/SCTP", [(7000, NoListener.OTHER_PROTOCOL)]),
     "nowhere": ("22", [(7000, NoListener.NOTHING)]),
     "listens": ("7000", []),
 }
@@ -195,6 +197,7 @@ NOT_TOLD = {
     "not ready": {"ready": None},
     "in a network of its own": {"own_network": True},
     "on no node": {"at": None},
+    "on its way out": {"is_terminating": True},
     "on a node that nobody reports": {"at": "n2"},
 }
 
@@ -206,6 +209,16 @@ def test_who_need_not_listen_is_not_told(more: dict[str, Any]) -> None:
     bind(desk, "web:80=7000", **more)
 
     assert (silent(desk, reported, n1=""), desk.ledger.listening.silent) == ([], 0)
+
+
+def test_a_pod_that_ends_is_no_longer_counted() -> None:
+    desk = Desk("n1")
+    reported = Reported(desk, n1="")
+    claim = bind(desk, "web:80=7000")
+    assert len(silent(desk, reported, n1="")) == desk.ledger.listening.silent == 1
+
+    show(desk, claim, ready=READY_SECONDS, is_terminating=True)
+    assert (told(desk), desk.ledger.listening.silent) == ([], 0)
 
 
 def test_a_udp_number_that_a_client_might_have_is_doubted_until_the_agent_would_tell_of_it() -> None:

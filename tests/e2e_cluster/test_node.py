@@ -291,6 +291,7 @@ try:
     door = socket.create_server(("", int(os.environ["HOSTPORT_GAME"])))
 except OSError as error:
     sys.exit({TAKEN} if error.errno == {TAKEN} else 1)
+print("listens", flush=True)
 time.sleep(3600)
 """
 CHURN = """
@@ -318,23 +319,63 @@ while True:
 """
 
 
+EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
+USUAL, OTHERS = "32768-60999", "40000-60999"
+
+
+def set_ephemeral(kubectl: Kubectl, node: str, numbers: str) -> None:
+    """Has the outgoing connections of a node take other numbers, by a file that is mounted as the one of the agent is."""
+    made = pod(f"range-{numbers}", {}, hostNetwork=True, nodeName=node, restartPolicy="Never")
+    made["spec"]["volumes"] = [{"name": "range", "hostPath": {"path": EPHEMERAL, "type": "File"}}]
+    made["spec"]["containers"][0] |= {
+        "image": "busybox:1.37",
+        "command": ["sh", "-c", f"echo {numbers.replace('-', ' ')} > /host/range"],
+        "volumeMounts": [{"name": "range", "mountPath": "/host/range"}],
+    }
+    kubectl("create", "-f", "-", stdin=json.dumps(made))
+    kubectl("wait", f"pod/{made['metadata']['name']}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+
+
+@pytest.fixture
+def other_range(kubectl: Kubectl) -> Iterator[str]:
+    """Numbers that the connections of the other node take, which are not those of every Linux."""
+    set_ephemeral(kubectl, OTHER, OTHERS)
+    yield OTHERS
+    set_ephemeral(kubectl, OTHER, USUAL)
+
+
 def churn(kubectl: Kubectl, node: str) -> None:
     """Has a program of a node connect 5,000 times a second, with 6,000 connections open at a time."""
     made = pod("churn", {}, hostNetwork=True, nodeName=node)
     made["spec"]["containers"][0] |= {"image": IMAGE, "command": ["python3", "-c", CHURN]}
     kubectl("create", "-f", "-", stdin=json.dumps(made))
-    wait_until("it to churn", lambda: "connections a second" in kubectl.run("logs", "churn").stdout, seconds=60)
+    wait_until("it to churn", lambda: connections(kubectl) > 0, seconds=60)
 
 
-def starts_in_vain(kubectl: Kubectl, node: str) -> int:
-    """Starts 50 programs on 50 numbers; how often one of them found its own taken."""
+def connections(kubectl: Kubectl) -> int:
+    """How many it has made, in thousands."""
+    return kubectl.run("logs", "churn").stdout.count("connections a second")
+
+
+def listening(kubectl: Kubectl) -> int:
+    """How many of the programs listen on their number."""
+    logs = ("logs", "--selector=app=game", "--tail=-1", f"--max-log-requests={REPLICAS}", "--ignore-errors")
+    return kubectl.run(*logs).stdout.count("listens")
+
+
+def starts_in_vain(kubectl: Kubectl, node: str) -> tuple[int, int]:
+    """Starts 50 programs on 50 numbers; how often one of them found its own taken, and how many listen in the end.
+
+    It ends with the first that found its own taken, once all were started.
+    """
     notes = hostport(policy="Dynamic", min_port=FIRST, max_port=FIRST + REPLICAS - 1)
     made = workload("Deployment", "game", notes, port(80, "game"), replicas=REPLICAS, pod_spec=on_nodes(node))
     made["spec"]["template"]["spec"]["containers"][0] |= {"image": IMAGE, "command": ["python3", "-c", LISTEN]}
+    before, began = connections(kubectl), time.monotonic()
     kubectl("create", "-f", "-", stdin=json.dumps(made))
-    in_vain = 0
-    ends = time.monotonic() + 240
-    while time.monotonic() < ends:
+    in_vain, listen, are_running = 0, 0, False
+    while time.monotonic() < began + 240:
+        listen = listening(kubectl) if are_running else 0  # before the statuses, which show who had to start again
         statuses = [
             status for each in kubectl.pods("app=game") for status in each["status"].get("containerStatuses", ())
         ]
@@ -342,21 +383,31 @@ def starts_in_vain(kubectl: Kubectl, node: str) -> int:
             each[state].get("terminated", {}).get("exitCode") for each in statuses for state in ("state", "lastState")
         ]
         in_vain = max(in_vain, codes.count(TAKEN))
-        if len(statuses) == REPLICAS and (in_vain or all("running" in each["state"] for each in statuses)):
+        are_running = len(statuses) == REPLICAS and all("running" in each["state"] for each in statuses)
+        if len(statuses) == REPLICAS and (in_vain or listen == REPLICAS):
             break
         time.sleep(1)
-    return in_vain
+    rate = 1000 * (connections(kubectl) - before) / (time.monotonic() - began)
+    sys.stderr.write(f"\n{in_vain} in vain, {listen} listen, beside {rate:.0f} connections a second\n")
+    assert rate > 0, "nothing connects"
+    return in_vain, listen
 
 
 def test_an_outgoing_connection_keeps_a_program_from_its_number_and_reserve_does_not_let_it(
-    driver: Driver, clone: Path, kubectl: Kubectl, installed: Installed
+    driver: Driver, clone: Path, kubectl: Kubectl, installed: Installed, other_range: str
 ) -> None:
     churn(kubectl, OTHER)
-    told = kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(
+    asked = json.dumps(
         pod("told", hostport(policy="Dynamic", min_port=FIRST, max_port=FIRST + 9), port(80, "game"), **on_nodes(OTHER))
-    )).stderr  # fmt: skip
-    assert "32768-60999" in told, "the node's own range"
-    assert starts_in_vain(kubectl, OTHER) > 0
+    )
+    wait_for(
+        "the warning of the node's own range",
+        lambda: kubectl("create", "--dry-run=server", "-f", "-", stdin=asked).stderr,
+        lambda said: other_range in said,
+        seconds=PROMPT,
+    )
+    in_vain, _ = starts_in_vain(kubectl, OTHER)
+    assert in_vain > 0
     kubectl("delete", "deployment", "game")
     wait_until("its Pods to be gone", lambda: not kubectl.get("pods", "-l", "app=game")["items"], seconds=90)
 
@@ -365,4 +416,4 @@ def test_an_outgoing_connection_keeps_a_program_from_its_number_and_reserve_does
     wait_until(
         "it to say that it reserves", lambda: "(--reserve)" in command_line(installed.access, "node", OTHER).stderr
     )
-    assert starts_in_vain(kubectl, OTHER) == 0
+    assert starts_in_vain(kubectl, OTHER) == (0, REPLICAS)

@@ -1,13 +1,14 @@
 """Whether somebody listens on the numbers that are given, and which Pods do not although they are Ready. Pure.
 
 What is open on a node is what its agent last reported. Nothing is said of a node that no agent reported, of a claim
-that is not on a node yet, and of a Pod with a network of its own. SCTP sockets are not reported.
+that is not on a node yet, and of a Pod with a network of its own. A kernel may have SCTP and not tell of its sockets: a
+number of SCTP that is not open in a report is not known, one that is open is listened on.
 
 Rules:
 
 * A port is listened on where a socket is open on its number and address; of a block, on any of its numbers. A socket on
   loopback alone serves nobody on another node: it counts for a port that asks for that address.
-* A Pod is expected to listen from a minute after it became Ready.
+* A Pod is expected to listen from a minute after it became Ready, until it terminates.
 * Who seems not to listen then is asked about once more: only a report that came later counts. Agents tell of a UDP
   socket among the numbers of outgoing connections when it is a minute old, so that they are asked so much later.
 * A Pod is told of once. Whether it listens now is looked at again in turns, some claims at a time.
@@ -35,8 +36,8 @@ LOOPBACK = ("127.", "::1")
 MOST_DOUBTED = 100
 """Claims that seem not to listen, and are looked at again with each look."""
 
-REPORTED = (Protocol.TCP, Protocol.UDP)
-"""Protocols whose sockets agents report."""
+ALWAYS_REPORTED = (Protocol.TCP, Protocol.UDP)
+"""Protocols of which every agent reports all sockets."""
 
 
 class OpenSockets(Interface):
@@ -94,15 +95,13 @@ def is_listening(claim: Claim, key: PortKey, sockets: OpenSockets) -> bool | Non
 
 def is_open(node: NodeName, key: PortKey, sockets: OpenSockets) -> bool | None:
     """Whether a port is listened on on a node; None where that is not known."""
-    if key.protocol not in REPORTED:
-        return None
     for number in key.numbers:
         addresses = sockets.addresses(node, key.protocol, number)
         if addresses is None:
             return None
         if addresses and any(_serves(canonical_ip(address), canonical_ip(key.ip)) for address in addresses):
             return True
-    return False
+    return False if key.protocol in ALWAYS_REPORTED else None
 
 
 def is_heard(
@@ -222,8 +221,8 @@ class ListeningWatch:
         return SilentPod(claim, tuple(self._why(port, node) for port in closed))
 
     def _may_be_silent(self, claim: Claim, now: float) -> bool:
-        """Whether nobody expects the claim's program to listen yet."""
-        return claim.state is not State.BOUND or self.early.get(claim.id, now) > now
+        """Whether nobody expects the claim's program to listen yet, or any more."""
+        return claim.state is not State.BOUND or claim.is_terminating or self.early.get(claim.id, now) > now
 
     def _closed(self, claim: Claim) -> list[ClaimPort]:
         return [port for port in claim.ports if is_listening(claim, port.key, self.sockets) is False]
@@ -236,7 +235,7 @@ class ListeningWatch:
             return SilentPort(port, NoListener.OTHER_ADDRESS, addresses=tuple(addresses))
         if self._is_on_its_container_port(port, node):
             return SilentPort(port, NoListener.CONTAINER_PORT)
-        for other in REPORTED:
+        for other in Protocol:
             if other is not port.protocol and self.sockets.addresses(node, other, port.host_port):
                 return SilentPort(port, NoListener.OTHER_PROTOCOL, protocol=other)
         return SilentPort(port, NoListener.NOTHING)
