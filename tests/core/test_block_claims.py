@@ -299,6 +299,30 @@ SHARES = Shares(reserved_ports=100, leases=100)
             ["20001/TCP", "20200-20299/TCP"],
             id="Index: nothing is behind the last group",
         ),
+        pytest.param(
+            ["m:5004=30000*100", "sip:5060"],
+            {"policy": "Index", "index": 0, "stride": 50},
+            ["30000-30099/TCP", "20050/TCP"],
+            id="Index: a block that the user placed is not in the stride",
+        ),
+        pytest.param(
+            ["http:80", "m:5004=30000*100", "sip:5060"],
+            {"policy": "Index", "index": 70, "stride": 50},
+            ["20070/TCP", "30000-30099/TCP", "20170/TCP"],
+            id="Index: nor is one between two others, whose place stays empty",
+        ),
+        pytest.param(
+            ["m:5004*100", "sip:5060=30000"],
+            {"policy": "Index", "index": 0, "stride": 50},
+            ["20000-20099/TCP", "30000/TCP"],
+            id="Index: nor is a port behind the block that the user placed",
+        ),
+        pytest.param(
+            ["m:5004=30000*4", "m:5004/UDP*4", "x:8080"],
+            {"low": 20000, "high": 20002},
+            ["30000-30003/TCP", "30000-30003/UDP", "20000/TCP"],
+            id="Dynamic: a block that another member of its group placed needs no room",
+        ),
         pytest.param(["m:5004=6000*8"], {"policy": "Static"}, ["6000-6007/TCP"], id="Static: from the hostPort on"),
         pytest.param(
             ["m:5004*8"], {"policy": "Passthrough"}, ["5004-5011/TCP"], id="Passthrough: from the containerPort on"
@@ -340,6 +364,25 @@ def test_a_policy_gives_a_block_its_first_number(ports: list[str], more: dict[st
                 " more"
             },
             id="Index meets the next group",
+        ),
+        pytest.param(
+            ["m:5004*60", "sip:5060=30000", "http:80"],
+            {"policy": "Index", "index": 4},
+            {
+                "INDEX_EXCEEDS_STRIDE": "port m (5004/TCP) of container c: 60 numbers for each of the indexes 0 to 4 are"
+                " 300, more than 2 x stride 100, so that they would run into those of the next port. Set stride to 150"
+                " or more"
+            },
+            id="Index meets the group after the next",
+        ),
+        pytest.param(
+            ["m:5004*100", "m:5004/UDP*100"],
+            {"high": 20098},
+            {
+                "RANGE_TOO_SMALL": "port m (5004/TCP) of container c: range 20000-20098 has no room for 100 numbers,"
+                " whoever holds what. Raise range.max, or ask for a smaller block"
+            },
+            id="a range that is smaller than the block of a port group",
         ),
         pytest.param(
             ["m:5004*100"],

@@ -11,6 +11,8 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from operator import itemgetter
 
 from allocator.core.asks import Ask, PortAsk, PortGroup
 from allocator.core.place.packing import begins
@@ -20,6 +22,9 @@ from allocator.core.reserved import ReservedNumbers
 from hostport.contract import Mistake, Reason
 from hostport.contract.limits import HIGHEST_PORT
 from hostport.contract.words import format_run
+
+Group = tuple[list[int], int]
+"""The positions of the ports of a group, and the number that the user gave it; 0: none."""
 
 
 def differing_blocks(ask: Ask, members: Sequence[int]) -> list[Mistake]:
@@ -40,31 +45,47 @@ def _size(port: PortAsk) -> str:
     return f"{size} from a multiple of {port.alignment} on" if port.alignment > 1 else size
 
 
-def blocks_beyond_stride(ask: Ask, index: int, firsts: Sequence[int]) -> Iterator[Mistake]:
-    """A sentence for the largest block that would run into the numbers of the next port group, under Index.
+def beyond_stride(ask: Ask, index: int, groups: Sequence[Group]) -> Iterator[Mistake]:
+    """A sentence for the port that would run the furthest into the numbers of the next port group, under Index.
 
-    firsts: the position of the first port of each group.
+    A group whose number the user set is not among these numbers; its place among them stays empty.
     """
-    largest = max((ask.ports[first] for first in firsts[:-1]), key=lambda port: port.count)
-    end = largest.count * (index + 1)
-    if largest.count > 1 and end > ask.stride:
+    left_open = [(at, ask.ports[members[0]]) for at, (members, number) in enumerate(groups) if not number]
+    needed, port, places = max(
+        (
+            (-(-port.count * (index + 1) // (behind - at)), port, behind - at)
+            for (at, port), (behind, _) in pairwise(left_open)
+        ),
+        key=itemgetter(0),
+        default=(0, None, 0),
+    )
+    if port is None or needed <= ask.stride:
+        return
+    stride = f"stride {ask.stride}" if places == 1 else f"{places} x stride {ask.stride}"
+    if port.count == 1:
         message = (
-            f"{largest}: {largest.count} numbers for each of the indexes 0 to {index} are {end}, more than stride"
-            f" {ask.stride}, so that they would run into those of the next port. Set stride to {end} or more"
+            f"index {index} is not below {stride}, so that its ports would run into those of the next port of index"
+            f" {index - places * ask.stride}. Set stride above the highest index"
         )
-        yield Mistake(Reason.INDEX_EXCEEDS_STRIDE, "stride", message)
+    else:
+        message = (
+            f"{port}: {port.count} numbers for each of the indexes 0 to {index} are {port.count * (index + 1)}, more"
+            f" than {stride}, so that they would run into those of the next port. Set stride to {needed} or more"
+        )
+    yield Mistake(Reason.INDEX_EXCEEDS_STRIDE, "stride", message)
 
 
-def blocks_without_run(ask: Ask, reserved: ReservedNumbers) -> Iterator[Mistake]:
+def blocks_without_run(ask: Ask, groups: Iterable[Group], reserved: ReservedNumbers) -> Iterator[Mistake]:
     """A sentence for each block for which a range has no run at all, under a policy that searches."""
     if ask.low > ask.high:
         return
     usable = span(0, ask.high - ask.low) & ~((reserved.numbers | avoided(ask)) >> ask.low)
-    for position, port in enumerate(ask.ports):
-        if port.host_port or (port.count == 1 and port.alignment == 1):
+    for members, number in groups:
+        port = ask.ports[members[0]]
+        if number or (port.count == 1 and port.alignment == 1):
             continue
         what = f"{port}: range {ask.low}-{ask.high} has no room for {_size(port)}"
-        field = f"ports[{position}].count"
+        field = f"ports[{members[0]}].count"
         if not begins(span(0, ask.high - ask.low), port.count, port.alignment, ask.low, ask.high)[1]:
             message = f"{what}, whoever holds what. Raise range.max, or ask for a smaller block"
             yield Mistake(Reason.RANGE_TOO_SMALL, field, message)
@@ -73,7 +94,7 @@ def blocks_without_run(ask: Ask, reserved: ReservedNumbers) -> Iterator[Mistake]
             yield Mistake(Reason.RANGE_RESERVED, field, f"{message}. Choose another range, or a smaller block")
 
 
-def too_few_numbers(ask: Ask, groups: Iterable[tuple[list[int], int]], usable: int) -> Iterator[Mistake]:
+def too_few_numbers(ask: Ask, groups: Iterable[Group], usable: int) -> Iterator[Mistake]:
     """A sentence for open ports, blocks among them, that want more numbers than a range has, whoever holds what.
 
     Single ports alone are refused with RANGE_EXHAUSTED, as in 1.0.0-rc.1. usable: the set of numbers of the range that
