@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -346,6 +346,42 @@ def test_a_policy_gives_a_block_its_first_number(ports: list[str], more: dict[st
             id="a range that is smaller than the block",
         ),
         pytest.param(
+            ["a:1*100%2", "b:2*100%2"],
+            {"low": 20001, "high": 20200},
+            {
+                "RANGE_TOO_SMALL": "range 20001-20200 has no room for 2 blocks of 100 numbers from a multiple of 2 on,"
+                " whoever holds what. Raise range.max, or ask for fewer or smaller blocks"
+            },
+            id="a range with room for one of two blocks, because of where they begin",
+        ),
+        pytest.param(
+            ["m:5004*100", "http:80=20075"],
+            {"low": 20000, "high": 20149},
+            {
+                "RANGE_TOO_SMALL": "range 20000-20149 has no room for a block of 100 numbers beside what is reserved or"
+                " fixed, whoever holds what. Raise range.max, or ask for fewer or smaller blocks"
+            },
+            id="a range that a fixed number of the Pod's own parts",
+        ),
+        pytest.param(
+            ["a:1*100", "b:2*60", "http:80=20120"],
+            {"low": 20000, "high": 20170},
+            {
+                "RANGE_TOO_SMALL": "range 20000-20170 has no room for blocks of 100 and 60 numbers beside what is"
+                " reserved or fixed, whoever holds what. Raise range.max, or ask for fewer or smaller blocks"
+            },
+            id="blocks of two sizes, of which each fits by itself",
+        ),
+        pytest.param(
+            ["a:1*3", "b:2*2", "x:80=20003", "y:81=20005"],
+            {"low": 20000, "high": 20006},
+            {
+                "RANGE_TOO_SMALL": "range 20000-20006 has no room for 2 blocks of 2 numbers or more beside what is reserved"
+                " or fixed, whoever holds what. Raise range.max, or ask for fewer or smaller blocks"
+            },
+            id="blocks of two sizes, for which even the smaller one would be too large",
+        ),
+        pytest.param(
             ["m:5004*4"],
             {"low": 7470, "high": 7475},
             {
@@ -474,6 +510,35 @@ def test_a_block_that_can_never_be_is_refused_with_a_remedy(
     desk = Desk("n1", reserved=1 << 7472)
 
     assert desk.refusal(ask("web-0", *ports, **{**R, **more})) == refusal
+
+
+SIZES = st.tuples(st.integers(1, 4), st.sampled_from([1, 1, 2]))
+
+
+def fits(wanted: list[tuple[int, int]], free: frozenset[int]) -> bool:
+    """Whether all blocks, each a size and an alignment, can be had at once: every way is tried."""
+    if not wanted:
+        return True
+    (size, alignment), *rest = wanted
+    runs_there = (range(at, at + size) for at in free if at % alignment == 0)
+    return any(fits(rest, free - set(run)) for run in runs_there if free.issuperset(run))
+
+
+@given(st.lists(SIZES, min_size=1, max_size=3), st.integers(1, 12), st.sets(st.integers(7000, 7012), max_size=2), sets)
+@example([(3, 2), (3, 2)], 6, set(), set())
+@example([(4, 1), (2, 1)], 7, {7004}, set())
+def test_a_range_is_too_small_only_where_no_node_could_have_room(
+    wanted: list[tuple[int, int]], width: int, fixed: set[int], reserved: set[int]
+) -> None:
+    high = 7000 + width - 1
+    withheld = {7000 + number for number in reserved}
+    open_ports = [f"p:{at + 1}*{size}%{alignment}" for at, (size, alignment) in enumerate(wanted)]
+    asked = ask("p", *open_ports, *(f"f:{number}={number}" for number in fixed), low=7000, high=high)
+
+    refusal = Desk("n1", reserved=set_of(withheld)).refusal(asked)
+
+    has_room = fits(sorted(wanted, reverse=True), frozenset(range(7000, high + 1)) - fixed - withheld)
+    assert (refusal == {}) is has_room
 
 
 # -- where blocks fit
