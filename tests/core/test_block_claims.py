@@ -431,6 +431,26 @@ def test_a_policy_gives_a_block_its_first_number(ports: list[str], more: dict[st
             id="Index ends beyond the range",
         ),
         pytest.param(
+            ["m:5004*100"],
+            {"policy": "Index", "index": 460, "high": 65535},
+            {
+                "NUMBER_BEYOND_RANGE": "port m (5004/TCP) of container c: range.min 20000 + 100 x index 460 + stride 100"
+                " x 0 = 66000, so that its 100 numbers end at 66099, beyond the highest port, 65535. Set range.min to 19436"
+                " or less, or ask for a smaller block"
+            },
+            id="Index ends beyond the last number",
+        ),
+        pytest.param(
+            ["http:80", "m:5004*1000"],
+            {"policy": "Index", "index": 65, "low": 400, "high": 60000},
+            {
+                "NUMBER_BEYOND_RANGE": "port m (5004/TCP) of container c: range.min 400 + 1000 x index 65 + stride 100 x 1"
+                " = 65500, so that its 1000 numbers end at 66499, beyond the highest port, 65535. Lower the index, or ask"
+                " for a smaller block or stride"
+            },
+            id="Index ends beyond the last number from wherever the range begins",
+        ),
+        pytest.param(
             ["m:5004*8"],
             {"policy": "Index", "index": 0, "low": 7470, "high": 7499},
             {

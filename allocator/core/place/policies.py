@@ -32,7 +32,7 @@ from allocator.core.ports import WILDCARD, PortKey, Protocol, format_numbers, no
 from allocator.core.reserved import ReservedNumbers
 from hostport.contract import Mistake, Reason
 from hostport.contract import policies as contract
-from hostport.contract.limits import HIGHEST_PORT
+from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT
 
 KEPT_BYTES = 8 << 20
 """Of the answers that are kept for the next Pod of a workload."""
@@ -126,10 +126,14 @@ class Index(Policy):
         )
         last = number + port.count - 1
         if last > ask.high:
-            message = f"{how}, so that its {port.count} numbers end at {last}, beyond range.max {ask.high}"
-            return 0, Mistake(
-                Reason.NUMBER_BEYOND_RANGE, "range.max", f"{message}. Raise range.max, or lower range.min"
-            )
+            what = f"{how}, so that its {port.count} numbers end at {last}, beyond"
+            lower, smaller = ask.low - (last - HIGHEST_PORT), f"a smaller block{' or stride' if index else ''}"
+            if last <= HIGHEST_PORT:
+                message = f"{what} range.max {ask.high}. Raise range.max, or lower range.min"
+                return 0, Mistake(Reason.NUMBER_BEYOND_RANGE, "range.max", message)
+            remedy = f"Set range.min to {lower} or less" if lower >= LOWEST_PORT else "Lower the index"
+            message = f"{what} the highest port, {HIGHEST_PORT}. {remedy}, or ask for {smaller}"
+            return 0, Mistake(Reason.NUMBER_BEYOND_RANGE, "range.min", message)
         taken = reserved.numbers & span(number, last)
         if taken:
             message = f"{how}, and of its {port.count} numbers {reserved.words(taken)}. Move range.min"
