@@ -685,6 +685,28 @@ def test_a_claim_shrinks_to_what_a_stored_pod_has_left_of_its_block(left: list[i
     assert [incident.kind.value for incident in desk.ledger.take_incidents()] == ["BlockShrunk"]
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_is_left_of_a_block_keeps_the_containerport_of_its_port(count: int) -> None:
+    desk = Desk("n1")
+    claim = desk.grant(ask("jvb", f"m:5004/UDP*{count}", **R))
+    desk.observe(pods=[pod("jvb", *(f"m:{20000 + at}/UDP" for at in range(count - 1)), at="n1", carried_id=claim.id)])
+    seen = desk.ledger.claims.get(claim.id)
+
+    assert seen is not None
+    assert [(port.name, port.container_port, port.count) for port in seen.ports] == [("m", 5004, count - 1)]
+    assert [incident.kind.value for incident in desk.ledger.take_incidents()] == ["BlockShrunk"]
+
+
+def test_a_block_has_shrunk_whatever_another_address_has_of_its_numbers() -> None:
+    desk = Desk("n1")
+    asked = ask("jvb", "a:1=7000*4@10.0.0.1", "b:2=7000*4@10.0.0.2", policy="Static")
+    claim = desk.grant(asked)
+    left = [*(f":{7000 + at}@10.0.0.1" for at in range(4)), ":7000@10.0.0.2"]
+    desk.observe(pods=[pod("jvb", *left, at="n1", carried_id=claim.id)])
+
+    assert [incident.kind.value for incident in desk.ledger.take_incidents()] == ["BlockShrunk"]
+
+
 def test_the_numbers_of_blocks_count_in_the_limits_of_a_namespace() -> None:
     desk = Desk("n1", shares=SHARES)
     desk.ledger.trust_pods(desk.now)
