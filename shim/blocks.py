@@ -4,8 +4,9 @@ Rules:
 
 * A block is one port everywhere inside: it is asked for, told and warned of as one, and its first number is the port's
   own. Only here is it taken apart.
-* A block is that of the port's group: 5000/UDP and 5000/TCP of one container have one size, whichever of them the
-  annotation names. One socket under two names has none, since its other numbers could be told from no other's.
+* A block is that of the port's group, as the allocator makes it: 5000/UDP and 5000/TCP of one container have one size,
+  whichever of them the annotation names; two different hostPorts make two groups. One socket under two names has none,
+  since its other numbers could be told from no other's.
 * The other numbers stand as unnamed ports at the end of the container's list, so that the scheduler knows them. Their
   hostPort counts up from the port's; with `network: Host` the containerPort is the same number, with `network: Pod` it
   counts up from the port's containerPort, so that the program keeps all of its numbers.
@@ -15,7 +16,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -23,11 +24,11 @@ from msgspec.structs import replace
 from hostport.allocations import AllocationRow, parse_allocations
 from hostport.contract import Mistake, Reason
 from hostport.contract.limits import HIGHEST_PORT, MOST_NUMBERS, Bound
-from shim.annotations import ALLOCATIONS, BLOCK, parse_block
+from shim.annotations import ALLOCATIONS, BLOCK, RANGED, PodSettings, parse_block
 from shim.outcomes import AddOp, Op, RemoveOp, quoted
 from shim.pods import BlockEntry, Container, NewPod, PodPort
 from shim.port_names import places_by_name, places_of
-from shim.ports import EVERY_ADDRESS, AssignedPort
+from shim.ports import EVERY_ADDRESS, AssignedPort, brought
 
 Numbers = dict[tuple[int, str, str, int], tuple[PodPort, int]]
 """Place of a container, protocol, address and number → the port whose block it is of, and its place in that."""
@@ -83,28 +84,25 @@ def _address(port: PodPort) -> str:
     return "" if port.host_ip in EVERY_ADDRESS else port.host_ip
 
 
-def with_blocks(pod: NewPod, *, own_network: bool) -> tuple[NewPod, tuple[Mistake, ...]]:
-    """The Pod with its blocks as one port each, as its annotations want them, and what is wrong with those.
-
-    `own_network`: whether it keeps a network of its own.
-    """
+def with_blocks(pod: NewPod, settings: PodSettings) -> tuple[NewPod, tuple[Mistake, ...]]:
+    """The Pod with its blocks as one port each, as its annotations want them, and what is wrong with those."""
     wanted = {name: value for name, value in pod.annotations.items() if name.startswith(BLOCK)}
     if len(wanted) > Bound.BLOCKS.most:
         return pod, (Mistake(Reason.TOO_COMPLEX, "metadata.annotations", Bound.BLOCKS.told(len(wanted))),)
     sizes: dict[int, _Wanted] = {}  # by place of a port in `NewPod.ports`
     mistakes: list[Mistake] = []
-    names = places_by_name(pod)
+    names, groups = places_by_name(pod), _groups(pod, settings)
     for name, value in wanted.items():
         count, alignment, why = parse_block(value)
         mistakes += [_invalid(name, why)] if why else []
-        group, why = _group_of(pod, names, name.removeprefix(BLOCK), guesses=not mistakes)
+        places, why = _places_of(pod, names, groups, name.removeprefix(BLOCK), guesses=not mistakes)
         mistakes += [_invalid(name, why)] if why else []
         mine = _Wanted(name, count, alignment)
-        others = {at: sizes.setdefault(at, mine) for at in group} if count else {}
+        others = {at: sizes.setdefault(at, mine) for at in places} if count else {}
         mistakes += [_sizes_differ(name, each.name) for each in list(others.values())[:1] if each[1:] != mine[1:]]
     if not mistakes:
         pod = _sized(pod, sizes)
-        mistakes += _too_large(pod, own_network=own_network)
+        mistakes += _too_large(pod, own_network=settings.own_network)
     return pod, tuple(mistakes)
 
 
@@ -116,13 +114,19 @@ class _Wanted(NamedTuple):
     alignment: int
 
 
-def _group_of(pod: NewPod, names: Mapping[str, list[int]], name: str, *, guesses: bool) -> tuple[tuple[int, ...], str]:
-    """The places of the ports that get the number of the one that is called so, and what is wrong with the name."""
+def _places_of(
+    pod: NewPod, names: Mapping[str, list[int]], groups: Sequence[list[int]], name: str, *, guesses: bool
+) -> tuple[tuple[int, ...], str]:
+    """The places of the ports that get the number of the one that is called so, and what is wrong with the name.
+
+    groups: for each place the places of its port group.
+    """
     places, why = places_of(pod, names, name, BLOCK, guesses=guesses)
     if not places:
         return (), _of_init_container(pod, name) or why
-    group = _group(pod, places)
-    return group, _two_names(pod, group)
+    found = {groups[at][0]: groups[at] for at in places}.values()
+    why = next(filter(None, (_two_names(pod, group) for group in found)), "")
+    return tuple(at for group in found for at in group), why
 
 
 def _of_init_container(pod: NewPod, name: str) -> str:
@@ -136,20 +140,31 @@ def _of_init_container(pod: NewPod, name: str) -> str:
     return ""
 
 
-def _group(pod: NewPod, places: tuple[int, ...]) -> tuple[int, ...]:
-    first = pod.ports[places[0]]
-    socket = (first.container, first.container_port)
-    return tuple(
-        [
-            at
-            for at, port in enumerate(pod.ports)
-            if (port.container, port.container_port) == socket
-            and port.host_port in {0, first.host_port or port.host_port}
-        ]
-    )
+def _groups(pod: NewPod, settings: PodSettings) -> list[list[int]]:
+    """For each place of a port the places of its port group, as `groups_of` of the allocator makes them.
+
+    A hostPort that one member has is the group's; two different ones make two groups, the unset members staying with
+    the first. What the API server defaulted, and what a former life left, is unset under a policy that has a range.
+    """
+    former = brought(pod) if settings.own_network else {}
+    groups: list[list[int]] = []
+    known: dict[tuple[str, int], dict[int, list[int]]] = {}  # container and containerPort → number → group
+    for at, port in enumerate(pod.ports):
+        is_former = former.get((port.container, port.name, port.protocol, port.host_port)) == port.container_port
+        is_unset = is_former or (pod.host_network and port.host_port == port.container_port)
+        number = 0 if is_unset and settings.policy in RANGED else port.host_port
+        mine = known.setdefault((port.container, port.container_port), {})
+        group = mine.get(number) if number else next(iter(mine.values()), None)
+        if group is None and 0 in mine:  # a group without a number takes the first that comes
+            group = mine[number] = mine.pop(0)
+        if group is None:
+            group = mine[number] = []
+        group.append(at)
+        groups.append(group)
+    return groups
 
 
-def _two_names(pod: NewPod, group: tuple[int, ...]) -> str:
+def _two_names(pod: NewPod, group: Sequence[int]) -> str:
     """What is wrong where two ports of a group are one socket; empty where they are not."""
     seen: dict[tuple[str, str], PodPort] = {}
     for port in (pod.ports[at] for at in group):

@@ -225,7 +225,7 @@ def _judge(request: Json, pod: NewPod, *, own_network: bool) -> NotOurs | Denied
     named = [name for name in pod.annotations if name.startswith(_PREFIXES)] if pod.ports else ()
     wrong_blocks: tuple[Mistake, ...] = ()
     if named and any(name.startswith(BLOCK) for name in named):
-        pod, wrong_blocks = with_blocks(pod, own_network=settings.own_network)
+        pod, wrong_blocks = with_blocks(pod, settings)
     wrong_names = names_of_one_socket(pod) if pod.has_groups else ()
     wrong_ports = (*wrong_blocks, *(each for port in pod.ports for each in port_mistakes(port)), *wrong_names)
     published, wrong_targets = publications(pod) if named else ((), ())

@@ -190,6 +190,7 @@ class Grounds(Desk):
     def bind(self, claim: Claim, at: str, **more: Any) -> Claim:
         name = claim.owner.name or f"{claim.owner.generate_name}{claim.id[-4:]}"
         ports = [f"{p.name}:{p.container_port}/{p.protocol.value}={p.host_port}" for p in claim.ports]
+        ports += [f":{number}/{p.protocol.value}" for p in claim.ports for number in p.key.numbers[1:]]
         seen = pod(
             name,
             *ports,

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from allocator.journal.sqlite import SqliteJournal
+from bench.stalls import ROWS, nothing
 from testing.documented import (
     CODE_BLOCK,
     PAGES,
@@ -160,6 +161,12 @@ def test_readme_shows_what_it_is_and_two_commands_on_its_first_screen() -> None:
 
     assert [line.split()[1] for line in first if line.startswith("make ")] == ["run", "test"]
     assert any("→ 10000" in line for line in first)
+
+
+def test_the_proofs_count_the_heavy_inputs_of_the_bench() -> None:
+    heavy = [row for row in ROWS if row is not nothing]
+
+    assert f"for each of {len(heavy)} heavy inputs" in (ROOT / "docs/proof.md").read_text(encoding="utf-8")
 
 
 def test_every_verb_of_the_makefile_is_listed_by_make() -> None:

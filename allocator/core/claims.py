@@ -390,15 +390,18 @@ def as_stored(ports: tuple[ClaimPort, ...], stored: tuple[ClaimPort, ...]) -> tu
 
     The numbers of a block are ports of their own in a Pod.
     """
-    if len(ports) != len(stored) and any(port.count > 1 for port in ports):
-        return blocks_as_stored(ports, stored)
-    return ports if set(slots_and_addresses(ports)) == set(slots_and_addresses(stored)) else stored
+    if set(slots_and_addresses(ports)) == set(slots_and_addresses(stored)):
+        return ports
+    return blocks_as_stored(ports, stored) if any(port.count > 1 for port in ports) else stored
 
 
 def has_shrunk(claim: Claim, shown: Claim) -> bool:
     """Whether a claim had a block of which its Pod, as it is shown now, lacks some numbers."""
-    had = [port for port in claim.ports if port.count > 1]
-    return any(sum(p.count for p in shown.ports if p.key.meets(port.key)) < port.count for port in had)
+    has = [port.key for port in shown.ports]
+    return any(
+        sum(key.length for key in has if key.ip == had.ip and key.meets(had)) < had.length
+        for had in (port.key for port in claim.ports if port.count > 1)
+    )
 
 
 def blocks_as_stored(ports: tuple[ClaimPort, ...], stored: tuple[ClaimPort, ...]) -> tuple[ClaimPort, ...]:
@@ -409,7 +412,8 @@ def blocks_as_stored(ports: tuple[ClaimPort, ...], stored: tuple[ClaimPort, ...]
     theirs = {(port.key.ip, port.protocol, port.host_port): port for port in stored}
     kept: list[ClaimPort] = []
     for port in ports:
-        numbers = sum(1 << n - port.host_port for n in port.key.numbers if (port.key.ip, port.protocol, n) in theirs)
+        ip, protocol, first, _ = key = port.key
+        numbers = sum(1 << number - first for number in key.numbers if (ip, protocol, number) in theirs)
         begin = 0
         while numbers >> begin:
             begin += lowest(numbers >> begin)
@@ -417,5 +421,5 @@ def blocks_as_stored(ports: tuple[ClaimPort, ...], stored: tuple[ClaimPort, ...]
             is_whole = length == port.count
             kept.append(port if is_whole else replace(port, host_port=port.host_port + begin, count=length))
             begin += length
-    mine = {(port.key.ip, port.protocol, number) for port in ports for number in port.key.numbers}
+    mine = {(key.ip, key.protocol, number) for key in (port.key for port in ports) for number in key.numbers}
     return (*kept, *(port for key, port in theirs.items() if key not in mine))

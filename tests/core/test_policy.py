@@ -44,6 +44,8 @@ def index(at: int | None, **fields: Any) -> dict[str, Any]:
         pytest.param(index(150), ["a:1"], [10150], id="Index beyond the stride is fine with one port"),
         pytest.param(index(0), ["a:53", "b:53/UDP", "d:80"], [10000, 10000, 10100], id="a group is one number"),
         pytest.param(index(0), ["a:1=5555", "b:2"], [5555, 10100], id="a set port keeps its number and its place"),
+        pytest.param(index(150), ["a:1=5555", "b:2"], [5555, 10250], id="and runs into nothing beyond the stride"),
+        pytest.param(index(150), ["a:1", "b:2=5555", "d:3"], [10150, 5555, 10350], id="nor does what stands around it"),
         pytest.param(index(None), ["a:1=5555"], [5555], id="no index needed where every number is set"),
         pytest.param(index(0), ["a:53=5353", "b:53/UDP"], [5353, 5353], id="a set number is the group's"),
         pytest.param(index(0), ["a:53", "b:53/UDP=5353"], [5353, 5353], id="whichever member has it"),
@@ -77,6 +79,11 @@ def test_a_policy_numbers_the_ports(fields: dict[str, Any], ports: list[str], ex
     [
         pytest.param(index(None), ["a:1"], Reason.NO_INDEX, "Policy Dynamic needs none", id="no index"),
         pytest.param(index(100), ["a:1", "b:2"], Reason.INDEX_EXCEEDS_STRIDE, "stride 100", id="index at the stride"),
+        pytest.param(
+            index(200), ["a:1", "b:2=5555", "d:3"], Reason.INDEX_EXCEEDS_STRIDE,
+            "index 200 is not below 2 x stride 100, so that its ports would run into those of the next port of index 0",
+            id="index at the stride of the port after the next",
+        ),
         pytest.param(
             index(5, high=10003), ["a:1"], Reason.NUMBER_BEYOND_RANGE,
             "port a (1/TCP) of container c: range.min 10000 + index 5 + stride 100 x 0 = 10005 is beyond range.max 10003",

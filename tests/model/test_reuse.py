@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from allocator.core.asks import Ask, Refused
@@ -18,7 +18,7 @@ from allocator.core.index.cooling import GivenUp, Reuse
 from testing.kit import Grounds, ask, lease, on
 
 NODES = ("n1", "n2", "n3")
-NUMBERS = range(7000, 7004)
+NUMBERS = range(7000, 7006)
 COOL_DOWN = 60.0
 
 Place = tuple[str, int]
@@ -31,6 +31,7 @@ class Step:
 
     name: str = ""  # of a Pod; empty: none comes
     only: str = ""  # the node where it may run; empty: any
+    count: int = 1  # of the numbers that it asks for, as one block
     cool_down: float | None = None
     is_lease: bool = False
     goes: int = 0  # which of those who are there
@@ -41,6 +42,7 @@ COMES = st.builds(
     Step,
     name=st.sampled_from(["db-0", "db-1", *"abcdefgh"]),
     only=st.sampled_from(["", "", *NODES]),
+    count=st.sampled_from([1, 1, 2, 3]),
     cool_down=st.sampled_from([None, None, 10.0, 300.0]),
     is_lease=st.sampled_from([False, False, True]),
 )
@@ -54,7 +56,7 @@ class World:
     desk: Grounds
     there: list[Claim] = field(default_factory=list)
     given_up: dict[Place, float] = field(default_factory=dict)  # when
-    had: dict[str, int] = field(default_factory=dict)  # what an owner had last
+    had: dict[str, range] = field(default_factory=dict)  # what an owner had last
 
     def takes(self, step: Step) -> None:
         self.desk.now += step.seconds
@@ -67,7 +69,14 @@ class World:
     def _comes(self, step: Step) -> None:
         where = on(step.only) if step.only else ANYWHERE
         make = lease if step.is_lease else ask
-        asked = make(step.name, "web:80", low=NUMBERS[0], high=NUMBERS[-1], constraints=where, cool_down=step.cool_down)
+        asked = make(
+            step.name,
+            f"web:80*{step.count}",
+            low=NUMBERS[0],
+            high=NUMBERS[-1],
+            constraints=where,
+            cool_down=step.cool_down,
+        )
         try:
             claim = self.desk.grant(asked)
         except Refused:
@@ -80,31 +89,46 @@ class World:
             self.desk.goes(claim)
         else:
             self.desk.ledger.end(claim.id, self.desk.now)
-        number = claim.ports[0].host_port
-        self.given_up[claim.node or "", number] = self.desk.now
-        self.had[str(claim.owner)] = number
+        self.given_up |= dict.fromkeys(places(claim), self.desk.now)
+        self.had[str(claim.owner)] = numbers(claim)
 
     def _is_right(self, claim: Claim, asked: Ask, step: Step) -> None:
-        if not self._cools((claim.node or "", claim.ports[0].host_port), asked):
+        had = self.had.get(str(asked.owner), range(0))
+        if not any(self._cools(place, asked, had) for place in places(claim)):
             return
-        held = {(one.node, one.ports[0].host_port) for one in self.there}
-        leased = {one.ports[0].host_port for one in self.there if not one.owner.is_pod}
+        held = {place for one in self.there for place in places(one)}
+        leased = {number for one in self.there if not one.owner.is_pod for number in numbers(one)}
         nodes = [step.only] if step.only else NODES
-        free = [
+        own = had if len(had) == step.count else range(0)  # a block of another size may be looked for elsewhere
+        free = {
             (node, number)
             for node in nodes
             for number in NUMBERS
             if (node, number) not in held
-            and not self._cools((node, number), asked)
+            and not self._cools((node, number), asked, own)
             # The scheduler does not know leases.
             and (step.is_lease or not any((n, number) in held and number in leased for n in nodes))
+        }
+        runs = [
+            (node, first)
+            for node, first in sorted(free)
+            if free.issuperset((node, number) for number in range(first, first + step.count))
         ]
-        assert not free, (claim, free)
+        assert not runs, (claim, runs)
 
-    def _cools(self, place: Place, asked: Ask) -> bool:
+    def _cools(self, place: Place, asked: Ask, own: range) -> bool:
         seconds = COOL_DOWN if asked.cool_down is None else asked.cool_down
-        is_own = self.had.get(str(asked.owner)) == place[1]
-        return not is_own and self.desk.now - self.given_up.get(place, float("-inf")) < seconds
+        return place[1] not in own and self.desk.now - self.given_up.get(place, float("-inf")) < seconds
+
+
+def numbers(claim: Claim) -> range:
+    """Those of the one port of a claim."""
+    return claim.ports[0].key.numbers
+
+
+def places(claim: Claim) -> list[Place]:
+    """What a claim that stands has."""
+    return [(claim.node or "", number) for number in numbers(claim)]
 
 
 def played(steps: list[Step], reuse: Reuse) -> None:
@@ -113,13 +137,19 @@ def played(steps: list[Step], reuse: Reuse) -> None:
         world.takes(step)
 
 
+# A lease of a block comes back, beside numbers that another gave up.
+BACK = Step("a", only="n1", count=3, is_lease=True)
+
+
+@example(steps=[Step("b", only="n1", count=2), Step(), BACK, Step(), BACK], reuse=Reuse.LOWEST)
 @given(steps=st.lists(COMES | GOES, max_size=40), reuse=st.sampled_from(Reuse))
 @settings(max_examples=60, deadline=None)
 def test_what_was_given_up_is_not_given_to_another_while_others_are_free(steps: list[Step], reuse: Reuse) -> None:
     played(steps, reuse)
 
 
-def test_an_allocator_that_forgets_what_was_given_up_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_allocator_that_forgets_what_was_given_up_is_found_out(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GivenUp, "note", lambda *_: None)
     with pytest.raises(AssertionError):
-        played([Step("a"), Step(), Step("b")], Reuse.LOWEST)
+        played([Step("a", count=count), Step(), Step("b", count=count)], Reuse.LOWEST)

@@ -8,10 +8,12 @@ from typing import Any
 import jsonpatch
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from shimkit import FakeAllocator, Json, answering, body, container, decide, granted, patched, pod, port, review, run
 
+from allocator.core.place.policies import groups_of, with_unset_defaults
+from allocator.wire import parse_allocate
 from shim.admission import AdmissionAnswer, admit, warning_text
 from shim.outcomes import Unreachable
 from shim.review import Denied, ToAllocate, parse_review
@@ -70,6 +72,21 @@ def entries(first: int, count: int, inside: int = 0, protocol: str = "UDP") -> l
             id="and may say it twice",
         ),
         pytest.param(
+            relay(port("a", 5000, "UDP"), port("media", 5000, hostPort=6000), port("c", 5000, "SCTP", hostPort=7000)),
+            [("a", 4, 1), ("media", 4, 1), ("c", 0, 0)],
+            id="a port without a number is in the group of the first number",
+        ),
+        pytest.param(
+            relay(port("a", 5000, "UDP"), port("b", 5000, hostPort=6000), port("media", 5000, "SCTP", hostPort=7000)),
+            [("a", 0, 0), ("b", 0, 0), ("media", 4, 1)],
+            id="and in none of another number",
+        ),
+        pytest.param(
+            relay(port("media", 5000, "UDP"), port("b", 5000, hostPort=6000), port("c", 5000, hostPort=7000)),
+            [("media", 4, 1), ("b", 4, 1), ("c", 0, 0)],
+            id="two numbers of one containerPort are two sockets",
+        ),
+        pytest.param(
             pod(container("a", port("", 10000, "UDP")), annotations={"block-10000": "8"}),
             [("", 8, 1)],
             id="an unnamed port by its number",
@@ -97,6 +114,37 @@ def entries(first: int, count: int, inside: int = 0, protocol: str = "UDP") -> l
 )
 def test_a_block_is_asked_for_as_one_port(what: Json, expected: list[tuple[str, int, int]]) -> None:
     assert asked(what) == expected
+
+
+PORTS = st.lists(
+    st.builds(
+        lambda name, number, protocol, outside: port(name, number, protocol, **outside),
+        st.sampled_from("abcdefgh"),
+        st.sampled_from([5000, 5001]),
+        st.sampled_from(["TCP", "UDP", "SCTP"]),
+        st.sampled_from([{}, {}, *({"hostPort": number} for number in (5000, 5001, 6000, 7000))]),
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda each: each["name"],
+)
+
+
+@given(PORTS, st.sampled_from(["Index", "Dynamic", "Static", "Passthrough"]), st.booleans())
+@example([port("a", 5000, hostPort=5000), port("b", 5000, "UDP", hostPort=6000)], "Dynamic", True)
+def test_a_block_is_that_of_the_port_group_that_the_allocator_makes(
+    ports: list[Json], policy: str, host_network: bool
+) -> None:
+    name = ports[-1]["name"]
+    what = pod(container("app", *ports), annotations={"policy": policy, f"block-{name}": "4"}, hostNetwork=host_network)
+
+    found = parse_review(body(what))
+
+    assume(isinstance(found, ToAllocate))  # two names of one socket are denied
+    assert isinstance(found, ToAllocate)
+    ask = with_unset_defaults(parse_allocate(found.request))
+    (group,) = (members for members, _ in groups_of(ask) if len(ports) - 1 in members)
+    assert [at for at, each in enumerate(ask.ports) if each.count == 4] == group
 
 
 # -- what is wrong

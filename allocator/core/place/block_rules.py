@@ -11,15 +11,25 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from math import gcd
+from operator import itemgetter
 
 from allocator.core.asks import Ask, PortAsk, PortGroup
+from allocator.core.claims import count_numbers
 from allocator.core.place.packing import begins
 from allocator.core.place.view import avoided, key_of
-from allocator.core.ports import WILDCARD, Protocol, span
+from allocator.core.ports import WILDCARD, Protocol, lowest, runs_of, span
 from allocator.core.reserved import ReservedNumbers
 from hostport.contract import Mistake, Reason
 from hostport.contract.limits import HIGHEST_PORT
 from hostport.contract.words import format_run
+
+MOST_TRIED, MOST_TRIES = 8, 200
+"""Blocks of several sizes of which it is tried out whether a range has room for them, and how often."""
+
+Group = tuple[list[int], int]
+"""The positions of the ports of a group, and the number that the user gave it; 0: none."""
 
 
 def differing_blocks(ask: Ask, members: Sequence[int]) -> list[Mistake]:
@@ -40,31 +50,47 @@ def _size(port: PortAsk) -> str:
     return f"{size} from a multiple of {port.alignment} on" if port.alignment > 1 else size
 
 
-def blocks_beyond_stride(ask: Ask, index: int, firsts: Sequence[int]) -> Iterator[Mistake]:
-    """A sentence for the largest block that would run into the numbers of the next port group, under Index.
+def beyond_stride(ask: Ask, index: int, groups: Sequence[Group]) -> Iterator[Mistake]:
+    """A sentence for the port that would run the furthest into the numbers of the next port group, under Index.
 
-    firsts: the position of the first port of each group.
+    A group whose number the user set is not among these numbers; its place among them stays empty.
     """
-    largest = max((ask.ports[first] for first in firsts[:-1]), key=lambda port: port.count)
-    end = largest.count * (index + 1)
-    if largest.count > 1 and end > ask.stride:
+    left_open = [(at, ask.ports[members[0]]) for at, (members, number) in enumerate(groups) if not number]
+    needed, port, places = max(
+        (
+            (-(-port.count * (index + 1) // (behind - at)), port, behind - at)
+            for (at, port), (behind, _) in pairwise(left_open)
+        ),
+        key=itemgetter(0),
+        default=(0, None, 0),
+    )
+    if port is None or needed <= ask.stride:
+        return
+    stride = f"stride {ask.stride}" if places == 1 else f"{places} x stride {ask.stride}"
+    if port.count == 1:
         message = (
-            f"{largest}: {largest.count} numbers for each of the indexes 0 to {index} are {end}, more than stride"
-            f" {ask.stride}, so that they would run into those of the next port. Set stride to {end} or more"
+            f"index {index} is not below {stride}, so that its ports would run into those of the next port of index"
+            f" {index - places * ask.stride}. Set stride above the highest index"
         )
-        yield Mistake(Reason.INDEX_EXCEEDS_STRIDE, "stride", message)
+    else:
+        message = (
+            f"{port}: {port.count} numbers for each of the indexes 0 to {index} are {port.count * (index + 1)}, more"
+            f" than {stride}, so that they would run into those of the next port. Set stride to {needed} or more"
+        )
+    yield Mistake(Reason.INDEX_EXCEEDS_STRIDE, "stride", message)
 
 
-def blocks_without_run(ask: Ask, reserved: ReservedNumbers) -> Iterator[Mistake]:
+def blocks_without_run(ask: Ask, groups: Iterable[Group], reserved: ReservedNumbers) -> Iterator[Mistake]:
     """A sentence for each block for which a range has no run at all, under a policy that searches."""
     if ask.low > ask.high:
         return
     usable = span(0, ask.high - ask.low) & ~((reserved.numbers | avoided(ask)) >> ask.low)
-    for position, port in enumerate(ask.ports):
-        if port.host_port or (port.count == 1 and port.alignment == 1):
+    for members, number in groups:
+        port = ask.ports[members[0]]
+        if number or (port.count == 1 and port.alignment == 1):
             continue
         what = f"{port}: range {ask.low}-{ask.high} has no room for {_size(port)}"
-        field = f"ports[{position}].count"
+        field = f"ports[{members[0]}].count"
         if not begins(span(0, ask.high - ask.low), port.count, port.alignment, ask.low, ask.high)[1]:
             message = f"{what}, whoever holds what. Raise range.max, or ask for a smaller block"
             yield Mistake(Reason.RANGE_TOO_SMALL, field, message)
@@ -73,24 +99,79 @@ def blocks_without_run(ask: Ask, reserved: ReservedNumbers) -> Iterator[Mistake]
             yield Mistake(Reason.RANGE_RESERVED, field, f"{message}. Choose another range, or a smaller block")
 
 
-def too_few_numbers(ask: Ask, groups: Iterable[tuple[list[int], int]], usable: int) -> Iterator[Mistake]:
-    """A sentence for open ports, blocks among them, that want more numbers than a range has, whoever holds what.
+def too_few_numbers(ask: Ask, groups: Iterable[Group], usable: int) -> Iterator[Mistake]:
+    """A sentence for open ports, blocks among them, for which a range has no room, whoever holds what.
 
     Single ports alone are refused with RANGE_EXHAUSTED, as in 1.0.0-rc.1. usable: the set of numbers of the range that
     the ask could be given, but for those that its other ports have.
     """
-    wanted, has_block = 0, False
+    wanted: list[PortAsk] = []
     for members, number in groups:
-        count = ask.ports[members[0]].count
-        wanted += 0 if number else count
-        has_block |= not number and count > 1
-        usable &= ~span(number, number + count - 1) if number else -1
-    if has_block and wanted > usable.bit_count():
+        port = ask.ports[members[0]]
+        if number:
+            usable &= ~span(number, number + port.count - 1)
+        else:
+            wanted.append(port)
+    blocks = [port for port in wanted if port.count > 1]
+    numbers = count_numbers(wanted)
+    if blocks and numbers > usable.bit_count():
         message = (
             f"range {ask.low}-{ask.high} has {usable.bit_count()} numbers that may be given to these ports, which want"
-            f" {wanted}, whoever holds what. Raise range.max, or ask for fewer"
+            f" {numbers}, whoever holds what. Raise range.max, or ask for fewer"
         )
         yield Mistake(Reason.RANGE_TOO_SMALL, "range", message)
+        return
+    what = _without_room(ask, blocks, usable >> ask.low) if blocks else ""
+    if what:
+        beside = "" if usable == span(ask.low, ask.high) else " beside what is reserved or fixed"
+        message = f"range {ask.low}-{ask.high} has no room for {what}{beside}, whoever holds what"
+        remedy = "Raise range.max, or ask for fewer or smaller blocks"
+        yield Mistake(Reason.RANGE_TOO_SMALL, "range", f"{message}. {remedy}")
+
+
+def _without_room(ask: Ask, blocks: Sequence[PortAsk], usable: int) -> str:
+    """Those blocks in words that can be proven to have no room together; empty where none can."""
+    sizes = sorted((port.count for port in blocks), reverse=True)
+    for size in dict.fromkeys(sizes):
+        what = _without_room_as_equals(ask, [port for port in blocks if port.count >= size], usable)
+        if what:
+            return what
+    if sizes[0] == sizes[-1] or len(sizes) > MOST_TRIED:
+        return ""
+    gaps = [last - first + 1 for first, last in runs_of(usable) if last - first + 1 >= sizes[-1]]
+    return (
+        "" if _go_into(sizes, gaps, iter(range(MOST_TRIES))) else f"blocks of {' and '.join(map(str, sizes))} numbers"
+    )
+
+
+def _go_into(sizes: Sequence[int], gaps: Sequence[int], tries: Iterator[int]) -> bool:
+    """Whether blocks, the largest first, have room in gaps of some lengths, or the tries are spent. No alignment."""
+    if not sizes:
+        return True
+    for gap in sorted({gap for gap in gaps if gap >= sizes[0]}):
+        if next(tries, None) is None:
+            return True
+        at = gaps.index(gap)
+        if _go_into(sizes[1:], [*gaps[:at], gap - sizes[0], *gaps[at + 1 :]], tries):
+            return True
+    return False
+
+
+def _without_room_as_equals(ask: Ask, blocks: Sequence[PortAsk], usable: int) -> str:
+    """The blocks in words where there is no room even for as many of the smallest of them; else empty.
+
+    Each of them holds one of the smallest, and of equal blocks the lowest first is the most there can be.
+    """
+    size, alignment = min(port.count for port in blocks), gcd(*(port.alignment for port in blocks))
+    _, left = begins(usable, size, alignment, ask.low, ask.high)
+    for _ in blocks:
+        if not left:
+            many = f"{len(blocks)} blocks" if len(blocks) > 1 else "a block"
+            more = " or more" if any(port.count > size for port in blocks) else ""
+            aligned = f" from a multiple of {alignment} on" if alignment > 1 else ""
+            return f"{many} of {size} numbers{more}{aligned}"
+        left &= ~span(0, lowest(left) + size - 1)
+    return ""
 
 
 def misplaced_block(ask: Ask, group: PortGroup, reserved: ReservedNumbers) -> Iterator[Mistake]:

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from allocator.core.asks import Ask, PortAsk, PortGroup, Refused
 from allocator.core.kept import SizedCache
 from allocator.core.place.block_rules import (
-    blocks_beyond_stride,
+    Group,
+    beyond_stride,
     blocks_without_run,
     differing_blocks,
     meeting_blocks,
@@ -31,7 +32,7 @@ from allocator.core.ports import WILDCARD, PortKey, Protocol, format_numbers, no
 from allocator.core.reserved import ReservedNumbers
 from hostport.contract import Mistake, Reason
 from hostport.contract import policies as contract
-from hostport.contract.limits import HIGHEST_PORT
+from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT
 
 KEPT_BYTES = 8 << 20
 """Of the answers that are kept for the next Pod of a workload."""
@@ -61,12 +62,12 @@ class Policy:
     def __repr__(self) -> str:
         return self.name
 
-    def mistakes(self, ask: Ask, count: int, reserved: ReservedNumbers) -> Iterable[Mistake]:
+    def mistakes(self, ask: Ask, groups: Sequence[Group], reserved: ReservedNumbers) -> Iterable[Mistake]:
         """What is wrong with an ask as a whole. Asked where a group has no number.
 
-        count: the groups that the ask has. reserved: the numbers that are never given.
+        groups: those of the ask, in port order. reserved: the numbers that are never given.
         """
-        del ask, count, reserved
+        del ask, groups, reserved
         return ()
 
     def number(self, ask: Ask, member: int, index: int, reserved: ReservedNumbers) -> tuple[int, Mistake | None]:
@@ -88,20 +89,14 @@ class Index(Policy):
 
     name = "Index"
 
-    def mistakes(self, ask: Ask, count: int, reserved: ReservedNumbers) -> Iterable[Mistake]:
+    def mistakes(self, ask: Ask, groups: Sequence[Group], reserved: ReservedNumbers) -> Iterable[Mistake]:
         """As for any `Policy`: there is no index, or its ports run into those of another one."""
         del reserved
         if ask.index is None:
             message = "policy Index needs an index, and there is none. Policy Dynamic needs none"
             yield Mistake(Reason.NO_INDEX, "index", message)
-        elif ask.index >= ask.stride and count > 1:
-            message = (
-                f"index {ask.index} is not below stride {ask.stride}, so that its ports would run into those of the"
-                f" next port of index {ask.index - ask.stride}. Set stride above the highest index"
-            )
-            yield Mistake(Reason.INDEX_EXCEEDS_STRIDE, "stride", message)
-        elif count > 1:
-            yield from blocks_beyond_stride(ask, ask.index, [members[0] for members, _ in groups_of(ask)])
+        else:
+            yield from beyond_stride(ask, ask.index, groups)
 
     def number(self, ask: Ask, member: int, index: int, reserved: ReservedNumbers) -> tuple[int, Mistake | None]:
         """As for any `Policy`: the number may be reserved, or beyond the range."""
@@ -131,10 +126,14 @@ class Index(Policy):
         )
         last = number + port.count - 1
         if last > ask.high:
-            message = f"{how}, so that its {port.count} numbers end at {last}, beyond range.max {ask.high}"
-            return 0, Mistake(
-                Reason.NUMBER_BEYOND_RANGE, "range.max", f"{message}. Raise range.max, or lower range.min"
-            )
+            what = f"{how}, so that its {port.count} numbers end at {last}, beyond"
+            lower, smaller = ask.low - (last - HIGHEST_PORT), f"a smaller block{' or stride' if index else ''}"
+            if last <= HIGHEST_PORT:
+                message = f"{what} range.max {ask.high}. Raise range.max, or lower range.min"
+                return 0, Mistake(Reason.NUMBER_BEYOND_RANGE, "range.max", message)
+            remedy = f"Set range.min to {lower} or less" if lower >= LOWEST_PORT else "Lower the index"
+            message = f"{what} the highest port, {HIGHEST_PORT}. {remedy}, or ask for {smaller}"
+            return 0, Mistake(Reason.NUMBER_BEYOND_RANGE, "range.min", message)
         taken = reserved.numbers & span(number, last)
         if taken:
             message = f"{how}, and of its {port.count} numbers {reserved.words(taken)}. Move range.min"
@@ -147,14 +146,13 @@ class Dynamic(Policy):
 
     name = "Dynamic"
 
-    def mistakes(self, ask: Ask, count: int, reserved: ReservedNumbers) -> Iterable[Mistake]:
+    def mistakes(self, ask: Ask, groups: Sequence[Group], reserved: ReservedNumbers) -> Iterable[Mistake]:
         """As for any `Policy`: no number of the range may be given at all."""
-        del count
         numbers = span(ask.low, ask.high) if ask.low <= ask.high else 0
         usable = numbers & ~reserved.numbers & ~avoided(ask)
         if not numbers or usable:
-            without_run = list(blocks_without_run(ask, reserved))
-            yield from without_run or (too_few_numbers(ask, groups_of(ask), usable) if numbers else ())
+            without_run = list(blocks_without_run(ask, groups, reserved))
+            yield from without_run or (too_few_numbers(ask, groups, usable) if numbers else ())
             return
         taken = numbers & reserved.numbers
         why = [f"reserved in this cluster ({format_numbers(taken)})"] if taken else []
@@ -219,13 +217,13 @@ def _is_unset(ask: Ask, port: PortAsk) -> bool:
     return port.is_former or (ask.host_network and port.host_port == port.container_port)
 
 
-def groups_of(ask: Ask) -> list[tuple[list[int], int]]:
+def groups_of(ask: Ask) -> list[Group]:
     """Positions of ports by group, in port order, and the hostPort that the group already has (0: none).
 
     A hostPort that one member has is the group's; two different ones make two groups, the unset members staying with
     the first.
     """
-    groups: list[tuple[list[int], int]] = []
+    groups: list[Group] = []
     known: dict[tuple[str, int], dict[int, int]] = {}  # (container, containerPort) → number → index of its group
     for position, port in enumerate(ask.ports):
         mine = known.setdefault((port.container, port.container_port), {}) if port.container_port else {}
@@ -274,7 +272,7 @@ def _number_groups(ask: Ask, reserved: ReservedNumbers, *, is_pod: bool) -> tupl
         message = f"range.min {ask.low} is greater than range.max {ask.high}"
         mistakes.append(Mistake(Reason.RANGE_INVERTED, "range", message))
     if not all(number for _, number in found):
-        mistakes += policy.mistakes(ask, len(found), reserved)
+        mistakes += policy.mistakes(ask, found, reserved)
     groups = []
     for index, (members, given) in enumerate(found):
         number, mistake = (given, None) if given else policy.number(ask, members[0], index, reserved)
