@@ -125,10 +125,22 @@ OTHERS: dict[str, tuple[Values, Expected]] = {
             pod("allocator", "spec/containers/0/args/?"): f"--agent-account={NAMESPACE}/hostport-agent",
         },
     ),
-    "agents that reserve": (
-        {**AGENTS, "agent.reserve": True},
+    "agents whose uid the platform gives": (
         {
-            f"{AGENT}/spec/securityContext/runAsUser": 0,
+            **AGENTS,
+            "agent.podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+            "agent.securityContext": {"privileged": False},
+        },
+        {
+            f"{AGENT}/spec/securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            f"{AGENT}/spec/containers/0/securityContext/privileged": False,
+            f"{AGENT}/spec/containers/0/securityContext/readOnlyRootFilesystem": True,
+        },
+    ),
+    "agents that reserve": (
+        {**AGENTS, "agent.reserve": True, "agent.podSecurityContext": {"runAsUser": None, "seccompProfile": None}},
+        {
+            f"{AGENT}/spec/securityContext": {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0, "fsGroup": 0},
             f"{AGENT}/spec/containers/0/args/?": "--reserve",
             f"{AGENT}/spec/volumes/-2/hostPath/path": "/proc/sys/net/ipv4/ip_local_reserved_ports",
         },
@@ -398,6 +410,7 @@ def test_a_knob_reaches_the_objects_and_an_api_server_takes_them(
 
 ELSEWHERE = {
     *("image.repository", "image.tag", "image.allocatorDigest", "priorityClassName", "logLevel", "test.namespace"),
+    *("test.podSecurityContext", "test.securityContext"),
     *("certificates.caDuration", "certificates.caRenewBefore", "dashboard.labels", "alerts.labels"),
     *(f"{name}.enabled" for name in ("networkPolicy", "admissionPolicies", "flowControl", "podDisruptionBudget")),
 }

@@ -117,6 +117,26 @@ def test_every_object_says_whose_it_is(helm: Helm) -> None:
     assert [name for name, each in by_name(made).items() if WHOSE - set(each["metadata"]["labels"])] == []
 
 
+def pod_of_the_test(helm: Helm, values: Values) -> Object:
+    """That of `helm test`, which is a hook."""
+    shown = ("--show-only", "templates/tests/dry-run.yaml")
+    run = helm("template", RELEASE, str(CHART), NEW_ENOUGH, *shown, *settings(values))
+    return by_name(yaml.safe_load_all(run.stdout))["Pod hostport-test"]
+
+
+def test_the_pod_of_helm_test_runs_as_whom_the_platform_says(helm: Helm) -> None:
+    ours = pod_of_the_test(helm, {})["spec"]
+    given = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+    theirs = pod_of_the_test(
+        helm, {"test.podSecurityContext": given, "test.securityContext": {"privileged": False}}
+    )["spec"]
+
+    assert ours["securityContext"]["runAsUser"] == 65532
+    assert ours["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert theirs["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert theirs["containers"][0]["securityContext"]["privileged"] is False
+
+
 def container(objects: Mapping[str, Object], name: str) -> Object:
     found: Object = objects[name]["spec"]["template"]["spec"]["containers"][0]
     return found
