@@ -227,6 +227,17 @@ def test_only_labelled_namespaces_are_looked_at_by_webhook_and_policies_alike(he
     ] * 5
 
 
+def test_pods_that_the_webhook_is_not_called_for_are_refused_by_no_policy_for_having_no_ports(helm: Helm) -> None:
+    ours, tier = {"matchLabels": {"ports": "host"}}, {"key": "tier", "operator": "Exists"}
+    narrowed = {"webhook.objectSelector": ours, "webhook.namespaceSelector": [tier], "failurePolicy": "Ignore"}
+    made = by_name(helm.rendered(narrowed))
+    for name in ("hostport-ports-given", "hostport-every-port-given"):
+        policy, binding = (made[f"ValidatingAdmissionPolicy{kind} {name}"]["spec"] for kind in ("", "Binding"))
+
+        assert policy["matchConstraints"]["objectSelector"] == ours
+        assert binding["matchResources"]["namespaceSelector"] == made[WEBHOOK]["webhooks"][0]["namespaceSelector"]
+
+
 @pytest.mark.parametrize(
     ("values", "label"),
     [({}, "!= ignore"), ({"onlyLabelledNamespaces": True, "failurePolicy": "Ignore"}, "== enabled")],
