@@ -176,8 +176,8 @@ CHECKS = {
             holds="a Pod that asks for a port is given one",
             looks_at=(
                 "A dry run (`dryRun=All`) of a Pod with `hostport.io/enabled`, in the namespace of `-n`, through "
-                "the API server: the whole way through the shim to the allocator and back. Nothing is created or "
-                "reserved."
+                "the API server: the whole way through the shim to the allocator and back. The Pod has the labels "
+                "that the webhook's `objectSelector` asks for, if there is one. Nothing is created or reserved."
             ),
             when_not=(
                 "The message is the API server's. `x509` means certificates, `connection refused` and `no "

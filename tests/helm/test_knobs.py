@@ -410,7 +410,7 @@ def test_a_knob_reaches_the_objects_and_an_api_server_takes_them(
 
 ELSEWHERE = {
     *("image.repository", "image.tag", "image.allocatorDigest", "priorityClassName", "logLevel", "test.namespace"),
-    *("test.podSecurityContext", "test.securityContext"),
+    *("test.podSecurityContext", "test.securityContext", "test.labels"),
     *("certificates.caDuration", "certificates.caRenewBefore", "dashboard.labels", "alerts.labels"),
     *(f"{name}.enabled" for name in ("networkPolicy", "admissionPolicies", "flowControl", "podDisruptionBudget")),
 }

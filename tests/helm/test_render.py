@@ -127,14 +127,35 @@ def pod_of_the_test(helm: Helm, values: Values) -> Object:
 def test_the_pod_of_helm_test_runs_as_whom_the_platform_says(helm: Helm) -> None:
     ours = pod_of_the_test(helm, {})["spec"]
     given = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
-    theirs = pod_of_the_test(
-        helm, {"test.podSecurityContext": given, "test.securityContext": {"privileged": False}}
-    )["spec"]
+    theirs = pod_of_the_test(helm, {"test.podSecurityContext": given, "test.securityContext": {"privileged": False}})[
+        "spec"
+    ]
 
     assert ours["securityContext"]["runAsUser"] == 65532
     assert ours["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert theirs["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert theirs["containers"][0]["securityContext"]["privileged"] is False
+
+
+LABELLED: dict[str, tuple[Values, Mapping[str, str] | None]] = {
+    "none": ({}, None),
+    "those that the webhook asks for": ({"webhook.objectSelector": {"matchLabels": {"a/b": "yes"}}}, {"a/b": "yes"}),
+    "those that are named": (
+        {"webhook.objectSelector": {"matchLabels": {"a": "b"}}, "test.labels": {"a": "b", "c": "1"}},
+        {"a": "b", "c": "1"},
+    ),
+    "none that could be told": (
+        {"webhook.objectSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "labels"), LABELLED.values(), ids=LABELLED)
+def test_the_pod_that_helm_test_tries_has_labels(helm: Helm, values: Values, labels: Mapping[str, str] | None) -> None:
+    environ = {each["name"]: each["value"] for each in pod_of_the_test(helm, values)["spec"]["containers"][0]["env"]}
+
+    assert json.loads(environ.get("TEST_LABELS", "null")) == labels
 
 
 def container(objects: Mapping[str, Object], name: str) -> Object:
