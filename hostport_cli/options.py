@@ -35,7 +35,7 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def _option(name: str, *, help: str, **more: Any) -> Callable[[F], F]:  # noqa: A002 - click's word
@@ -65,7 +65,12 @@ WHERE: Sequence[Callable[[Any], Any]] = (
         help="Where the operator is installed.",
     ),
     _option("--context", metavar="NAME", default="", help="Context of the kubeconfig, as for kubectl."),
-    _option("--kubeconfig", metavar="FILE", default="", help="The kubeconfig, as for kubectl."),
+    _option(
+        "--kubeconfig",
+        type=click.Path(dir_okay=False, exists=True),
+        metavar="FILE",
+        help="The kubeconfig, as for kubectl.",
+    ),
 )
 SHARED = frozenset(
     [
@@ -183,7 +188,7 @@ def _session(options: dict[str, Any]) -> Session:
         credentials=Credentials(ca=take("ca"), cert=cert, key=key, token_file=take("token_file")),
         service_account=take("service_account"),
         install_namespace=take("install_namespace"),
-        kubectl=Kubectl(context=take("context"), kubeconfig=take("kubeconfig")),
+        kubectl=Kubectl(context=take("context"), kubeconfig=take("kubeconfig") or ""),
         namespace=None if is_everywhere else namespace,
         timeout=take("timeout"),
     )

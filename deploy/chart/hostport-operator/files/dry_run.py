@@ -45,6 +45,6 @@ given = made["spec"]["containers"][0]["ports"][0].get("hostPort")
 if not given or not made["spec"].get("hostNetwork"):
     sys.exit(
         "the API server did not call the webhook: the Pod came back without a host port. Do test.namespace and"
-        " test.labels fit excludedNamespaces, onlyLabelledNamespaces, webhook.namespaceSelector and webhook.objectSelector?"
+        " test.labels fit the webhook's namespaceSelector and objectSelector?"
     )
 print(f"the Pod would get host port {given}")
