@@ -81,6 +81,7 @@ FLAGS: dict[str, tuple[Any, str, str]] = {
     "shim.tlsMinVersion": ("1.2", "shim", "--tls-min-version=1.2"),
     "shim.maxConcurrent": (50, "shim", "--max-concurrent=50"),
     "shim.steer": (False, "shim", "--steer=false"),
+    "shim.defaultNetwork": ("Pod", "shim", "--default-network=Pod"),
     "shim.shutdownDelay": ("20s", "shim", "--shutdown-delay=20s"),
 }
 """Value → one, the program, and its flag."""
@@ -290,6 +291,14 @@ OTHERS: dict[str, tuple[Values, Expected]] = {
     "certificates.allocatorSecret": (
         {**OWN, "certificates.allocatorSecret": "a"},
         {pod("allocator", "spec/volumes/-1/secret/secretName"): "a"},
+    ),
+    "certificates.shimName": (
+        {**OWN, "certificates.shimName": "ports-webhook"},
+        {pod("allocator", "spec/containers/0/args/?"): "--shim-name=ports-webhook"},
+    ),
+    "certificates.delay": (
+        {"certificates.mode": "certManager", "certificates.delay": "1h"},
+        {pod(name, "spec/containers/0/args/?"): "--certificate-delay=1h" for name in ("allocator", "shim")},
     ),
     "certificates.issuerRef": (
         {"certificates.mode": "certManager", "certificates.issuerRef": {"name": "corp", "kind": "ClusterIssuer"}},

@@ -209,6 +209,22 @@ def test_the_values_reach_the_programs(helm: Helm) -> None:
         assert "priorityClassName" not in pod
 
 
+@pytest.mark.parametrize("mode", ["builtin", "certManager", "existingSecret"])
+def test_the_last_flags_are_those_that_were_added_by_hand(helm: Helm, mode: str) -> None:
+    flag = "--certificate-delay=1m"
+    added: Values = {f"{program}.extraArgs": [flag] for program in ("allocator", "shim")} | {
+        "agent.enabled": True,
+        "agent.extraArgs": [flag],
+        "certificates.mode": mode,
+        "certificates.caBundle": CA if mode == "existingSecret" else "",
+    }
+    made = by_name(helm.rendered(added))
+
+    for name in (SHIM, ALLOCATOR, "DaemonSet hostport-agent"):
+        for each in made[name]["spec"]["template"]["spec"]["containers"]:
+            assert each["args"][-1] == flag
+
+
 def test_excluded_namespaces_are_left_alone_by_webhook_and_policies_alike(helm: Helm) -> None:
     made = by_name(helm.rendered({"excludedNamespaces": ["legacy", "vendor"], "failurePolicy": "Ignore"}))
     selectors = [
@@ -329,6 +345,8 @@ WRONG: dict[str, tuple[Values, str]] = {
     "own Secrets without an authority": ({"certificates.mode": "existingSecret"}, "set certificates.caBundle"),
     "alerts of what nobody scrapes": ({"alerts.enabled": True}, "nothing scrapes the programs"),
     "reserving without agents": ({"agent.reserve": True}, "there are no agents"),
+    "a name of shims that nobody certifies": ({"certificates.shimName": "mine"}, "is made for hostport-shim"),
+    "a delay that is none": ({"shim.shutdownDelay": ""}, "does not match pattern"),
     "two programs on one port": ({"shim.twinHttpPort": 8082}, "two programs of one Pod cannot listen on one port"),
     "the webhook on a port that is taken": ({"webhook.port": 8083}, "webhook.port is 8083"),
     "Secrets that somebody else names": ({"certificates.shimSecret": "mine"}, "its maker names it"),
