@@ -540,6 +540,12 @@ def test_the_notes_warn(helm: Helm, values: Values, said: str) -> None:
     assert said in told.partition("WARNING: ")[2]
 
 
+def test_the_notes_name_the_secrets_that_are_yours(helm: Helm) -> None:
+    own = {"mode": "existingSecret", "caBundle": CA, "shimSecret": "mine", "allocatorSecret": "mine-too"}
+
+    assert "nobody renews the Secrets mine and mine-too but you" in notes(helm, {"certificates": own})
+
+
 ON_THE_NODES: dict[str, tuple[Values, str]] = {
     "agents": ({"agent.enabled": True}, "An agent runs on every node"),
     "shims": ({"webhook.hostNetwork": True}, "Shims run on the network of their nodes"),
