@@ -142,11 +142,20 @@ def keep_for_the_command(context: click.Context, options: dict[str, Any]) -> Non
 
 
 def _with_those_before_the_verb(options: dict[str, Any]) -> dict[str, Any]:
-    """What stands after the verb wins over what stands before it, and that over the environment."""
+    """What stands after the verb wins over what stands before it, and that over the environment.
+
+    Raises:
+        click.UsageError: all namespaces are meant, and the command is about one.
+
+    """
     context = click.get_current_context()
     before: dict[str, Any] = context.obj or {}
     if any(_is_typed(context, name) for name in EXCLUSIVE):
         before = {name: value for name, value in before.items() if name not in EXCLUSIVE}
+    if before.get("all_namespaces") and "namespace" in options and "all_namespaces" not in options:
+        raise click.UsageError(
+            f"-A makes no sense for `{context.info_name}`, which is about one namespace: name it with -n"
+        )
     taken = {name: value for name, value in before.items() if name in options and not _is_typed(context, name)}
     return options | taken
 

@@ -199,6 +199,16 @@ async def test_whom_to_ask_may_stand_before_the_verb(demo: Running, case: str) -
     assert (ended.code, ended.err, DB in ended.out.split()) == (0, "", True)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["explain", "web-0"], ["lease", "--owner=Relay/r1"], ["check"]], ids=lambda each: each[0]
+)
+def test_all_namespaces_before_a_verb_that_is_about_one_are_refused(arguments: list[str]) -> None:
+    ended = hostport_here("-A", *arguments)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"error: -A makes no sense for `{arguments[0]}`, which is about one namespace: ")
+
+
 def test_a_command_that_asks_nobody_takes_what_stands_before_it_and_needs_it_not() -> None:
     assert hostport_here("--server=x:1", "completion", "bash").code == 0
 
