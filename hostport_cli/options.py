@@ -188,6 +188,8 @@ def _session(options: dict[str, Any]) -> Session:
     cert, key = take("cert"), take("key")
     if bool(cert) != bool(key):
         raise click.UsageError("--cert and --key go together")
+    if options["timeout"] <= 0:
+        raise click.UsageError("--timeout must be more than 0, such as 5s")
     is_everywhere, namespace = take("all_namespaces", False), take("namespace", "")
     if is_everywhere and namespace:
         raise click.UsageError("-n and -A exclude each other")

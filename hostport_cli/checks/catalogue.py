@@ -77,9 +77,9 @@ CHECKS = {
             group="Before an installation (`--pre`)",
             holds="you may make what an installation makes",
             looks_at=(
-                "A SelfSubjectAccessReview for each kind of object that the manifests, and the chart with its values as "
-                "they are, make. It does not look at what other values add (DaemonSet of the agents, ConfigMap, "
-                "PodMonitor, PrometheusRule, Certificate and Issuer) and at the Secrets in which Helm keeps a release."
+                "A SelfSubjectAccessReview for each kind of object that the manifests, and the chart with its values "
+                "as they are, make. It does not look at what other values add (DaemonSet of the agents, ConfigMap, "
+                "PodMonitor, PrometheusRule, Certificate, Issuer), nor at the Secrets in which Helm keeps a release."
             ),
             when_not=(
                 "`helm install` or `make deploy` would stop half-way. Install as somebody who may: the role "

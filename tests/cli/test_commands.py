@@ -145,7 +145,7 @@ ERRORS: dict[str, tuple[list[str], int, str]] = {
     "no such lease": (["renew", "nope"], 3, "ALLOCATION_NOT_FOUND: no allocation nope: "),
     "no such lease to release": (["release", "no-such"], 3, "nothing was released: there is no allocation no-such. "),
     "a Pod's claim": (["renew", DB], 4, "NOT_A_LEASE: "),
-    "a range upside down": (["lease", "--owner", "R/r", "--range", "9-8"], 4, "RANGE_INVERTED: "),
+    "a range upside down": (["lease", "--owner", "R/r", "--range", "9-8"], 2, "range (9, 8) ends before it begins"),
     "no owner": (["lease"], 2, "Missing option '--owner' (see hostport lease --help)\n"),
     "no Kind/name": (["lease", "--owner", "r"], 2, "owner 'r' is not Kind/name, such as Relay/r1 (see hostport lease --help)\n"),
     "no port": (["who", "n1", "http"], 2, "Invalid value for 'PORT': 'http' is not a port such as 8080 or 8080/UDP (see hostport who --help)\n"),
@@ -399,6 +399,15 @@ def test_a_wait_needs_no_value(tmp_path: Path) -> None:
     (wait,) = [param for param in cli.commands["check"].params if param.name == "wait"]
     assert isinstance(wait, click.Option)
     assert wait.flag_value == "5m"
+
+
+def test_a_time_that_nobody_can_wait_is_told_by_its_option() -> None:
+    ended = hostport_here("list", "--server=127.0.0.1:1", "--timeout=0s")
+
+    assert (ended.code, ended.err) == (
+        2,
+        "error: --timeout must be more than 0, such as 5s (see hostport list --help)\n",
+    )
 
 
 @pytest.mark.parametrize("option", ["ca", "cert", "key", "token-file", "kubeconfig"])
