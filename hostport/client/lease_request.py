@@ -45,7 +45,8 @@ class Port:
 
     def __post_init__(self) -> None:
         check_text("name", self.name)
-        if not (isinstance(self.protocol, str) and self.protocol in _PROTOCOLS):
+        check_text("protocol", self.protocol)
+        if self.protocol not in _PROTOCOLS:
             raise ValueError(f"protocol {self.protocol!r} is none of {', '.join(_PROTOCOLS)}")
         if self.number != 0 or isinstance(self.number, bool):
             check_number("number", self.number)
