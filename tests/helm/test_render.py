@@ -428,6 +428,10 @@ WRONG: dict[str, tuple[Values, str]] = {
         {"commonLabels": {"app.kubernetes.io/part-of": "platform"}},
         "commonLabels has app.kubernetes.io/part-of",
     ),
+    "a label that the agents' DaemonSet has": (
+        {"commonLabels": {"app.kubernetes.io/component": "ports"}},
+        "commonLabels has app.kubernetes.io/component",
+    ),
     "labels of Pods that selectors go by": (
         {"shim.podLabels": {"app.kubernetes.io/name": "x"}},
         "shim.podLabels has app.kubernetes.io/name",
@@ -466,6 +470,7 @@ LONGEST: dict[str, Values] = {
     "a cool-down": {"coolDown": "59m60s"},
     "looks of agents": {"agent.enabled": True, "agent.interval": "60s"},
     "numbers": {"reservedPorts": "1-65535,k3s"},
+    "a label of Pods": {"shim.podLabels": {"app.kubernetes.io/component": "webhook"}},
     "a certificate": {"certificates.lifetime": "1h", "certificates.caLifetime": "2h"},
 }
 
