@@ -62,11 +62,11 @@ class Credentials:
 
     def _read(self) -> tuple[bytes | None, KeyPair | None]:
         """What is trusted, None for the system's roots, and what is shown. Tried, as gRPC would accept anything."""
+        ca = read_all(self.ca, self.also) if self.ca else None  # first: OpenSSL does not name a file that is absent
         if self.ca:
             ssl.create_default_context(cafile=self.ca)
         if self.token_file:
             self._read_token()
-        ca = read_all(self.ca, self.also) if self.ca else None
         pair = KeyPair(self.cert.read_bytes(), self.key.read_bytes()) if self.cert and self.key else None
         _context(ca, pair)
         if self.roll_over:

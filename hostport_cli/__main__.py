@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hostport.client.errors import HostportError
 from hostport_cli.commands.check import check
@@ -99,6 +100,10 @@ def _failed(message: str, code: Exit) -> int:
 
 def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
+    if isinstance(error, click.BadParameter) and context and error.param and error.param.name:
+        source = context.get_parameter_source(error.param.name)
+        if source is ParameterSource.ENVIRONMENT:
+            error.param_hint = str(error.param.envvar)
     hint = f" (see {context.command_path} --help)" if context else ""
     return f"{error.format_message().rstrip('.')}{hint}"
 

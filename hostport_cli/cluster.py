@@ -43,6 +43,15 @@ def selects(selector: Any, labels: dict[str, str]) -> bool:
     return all(_holds(rule, labels) for rule in selector.get("matchExpressions") or [])
 
 
+def labels_for(selector: Any) -> dict[str, str]:
+    """Labels that such a selector selects, the fewest; where its rules exclude each other it still selects nothing."""
+    labels = dict(selector.get("matchLabels") or {})
+    for rule in selector.get("matchExpressions") or []:
+        if rule["operator"] in {"In", "Exists"} and not _holds(rule, labels):
+            labels[rule["key"]] = (rule.get("values") or [""])[0]
+    return labels
+
+
 def _holds(rule: Any, labels: dict[str, str]) -> bool:
     value, values = labels.get(rule["key"]), rule.get("values") or []
     match rule["operator"]:

@@ -12,8 +12,9 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, TypeVar, cast
 
 from hostport_cli.exits import CliError, Exit
@@ -23,9 +24,15 @@ T = TypeVar("T")
 TIMEOUT = "10s"
 FORWARD_SECONDS = 15.0
 WITHOUT_KUBECONFIG = re.compile(
-    r"^The connection to the server localhost:8080 was refused|http://localhost:8080/|current-context must exist"
+    r"^The connection to the server localhost:8080 was refused|http://localhost:8080/|current-context must exist",
+    re.MULTILINE,
 )
 """What kubectl says where it was told of no cluster at all: it then tries localhost, or looks for the context."""
+LOGGED = re.compile(r"^[EWI]\d{4} .*?\] ")
+"""Stands before what kubectl logs."""
+CAUSE = re.compile(r"Unable to connect to the server: |The connection to the server |Error from server|[Ee]rror: ")
+"""A line that says why begins so; what belongs to it follows, up to an empty line."""
+REASON = re.compile(r"^(?:Error from server|error: You must be)[^\n]*?\((\w+)\)", re.MULTILINE)
 
 
 class KubectlError(CliError):
@@ -154,16 +161,24 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _failure(said: str) -> KubectlError:
-    """kubectl's last words as one line, with the reason of the API server if it gave one."""
-    lines = [line for line in said.strip().splitlines() if line] or ["kubectl failed without a word"]
-    line = re.sub(r"^[EWI]\d{4} .*?\] ", "", lines[-1])
-    if WITHOUT_KUBECONFIG.search(line):
+    """The cause of all that kubectl said, as one line, with the reason of the API server if it gave one."""
+    if WITHOUT_KUBECONFIG.search(said):
         return KubectlError(
             "kubectl knows no cluster: there is no kubeconfig, or it has no current context. Name one by --kubeconfig "
             "or KUBECONFIG, its context by --context, or the allocator by --server",
             "",
         )
-    found = re.search(r"\((\w+)\)", line) if line.startswith(("Error from server", "error: You must be")) else None
-    reason = found[1] if found else ""
-    said = re.sub(r"^(Error from server \(\w+\)|[Ee]rror): ", "", line)
-    return KubectlError(f"kubectl: {said}", reason)
+    found = REASON.search(said)
+    reason = found[1] if found else ("Forbidden" if " is forbidden: " in said else "")
+    cause = re.sub(r"^(Error from server \(\w+\)|[Ee]rror): ", "", _cause(said.strip().splitlines()))
+    return KubectlError(f"kubectl: {cause}", reason)
+
+
+def _cause(lines: Sequence[str]) -> str:
+    """The first line that says why, with what belongs to it; the last line where none does."""
+    begin = next((at for at, line in enumerate(lines) if CAUSE.match(line)), None)
+    if begin is None:
+        last = next((line for line in reversed(lines) if line.strip()), "kubectl failed without a word")
+        return LOGGED.sub("", last)
+    more = takewhile(lambda line: line.strip() and not (CAUSE.match(line) or LOGGED.match(line)), lines[begin + 1 :])
+    return " ".join([lines[begin].strip(), *(line.strip() for line in more)])

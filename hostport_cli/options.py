@@ -35,7 +35,7 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-FILE = click.Path(path_type=Path, dir_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def _option(name: str, *, help: str, **more: Any) -> Callable[[F], F]:  # noqa: A002 - click's word
@@ -65,7 +65,12 @@ WHERE: Sequence[Callable[[Any], Any]] = (
         help="Where the operator is installed.",
     ),
     _option("--context", metavar="NAME", default="", help="Context of the kubeconfig, as for kubectl."),
-    _option("--kubeconfig", metavar="FILE", default="", help="The kubeconfig, as for kubectl."),
+    _option(
+        "--kubeconfig",
+        type=click.Path(dir_okay=False, exists=True),
+        metavar="FILE",
+        help="The kubeconfig, as for kubectl.",
+    ),
 )
 SHARED = frozenset(
     [
@@ -137,11 +142,20 @@ def keep_for_the_command(context: click.Context, options: dict[str, Any]) -> Non
 
 
 def _with_those_before_the_verb(options: dict[str, Any]) -> dict[str, Any]:
-    """What stands after the verb wins over what stands before it, and that over the environment."""
+    """What stands after the verb wins over what stands before it, and that over the environment.
+
+    Raises:
+        click.UsageError: all namespaces are meant, and the command is about one.
+
+    """
     context = click.get_current_context()
     before: dict[str, Any] = context.obj or {}
     if any(_is_typed(context, name) for name in EXCLUSIVE):
         before = {name: value for name, value in before.items() if name not in EXCLUSIVE}
+    if before.get("all_namespaces") and "namespace" in options and "all_namespaces" not in options:
+        raise click.UsageError(
+            f"-A makes no sense for `{context.info_name}`, which is about one namespace: name it with -n"
+        )
     taken = {name: value for name, value in before.items() if name in options and not _is_typed(context, name)}
     return options | taken
 
@@ -174,6 +188,8 @@ def _session(options: dict[str, Any]) -> Session:
     cert, key = take("cert"), take("key")
     if bool(cert) != bool(key):
         raise click.UsageError("--cert and --key go together")
+    if options["timeout"] <= 0:
+        raise click.UsageError("--timeout must be more than 0, such as 5s")
     is_everywhere, namespace = take("all_namespaces", False), take("namespace", "")
     if is_everywhere and namespace:
         raise click.UsageError("-n and -A exclude each other")
@@ -183,7 +199,7 @@ def _session(options: dict[str, Any]) -> Session:
         credentials=Credentials(ca=take("ca"), cert=cert, key=key, token_file=take("token_file")),
         service_account=take("service_account"),
         install_namespace=take("install_namespace"),
-        kubectl=Kubectl(context=take("context"), kubeconfig=take("kubeconfig")),
+        kubectl=Kubectl(context=take("context"), kubeconfig=take("kubeconfig") or ""),
         namespace=None if is_everywhere else namespace,
         timeout=take("timeout"),
     )

@@ -50,7 +50,7 @@ class AsyncClient:
         """The arguments are those of `Client`.
 
         Raises:
-            ValueError: `address` is not host:port.
+            ValueError: `address` is not host:port, or a timeout is no time.
             OSError: a credential file cannot be used.
 
         """

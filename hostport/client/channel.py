@@ -19,6 +19,7 @@ import grpc
 from hostport.channels import channel_options
 from hostport.client.errors import UnavailableError, error_of
 from hostport.client.renewal import ATTEMPT_SECONDS, elapsed, pause
+from hostport.client.slips import check_seconds, check_text
 from hostport.credentials import Credentials
 from hostport.files import FileWatch
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
@@ -47,6 +48,7 @@ def check_address(address: str) -> str:
         ValueError: it is neither host:port nor a target of gRPC's.
 
     """
+    check_text("address", address)
     if address.startswith(_SCHEMES):
         return address
     found = _HOST_AND_PORT.fullmatch(address)
@@ -80,6 +82,9 @@ class Link(Generic[C]):
         timeout: float,
         connect_timeout: float,
     ) -> None:
+        """Raises ValueError when a timeout is no time."""
+        check_seconds("timeout", timeout)
+        check_seconds("connect_timeout", connect_timeout)
         self._watch = FileWatch(credentials.files)
         self._connect = connect
         self._part = part

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import builtins
 import ipaddress
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 
-from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT, MOST_NUMBERS
+from hostport.client.slips import USUAL_TTL, check_number, check_range, check_seconds, check_size, check_text
 from hostport.contract.words import format_run
 from hostport.v1 import allocator_pb2 as pb
 
@@ -23,14 +22,6 @@ Protocol = Literal["TCP", "UDP", "SCTP"]
 
 _PROTOCOLS = {"TCP": pb.PROTOCOL_TCP, "UDP": pb.PROTOCOL_UDP, "SCTP": pb.PROTOCOL_SCTP}
 _NAMES: dict[int, Protocol] = {pb.PROTOCOL_TCP: "TCP", pb.PROTOCOL_UDP: "UDP", pb.PROTOCOL_SCTP: "SCTP"}
-
-USUAL_TTL = 300.0
-"""Seconds that a lease outlives its last renewal. The allocator's own default is for those who do not renew."""
-
-
-def _check_size(what: str, size: object) -> None:
-    if not (isinstance(size, int) and 1 <= size <= MOST_NUMBERS):
-        raise ValueError(f"{what} {size!r} is not in 1..{MOST_NUMBERS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +44,20 @@ class Port:
     alignment: int = 1
 
     def __post_init__(self) -> None:
+        check_text("name", self.name)
+        check_text("protocol", self.protocol)
         if self.protocol not in _PROTOCOLS:
             raise ValueError(f"protocol {self.protocol!r} is none of {', '.join(_PROTOCOLS)}")
-        if self.number:
-            _check_number("number", self.number)
+        if self.number != 0 or isinstance(self.number, bool):
+            check_number("number", self.number)
+        check_text("host_ip", self.host_ip)
         if self.host_ip:
             try:
                 ipaddress.ip_address(self.host_ip)
             except ValueError:
                 raise ValueError(f"host_ip {self.host_ip!r} is no IP address, such as 192.0.2.1") from None
-        _check_size("count", self.count)
-        _check_size("alignment", self.alignment)
+        check_size("count", self.count)
+        check_size("alignment", self.alignment)
 
     def __str__(self) -> str:
         left_open = "any" if self.count == 1 else f"any {self.count}"
@@ -114,7 +108,8 @@ class LeaseRequest:
     """A lease that is wanted, for `owner`: `Kind/name`, for example `Relay/r1`. The rest is as in `LeaseTerms`.
 
     Raises:
-        ValueError: the owner is not Kind/name, or its kind is Pod; a bound of the range is no port; the ttl is no time.
+        ValueError: the owner is not Kind/name, or its kind is Pod; the range is no pair of ports that ascends; the ttl
+            is no time; a port, node or label is not of its type.
 
     """
 
@@ -128,14 +123,25 @@ class LeaseRequest:
     ttl: float = USUAL_TTL
 
     def __post_init__(self) -> None:
+        check_text("owner", self.owner)
         kind, slash, name = self.owner.partition("/")
         if not (kind and slash and name):
             raise ValueError(f"owner {self.owner!r} is not Kind/name, such as Relay/r1")
         if kind == "Pod":
             raise ValueError("a lease is not for a Pod: the webhook asks for Pods")
-        for bound in self.range or ():
-            _check_number("range", bound)
-        _check_seconds("ttl", self.ttl)
+        for port in self.ports:
+            if not isinstance(port, Port):
+                raise ValueError(f"port {port!r} is no Port, such as Port('media', 'UDP')")  # noqa: TRY004 - a slip
+        for what in ("namespace", "description", "node"):
+            check_text(what, getattr(self, what))
+        if not isinstance(self.node_selector, Mapping):
+            raise ValueError(f"node_selector {self.node_selector!r} is not a mapping of labels")  # noqa: TRY004 - a slip
+        for label, value in self.node_selector.items():
+            check_text("node_selector", label)
+            check_text(f"node_selector {label}", value)
+        if self.range is not None:
+            check_range(self.range)
+        check_seconds("ttl", self.ttl)
 
     def request(self, request_id: str) -> pb.AllocateRequest:
         """The message for the allocator."""
@@ -194,13 +200,3 @@ class Grant:
 def duration(seconds: float) -> Duration:
     """Seconds as the message that says so."""
     return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
-
-
-def _check_seconds(what: str, seconds: object) -> None:
-    if not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"{what} {seconds!r} is not a number of seconds above 0, such as {USUAL_TTL:g}")
-
-
-def _check_number(what: str, number: object) -> None:
-    if not (isinstance(number, int) and LOWEST_PORT <= number <= HIGHEST_PORT):
-        raise ValueError(f"{what} {number!r} is not in {LOWEST_PORT}..{HIGHEST_PORT}")

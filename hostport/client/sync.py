@@ -53,7 +53,7 @@ class Client:
         must have, if that is not the host's. `program`: what its log calls this one.
 
         Raises:
-            ValueError: `address` is not host:port.
+            ValueError: `address` is not host:port, or a timeout is no time.
             OSError: a credential file cannot be used.
 
         """

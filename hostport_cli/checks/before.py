@@ -176,6 +176,8 @@ def _reachable(facts: ClusterFacts) -> Finding:
         case platform if platform == GKE:
             cause = "a private cluster of GKE reaches its nodes at 443 and 10250 alone, and the webhook listens on 8443"
             return warning(check, cause, "if yours is private, set webhook.port=10250, or open 8443 in its firewall")
+        case platform if platform == EKS and isinstance(facts.has_vpc_cni, Unseen):
+            return unseen(check, facts.has_vpc_cni)
         case platform if platform == EKS and facts.has_vpc_cni is False:
             cause = "this is EKS without the VPC CNI: its API server reaches no address of the overlay network"
             return warning(check, cause, "set webhook.hostNetwork=true")

@@ -76,7 +76,10 @@ CHECKS = {
             id="pre-rights",
             group="Before an installation (`--pre`)",
             holds="you may make what an installation makes",
-            looks_at="A SelfSubjectAccessReview for each kind of object that the manifests and the chart make.",
+            looks_at=(
+                "A SelfSubjectAccessReview for each kind of object in the manifests. What values of the chart add "
+                "(agents, dashboard, alerts, PodMonitor, cert-manager) is not looked at, nor are the Secrets of Helm."
+            ),
             when_not=(
                 "`helm install` or `make deploy` would stop half-way. Install as somebody who may: the role "
                 "cluster-admin is enough, and nothing of it is needed afterwards."
@@ -175,9 +178,8 @@ CHECKS = {
             group="Webhook",
             holds="a Pod that asks for a port is given one",
             looks_at=(
-                "A dry run (`dryRun=All`) of a Pod with `hostport.io/enabled`, in the namespace of `-n`, through "
-                "the API server: the whole way through the shim to the allocator and back. Nothing is created or "
-                "reserved."
+                "A dry run (`dryRun=All`) of a Pod with `hostport.io/enabled` and the labels of the `objectSelector`, "
+                "in the namespace of `-n`: through API server, shim and allocator. Nothing is created or reserved."
             ),
             when_not=(
                 "The message is the API server's. `x509` means certificates, `connection refused` and `no "

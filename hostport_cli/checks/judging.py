@@ -141,7 +141,9 @@ def _admits(facts: InstallationFacts) -> Finding:
             return ok("webhook-admits", f"it would be {ports[0]}")
         cause = f"a Pod in namespace {pod['metadata']['namespace']} came back unchanged: the webhook was not called"
         return failed(
-            "webhook-admits", cause, "look at its namespaceSelector and matchConditions, or choose another -n"
+            "webhook-admits",
+            cause,
+            "look at its namespaceSelector, objectSelector and matchConditions, or choose another -n",
         )
     said = pod.message
     if "failed calling webhook" in said:

@@ -21,6 +21,7 @@ from hostport_cli.cluster import (
     REGISTRATION,
     WEBHOOK_SUFFIX,
     ca_bundle,
+    labels_for,
     webhook_configuration,
     webhook_of,
 )
@@ -32,12 +33,16 @@ T = TypeVar("T")
 
 HANDSHAKE_SECONDS = 5.0
 BINDING = "hostport-ports-given"
-PROBE = {
+PROBE: dict[str, Any] = {
     "apiVersion": "v1",
     "kind": "Pod",
     "metadata": {
         "generateName": "hostport-check-",
-        "annotations": {"hostport.io/enabled": "true", "hostport.io/policy": "Dynamic"},
+        "annotations": {
+            "hostport.io/enabled": "true",
+            "hostport.io/policy": "Dynamic",
+            "hostport.io/network": "Host",
+        },
     },
     "spec": {
         "containers": [{"name": "check", "image": "hostport-check", "ports": [{"containerPort": 80}]}],
@@ -57,7 +62,7 @@ async def look(session: Session, namespace: str, *, probes_host_port: bool = Fal
         backed = start(seen(_backed(kubectl)))
         shims = start(seen(_pods(kubectl, session.install_namespace, "hostport-shim")))
         shown = start(seen(_shown(kubectl, configuration)))
-        dry_run = start(seen(kubectl.post(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", PROBE)))
+        dry_run = start(seen(kubectl.post(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", tried_pod(configuration))))
         status = start(seen(_status(session)))
         leases = start(seen(_leases(kubectl)))
         rights = start(seen(_missing_rights(kubectl, session.install_namespace)))
@@ -77,6 +82,12 @@ async def look(session: Session, namespace: str, *, probes_host_port: bool = Fal
         now=wording.now(),
         program=VERSION,
     )
+
+
+def tried_pod(configuration: Any) -> dict[str, Any]:
+    """With the labels that the webhook's objectSelector asks for, if that can be seen."""
+    selector = {} if isinstance(configuration, Unseen) else webhook_of(configuration).get("objectSelector") or {}
+    return {**PROBE, "metadata": {**PROBE["metadata"], "labels": labels_for(selector)}}
 
 
 async def seen(thing: Awaitable[T]) -> T | Unseen:

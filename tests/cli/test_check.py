@@ -20,7 +20,8 @@ from hostport_cli.checks.before import judge_before
 from hostport_cli.checks.facts import RIGHTS, Forwarded, InstallationFacts, RequiredRight, ShownCertificate, Unseen
 from hostport_cli.checks.findings import Level
 from hostport_cli.checks.judging import judge
-from hostport_cli.cluster import webhook_of
+from hostport_cli.checks.looking import tried_pod
+from hostport_cli.cluster import selects, webhook_of
 from hostport_cli.commands.check import as_data, lines
 
 ROOT = Path(__file__).parents[2]
@@ -413,3 +414,42 @@ def test_the_rights_that_are_checked_are_rights_that_the_manifest_grants() -> No
     manifests = yaml.safe_load_all((ROOT / "deploy" / "base" / "allocator-rbac.yaml").read_text(encoding="utf-8"))
 
     assert {replace(right, is_for_certificates=False) for right in RIGHTS} <= granted(manifests)
+
+
+SELECTORS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "none": ({}, {}),
+    "labels": ({"matchLabels": {"ports": "host"}}, {"ports": "host"}),
+    "one of several": (
+        {"matchExpressions": [{"key": "ports", "operator": "In", "values": ["host", "node"]}]},
+        {"ports": "host"},
+    ),
+    "any value": ({"matchExpressions": [{"key": "ports", "operator": "Exists"}]}, {"ports": ""}),
+    "a label and its absence": (
+        {
+            "matchLabels": {"ports": "host"},
+            "matchExpressions": [
+                {"key": "old", "operator": "DoesNotExist"},
+                {"key": "ports", "operator": "In", "values": ["node", "host"]},
+            ],
+        },
+        {"ports": "host"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("selector", "labels"), SELECTORS.values(), ids=SELECTORS)
+def test_the_pod_of_the_dry_run_has_the_labels_that_the_webhook_asks_for(
+    selector: dict[str, Any], labels: dict[str, str]
+) -> None:
+    made = tried_pod(configuration(objectSelector=selector))
+
+    assert made["metadata"]["labels"] == labels
+    assert selects(selector, labels)
+
+
+def test_a_configuration_that_cannot_be_seen_asks_for_no_labels() -> None:
+    assert tried_pod(Unseen("no"))["metadata"]["labels"] == {}
+
+
+def test_a_webhook_that_is_not_called_may_have_a_selector_of_pods() -> None:
+    assert "objectSelector" in told(replace(HEALTHY, dry_run=pod(host_network=False)))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from hostport_cli.checks.before import ClusterFacts, judge_before
+from hostport_cli.checks.before import CREATED, CREATED_INSIDE, ClusterFacts, judge_before
 from hostport_cli.checks.facts import Unseen
 from hostport_cli.checks.findings import Level
 
+ROOT = Path(__file__).parents[2]
 READY = ClusterFacts(
     version="v1.36.1", missing_apis=(), missing_rights=(), is_installed=False, platform="kind://", has_vpc_cni=False
 )
@@ -61,6 +64,14 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, str, str]]] = {
             "set webhook.hostNetwork=true",
         ),
     ),
+    "EKS whose network may not be seen": (
+        {"platform": "aws://", "has_vpc_cni": Unseen("kubectl: daemonsets.apps is forbidden", "Forbidden")},
+        (
+            "‼ pre-reachable",
+            "it could not be checked: kubectl: daemonsets.apps is forbidden",
+            "ask with an account that may see it",
+        ),
+    ),
     "nodes that may not be seen": (
         {"platform": FORBIDDEN},
         (
@@ -70,6 +81,23 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, str, str]]] = {
         ),
     ),
 }
+
+
+def test_a_right_is_asked_for_each_kind_that_is_made() -> None:
+    """What the chart's values add besides is not looked at, and the page says so."""
+    asked = {(group, name) for group, name in (*CREATED, *CREATED_INSIDE)}
+    made = {
+        (each["apiVersion"].rpartition("/")[0], plural(each["kind"]))
+        for file in (ROOT / "deploy" / "base").glob("*.yaml")
+        for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        if each["kind"] != "Kustomization"
+    }
+
+    assert asked == made
+
+
+def plural(kind: str) -> str:
+    return f"{kind.lower()[:-1]}ies" if kind.endswith("y") else f"{kind.lower()}s"
 
 
 def test_a_cluster_that_is_ready_is_all_green() -> None:

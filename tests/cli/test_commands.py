@@ -145,14 +145,14 @@ ERRORS: dict[str, tuple[list[str], int, str]] = {
     "no such lease": (["renew", "nope"], 3, "ALLOCATION_NOT_FOUND: no allocation nope: "),
     "no such lease to release": (["release", "no-such"], 3, "nothing was released: there is no allocation no-such. "),
     "a Pod's claim": (["renew", DB], 4, "NOT_A_LEASE: "),
-    "a range upside down": (["lease", "--owner", "R/r", "--range", "9-8"], 4, "RANGE_INVERTED: "),
+    "a range upside down": (["lease", "--owner", "R/r", "--range", "9-8"], 2, "range (9, 8) ends before it begins"),
     "no owner": (["lease"], 2, "Missing option '--owner' (see hostport lease --help)\n"),
     "no Kind/name": (["lease", "--owner", "r"], 2, "owner 'r' is not Kind/name, such as Relay/r1 (see hostport lease --help)\n"),
     "no port": (["who", "n1", "http"], 2, "Invalid value for 'PORT': 'http' is not a port such as 8080 or 8080/UDP (see hostport who --help)\n"),
     "a port too large": (["who", "n1", "65536"], 2, "Invalid value for 'PORT': '65536' is not a port"),
     "-n and -A": (["list", "-A", "-n", "x"], 2, "-n and -A exclude each other (see hostport list --help)\n"),
-    "half a pair": (["list", "--cert", "c.pem"], 2, "--cert and --key go together (see hostport list --help)\n"),
-    "no such file": (["list", "--ca", "/no/such.pem"], 2, "the credentials cannot be used: "),
+    "half a pair": (["list", "--cert", __file__], 2, "--cert and --key go together (see hostport list --help)\n"),
+    "no such file": (["list", "--ca", "/no/such.pem"], 2, "Invalid value for '--ca': File '/no/such.pem' does not exist"),
     "no manifest": (["render", "-f", "/no/such.yaml"], 2, "[Errno 2] No such file or directory: '/no/such.yaml'\n"),
 }  # fmt: skip
 
@@ -197,6 +197,16 @@ async def test_whom_to_ask_may_stand_before_the_verb(demo: Running, case: str) -
     ended = await in_loop(*arguments)
 
     assert (ended.code, ended.err, DB in ended.out.split()) == (0, "", True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["explain", "web-0"], ["lease", "--owner=Relay/r1"], ["check"]], ids=lambda each: each[0]
+)
+def test_all_namespaces_before_a_verb_that_is_about_one_are_refused(arguments: list[str]) -> None:
+    ended = hostport_here("-A", *arguments)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"error: -A makes no sense for `{arguments[0]}`, which is about one namespace: ")
 
 
 def test_a_command_that_asks_nobody_takes_what_stands_before_it_and_needs_it_not() -> None:
@@ -380,11 +390,44 @@ async def test_what_is_watched_goes_on_when_the_allocator_is_asked_to_give_somet
     ]
 
 
-def test_a_wait_needs_no_value() -> None:
+def test_a_wait_needs_no_value(tmp_path: Path) -> None:
+    (empty := tmp_path / "config").touch()
     begin = time.monotonic()
-    ended = hostport_here("check", "--kubeconfig=/none", "--server=127.0.0.1:1", "--timeout=100ms", "--wait", "1s")
+    ended = hostport_here("check", f"--kubeconfig={empty}", "--server=127.0.0.1:1", "--timeout=100ms", "--wait", "1s")
 
     assert (ended.code, time.monotonic() - begin < 60) == (1, True)
     (wait,) = [param for param in cli.commands["check"].params if param.name == "wait"]
     assert isinstance(wait, click.Option)
     assert wait.flag_value == "5m"
+
+
+def test_a_time_that_nobody_can_wait_is_told_by_its_option() -> None:
+    ended = hostport_here("list", "--server=127.0.0.1:1", "--timeout=0s")
+
+    assert (ended.code, ended.err) == (
+        2,
+        "error: --timeout must be more than 0, such as 5s (see hostport list --help)\n",
+    )
+
+
+@pytest.mark.parametrize("option", ["ca", "cert", "key", "token-file", "kubeconfig"])
+def test_a_file_that_does_not_exist_is_named(option: str) -> None:
+    ended = hostport_here("list", f"--{option}=/no/such")
+
+    assert ended.code == 2
+    assert f"'--{option}': File '/no/such' does not exist" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("HOSTPORT_TIMEOUT", "soon"), ("HOSTPORT_CA", "/no/such")], ids=["a time", "a file"]
+)
+def test_a_wrong_variable_of_the_environment_is_told_by_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    for arguments in (["list"], []):
+        ended = hostport_here(*arguments)
+
+        assert ended.code == 2
+        assert ended.err.startswith(f"error: Invalid value for {variable}: ")

@@ -48,7 +48,24 @@ NO_TOKEN_SERVER = (
     'hostport-cli/token": dial tcp 127.0.0.1:8080: connect: connection refused\n'
 )
 NO_CONTEXT = "error: current-context must exist in order to minify\n"
-MISSING_FILE = "error: stat /no/such: no such file or directory\n"
+NO_PLUG_IN = """\
+E1130 07:46:34.561412   19043 memcache.go:265] "Unhandled Error" err=<
+	couldn't get current server API group list: Get "https://127.0.0.1:1/api": getting credentials: exec: not found
+
+	It looks like you are trying to use a client-go credential plugin that is not installed.
+ >
+Unable to connect to the server: getting credentials: exec: executable aws not found
+
+It looks like you are trying to use a client-go credential plugin that is not installed.
+
+To learn more about this feature, consult the documentation available at:
+      https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
+"""
+FORBIDDEN_IN_TWO = 'Error from server (Forbidden): pods is forbidden by policy:\nUser "eve" cannot list\n\nAsk them.\n'
+FORBIDDEN_TOKEN = (
+    'error: failed to create token: serviceaccounts "hostport-cli" is forbidden: User "eve" cannot create resource\n'
+)
+LOGGED = 'E1130 07:46:35.098934   19076 memcache.go:265] "Unhandled Error" err="it broke"\n'
 FORBIDDEN = 'Error from server (Forbidden): pods "web-0" is forbidden: User "eve" cannot get resource "pods"\n'
 MISSING = 'Error from server (NotFound): services "hostport-allocator" not found\n'
 
@@ -169,10 +186,29 @@ FAILURES: dict[str, tuple[dict[str, tuple[str, str, int | None]], list[str], End
     "no kubeconfig": ({"create_token": ("", NO_KUBECONFIG, 1)}, ["node"], NO_CLUSTER_KNOWN),
     "no kubeconfig, and a token is wanted": ({"create_token": ("", NO_TOKEN_SERVER, 1)}, ["node"], NO_CLUSTER_KNOWN),
     "no context": ({"config": ("", NO_CONTEXT, 1)}, ["list"], NO_CLUSTER_KNOWN),
-    "a kubeconfig that is not there": (
-        {"create_token": ("", MISSING_FILE, 1)},
-        ["node", "--kubeconfig=/no/such"],
-        Ended(5, "", "error: kubectl: stat /no/such: no such file or directory\n"),
+    "a plug-in that is not there": (
+        {"create_token": ("", NO_PLUG_IN, 1)},
+        ["node"],
+        Ended(
+            5,
+            "",
+            "error: kubectl: Unable to connect to the server: getting credentials: exec: executable aws not found\n",
+        ),
+    ),
+    "a refusal on two lines": (
+        {"create_token": ("", f"{LOGGED}{FORBIDDEN_IN_TWO}", 1)},
+        ["node"],
+        Ended(6, "", 'error: kubectl: pods is forbidden by policy: User "eve" cannot list\n'),
+    ),
+    "a token that is refused": (
+        {"create_token": ("", FORBIDDEN_TOKEN, 1)},
+        ["node"],
+        Ended(6, "", f"error: kubectl: {FORBIDDEN_TOKEN.removeprefix('error: ')}"),
+    ),
+    "nothing but the log": (
+        {"create_token": ("", LOGGED, 1)},
+        ["node"],
+        Ended(5, "", 'error: kubectl: "Unhandled Error" err="it broke"\n'),
     ),
     "a Pod that may not be seen": (
         {"get": ("", FORBIDDEN, 1), "config": ("demo", "", 0)},

@@ -251,7 +251,6 @@ async def test_a_cancellation_from_outside_stays_one_and_releases(service: Runni
 # -- errors
 
 REFUSALS: list[tuple[type[HostportError], str, dict[str, Any]]] = [
-    (InvalidRequestError, "RANGE_INVERTED", {"range": (9000, 8000)}),
     (InvalidRequestError, "INVALID_TTL", {"ttl": 40 * 86400.0}),
     (RefusedError, "RANGE_EXHAUSTED", {"range": (6000, 6000)}),
 ]

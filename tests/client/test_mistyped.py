@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -21,13 +22,17 @@ PORTS: list[tuple[dict[str, Any], str]] = [
     ({"count": 1025}, "count 1025 is not in 1..1024"),
     ({"count": "100"}, "count '100' is not in 1..1024"),
     ({"alignment": 0}, "alignment 0 is not in 1..1024"),
+    ({"number": True}, "number True is not in 1..65535"),
+    ({"count": True}, "count True is not in 1..1024"),
+    ({"name": 5}, "name 5 is not a text"),
+    ({"host_ip": 5}, "host_ip 5 is not a text"),
     ({"host_ip": "localhost"}, "host_ip 'localhost' is no IP address, such as 192.0.2.1"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "words"), PORTS, ids=[words for _, words in PORTS])
 def test_a_port_that_cannot_be(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match="^" + words.replace(".", r"\.") + "$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
         Port(**fields)
 
 
@@ -38,14 +43,39 @@ TERMS: list[tuple[dict[str, Any], str]] = [
     ({"ttl": -5.0}, "ttl -5.0 is not a number of seconds above 0, such as 300"),
     ({"ttl": float("nan")}, "ttl nan is not a number of seconds above 0, such as 300"),
     ({"ttl": "5m"}, "ttl '5m' is not a number of seconds above 0, such as 300"),
+    ({"ttl": True}, "ttl True is not a number of seconds above 0, such as 300"),
+    ({"ttl": 1e15}, "ttl 1000000000000000.0 is more than 315576000000 seconds, the most that can be asked for"),
+    ({"ttl": float("inf")}, "ttl inf is more than 315576000000 seconds, the most that can be asked for"),
     ({"range": (0, 8000)}, "range 0 is not in 1..65535"),
+    ({"range": (8000,)}, "range (8000,) is not a pair of numbers, such as (7000, 8000)"),
+    ({"range": ()}, "range () is not a pair of numbers, such as (7000, 8000)"),
+    ({"range": 7000}, "range 7000 is not a pair of numbers, such as (7000, 8000)"),
+    ({"range": (8000, 7000)}, "range (8000, 7000) ends before it begins"),
+    ({"node": 5}, "node 5 is not a text"),
+    ({"namespace": None}, "namespace None is not a text"),
+    ({"owner": 5}, "owner 5 is not a text"),
+    ({"node_selector": {"pool": 1}}, "node_selector pool 1 is not a text"),
+    ({"node_selector": "pool"}, "node_selector 'pool' is not a mapping of labels"),
+    ({"ports": ("media",)}, "port 'media' is no Port, such as Port('media', 'UDP')"),
 ]
 
 
 @pytest.mark.parametrize(("terms", "words"), TERMS, ids=[words for _, words in TERMS])
 def test_a_lease_that_cannot_be(terms: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match="^" + words.replace(".", r"\.") + "$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
         LeaseRequest(**{"owner": "Relay/r1"} | terms)
+
+
+@pytest.mark.parametrize("which", ["timeout", "connect_timeout"])
+@pytest.mark.parametrize("seconds", [-1, 0, "5", True, None], ids=repr)
+def test_a_time_that_nobody_can_wait(which: str, seconds: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{which} {seconds!r} is not a number of seconds above 0, such as 300$"):
+        Client("127.0.0.1:1", **{which: seconds})
+
+
+def test_an_address_that_is_no_text() -> None:
+    with pytest.raises(ValueError, match=r"^address 50051 is not a text$"):
+        check_address(50051)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ FLAGS: dict[str, tuple[Any, str, str]] = {
     "shim.tlsMinVersion": ("1.2", "shim", "--tls-min-version=1.2"),
     "shim.maxConcurrent": (50, "shim", "--max-concurrent=50"),
     "shim.steer": (False, "shim", "--steer=false"),
+    "shim.defaultNetwork": ("Pod", "shim", "--default-network=Pod"),
     "shim.shutdownDelay": ("20s", "shim", "--shutdown-delay=20s"),
 }
 """Value → one, the program, and its flag."""
@@ -125,10 +126,22 @@ OTHERS: dict[str, tuple[Values, Expected]] = {
             pod("allocator", "spec/containers/0/args/?"): f"--agent-account={NAMESPACE}/hostport-agent",
         },
     ),
-    "agents that reserve": (
-        {**AGENTS, "agent.reserve": True},
+    "agents whose uid the platform gives": (
         {
-            f"{AGENT}/spec/securityContext/runAsUser": 0,
+            **AGENTS,
+            "agent.podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+            "agent.securityContext": {"privileged": False},
+        },
+        {
+            f"{AGENT}/spec/securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            f"{AGENT}/spec/containers/0/securityContext/privileged": False,
+            f"{AGENT}/spec/containers/0/securityContext/readOnlyRootFilesystem": True,
+        },
+    ),
+    "agents that reserve": (
+        {**AGENTS, "agent.reserve": True, "agent.podSecurityContext": {"runAsUser": None, "seccompProfile": None}},
+        {
+            f"{AGENT}/spec/securityContext": {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0, "fsGroup": 0},
             f"{AGENT}/spec/containers/0/args/?": "--reserve",
             f"{AGENT}/spec/volumes/-2/hostPath/path": "/proc/sys/net/ipv4/ip_local_reserved_ports",
         },
@@ -279,6 +292,14 @@ OTHERS: dict[str, tuple[Values, Expected]] = {
         {**OWN, "certificates.allocatorSecret": "a"},
         {pod("allocator", "spec/volumes/-1/secret/secretName"): "a"},
     ),
+    "certificates.shimName": (
+        {**OWN, "certificates.shimName": "ports-webhook"},
+        {pod("allocator", "spec/containers/0/args/?"): "--shim-name=ports-webhook"},
+    ),
+    "certificates.delay": (
+        {"certificates.mode": "certManager", "certificates.delay": "1h"},
+        {pod(name, "spec/containers/0/args/?"): "--certificate-delay=1h" for name in ("allocator", "shim")},
+    ),
     "certificates.issuerRef": (
         {"certificates.mode": "certManager", "certificates.issuerRef": {"name": "corp", "kind": "ClusterIssuer"}},
         {"Certificate hostport-shim-tls/spec/issuerRef": {"name": "corp", "kind": "ClusterIssuer"}},
@@ -398,6 +419,7 @@ def test_a_knob_reaches_the_objects_and_an_api_server_takes_them(
 
 ELSEWHERE = {
     *("image.repository", "image.tag", "image.allocatorDigest", "priorityClassName", "logLevel", "test.namespace"),
+    *("test.podSecurityContext", "test.securityContext", "test.labels"),
     *("certificates.caDuration", "certificates.caRenewBefore", "dashboard.labels", "alerts.labels"),
     *(f"{name}.enabled" for name in ("networkPolicy", "admissionPolicies", "flowControl", "podDisruptionBudget")),
 }

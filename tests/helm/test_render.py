@@ -117,6 +117,47 @@ def test_every_object_says_whose_it_is(helm: Helm) -> None:
     assert [name for name, each in by_name(made).items() if WHOSE - set(each["metadata"]["labels"])] == []
 
 
+def pod_of_the_test(helm: Helm, values: Values) -> Object:
+    """That of `helm test`, which is a hook."""
+    shown = ("--show-only", "templates/tests/dry-run.yaml")
+    run = helm("template", RELEASE, str(CHART), NEW_ENOUGH, *shown, *settings(values))
+    return by_name(yaml.safe_load_all(run.stdout))["Pod hostport-test"]
+
+
+def test_the_pod_of_helm_test_runs_as_whom_the_platform_says(helm: Helm) -> None:
+    ours = pod_of_the_test(helm, {})["spec"]
+    given = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+    theirs = pod_of_the_test(helm, {"test.podSecurityContext": given, "test.securityContext": {"privileged": False}})[
+        "spec"
+    ]
+
+    assert ours["securityContext"]["runAsUser"] == 65532
+    assert ours["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert theirs["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert theirs["containers"][0]["securityContext"]["privileged"] is False
+
+
+LABELLED: dict[str, tuple[Values, Mapping[str, str] | None]] = {
+    "none": ({}, None),
+    "those that the webhook asks for": ({"webhook.objectSelector": {"matchLabels": {"a/b": "yes"}}}, {"a/b": "yes"}),
+    "those that are named": (
+        {"webhook.objectSelector": {"matchLabels": {"a": "b"}}, "test.labels": {"a": "b", "c": "1"}},
+        {"a": "b", "c": "1"},
+    ),
+    "none that could be told": (
+        {"webhook.objectSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}},
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "labels"), LABELLED.values(), ids=LABELLED)
+def test_the_pod_that_helm_test_tries_has_labels(helm: Helm, values: Values, labels: Mapping[str, str] | None) -> None:
+    environ = {each["name"]: each["value"] for each in pod_of_the_test(helm, values)["spec"]["containers"][0]["env"]}
+
+    assert json.loads(environ.get("TEST_LABELS", "null")) == labels
+
+
 def container(objects: Mapping[str, Object], name: str) -> Object:
     found: Object = objects[name]["spec"]["template"]["spec"]["containers"][0]
     return found
@@ -168,6 +209,87 @@ def test_the_values_reach_the_programs(helm: Helm) -> None:
         assert "priorityClassName" not in pod
 
 
+def test_a_text_that_yaml_would_take_for_something_else_stays_a_text(helm: Helm) -> None:
+    odd = ["123", "null", "on", "1e3"]
+    made = by_name(
+        helm.rendered(
+            {
+                "excludedNamespaces": odd,
+                "failurePolicy": "Ignore",
+                "priorityClassName": "1e3",
+                "agent.enabled": True,
+                "allocator.tokenAudience": "a: b, #c",
+                "allocator.pageHosts": ["null", "a b"],
+                "certificates.mode": "existingSecret",
+                "certificates.caBundle": "1234",
+                "certificates.shimSecret": "123",
+                "certificates.allocatorSecret": "456",
+                "alerts.enabled": True,
+                "alerts.scrapedElsewhere": True,
+                "alerts.labels": {"a": "1"},
+                "commonLabels": {"b": "null"},
+            }
+        )
+    )
+    webhooks, agent = made[WEBHOOK]["webhooks"], made["DaemonSet hostport-agent"]["spec"]["template"]["spec"]
+    selectors = [each["namespaceSelector"] for each in webhooks] + [
+        each["spec"]["matchResources"]["namespaceSelector"]
+        for name, each in made.items()
+        if name.startswith("ValidatingAdmissionPolicyBinding")
+        if "matchExpressions" in each["spec"].get("matchResources", {}).get("namespaceSelector", {})
+    ]
+    listed = [
+        rule["values"]
+        for each in selectors
+        for rule in each["matchExpressions"]
+        if rule["key"] == "kubernetes.io/metadata.name"
+    ]
+    token = agent["volumes"][2]["projected"]["sources"][0]["serviceAccountToken"]
+
+    assert len(listed) >= 6
+    assert all(values[3:] == odd for values in listed)
+    assert webhooks[0]["clientConfig"]["caBundle"] == "1234"
+    assert agent["priorityClassName"] == "1e3"
+    assert agent["volumes"][1]["projected"]["sources"][0]["secret"]["name"] == "123"
+    assert token["audience"] == "a: b, #c"
+    assert {"--token-audience=a: b, #c", "--page-hosts=null,a b"} <= set(container(made, ALLOCATOR)["args"])
+    assert made[SHIM]["spec"]["template"]["spec"]["volumes"][0]["secret"]["secretName"] == "123"
+    assert made["PrometheusRule hostport-operator"]["metadata"]["labels"]["a"] == "1"
+    assert made[SHIM]["metadata"]["labels"]["b"] == "null"
+
+
+@pytest.mark.parametrize("name", ["123", "on"])
+def test_a_namespace_may_have_a_name_that_yaml_would_take_for_something_else(helm: Helm, name: str) -> None:
+    values = settings({"test.namespace": "456", "agent.enabled": True, "podMonitor.enabled": True})
+    made = subprocess.run(
+        [helm.program, "template", RELEASE, str(CHART), NEW_ENOUGH, "--namespace", name, *values],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    places = {
+        each["metadata"]["namespace"] for each in yaml.safe_load_all(made.stdout) if "namespace" in each["metadata"]
+    }
+    assert places - {"kube-system"} == {name, "456"}
+
+
+@pytest.mark.parametrize("mode", ["builtin", "certManager", "existingSecret"])
+def test_the_last_flags_are_those_that_were_added_by_hand(helm: Helm, mode: str) -> None:
+    flag = "--certificate-delay=1m"
+    added: Values = {f"{program}.extraArgs": [flag] for program in ("allocator", "shim")} | {
+        "agent.enabled": True,
+        "agent.extraArgs": [flag],
+        "certificates.mode": mode,
+        "certificates.caBundle": CA if mode == "existingSecret" else "",
+    }
+    made = by_name(helm.rendered(added))
+
+    for name in (SHIM, ALLOCATOR, "DaemonSet hostport-agent"):
+        for each in made[name]["spec"]["template"]["spec"]["containers"]:
+            assert each["args"][-1] == flag
+
+
 def test_excluded_namespaces_are_left_alone_by_webhook_and_policies_alike(helm: Helm) -> None:
     made = by_name(helm.rendered({"excludedNamespaces": ["legacy", "vendor"], "failurePolicy": "Ignore"}))
     selectors = [
@@ -205,6 +327,17 @@ def test_only_labelled_namespaces_are_looked_at_by_webhook_and_policies_alike(he
     assert [selector["matchExpressions"][1] for selector in selectors] == [
         {"key": "hostport.io/webhook", "operator": "In", "values": ["enabled"]}
     ] * 5
+
+
+def test_pods_that_the_webhook_is_not_called_for_are_refused_by_no_policy_for_having_no_ports(helm: Helm) -> None:
+    ours, tier = {"matchLabels": {"ports": "host"}}, {"key": "tier", "operator": "Exists"}
+    narrowed = {"webhook.objectSelector": ours, "webhook.namespaceSelector": [tier], "failurePolicy": "Ignore"}
+    made = by_name(helm.rendered(narrowed))
+    for name in ("hostport-ports-given", "hostport-every-port-given"):
+        policy, binding = (made[f"ValidatingAdmissionPolicy{kind} {name}"]["spec"] for kind in ("", "Binding"))
+
+        assert policy["matchConstraints"]["objectSelector"] == ours
+        assert binding["matchResources"]["namespaceSelector"] == made[WEBHOOK]["webhooks"][0]["namespaceSelector"]
 
 
 @pytest.mark.parametrize(
@@ -277,6 +410,39 @@ WRONG: dict[str, tuple[Values, str]] = {
     "own Secrets without an authority": ({"certificates.mode": "existingSecret"}, "set certificates.caBundle"),
     "alerts of what nobody scrapes": ({"alerts.enabled": True}, "nothing scrapes the programs"),
     "reserving without agents": ({"agent.reserve": True}, "there are no agents"),
+    "a name of shims that nobody certifies": ({"certificates.shimName": "mine"}, "is made for hostport-shim"),
+    "a delay that is none": ({"shim.shutdownDelay": ""}, "does not match pattern"),
+    "a cool-down that is too long": ({"coolDown": "1h1s"}, "coolDown is 1h1s, and the longest is 1h"),
+    "agents that never look": ({"agent.interval": "0s"}, "does not match pattern"),
+    "agents that look too seldom": ({"agent.interval": "61s"}, "does not match pattern"),
+    "a number that is none": ({"reservedPorts": "kubernetes,99999"}, "reservedPorts has 99999"),
+    "zero": ({"reservedPorts": "0"}, "reservedPorts has 0,"),
+    "a range backwards": ({"reservedPorts": "22,90-10"}, "reservedPorts has 90-10"),
+    "certificates that live too short": ({"certificates.lifetime": "30m"}, "six times certificates.propagation"),
+    "an authority that lives too short": ({"certificates.caLifetime": "1000h"}, "twice certificates.lifetime"),
+    "an issuer without a name": (
+        {"certificates.mode": "certManager", "certificates.issuerRef": {"kind": "ClusterIssuer"}},
+        "certificates.issuerRef has no name",
+    ),
+    "labels that selectors go by": (
+        {"commonLabels": {"app.kubernetes.io/part-of": "platform"}},
+        "commonLabels has app.kubernetes.io/part-of",
+    ),
+    "a label that the agents' DaemonSet has": (
+        {"commonLabels": {"app.kubernetes.io/component": "ports"}},
+        "commonLabels has app.kubernetes.io/component",
+    ),
+    "labels of Pods that selectors go by": (
+        {"shim.podLabels": {"app.kubernetes.io/name": "x"}},
+        "shim.podLabels has app.kubernetes.io/name",
+    ),
+    "labels that are no text": (
+        {"alerts.enabled": True, "alerts.scrapedElsewhere": True, "alerts.labels": {"a": 1}},
+        "got number, want string",
+    ),
+    "a budget of nothing": ({"podDisruptionBudget.minAvailable": None}, "missing property 'minAvailable'"),
+    "no port for names": ({"networkPolicy.dnsPorts": None}, "missing property 'dnsPorts'"),
+    "no mode": ({"certificates.mode": None}, "missing property 'mode'"),
     "two programs on one port": ({"shim.twinHttpPort": 8082}, "two programs of one Pod cannot listen on one port"),
     "the webhook on a port that is taken": ({"webhook.port": 8083}, "webhook.port is 8083"),
     "Secrets that somebody else names": ({"certificates.shimSecret": "mine"}, "its maker names it"),
@@ -298,6 +464,42 @@ def test_wrong_values_are_refused_with_a_sentence(helm: Helm, values: Values, sa
 
     assert run.code != 0
     assert said in run.stderr
+
+
+LONGEST: dict[str, Values] = {
+    "a cool-down": {"coolDown": "59m60s"},
+    "looks of agents": {"agent.enabled": True, "agent.interval": "60s"},
+    "numbers": {"reservedPorts": "1-65535,k3s"},
+    "a label of Pods": {"shim.podLabels": {"app.kubernetes.io/component": "webhook"}},
+    "a certificate": {"certificates.lifetime": "1h", "certificates.caLifetime": "2h"},
+}
+
+
+@pytest.mark.parametrize("values", LONGEST.values(), ids=LONGEST)
+def test_what_the_programs_just_take_is_not_refused(helm: Helm, values: Values) -> None:
+    assert helm.rendered(values)
+
+
+def test_a_null_is_as_good_as_a_value_that_is_empty(helm: Helm) -> None:
+    """A value that has a default may not be null: the schema says that it is missing."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    names = [f"{part}.{name}" if name else part for part, name in empty(values)]
+
+    assert {"excludedNamespaces", "coolDown", "allocator.pageHosts", "certificates.issuerRef"} <= set(names)
+    agents = {"agent.enabled": True}
+    assert helm.rendered(dict.fromkeys(names) | agents) == helm.rendered(agents)
+
+
+def empty(values: Values) -> Iterable[tuple[str, str]]:
+    """Where a value is empty by default."""
+    for part, value in values.items():
+        if not isinstance(value, dict):
+            if value in ("", []):
+                yield part, ""
+        elif not value:
+            yield part, ""
+        else:
+            yield from ((part, name) for name, each in value.items() if each in ("", [], {}))
 
 
 def notes(helm: Helm, values: Values) -> str:
@@ -341,6 +543,12 @@ def test_the_notes_warn(helm: Helm, values: Values, said: str) -> None:
     told = " ".join(notes(helm, values).split())
 
     assert said in told.partition("WARNING: ")[2]
+
+
+def test_the_notes_name_the_secrets_that_are_yours(helm: Helm) -> None:
+    own = {"mode": "existingSecret", "caBundle": CA, "shimSecret": "mine", "allocatorSecret": "mine-too"}
+
+    assert "nobody renews the Secrets mine and mine-too but you" in notes(helm, {"certificates": own})
 
 
 ON_THE_NODES: dict[str, tuple[Values, str]] = {

@@ -20,7 +20,12 @@ pod = {
     "kind": "Pod",
     "metadata": {
         "generateName": "hostport-test-",
-        "annotations": {"hostport.io/enabled": "true", "hostport.io/policy": "Dynamic"},
+        "labels": json.loads(os.environ.get("TEST_LABELS") or "{}"),
+        "annotations": {
+            "hostport.io/enabled": "true",
+            "hostport.io/policy": "Dynamic",
+            "hostport.io/network": "Host",
+        },
     },
     "spec": {"containers": [{"name": "main", "image": "none", "ports": [{"name": "web", "containerPort": 8080}]}]},
 }
@@ -38,5 +43,8 @@ except urllib.error.HTTPError as error:
 
 given = made["spec"]["containers"][0]["ports"][0].get("hostPort")
 if not given or not made["spec"].get("hostNetwork"):
-    sys.exit("the API server did not call the webhook: the Pod came back without a host port")
+    sys.exit(
+        "the API server did not call the webhook: the Pod came back without a host port. Do test.namespace and"
+        " test.labels fit the webhook's namespaceSelector and objectSelector?"
+    )
 print(f"the Pod would get host port {given}")

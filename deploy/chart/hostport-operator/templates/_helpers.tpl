@@ -31,7 +31,17 @@ app.kubernetes.io/part-of: {{ .Chart.Name }}
 {{- $lines := list -}}
 {{- range $flag, $value := . -}}
 {{- if kindIs "float64" $value -}}{{- $value = int64 $value -}}{{- end -}}
-{{- if ne (toString $value) "" -}}{{- $lines = append $lines (printf "- --%s=%v" $flag $value) -}}{{- end -}}
+{{- if not (or (kindIs "invalid" $value) (eq (toString $value) "")) -}}{{- $lines = append $lines (printf "- %s" (printf "--%s=%v" $flag $value | toYaml)) -}}{{- end -}}
 {{- end -}}
 {{- join "\n" $lines -}}
+{{- end -}}
+
+{{/* Seconds of a duration of the values, such as 1h30m. */}}
+{{- define "hostport.seconds" -}}
+{{- $units := dict "h" 3600 "m" 60 "s" 1 -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+[hms]" . -1 -}}
+{{- $seconds = add $seconds (mul (atoi (substr 0 (int (sub (len .) 1)) .)) (index $units (trimAll "0123456789" .))) -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
