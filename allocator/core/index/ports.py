@@ -740,10 +740,6 @@ class PortIndex:
         """The nodes on which somebody stands whose port conflicts with the key."""
         return conflicting(self._all, key)
 
-    def claimed(self, key: PortKey) -> int:
-        """The nodes on which a claim, rather than a process alone, has a port that conflicts with the key."""
-        return conflicting((self._planned, *self._declared), key)
-
     def free(self, keys: Iterable[PortKey], nodes: int) -> int:
         """Those of some nodes where nobody stands whose port conflicts with any of the keys."""
         for key in keys:

@@ -8,6 +8,8 @@ Invariants:
 * `open_at` has exactly the sockets that are open on the nodes.
 * `beside` has exactly those of them whose number somebody settled on the node declares, on other addresses alone.
 * A node has sockets only while there is a Node object of its name.
+
+Longer than 350 lines because one report tells all of this, and what it changes in one place is read with the others.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class NodePortConflicts:
     def _find(self, slot: Slot) -> None:
         """Notes who has a slot, on whatever node: they are to be looked at."""
         store, key = self._store, PortKey(WILDCARD, protocol_of(slot), number_of(slot))
-        for name in store.nodes.names_of(store.ports.claimed(key)):
+        for name in store.nodes.names_of(_claimed(store.ports, key)):
             self.due.update(dict.fromkeys(store.ports.holders(name, key)))
         self.due.update(dict.fromkeys(store.wanting_any(key)))
 
@@ -91,5 +91,11 @@ class NodePortConflicts:
         store, total = self._store, 0
         for slot in self._services.holders:
             key = PortKey(WILDCARD, protocol_of(slot), number_of(slot))
-            total += store.ports.claimed(key).bit_count() + len(store.wanting_any(key))
+            total += _claimed(store.ports, key).bit_count() + len(store.wanting_any(key))
         return total
+
+
+def _claimed(ports: PortIndex, key: PortKey) -> int:
+    """The nodes where a claim has the key's number, on whatever address; those where a process alone has it aside."""
+    processes_alone = ports.foreign(key) & ~ports.sockets.beside.conflicting(key)  # beside a claim on another address
+    return ports.conflicting(key) & ~processes_alone | ports.planned(key)
