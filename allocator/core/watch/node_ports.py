@@ -15,6 +15,7 @@ from itertools import islice
 
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.foreign import ForeignHolder, ServicePorts
+from allocator.core.index.ports import PortIndex
 from allocator.core.ports import WILDCARD, PortKey, Slot, number_of, protocol_of
 from allocator.core.store import ClaimStore
 
