@@ -239,6 +239,11 @@ class NumberSet:
         others = int.from_bytes(self._bytes[first:last], "little") & ~((1 << size) - 1 << shift)
         self._bytes[first:last] = (others | numbers << shift).to_bytes(last - first, "little")
 
+    def add_all(self, base: int, numbers: int) -> None:
+        """Adds each member of a set, less `base`."""
+        size = numbers.bit_length()
+        self.assign(base, self.within(base, base + size - 1) | numbers, size)
+
     def put(self, base: int, numbers: int, size: int) -> None:
         """Sets the members of [base, base + size), of which there are none so far, in bytes of eight numbers."""
         first, last = base >> 3, base + size >> 3
@@ -503,16 +508,14 @@ class HeldCounts:
             if not self.built >> block & 1:
                 others = ~span(max(0, block * BLOCK - first), block * BLOCK + BLOCK - 1 - first)
                 held, settled = held & others, settled & others
-        last = first + length - 1
         if change > 0:
             self.held.add_all(first, held)
             self.settled.add_all(first, settled)
-            standing = self.standing.within(first, last) | held
+            self.standing.add_all(first, held)
         else:
             self.held.discard_all(first, held)
             self.settled.discard_all(first, settled)
-            standing = self.held.members(first, last)
-        self.standing.assign(first, standing, length)
+            self.standing.assign(first, self.held.members(first, first + length - 1), length)
 
     def depart(self, number: int, *, is_last: bool, is_settled: bool) -> None:
         """A node has a holder less: the last one there, the last settled, or neither. The block is built."""

@@ -228,7 +228,7 @@ class ClaimsView:
         """
         fixed, low, high = self._wanted(ask)
         services, protocols = self._placing.services, {port.protocol for port in ask.ports}
-        of_range = any(services.within(protocol, low, high) for protocol in protocols) if low <= high else False
+        of_range = low <= high and any(services.within(protocol, low, high) for protocol in protocols)
         return of_range or bool(services.holding(fixed))
 
     def _wanted(self, ask: Ask) -> tuple[list[PortKey], int, int]:
@@ -377,21 +377,21 @@ class NodesView:
         numbers = NumberSet()
         for slot, _ in self._store.nodes.held_by_slot(name):
             if slot > LAST_SLOT:
-                numbers.assign(number_of(first_of(slot)), span(0, length_of(slot) - 1), length_of(slot))
+                numbers.add_all(number_of(first_of(slot)), span(0, length_of(slot) - 1))
             else:
                 numbers.add(number_of(slot))
         return numbers.within(0, HIGHEST_PORT)
 
     def foreign_on(self, name: NodeName) -> list[tuple[PortKey, Listener, float]]:
         """Every socket of a node that nobody who is settled there declares, in order, and since when, in seconds."""
-        sockets, entry = self.sockets.of(name), self._store.nodes.positions.get(name)
-        if sockets is None or entry is None:
+        entry = self.sockets.entries.get(name)
+        if entry is None or entry.sockets is None:
             return []
-        foreign, found = self._store.nodes.at(entry).foreign(), list[tuple[PortKey, Listener, float]]()
-        for slot, socket in sockets:
-            if slot in foreign and socket.ip in sockets.beside.get(slot, (socket.ip,)):
-                key = PortKey(socket.ip, protocol_of(slot), number_of(slot))
-                found.append((key, socket, sockets.since(slot) or 0.0))
+        found = list[tuple[PortKey, Listener, float]]()
+        for slot in entry.foreign():
+            since = entry.sockets.since(slot) or 0.0
+            for socket in entry.undeclared_at(slot):
+                found.append((PortKey(socket.ip, protocol_of(slot), number_of(slot)), socket, since))
         return sorted(found, key=lambda each: (each[0].protocol.value, each[0].number, each[0].ip))
 
     def port_map(self, name: NodeName) -> list[tuple[PortKey, Claim]]:

@@ -346,8 +346,10 @@ class NodeEntry:
     def has_foreign(self, low: int, high: int) -> bool:
         """Whether one of the first `MOST_OPEN` sockets of [low, high] is a process's."""
         sockets = self.sockets
-        opened = islice(sockets.slots(low, high), MOST_OPEN) if sockets is not None else ()
-        return any(slot in sockets.beside or not self.is_settled(self.holders_of(slot)) for slot in opened)  # type: ignore[union-attr]
+        if sockets is None:
+            return False
+        opened = islice(sockets.slots(low, high), MOST_OPEN)
+        return any(slot in sockets.beside or not self.is_settled(self.holders_of(slot)) for slot in opened)
 
     def undeclared_at(self, slot: Slot) -> list[Listener]:
         """The open sockets of a slot that are processes'.
@@ -375,8 +377,7 @@ class NodeEntry:
             held.add(number_of(slot))
         for block in self.blocks.values if self.blocks else ():
             numbers = numbers_of(block)
-            whole = span(0, len(numbers) - 1) | held.within(numbers.start, numbers.stop - 1)
-            held.assign(numbers.start, whole, len(numbers))
+            held.add_all(numbers.start, span(0, len(numbers) - 1))
         return [held]
 
     def numbers(self, protocol: Protocol, low: int, high: int) -> tuple[int, int]:

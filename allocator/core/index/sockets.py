@@ -134,12 +134,11 @@ class SocketIndex:
         _, node = self._entry(entry.node.name)
         sets = self._sets.having(node.bit_length() - 1, node)
         for slot, ip in {(one, ip) for each, ip in slots_and_addresses(claim.ports) for one in slots_in(each)}:
-            left = {socket.ip for socket in entry.undeclared_at(slot)}  # the others somebody else there declares
-            for socket in entry.sockets.conflicting(PortKey(ip, protocol_of(slot), number_of(slot))):
-                if socket.ip in left:
-                    self._close(entry, node, sets, slot, socket.ip)
-                    entry.sockets.presumed[slot, socket.ip] = socket, self.now
-                    self._presuming[entry.node.name] = None
+            # What somebody else there declares is none of a process.
+            for socket in self.processes(entry.node.name, PortKey(ip, protocol_of(slot), number_of(slot))):
+                self._close(entry, node, sets, slot, socket.ip)
+                entry.sockets.presumed[slot, socket.ip] = socket, self.now
+                self._presuming[entry.node.name] = None
 
     def note_declared(self, entry: NodeEntry, keys: Iterable[tuple[Slot, str]]) -> None:
         """Whoever declares some slots or blocks of a node has changed: `beside` follows."""

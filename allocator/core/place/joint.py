@@ -266,7 +266,8 @@ class JointSearch:
             taken = {protocol: self._taken_on(position, protocol) for protocol in demand.protocols}
             here = self._begins_beside(taken)
             if not all(has_room(here[kind], kind, need) for kind, need in Counter(demand.kinds).items()):
-                self._nodes &= ~(1 << position) if is_proof else -1
+                if is_proof:
+                    self._nodes &= ~(1 << position)
             elif self._moves_nothing:
                 found = free_runs(demand, demand.ask.high, taken, lowest, 0)
                 ways = [found] if found else map(demand.numbers, islice(packed(demand, here, self._steps), 1))
