@@ -2,7 +2,8 @@
 
 Rules:
 
-* A look that fails is told in a line, and the allocator is told nothing: what it knows stands.
+* A look that fails is told in a line, and the allocator is told nothing: what it knows stands. The next look comes
+  sooner then: most of what fails is a dump that sockets which came and went interrupted.
 * After each look, and for each try to reach the allocator, the file `alive` is touched, so that a probe can tell a
   loop that hangs. An allocator that is away is no reason to begin anew.
 * Nothing listens: whoever wants to know how agents are asks the allocator.
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 STEP_SECONDS = 1.0
 """How soon an order to end is followed. Python runs the handler of a signal between two waits."""
+
+AGAIN_SECONDS = 1.0
+"""From a look that failed to the next one, doubled each time, and never longer than the interval."""
 
 MOST_SPANS = 16
 """Of the numbers whose connections the kernel is asked for: what lies between them, and is many, it leaves out."""
@@ -83,15 +87,16 @@ class Agent:
         try:
             with opened(self._options.endpoint, lambda: self._is_ending) as (call, link):
                 stream = Stream(call, link, reporter, self._wishes)
+                failed = 0
                 while not self._is_ending:
-                    self._look(diagnosis, stream)
-                    self._rest(self._options.interval, stream.wait)
+                    failed = 0 if self._look(diagnosis, stream) else failed + 1
+                    self._rest(until_next_look(self._options.interval, failed), stream.wait)
         except StreamError as error:
             return error.end
         return StreamEnd("the agent ends")
 
-    def _look(self, diagnosis: SocketDiagnosis, stream: Stream) -> None:
-        """One look at the node, and what is to be told of it."""
+    def _look(self, diagnosis: SocketDiagnosis, stream: Stream) -> bool:
+        """One look at the node, and what is to be told of it; gives whether the node could be seen."""
         now = self._clock()
         try:
             ephemeral = read_range()
@@ -102,10 +107,11 @@ class Agent:
             state = NodeState(ephemeral, kept, reserves)
         except (OSError, ValueError, InterruptedDumpError) as error:
             log_event(log, "look failed", level=logging.ERROR, error=f"{type(error).__name__}: {error}")
-            return
+            return False
         if stream.has_room:  # else later, with what changes until then
             self._tell(stream, sockets, state, now)
         self._show_alive()
+        return True
 
     def _show_alive(self) -> None:
         if self._options.alive:
@@ -174,6 +180,11 @@ class Agent:
         while not self._is_ending and (left := until - self._clock()) > 0:
             if wait(min(left, STEP_SECONDS)):
                 return
+
+
+def until_next_look(interval: float, failed: int) -> float:
+    """How many seconds the next look is away. failed: how many looks failed since the last that did not."""
+    return min(interval, AGAIN_SECONDS * 2 ** (min(failed, 16) - 1)) if failed else interval
 
 
 def _log_not_reserved(error: Exception) -> None:

@@ -137,12 +137,15 @@ def _open(path: Path, lock: Lock) -> Opened:
 
 def _whole(connection: sqlite3.Connection, index: WalIndex, path: Path, lock: Lock) -> Content:
     """Reads before anything is written, also by SQLite."""
-    told, wal = lock.last_told(), read_wal(path)
     with damage_told_apart():
+        connection.execute("BEGIN")
         version = version_of(connection, path)
+    # Only now: while something is being read, nobody who leaves can put the WAL's commits into the file and delete it.
+    told, wal = lock.last_told(), read_wal(path)
     check_pages(connection)
     behind = wal.commits_behind(index.frames())
     with damage_told_apart():
+        connection.execute("COMMIT")
         if version < SCHEMA_VERSION:
             check_complete(Totals(""), told, behind)
             upgrade(connection)

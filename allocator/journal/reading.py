@@ -85,12 +85,15 @@ def check_size(path: Path) -> None:
         OSError: it cannot be read.
 
     """
+    wal, _ = extras(path)
+    try:
+        has_wal = wal.stat().st_size > 0  # first: a reader that leaves puts it into the file, and deletes it
+    except FileNotFoundError:
+        has_wal = False
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(18)
     page_size = max(SMALLEST_PAGE, int.from_bytes(header[16:18], "big"))
-    wal, _ = extras(path)
-    has_wal = wal.exists() and wal.stat().st_size > 0
     if size < SMALLEST_PAGE or (not has_wal and header.startswith(b"SQLite format 3") and size % page_size):
         raise DamagedError(f"the file has {size} bytes: it was truncated")
 

@@ -20,6 +20,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from agent.app import until_next_look
 from agent.ranges import read_list, read_range
 from agent.stream import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REFUSED_PAUSE, STEADY_SECONDS, KeptNumbers, Pauses, Wishes
 from hostport.v1 import allocator_pb2 as pb
@@ -216,6 +217,11 @@ def test_what_the_allocator_wants_stands_until_it_wants_something_else() -> None
     assert wishes.is_asked
     assert wishes.wanted == KeptNumbers(frozenset({45000, 45001}), frozenset({45000, 45001, 45003}))
     assert not wishes.hear(pb.ReportNodeResponse())
+
+
+def test_a_look_that_failed_is_repeated_soon_and_one_that_keeps_failing_at_the_usual_interval() -> None:
+    assert [until_next_look(10.0, failed) for failed in (0, 1, 2, 3, 4, 5, 100_000)] == [10, 1, 2, 4, 8, 10, 10]
+    assert [until_next_look(0.5, failed) for failed in (0, 1)] == [0.5, 0.5]
 
 
 def test_the_pause_between_streams_grows_and_is_short_again_after_a_steady_one() -> None:

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from allocator.core.claims import Claim
+from allocator.journal import opening
 from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put, always
 from allocator.journal.inspection import dump
 from allocator.journal.places import acknowledge
 from allocator.journal.sqlite import SqliteJournal
 from allocator.journal.tables import encode_claim
+from allocator.journal.wal import Wal, read_wal
 from testing.kit import Desk, ask, lease, on
 
 
@@ -353,3 +355,26 @@ def test_what_cannot_be_dumped_is_said(path: Path, content: bytes | None, words:
         path.write_bytes(content)
     with pytest.raises(JournalError, match=words):
         list(dump(path))
+
+
+async def test_a_reader_that_leaves_while_the_journal_is_opened_makes_no_commit_seem_to_miss(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last to leave a database puts its WAL into the file, and deletes it."""
+    source = SqliteJournal(path).open_now()
+    for claim in CLAIMS:
+        await source.submit([Put(claim)], always)
+    left_by_a_kill = shutil.copytree(path.parent, path.parent / "copy") / path.name
+    source.close()
+
+    def read_wal_while_another_leaves(path: Path) -> Wal:
+        wal = read_wal(path)
+        with contextlib.closing(sqlite3.connect(path)) as reader:
+            reader.execute("SELECT count(*) FROM claims")
+        return wal
+
+    monkeypatch.setattr(opening, "read_wal", read_wal_while_another_leaves)
+
+    kept, set_aside = read(left_by_a_kill)
+
+    assert (set(kept.claims), set_aside) == (set(CLAIMS), [])
