@@ -44,7 +44,7 @@ test:
 """
 
 
-@pytest.mark.parametrize("status", [0, 2])
+@pytest.mark.parametrize("status", [0, 1])
 def test_both_commands_of_a_newcomer_are_typed_and_timed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str], status: int
 ) -> None:
