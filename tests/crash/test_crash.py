@@ -13,7 +13,7 @@ SEED = 7
 
 
 def _run(folder: Path, **options: str) -> Result:
-    plan = Plan(kills=4, clients=8, seed=SEED, folder=folder, limit=60, **options)
+    plan = Plan(kills=4, clients=8, seed=SEED, folder=folder, limit=180, **options)
     return asyncio.run(crash(plan))
 
 
