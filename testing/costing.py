@@ -32,6 +32,11 @@ def milliseconds(work: Callable[[], object]) -> float:
         gc.unfreeze()
 
 
+def milliseconds_of_reference() -> float:
+    """CPU of the reference, on this machine and now."""
+    return min(_spent(_reference) for _ in range(TRIES))
+
+
 @dataclass(slots=True)
 class Cost:
     """How many instructions of Python's own machine were run."""

@@ -40,7 +40,10 @@ from allocator.core.place.view import (
 )
 from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, bits, lowest, number_of, protocol_of
 
-PLAN_STEPS = 0.2
+SETS_OF_A_STEP = 20
+"""Candidate sets with plans that are looked at in one step, to see how far chains could reach."""
+
+PLAN_STEPS = 0.5
 """Steps to look at one plan that has a port."""
 
 LOOKS_OF_A_STEP = 10
@@ -150,6 +153,7 @@ class _ChainSearch:
                 continue
             if ports.has_unlike_plans(key):
                 continue  # a plan in the way may be moved to where nobody but a third one has its other numbers
+            self._steps.spend(len(self._view.sets.surprising) / SETS_OF_A_STEP)
             reach = self._view.sets.reach(key, root.nodes)
             self._steps.spend(ports.priorities / PRIORITIES_OF_A_STEP if self._waits else 0)
             stays = ports.staying(key, highest_rank(root, self._view)) if self._waits else ports.settled(key)
