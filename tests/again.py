@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 FAILED_ONLY = "--last-failed --last-failed-no-failures=none -rA"
@@ -17,8 +18,17 @@ FAILED_ONLY = "--last-failed --last-failed-no-failures=none -rA"
 
 def passes(command: Sequence[str]) -> bool:
     """Whether it passes, the first time or the second. `command`: its last word is the verb."""
+    began = time.monotonic()
+    try:
+        return _passes(command)
+    finally:
+        sys.stdout.write(f"{command[-1]} took {time.monotonic() - began:.0f} s\n")
+        sys.stdout.flush()
+
+
+def _passes(command: Sequence[str]) -> bool:
     cache = f"-o cache_dir=.pytest_cache/{command[-1]}"  # of its own: verbs are run side by side
-    if _run(command, cache):
+    if _run(command, f"{cache} --durations=10"):
         return True
     sys.stdout.write(f"Once more, what failed of {command[-1]}:\n")
     sys.stdout.flush()

@@ -43,7 +43,7 @@ from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, bits, lowes
 SETS_OF_A_STEP = 20
 """Candidate sets with plans that are looked at in one step, to see how far chains could reach."""
 
-PLAN_STEPS = 0.5
+PLAN_STEPS = 1.5
 """Steps to look at one plan that has a port."""
 
 LOOKS_OF_A_STEP = 10
