@@ -37,7 +37,7 @@ def test_a_stub_that_starts_nothing_is_no_python(monkeypatch: pytest.MonkeyPatch
 MAKEFILE = """\
 run:
 \t@echo Serving until Ctrl-C.
-\t@sleep 30 || true
+\t@sleep 3 || true
 test:
 \t@echo $(PYTHON) tests
 \t@exit {status}
