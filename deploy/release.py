@@ -120,26 +120,26 @@ def linked(text: str, root: str) -> str:
 
 LAUNCHER = """\
 #!/bin/sh
-# kubectl hostport, from the Python package of its release: by uv or pipx, whichever is here.
-if command -v uvx >/dev/null; then exec uvx --from 'hostport-operator[cli]=={version}' kubectl-hostport "$@"; fi
-if command -v pipx >/dev/null; then exec pipx run --spec 'hostport-operator[cli]=={version}' kubectl-hostport "$@"; fi
-echo 'kubectl hostport: install uv or pipx, by which it runs, or: pip install "hostport-operator[cli]=={version}"' >&2
+# kubectl hostport, from the wheel of its release: by uv or pipx, whichever is here.
+package='hostport-operator[cli] @ {wheel}'
+if command -v uvx >/dev/null; then exec uvx --from "$package" kubectl-hostport "$@"; fi
+if command -v pipx >/dev/null; then exec pipx run --spec "$package" kubectl-hostport "$@"; fi
+echo "kubectl hostport: install uv or pipx, by which it runs, or: pip install '$package'" >&2
 exit 1
 """
-CAVEATS = (
-    "It runs by uv or pipx, which fetch the Python package hostport-operator[cli]. Begin with `kubectl hostport check`."
-)
+CAVEATS = "It runs by uv or pipx, which fetch the wheel of this release. Begin with `kubectl hostport check`."
 
 
 def krew(folder: Path) -> None:
     """The plug-in for krew: an archive with a launcher, and the manifest that names it.
 
-    grpcio is built for each kind of machine, so that the archive holds no program. $RELEASE_URL is where releases are.
+    grpcio is built for each kind of machine, so that the archive holds no program. Wheel and archive are fetched from
+    where the files of this release are: $RELEASE_URL.
     """
     archive = folder / "kubectl-hostport.tar.gz"
     moment = int(os.environ["SOURCE_DATE_EPOCH"])
     licence = (render.CHECKOUT / "LICENSE").read_bytes()
-    launcher = LAUNCHER.replace("{version}", VERSION).encode()
+    launcher = LAUNCHER.replace("{wheel}", f"{address()}/hostport_operator-{VERSION}-py3-none-any.whl").encode()
     with (
         archive.open("wb") as sink,
         gzip.GzipFile("", "wb", fileobj=sink, mtime=moment) as packed,
@@ -153,12 +153,16 @@ def krew(folder: Path) -> None:
     (folder / "hostport.yaml").write_text(yaml.safe_dump(manifest(digest), sort_keys=False), encoding="utf-8")
 
 
+def address() -> str:
+    """Where the files of this release are, unless $RELEASE_URL says it."""
+    return os.environ.get("RELEASE_URL", f"{DOCS}releases/v{render.version()}")
+
+
 def manifest(digest: str) -> dict[str, Any]:
     """What krew reads (krew.googlecontainertools.github.com/v1alpha2)."""
-    where = os.environ.get("RELEASE_URL", f"{DOCS}releases/v{render.version()}")
     platform = {
         "selector": {"matchExpressions": [{"key": "os", "operator": "In", "values": ["linux", "darwin"]}]},
-        "uri": f"{where}/kubectl-hostport.tar.gz",
+        "uri": f"{address()}/kubectl-hostport.tar.gz",
         "sha256": digest,
         "bin": "kubectl-hostport",
     }

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import release
-import render
 import yaml
 
 from hostport.version import VERSION
@@ -18,9 +17,13 @@ from hostport.version import VERSION
 STAND_IN = '#!/bin/sh\necho "$(basename "$0")" "$@"\n'
 
 
+WHERE = "https://releases.example/v1"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    monkeypatch.setenv("RELEASE_URL", WHERE)
     release.krew(tmp_path)
     return tmp_path
 
@@ -39,7 +42,7 @@ def run(folder: Path, *programs: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-PACKAGE = f"hostport-operator[cli]=={VERSION}"
+PACKAGE = f"hostport-operator[cli] @ {WHERE}/hostport_operator-{VERSION}-py3-none-any.whl"
 
 
 @pytest.mark.parametrize(
@@ -65,9 +68,14 @@ def test_the_manifest_names_the_archive_by_its_digest(folder: Path) -> None:
     (platform,) = manifest["spec"]["platforms"]
 
     assert platform["sha256"] == hashlib.sha256((folder / "kubectl-hostport.tar.gz").read_bytes()).hexdigest()
-    assert platform["uri"].endswith(f"/v{render.version()}/kubectl-hostport.tar.gz")
+    assert platform["uri"] == f"{WHERE}/kubectl-hostport.tar.gz"
     with tarfile.open(folder / "kubectl-hostport.tar.gz") as archive:
         assert platform["bin"] in archive.getnames()
+
+
+def test_the_wheel_that_the_plug_in_runs_is_one_of_the_release(folder: Path) -> None:
+    release.packages(folder)
+    assert [path.name for path in folder.glob("*.whl")] == [PACKAGE.rpartition("/")[2]]
 
 
 def test_the_same_commit_gives_the_same_archive(folder: Path, tmp_path: Path) -> None:
