@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Credentials:
         return (*(path for path in (self.ca, self.cert, self.key) if path), *self.also)
 
     def load(self) -> grpc.ChannelCredentials | None:
-        """Raises OSError (ssl.SSLError is one) when a file cannot be read, or is not what it should be."""
+        """Raises OSError, which names the file, when one cannot be read or is not what it should be."""
         has_token = bool(self.token or self.token_file)
         if not self.files and not has_token:
             return None
@@ -64,11 +65,16 @@ class Credentials:
         """What is trusted, None for the system's roots, and what is shown. Tried, as gRPC would accept anything."""
         ca = read_all(self.ca, self.also) if self.ca else None  # first: OpenSSL does not name a file that is absent
         if self.ca:
-            ssl.create_default_context(cafile=self.ca)
+            with _named(f"{self.ca} holds no CA in PEM"):
+                ssl.create_default_context(cafile=self.ca)
+            with _named(f"{', '.join(map(str, self.files))}: one is not PEM"):
+                _context(ca, None)
         if self.token_file:
             self._read_token()
         pair = KeyPair(self.cert.read_bytes(), self.key.read_bytes()) if self.cert and self.key else None
-        _context(ca, pair)
+        if pair:
+            with _named(f"{self.cert} and {self.key} are no certificate and its key in PEM"):
+                load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), pair.chain, pair.key)
         if self.roll_over:
             ca = self.roll_over.trust(ca) if ca else None
             pair = self.roll_over.show(pair) if pair else None
@@ -80,6 +86,15 @@ class Credentials:
 
 NO_CREDENTIALS = Credentials()
 """Plain text."""
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Says which file is not what it should be: OpenSSL does not."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise OSError(f"{what}: {error}") from error
 
 
 def _context(ca: bytes | None, pair: KeyPair | None) -> ssl.SSLContext:

@@ -50,10 +50,19 @@ def test_a_file_that_cannot_be_used_is_told_and_read_again_when_it_can(tmp_path:
     trustme.CA().cert_pem.write_to_path(ca)
     with Client("localhost:1", credentials=Credentials(ca=ca), connect_timeout=0.1) as client:
         ca.write_text("half of a file", encoding="ascii")
-        with pytest.raises(OSError, match=r"."):
+        with pytest.raises(OSError, match=r"/ca\.crt holds no CA in PEM: "):
             client.call("GetStatus", pb.GetStatusRequest())
 
         trustme.CA().cert_pem.write_to_path(ca)
 
         with pytest.raises(UnavailableError):
             client.call("GetStatus", pb.GetStatusRequest())
+
+
+def test_a_key_that_is_not_that_of_its_certificate_is_told_by_the_names_of_both(tmp_path: Path) -> None:
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    trustme.CA().issue_cert("me").cert_chain_pems[0].write_to_path(cert)
+    trustme.CA().issue_cert("me").private_key_pem.write_to_path(key)
+
+    with pytest.raises(OSError, match=r"/tls\.crt and \S+/tls\.key are no certificate and its key in PEM: "):
+        Client("localhost:1", credentials=Credentials(cert=cert, key=key), connect_timeout=0.1)
