@@ -90,8 +90,12 @@ def test_a_policy_numbers_the_ports(fields: dict[str, Any], ports: list[str], ex
             id="beyond max-port",
         ),
         pytest.param(
-            index(5, low=65531, high=65535), ["a:1"], Reason.NUMBER_BEYOND_RANGE, "the highest port, 65535",
-            id="beyond the last port",
+            index(5, low=65531, high=65535), ["a:1"], Reason.NUMBER_BEYOND_RANGE,
+            "65536 is beyond the highest port, 65535. Lower range.min, the index or stride", id="beyond the last port",
+        ),
+        pytest.param(
+            index(5, low=65531, high=65534), ["a:1"], Reason.NUMBER_BEYOND_RANGE, "beyond the highest port, 65535. Lower",
+            id="beyond the last port, and max-port",
         ),
         pytest.param(index(0, low=6443, high=7000), ["a:1"], Reason.PORT_RESERVED, "6443 is reserved", id="reserved"),
         pytest.param(index(0, low=9000, high=8000), ["a:1"], Reason.RANGE_INVERTED, "9000", id="min above max"),
@@ -106,6 +110,10 @@ def test_a_policy_numbers_the_ports(fields: dict[str, Any], ports: list[str], ex
         pytest.param(
             {"policy": "Dynamic", "low": 30, "high": 40}, ["a:1*8", "b:2*4"], Reason.RANGE_TOO_SMALL, "which want 12",
             id="fewer than two blocks have",
+        ),
+        pytest.param(
+            {"policy": "Dynamic", "low": 65530, "high": 65535}, ["a:1*8"], Reason.RANGE_TOO_SMALL,
+            "whoever holds what. Lower range.min, or ask for a smaller block", id="fewer than a block has, up to the end",
         ),
         pytest.param({"policy": "Static"}, ["a:80"], Reason.HOST_PORT_MISSING, "port a (80/TCP)", id="Static unset"),
         pytest.param(

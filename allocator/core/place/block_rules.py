@@ -92,11 +92,16 @@ def blocks_without_run(ask: Ask, groups: Iterable[Group], reserved: ReservedNumb
         what = f"{port}: range {ask.low}-{ask.high} has no room for {_size(port)}"
         field = f"ports[{members[0]}].count"
         if not begins(span(0, ask.high - ask.low), port.count, port.alignment, ask.low, ask.high)[1]:
-            message = f"{what}, whoever holds what. Raise range.max, or ask for a smaller block"
+            message = f"{what}, whoever holds what. {_wider(ask)}, or ask for a smaller block"
             yield Mistake(Reason.RANGE_TOO_SMALL, field, message)
         elif not begins(usable, port.count, port.alignment, ask.low, ask.high)[1]:
             message = f"{what} beside those that are reserved in this cluster or named by the Pod's own probes or hooks"
             yield Mistake(Reason.RANGE_RESERVED, field, f"{message}. Choose another range, or a smaller block")
+
+
+def _wider(ask: Ask) -> str:
+    """How to make a range wider."""
+    return "Raise range.max" if ask.high < HIGHEST_PORT else "Lower range.min"
 
 
 def too_few_numbers(ask: Ask, groups: Iterable[Group], usable: int) -> Iterator[Mistake]:
@@ -117,7 +122,7 @@ def too_few_numbers(ask: Ask, groups: Iterable[Group], usable: int) -> Iterator[
     if blocks and numbers > usable.bit_count():
         message = (
             f"range {ask.low}-{ask.high} has {usable.bit_count()} numbers that may be given to these ports, which want"
-            f" {numbers}, whoever holds what. Raise range.max, or ask for fewer"
+            f" {numbers}, whoever holds what. {_wider(ask)}, or ask for fewer"
         )
         yield Mistake(Reason.RANGE_TOO_SMALL, "range", message)
         return
@@ -125,7 +130,7 @@ def too_few_numbers(ask: Ask, groups: Iterable[Group], usable: int) -> Iterator[
     if what:
         beside = "" if usable == span(ask.low, ask.high) else " beside what is reserved or fixed"
         message = f"range {ask.low}-{ask.high} has no room for {what}{beside}, whoever holds what"
-        remedy = "Raise range.max, or ask for fewer or smaller blocks"
+        remedy = f"{_wider(ask)}, or ask for fewer or smaller blocks"
         yield Mistake(Reason.RANGE_TOO_SMALL, "range", f"{message}. {remedy}")
 
 

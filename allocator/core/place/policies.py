@@ -112,8 +112,10 @@ class Index(Policy):
         if number <= ask.high:
             message = f"{how} {reserved.words(1 << number)}. Move range.min"
             return number, Mistake(Reason.PORT_RESERVED, "range.min", message)
-        beyond = f"range.max {ask.high}" if ask.high < HIGHEST_PORT else f"the highest port, {HIGHEST_PORT}"
-        message = f"{how} {number} is beyond {beyond}. Raise range.max, or lower range.min or stride"
+        if number <= HIGHEST_PORT:
+            message = f"{how} {number} is beyond range.max {ask.high}. Raise range.max, or lower range.min or stride"
+        else:
+            message = f"{how} {number} is beyond the highest port, {HIGHEST_PORT}. Lower range.min, the index or stride"
         return 0, Mistake(Reason.NUMBER_BEYOND_RANGE, "range.max", message)
 
     @staticmethod
