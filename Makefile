@@ -62,7 +62,7 @@ format: $(READY)  ## format and fix what can be fixed
 proto: $(READY)  ## generate hostport/v1 from proto/
 	$(PY) proto/generate.py
 
-docs: $(READY)  ## generate docs/contract.md, the tables of docs/annotations.md, docs/metrics.md, docs/cli.md, docs/checks.md, the dashboard, deploy/base and its overlays
+docs: $(READY)  ## write the generated pages and tables of docs/ and of the chart's README, the dashboard, deploy/base and its overlays (CONTRIBUTING.md lists them)
 	$(PY) -m hostport.contract.pages
 	$(PY) deploy/monitoring/metrics_page.py > docs/metrics.md
 	$(PY) deploy/monitoring/dashboard.py > deploy/monitoring/dashboard.json
@@ -138,7 +138,7 @@ sbom: $(VENV)/sbom/.installed  ## what is in each image, as CycloneDX in build/s
 release: $(READY) sbom  ## what a release consists of, in build/release (chart and install.yaml need helm)
 	@$(PY) deploy/release.py build/release
 
-manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, standby, cert-manager, own-secrets, fail-open, agent, agent-reserve or dev)
+manifests:  ## write what deploy applies into build/deploy (OVERLAY=default, standby, fail-open, ask-once, cert-manager, own-secrets, agent, agent-reserve or dev)
 	@mkdir -p build/deploy
 	@printf '%s\n' 'apiVersion: kustomize.config.k8s.io/v1beta1' 'kind: Kustomization' \
 	  'resources: [../../deploy/overlays/$(OVERLAY)]' 'images:' \

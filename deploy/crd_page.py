@@ -18,7 +18,7 @@ HEAD = """\
 {about}
 
 You read and delete PortLeases; the allocator makes and renews them, and deletes those that have ended. [Lease ports
-from a service](leasing.md) explains how to get one. The status is what makes an object a lease, and only the allocator
+from a program](leasing.md) explains how to get one. The status is what makes an object a lease, and only the allocator
 may write it. A ResourceQuota bounds them as `count/portleases.hostport.io`.
 [Upgrade](upgrade.md#portlease-from-v1alpha1-to-v1) has the plan for `v1`.
 
