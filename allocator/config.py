@@ -18,7 +18,7 @@ from allocator.page.access import Audience, parse_names
 from hostport.contract.defaults import COOL_DOWN_SECONDS
 from hostport.contract.limits import LONGEST_COOL_DOWN
 from hostport.contract.reserved import DEFAULT_RESERVED, PRESETS
-from hostport.flags import ALSO_TRUST, CERTIFICATE_DELAY, LEVELS, Address, Flag, address, duration, one_of
+from hostport.flags import ALSO_TRUST, CERTIFICATE_DELAY, Address, Flag, address, duration, log_level, one_of
 
 
 class ConfigError(Exception):
@@ -206,7 +206,7 @@ FLAGS = (
         _account,
     ),
     Flag("insecure", False, "allow plain text on an address that is not loopback"),
-    Flag("log-level", "info", "debug, info, warning or error", one_of(*LEVELS)),
+    Flag("log-level", "info", "debug, info, warning or error", log_level),
 )
 
 

@@ -232,7 +232,7 @@ def silence(silent: SilentPort, claim: Claim) -> str:
             return (
                 f"{key}, but {port.container_port}, its containerPort before, is open there and is nobody else's"
                 f" number: the program seems to ignore its number. Let it listen on {variable}, or try"
-                " hostport.io/rewrite or hostport.io/network: Pod"
+                " hostport.io/rewrite, hostport.io/publish-<port name> or hostport.io/network: Pod"
             )
         case NoListener.OTHER_ADDRESS:
             where = ", ".join(silent.addresses[:SHOWN_HOLDERS])

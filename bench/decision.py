@@ -75,7 +75,7 @@ def _blocks(options: Options) -> Row:
     for _ in range(options.rounds):
         for size, ledger in ledgers.items():
             samples[size].append(measure(ledger, case))
-    return _row(case, samples, "≤ 2, ≤ 150 µs")
+    return _row(case, samples, "≤ 2, ≤ 50 µs")
 
 
 def _histories(options: Options) -> Iterator[Row]:

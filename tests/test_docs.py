@@ -110,6 +110,7 @@ def test_the_modules_that_a_page_names_are_there(page: Path) -> None:
     folders = (
         "allocator",
         "shim",
+        "agent",
         "hostport",
         "hostport_cli",
         "testing",

@@ -43,7 +43,9 @@ class _PolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Policy.ValueTy
     POLICY_UNSPECIFIED: _Policy.ValueType  # 0
     """Unset: treated as POLICY_INDEX."""
     POLICY_INDEX: _Policy.ValueType  # 1
-    """range.min + index + stride * port index, where ports count by port group."""
+    """range.min + index + stride * port index, where ports count by port group.
+    Of a block: range.min + count * index + stride * port index.
+    """
     POLICY_DYNAMIC: _Policy.ValueType  # 2
     """The lowest number of the range that is free wherever the owner may run."""
     POLICY_PASSTHROUGH: _Policy.ValueType  # 3
@@ -57,7 +59,9 @@ class Policy(_Policy, metaclass=_PolicyEnumTypeWrapper):
 POLICY_UNSPECIFIED: Policy.ValueType  # 0
 """Unset: treated as POLICY_INDEX."""
 POLICY_INDEX: Policy.ValueType  # 1
-"""range.min + index + stride * port index, where ports count by port group."""
+"""range.min + index + stride * port index, where ports count by port group.
+Of a block: range.min + count * index + stride * port index.
+"""
 POLICY_DYNAMIC: Policy.ValueType  # 2
 """The lowest number of the range that is free wherever the owner may run."""
 POLICY_PASSTHROUGH: Policy.ValueType  # 3

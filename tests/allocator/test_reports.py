@@ -114,7 +114,8 @@ SILENCES = {
         [silent("web-ui:8080=7000", NoListener.CONTAINER_PORT)],
         (
             "7000/TCP, but 8080, its containerPort before, is open there and is nobody else's number: the program seems to"
-            " ignore its number. Let it listen on HOSTPORT_WEB_UI, or try hostport.io/rewrite or hostport.io/network: Pod"
+            " ignore its number. Let it listen on HOSTPORT_WEB_UI, or try hostport.io/rewrite,"
+            " hostport.io/publish-<port name> or hostport.io/network: Pod"
         ),
     ),
     "on loopback": (
