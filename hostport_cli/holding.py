@@ -35,26 +35,29 @@ def rows(ports: Iterable[pb.HeldPort]) -> list[HeldRow]:
 
 
 def _meeting(ports: Sequence[pb.HeldPort]) -> Iterator[int]:
-    """The positions of those who meet: one pass in the order of protocol and number."""
-    order = sorted(range(len(ports)), key=lambda at: (ports[at].protocol, ports[at].host_port))
-    begun: list[int] = []  # whose numbers may go on
-    for at in order:
+    """The positions of those who meet: one pass in the order of protocol and number, every address ("") first.
+
+    One number may be open on thousands of addresses, and only those of one address, or of every address, are compared.
+    """
+    there = [
+        (held.protocol, held.host_port, wording.address(held), at) for at, held in enumerate(ports) if _is_there(held)
+    ]
+    begun: dict[str, list[int]] = {}  # by address: whose numbers may go on
+    for _, _, address, at in sorted(there):
         one = ports[at]
-        begun = [other for other in begun if _reaches(ports[other], one)]
-        for other in begun:
-            if _meet(ports[other], one):
-                yield from (other, at)
-        begun.append(at)
+        for each in ("", address) if address else list(begun):
+            others = [other for other in begun.pop(each, ()) if _reaches(ports[other], one)]
+            for other in others:
+                is_one_pod = one.allocation_id == ports[other].allocation_id != ""
+                if not is_one_pod:
+                    yield from (other, at)
+            if others:
+                begun[each] = others
+        begun.setdefault(address, []).append(at)
 
 
 def _reaches(other: pb.HeldPort, one: pb.HeldPort) -> bool:
     return other.protocol == one.protocol and wording.last(other) >= one.host_port
-
-
-def _meet(one: pb.HeldPort, other: pb.HeldPort) -> bool:
-    addresses = {wording.address(one), wording.address(other)}
-    is_one_pod = one.allocation_id == other.allocation_id != ""
-    return _is_there(one) and _is_there(other) and not is_one_pod and (len(addresses) == 1 or "" in addresses)
 
 
 def _is_there(held: pb.HeldPort) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from operator import attrgetter
 from typing import cast
@@ -66,6 +67,11 @@ def shared_address(ip: str) -> str:
     return ip if ip in _SHARED else ELSEWHERE
 
 
+def has_elsewhere(addresses: AbstractSet[str]) -> bool:
+    """Whether one of some addresses is such as few nodes have."""
+    return len(addresses) > len(addresses & _SHARED)
+
+
 def listener(ip: str, process: str, uid: int) -> Listener:
     """The same programs listen on every node, and are one object each."""
     return _kept_once(ip, process, uid) if ip in _SHARED else Listener(ip, _kept_once("", process, uid).process, uid)
@@ -110,9 +116,7 @@ class NodeSockets:
         self._sockets: list[Listener] = []
         self._since = array("I")  # in seconds of the clock that the ledger is given
         self.presumed: dict[tuple[Slot, str], tuple[Listener, float]] = {}  # closed, and since when
-        self.beside: dict[
-            Slot, frozenset[str]
-        ] = {}  # where a number is declared on another address alone; see `SocketIndex`
+        self.beside: dict[Slot, set[str]] = {}  # where a number is declared on another address alone; see `SocketIndex`
         self.facts = NodeFacts()
         self.reported_at: float | None = None  # when the last whole report came; None: none has
 

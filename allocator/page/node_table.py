@@ -10,7 +10,7 @@ from allocator.core.claims import Claim
 from allocator.core.foreign import ForeignHolder, ForeignKind, words_of
 from allocator.core.holdings import foreign_holdings
 from allocator.core.ledger import Ledger
-from allocator.core.ports import PortKey
+from allocator.core.ports import WILDCARD, PortKey
 from allocator.core.reserved import ReservedNumbers
 from allocator.core.watch.listening import is_listening
 from allocator.page import words
@@ -50,18 +50,23 @@ def held_on(ledger: Ledger, name: NodeName, ahead: float) -> list[Held]:
 
 
 def meeting(held: Iterable[Held]) -> set[int]:
-    """The places of those who meet: each has a number that another one who is there has, too. `held`: in order."""
+    """The places of those who meet: each has a number that another one who is there has, too. `held`: in order.
+
+    One number may be open on thousands of addresses, and only those of one address, or of every address, are compared.
+    """
     found: set[int] = set()
-    begun: list[tuple[int, Held]] = []  # whose numbers may go on
+    begun: dict[str, list[tuple[int, Held]]] = {}  # by address: whose numbers may go on
     for at, one in enumerate(held):
         if not one.is_there:
             continue
-        begun = [(place, other) for place, other in begun if _goes_on(other, one)]
-        for place, other in begun:
-            is_same = one.claim is not None and other.claim is not None and one.claim.id == other.claim.id
-            if not is_same and other.key.conflicts_with(one.key):
-                found |= {place, at}
-        begun.append((at, one))
+        for ip in list(begun) if one.key.ip == WILDCARD else (WILDCARD, one.key.ip):
+            others = [(place, other) for place, other in begun.pop(ip, ()) if _goes_on(other, one)]
+            for place, other in others:
+                if one.claim is None or other.claim is None or one.claim.id != other.claim.id:
+                    found |= {place, at}
+            if others:
+                begun[ip] = others
+        begun.setdefault(one.key.ip, []).append((at, one))
     return found
 
 

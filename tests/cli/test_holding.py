@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli import holding, wording
 from hostport_cli.commands.listing import columns as list_columns
 from hostport_cli.commands.node import holder_columns, node_columns, remarks
 from hostport_cli.printing import Column, plain_table
+from testing.costing import instructions
 
 FOREIGN = pb.ForeignHolder
 SERVICE = FOREIGN(kind=FOREIGN.KIND_SERVICE, namespace="shop", name="web")
@@ -86,6 +89,47 @@ MEETING = {
 @pytest.mark.parametrize(("ports", "expected"), MEETING.values(), ids=MEETING)
 def test_holders_who_meet_are_marked(ports: list[pb.HeldPort], expected: list[bool]) -> None:
     assert [row.meets for row in holding.rows(ports)] == expected
+
+
+HELD = st.builds(
+    held,
+    st.integers(7000, 7006),
+    st.sampled_from(["a", "b", ""]),
+    count=st.sampled_from([0, 3]),
+    protocol=st.sampled_from([pb.PROTOCOL_TCP, pb.PROTOCOL_UDP]),
+    host_ip=st.sampled_from(["", "::", "10.0.0.1", "10.0.0.2"]),
+    foreign=st.sampled_from([None, SSHD, RESERVED]),
+)
+
+
+def conflict(one: pb.HeldPort, other: pb.HeldPort) -> bool:
+    """The plain rule, for two who are not one."""
+    addresses = {wording.address(one), wording.address(other)}
+    return (
+        one.protocol == other.protocol
+        and one.host_port <= wording.last(other)
+        and other.host_port <= wording.last(one)
+        and ("" in addresses or len(addresses) == 1)
+        and not (one.allocation_id == other.allocation_id != "")
+        and all(held.foreign.kind != FOREIGN.KIND_RESERVED for held in (one, other))
+        and all(held.HasField("foreign") or held.state == pb.STATE_BOUND for held in (one, other))
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(HELD, max_size=12))
+def test_those_are_marked_who_are_there_and_of_whose_numbers_another_one_has_some(ports: list[pb.HeldPort]) -> None:
+    assert [row.meets for row in holding.rows(ports)] == [
+        any(conflict(one, other) for place, other in enumerate(ports) if place != at) for at, one in enumerate(ports)
+    ]
+
+
+def test_one_number_on_many_addresses_costs_no_more_for_each_where_they_are_many() -> None:
+    def cost(addresses: int) -> int:
+        ports = [held(123, foreign=SSHD, host_ip=f"10.{at >> 8}.{at & 255}.1") for at in range(addresses)]
+        return instructions(lambda: holding.rows([*ports, held(123, foreign=SOMEBODY)]))
+
+    assert cost(1_200) < 5 * cost(300), "four times as many addresses"
 
 
 FRESH = pb.NodeReport(

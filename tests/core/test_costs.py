@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from allocator.core.asks import Ask, Refused, UndecidedError
 from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
-from allocator.core.ports import PortKey, Protocol, runs_of, set_of
+from allocator.core.ports import WILDCARD, PortKey, Protocol, runs_of, set_of, slot_of
+from allocator.core.sockets import Listener, NodeFacts, SocketChange
 from testing.costing import counting, instructions
 from testing.kit import Desk, ask, node, on, pod, report
 
@@ -152,3 +153,86 @@ def test_who_is_in_the_way_on_one_address_is_found_cheaply_among_10_000_addresse
     found, key = list[object](), PortKey("10.0.1.7", Protocol.TCP, 9_100)
     assert instructions(lambda: found.extend(desk.ledger.nodes.sockets.listeners(NodeName("n1"), key))) < 1_000
     assert sorted(map(str, found)) == ["process a", "process b"]
+
+
+# -- one number that is open on many addresses, as of a program that binds every address of its node
+
+
+class Compared(Listener, frozen=True, gc=False):
+    """A socket that is compared in Python, so that it is counted how often that is done."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Listener) and self.ip == other.ip
+
+    def __hash__(self) -> int:
+        return hash(self.ip)
+
+
+def ntpd(addresses: int) -> SocketChange:
+    """One program has 7000 on so many addresses of n1."""
+    slot = slot_of(Protocol.TCP, 7_000)
+    opened = [(slot, Compared(f"10.{at >> 8}.{at & 255}.1", "ntpd")) for at in range(addresses)]
+    return SocketChange(node=NodeName("n1"), opened=opened, facts=NodeFacts())
+
+
+def denied(addresses: int) -> int:
+    desk = Desk("n1")
+    desk.observe(reports=[ntpd(addresses)])
+    return instructions(lambda: reason_of(desk, ask("late", "x:1=7000", policy="Static")))
+
+
+def pod_goes(addresses: int) -> int:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("p", "x:7000", at="n1", uid="p")], reports=[ntpd(addresses)])
+    return instructions(lambda: desk.observe(gone_pods=["p"]))
+
+
+def opens_beside(addresses: int) -> int:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("p", "x:7000@10.0.0.2", at="n1")])
+    return instructions(lambda: desk.observe(reports=[ntpd(addresses)]))
+
+
+def closes_beside(addresses: int) -> int:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("p", "x:7000@10.0.0.2", at="n1")], reports=[ntpd(addresses)])
+    closed = [(slot, socket.ip) for slot, socket in ntpd(addresses).opened]
+    return instructions(lambda: desk.observe(reports=[SocketChange(node=NodeName("n1"), closed=closed)]))
+
+
+def node_goes(addresses: int) -> int:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("p", "x:7000@10.0.0.2", at="n1")], reports=[ntpd(addresses)])
+    return instructions(lambda: desk.observe(gone_nodes=["n1"]))
+
+
+@pytest.mark.parametrize("cost", [denied, pod_goes, opens_beside, closes_beside, node_goes])
+def test_one_number_on_many_addresses_costs_no_more_for_each_where_they_are_many(cost: Callable[[int], int]) -> None:
+    few, many = cost(300), cost(1_200)
+
+    assert many < 5 * few, "four times as many addresses"
+
+
+def test_a_pod_with_a_number_on_many_addresses_comes_cheaply_where_a_process_has_it_on_many_others() -> None:
+    def comes(addresses: int) -> int:
+        desk = Desk("n1")
+        desk.observe(reports=[ntpd(addresses)])
+        ports = [f"x{at}:7000@10.200.0.{at}" for at in range(addresses // 8)]
+        return instructions(lambda: desk.observe(pods=[pod("p", *ports, at="n1")]))
+
+    assert comes(1_200) < 5 * comes(300)
+
+
+def test_what_stands_beside_a_pod_is_found_on_each_address_as_it_opens_and_closes() -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("p", "x:7000@10.0.0.2", at="n1")], reports=[ntpd(3)])
+    ports = desk.ledger._store.ports
+
+    def found() -> list[str]:
+        return [ip for ip in ("10.0.0.1", "10.0.1.1", "10.0.2.1") if ports.foreign(PortKey(ip, Protocol.TCP, 7_000))]
+
+    assert found() == ["10.0.0.1", "10.0.1.1", "10.0.2.1"]
+    desk.observe(reports=[report("n1", closed=(":7000@10.0.0.1",))])
+    assert found() == ["10.0.1.1", "10.0.2.1"]
+    desk.observe(reports=[report("n1", closed=(":7000@10.0.1.1", ":7000@10.0.2.1"))])
+    assert (found(), bool(ports.foreign(PortKey(WILDCARD, Protocol.TCP, 7_000)))) == ([], False)

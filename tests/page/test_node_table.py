@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from allocator.core.addresses import NodeAddress
 from allocator.core.candidates import NodeName
-from allocator.core.claims import ClusterChange
-from allocator.core.foreign import NodePort, ObservedService
-from allocator.core.ports import WILDCARD, Protocol
-from allocator.page.node_table import report_of, rows
-from testing.kit import Desk, ask, lease, node, on, pod, report
+from allocator.core.claims import ClusterChange, State
+from allocator.core.foreign import ForeignHolder, ForeignKind, NodePort, ObservedService
+from allocator.core.ports import WILDCARD, PortKey, Protocol
+from allocator.page.node_table import Held, meeting, report_of, rows
+from testing.costing import instructions
+from testing.kit import Desk, ask, claim_on, lease, node, on, pod, report
 from testing.sitekit import Site
 
 N1 = NodeName("n1")
@@ -70,6 +74,43 @@ def test_a_long_table_is_cut_and_says_how_much_more_there_is() -> None:
     found, more = rows(inhabited().ledger, N1, 0.0, 2)
 
     assert ([row["number"] for row in found], more) == ([22, 2222], 4)
+
+
+PROCESS, KEPT = ForeignHolder(kind=ForeignKind.PROCESS), ForeignHolder(kind=ForeignKind.RESERVED)
+CLAIMS = [replace(claim_on(name, "n1"), state=state) for name, state in (("a", State.BOUND), ("b", State.BOUND),
+          ("lease", State.LEASED), ("plan", State.RESERVED))]  # fmt: skip
+KEYS = st.builds(
+    PortKey,
+    st.sampled_from([WILDCARD, "10.0.0.1", "10.0.0.2"]),
+    st.sampled_from([Protocol.TCP, Protocol.UDP]),
+    st.integers(7000, 7006),
+    st.sampled_from([1, 1, 3]),
+)
+WHO = st.sampled_from([*((claim, None) for claim in CLAIMS), (None, PROCESS), (None, KEPT)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(KEYS, WHO), max_size=12))
+def test_those_meet_who_are_there_and_of_whose_numbers_another_one_has_some(listed: list[Any]) -> None:
+    held = [Held(key, claim, foreign, None) for key, (claim, foreign) in listed]
+    held.sort(key=lambda one: (one.key.protocol.value, one.key.number, one.key.ip))
+
+    assert meeting(held) == {
+        at
+        for at, one in enumerate(held)
+        for place, other in enumerate(held)
+        if place != at and one.is_there and other.is_there and one.key.conflicts_with(other.key)
+        if one.claim is None or other.claim is not one.claim
+    }
+
+
+def test_one_number_on_many_addresses_costs_no_more_for_each_where_they_are_many() -> None:
+    def cost(addresses: int) -> int:
+        ips = [WILDCARD, *(f"10.{at >> 8}.{at & 255}.1" for at in range(addresses))]
+        held = [Held(PortKey(ip, Protocol.UDP, 123), None, PROCESS, None) for ip in sorted(ips)]
+        return instructions(lambda: meeting(held))
+
+    assert cost(1_200) < 5 * cost(300), "four times as many addresses"
 
 
 REPORTS = {

@@ -351,19 +351,27 @@ class NodeEntry:
         opened = islice(sockets.slots(low, high), MOST_OPEN)
         return any(slot in sockets.beside or not self.is_settled(self.holders_of(slot)) for slot in opened)
 
-    def undeclared_at(self, slot: Slot) -> list[Listener]:
-        """The open sockets of a slot that are processes'.
-
-        A socket is of whoever is settled here and declares its slot on its address. Every address is any of them.
-        """
-        opened = self.sockets.of(slot) if self.sockets is not None else []
+    def declared_at(self, slot: Slot) -> set[str] | None:
+        """The addresses (canonical) on which those who are settled here declare a slot; None: every address."""
         declared = set[str]()
-        for holder in self.holders_of(slot) if opened else ():
+        for holder in self.holders_of(slot):
             if self.claims[holder].is_settled:
                 addresses = self.addresses.get(holder)
                 if addresses is None or WILDCARD in addresses[slot]:
-                    return []
+                    return None
                 declared.update(map(canonical_ip, addresses[slot]))
+        return declared
+
+    def undeclared_at(self, slot: Slot, ip: str = WILDCARD) -> list[Listener]:
+        """The open sockets of a slot that are processes', and conflict with it on an address.
+
+        A socket is of whoever is settled here and declares its slot on its address. Every address is any of them.
+        """
+        key = PortKey(ip, protocol_of(slot), number_of(slot))
+        opened = self.sockets.conflicting(key) if self.sockets is not None else []
+        declared = self.declared_at(slot) if opened else set[str]()
+        if declared is None:
+            return []
         return [each for each in opened if each.ip != WILDCARD and each.ip not in declared] if declared else opened
 
     def held(self) -> list[NumberSet]:

@@ -26,6 +26,7 @@ from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim
 from allocator.core.index.candidate_sets import CandidateSet, CandidateSets, arrive, depart
 from allocator.core.ports import (
+    WILDCARD,
     PortKey,
     Protocol,
     Slot,
@@ -39,14 +40,13 @@ from allocator.core.ports import (
     span,
 )
 from allocator.core.sockets import (
-    ELSEWHERE,
     SETTLING_SECONDS,
     STALE_SECONDS,
     Listener,
     NodeFacts,
     NodeSockets,
     SocketChange,
-    shared_address,
+    has_elsewhere,
 )
 
 if TYPE_CHECKING:
@@ -142,28 +142,28 @@ class SocketIndex:
 
     def note_declared(self, entry: NodeEntry, keys: Iterable[tuple[Slot, str]]) -> None:
         """Whoever declares some slots or blocks of a node has changed: `beside` follows."""
-        for each, _ in keys if entry.sockets is not None else ():
-            for slot in slots_in(each):
-                self._note_beside(entry, slot)
-
-    def _note_beside(self, entry: NodeEntry, slot: Slot) -> None:
         sockets = entry.sockets
-        if sockets is None or not (sockets.has(slot) or slot in sockets.beside):
+        if sockets is None:
             return
-        is_declared = entry.is_settled(entry.holders_of(slot))
-        now = frozenset(socket.ip for socket in entry.undeclared_at(slot)) if is_declared else frozenset[str]()
-        before = sockets.beside.get(slot, frozenset())
-        left = set(before)
-        for ip in before - now:
-            left.discard(ip)
-            is_elsewhere = any(shared_address(each) is ELSEWHERE for each in left)
-            self.beside.close(slot, ip, entry.alone, is_elsewhere=is_elsewhere)
-        for ip in now - before:
-            self.beside.open(slot, ip, entry.alone)
-        if now:
-            sockets.beside[slot] = now
-        else:
-            sockets.beside.pop(slot, None)
+        for slot in filter(sockets.has, {one for each, _ in keys for one in slots_in(each)}):
+            declared, before = entry.declared_at(slot), sockets.beside.get(slot, set())
+            now = {socket.ip for socket in entry.undeclared_at(slot)} if declared else set[str]()
+            for ip in before - now:
+                self._take_beside(entry, sockets, slot, ip)
+            for ip in now - before:
+                self._put_beside(entry, sockets, slot, ip)
+
+    def _put_beside(self, entry: NodeEntry, sockets: NodeSockets, slot: Slot, ip: str) -> None:
+        """One socket alone: its number may be open on thousands of addresses."""
+        sockets.beside.setdefault(slot, set()).add(ip)
+        self.beside.open(slot, ip, entry.alone)
+
+    def _take_beside(self, entry: NodeEntry, sockets: NodeSockets, slot: Slot, ip: str) -> None:
+        left = sockets.beside[slot]
+        left.remove(ip)
+        self.beside.close(slot, ip, entry.alone, is_elsewhere=has_elsewhere(left))
+        if not left:
+            del sockets.beside[slot]
 
     def unsettled(self, now: float) -> list[NodeName]:
         """The nodes that have sockets which were presumed to be closed some time ago: their agents should look.
@@ -202,8 +202,10 @@ class SocketIndex:
             return []
         self.open_at.open(slot, socket.ip, node)
         holders = entry.holders_of(slot)
-        if holders:
-            self._note_beside(entry, slot)
+        if holders and socket.ip != WILDCARD:
+            declared = entry.declared_at(slot)
+            if declared and socket.ip not in declared:
+                self._put_beside(entry, sockets, slot, socket.ip)
         if was_open:
             return [slot]
         arrive(sets, slot, is_first=not holders, is_settled=not entry.is_settled(holders))
@@ -216,8 +218,8 @@ class SocketIndex:
         if sockets is None or sockets.take(slot, ip) is None:
             return []
         self.open_at.close(slot, ip, node, is_elsewhere=sockets.is_elsewhere(slot))
-        if slot in sockets.beside:
-            self._note_beside(entry, slot)
+        if ip in sockets.beside.get(slot, ()):
+            self._take_beside(entry, sockets, slot, ip)
         if sockets.has(slot):
             return [slot]
         holders = entry.holders_of(slot)
@@ -326,8 +328,7 @@ class SocketIndex:
         if entry is None or entry.sockets is None:
             return found
         for slot in filter(entry.sockets.has, slots_of(key.protocol, key.numbers)):
-            conflicting = entry.sockets.conflicting(PortKey(key.ip, key.protocol, number_of(slot)))
-            found += [socket for socket in entry.undeclared_at(slot) if socket in conflicting]
+            found += entry.undeclared_at(slot, key.ip)
         return found
 
     def ephemeral(self, nodes: int) -> int:
