@@ -5,8 +5,9 @@ Rules:
 * A report comes in parts (`SocketChange`), and each says what has opened and closed. With the last part it is whole.
 * What an agent said stands until it says otherwise, or the Node is gone.
 * A socket that a Pod or a lease of the node declares is its own; any other is a process that holds the number.
-* When a claim ends, its sockets are *presumed* closed: the agent has not looked since, and is asked to. Where it looks
-  later on and does not say that they are closed, or says that they have opened, they are open, and somebody else's.
+* When the claim of a Pod ends, its sockets are *presumed* closed: the agent has not looked since, and is asked to.
+  Where it looks later on and does not say that they are closed, or says that they have opened, they are open, and
+  somebody else's. Those of a lease stay open: its process need not end with it.
 
 A socket takes about 20 bytes here: nodes have few programs, so that what a socket is besides its number is kept once.
 """

@@ -490,6 +490,22 @@ def test_a_reservation_that_ends_closes_nothing() -> None:
     assert len(desk.ledger.nodes.foreign_on(N1)) == 1
 
 
+def test_a_lease_that_ends_does_not_end_its_process_which_has_the_number_until_its_agent_says_otherwise() -> None:
+    desk = Desk("n1")
+    relay = desk.grant(lease("relay", "x:1=20000", policy="Static"))
+    desk.observe(reports=[report("n1", "turn:20000")])
+    assert desk.ledger.nodes.foreign_on(N1) == []
+
+    desk.ledger.end(relay.id, desk.now)
+    desk.now += 3600
+    assert [str(socket) for _, socket, _ in desk.ledger.nodes.foreign_on(N1)] == ["process turn"]
+    assert set(desk.refusal(ask("next", "x:1=20000", policy="Static"))) == {"PORT_CONFLICT"}
+    assert desk.numbers(ask("other", "x:1", low=20000, high=20001)) == [20001]
+
+    desk.observe(reports=[report("n1", closed=("turn:20000",))])
+    assert desk.refusal(ask("next", "x:1=20000", policy="Static")) == {}
+
+
 # -- beside a Pod that has the number on another address
 
 

@@ -124,12 +124,13 @@ class SocketIndex:
         self._touch(entry)
 
     def presume_closed(self, claim: Claim) -> None:
-        """A claim that stood on its node has ended: so have its sockets, until the agent has looked again.
+        """A claim of a Pod that stood on its node has ended: so have its sockets, until the agent has looked again.
 
-        What was merely planned had none, and neither has a Pod with a network of its own.
+        What was merely planned had none, and neither has a Pod with a network of its own. The process of a lease need
+        not end with it.
         """
         entry = self.entries.get(claim.node) if claim.node is not None and claim.is_settled else None
-        if entry is None or entry.sockets is None or claim.own_network:
+        if entry is None or entry.sockets is None or claim.pod_uid is None or claim.own_network:
             return
         _, node = self._entry(entry.node.name)
         sets = self._sets.having(node.bit_length() - 1, node)
