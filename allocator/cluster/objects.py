@@ -110,7 +110,7 @@ def parse_pod(obj: Json) -> ObservedPod:
         may_preempt=spec.get("preemptionPolicy") != "Never",
         is_terminating=bool(metadata.get("deletionTimestamp")),
         carried_id=carried_id,
-        own_network=bool(carried_id) and not spec.get("hostNetwork"),
+        own_network=not spec.get("hostNetwork"),
         warnings=_words(annotations.get(WARNINGS)) if carried_id else "",
         rejection=_port_rejection(_mapping(obj, "status")),
         ready_at=_ready_at(_mapping(obj, "status")) if listens else None,

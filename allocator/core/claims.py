@@ -280,7 +280,7 @@ class ObservedPod(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     may_preempt: bool = False
     is_terminating: bool = False  # it has a deletionTimestamp, and holds its ports until it is gone
     carried_id: str = ""  # the allocation id that stands in it
-    own_network: bool = False  # it has an id of ours, and no hostNetwork
+    own_network: bool = False  # it has no hostNetwork: the node maps its numbers
     warnings: str = ""  # what it was warned of: words with commas
     rejection: PortRejection | None = None  # what Kubernetes says of its ports
     ready_at: float | None = None  # since when it is Ready, by the wall clock: of Pods with numbers of ours on a node
@@ -381,6 +381,7 @@ def unmanaged_claim(pod: ObservedPod, created: float) -> Claim:
         priority=pod.priority,
         may_preempt=pod.may_preempt,
         is_terminating=pod.is_terminating,
+        own_network=pod.own_network,
         unmanaged=True,
     )
 

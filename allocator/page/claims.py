@@ -40,7 +40,7 @@ def row(claim: Claim, ledger: Ledger, ahead: float) -> Row:
         "state": kind_of(claim),
         "unplaceable": ledger.claims.is_unplaceable(claim),
         "terminating": claim.is_terminating,
-        "own_network": claim.own_network,
+        "own_network": claim.own_network and not claim.unmanaged,  # the page says by which annotation
         "warnings": claim.warnings.split(",") if claim.warnings else [],
         "owner": owner_of(claim),
         "node": claim.node or "",

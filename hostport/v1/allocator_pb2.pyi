@@ -817,8 +817,8 @@ class Allocation(_message.Message):
     scheduler took the last one, or it was admitted with WHEN_FULL_PENDING.
     """
     own_network: _builtins.bool
-    """True once the Pod was seen and has a network of its own
-    (hostport.io/network: Pod): the node maps each host port to the container
+    """True once the Pod was seen and has a network of its own (of ours:
+    hostport.io/network: Pod): the node maps each host port to the container
     port. False: on the host's network, not seen yet, or a lease.
     """
     @_builtins.property

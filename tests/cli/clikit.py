@@ -73,7 +73,7 @@ async def inhabited(service: Running) -> Running:
             )
         )
     ).allocation
-    unmanaged_claim = pod("ingress", "c/dns:53/UDP=53", namespace="edge", at="n1")
+    unmanaged_claim = pod("ingress", "c/dns:53/UDP=53", namespace="edge", at="n1", own_network=True)
     seen = pod("db-0", "db/primary:8080=10000", "db/metrics:9090=10100", at="n1", carried_id=bound.id)
     seen = replace(seen, own_network=True, warnings="PORT_MOVED,OLD_NUMBER")
     service.engine.maintenance.observe(ClusterChange(pods=[seen, unmanaged_claim], lists_pods=True))

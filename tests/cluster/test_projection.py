@@ -183,7 +183,8 @@ def test_equal_parts_of_different_pods_are_one_object() -> None:
 @pytest.mark.parametrize(
     ("annotations", "spec", "expected"),
     [
-        pytest.param({"hostport.io/warnings": "PORT_MOVED"}, {}, (False, ""), id="none of ours"),
+        pytest.param({"hostport.io/warnings": "PORT_MOVED"}, {}, (True, ""), id="none of ours"),
+        pytest.param({}, {"hostNetwork": True}, (False, ""), id="none of ours, on the host's network"),
         pytest.param(OURS, {"hostNetwork": True}, (False, ""), id="on the host's network"),
         pytest.param(OURS, {}, (True, ""), id="in its own"),
         pytest.param(
@@ -198,7 +199,7 @@ def test_equal_parts_of_different_pods_are_one_object() -> None:
         ),
     ],
 )
-def test_network_and_warnings_of_our_pods_are_read(
+def test_the_network_of_pods_and_the_warnings_of_ours_are_read(
     annotations: dict[str, str], spec: dict[str, Any], expected: tuple[bool, str]
 ) -> None:
     obj = {"kind": "Pod", "metadata": {"name": "p", "uid": "u", "annotations": annotations}, "spec": spec}

@@ -482,6 +482,16 @@ def test_a_pod_that_ends_does_not_close_what_it_cannot_have_opened(port: str, ow
     assert len(desk.ledger.nodes.foreign_on(N1)) == 1
 
 
+def test_a_pod_of_others_with_its_own_network_leaves_the_number_to_the_process_that_has_it() -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod("svclb", "x:80=20000", at="n1", uid="svclb", own_network=True)])
+    desk.observe(reports=[report("n1", "sshd:20000")])
+    desk.observe(gone_pods=[PodUid("svclb")])
+
+    assert [str(socket) for _, socket, _ in desk.ledger.nodes.foreign_on(N1)] == ["process sshd"]
+    assert set(desk.refusal(ask("next", "x:1=20000", policy="Static"))) == {"PORT_CONFLICT"}
+
+
 def test_a_reservation_that_ends_closes_nothing() -> None:
     desk = reported(report("n1", "dns:20000@127.0.0.1"), nodes=("n1",))
     claim = desk.grant(ask("game", "x:1=20000@10.0.0.9", policy="Static"))

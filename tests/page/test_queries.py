@@ -9,11 +9,11 @@ import pytest
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
 from allocator.core.ports import Protocol
 from allocator.page import words
-from allocator.page.claims import selector
+from allocator.page.claims import row, selector
 from allocator.page.finding import Question, finder, question
 from allocator.page.queries import ClaimsQuery, NodesQuery, QueryError, Sort, claims_query, nodes_query
 from allocator.page.strips import Axis
-from testing.kit import Desk, ask, lease, on
+from testing.kit import Desk, ask, lease, on, pod
 
 
 def test_an_empty_address_asks_for_everything() -> None:
@@ -97,6 +97,24 @@ def test_a_filter_selects(query: ClaimsQuery, found: set[str]) -> None:
     selects = selector(query, desk.ledger.claims.is_unplaceable)
 
     assert {claim.owner.name for claim in desk.ledger.claims if selects(claim)} == found
+
+
+def test_a_pod_of_others_is_not_said_to_have_its_network_by_our_annotation() -> None:
+    desk = Desk("n1")
+    ours = desk.grant(ask("web", "x:80=7000", policy="Static"))
+    desk.observe(
+        pods=[
+            pod("web", "x:80=7000", at="n1", carried_id=ours.id, own_network=True),
+            pod("svclb", "x:80=7001", at="n1", own_network=True),
+        ]
+    )
+
+    rows = [row(claim, desk.ledger, 0.0) for claim in desk.ledger.claims]
+
+    assert {each["owner"]["name"]: (each["state"], each["own_network"]) for each in rows} == {
+        "web": ("BOUND", True),
+        "svclb": ("OUTSIDER", False),
+    }
 
 
 @pytest.mark.parametrize(
