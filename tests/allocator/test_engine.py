@@ -24,7 +24,8 @@ from allocator.journal.memory import MemoryJournal
 from allocator.maintenance import MOST_ENDING, MOST_SAVED
 from hostport.contract import Reason
 from testing.clock import FunctionClock
-from testing.kit import ask, claim_port, pod, report
+from testing.kit import ask, claim_port, node, pod, report
+from testing.servicekit import Start
 
 NUMBER = "main:80=500"
 
@@ -75,14 +76,14 @@ def serving_engine(journal: Journal) -> Engine:
     return engine
 
 
-async def grant(engine: Engine, name: str) -> Claim:
+async def grant(engine: Engine, name: str, number: str = NUMBER) -> Claim:
     claims: list[Claim] = []
 
     def encode_response(claim: Claim, _: object) -> bytes:
         claims.append(claim)
         return b""
 
-    await engine.allocate(ask(name, NUMBER, policy="Static"), key=None, encode=encode_response, is_wanted=always)
+    await engine.allocate(ask(name, number, policy="Static"), key=None, encode=encode_response, is_wanted=always)
     return claims[0]
 
 
@@ -493,3 +494,23 @@ async def test_what_goes_while_holders_are_looked_up_is_no_reason_to_deny(
     watch.told.set()
 
     assert await asked == given
+
+
+async def test_a_node_port_conflict_that_nobody_told_is_told_by_who_serves_next(start: Start) -> None:
+    """Nobody serves when a standby sees it."""
+    service = await start(rules=LedgerRules())
+    engine = service.engine
+    engine.maintenance.observe(ClusterChange(nodes=[node("n1")], lists_pods=True))
+    claim = await grant(engine, "game", "x:1=30000")
+    engine.maintenance.observe(ClusterChange(pods=[pod("game", "x:1=30000", at="n1", carried_id=claim.id)]))
+
+    engine.around.who_serves = lambda: "another"
+    engine.maintenance.observe(ClusterChange(services=[WEB]))
+    engine.maintenance.stand_by()
+    assert service.events == []
+
+    engine.around.who_serves = str
+    for _ in range(3):
+        engine.maintenance.tick()
+    told = [(each.subject.kind, each.subject.name, each.reason) for each in service.events]
+    assert told == [("Service", "web", "NodePortConflict"), ("Pod", "game", "NodePortConflict")]
