@@ -77,7 +77,7 @@ class WatchHealth:
 
     lag: float  # seconds since it was last proven current; infinite until it was
     relists: int  # lists that were needed because history was lost
-    unseen: Sequence[str] = ()  # what is not seen for want of a right, in sentences
+    unseen: Sequence[str] = ()  # what is not seen of the cluster, in sentences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

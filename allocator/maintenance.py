@@ -235,6 +235,7 @@ class Maintenance:
         self._clock = clock
         self._clock_kept = 0.0  # its reading when it was last journalled for its own sake
         self._around = around
+        self._was_silent = False  # about a node port, since another served
 
     # -- the cluster
 
@@ -269,6 +270,9 @@ class Maintenance:
         """Ends what is due, and does a part of all that is done from time to time."""
         now = self._clock()
         self._ledger.pass_time(now)
+        if self._was_silent:  # who served may have gone before it saw it
+            self._was_silent = False
+            self._ledger.find_node_ports_again()
         self._keep_clock(now)
         self._changes.end_due()
         if self._around.watch and self._ledger.claims.awaits_proof(now):
@@ -315,8 +319,9 @@ class Maintenance:
         self._tell(self._ledger.take_incidents())
 
     def _tell(self, incidents: Sequence[Incident]) -> None:
-        if self._around.who_serves():
-            return  # who serves sees the same, and tells it
+        if self._around.who_serves():  # it sees the same, and tells it
+            self._was_silent |= any(each.kind is IncidentKind.NODE_PORT_CONFLICT for each in incidents)
+            return
         for incident in incidents:
             self.incidents[incident.kind] += 1
             self._around.report(incident)

@@ -6,18 +6,22 @@ Rules:
   namespace whose share is used up by Pods that nobody has seen. Each waits `SIGHT_SECONDS` at most.
 * Of those who wait for the same thing one looks whether it is there, and the others wait behind it, in the order in
   which they came. If each looked every few milliseconds, that would cost more than what is waited for.
-* Nobody is denied for a port whose holder may be gone: the holders are looked up first. Where they cannot be, and the
-  view is older than `STALE_SECONDS`, the caller is told to ask again. Services are not looked up one by one: where they
-  are in the way of an ask, the view is proven first. The agents of nodes look again as well where processes are in the
-  way, and those that are connected are waited for, `LOOK_SECONDS`. What an agent said before stands if it does not
-  answer.
+* Nobody is denied for a port whose holder may be gone: the holders are looked up first, Pods and Services, of each kind
+  `MOST_LOOKS`. Where they cannot be, and the view is older than `STALE_SECONDS`, the caller is told to ask again. The
+  agents of nodes look again as well where processes are in the way, and those that are connected are waited for,
+  `LOOK_SECONDS`. What an agent said before stands if it does not answer.
+* All of them look side by side, and the ask is decided again if anything changed meanwhile, whoever told of it.
+* Who is in the way beyond `MOST_LOOKS` is taken to be there, as the watch told. That is the case where a range is full
+  of Services. The denial counts what Services hold of it, and may be wrong for as long as their watch hangs and nobody
+  has noticed. To answer 503 instead would hide the true reason from all whose range is full, and help few.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from contextlib import suppress
+from typing import Any
 from weakref import WeakValueDictionary
 
 from allocator.cluster.contract import PodRef, Watch
@@ -30,7 +34,6 @@ MOST_LOOKS = 16  # holders that are looked up before a denial
 STALE_SECONDS = 2.0  # older than that, a view alone is no reason to deny
 RECENT_SECONDS = 2.0  # a report of a node that is not older is taken as it is
 LOOK_SECONDS = 0.5  # an agent answers within a third of a second
-PROOF_SECONDS = 1.0  # a proof takes a few milliseconds where the API server answers
 SIGHT_SECONDS = 2.0  # less than half of what the API server gives a webhook
 UNSEEN_SECONDS = 10.0  # a proof takes up to five in a quiet cluster: a view that is older accuses nobody
 POLL_SECONDS = 0.02
@@ -88,24 +91,31 @@ class Sight:
     async def looked_again(self, watch: Watch | None, ask: Ask, refused: Refused) -> bool:
         """Before a denial for want of a port: whether those who hold it were looked up, so that asking again is fair.
 
+        It is fair, too, where the cluster changed while somebody was waited for.
+
         Raises:
             NotServedError: they could not be, and the view is old: a denial might be wrong.
 
         """
         if refused.mistakes[0].reason not in {Reason.PORT_CONFLICT, Reason.RANGE_EXHAUSTED, Reason.HELD_BY_SERVICE}:
             return False
-        if watch is not None and self._ledger.claims.services_in_the_way(ask) and not await _is_proven(watch):
-            raise _is_old(watch, refused)
-        has_looked = await self._agents_looked(ask)
-        doubtful = self._ledger.claims.pods_in_the_way(ask, MOST_LOOKS) if watch is not None else ()
-        if watch is None or not doubtful:
-            return has_looked
-        refs = [PodRef(c.owner.namespace, c.owner.name, c.pod_uid) for c in doubtful if c.pod_uid is not None]
-        if await watch.look(refs, ask.owner.namespace):
-            return True
-        if watch.lag() > STALE_SECONDS:
-            raise _is_old(watch, refused)
-        return has_looked
+        before = self._ledger.nodes.changes
+        looks = self._looks(watch, ask) if watch is not None else []
+        has_any_agent, *answers = await asyncio.gather(self._agents_looked(ask), *looks)
+        if watch is not None and not all(answers) and watch.lag() > STALE_SECONDS:
+            message = f"{refused}. But the view of the cluster is {watch.lag():.0f} s old: retry"
+            raise NotServedError(Reason.VIEW_STALE, message)
+        return has_any_agent or any(answers) or self._ledger.nodes.changes != before
+
+    def _looks(self, watch: Watch, ask: Ask) -> list[Coroutine[Any, Any, bool]]:
+        """What is looked up at the API server for an ask; each says whether that succeeded."""
+        claims, asker, looks = self._ledger.claims, ask.owner.namespace, []
+        if services := claims.services_in_the_way(ask, MOST_LOOKS):
+            looks.append(watch.look_up_services(services, asker))
+        if doubtful := claims.pods_in_the_way(ask, MOST_LOOKS):
+            refs = [PodRef(c.owner.namespace, c.owner.name, c.pod_uid) for c in doubtful if c.pod_uid is not None]
+            looks.append(watch.look(refs, asker))
+        return looks
 
     async def _agents_looked(self, ask: Ask) -> bool:
         """Whether any agent of a node has looked anew where a process may have what an ask wants."""
@@ -119,19 +129,3 @@ class Sight:
             await asyncio.sleep(POLL_SECONDS)
             left = [name for name in left if sockets.age(name) > RECENT_SECONDS]
         return len(left) < len(waiting)
-
-
-async def _is_proven(watch: Watch) -> bool:
-    """Whether the view is no older than `STALE_SECONDS`, or a proof of it comes soon."""
-    until = asyncio.get_running_loop().time() + PROOF_SECONDS
-    while watch.lag() > STALE_SECONDS:
-        if asyncio.get_running_loop().time() > until:
-            return False
-        watch.hurry()
-        await asyncio.sleep(POLL_SECONDS)
-    return True
-
-
-def _is_old(watch: Watch, refused: Refused) -> NotServedError:
-    message = f"{refused}. But the view of the cluster is {watch.lag():.0f} s old: retry"
-    return NotServedError(Reason.VIEW_STALE, message)

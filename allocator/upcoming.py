@@ -41,9 +41,9 @@ ENOUGH = 128
 """Numbers of a range that are to be kept before the first of it is given."""
 
 WAIT_SECONDS = 1.5
-"""With all else that a decision may wait for (three seconds, `allocator.sight` and a look at Pods) it is less than what
-the API server gives a webhook. An agent has answered after a third of a second, and most connections of a program that
-opens many last less."""
+"""With all else that a decision may wait for (two seconds of `allocator.sight` before it, and half a one for what is
+looked up before a denial) it is four seconds, and the API server gives a webhook five. An agent has answered after a
+third of a second, and most connections of a program that opens many last less."""
 
 AGAIN_SECONDS = 0.3
 """Between two looks of an agent that keeps too few numbers."""

@@ -325,6 +325,8 @@ class ApiServer:
             items = [each for each in self.all(resource) if each["metadata"].get("labels", {}).get(key) == value]
             self.requests.append(f"{name} {selector}")
             return web.json_response({"kind": f"{KINDS[resource]}List", "metadata": {}, "items": items})
+        if query.get("fieldSelector"):
+            return await self._look_up(request)
         is_probe = is_watch and int(query.get("timeoutSeconds", "300")) < PROBE_SECONDS
         if query.get("limit") == "1" or is_probe:
             name = f"prove {resource}"
@@ -352,6 +354,26 @@ class ApiServer:
         write = partial(_write, response, KINDS[resource] if is_binary else "")
         await self._watch(write, resource, int(query["resourceVersion"]), fault, is_probe=is_probe)
         return response
+
+    async def _look_up(self, request: web.Request) -> web.Response:
+        """A list of the one object that a field selector names, or of none."""
+        resource, namespace = request.match_info["resource"], request.match_info["namespace"]
+        field, _, name = request.query["fieldSelector"].partition("=")
+        assert field == "metadata.name", field
+        request_name, is_binary = f"look up {resource}", self._is_binary(request)
+        self.requests.append(f"{request_name} {namespace}/{name}")
+        fault = self.scripts[request_name].popleft() if self.scripts[request_name] else None
+        if isinstance(fault, Fail):
+            return _failure(fault, is_binary=is_binary)
+        found = self.find(resource, namespace, name)
+        metadata, items = {"resourceVersion": str(self.version)}, [found] if found else []
+        if isinstance(fault, Hang):
+            await asyncio.sleep(60)
+        if isinstance(fault, Halved):  # what was found may be old by then
+            await fault.go.wait()
+        if is_binary:
+            return web.Response(body=binary_page(KINDS[resource], metadata, items), content_type=PROTOBUF)
+        return web.json_response({"kind": f"{KINDS[resource]}List", "metadata": metadata, "items": items})
 
     def _list(self, resource: str, limit: int, token: str, *, is_binary: bool) -> web.Response:
         start, key = 0, ""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClusterChange, PodUid
+from allocator.core.foreign import ServiceName
 
 
 class Observer(Protocol):
@@ -59,13 +60,16 @@ class Watch(Source, Protocol):
         """How often history was lost, so that everything had to be listed anew."""
 
     def unseen(self) -> list[str]:
-        """What is not seen of the cluster for want of a right, and what follows, in sentences."""
+        """What is not seen of the cluster, as a right is missing or nobody answers, and what follows, in sentences."""
 
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         """Looks some Pods up and tells the observer what has become of them; False where that did not succeed.
 
         `asker` is the namespace for which it is done: the looks of one do not use up those of others.
         """
+
+    async def look_up_services(self, services: Collection[ServiceName], asker: str) -> bool:
+        """Looks some Services up that hold numbers, likewise."""
 
     def mark(self) -> int:
         """Marks this moment, for `caught_up`."""

@@ -160,7 +160,7 @@ class FileCluster:
         gone_services = old.services.keys() - content.services.keys()
         services = _changed(old.services, content.services)
         observer.observe(ClusterChange(gone_services=gone_services, services=services, lists_pods=False))
-        for gone_nodes in slices(old.nodes.keys() - content.nodes.keys(), lambda _: observer.node_weight()):
+        for gone_nodes in slices(_gone_nodes(old.nodes, content.nodes), lambda _: observer.node_weight()):
             observer.observe(ClusterChange(gone_nodes=gone_nodes, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
         changed = await asyncio.to_thread(_changed, old.nodes, content.nodes)
@@ -174,6 +174,11 @@ class FileCluster:
             observer.observe(ClusterChange(pods=pods, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
         observer.observe(ClusterChange(lists_pods=self._lists_pods))
+
+
+def _gone_nodes(old: Mapping[NodeName, Node], new: Mapping[NodeName, Node]) -> list[NodeName]:
+    """Those that are not there any more, or were made anew (see `sinks`)."""
+    return [name for name, node in old.items() if name not in new or node.is_another(new[name].uid)]
 
 
 K = TypeVar("K")

@@ -5,7 +5,10 @@ Rules:
 * Nodes are told whole before the first Pod, so that a plan that the journal kept is judged by all nodes.
 * `proven` is called for a complete list and for each proof (see `freshness`), `synced` returns when Nodes, Pods and
   Services are listed. Services that may not be listed stop nobody: that is told (`unseen`), and their numbers are not
-  known. Namespaces serve warnings and bounds (`core.admission`): nobody waits for them.
+  known. So is what keeps them from being followed for a minute.
+* Nothing proves the watch of Services current, as `freshness` does that of Pods. So it is a shorter one: each gets a
+  bookmark two seconds before its end, and one that hangs is noticed within `SERVICES_STALL_SECONDS`.
+* Namespaces serve warnings and bounds (`core.admission`): nobody waits for them.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -34,6 +38,7 @@ from allocator.cluster.services import ServiceSink
 from allocator.cluster.sinks import NamespaceSink, NodeSink, PodSink
 from allocator.cluster.targets import Targets
 from allocator.core.claims import ClusterChange
+from allocator.core.foreign import ServiceName
 from allocator.slices import in_turns
 from hostport.supervision import Loops
 
@@ -50,6 +55,9 @@ SERVICES: Final = Resource(
     "services", "/api/v1/services", ProtobufDecoder("Service", see_service, JsonDecoder(ServiceSketch))
 )
 TUNING: Final = WatchTuning()
+
+SERVICES_WATCH_SECONDS, SERVICES_STALL_SECONDS = 30.0, 45.0
+LASTING_SECONDS = 60.0  # longer than a watch of Services that was begun anew takes to show that it moves
 
 LOOK_SECONDS = 0.5
 
@@ -74,15 +82,14 @@ class KubernetesCluster:
     ) -> None:
         self._client = client
         self._tuning = tuning
-        self._now = now
-        self._ends = ends
-        self._chance = chance
+        self._now, self._ends, self._chance = now, ends, chance
         self._observer: Observer | None = None
         self._synced = asyncio.Event()
         self._proven_until = float("-inf")
         self._freshness: FreshnessProbe | None = None
         self._pods: Reflector[SeenPod] | None = None
-        self._lookups = PodLookups()
+        self._services: ServiceSink | None = None
+        self._lookups = Lookups()
         self._reflectors: list[
             Reflector[SeenPod] | Reflector[NodeSketch] | Reflector[NamespaceSketch] | Reflector[ServiceSketch]
         ] = []
@@ -106,7 +113,8 @@ class KubernetesCluster:
         nodes = self._reflector(NODES, NodeSink(observer))
         pods = self._pods = self._reflector(PODS, PodSink(observer, proven, targets))
         # What else is followed joins here: its resource, and a sink that tells the observer of it.
-        services = self._reflector(SERVICES, ServiceSink(observer, targets))
+        self._services = ServiceSink(observer, targets)
+        services = self._reflector(SERVICES, self._services, shorter(self._tuning))
         self._reflectors = [nodes, pods, services, self._reflector(NAMESPACES, NamespaceSink(observer))]
         self._freshness = FreshnessProbe(self._client, PODS, pods, tuning=self._tuning, now=self._now, proven=proven)
         async with Loops() as loops:
@@ -120,8 +128,10 @@ class KubernetesCluster:
             self._synced.set()
             await asyncio.Event().wait()
 
-    def _reflector(self, resource: Resource[S], sink: Sink[S]) -> Reflector[S]:
-        return Reflector(self._client, resource, sink, tuning=self._tuning, now=self._now, chance=self._chance)
+    def _reflector(self, resource: Resource[S], sink: Sink[S], tuning: WatchTuning | None = None) -> Reflector[S]:
+        return Reflector(
+            self._client, resource, sink, tuning=tuning or self._tuning, now=self._now, chance=self._chance
+        )
 
     async def synced(self) -> None:
         await self._synced.wait()
@@ -153,13 +163,16 @@ class KubernetesCluster:
         return sum(max(0, reflector.lists - 1) for reflector in self._reflectors)
 
     def unseen(self) -> list[str]:
-        """What is not seen of the cluster for want of a right, and what follows, in sentences."""
-        follows = "numbers that Services hold are not known, and may be given to Pods"
-        return [
-            f"{each.noun} cannot be followed ({each.forbidden}): {follows}"
-            for each in self._reflectors
-            if each.noun == SERVICES.noun and each.forbidden
-        ]
+        """What is not seen of the cluster, as a right is missing or nobody answers, and what follows, in sentences."""
+        unseen = []
+        for each in self._reflectors:
+            trouble = each.forbidden or each.trouble(LASTING_SECONDS)
+            if each.noun == SERVICES.noun and trouble:
+                numbers = "numbers that Services hold" if each.forbidden else "numbers that Services took meanwhile"
+                unseen.append(
+                    f"{each.noun} cannot be followed ({trouble}): {numbers} are not known, and may be given to Pods"
+                )
+        return unseen
 
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         """Gets some Pods by name, side by side, and tells what has become of them."""
@@ -189,10 +202,43 @@ class KubernetesCluster:
                 return None
             raise
 
+    async def look_up_services(self, services: Collection[ServiceName], asker: str) -> bool:
+        """Lists some Services by name, side by side, which takes no right but that to list; tells what they hold."""
+        sink = self._services
+        if sink is None:
+            return False
+        before = [sink.holding(name) for name in services]
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                found = await asyncio.gather(
+                    *(self._lookups.of(asker, partial(self._find_service, *name)) for name in services)
+                )
+        except (ApiError, UnreachableError, TimeoutError, ValueError):
+            return False
+        for name, held, sketch in zip(services, before, found, strict=True):
+            sink.looked_up(name, held, sketch)
+        return True
+
+    async def _find_service(self, namespace: str, name: str) -> ServiceSketch | None:
+        """The Service of that name; None where there is none."""
+        path, params = f"/api/v1/namespaces/{quote(namespace, safe='')}/services", {"limit": "1"}
+        params["fieldSelector"] = f"metadata.name={name}"
+        items = SERVICES.reader.page(await self._client.get(path, params, accept=SERVICES.reader.accept)).items
+        return items[0] if items else None
+
     def hurry(self) -> None:
         """Somebody waits for `proven`: make it soon."""
         if self._freshness is not None:
             self._freshness.hurry()
+
+
+def shorter(tuning: WatchTuning) -> WatchTuning:
+    """For Services; see the module."""
+    return replace(
+        tuning,
+        watch_seconds=min(tuning.watch_seconds, SERVICES_WATCH_SECONDS),
+        stall_seconds=min(tuning.stall_seconds, SERVICES_STALL_SECONDS),
+    )
 
 
 MOST_LOOKUPS = 16
@@ -201,8 +247,8 @@ MOST_LOOKUPS_OF_ONE = MOST_LOOKUPS // 2
 T = TypeVar("T")
 
 
-class PodLookups:
-    """Lookups of Pods that are under way: so many side by side, and no more than half of them for one namespace.
+class Lookups:
+    """Lookups of Pods and Services that are under way: so many side by side, at most half of them for one namespace.
 
     What one namespace has beyond that waits behind its own, so that another's lookup waits for a few at most, however
     many the first one asks for.

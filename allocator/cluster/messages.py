@@ -193,7 +193,10 @@ def see_node(node: pb.Node) -> NodeSketch:
     metadata, spec = node.metadata, node.spec
     return NodeSketch(
         metadata=NodeMetadata(
-            name=_text(metadata.name), resource_version=_text(metadata.resourceVersion), labels=_texts(metadata.labels)
+            name=_text(metadata.name),
+            uid=_text(metadata.uid),
+            resource_version=_text(metadata.resourceVersion),
+            labels=_texts(metadata.labels),
         ),
         spec=NodeSpec(taints=[_plain(taint) for taint in spec.taints], unschedulable=spec.unschedulable),
         status=NodeStatus(addresses=[{"type": one.type, "address": one.address} for one in node.status.addresses]),

@@ -60,9 +60,11 @@ def parse_node(obj: Json) -> Node:
         ValueError, KeyError, TypeError, AttributeError: it is malformed.
 
     """
-    spec, labels = _mapping(obj, "spec"), _texts(_mapping(obj, "metadata"), "labels")
+    spec, metadata = _mapping(obj, "spec"), _mapping(obj, "metadata")
+    labels = _texts(metadata, "labels")
     return Node(
         name=NodeName(_name(obj)),
+        uid=_text(metadata.get("uid"), "uid"),
         labels=labels,
         taints=tuple(
             Taint(

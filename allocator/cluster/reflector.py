@@ -103,7 +103,7 @@ class Reflector(Generic[S]):
         self._list_due = 0  # the number of a list that has to be complete before the watch goes on
         self._version = ""  # where the next watch begins; empty: a list is due
         self._token = ""  # the page of a list that is under way
-        self._as_of = 0.0
+        self._as_of = self._troubled_since = 0.0
         self._is_moving, self._moved = False, asyncio.Event()
         self._patience: asyncio.Timeout | None = None
         self._trouble = self.forbidden = ""  # what is wrong; which right is missing, in a sentence
@@ -166,6 +166,8 @@ class Reflector(Generic[S]):
             self.answered.set()
         elif isinstance(error, ApiError) and error.status == 404:
             trouble = f"the API server knows no {noun}: is their CustomResourceDefinition installed? ({error})"
+        if not self._trouble:
+            self._troubled_since = self._now()
         if trouble != self._trouble:
             self._trouble = trouble
             log.warning("%s cannot be followed, trying again: %s", noun, trouble)
@@ -267,6 +269,10 @@ class Reflector(Generic[S]):
         self._recovered()
 
     # -- what others may ask
+
+    def trouble(self, lasting: float) -> str:
+        """What is wrong, if something has been for so many seconds; else empty."""
+        return self._trouble if self._trouble and self._now() - self._troubled_since >= lasting else ""
 
     @property
     def is_listed(self) -> bool:

@@ -4,6 +4,8 @@ Rules:
 
 * Only those are told that hold a number, or did. Of the others nothing is kept here.
 * A Service that cannot be read keeps what was known of it. What a complete list lacks is gone.
+* One may be looked up by name before the watch tells of it (`looked_up`). That tells what it holds, and not where it
+  sends. What the watch told meanwhile stands: it may be newer, and nothing would mend an older state.
 * Each is a step of its own (`slices`): it is compared with those who hold its numbers, and with every owner of its
   namespace.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -63,13 +66,29 @@ class ServiceSink:
                 self._note(event.object)
             yield
 
+    def holding(self, name: ServiceName) -> ObservedService | None:
+        """What a Service holds as far as is known, for `looked_up`."""
+        return self._held.get(name)
+
+    def looked_up(self, name: ServiceName, before: ObservedService | None, found: ServiceSketch | None) -> None:
+        """Tells what was found under a name; None: nothing. before: what was `holding` when that was asked for."""
+        if self._held.get(name) is not before:
+            return
+        if found is None:
+            self._let_go(name)
+        else:
+            self._read(name, msgspec.to_builtins(found), found.trouble)
+
     def _note(self, sketch: ServiceSketch) -> None:
         name, plain = _name_of(sketch), msgspec.to_builtins(sketch)
         if self._targets is not None:
             self._targets.service(*name, None if sketch.trouble else parse_service(plain))
+        self._read(name, plain, sketch.trouble)
+
+    def _read(self, name: ServiceName, plain: Any, trouble: str) -> None:
         try:
-            if sketch.trouble:
-                raise ValueError(sketch.trouble)
+            if trouble:
+                raise ValueError(trouble)
             self._hold(parse_service_ports(plain))
         except MALFORMED as error:
             log.warning("a Service cannot be read: %s: %s", "/".join(name), error)

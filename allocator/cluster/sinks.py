@@ -7,6 +7,8 @@ Rules:
 * A Pod or Node that cannot be read keeps what was known of it: it exists, and holding a port too long is the lesser
   evil.
 * What a complete list lacks is gone; so is what the watch says was deleted. Nothing else ends a Pod's claim.
+* A Node with another uid was made anew. It is told as one that has gone and one that has come, also where both are seen
+  at once: what an agent said of the old machine is void.
 * What may take long is told in steps (`slices`), between which others are served.
 """
 
@@ -163,17 +165,22 @@ class NodeSink:
             yield
 
     def _note(self, changes: dict[NodeName, Node | None], sketch: NodeSketch) -> None:
-        """One that cannot be read stays as it was, or is unknown."""
+        """One that cannot be read stays as it was, or is unknown; so is one that was made anew."""
         name = NodeName(sketch.identity)
         try:
             changes[name] = self._shared.node(sketch)
         except MALFORMED as error:
             log.warning("a Node cannot be read: %s: %s", name, error)
-            if name in self._nodes:
-                changes[name] = self._nodes[name]
+            before = changes[name] if name in changes else self._nodes.get(name)
+            is_another = before is not None and before.is_another(sketch.metadata.uid or "")
+            changes[name] = None if is_another else before
 
     def _tell(self, changes: dict[NodeName, Node | None]) -> None:
-        """The last state of each counts."""
+        """The last state of each counts, after the end of those that were made anew."""
+        known = self._nodes
+        anew = [name for name, node in changes.items() if node and name in known and known[name].is_another(node.uid)]
+        if anew:
+            self._tell(dict.fromkeys(anew))
         gone = [name for name, node in changes.items() if node is None and name in self._nodes]
         nodes = [node for name, node in changes.items() if node is not None and node != self._nodes.get(name)]
         for name in gone:

@@ -47,10 +47,15 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What we need to know of a Node object."""
 
     name: NodeName
+    uid: str = ""  # empty: not known
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
     address: NodeAddress = NOWHERE  # that clients dial; decides nothing
+
+    def is_another(self, uid: str) -> bool:
+        """Whether a Node of this uid was made anew under the same name: it may be another machine."""
+        return bool(self.uid and uid) and self.uid != uid
 
     def draws_as(self, other: Node) -> bool:
         """Whether the same constraints accept both: name, labels and taints are equal."""

@@ -11,12 +11,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum
 
 import msgspec
 
-from allocator.core.ports import NumberSet, PortKey, Protocol, Slot, lowest, number_of, protocol_of, slot_of
+from allocator.core.ports import NumberSet, PortKey, Protocol, Slot, bits, lowest, number_of, protocol_of, slot_of
 
 ServiceName = tuple[str, str]
 """Namespace and name."""
@@ -150,6 +150,12 @@ class ServicePorts:
         """The numbers of [low, high] that are held, less `low`: bit 0 says whether `low` is one."""
         numbers = self._numbers.get(protocol)
         return numbers.within(low, high) if numbers is not None else 0
+
+    def names_within(self, protocol: Protocol, low: int, high: int) -> Iterator[ServiceName]:
+        """Who holds numbers of [low, high], in the order of these; who holds several comes as often."""
+        for above in bits(self.within(protocol, low, high)):
+            for holder in self.holders[slot_of(protocol, low + above)]:
+                yield holder.namespace, holder.name
 
     def holding(self, keys: Iterable[PortKey]) -> list[tuple[PortKey, ForeignHolder]]:
         """Those of some ports that are held, on whatever address, each with its first holder; of a block one number."""

@@ -278,6 +278,10 @@ class Ledger:
         if not self._replanner.has_more:
             self._replanner.go_round()
 
+    def find_node_ports_again(self) -> None:
+        """Whose numbers Services hold was told to nobody: that is found once more, and told a part at a time."""
+        self._replanner.node_ports.find_again()
+
     def take_incidents(self) -> list[Incident]:
         """What went wrong since the last call, for events, logs and metrics."""
         return self._replanner.take_incidents()

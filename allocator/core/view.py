@@ -20,6 +20,7 @@ from allocator.core.asks import Ask, Refused
 from allocator.core.blocks import first_of, length_of, numbers_of, slots_in
 from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import TRANSITIONS, Bounds, Claim, ClaimId, LifeEvent, PodUid, State
+from allocator.core.foreign import ServiceName
 from allocator.core.index.sockets import SocketIndex
 from allocator.core.place.policies import number_groups, with_unset_defaults
 from allocator.core.place.view import PlacementView, key_of
@@ -219,17 +220,23 @@ class ClaimsView:
                 taken |= nodes.only(name)
         return list(islice(nodes.names_of(taken), limit))
 
-    def services_in_the_way(self, ask: Ask) -> bool:
-        """Whether Services hold numbers that an ask wants: were they gone, it might be granted.
+    def services_in_the_way(self, ask: Ask, limit: int) -> list[ServiceName]:
+        """Services that hold numbers that an ask wants, `limit` at most: were they gone, it might be granted.
 
         Raises:
             Refused: the ask is wrong in itself.
 
         """
         fixed, low, high = self._wanted(ask)
-        services, protocols = self._placing.services, {port.protocol for port in ask.ports}
-        of_range = low <= high and any(services.within(protocol, low, high) for protocol in protocols)
-        return of_range or bool(services.holding(fixed))
+        wanted = [(key.protocol, key.number, key.number + key.length - 1) for key in fixed]
+        if low <= high:
+            wanted += dict.fromkeys((port.protocol, low, high) for port in ask.ports)
+        found: dict[ServiceName, None] = {}
+        for name in chain.from_iterable(self._placing.services.names_within(*each) for each in wanted):
+            found[name] = None
+            if len(found) >= limit:
+                break
+        return list(found)
 
     def _wanted(self, ask: Ask) -> tuple[list[PortKey], int, int]:
         """The ports of an ask whose numbers are fixed, and the range that is searched for the others."""

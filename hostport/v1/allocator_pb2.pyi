@@ -2077,7 +2077,7 @@ class GetStatusResponse(_message.Message):
 
         @_builtins.property
         def unseen(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-            """What is not seen for want of a right, and what follows, in sentences."""
+            """What is not seen, as a right is missing or nobody answers, and what follows, in sentences."""
 
         def __init__(
             self,

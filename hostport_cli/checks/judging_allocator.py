@@ -102,7 +102,8 @@ def _sees(status: pb.GetStatusResponse) -> Finding:
         return failed("allocator-sees", "it was never proven current", fix)
     lag = status.watch.lag.seconds + status.watch.lag.nanos / 1e9
     if lag <= LAG_WARNING and status.watch.unseen:
-        return warning("allocator-sees", "; ".join(status.watch.unseen), RIGHTS)
+        said = "; ".join(status.watch.unseen)
+        return warning("allocator-sees", said, RIGHTS if "RBAC" in said else fix)
     if lag <= LAG_WARNING:
         return ok("allocator-sees", f"{age(lag)} ago")
     made = failed if lag > LAG_FAILURE else warning

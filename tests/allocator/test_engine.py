@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from allocator.core.admission import LedgerRules
 from allocator.core.asks import Ask, NotServedError, Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, ClusterChange, Owner, PodUid, State
-from allocator.core.foreign import NodePort, ObservedService
+from allocator.core.foreign import NodePort, ObservedService, ServiceName
 from allocator.core.ledger import Ledger
 from allocator.core.ports import Protocol
 from allocator.engine import Engine
@@ -23,7 +24,8 @@ from allocator.journal.memory import MemoryJournal
 from allocator.maintenance import MOST_ENDING, MOST_SAVED
 from hostport.contract import Reason
 from testing.clock import FunctionClock
-from testing.kit import ask, claim_port, pod
+from testing.kit import ask, claim_port, node, pod, report
+from testing.servicekit import Start
 
 NUMBER = "main:80=500"
 
@@ -74,14 +76,14 @@ def serving_engine(journal: Journal) -> Engine:
     return engine
 
 
-async def grant(engine: Engine, name: str) -> Claim:
+async def grant(engine: Engine, name: str, number: str = NUMBER) -> Claim:
     claims: list[Claim] = []
 
     def encode_response(claim: Claim, _: object) -> bytes:
         claims.append(claim)
         return b""
 
-    await engine.allocate(ask(name, NUMBER, policy="Static"), key=None, encode=encode_response, is_wanted=always)
+    await engine.allocate(ask(name, number, policy="Static"), key=None, encode=encode_response, is_wanted=always)
     return claims[0]
 
 
@@ -365,6 +367,8 @@ class Doubting:
         await self.told.wait()
         return False
 
+    look_up_services = look
+
     def lag(self) -> float:
         return self._lag
 
@@ -396,41 +400,117 @@ async def test_a_pod_that_no_longer_fits_keeps_its_ports_until_the_denial_is_fin
     assert [key.number for claim in held if claim for key in claim.keys] == left
 
 
-@pytest.mark.parametrize(
-    ("proves", "told"),
-    [
-        pytest.param(True, Refused, id="a proof of the view comes: the denial is final"),
-        pytest.param(False, NotServedError, id="none comes: the Service may be gone"),
-    ],
-)
-@pytest.mark.parametrize(
-    "asked",
-    [
-        pytest.param(lambda: ask("a", "x:1=30000", policy="Static"), id="Static"),
-        pytest.param(lambda: ask("a", "x:1", low=30000, high=30000), id="Dynamic"),
-    ],
-)
-async def test_nobody_is_denied_for_a_service_by_a_view_that_may_be_old(
-    engine: Engine, asked: Callable[[], Ask], proves: bool, told: type[Exception]
-) -> None:
-    port = NodePort(protocol=Protocol.TCP, number=30000)
-    web = ObservedService(namespace="demo", name="web", uid="web", ports=(port,))
-    engine.maintenance.observe(ClusterChange(services=[web]))
-    watch = engine.around.watch = Proving(proves)  # type: ignore[assignment]
-
-    with pytest.raises(told):
-        await engine.allocate(asked(), key=None, encode=lambda *_: b"", is_wanted=always)
-    assert watch.is_hurried
+WEB = ObservedService(namespace="demo", name="web", uid="web", ports=(NodePort(protocol=Protocol.TCP, number=30000),))
 
 
-class Proving:
-    """A watch whose view is a minute old until somebody is in a hurry, or for ever."""
+class Finding:
+    """A watch by which some Services have gone when they are looked up, or at which nobody answers."""
 
-    def __init__(self, proves: bool) -> None:
-        self.is_hurried, self._proves = False, proves
+    def __init__(self, engine: Engine, *, gone: Sequence[ServiceName] = (), answers: bool = True, lag: float) -> None:
+        self.asked: list[ServiceName] = []
+        self._engine, self._gone, self._answers, self._lag = engine, gone, answers, lag
 
-    def hurry(self) -> None:
-        self.is_hurried = True
+    async def look_up_services(self, services: Collection[ServiceName], asker: str) -> bool:
+        self.asked += services
+        if self._gone:
+            self._engine.maintenance.observe(ClusterChange(gone_services=self._gone, lists_pods=False))
+        return self._answers
 
     def lag(self) -> float:
-        return 0.0 if self._proves and self.is_hurried else 60.0
+        return self._lag
+
+
+async def outcome(engine: Engine, asked: Ask) -> str:
+    """What is answered: the numbers that are given, or the reason why none are."""
+    try:
+        granted = await engine.allocate(asked, key=None, encode=lambda *_: b"", is_wanted=always)
+    except Refused as refused:
+        return str(refused.mistakes[0].reason)
+    except NotServedError as error:
+        return str(error.reason)
+    assert granted.claim is not None
+    return str([key.number for key in granted.claim.keys])
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        pytest.param(lambda: ask("a", "x:1=30000", policy="Static"), "HELD_BY_SERVICE", id="Static"),
+        pytest.param(lambda: ask("a", "x:1", low=30000, high=30000), "RANGE_EXHAUSTED", id="Dynamic"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("finding", "told"),
+    [
+        pytest.param({"lag": 60.0}, None, id="it is there, however old the view is"),
+        pytest.param({"gone": [WEB.full_name], "lag": 60.0}, "[30000]", id="it has gone"),
+        pytest.param({"answers": False, "lag": 3.0}, "VIEW_STALE", id="nobody answers, and the view is old"),
+        pytest.param({"answers": False, "lag": 1.0}, None, id="nobody answers, and the view is young"),
+    ],
+)
+async def test_a_service_is_looked_up_before_anybody_is_denied_for_it(
+    engine: Engine, asked: Callable[[], Ask], reason: str, finding: dict[str, Any], told: str | None
+) -> None:
+    """told: what is answered; None: the denial stands, with its reason."""
+    engine.maintenance.observe(ClusterChange(services=[WEB]))
+    watch = engine.around.watch = Finding(engine, **finding)  # type: ignore[assignment]
+
+    assert await outcome(engine, asked()) == (told or reason)
+    assert watch.asked == [WEB.full_name]
+
+
+async def test_of_many_services_in_a_range_sixteen_are_looked_up_before_a_denial(engine: Engine) -> None:
+    names = [("demo", f"web-{number}") for number in range(20)]
+    services = [
+        ObservedService(namespace=namespace, name=name, ports=(NodePort(protocol=Protocol.TCP, number=30000 + at),))
+        for at, (namespace, name) in enumerate(names)
+    ]
+    engine.maintenance.observe(ClusterChange(services=services))
+    watch = engine.around.watch = Finding(engine, lag=60.0)  # type: ignore[assignment]
+
+    assert await outcome(engine, ask("a", "x:1", low=30000, high=30019)) == "RANGE_EXHAUSTED"
+    assert watch.asked == names[:16]
+
+
+@pytest.mark.parametrize(
+    ("gone", "given"),
+    [
+        pytest.param({"gone_pods": [PodUid("uid-demo-other")]}, "[30001]", id="a Pod"),
+        pytest.param({"gone_services": [WEB.full_name]}, "[30000]", id="a Service"),
+        pytest.param({"reports": [report("localhost", closed=(":30002",))]}, "[30002]", id="a process"),
+    ],
+)
+async def test_what_goes_while_holders_are_looked_up_is_no_reason_to_deny(
+    engine: Engine, gone: dict[str, Any], given: str
+) -> None:
+    """The look comes to nothing, but meanwhile the cluster changes."""
+    other = pod("other", "x:30001", at="localhost")
+    engine.maintenance.observe(ClusterChange(services=[WEB], pods=[other], reports=[report("localhost", "sshd:30002")]))
+    engine.around.watch = watch = Doubting(0.0)  # type: ignore[assignment]
+
+    asked = asyncio.create_task(outcome(engine, ask("a", "x:1", low=30000, high=30002)))
+    await watch.begun.wait()
+    engine.maintenance.observe(ClusterChange(**gone))
+    watch.told.set()
+
+    assert await asked == given
+
+
+async def test_a_node_port_conflict_that_nobody_told_is_told_by_who_serves_next(start: Start) -> None:
+    """Nobody serves when a standby sees it."""
+    service = await start(rules=LedgerRules())
+    engine = service.engine
+    engine.maintenance.observe(ClusterChange(nodes=[node("n1")], lists_pods=True))
+    claim = await grant(engine, "game", "x:1=30000")
+    engine.maintenance.observe(ClusterChange(pods=[pod("game", "x:1=30000", at="n1", carried_id=claim.id)]))
+
+    engine.around.who_serves = lambda: "another"
+    engine.maintenance.observe(ClusterChange(services=[WEB]))
+    engine.maintenance.stand_by()
+    assert service.events == []
+
+    engine.around.who_serves = str
+    for _ in range(3):
+        engine.maintenance.tick()
+    told = [(each.subject.kind, each.subject.name, each.reason) for each in service.events]
+    assert told == [("Service", "web", "NodePortConflict"), ("Pod", "game", "NodePortConflict")]

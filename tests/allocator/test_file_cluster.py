@@ -16,11 +16,11 @@ from test_service import two_ports
 from allocator.cluster.file import FileCluster, parse
 from allocator.core.admission import LedgerRules
 from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
-from allocator.core.claims import ClaimPort, ObservedPod, PodUid, State
+from allocator.core.claims import ClaimPort, ClusterChange, ObservedPod, PodUid, State
 from allocator.core.foreign import NodePort, ObservedService
 from allocator.core.ports import Protocol
 from hostport.v1 import allocator_pb2 as pb
-from testing.kit import ask
+from testing.kit import ask, report
 from testing.servicekit import Running, Start
 
 YAML = """
@@ -211,8 +211,8 @@ async def following(start: Start, tmp_path: Path) -> AsyncIterator[Following]:
     await asyncio.gather(follower.task, return_exceptions=True)
 
 
-def node(name: str) -> dict[str, Any]:
-    return {"kind": "Node", "metadata": {"name": name}}
+def node(name: str, **more: str) -> dict[str, Any]:
+    return {"kind": "Node", "metadata": {"name": name, **more}}
 
 
 def stored(allocation: pb.Allocation, *, at: str | None = None) -> dict[str, Any]:
@@ -244,6 +244,18 @@ async def test_a_pod_in_the_file_confirms_binds_and_when_it_goes_frees(following
         states.append([(c.state, c.node) for c in found])
 
     assert states == [[(State.CONFIRMED, "n1")], [(State.BOUND, "n2")], []]
+
+
+async def test_what_an_agent_said_of_a_node_that_was_made_anew_is_void(following: Following) -> None:
+    sockets = following.service.engine.ledger.nodes.sockets
+    for uid, is_kept in (("old", True), ("old", True), ("new", False)):
+        following.write(node("n1", uid=uid, resourceVersion=str(following.writes)))
+        await following.caught_up()
+        if following.writes == 1:
+            following.service.engine.maintenance.observe(ClusterChange(reports=[report("n1", "sshd:7000")]))
+
+        assert (sockets.reported_at(NodeName("n1")) is not None) == is_kept
+        assert following.service.engine.ledger.nodes.is_known(NodeName("n1"))
 
 
 async def test_a_file_that_never_lists_a_pod_expires_nothing(following: Following) -> None:

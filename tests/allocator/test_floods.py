@@ -13,7 +13,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from allocator.cluster.contract import PodRef
-from allocator.cluster.kubernetes import LOOK_SECONDS, PodLookups
+from allocator.cluster.kubernetes import LOOK_SECONDS, Lookups
 from allocator.core.admission import HANDFUL, LedgerRules, Shares
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClusterChange, ObservedPod, PodUid, State
@@ -121,7 +121,7 @@ class Looking(View):
 
     def __init__(self, service: Running) -> None:
         super().__init__(service, ["victim", "flood"], lag=3.0)
-        self._lookups = PodLookups()
+        self._lookups = Lookups()
 
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
         try:

@@ -13,6 +13,7 @@ from allocator.access.guard import MOST_CALLERS, RecentCallers
 from allocator.cluster.contract import Observer, PodRef
 from allocator.core.admission import LedgerRules
 from allocator.core.claims import ClusterChange
+from allocator.core.foreign import ServiceName
 from hostport.v1 import allocator_pb2 as pb
 from hostport.version import VERSION
 from testing.kit import node
@@ -64,6 +65,9 @@ class LateWatch:
         return 0
 
     async def look(self, pods: Collection[PodRef], asker: str) -> bool:
+        return True
+
+    async def look_up_services(self, services: Collection[ServiceName], asker: str) -> bool:
         return True
 
     async def run(self, observer: Observer) -> None: ...

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import pytest
 
+from allocator.cluster.decoding import JsonDecoder, WatchEvent
+from allocator.cluster.projection import NodeSketch
 from allocator.cluster.sinks import MOST_GONE, NodeSink, PodSink
-from allocator.core.candidates import Constraints, Toleration
+from allocator.core.candidates import Constraints, NodeName, Toleration
 from allocator.core.claims import ClusterChange, PodUid
 from allocator.maintenance import NODE_WEIGHT, SETS_OF_A_PORT
 from allocator.slices import MOST_WEIGHT
-from testing.kit import Desk, ask, node
+from testing.kit import Desk, ask, lease, node, on, report
 
 
 class Hearer:
@@ -63,3 +69,77 @@ def test_a_candidate_set_counts_as_long_as_it_is_kept() -> None:
         desk.grant(ask("web", "x:1", constraints=Constraints(tolerations=(Toleration(key="t"),))))
     )
     assert desk.ledger.nodes.candidate_sets == before + 1
+
+
+# -- a Node that was made anew
+
+
+class Watching(Hearer):
+    """Tells a ledger."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    def observe(self, change: ClusterChange) -> None:
+        self._desk.ledger.observe(change, now=self._desk.now)
+
+
+def event(kind: str, uid: str, **more: Any) -> WatchEvent[NodeSketch]:
+    metadata = {"name": "n1", "uid": uid, "resourceVersion": "7"} | more
+    return JsonDecoder(NodeSketch).event(json.dumps({"type": kind, "object": {"metadata": metadata}}).encode())
+
+
+def in_two_batches(sink: NodeSink) -> Iterable[Iterable[None]]:
+    return sink.changed([event("DELETED", "old")]), sink.changed([event("ADDED", "new")])
+
+
+def in_one_batch(sink: NodeSink) -> Iterable[Iterable[None]]:
+    return (sink.changed([event("DELETED", "old"), event("ADDED", "new")]),)
+
+
+def in_a_list(sink: NodeSink) -> Iterable[Iterable[None]]:
+    sink.began()
+    return sink.listed([event("ADDED", "new").object]), sink.complete(0.0)
+
+
+@pytest.mark.parametrize("anew", [in_two_batches, in_one_batch, in_a_list])
+def test_a_node_that_was_made_anew_is_another_machine(anew: Callable[[NodeSink], Iterable[Iterable[None]]]) -> None:
+    """What its agent said is void, leases stay, and plans are made anew: the same however both are told."""
+    desk = Desk()
+    sink = NodeSink(Watching(desk))  # type: ignore[arg-type]
+    _go_through([sink.changed([event("ADDED", "old")])])
+    desk.observe(nodes=[node("n2")], reports=[report("n1", "sshd:7000")])
+    desk.grant(lease("relay", "x:1=8000", policy="Static", constraints=on("n1")))
+    desk.grant(ask("planned", "x:1=9000", policy="Static"))
+    assert desk.refusal(ask("a", "x:1=7000", policy="Static", constraints=on("n1"))).keys() == {"PORT_CONFLICT"}
+    assert [(claim.owner.name, claim.node) for claim in desk.ledger.claims] == [("relay", "n1"), ("planned", "n1")]
+
+    _go_through(anew(sink))
+
+    assert [(claim.owner.name, claim.node) for claim in desk.ledger.claims] == [("relay", "n1"), ("planned", "n2")]
+    assert desk.ledger.nodes.sockets.reported_at(NodeName("n1")) is None
+    assert desk.refusal(ask("b", "x:1=8000", policy="Static", constraints=on("n1"))).keys() == {"HELD_BY_LEASE"}
+    assert desk.refusal(ask("a", "x:1=7000", policy="Static", constraints=on("n1"))) == {}
+
+
+@pytest.mark.parametrize(
+    ("events", "known"),
+    [
+        pytest.param([event("MODIFIED", "old", labels="x")], True, id="the same machine stays as it was"),
+        pytest.param([event("MODIFIED", "new", labels="x")], False, id="another one is not known"),
+        pytest.param([event("DELETED", "old"), event("ADDED", "new", labels="x")], False, id="nor one made anew"),
+    ],
+)
+def test_a_node_that_cannot_be_read(events: list[WatchEvent[NodeSketch]], known: bool) -> None:
+    desk = Desk()
+    sink = NodeSink(Watching(desk))  # type: ignore[arg-type]
+    _go_through([sink.changed([event("ADDED", "old")]), sink.changed(events)])
+
+    assert desk.ledger.nodes.is_known(NodeName("n1")) is known
+
+
+def _go_through(steps: Iterable[Iterable[None]]) -> None:
+    for each in steps:
+        for _ in each:
+            pass

@@ -251,6 +251,17 @@ def test_a_pod_and_a_service_that_come_together_are_told_once() -> None:
     assert IncidentKind.NODE_PORT_CONFLICT.value == "NodePortConflict"
 
 
+def test_who_begins_to_serve_finds_again_what_it_told_nobody() -> None:
+    at = desk("7000", "7001")
+    at.observe(pods=[pod("a", "x:7000", at="n1"), pod("b", "x:7001", at="n2"), pod("c", "x:7002", at="n2")])
+    both = [("Pod demo/a", "NodePortConflict", ["web"]), ("Pod demo/b", "NodePortConflict", ["web"])]
+    assert (conflicts(at), conflicts(at)) == (both, [])
+
+    at.ledger.find_node_ports_again()
+    at.ledger.look_for_room()
+    assert (conflicts(at), conflicts(at)) == (both, [])
+
+
 # -- blocks
 
 

@@ -5,6 +5,8 @@ Rules:
 * Who has a number keeps it: a Service that comes later is told, and so is the Pod.
 * Each claim is told once, when its Pod is seen or the Service takes the number, whichever comes second; and again when
   a Service gave the number up in between. A reservation has no Pod yet, and is told when that is seen.
+* Who stands by finds the same and tells nobody. So all are found again when it begins to serve: another may have told
+  them, or nobody. An Event that is told twice is one (`allocator.reports`).
 * One number may be held on every node. Those who hold it are looked at some at a time.
 """
 
@@ -43,6 +45,11 @@ class NodePortConflicts:
     def changed(self, slots: Iterable[Slot]) -> None:
         """Services hold some slots that they did not before, or no longer: who has them is to be looked at."""
         self.slots.update(dict.fromkeys(slots))
+
+    def find_again(self) -> None:
+        """Nobody was told: who has a number of a Service is to be looked at anew."""
+        self.told.clear()
+        self.changed(self._services.holders)
 
     def _find(self, slot: Slot) -> None:
         """Notes who has a slot, on whatever node: they are to be looked at."""
