@@ -125,7 +125,7 @@ EXPIRED = Described(
 NOT_LISTENING = Described(
     name="hostport_pods_not_listening",
     kind="gauge",
-    help="Pods that have been Ready for a minute and do not listen on all of their numbers, where agents report",
+    help="Pods that are Ready and have not listened on all of their numbers for a minute, where there is a report",
 )
 AGENTS = Described(name="hostport_agents", kind="gauge", help="Agents of nodes that are connected")
 REPORT_AGE = Described(

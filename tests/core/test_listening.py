@@ -11,7 +11,7 @@ from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim
 from allocator.core.ports import PortKey, Protocol
 from allocator.core.watch.listening import READY_SECONDS, NoListener, SilentPod, is_listening
-from testing.kit import Desk, ask, lease, pod
+from testing.kit import Desk, ask, lease, node, pod, report
 
 ALL = 1_000_000
 
@@ -237,6 +237,27 @@ def test_a_pod_that_ends_is_no_longer_counted() -> None:
 
     show(desk, claim, ready=READY_SECONDS, is_terminating=True)
     assert (told(desk), desk.ledger.listening.silent) == ([], 0)
+
+
+def test_a_pod_is_not_counted_while_nobody_knows_whether_it_listens() -> None:
+    desk = Desk("n1", "n2")
+    claim = bind(desk, "web:80=7000", ready=None)
+    show(desk, claim, ready=READY_SECONDS)
+    desk.observe(reports=(report("n1"), report("n2")))
+    watch, counts = desk.ledger.listening, list[tuple[int, int]]()
+    changes: list[dict[str, Any]] = [
+        {"reports": (report("n1"),)},
+        {"gone_nodes": ["n1"]},
+        {"nodes": [node("n1")]},
+        {"reports": (report("n1"),)},
+    ]
+    told(desk)
+    for change in changes:
+        desk.now += 1
+        desk.observe(**change)
+        counts.append((len(told(desk)), watch.silent))
+
+    assert counts == [(1, 1), (0, 0), (0, 0), (0, 1)]
 
 
 def test_a_udp_number_that_a_client_might_have_is_doubted_until_the_agent_would_tell_of_it() -> None:

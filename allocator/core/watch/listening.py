@@ -153,8 +153,9 @@ class ListeningWatch:
 
     @property
     def silent(self) -> int:
-        """How many Pods are Ready and do not listen on all of their numbers."""
-        return len(self._told & self._silent.keys())
+        """How many Pods are Ready and do not listen on all of their numbers, on nodes of which there is a report."""
+        nodes = (self._store.claims[claim_id].node for claim_id in self._told & self._silent.keys())
+        return sum(node is not None and self.sockets.reported_at(node) is not None for node in nodes)
 
     def note(self, claim: Claim, ready_at: float | None, now: float) -> None:
         """Takes since when a claim's Pod is Ready, by the clock of `now`; None: it is not.
