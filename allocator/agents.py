@@ -148,7 +148,7 @@ class Agents:
     """See the module."""
 
     def __init__(self, engine: Engine) -> None:
-        self.refused: Counter[str] = Counter()  # reports, by reason, since the start
+        self.refused: Counter[str] = Counter()  # reports, and callers that are no agents, by reason, since the start
         self._engine = engine
         self._streams: dict[NodeName, _Stream] = {}
         self._budgets: dict[NodeName, _Budget] = {}  # of nodes that have a stream, or had one

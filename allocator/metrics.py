@@ -136,7 +136,7 @@ REPORT_AGE = Described(
 REPORTS_REFUSED = Described(
     name="hostport_reports_refused_total",
     kind="counter",
-    help="Reports of agents that were not taken; the log names their nodes",
+    help="Reports that were refused, be it since their caller is no agent; the log names the nodes of the others",
     labels={"reason": "a reason of the contract"},
 )
 FOREIGN_PORTS = Described(

@@ -28,9 +28,9 @@ class Reported:
 
     def report(self, **open_on: str) -> None:
         """A report of each of these nodes, now."""
-        for node, sockets in open_on.items():
-            found = self._found[node] = {}
-            self._at[node] = self._desk.now
+        for name, sockets in open_on.items():
+            found = self._found[name] = {}
+            self._at[name] = self._desk.now
             for socket in sockets.split():
                 slot, _, address = socket.partition("@")
                 number, _, protocol = slot.partition("/")
