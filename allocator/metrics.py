@@ -176,7 +176,8 @@ DRIFT = Described(
 NODE_PORT_CONFLICTS = Described(
     name="hostport_node_port_conflicts",
     kind="gauge",
-    help="Ports of allocations and of Pods without one that a Service holds as well: kube-proxy takes their traffic",
+    help="Numbers of allocations and of Pods without one that a Service holds as well: kube-proxy takes their traffic."
+    " A number of one node is counted once, however many Pods share it",
 )
 RANGE_USED = Described(
     name="hostport_range_used_ratio",
