@@ -351,6 +351,17 @@ def test_nothing_is_kept_of_pods_that_are_ready_for_long_and_of_those_that_are_g
     assert (watch.early, watch.silent, told(desk)) == ({}, 0, [])
 
 
+def test_nothing_is_kept_of_a_pod_that_listens_when_it_is_seen_again_after_its_first_minute() -> None:
+    desk = Desk("n1")
+    reported = Reported(desk, n1="7000")
+    claim = bind(desk, "web:80=7000", ready=None)
+    show(desk, claim, ready=0.0)
+    assert after(desk, reported, READY_SECONDS + 1, "7000") == []
+    show(desk, claim, ready=READY_SECONDS + 1)
+
+    assert desk.ledger.listening.early == {}
+
+
 def test_one_look_is_bounded_and_the_next_goes_on_where_it_ended() -> None:
     desk = Desk("n1", "n2", "n3")
     reported = Reported(desk, n1="", n2="", n3="")

@@ -164,10 +164,10 @@ class ListeningWatch:
         """
         expected = inf if ready_at is None else ready_at + READY_SECONDS
         known = self.early.get(claim.id, 0.0)
-        if known < inf:
-            expected = max(expected, known)  # it has listened since
-        if expected > now or known == inf:  # the latter tells since when it is Ready, be that long ago
-            self.early[claim.id] = expected
+        if known == inf:
+            self.early[claim.id] = expected  # it tells since when the Pod is Ready, be that long ago
+        elif expected > now:
+            self.early[claim.id] = max(expected, known)  # it may have listened since
         else:
             self.early.pop(claim.id, None)
 
