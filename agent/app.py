@@ -132,10 +132,10 @@ class Agent:
             _log_not_reserved(error)
 
     def _reserve(self, ephemeral: Run | None) -> bool:
-        """Keeps numbers out of outgoing connections, and gives whether it is to.
+        """Keeps numbers out of outgoing connections, and gives whether it does: it is to, and nothing hinders it.
 
         That it fails must not keep the node from being told. With each look, since others write the list, too:
-        `sysctl --system` does. What was written while somebody stopped it is taken out.
+        `sysctl --system` does, and what failed is tried again. What was written while somebody stopped it is taken out.
         """
         reserved, wanted = self._options.reserved, self._wishes.wanted
         if reserved is None:
@@ -151,6 +151,7 @@ class Agent:
                 reserved.keep(wanted.given, wanted.upcoming, ephemeral)
         except (OSError, ValueError) as error:
             _log_not_reserved(error)
+            return False
         return not stopped
 
     def _upcoming(self, diagnosis: SocketDiagnosis, found: Sockets) -> frozenset[int]:
@@ -158,14 +159,21 @@ class Agent:
 
         found: the open sockets. Connections to a number that is given are its program's own, and do not count.
         """
-        if self._options.reserved is None or self._wishes.wanted is None:
+        if self._wishes.wanted is None:
             return frozenset()
         given, upcoming = self._wishes.wanted
-        kept = self._options.reserved.own & upcoming
+        kept = self._standing() & upcoming
         if not (free := kept - given):
             return kept
         held = diagnosis.connections(spans(free, MOST_SPANS)) - given
         return kept - held - {key.port for key in found if key.protocol == UDP and key.port not in given}
+
+    def _standing(self) -> frozenset[int]:
+        """What we keep out of outgoing connections; where the list cannot be read, nothing is known of it."""
+        try:
+            return self._options.reserved.standing() if self._options.reserved else frozenset()
+        except (OSError, ValueError):
+            return frozenset()
 
     def _others(self) -> frozenset[int]:
         """What others keep out of outgoing connections; where the list cannot be read, nothing is known of it."""

@@ -6,7 +6,8 @@ Rules:
 * A UDP socket on a number of the ephemeral range is told once it is a minute old: most of these are clients that wait
   for an answer. Those of the first look are told at once: nobody knows how old they are, and an agent that was started
   anew must not take back what the one before it said of servers. Clients among them are gone with the next look.
-  Of sockets that share a number the oldest counts, as long as any of those that it shared it with is open.
+  Of sockets that share a number the oldest counts, as long as any of those that it shared it with is open. Outside of
+  the range they grow old, too: the range may be changed, or unreadable for once.
 * A message has a bounded number of sockets, and says whether more of its report follows.
 * Silence is a report as well, but not for longer than a minute.
 """
@@ -45,23 +46,32 @@ class Settling:
     """Leaves out UDP sockets that may be those of clients."""
 
     def __init__(self) -> None:
-        self._since: dict[tuple[SocketKey, int], float] | None = None  # by key and inode; None: nothing was looked at
+        # Of each UDP socket since when it, or one that shared its number, is open. None: nothing was looked at.
+        self._since: dict[SocketKey, tuple[float, OpenSocket]] | None = None
 
     def settled(self, sockets: Sockets, ephemeral: Run | None, now: float) -> dict[SocketKey, OpenSocket]:
         """Those that are to be told, each alone. now: seconds of a clock that never goes back."""
         low, high = ephemeral or (0, -1)
-        since, first = (self._since, now) if self._since is not None else ({}, now - SETTLED_SECONDS)
-        waiting: dict[tuple[SocketKey, int], float] = {}
+        before, first = (self._since, now) if self._since is not None else ({}, now - SETTLED_SECONDS)
+        since: dict[SocketKey, tuple[float, OpenSocket]] = {}
+        settled: dict[SocketKey, OpenSocket] = {}
         for key, held in sockets.items():
-            if key.protocol == UDP and low <= key.port <= high:
-                known = [(key, inode) for inode in (held.inode, *held.others)]
-                waiting |= dict.fromkeys(known, min(since.get(each, first) for each in known))
-        self._since = waiting
-        return {
-            key: OpenSocket(held.uid, held.inode) if held.others else held
-            for key, held in sockets.items()
-            if now - waiting.get((key, held.inode), now - SETTLED_SECONDS) >= SETTLED_SECONDS
-        }
+            if key.protocol == UDP:
+                known = before.get(key)
+                at = known[0] if known is not None and _is_one_of(known[1], held) else first
+                since[key] = at, held
+                if low <= key.port <= high and now - at < SETTLED_SECONDS:
+                    continue
+            settled[key] = OpenSocket(held.uid, held.inode) if held.others else held
+        self._since = since
+        return settled
+
+
+def _is_one_of(before: OpenSocket, held: OpenSocket) -> bool:
+    """Whether any of the sockets that shared a number is among those that do now."""
+    if before.inode == held.inode:
+        return True  # as a rule
+    return not {before.inode, *before.others}.isdisjoint((held.inode, *held.others))
 
 
 class Reporter:

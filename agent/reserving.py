@@ -13,6 +13,7 @@ Rules:
   all of the list counts as somebody else's.
 * At least half of the ephemeral range is left to outgoing connections. Beyond that nothing more is reserved.
 * Only numbers of the ephemeral range are reserved: the others no connection gets.
+* What is ours by the file need not be kept: a list that cannot be written lacks it. What stands in the list is kept.
 * The end of the agent changes nothing, since the Pods go on. `--unreserve` takes out what is ours, and leaves a file
   beside ours: an agent that runs and finds it keeps nothing more. One that is started with `--reserve` removes it.
 """
@@ -75,8 +76,12 @@ class ReservedPorts:
 
     @property
     def own(self) -> frozenset[int]:
-        """What we keep out of outgoing connections, as it was written last."""
+        """What is ours by our file; all of it is kept where `keep` did not fail."""
         return self._own
+
+    def standing(self) -> frozenset[int]:
+        """What of it we keep out of outgoing connections: the list has it. Raises OSError, ValueError."""
+        return self._own & read_list(self._path)
 
     def keep(self, given: Iterable[int], upcoming: Iterable[int], ephemeral: Run | None) -> None:
         """Makes our part of the list these numbers, as far as the guard rail lets it.

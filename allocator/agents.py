@@ -5,6 +5,9 @@ Rules:
 * A node has one stream: a new one ends the one before, since its agent was started anew.
 * What an agent may cost is bounded: sockets in a message and on a node, and sockets and messages in a second; who sends
   more is not read any further until its time has come, on a new stream as on the old one.
+* So are the streams of a node in a second, by far more than an agent begins that pauses as ours do; one more is refused
+  before anything of it is read, where the caller's token names the node. Refusals of a node have a line of the log once
+  in some seconds.
 * A report is told to the books in steps, in turns with all other reports, so that nobody waits for a large one.
 * A report that is refused ends the stream. What the agent said before goes on counting.
 * What is wanted of an agent is told at most four times in a second.
@@ -22,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 from allocator.core.asks import Refused
@@ -34,7 +38,7 @@ from allocator.node_reports import Report, parts
 from allocator.slices import MOST_WEIGHT, TimeSlice
 from allocator.upcoming import Upcoming
 from hostport.contract import Mistake, Reason
-from hostport.contract.limits import MOST_SOCKETS
+from hostport.contract.limits import LONGEST_NAME, MOST_SOCKETS
 from hostport.logs import log_event
 from hostport.v1 import allocator_pb2 as pb
 
@@ -48,6 +52,12 @@ MESSAGE_WEIGHT = 20
 
 BURST, PER_SECOND = MOST_SOCKETS + 1000, 500.0
 """What an agent may send at once, and from then on in a second, in sockets."""
+
+BURST_STREAMS, STREAMS_PER_SECOND = 30, 1.0
+"""How many streams of a node may begin at once, and from then on in a second."""
+
+REFUSED_SECONDS = 10.0
+"""Between two lines of the log on refusals of one node."""
 
 RECENT_SECONDS = 2.0
 TELL_SECONDS = 0.25
@@ -69,6 +79,27 @@ class _Budget:
     def __init__(self) -> None:
         self.stream = asyncio.Lock()  # held by the stream of the node
         self._left, self._at = float(BURST), self.now()
+        self._streams_left, self._begun_at = float(BURST_STREAMS), self.now()
+        self._logged_at, self._unlogged = -inf, 0
+
+    def may_begin(self) -> bool:
+        """Whether one more stream may begin, which counts then."""
+        now = self.now()
+        grown = self._streams_left + (now - self._begun_at) * STREAMS_PER_SECOND
+        self._streams_left, self._begun_at = min(float(BURST_STREAMS), grown), now
+        if self._streams_left < 1:
+            return False
+        self._streams_left -= 1
+        return True
+
+    def refused(self) -> int | None:
+        """How many refusals a line of the log has to tell, this one among them; None: it is too early for one."""
+        self._unlogged += 1
+        if self.now() - self._logged_at < REFUSED_SECONDS:
+            return None
+        self._logged_at = self.now()
+        count, self._unlogged = self._unlogged, 0
+        return count
 
     async def spend(self, weight: int) -> None:
         """Returns when so much may be sent."""
@@ -117,7 +148,7 @@ class Agents:
     """See the module."""
 
     def __init__(self, engine: Engine) -> None:
-        self.refused: Counter[str] = Counter()  # reports, by reason, since the start
+        self.refused: Counter[str] = Counter()  # reports, and callers that are no agents, by reason, since the start
         self._engine = engine
         self._streams: dict[NodeName, _Stream] = {}
         self._budgets: dict[NodeName, _Budget] = {}  # of nodes that have a stream, or had one
@@ -157,22 +188,48 @@ class Agents:
             Refused: what it says is not taken, or another stream has taken its place.
 
         """
+        name = own
         try:
-            async with asyncio.timeout(FIRST_SECONDS):
-                first = await anext(aiter(requests), None)
-        except TimeoutError:
-            return
-        if first is None:
-            return
-        try:
+            if name is not None:
+                self._check_pace(name)
+            try:
+                async with asyncio.timeout(FIRST_SECONDS):
+                    first = await anext(aiter(requests), None)
+            except TimeoutError:
+                return
+            if first is None:
+                return
+            if name is None:
+                name = NodeName(first.node[:LONGEST_NAME])
+                self._check_pace(name)
             await self._follow(first, requests, self._node(first, own), send)
         except Refused as refused:
-            reason = refused.mistakes[0].reason
-            self.refused[reason] += 1
-            log_event(
-                log, "report refused", level=logging.WARNING, node=first.node[:64], reason=reason, detail=str(refused)
-            )
+            self._note_refused(name or NodeName(""), refused)
             raise
+
+    def _check_pace(self, name: NodeName) -> None:
+        """Raises Refused where streams of a node begin too fast."""
+        if not self._budget(name).may_begin():
+            message = (
+                f"the agent of node {name[:64]} begins too many streams: at most {STREAMS_PER_SECOND:g} a second, and"
+                f" {BURST_STREAMS} at once. Pause before the next one"
+            )
+            raise Refused(Mistake(Reason.TOO_MANY_CALLS, "", message))
+
+    def _note_refused(self, name: NodeName, refused: Refused) -> None:
+        reason = refused.mistakes[0].reason
+        self.refused[reason] += 1
+        count = self._budget(name).refused()
+        if count is not None:
+            log_event(
+                log,
+                "report refused",
+                level=logging.WARNING,
+                node=name[:64],
+                reason=reason,
+                detail=str(refused),
+                refusals=count,
+            )
 
     def _node(self, first: pb.ReportNodeRequest, own: NodeName | None) -> NodeName:
         if own is not None and first.node != own:

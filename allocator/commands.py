@@ -116,7 +116,11 @@ class CommandCalls(pb_grpc.AllocatorServiceServicer):
     ) -> None:
         """What the agent of a node reports, until it goes or another stream of its node begins."""
         async with answering(context):
-            own = await self._guard.speaking(context)
+            try:
+                own = await self._guard.speaking(context)
+            except Refused as refused:
+                self._agents.refused[refused.mistakes[0].reason] += 1
+                raise
             self._engine.check_serving()
             await self._agents.follow(requests, NodeName(own) if own is not None else None, partial(sent, context))
 

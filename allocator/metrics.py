@@ -125,7 +125,7 @@ EXPIRED = Described(
 NOT_LISTENING = Described(
     name="hostport_pods_not_listening",
     kind="gauge",
-    help="Pods that have been Ready for a minute and do not listen on all of their numbers, where agents report",
+    help="Pods that are Ready and have not listened on all of their numbers for a minute, where there is a report",
 )
 AGENTS = Described(name="hostport_agents", kind="gauge", help="Agents of nodes that are connected")
 REPORT_AGE = Described(
@@ -136,7 +136,7 @@ REPORT_AGE = Described(
 REPORTS_REFUSED = Described(
     name="hostport_reports_refused_total",
     kind="counter",
-    help="Reports of agents that were not taken; the log names their nodes",
+    help="Reports that were refused, be it since their caller is no agent; the log names the nodes of the others",
     labels={"reason": "a reason of the contract"},
 )
 FOREIGN_PORTS = Described(
@@ -176,7 +176,8 @@ DRIFT = Described(
 NODE_PORT_CONFLICTS = Described(
     name="hostport_node_port_conflicts",
     kind="gauge",
-    help="Ports of allocations and of Pods without one that a Service holds as well: kube-proxy takes their traffic",
+    help="Numbers of allocations and of Pods without one that a Service holds as well: kube-proxy takes their traffic."
+    " A number of one node is counted once, however many Pods share it",
 )
 RANGE_USED = Described(
     name="hostport_range_used_ratio",

@@ -330,7 +330,7 @@ class Reason(Word):
     TOO_MANY_CALLS = (
         auto(),
         Code.RESOURCE_EXHAUSTED,
-        "A caller that is no shim has 64 calls under way, or all together have 256; answers that nobody reads count",
+        "A user has 64 calls under way, or all users 256, unread answers too; or an agent begins stream after stream",
         "Read the answers of the calls that you have made, then retry with back-off.",
     )
     ACCESS_UNKNOWN = (

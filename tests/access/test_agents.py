@@ -44,6 +44,13 @@ async def test_the_agent_of_another_node_that_forges_a_report_is_refused_and_tol
     assert not has_reported(secured)
 
 
+async def test_whoever_is_refused_before_the_node_is_known_is_counted_too(secured: Secured) -> None:
+    others = [await secured.bearing("nobody"), await agent(secured, "localhost", "jane")]
+
+    assert [await outcome(stub("ReportNode", REPORT)) for stub in others] == ["UNAUTHENTICATED", "PERMISSION_DENIED"]
+    assert secured.running.application.agents.refused == {"UNAUTHENTICATED": 1, "PERMISSION_DENIED": 1}
+
+
 async def test_an_agent_cannot_go_over_to_another_node_on_its_stream(secured: Secured) -> None:
     stub = await agent(secured, "localhost")
     stream = stub._stub.ReportNode(metadata=stub.metadata, timeout=30)

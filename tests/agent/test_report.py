@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.report import NodeState, Reporter, Settling
-from agent.sockets import TCP, UDP, OpenSocket, SocketKey
+from agent.sockets import TCP, UDP, OpenSocket, Run, SocketKey
 from hostport.v1 import allocator_pb2 as pb
 
 STATE = NodeState((32768, 60999), frozenset({33000, 33001}))
@@ -128,3 +130,16 @@ def test_a_udp_server_that_opens_another_socket_on_its_number_or_closes_one_is_t
     assert settling.settled({key: OpenSocket(0, 5, frozenset({7, 9}))}, ephemeral, 61.0) == alone, "and nothing is new"
     assert settling.settled({key: OpenSocket(0, 7)}, ephemeral, 62.0).keys() == {key}, "one that was there lives"
     assert not settling.settled({key: OpenSocket(0, 8)}, ephemeral, 63.0)
+
+
+RANGES: dict[str, Run | None] = {"another range": (50000, 60999), "a range that cannot be read": None}
+
+
+@pytest.mark.parametrize("other", RANGES.values(), ids=RANGES)
+def test_a_udp_server_is_told_on_when_the_range_of_clients_changes(other: Run | None) -> None:
+    settling, ephemeral = Settling(), (32768, 60999)
+    server, client = {SocketKey(UDP, 40000, ""): OpenSocket(0, 1)}, {SocketKey(UDP, 40001, ""): OpenSocket(0, 2)}
+    assert settling.settled(server, ephemeral, 0.0) == server
+    assert settling.settled(server | client, other, 30.0) == server | client
+    assert settling.settled(server | client, ephemeral, 40.0) == server, "the client is still too young"
+    assert settling.settled(server | client, ephemeral, 90.0) == server | client

@@ -6,11 +6,13 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from agent import reserving
 from agent.app import Agent, AgentOptions
+from agent.netlink import SocketDiagnosis
 from agent.ranges import format_list, read_list
 from agent.reserving import ReservedPorts, chosen
 from agent.search import Endpoint
@@ -139,6 +141,46 @@ def test_what_somebody_wiped_is_reserved_again_with_the_next_look(files: tuple[P
     assert read_list(kernel) == {50000}, "a range that cannot be read says nothing"
     agent._reserve(RANGE)
     assert read_list(kernel) == {40001, 50000}
+
+
+class QuietKernel:
+    """Stands for `SocketDiagnosis` on a node where no connection has a number."""
+
+    def connections(self, ranges: object) -> frozenset[int]:
+        return frozenset()
+
+
+def fail_to_write(numbers: object, path: Path) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+def kept(agent: Agent) -> tuple[bool, frozenset[int]]:
+    """Whether an agent says that it keeps numbers, and which ones of those that may be given next."""
+    return agent._reserve(RANGE), agent._upcoming(cast(SocketDiagnosis, QuietKernel()), {})
+
+
+def test_an_agent_that_cannot_write_the_list_says_that_it_keeps_nothing_and_tries_again(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, kernel = files
+    numbers = {40001, 40002}
+    with monkeypatch.context() as patch:
+        patch.setattr(reserving, "write_list", fail_to_write)
+        agent = wanting(numbers, state, kernel)
+        assert [kept(agent) for _ in range(2)] == [(False, frozenset())] * 2
+    assert kept(agent) == (True, frozenset(numbers))
+    assert read_list(kernel) == OTHERS | numbers
+    ReservedPorts(state, kernel).keep((), (), RANGE)
+    assert read_list(kernel) == OTHERS
+
+
+def test_of_what_is_ours_only_that_is_told_which_stands_in_the_list(files: tuple[Path, Path]) -> None:
+    state, kernel = files
+    agent = wanting({40001, 40002}, state, kernel)
+    kernel.write_text("6443,40000,40002\n")
+    assert agent._upcoming(cast(SocketDiagnosis, QuietKernel()), {}) == {40002}
+    kernel.unlink()
+    assert agent._upcoming(cast(SocketDiagnosis, QuietKernel()), {}) == frozenset()
 
 
 def unreserve(state: Path, kernel: Path) -> None:

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from agent.stream import STEADY_SECONDS, Pauses
 from allocator import agents, sight
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
@@ -418,6 +419,70 @@ async def test_an_agent_that_floods_is_read_as_slowly_as_it_may_send(
 
     sent = 24 * (1000 + agents.MESSAGE_WEIGHT)
     assert waited[-1] == pytest.approx((sent - agents.BURST) / agents.PER_SECOND)
+
+
+async def test_stream_after_stream_of_a_node_is_refused_until_its_time_has_come_and_logged_now_and_then(
+    full: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(agents._Budget, "now", staticmethod(lambda: now))
+    for _ in range(agents.BURST_STREAMS):
+        async with agent(full, snapshot(22)) as stream:
+            await stream.done_writing()
+            async for _ in stream:
+                pass
+
+    async def reason() -> str:
+        async with agent(full, pb.ReportNodeRequest(node="n1")) as stream:
+            return (await ended(stream))[0]
+
+    refused = [await reason() for _ in range(3)]
+    now += 1 / agents.STREAMS_PER_SECOND
+    refused += [await reason() for _ in range(2)]
+    now += agents.REFUSED_SECONDS
+    refused.append(await reason())
+
+    assert refused == [*["TOO_MANY_CALLS"] * 3, "INVALID_REQUEST", "TOO_MANY_CALLS", "INVALID_REQUEST"]
+    assert full.application.agents.refused == {"TOO_MANY_CALLS": 4, "INVALID_REQUEST": 2}
+    lines = [vars(each)["fields"] for each in caplog.records if each.message == "report refused"]
+    assert [(each["reason"], each["refusals"]) for each in lines] == [("TOO_MANY_CALLS", 1), ("INVALID_REQUEST", 5)]
+
+
+async def test_a_caller_whose_token_names_its_node_is_refused_before_anything_is_read(full: Running) -> None:
+    async def nothing() -> AsyncIterator[pb.ReportNodeRequest]:
+        return
+        yield
+
+    async def unread() -> AsyncIterator[pb.ReportNodeRequest]:
+        raise AssertionError("it was read")
+        yield
+
+    async def send(_: pb.ReportNodeResponse) -> bool:
+        return True
+
+    follow = full.application.agents.follow
+    for _ in range(agents.BURST_STREAMS):
+        await follow(nothing(), N1, send)
+    with pytest.raises(Refused, match="the agent of node n1 begins too many streams"):
+        await follow(unread(), N1, send)
+    await follow(nothing(), NodeName("n2"), send)
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("lasted", [0.0, STEADY_SECONDS - 0.1, STEADY_SECONDS])
+def test_an_agent_that_pauses_as_ours_do_may_always_begin_a_stream(
+    lasted: float, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one with the shortest pauses, and a second one on its node."""
+    now = 0.0
+    monkeypatch.setattr(agents._Budget, "now", staticmethod(lambda: now))
+    budget, pauses = agents._Budget(), Pauses(chance=lambda: 0.0)
+    may = []
+    for _ in range(1000):
+        may += [budget.may_begin(), budget.may_begin()]
+        now += lasted + pauses.after(lasted, is_refused=is_refused)
+
+    assert all(may)
 
 
 async def test_names_that_could_forge_a_line_of_a_log_are_made_harmless(full: Running) -> None:

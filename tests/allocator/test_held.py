@@ -130,8 +130,10 @@ async def test_an_agent_is_asked_before_its_pod_is_told_and_the_pod_is_counted(s
     )
     maintenance.observe(ClusterChange(nodes=[node("n1")]))
     claim = (await service.stub.Allocate(asked)).allocation
-    seen = pod("web-0", "web:80=7000", at="n1", carried_id=claim.id, ready_at=service.now - 60)
-    maintenance.observe(ClusterChange(pods=[seen], reports=[report("n1", ":80")]))
+    for ready_at in (None, service.now - 60):
+        seen = pod("web-0", "web:80=7000", at="n1", carried_id=claim.id, ready_at=ready_at)
+        maintenance.observe(ClusterChange(pods=[seen]))
+    maintenance.observe(ClusterChange(reports=[report("n1", ":80")]))
 
     maintenance.tick()
     before = (list(wanted), list(told))

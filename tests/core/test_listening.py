@@ -11,7 +11,7 @@ from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim
 from allocator.core.ports import PortKey, Protocol
 from allocator.core.watch.listening import READY_SECONDS, NoListener, SilentPod, is_listening
-from testing.kit import Desk, ask, lease, pod
+from testing.kit import Desk, ask, lease, node, pod, report
 
 ALL = 1_000_000
 
@@ -28,9 +28,9 @@ class Reported:
 
     def report(self, **open_on: str) -> None:
         """A report of each of these nodes, now."""
-        for node, sockets in open_on.items():
-            found = self._found[node] = {}
-            self._at[node] = self._desk.now
+        for name, sockets in open_on.items():
+            found = self._found[name] = {}
+            self._at[name] = self._desk.now
             for socket in sockets.split():
                 slot, _, address = socket.partition("@")
                 number, _, protocol = slot.partition("/")
@@ -193,6 +193,24 @@ def test_only_the_ports_on_which_nobody_listens_are_told() -> None:
     assert [each.port.host_port for each in found.ports] == [7001, 7002]
 
 
+SINCE = {
+    "seen before it was Ready": (None, 0.5),
+    "Ready for long when it is first seen, as after a restart of the allocator": (3600.0, READY_SECONDS + 1),
+}
+
+
+@pytest.mark.parametrize(("before", "expected"), SINCE.values(), ids=SINCE)
+def test_silence_counts_from_when_the_pod_became_ready_where_that_was_seen(
+    before: float | None, expected: float
+) -> None:
+    desk = Desk("n1")
+    reported = Reported(desk, n1="")
+    claim = bind(desk, "web:80=7000", ready=before)
+    show(desk, claim, ready=3600.0)
+
+    assert after(desk, reported, 3600, "") == [(expected, 1)]
+
+
 NOT_TOLD = {
     "not ready": {"ready": None},
     "in a network of its own": {"own_network": True},
@@ -221,12 +239,33 @@ def test_a_pod_that_ends_is_no_longer_counted() -> None:
     assert (told(desk), desk.ledger.listening.silent) == ([], 0)
 
 
+def test_a_pod_is_not_counted_while_nobody_knows_whether_it_listens() -> None:
+    desk = Desk("n1", "n2")
+    claim = bind(desk, "web:80=7000", ready=None)
+    show(desk, claim, ready=READY_SECONDS)
+    desk.observe(reports=(report("n1"), report("n2")))
+    watch, counts = desk.ledger.listening, list[tuple[int, int]]()
+    changes: list[dict[str, Any]] = [
+        {"reports": (report("n1"),)},
+        {"gone_nodes": ["n1"]},
+        {"nodes": [node("n1")]},
+        {"reports": (report("n1"),)},
+    ]
+    told(desk)
+    for change in changes:
+        desk.now += 1
+        desk.observe(**change)
+        counts.append((len(told(desk)), watch.silent))
+
+    assert counts == [(1, 1), (0, 0), (0, 0), (0, 1)]
+
+
 def test_a_udp_number_that_a_client_might_have_is_doubted_until_the_agent_would_tell_of_it() -> None:
     desk = Desk("n1")
     bind(desk, "game:7000/UDP=40000", ready=60.0)
     reported = Reported(desk, n1="")
     seen = []
-    for seconds in (0.0, 74.0, 1.0, 1.0):
+    for seconds in (0.0, READY_SECONDS + 74.0, 1.0, 1.0):
         desk.now += seconds
         reported.report(n1="")
         seen.append((reasons(told(desk)), desk.ledger.listening.take_wanted()))
@@ -234,17 +273,59 @@ def test_a_udp_number_that_a_client_might_have_is_doubted_until_the_agent_would_
     assert seen == [([], []), ([], []), ([], ["n1"]), ([("web", [(40000, NoListener.NOTHING)])], [])]
 
 
-def test_who_listens_after_all_is_no_longer_counted_and_is_not_told_again() -> None:
+def after(desk: Desk, reported: Reported, seconds: float, sockets: str, every: float = 0.5) -> list[tuple[float, int]]:
+    """When a Pod is told of in so many seconds, from now, with a report before each look; and how many are counted."""
+    began, found = desk.now, list[tuple[float, int]]()
+    while desk.now < began + seconds:
+        desk.now += every
+        reported.report(n1=sockets)
+        found += [(desk.now - began, desk.ledger.listening.silent) for _ in told(desk)]
+    return found
+
+
+REOPENING = {
+    "new, from when it last listened": (0.0, READY_SECONDS + 0.5),
+    "Ready for an hour, from the look that found it silent": (3600.0, READY_SECONDS + 1),
+}
+
+
+@pytest.mark.parametrize(("ready", "expected"), REOPENING.values(), ids=REOPENING)
+def test_a_pod_that_opens_its_socket_anew_is_told_of_only_when_it_was_silent_for_a_minute(
+    ready: float, expected: float
+) -> None:
+    desk = Desk("n1")
+    reported = Reported(desk, n1="7000")
+    claim = bind(desk, "web:80=7000", ready=ready)
+    assert after(desk, reported, READY_SECONDS - 20, "7000") == []
+    show(desk, claim, ready=ready + READY_SECONDS - 20)  # seen anew, as it is now and then
+    for _ in range(3):
+        assert after(desk, reported, READY_SECONDS - 1, "") == []
+        assert after(desk, reported, 2, "7000") == []
+
+    assert after(desk, reported, 10 * READY_SECONDS, "") == [(expected, 1)]
+
+
+def test_who_listens_after_all_is_no_longer_counted_and_is_told_again_of_a_new_silence() -> None:
     desk = Desk("n1")
     reported = Reported(desk, n1="")
-    bind(desk, "web:80=7000")
-    counts = [len(silent(desk, reported, n1="")), desk.ledger.listening.silent]
-    for sockets in ("7000", ""):
-        desk.now += 10
-        reported.report(n1=sockets)
-        counts += [len(told(desk)), desk.ledger.listening.silent]
+    bind(desk, "web:80=7000", ready=READY_SECONDS)
+    watch, counts = desk.ledger.listening, list[tuple[int, int]]()
+    for seconds, sockets in ((3600, ""), (1, "7000"), (READY_SECONDS, ""), (3600, "")):
+        counts.append((len(after(desk, reported, seconds, sockets)), watch.silent))
 
-    assert counts == [1, 1, 0, 0, 0, 1]
+    assert counts == [(1, 1), (0, 0), (0, 0), (1, 1)]
+
+
+def test_a_pod_that_was_unready_and_has_not_listened_is_not_told_of_again() -> None:
+    desk = Desk("n1")
+    reported = Reported(desk, n1="")
+    claim = bind(desk, "web:80=7000")
+    watch, counts = desk.ledger.listening, [len(after(desk, reported, 3600, ""))]
+    for ready in (None, 0.0):
+        show(desk, claim, ready=ready)
+        counts += [len(after(desk, reported, READY_SECONDS - 1, "")), watch.silent]
+
+    assert (counts, after(desk, reported, 2, ""), watch.silent) == ([1, 0, 0, 0, 0], [], 1)
 
 
 def test_a_pod_that_stops_being_ready_has_a_minute_again() -> None:
@@ -270,12 +351,26 @@ def test_nothing_is_kept_of_pods_that_are_ready_for_long_and_of_those_that_are_g
     assert (watch.early, watch.silent, told(desk)) == ({}, 0, [])
 
 
+def test_nothing_is_kept_of_a_pod_that_listens_when_it_is_seen_again_after_its_first_minute() -> None:
+    desk = Desk("n1")
+    reported = Reported(desk, n1="7000")
+    claim = bind(desk, "web:80=7000", ready=None)
+    show(desk, claim, ready=0.0)
+    assert after(desk, reported, READY_SECONDS + 1, "7000") == []
+    show(desk, claim, ready=READY_SECONDS + 1)
+
+    assert desk.ledger.listening.early == {}
+
+
 def test_one_look_is_bounded_and_the_next_goes_on_where_it_ended() -> None:
     desk = Desk("n1", "n2", "n3")
     reported = Reported(desk, n1="", n2="", n3="")
     for at in ("n1", "n2", "n3"):
         bind(desk, "web:80=7000", name=f"on-{at}", at=at, ready=READY_SECONDS)
     watch, wanted = desk.ledger.listening, []
+    for _ in range(3):
+        watch.look(desk.now, 1)
+    desk.now += READY_SECONDS
 
     for _ in range(3):
         watch.look(desk.now, 1)

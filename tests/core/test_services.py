@@ -209,6 +209,14 @@ def test_pods_that_never_asked_and_leases_are_in_conflict_too() -> None:
     assert at.ledger.claims.tally().node_port_conflicts == 2
 
 
+def test_a_number_of_one_node_is_counted_once_and_everybody_who_has_it_is_told() -> None:
+    at = Desk("n1")
+    at.observe(pods=[pod(f"p{n}", f"x:7000@10.0.0.{n}", at="n1") for n in (1, 2)], services=[service("web", "7000")])
+
+    assert [owner for owner, _, _ in conflicts(at)] == ["Pod demo/p1", "Pod demo/p2"]
+    assert at.ledger.claims.tally().node_port_conflicts == 1
+
+
 def test_a_number_on_many_nodes_is_told_some_at_a_time() -> None:
     nodes = [node(f"n{n:04}") for n in range(2000)]
     at = Desk(*nodes)

@@ -128,6 +128,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {"hostport_agent_report_age_seconds": "400x60"},
         {"hostport_agent_report_age_seconds": "100x60"},
     ),
+    "HostPortAgentRefused": (
+        {'hostport_reports_refused_total{reason="UNAUTHENTICATED"}': "0+3x60"},
+        {'hostport_reports_refused_total{reason="REPORT_REPLACED"}': "0x44 1x15"},  # an agent was started anew
+    ),
     "HostPortNotListening": ({"hostport_pods_not_listening": "2x60"}, {"hostport_pods_not_listening": "0x60"}),
     "HostPortWatchStale": (
         {"hostport_watch_lag_seconds": "60x60", "hostport_serving": STEADY},

@@ -8,10 +8,13 @@ Rules:
 
 * A port is listened on where a socket is open on its number and address; of a block, on any of its numbers. A socket on
   loopback alone serves nobody on another node: it counts for a port that asks for that address.
-* A Pod is expected to listen from a minute after it became Ready, until it terminates.
-* Who seems not to listen then is asked about once more: only a report that came later counts. Agents tell of a UDP
+* A Pod is expected to listen from when it became Ready, until it terminates. One that opens its socket anew is silent
+  from then on: silence counts from the later of both, and matters when it has lasted a minute. Of a Pod that had
+  listened, or was Ready for long when it was first looked at, it counts from the look that found it.
+* Who was silent for so long is asked about once more: only a report that came later counts. Agents tell of a UDP
   socket among the numbers of outgoing connections when it is a minute old, so that they are asked so much later.
-* A Pod is told of once. Whether it listens now is looked at again in turns, some claims at a time.
+* A Pod is told of once, and again only when it has listened meanwhile. Whether it listens now is looked at again in
+  turns, some claims at a time.
 * Nothing is looked at while no agent reports.
 """
 
@@ -21,6 +24,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
+from math import inf
 from typing import Protocol as Interface
 
 from allocator.core.candidates import NodeName
@@ -29,6 +33,8 @@ from allocator.core.ports import WILDCARD, PortKey, Protocol, canonical_ip
 from allocator.core.store import ClaimStore
 
 READY_SECONDS = 60.0
+"""So long a Ready Pod may be silent."""
+
 LATE_SECONDS = 75.0
 """So long after it was opened a socket is told of at the latest, where agents wait whether it is one of a client."""
 
@@ -136,27 +142,32 @@ class ListeningWatch:
 
     def __init__(self, store: ClaimStore) -> None:
         self.sockets: OpenSockets = store.ports.sockets
-        self.early: dict[ClaimId, float] = {}  # until when their Pods need not listen; infinite: they are not Ready
+        # Until when new Pods need not listen: a minute from when they were Ready, or listened; infinite: not Ready.
+        self.early: dict[ClaimId, float] = {}
         self._store = store
         self._silent: dict[ClaimId, float] = {}  # since when they seem not to listen
         self._doubted: dict[ClaimId, None] = {}  # those of them whose agents are to look once more
-        self._told: set[ClaimId] = set()
+        self._told: set[ClaimId] = set()  # until they listen
         self._wanted: dict[NodeName, None] = {}  # nodes whose agents are to report at once
         self._round: list[NodeName] = []  # nodes that are still to be looked at
 
     @property
     def silent(self) -> int:
-        """How many Pods are Ready and do not listen on all of their numbers."""
-        return len(self._told & self._silent.keys())
+        """How many Pods are Ready and do not listen on all of their numbers, on nodes of which there is a report."""
+        nodes = (self._store.claims[claim_id].node for claim_id in self._told & self._silent.keys())
+        return sum(node is not None and self.sockets.reported_at(node) is not None for node in nodes)
 
     def note(self, claim: Claim, ready_at: float | None, now: float) -> None:
         """Takes since when a claim's Pod is Ready, by the clock of `now`; None: it is not.
 
         Asked of settled claims whose Pods are on the host's network.
         """
-        expected = float("inf") if ready_at is None else ready_at + READY_SECONDS
-        if expected > now:
-            self.early[claim.id] = expected
+        expected = inf if ready_at is None else ready_at + READY_SECONDS
+        known = self.early.get(claim.id, 0.0)
+        if known == inf:
+            self.early[claim.id] = expected  # it tells since when the Pod is Ready, be that long ago
+        elif expected > now:
+            self.early[claim.id] = max(expected, known)  # it may have listened since
         else:
             self.early.pop(claim.id, None)
 
@@ -201,28 +212,39 @@ class ListeningWatch:
         return [store.claims[claim_id] for claim_id in sorted(ids)]
 
     def _look_at(self, claim: Claim, node: NodeName, now: float) -> SilentPod | None:
-        closed = [] if self._may_be_silent(claim, now) else self._closed(claim)
-        if not closed:
-            self._silent.pop(claim.id, None)
-            self._doubted.pop(claim.id, None)
+        expected = self.early.get(claim.id)
+        if claim.state is not State.BOUND or claim.is_terminating or expected == inf:
+            self._end_silence(claim)
             return None
-        since = self._silent.setdefault(claim.id, now)
+        closed = self._closed(claim)
+        if not closed:
+            self._end_silence(claim)
+            self._told.discard(claim.id)
+            if expected is not None:
+                self.early[claim.id] = now + READY_SECONDS
+            return None
+        if expected is not None and expected > now:
+            self._end_silence(claim)
+            return None
+        since = self._silent.setdefault(claim.id, now if expected is None else expected - READY_SECONDS)
         if claim.id in self._told:
             return None
+        due = since + READY_SECONDS
         if any(self.sockets.may_be_of_a_client(node, port.key) for port in closed):
-            since += LATE_SECONDS
-        if (self.sockets.reported_at(node) or 0.0) <= since:
-            if now >= since:
+            due += LATE_SECONDS
+        if (self.sockets.reported_at(node) or 0.0) <= due:
+            if now >= due:
                 self._wanted[node] = None
-            self._doubted[claim.id] = None
+                self._doubted[claim.id] = None
             return None
         self._told.add(claim.id)
         self._doubted.pop(claim.id, None)
         return SilentPod(claim, tuple(self._why(port, node) for port in closed))
 
-    def _may_be_silent(self, claim: Claim, now: float) -> bool:
-        """Whether nobody expects the claim's program to listen yet, or any more."""
-        return claim.state is not State.BOUND or claim.is_terminating or self.early.get(claim.id, now) > now
+    def _end_silence(self, claim: Claim) -> None:
+        """It listens, or nobody expects that it does yet, or any more."""
+        self._silent.pop(claim.id, None)
+        self._doubted.pop(claim.id, None)
 
     def _closed(self, claim: Claim) -> list[ClaimPort]:
         return [port for port in claim.ports if is_listening(claim, port.key, self.sockets) is False]

@@ -95,7 +95,7 @@ class NodePortConflicts:
         return found
 
     def count(self) -> int:
-        """How many ports are held by a Service as well, plans among them."""
+        """How many numbers of nodes, and of those who wait for one, are held by a Service as well, plans among them."""
         store, total = self._store, 0
         for slot in self._services.holders:
             key = PortKey(WILDCARD, protocol_of(slot), number_of(slot))
