@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from math import inf
 from typing import Any
 
+from allocator.agent_budget import BURST_STREAMS, STREAMS_PER_SECOND, AgentBudget
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClusterChange
@@ -38,7 +37,7 @@ from allocator.node_reports import Report, parts
 from allocator.slices import MOST_WEIGHT, TimeSlice
 from allocator.upcoming import Upcoming
 from hostport.contract import Mistake, Reason
-from hostport.contract.limits import LONGEST_NAME, MOST_SOCKETS
+from hostport.contract.limits import LONGEST_NAME
 from hostport.logs import log_event
 from hostport.v1 import allocator_pb2 as pb
 
@@ -50,15 +49,6 @@ FIRST_SECONDS = 30.0
 MESSAGE_WEIGHT = 20
 """What a message weighs by itself, in sockets."""
 
-BURST, PER_SECOND = MOST_SOCKETS + 1000, 500.0
-"""What an agent may send at once, and from then on in a second, in sockets."""
-
-BURST_STREAMS, STREAMS_PER_SECOND = 30, 1.0
-"""How many streams of a node may begin at once, and from then on in a second."""
-
-REFUSED_SECONDS = 10.0
-"""Between two lines of the log on refusals of one node."""
-
 RECENT_SECONDS = 2.0
 TELL_SECONDS = 0.25
 LOOK_SECONDS = 0.1
@@ -68,46 +58,6 @@ agent was told of waits for that."""
 Requests = AsyncIterator[pb.ReportNodeRequest]
 Send = Callable[[pb.ReportNodeResponse], Awaitable[bool]]
 """Sends a message; whether the agent took it."""
-
-
-class _Budget:
-    """What an agent may send, which grows with time."""
-
-    now = staticmethod(time.monotonic)
-    rest = staticmethod(asyncio.sleep)
-
-    def __init__(self) -> None:
-        self.stream = asyncio.Lock()  # held by the stream of the node
-        self._left, self._at = float(BURST), self.now()
-        self._streams_left, self._begun_at = float(BURST_STREAMS), self.now()
-        self._logged_at, self._unlogged = -inf, 0
-
-    def may_begin(self) -> bool:
-        """Whether one more stream may begin, which counts then."""
-        now = self.now()
-        grown = self._streams_left + (now - self._begun_at) * STREAMS_PER_SECOND
-        self._streams_left, self._begun_at = min(float(BURST_STREAMS), grown), now
-        if self._streams_left < 1:
-            return False
-        self._streams_left -= 1
-        return True
-
-    def refused(self) -> int | None:
-        """How many refusals a line of the log has to tell, this one among them; None: it is too early for one."""
-        self._unlogged += 1
-        if self.now() - self._logged_at < REFUSED_SECONDS:
-            return None
-        self._logged_at = self.now()
-        count, self._unlogged = self._unlogged, 0
-        return count
-
-    async def spend(self, weight: int) -> None:
-        """Returns when so much may be sent."""
-        now = self.now()
-        self._left = min(float(BURST), self._left + (now - self._at) * PER_SECOND) - weight
-        self._at = now
-        if self._left < 0:
-            await self.rest(-self._left / PER_SECOND)
 
 
 class _Stream:
@@ -151,7 +101,7 @@ class Agents:
         self.refused: Counter[str] = Counter()  # reports, and callers that are no agents, by reason, since the start
         self._engine = engine
         self._streams: dict[NodeName, _Stream] = {}
-        self._budgets: dict[NodeName, _Budget] = {}  # of nodes that have a stream, or had one
+        self._budgets: dict[NodeName, AgentBudget] = {}  # of nodes that have a stream, or had one
         self._turn = asyncio.Lock()
         self._begun = 0  # streams on which a whole report has come
         self.upcoming = Upcoming(engine.ledger.nodes, self.report_now)
@@ -276,7 +226,7 @@ class Agents:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read(self, name: NodeName, first: pb.ReportNodeRequest, requests: Requests, budget: _Budget) -> None:
+    async def _read(self, name: NodeName, first: pb.ReportNodeRequest, requests: Requests, budget: AgentBudget) -> None:
         """Takes report after report, until there are no more messages."""
         report = await self._take(name, Report(), first, budget)
         async for message in requests:
@@ -285,7 +235,7 @@ class Agents:
                 raise Refused(Mistake(Reason.NODE_NOT_ITS_OWN, "node", text))
             report = await self._take(name, report, message, budget)
 
-    async def _take(self, name: NodeName, report: Report, message: pb.ReportNodeRequest, budget: _Budget) -> Report:
+    async def _take(self, name: NodeName, report: Report, message: pb.ReportNodeRequest, budget: AgentBudget) -> Report:
         """Takes a message; gives the report that the next one belongs to."""
         await budget.spend(MESSAGE_WEIGHT + len(message.opened) + len(message.closed) + len(message.reserved))
         self._engine.check_serving()
@@ -354,13 +304,13 @@ class Agents:
             stream.told = stream.wanted = wanted
             stream.news.set()
 
-    def _budget(self, name: NodeName) -> _Budget:
+    def _budget(self, name: NodeName) -> AgentBudget:
         """That of a node. Those of nodes that have no stream any more are forgotten where there are many."""
         if len(self._budgets) > 2 * len(self._streams) + 1000:
             self._budgets = {known: each for known, each in self._budgets.items() if known in self._streams}
         budget = self._budgets.get(name)
         if budget is None:
-            budget = self._budgets[name] = _Budget()
+            budget = self._budgets[name] = AgentBudget()
         return budget
 
 

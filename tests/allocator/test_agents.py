@@ -16,6 +16,14 @@ from grpc_status import rpc_status
 
 from agent.stream import STEADY_SECONDS, Pauses
 from allocator import agents, sight
+from allocator.agent_budget import (
+    BURST,
+    BURST_STREAMS,
+    PER_SECOND,
+    REFUSED_SECONDS,
+    STREAMS_PER_SECOND,
+    AgentBudget,
+)
 from allocator.core.asks import Refused
 from allocator.core.candidates import NodeName
 from allocator.core.claims import ClusterChange
@@ -409,8 +417,8 @@ async def test_an_agent_that_floods_is_read_as_slowly_as_it_may_send(
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(agents._Budget, "now", staticmethod(lambda: 0.0))
-    monkeypatch.setattr(agents._Budget, "rest", staticmethod(sleep))
+    monkeypatch.setattr(AgentBudget, "now", staticmethod(lambda: 0.0))
+    monkeypatch.setattr(AgentBudget, "rest", staticmethod(sleep))
     for _ in range(2):
         async with agent(full, *[snapshot(*range(1, 1001))] * 12) as stream:
             await stream.done_writing()
@@ -418,15 +426,15 @@ async def test_an_agent_that_floods_is_read_as_slowly_as_it_may_send(
                 pass
 
     sent = 24 * (1000 + agents.MESSAGE_WEIGHT)
-    assert waited[-1] == pytest.approx((sent - agents.BURST) / agents.PER_SECOND)
+    assert waited[-1] == pytest.approx((sent - BURST) / PER_SECOND)
 
 
 async def test_stream_after_stream_of_a_node_is_refused_until_its_time_has_come_and_logged_now_and_then(
     full: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(agents._Budget, "now", staticmethod(lambda: now))
-    for _ in range(agents.BURST_STREAMS):
+    monkeypatch.setattr(AgentBudget, "now", staticmethod(lambda: now))
+    for _ in range(BURST_STREAMS):
         async with agent(full, snapshot(22)) as stream:
             await stream.done_writing()
             async for _ in stream:
@@ -437,9 +445,9 @@ async def test_stream_after_stream_of_a_node_is_refused_until_its_time_has_come_
             return (await ended(stream))[0]
 
     refused = [await reason() for _ in range(3)]
-    now += 1 / agents.STREAMS_PER_SECOND
+    now += 1 / STREAMS_PER_SECOND
     refused += [await reason() for _ in range(2)]
-    now += agents.REFUSED_SECONDS
+    now += REFUSED_SECONDS
     refused.append(await reason())
 
     assert refused == [*["TOO_MANY_CALLS"] * 3, "INVALID_REQUEST", "TOO_MANY_CALLS", "INVALID_REQUEST"]
@@ -461,7 +469,7 @@ async def test_a_caller_whose_token_names_its_node_is_refused_before_anything_is
         return True
 
     follow = full.application.agents.follow
-    for _ in range(agents.BURST_STREAMS):
+    for _ in range(BURST_STREAMS):
         await follow(nothing(), N1, send)
     with pytest.raises(Refused, match="the agent of node n1 begins too many streams"):
         await follow(unread(), N1, send)
@@ -475,8 +483,8 @@ def test_an_agent_that_pauses_as_ours_do_may_always_begin_a_stream(
 ) -> None:
     """The one with the shortest pauses, and a second one on its node."""
     now = 0.0
-    monkeypatch.setattr(agents._Budget, "now", staticmethod(lambda: now))
-    budget, pauses = agents._Budget(), Pauses(chance=lambda: 0.0)
+    monkeypatch.setattr(AgentBudget, "now", staticmethod(lambda: now))
+    budget, pauses = AgentBudget(), Pauses(chance=lambda: 0.0)
     may = []
     for _ in range(1000):
         may += [budget.may_begin(), budget.may_begin()]
