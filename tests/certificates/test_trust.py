@@ -196,7 +196,7 @@ def test_a_pair_that_is_half_replaced_is_neither_shown_nor_remembered(folder: Fo
     credentials.load()
     folder.cert.write_bytes(after.chain)
 
-    with pytest.raises(ssl.SSLError, match="KEY_VALUES_MISMATCH"):
+    with pytest.raises(OSError, match=r"\S+ and \S+ are no certificate and its key in PEM: .*KEY_VALUES_MISMATCH"):
         credentials.load()
     folder.write(named(old), after)
     credentials.load()
