@@ -325,7 +325,7 @@ class ApiServer:
             items = [each for each in self.all(resource) if each["metadata"].get("labels", {}).get(key) == value]
             self.requests.append(f"{name} {selector}")
             return web.json_response({"kind": f"{KINDS[resource]}List", "metadata": {}, "items": items})
-        if query.get("fieldSelector"):
+        if query.get("fieldSelector") and not is_watch:
             return await self._look_up(request)
         is_probe = is_watch and int(query.get("timeoutSeconds", "300")) < PROBE_SECONDS
         if query.get("limit") == "1" or is_probe:
