@@ -38,7 +38,7 @@ such an allocator; `kubectl apply --dry-run=server` shows what the webhook would
 %s
 ```
 
-A container whose ports the webhook numbered, or that `hostport lease -- COMMAND` started, may have variables of the
+A container whose ports the webhook numbered, or a command that was started with a lease, may have variables of the
 same names for its ports: a port named `server` is told in `HOSTPORT_SERVER`. An option on the command line wins over
 them.
 
