@@ -9,9 +9,10 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hostport.meeting import Reach, meeting
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli import wording
 from hostport_cli.printing import Column
@@ -30,34 +31,13 @@ class HeldRow:
 def rows(ports: Iterable[pb.HeldPort]) -> list[HeldRow]:
     """The rows of a node's port map, in its order."""
     listed = list(ports)
-    meeting = set(_meeting(listed))
-    return [HeldRow(held, at in meeting) for at, held in enumerate(listed)]
+    meet = meeting(_reach(at, held) for at, held in enumerate(listed) if _is_there(held))
+    return [HeldRow(held, at in meet) for at, held in enumerate(listed)]
 
 
-def _meeting(ports: Sequence[pb.HeldPort]) -> Iterator[int]:
-    """The positions of those who meet: one pass in the order of protocol and number, every address ("") first.
-
-    One number may be open on thousands of addresses, and only those of one address, or of every address, are compared.
-    """
-    there = [
-        (held.protocol, held.host_port, wording.address(held), at) for at, held in enumerate(ports) if _is_there(held)
-    ]
-    begun: dict[str, list[int]] = {}  # by address: whose numbers may go on
-    for _, _, address, at in sorted(there):
-        one = ports[at]
-        for each in ("", address) if address else list(begun):
-            others = [other for other in begun.pop(each, ()) if _reaches(ports[other], one)]
-            for other in others:
-                is_one_pod = one.allocation_id == ports[other].allocation_id != ""
-                if not is_one_pod:
-                    yield from (other, at)
-            if others:
-                begun[each] = others
-        begun.setdefault(address, []).append(at)
-
-
-def _reaches(other: pb.HeldPort, one: pb.HeldPort) -> bool:
-    return other.protocol == one.protocol and wording.last(other) >= one.host_port
+def _reach(at: int, held: pb.HeldPort) -> Reach:
+    protocol, address = wording.protocol(held.protocol), wording.address(held)
+    return Reach(protocol, held.host_port, wording.last(held), address, at, held.allocation_id)
 
 
 def _is_there(held: pb.HeldPort) -> bool:

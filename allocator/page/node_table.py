@@ -16,6 +16,8 @@ from allocator.core.watch.listening import is_listening
 from allocator.page import words
 from allocator.page.claims import owner_of
 from allocator.page.strips import kind_of
+from hostport.meeting import Reach
+from hostport.meeting import meeting as meeting_of
 from hostport.timestamps import rfc3339
 
 FOREIGN = {ForeignKind.SERVICE: "SERVICE", ForeignKind.PROCESS: "PROCESS", ForeignKind.RESERVED: "KEPT"}
@@ -50,29 +52,13 @@ def held_on(ledger: Ledger, name: NodeName, ahead: float) -> list[Held]:
 
 
 def meeting(held: Iterable[Held]) -> set[int]:
-    """The places of those who meet: each has a number that another one who is there has, too. `held`: in order.
-
-    One number may be open on thousands of addresses, and only those of one address, or of every address, are compared.
-    """
-    found: set[int] = set()
-    begun: dict[str, list[tuple[int, Held]]] = {}  # by address: whose numbers may go on
-    for at, one in enumerate(held):
-        if not one.is_there:
-            continue
-        for ip in list(begun) if one.key.ip == WILDCARD else (WILDCARD, one.key.ip):
-            others = [(place, other) for place, other in begun.pop(ip, ()) if _goes_on(other, one)]
-            for place, other in others:
-                if one.claim is None or other.claim is None or one.claim.id != other.claim.id:
-                    found |= {place, at}
-            if others:
-                begun[ip] = others
-        begun.setdefault(one.key.ip, []).append((at, one))
-    return found
+    """The places of those who meet: each has a number that another one who is there has, too."""
+    return meeting_of(_reach(at, one) for at, one in enumerate(held) if one.is_there)
 
 
-def _goes_on(other: Held, one: Held) -> bool:
-    """Whether the numbers of one that begins earlier reach to those of the other."""
-    return other.key.protocol is one.key.protocol and other.key.numbers[-1] >= one.key.number
+def _reach(at: int, one: Held) -> Reach:
+    key, address = one.key, "" if one.key.ip == WILDCARD else one.key.ip
+    return Reach(key.protocol.value, key.number, key.numbers[-1], address, at, one.claim.id if one.claim else "")
 
 
 def rows(ledger: Ledger, name: NodeName, ahead: float, most: int) -> tuple[list[dict[str, Any]], int]:
