@@ -12,6 +12,7 @@ import asyncio
 import time
 from math import inf
 
+from allocator.token_bucket import TokenBucket
 from hostport.contract.limits import MOST_SOCKETS
 
 BURST, PER_SECOND = MOST_SOCKETS + 1000, 500.0
@@ -32,18 +33,15 @@ class AgentBudget:
 
     def __init__(self) -> None:
         self.stream = asyncio.Lock()  # held by the stream of the node
-        self._left, self._at = float(BURST), self.now()
-        self._streams_left, self._begun_at = float(BURST_STREAMS), self.now()
+        self._sockets = TokenBucket(BURST, PER_SECOND, self.now())
+        self._streams = TokenBucket(BURST_STREAMS, STREAMS_PER_SECOND, self.now())
         self._logged_at, self._unlogged = -inf, 0
 
     def may_begin(self) -> bool:
         """Whether one more stream may begin, which counts then."""
-        now = self.now()
-        grown = self._streams_left + (now - self._begun_at) * STREAMS_PER_SECOND
-        self._streams_left, self._begun_at = min(float(BURST_STREAMS), grown), now
-        if self._streams_left < 1:
+        if self._streams.left(self.now()) < 1:
             return False
-        self._streams_left -= 1
+        self._streams.take()
         return True
 
     def refused(self) -> int | None:
@@ -57,8 +55,7 @@ class AgentBudget:
 
     async def spend(self, weight: int) -> None:
         """Returns when so much may be sent."""
-        now = self.now()
-        self._left = min(float(BURST), self._left + (now - self._at) * PER_SECOND) - weight
-        self._at = now
-        if self._left < 0:
-            await self.rest(-self._left / PER_SECOND)
+        left = self._sockets.left(self.now()) - weight
+        self._sockets.take(weight)
+        if left < 0:
+            await self.rest(-left / PER_SECOND)

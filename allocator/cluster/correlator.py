@@ -19,6 +19,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from allocator.token_bucket import TokenBucket
+
 REPEAT_SECONDS = 60.0
 MOST_SERIES = 2000
 BURST = 25.0
@@ -75,8 +77,7 @@ class EventCorrelator:
 
     def __init__(self) -> None:
         self._series: OrderedDict[tuple[Subject, str, str], EventSeries] = OrderedDict()
-        self._tokens = BURST
-        self._filled_at = 0.0
+        self._writes = TokenBucket(BURST, WRITES_PER_SECOND, 0.0)
 
     def add(self, event: ObjectEvent, now: float) -> bool:
         """False: there is no room, it is not told."""
@@ -94,13 +95,11 @@ class EventCorrelator:
 
     def due(self, now: float) -> Iterator[EventSeries]:
         """What may be written now, oldest first; each takes a token. Call `written` before going on."""
-        self._tokens = min(BURST, self._tokens + (now - self._filled_at) * WRITES_PER_SECOND)
-        self._filled_at = now
         for series in list(self._series.values()):
-            if self._tokens < 1:
-                return
             if series.is_pending and series.written_at + REPEAT_SECONDS <= now:
-                self._tokens -= 1
+                if self._writes.left(now) < 1:
+                    return
+                self._writes.take()
                 if series.told and series.told_note != series.event.note:
                     series.name, series.first = _name(series.event), series.last
                     series.count, series.told = series.count - series.told, 0
