@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -60,6 +60,9 @@ SERVICES_WATCH_SECONDS, SERVICES_STALL_SECONDS = 30.0, 45.0
 LASTING_SECONDS = 60.0  # longer than a watch of Services that was begun anew takes to show that it moves
 
 LOOK_SECONDS = 0.5
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class KubernetesCluster:
@@ -179,10 +182,8 @@ class KubernetesCluster:
         observer = self._observer
         if observer is None:
             return False
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                found = await asyncio.gather(*(self._lookups.of(asker, partial(self._get, ref)) for ref in pods))
-        except (ApiError, UnreachableError, TimeoutError, ValueError):
+        found = await self._looked_up(self._get, pods, asker)
+        if found is None:
             return False
         sink = PodSink(observer, observer.proven)
         for ref, sketch in zip(pods, found, strict=True):
@@ -208,19 +209,26 @@ class KubernetesCluster:
         if sink is None:
             return False
         before = [sink.holding(name) for name in services]
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                found = await asyncio.gather(
-                    *(self._lookups.of(asker, partial(self._find_service, *name)) for name in services)
-                )
-        except (ApiError, UnreachableError, TimeoutError, ValueError):
+        found = await self._looked_up(self._find_service, services, asker)
+        if found is None:
             return False
         for name, held, sketch in zip(services, before, found, strict=True):
             sink.looked_up(name, held, sketch)
         return True
 
-    async def _find_service(self, namespace: str, name: str) -> ServiceSketch | None:
+    async def _looked_up(
+        self, look: Callable[[R], Awaitable[T]], wanted: Collection[R], asker: str
+    ) -> Sequence[T] | None:
+        """What a look finds for each, side by side; None where that did not succeed in time."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await asyncio.gather(*(self._lookups.of(asker, partial(look, each)) for each in wanted))
+        except (ApiError, UnreachableError, TimeoutError, ValueError):
+            return None
+
+    async def _find_service(self, service: ServiceName) -> ServiceSketch | None:
         """The Service of that name; None where there is none."""
+        namespace, name = service
         path, params = f"/api/v1/namespaces/{quote(namespace, safe='')}/services", {"limit": "1"}
         params["fieldSelector"] = f"metadata.name={name}"
         items = SERVICES.reader.page(await self._client.get(path, params, accept=SERVICES.reader.accept)).items
@@ -243,8 +251,6 @@ def shorter(tuning: WatchTuning) -> WatchTuning:
 
 MOST_LOOKUPS = 16
 MOST_LOOKUPS_OF_ONE = MOST_LOOKUPS // 2
-
-T = TypeVar("T")
 
 
 class Lookups:
