@@ -147,8 +147,8 @@ class SocketIndex:
         if sockets is None:
             return
         for slot in filter(sockets.has, {one for each, _ in keys for one in slots_in(each)}):
-            declared, before = entry.declared_at(slot), sockets.beside.get(slot, set())
-            now = {socket.ip for socket in entry.undeclared_at(slot)} if declared else set[str]()
+            before, is_declared = sockets.beside.get(slot, set()), entry.is_settled(entry.holders_of(slot))
+            now = {socket.ip for socket in entry.undeclared_at(slot)} if is_declared else set[str]()
             for ip in before - now:
                 self._take_beside(entry, sockets, slot, ip)
             for ip in now - before:
