@@ -67,7 +67,7 @@ class Credentials:
         if self.ca:
             with _named(f"{self.ca} holds no CA in PEM"):
                 ssl.create_default_context(cafile=self.ca)
-            with _named(f"{', '.join(map(str, self.files))}: one is not PEM"):
+            with _named(f"{', '.join(map(str, self.also))}: one is not PEM"):
                 _context(ca, None)
         if self.token_file:
             self._read_token()
