@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
+from urllib.request import getproxies
 
 import aiohttp
 from kubernetes.aio.client.configuration import Configuration
@@ -205,6 +206,8 @@ class ApiClient:
             return old
         if old and material == old.material:
             return _Link(loaded, old.rest, material)
+        # From the environment aiohttp takes proxies, and for each request a look by a thread into a netrc file.
+        loaded.configuration.client_session_kwargs = {"trust_env": bool(getproxies())}
         return _Link(loaded, RESTClientObject(loaded.configuration), material)
 
 

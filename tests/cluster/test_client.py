@@ -61,6 +61,28 @@ async def test_kubectls_own_variable_names_the_file(server: ApiServer, tmp_path:
     await client.close()
 
 
+async def test_a_netrc_file_does_not_meet_the_token(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    client = ApiClient(loader(kubeconfig(tmp_path / "config", server.url, token="t1")))
+
+    assert await tokens(server, client) == ["Bearer t1"]
+    await client.close()
+
+
+async def test_a_proxy_of_the_environment_is_asked(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    client = ApiClient(loader(kubeconfig(tmp_path / "config", "http://kubernetes.example", token="t1")))
+
+    assert await tokens(server, client) == ["Bearer t1"]
+    await client.close()
+
+
 async def test_a_token_file_is_read_again_each_minute(server: ApiServer, tmp_path: Path) -> None:
     token, clock = tmp_path / "token", Clock()
     token.write_text("t1")
