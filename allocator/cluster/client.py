@@ -224,12 +224,9 @@ def _material(configuration: Configuration) -> tuple[object, ...]:
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    while True:
-        with _translated():
-            chunk = await response.content.readany()
-        if not chunk:
-            return
-        yield chunk
+    with _translated():
+        while chunk := await response.content.readany():
+            yield chunk
 
 
 def _api_error(response: aiohttp.ClientResponse, body: bytes) -> ApiError:
