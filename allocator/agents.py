@@ -34,7 +34,7 @@ from allocator.core.ports import runs_of
 from allocator.core.sockets import NodeFacts, NodeSockets
 from allocator.engine import Engine
 from allocator.node_reports import Report, parts
-from allocator.slices import MOST_WEIGHT, TimeSlice
+from allocator.slices import TimeSlice
 from allocator.upcoming import Upcoming
 from hostport.contract import Mistake, Reason
 from hostport.contract.limits import LONGEST_NAME
@@ -255,9 +255,8 @@ class Agents:
         own = ledger.nodes.sockets.of(name)
         closed, opened = report.changes(NodeSockets() if own is None else own, partial(ledger.nodes.undeclared, name))
         facts = report.facts or NodeFacts()
-        most = max(1, MOST_WEIGHT * 32 // maintenance.node_weight())
         pace = TimeSlice(self._turn)
-        for change in parts(name, closed, opened, facts, most):
+        for change in parts(name, closed, opened, facts, maintenance.socket_slice()):
             maintenance.observe(ClusterChange(reports=(change,), lists_pods=False))
             if own is None:
                 own = ledger.nodes.sockets.of(name)  # the first step has made them

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from allocator.clock import Clock
@@ -29,9 +29,11 @@ from allocator.core.asks import Ask
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, ClusterChange, PodUid, State
 from allocator.core.ledger import MOST_DUE, Ledger
+from allocator.core.sockets import SocketChange
 from allocator.core.watch.replanner import Incident, IncidentKind
 from allocator.idempotency import Answers
 from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, failure_of
+from allocator.slices import MOST_WEIGHT, slices
 from hostport.logs import log_event
 
 log = logging.getLogger(__name__)
@@ -254,6 +256,18 @@ class Maintenance:
     def node_weight(self) -> int:
         """What one Node that changed weighs, in ports: it is held against every candidate set that is kept."""
         return NODE_WEIGHT + self._ledger.nodes.candidate_sets // SETS_OF_A_PORT
+
+    def socket_slice(self) -> int:
+        """How many sockets of a node are opened or closed in one step: each concerns every candidate set, too."""
+        return max(1, MOST_WEIGHT * NODE_WEIGHT // self.node_weight())
+
+    def close_sockets(self, name: NodeName) -> Iterator[None]:
+        """Before a Node is told as gone: closes what its agent said is open there, in steps."""
+        sockets = self._ledger.nodes.sockets.of(name)
+        is_open = [(slot, socket.ip) for slot, socket in sockets] if sockets is not None else []
+        for closed in slices(is_open, most=self.socket_slice()):
+            self.observe(ClusterChange(reports=(SocketChange(node=name, closed=closed),), lists_pods=False))
+            yield
 
     def proven(self, until: float) -> None:
         """The view of the cluster reaches this far, by the allocator's clock: who existed then has been told."""

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from http.client import HTTPConnection
 from itertools import count
 from typing import Any
@@ -46,7 +46,7 @@ from allocator.core.claims import (
 )
 from allocator.core.ledger import Ledger
 from allocator.core.place.policies import DYNAMIC
-from allocator.core.ports import Protocol, slots_of, span
+from allocator.core.ports import WILDCARD, Protocol, slot_of, slots_of, span
 from allocator.core.sockets import NodeFacts, SocketChange, listener
 from allocator.journal.contract import Entry, JournalError, Put, Recorded
 from allocator.leases.cache import PortLeaseCache
@@ -787,11 +787,12 @@ def _either(number: int) -> pb.NodeTerm:
     )
 
 
-def _tell_nodes(place: Place, nodes: Iterable[Node]) -> None:
+def _tell_nodes(place: Place, nodes: Iterable[Node] = (), gone: Collection[NodeName] = ()) -> None:
     """Tells what the cluster's Nodes are now, as the follower does."""
     sink = NodeSink(place.engine.maintenance)
-    sink._nodes = {_name(number): _node(number) for number in range(NODES)}  # noqa: SLF001 - what it has told
-    sink._listed = {**sink._nodes, **{node.name: node for node in nodes}}  # noqa: SLF001
+    told = sink._nodes = {_name(number): _node(number) for number in range(NODES)}  # noqa: SLF001
+    left = {name: node for name, node in told.items() if name not in gone}
+    sink._listed = {**left, **{node.name: node for node in nodes}}  # noqa: SLF001
 
     async def tell() -> None:
         await in_turns(sink.complete(0.0))
@@ -853,6 +854,21 @@ def reports(place: Place) -> None:
                 place.remark(f"ended: {reason_of(error)}")
     sockets = place.engine.ledger.nodes.sockets.of(_name(5))
     place.remark(f"{len(sockets) if sockets else 0:,} sockets are open")
+
+
+def nodes_gone(place: Place) -> None:
+    """61 Nodes go at once, one with 10,000 sockets, the others with 500 each, under 40 candidate sets that are kept"""
+    for _ in range(40):
+        tolerations = [pb.Toleration(key=f"kept-{next(_serial)}")]
+        within = pb.NodeConstraints(node_selector={"zone": "5"}, tolerations=tolerations)
+        place.ask(ask("kept", within, dry_run=True, range=pb.PortRange(min=40_000, max=60_000)))
+    for number, sockets in ((5, 10_000), *((5 + 10 * at, 500) for at in range(1, 61))):
+        opened = [(slot_of(Protocol.TCP, 40_000 + at), listener(WILDCARD, "flood", 0)) for at in range(sockets)]
+        report = SocketChange(node=_name(number), opened=opened, facts=NodeFacts())
+        place.engine.maintenance.observe(ClusterChange(reports=(report,), lists_pods=False))
+    gone = {_name(5 + 10 * at) for at in range(61)}
+    _tell_nodes(place, gone=gone)
+    place.remark(f"{sum(place.engine.ledger.nodes.sockets.of(name) is not None for name in gone)} left")
 
 
 def ranges_first_asked(place: Place) -> None:
@@ -1185,6 +1201,7 @@ ROWS: tuple[Row, ...] = (
     nodes_under_selectors,
     nodes_of_many_ports,
     reports,
+    nodes_gone,
     ranges_first_asked,
     addresses,
     priorities,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from allocator.core.candidates import Node, NodeName
@@ -60,6 +60,9 @@ class Recorder:
 
     def node_weight(self) -> int:
         return 1
+
+    def close_sockets(self, name: NodeName) -> Iterator[None]:
+        return iter(())
 
     def node_of(self, uid: str) -> str | None:
         """The Pod's node; None as long as it is not told or has none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,9 @@ class Observer(Protocol):
 
     def node_weight(self) -> int:
         """What one Node that changed weighs: as many ports of Pods would take as long to tell (see `slices`)."""
+
+    def close_sockets(self, name: NodeName) -> Iterator[None]:
+        """Before a Node is told as gone: closes what its agent said is open there, in steps."""
 
 
 class Source(Protocol):

@@ -34,7 +34,7 @@ from allocator.cluster.objects import (
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import ClusterChange, ObservedPod, PodUid
 from allocator.core.foreign import ObservedService, ServiceName
-from allocator.slices import slices
+from allocator.slices import in_turns, slices
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,8 @@ class FileCluster:
         services = _changed(old.services, content.services)
         observer.observe(ClusterChange(gone_services=gone_services, services=services, lists_pods=False))
         for gone_nodes in slices(_gone_nodes(old.nodes, content.nodes), lambda _: observer.node_weight()):
+            for name in gone_nodes:
+                await in_turns(observer.close_sockets(name))
             observer.observe(ClusterChange(gone_nodes=gone_nodes, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
         changed = await asyncio.to_thread(_changed, old.nodes, content.nodes)

@@ -147,9 +147,7 @@ class NodeSink:
     def complete(self, as_of: float) -> Iterator[None]:
         """Tells the Nodes of the list, and which have gone."""
         missing: dict[NodeName, Node | None] = {name: None for name in self._nodes if name not in self._listed}
-        for some in slices({**missing, **self._listed}.items(), lambda _: self._observer.node_weight()):
-            self._tell(dict(some))
-            yield
+        yield from self._told({**missing, **self._listed})
         self._listed = {}
 
     def changed(self, events: Sequence[WatchEvent[NodeSketch]]) -> Iterator[None]:
@@ -160,9 +158,7 @@ class NodeSink:
                 changes[NodeName(event.object.identity)] = None
             else:
                 self._note(changes, event.object)
-        for some in slices(changes.items(), lambda _: self._observer.node_weight()):
-            self._tell(dict(some))
-            yield
+        yield from self._told(changes)
 
     def _note(self, changes: dict[NodeName, Node | None], sketch: NodeSketch) -> None:
         """One that cannot be read stays as it was, or is unknown; so is one that was made anew."""
@@ -175,10 +171,22 @@ class NodeSink:
             is_another = before is not None and before.is_another(sketch.metadata.uid or "")
             changes[name] = None if is_another else before
 
+    def _told(self, changes: dict[NodeName, Node | None]) -> Iterator[None]:
+        """Tells the last state of each Node, in steps. Those that go may have thousands of sockets."""
+        for some in slices(changes.items(), lambda _: self._observer.node_weight()):
+            for name, node in some:
+                if node is None or self._is_anew(node):
+                    yield from self._observer.close_sockets(name)
+            self._tell(dict(some))
+            yield
+
+    def _is_anew(self, node: Node) -> bool:
+        before = self._nodes.get(node.name)
+        return before is not None and before.is_another(node.uid)
+
     def _tell(self, changes: dict[NodeName, Node | None]) -> None:
         """The last state of each counts, after the end of those that were made anew."""
-        known = self._nodes
-        anew = [name for name, node in changes.items() if node and name in known and known[name].is_another(node.uid)]
+        anew = [name for name, node in changes.items() if node is not None and self._is_anew(node)]
         if anew:
             self._tell(dict.fromkeys(anew))
         gone = [name for name, node in changes.items() if node is None and name in self._nodes]

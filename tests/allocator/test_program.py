@@ -404,7 +404,8 @@ def test_flags_that_make_no_sense_are_explained(flags: list[str], words: str) ->
 
 def test_a_second_allocator_on_a_journal_does_not_start(tmp_path: Path) -> None:
     with running(f"--journal=sqlite:{tmp_path}/journal.db"):
-        assert "in use by another allocator" in fails(f"--journal=sqlite:{tmp_path}/journal.db")
+        addresses = ("--listen=127.0.0.1:0", "--http=127.0.0.1:0")
+        assert "in use by another allocator" in fails(*addresses, f"--journal=sqlite:{tmp_path}/journal.db")
 
 
 def test_every_flag_is_in_the_help_and_in_the_environment() -> None:

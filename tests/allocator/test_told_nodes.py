@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from allocator.app.build import Collaborators, build
 from allocator.cluster.decoding import JsonDecoder, WatchEvent
 from allocator.cluster.projection import NodeSketch
 from allocator.cluster.sinks import MOST_GONE, NodeSink, PodSink
 from allocator.core.candidates import Constraints, NodeName, Toleration
 from allocator.core.claims import ClusterChange, PodUid
+from allocator.journal.memory import MemoryJournal
 from allocator.maintenance import NODE_WEIGHT, SETS_OF_A_PORT
 from allocator.slices import MOST_WEIGHT
+from testing.clock import FunctionClock
 from testing.kit import Desk, ask, lease, node, on, report
 
 
@@ -27,6 +31,9 @@ class Hearer:
 
     def node_weight(self) -> int:
         return self.weight
+
+    def close_sockets(self, name: NodeName) -> Iterator[None]:
+        return iter(())
 
     def observe(self, change: ClusterChange) -> None:
         some = (change.nodes, change.gone_nodes, change.pods, change.gone_pods)
@@ -121,6 +128,29 @@ def test_a_node_that_was_made_anew_is_another_machine(anew: Callable[[NodeSink],
     assert desk.ledger.nodes.sockets.reported_at(NodeName("n1")) is None
     assert desk.refusal(ask("b", "x:1=8000", policy="Static", constraints=on("n1"))).keys() == {"HELD_BY_LEASE"}
     assert desk.refusal(ask("a", "x:1=7000", policy="Static", constraints=on("n1"))) == {}
+
+
+@pytest.mark.parametrize("anew", [in_one_batch, in_a_list])
+def test_the_sockets_of_a_node_that_goes_are_closed_some_at_a_time(
+    anew: Callable[[NodeSink], Iterable[Iterable[None]]],
+) -> None:
+    """What a step takes does not depend on how many there are, and the node is never unknown between two steps."""
+    desk = Desk()
+    clock = FunctionClock(lambda: desk.now)
+    maintenance = build(Collaborators(ledger=desk.ledger, journal=MemoryJournal(), clock=clock)).engine.maintenance
+    sink = NodeSink(maintenance)
+    _go_through([sink.changed([event("ADDED", "old")])])
+    desk.observe(reports=[report("n1", *(f"flood:{number}" for number in range(20_000, 21_000)))])
+    left, known = [1_000], list[bool]()
+    for steps in anew(sink):
+        for _ in steps:
+            sockets = desk.ledger.nodes.sockets.of(NodeName("n1"))
+            left.append(0 if sockets is None else len(sockets))
+            known.append(desk.ledger.nodes.is_known(NodeName("n1")))
+
+    assert left[-1] == 0
+    assert max(before - after for before, after in pairwise(left)) == maintenance.socket_slice() < 1_000
+    assert all(known)
 
 
 @pytest.mark.parametrize(
