@@ -2,6 +2,8 @@
 
 `Maintenance` takes what the cluster shows and what time brings. `Changes` journals what no request waits for.
 
+Longer than 350 lines because these two share the rules below.
+
 Rules:
 
 * The ledger is touched from the event loop alone, and what takes long is done in parts, with `go_on` between them.
@@ -11,7 +13,7 @@ Rules:
 * Of many changes some are journalled at a time (`MOST_SAVED`), the rest after those. So a port may be journalled as
   taken before it is journalled as free. A start that finds both ends the claim whose Pod is gone.
 * The ports of what ends are free when the end is durable, not before.
-* A turn of the event loop costs no more than `MOST_ENDING` ends.
+* A turn of the event loop costs no more than `MOST_ENDING` ends begun, and what `freeing` frees.
 * A claim whose end is on its way to the journal is not saved again: it must not return.
 """
 
@@ -27,12 +29,13 @@ from allocator.clock import Clock
 from allocator.cluster.contract import Watch
 from allocator.core.asks import Ask
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Claim, ClaimId, ClusterChange, PodUid, State
+from allocator.core.claims import CLAIM_WEIGHT, Claim, ClaimId, ClusterChange, PodUid, State, weight_of
 from allocator.core.ledger import MOST_DUE, Ledger
 from allocator.core.sockets import SocketChange
 from allocator.core.watch.replanner import Incident, IncidentKind
+from allocator.freeing import FreeingQueue
 from allocator.idempotency import Answers
-from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, failure_of
+from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, failure_of, pass_on
 from allocator.slices import MOST_WEIGHT, slices
 from hostport.logs import log_event
 
@@ -60,6 +63,7 @@ class Changes:
         self._durability = durability
         self._answers = answers
         self._now = now
+        self._freeing = FreeingQueue(self._free)
         self._leases_ending = 0  # because they are due
         self.unsaved: dict[ClaimId, Claim | None] = {}  # could not be journalled, and wait for the next tick
 
@@ -129,24 +133,32 @@ class Changes:
     # -- what ends
 
     def end(self, claim_ids: Sequence[ClaimId]) -> asyncio.Future[bool]:
-        """Ends claims, none of which is ending; the future is that of `Durability.end`."""
+        """Ends claims, none of which is ending; the future is that of `Durability.end`, once their ports are free."""
         at = self._now()
         self.save()  # in their order: a change that is journalled after the end would bring the claim back
         committed = self._durability.end(claim_ids, at)
-        self.ending.update(dict.fromkeys(claim_ids, committed))
+        ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.ending.update(dict.fromkeys(claim_ids, ended))
 
         def settle(committed: asyncio.Future[bool]) -> None:
-            is_durable = failure_of(committed) is None
+            if failure_of(committed) is None:
+                self._freeing.put(claim_ids, at, lambda: pass_on(committed, ended))
+                return
             for claim_id in claim_ids:
                 del self.ending[claim_id]
-                if is_durable:
-                    self._ledger.end(claim_id, self._now())  # its ports are free from here on, not before
-                    self._answers.fade(claim_id, at)
-                else:
-                    self._ledger.still_due(claim_id)
+                self._ledger.still_due(claim_id)
+            pass_on(committed, ended)
 
         committed.add_done_callback(settle)
-        return committed
+        return ended
+
+    def _free(self, claim_id: ClaimId, at: float) -> int:
+        """The claim's end is durable: its ports are free from here on, not before. Gives what it weighed."""
+        del self.ending[claim_id]
+        claim = self._ledger.claims.get(claim_id)
+        self._ledger.end(claim_id, self._now())
+        self._answers.fade(claim_id, at)
+        return CLAIM_WEIGHT if claim is None else weight_of(claim)
 
     def end_leases(self, claim_ids: Iterable[ClaimId]) -> None:
         """Somebody has ended these leases, whether or not that is in the journal yet."""
@@ -252,6 +264,11 @@ class Maintenance:
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that hold something."""
         return self._ledger.claims.known_pods()
+
+    def pod_weight(self, uid: PodUid) -> int:
+        """What the end of a Pod weighs; see `weight_of`."""
+        claim = self._ledger.claims.of_pod(uid)
+        return CLAIM_WEIGHT if claim is None else weight_of(claim)
 
     def node_weight(self) -> int:
         """What one Node that changed weighs, in ports: it is held against every candidate set that is kept."""

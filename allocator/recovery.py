@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from msgspec.structs import replace
 
 from allocator.clock import Clock
-from allocator.core.claims import Claim, ClaimId, State
+from allocator.core.claims import Claim, ClaimId, State, weight_of
 from allocator.core.ledger import Ledger
 from allocator.idempotency import Answers
 from allocator.journal.contract import Drop, Durability, Entry, Journal, Put, Recorded, failure_of
@@ -41,7 +41,7 @@ class Recovery:
         if kept.clock is not None:
             self._clock.resume(kept.clock)
             self._ledger.ahead = self._clock.ahead
-        for claims in slices(sorted(kept.claims, key=lambda claim: claim.created), lambda claim: len(claim.ports)):
+        for claims in slices(sorted(kept.claims, key=lambda claim: claim.created), weight_of):
             self._ledger.restore(claims, self._clock())
             yield
         yield from self._answers.restore(kept.answers, self._clock())
@@ -50,15 +50,15 @@ class Recovery:
     def recover_leases(self, recorded: Sequence[Recorded]) -> Generator[None, None, list[ClaimId]]:
         """In steps: these are the leases. Returns the ids of those in the ledger that are not among them."""
         stored = {one.claim.id for one in recorded}
-        lost = [claim.id for claim in self.leases() if claim.id not in stored]
+        lost = [claim for claim in self.leases() if claim.id not in stored]
         yield
-        for some in slices(lost):
-            self._journal([self._given_up(claim_id) for claim_id in some])
+        for some in slices(lost, weight_of):
+            self._journal([self._given_up(claim.id) for claim in some])
             yield
-        for these in slices(recorded, lambda one: len(one.claim.ports)):
+        for these in slices(recorded, lambda one: weight_of(one.claim)):
             self._journal([entry for one in these for entry in self._taken_back(one)])
             yield
-        return lost
+        return [claim.id for claim in lost]
 
     def _journal(self, entries: Sequence[Entry]) -> None:
         if entries:

@@ -58,6 +58,9 @@ class Recorder:
     def known_pods(self) -> Collection[PodUid]:
         return [PodUid(uid) for uid in self.pods]
 
+    def pod_weight(self, uid: PodUid) -> int:
+        return 1
+
     def node_weight(self) -> int:
         return 1
 

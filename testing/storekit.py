@@ -14,6 +14,7 @@ SETS = (Constraints(), Constraints(selector=(("zone", "a"),)), Constraints(node_
 STATES = (State.LEASED, State.BOUND, State.CONFIRMED)
 ADDRESSES = ("", "10.0.0.1")
 PRIORITIES = (0, 5, 9)
+COUNTS = (1, 1, 1, 1, 4, 300)
 INDICES = (
     "by_pod", "by_controller", "by_shape", "unsettled", "portless", "leases", "unplanned", "wanting",
     "unplanned_within", "ranges", "unmanaged_ports", "reserved_in", "leased_in", "_shared",
@@ -32,6 +33,7 @@ def a_claim(chance: Random, number: int) -> Claim:
                 host_port=chance.choice((chance.randint(250, 262), chance.randint(LOW, HIGH))),
                 protocol=chance.choice((Protocol.TCP, Protocol.UDP)),
                 host_ip=chance.choice(ADDRESSES),
+                count=chance.choice(COUNTS),
             )
             for at in range(chance.randint(1, 6))
         ),

@@ -24,6 +24,9 @@ class Observer(Protocol):
     def known_pods(self) -> Collection[PodUid]:
         """The Pods that hold something: one of them that a full list lacks is gone."""
 
+    def pod_weight(self, uid: PodUid) -> int:
+        """What the end of a Pod that holds something weighs, in ports (see `slices`)."""
+
     def node_weight(self) -> int:
         """What one Node that changed weighs: as many ports of Pods would take as long to tell (see `slices`)."""
 

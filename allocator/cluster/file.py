@@ -169,7 +169,7 @@ class FileCluster:
         for nodes in slices(changed, lambda _: observer.node_weight()):
             observer.observe(ClusterChange(nodes=nodes, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
-        for gone_pods in slices(uid for uid in known_pods if uid not in content.pods):
+        for gone_pods in slices((uid for uid in known_pods if uid not in content.pods), observer.pod_weight):
             observer.observe(ClusterChange(gone_pods=gone_pods, lists_pods=self._lists_pods))
             await asyncio.sleep(0)
         for pods in slices(await asyncio.to_thread(_changed, old.pods, content.pods), lambda pod: 1 + len(pod.ports)):

@@ -41,8 +41,6 @@ log = logging.getLogger(__name__)
 
 SHARED_BYTES = 16 << 20  # of distinct parts of a kind that are remembered
 PORT_BYTES = 400  # that a port takes, about
-MOST_GONE = 32
-"""Pods that are gone, of any size, that are told in one step."""
 
 # What `objects` raises where an object is malformed.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
@@ -78,7 +76,7 @@ class PodSink:
 
     def complete(self, as_of: float) -> Iterator[None]:
         """Tells that those which the list lacks are gone, and that the view is proven up to `as_of`."""
-        for gone in slices(self._missing, most=MOST_GONE):
+        for gone in slices(self._missing, self._observer.pod_weight):
             self._tell([], gone)
             yield
         self._missing = set()

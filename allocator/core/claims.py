@@ -126,6 +126,14 @@ def count_numbers(ports: Iterable[Any]) -> int:
     return numbers
 
 
+CLAIM_WEIGHT = 8
+
+
+def weight_of(claim: Claim) -> int:
+    """What a claim that comes or goes weighs, in numbers: each of its own, and `CLAIM_WEIGHT` for the rest of it."""
+    return CLAIM_WEIGHT + count_numbers(claim.ports)
+
+
 def shape_of(ports: Iterable[Any]) -> Shape:
     """What makes two claims alike: their ports, less the numbers. ports: of a claim, or of an ask."""
     return tuple([(p.container, p.name, p.protocol, p.container_port, p.count) for p in ports])

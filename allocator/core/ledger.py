@@ -171,14 +171,15 @@ class Ledger:
 
         A reservation's time begins anew. `now`: in seconds.
         """
-        for claim in sorted(claims, key=lambda claim: claim.created):
+        restored = sorted(claims, key=lambda claim: claim.created)
+        for claim in restored:
             if claim.state is State.RESERVED and claim.expires is not None:
                 # Its Pod may have been on its way for as long as nobody looked.
                 claim = replace(claim, expires=now + self.rules.reservation_seconds)  # noqa: PLW2901
             self._store.insert(claim)
             if claim.pod_uid is not None:
                 self.limits.confirmed(claim)
-        self._replanner.suspect_all()
+        self._replanner.suspect(claim.id for claim in restored if not claim.is_settled)
 
     # -- the cluster
 

@@ -456,6 +456,9 @@ class CountedNumbers:
 BLOCK = 256
 """Numbers that are counted together when one of them is first asked about."""
 
+_WHOLE, _NOTHING = b"\xff" * (BLOCK // 8), bytes(BLOCK // 8)
+"""All numbers of a block, and none, as a set in bytes."""
+
 
 @dataclass(slots=True, eq=False)
 class HeldCounts:
@@ -504,10 +507,13 @@ class HeldCounts:
 
         held, settled: these numbers, less the first of the run. Those of blocks that are not built are left out.
         """
-        for block in range(first // BLOCK, (first + length - 1) // BLOCK + 1):
-            if not self.built >> block & 1:
-                others = ~span(max(0, block * BLOCK - first), block * BLOCK + BLOCK - 1 - first)
-                held, settled = held & others, settled & others
+        lowest_block, highest_block = first // BLOCK, (first + length - 1) // BLOCK
+        if span(lowest_block, highest_block) & ~self.built:
+            blocks = [_WHOLE if self.built >> at & 1 else _NOTHING for at in range(lowest_block, highest_block + 1)]
+            built = int.from_bytes(b"".join(blocks), "little") >> first - lowest_block * BLOCK
+            held, settled = held & built, settled & built
+        if not held | settled:
+            return
         if change > 0:
             self.held.add_all(first, held)
             self.settled.add_all(first, settled)
@@ -525,3 +531,46 @@ class HeldCounts:
                 self.standing.discard(number)
         if is_settled:
             self.settled.discard(number)
+
+
+class GatheredCounts:
+    """What one step changes in the counts of several `HeldCounts`, put together, so that each is changed once.
+
+    It is told as one of them would be. Whether a block is built is asked of each at the end.
+    """
+
+    __slots__ = ("_first", "_held", "_last", "_settled")
+    built = -1
+
+    def __init__(self) -> None:
+        self._first, self._last = HIGHEST_PORT, -1
+        self._held, self._settled = NumberSet(), NumberSet()
+
+    def _reach(self, first: int, last: int) -> None:
+        self._first, self._last = min(self._first, first), max(self._last, last)
+
+    def arrive(self, number: int, *, is_first: bool, is_settled: bool) -> None:
+        """As `HeldCounts.arrive`."""
+        self._reach(number, number)
+        if is_first:
+            self._held.add(number)
+        if is_settled:
+            self._settled.add(number)
+
+    def depart(self, number: int, *, is_last: bool, is_settled: bool) -> None:
+        """As `HeldCounts.depart`."""
+        self.arrive(number, is_first=is_last, is_settled=is_settled)
+
+    def count(self, first: int, length: int, *, held: int, settled: int, change: int) -> None:
+        """As `HeldCounts.count`. The `change` is that of the whole step."""
+        self._reach(first, first + length - 1)
+        self._held.add_all(first, held)
+        self._settled.add_all(first, settled)
+
+    def pass_on(self, counts: Iterable[HeldCounts], change: int) -> None:
+        """Changes each of some counts. `change`: 1, what was told has come; -1, it has gone."""
+        if self._last < 0:
+            return
+        held, settled = (each.within(self._first, self._last) for each in (self._held, self._settled))
+        for each in counts:
+            each.count(self._first, self._last - self._first + 1, held=held, settled=settled, change=change)

@@ -173,6 +173,11 @@ class ClaimsView:
         """The Pods that were seen and hold something."""
         return self._store.by_pod.keys()
 
+    def of_pod(self, uid: PodUid) -> Claim | None:
+        """The claim of a Pod that was seen; None where it holds nothing."""
+        claim_id = self._store.by_pod.get(uid)
+        return None if claim_id is None else self._claims[claim_id]
+
     def candidate_count(self, claim: Claim) -> int:
         """On how many of the nodes of now the owner may run."""
         return self._store.sets.of(claim.constraints).nodes.bit_count()

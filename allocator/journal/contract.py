@@ -224,6 +224,19 @@ def failure_of(committed: asyncio.Future[bool]) -> Refused | NotServedError | No
     return NotServedError(Reason.JOURNAL_UNAVAILABLE, unavailable_text(error))
 
 
+def pass_on(committed: asyncio.Future[bool], later: asyncio.Future[bool]) -> None:
+    """Settles another future as one of `Durability` was settled; nobody need wait for either."""
+    if later.done():
+        return  # whoever waited has gone
+    if committed.cancelled():
+        later.cancel()
+    elif (error := committed.exception()) is not None:
+        later.set_exception(error)
+        later.exception()  # else it is told that nobody asked for it
+    else:
+        later.set_result(committed.result())
+
+
 def once_certain(committed: asyncio.Future[bool], do: Callable[[], None]) -> None:
     """Does it now, or when it is certain that nothing of a decision is kept that was not made durable."""
     error = None if committed.cancelled() else committed.exception()

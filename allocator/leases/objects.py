@@ -27,7 +27,7 @@ import msgspec
 from allocator.cluster.decoding import JsonDecoder
 from allocator.cluster.projection import Metadata, Sketch
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
+from allocator.core.claims import CLAIM_WEIGHT, Claim, ClaimId, ClaimPort, Owner, State
 from allocator.core.ports import Protocol
 from allocator.journal.contract import Answer
 from hostport.timestamps import rfc3339
@@ -109,6 +109,11 @@ class PortLeaseSketch(Sketch):
     @property
     def identity(self) -> str:
         return self.metadata.uid or ""
+
+    @property
+    def weight(self) -> int:
+        """What it takes to read it, in ports."""
+        return CLAIM_WEIGHT + (len(self.status.ports) if isinstance(self.status, _Status) else 0)
 
 
 READER: Final = JsonDecoder(PortLeaseSketch)

@@ -25,6 +25,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from http import HTTPStatus
+from operator import attrgetter
 from typing import Final, Protocol
 
 from msgspec.structs import replace
@@ -162,10 +163,11 @@ class LeaseReconciler:
 
     def listed(self, items: Sequence[PortLeaseSketch]) -> Iterator[None]:
         """Some objects of the list, in steps."""
-        for sketch in items:
-            self._missing.discard(sketch.identity)
-            self._see(sketch)
-        yield
+        for some in slices(items, attrgetter("weight")):
+            for sketch in some:
+                self._missing.discard(sketch.identity)
+                self._see(sketch)
+            yield
 
     def complete(self, as_of: float) -> Iterator[None]:
         """That was the whole list, in steps: what it lacks has gone."""
@@ -177,12 +179,13 @@ class LeaseReconciler:
 
     def changed(self, events: Sequence[WatchEvent[PortLeaseSketch]]) -> Iterator[None]:
         """What the watch told, in its order."""
-        for event in events:
-            if event.type == "DELETED":
-                self._gone(event.object.identity)
-            else:
-                self._see(event.object)
-        yield
+        for some in slices(events, attrgetter("object.weight")):
+            for event in some:
+                if event.type == "DELETED":
+                    self._gone(event.object.identity)
+                else:
+                    self._see(event.object)
+            yield
 
     def _see(self, sketch: PortLeaseSketch) -> None:
         try:

@@ -12,9 +12,9 @@ import pytest
 from allocator.app.build import Collaborators, build
 from allocator.cluster.decoding import JsonDecoder, WatchEvent
 from allocator.cluster.projection import NodeSketch
-from allocator.cluster.sinks import MOST_GONE, NodeSink, PodSink
+from allocator.cluster.sinks import NodeSink, PodSink
 from allocator.core.candidates import Constraints, NodeName, Toleration
-from allocator.core.claims import ClusterChange, PodUid
+from allocator.core.claims import CLAIM_WEIGHT, ClusterChange, PodUid
 from allocator.journal.memory import MemoryJournal
 from allocator.maintenance import NODE_WEIGHT, SETS_OF_A_PORT
 from allocator.slices import MOST_WEIGHT
@@ -28,6 +28,9 @@ class Hearer:
     def __init__(self, weight: int = NODE_WEIGHT) -> None:
         self.told: list[int] = []
         self.weight = weight
+
+    def pod_weight(self, uid: PodUid) -> int:
+        return 100 if uid == "u7" else CLAIM_WEIGHT
 
     def node_weight(self) -> int:
         return self.weight
@@ -66,7 +69,8 @@ def test_pods_that_a_list_lacks_are_told_a_few_at_a_time() -> None:
     sink.began()
     for _ in sink.complete(0.0):
         pass
-    assert (sum(hearer.told), max(hearer.told)) == (100, MOST_GONE)
+    most = MOST_WEIGHT // CLAIM_WEIGHT
+    assert (sum(hearer.told), max(hearer.told), len(hearer.told)) == (100, most, 5)
 
 
 def test_a_candidate_set_counts_as_long_as_it_is_kept() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from allocator.cluster.kubernetes import PODS
 from allocator.cluster.projection import SeenPod
-from allocator.cluster.sinks import MOST_GONE, PodSink
-from allocator.slices import slices
+from allocator.cluster.sinks import PodSink
+from allocator.slices import MOST_WEIGHT, slices
 from testing.observing import Recorder, pod
 
 
@@ -35,7 +35,7 @@ def test_what_a_list_lacks_is_gone_in_steps_and_proven_after_the_last() -> None:
     proofs = [len(recorder.proofs) for _ in sink.complete(5.0)]
 
     assert (sorted(recorder.gone), recorder.proofs, set(proofs)) == (sorted(uids), [5.0], {0})
-    assert max(gone for _, gone in recorder.calls) == MOST_GONE
+    assert max(gone for _, gone in recorder.calls) == MOST_WEIGHT
 
 
 def test_a_cluster_without_pods_has_been_listed_too() -> None:

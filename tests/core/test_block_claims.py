@@ -732,3 +732,14 @@ def test_a_node_with_one_block_takes_hardly_more_memory_than_one_with_a_single_n
 
     taken("m:1=7000")  # what is kept of the first of all
     assert taken("m:1=7000*1000") <= 1.2 * taken("m:1=7000")
+
+
+def test_a_number_is_free_when_all_have_gone_who_had_it_in_a_block_and_on_an_address() -> None:
+    """One Pod has the number twice; another has it at the same time, on every address."""
+    desk = Desk("n1")
+    pods = [pod("a", "x:1=7000*8", "y:2=7003@10.0.0.1", at="n1"), pod("b", "x:1=7003", at="n1")]
+    desk.observe(pods=pods)
+    desk.observe(gone_pods=[pods[1].uid])
+    desk.observe(gone_pods=[pods[0].uid])
+
+    assert desk.refusal(ask("late", "x:1=7003", policy="Static")) == {}

@@ -25,10 +25,10 @@ def fleet() -> Desk:
 
 
 @contextmanager
-def is_cheap() -> Iterator[None]:
+def is_cheap(most: int = MOST) -> Iterator[None]:
     with counting() as cost:
         yield
-    assert cost.instructions < MOST
+    assert cost.instructions < most
 
 
 def reason_of(desk: Desk, asked: Ask) -> str:
@@ -67,6 +67,26 @@ def test_a_pod_goes_cheaply_from_a_node_where_others_have_its_512_numbers_on_oth
     (granted,) = desk.numbers(ask("next", "x:1=7000@10.0.0.0", policy="Static", constraints=on("n0003")))
     assert granted == 7000
     assert "PORT_CONFLICT" in desk.refusal(ask("no", "x:1=7000@10.0.0.1", policy="Static", constraints=on("n0003")))
+
+
+@pytest.mark.parametrize(
+    "ports",
+    [
+        pytest.param([f"x{n}:{n}={n}" for n in range(20_000, 20_512)], id="512 ports"),
+        pytest.param([f"x{n}:{n}={n}*8" for n in range(20_000, 22_560, 10)], id="256 blocks"),
+        pytest.param([f"x{n}:{n}={n}" for n in range(1_100, 65_000, 125)], id="512 ports all over"),
+    ],
+)
+def test_a_pod_of_many_ports_comes_and_goes_cheaply_under_many_candidate_sets(ports: list[str]) -> None:
+    desk = fleet()
+    for at in range(64):
+        kept = Constraints(tolerations=(Toleration(key=f"t{at}"),))
+        desk.ledger.preview(ask("kept", "x:1", low=1_024, high=65_000, constraints=kept), desk.now)
+    many = pod("many", *ports, at="n0003")
+    with is_cheap(2_500_000):
+        desk.observe(pods=[many])
+    with is_cheap(2_500_000):
+        desk.observe(gone_pods=[many.uid])
 
 
 def test_plans_are_mended_a_few_at_a_time_where_every_pod_that_waits_has_a_selector_of_its_own() -> None:

@@ -50,10 +50,12 @@ def counts(index: PortIndex) -> list[object]:
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("many", [pytest.param(512, id="few ports"), pytest.param(4, id="many ports")])
 @pytest.mark.parametrize("recounted", [pytest.param(1_024, id="recounted"), pytest.param(3, id="forgotten")])
+@pytest.mark.parametrize("together", [pytest.param(16, id="each port"), pytest.param(2, id="ports together")])
 def test_counts_that_are_kept_are_those_of_an_index_that_begins_anew(
-    seed: int, many: int, recounted: int, monkeypatch: pytest.MonkeyPatch
+    seed: int, many: int, recounted: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(port_index, "MANY_PORTS", many)
+    monkeypatch.setattr(candidate_sets, "MANY_KEYS", together)
     monkeypatch.setattr(candidate_sets, "MOST_RECOUNTED", recounted)
     claims: dict[ClaimId, Claim] = {}
     chance, index = Random(seed), PortIndex(claims)

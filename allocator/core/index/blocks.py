@@ -14,7 +14,7 @@ from allocator.core.ports import WILDCARD, PortKey, Slot, number_of, protocol_of
 
 if TYPE_CHECKING:
     from allocator.core.claims import ClaimId
-    from allocator.core.index.candidate_sets import CandidateSet
+    from allocator.core.index.candidate_sets import Counted
     from allocator.core.index.ports import Holders, NodeEntry, NodesBySlot
 
 
@@ -144,7 +144,7 @@ def _in_slots(entry: NodeEntry, block: Slot) -> Iterable[ClaimId]:
     return [holder for slot in slots for holder in held.get(slot, ())]
 
 
-def stand(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[CandidateSet], *, is_settled: bool) -> None:
+def stand(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Counted], *, is_settled: bool) -> None:
     """A claim holds a block of the node from now on; the sets of the node count its numbers."""
     held, settled = _numbers(entry, block)
     if entry.blocks is None:
@@ -158,7 +158,7 @@ def stand(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Candi
     entry.note(block)
 
 
-def leave(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[CandidateSet]) -> Holders:
+def leave(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Counted]) -> Holders:
     """Undoes `stand`; gives the other holders of this very block. The claim is still among all claims."""
     blocks = entry.blocks
     these = blocks.values.get(block, ()) if blocks else ()
@@ -186,7 +186,7 @@ def _numbers(entry: NodeEntry, block: Slot) -> tuple[int, int]:
 # -- candidate sets
 
 
-def count(sets: Iterable[CandidateSet], block: Slot, *, held: int, settled: int, change: int) -> None:
+def count(sets: Iterable[Counted], block: Slot, *, held: int, settled: int, change: int) -> None:
     """A node of the sets has a holder, or somebody settled, more (1) or less (-1) for some numbers of a block.
 
     held, settled: these numbers, less the first of the block.

@@ -22,10 +22,11 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
+from typing import Protocol as Interface
 
 from allocator.core.blocks import block_of, first_of, length_of, slots_in
 from allocator.core.candidates import Constraints, Node, NodeName
@@ -36,6 +37,7 @@ from allocator.core.ports import (
     LAST_SLOT,
     WILDCARD,
     CountedNumbers,
+    GatheredCounts,
     HeldCounts,
     Planes,
     PortKey,
@@ -236,9 +238,14 @@ class CandidateSets:
         """How many sets every change asks whether they have its node."""
         return len(self._wide)
 
-    def having(self, position: int, node: int) -> list[CandidateSet]:
-        """The sets that have a node; `node`: the same as a set of nodes."""
-        return [*self._narrow.get(position, ()), *[candidates for candidates in self._wide if candidates.nodes & node]]
+    def having(self, position: int, node: int, ports: int) -> Sequence[Counted]:
+        """What so many ports that come to a node, or go, are counted in: the sets that have it, or all of them as one.
+
+        node: the same as a set of nodes. `pass_on` is called after the last port.
+        """
+        wide = [candidates for candidates in self._wide if candidates.nodes & node]
+        found = [*self._narrow.get(position, ()), *wide]
+        return [ManySets(found)] if ports >= MANY_KEYS else found
 
     def _reconsider_all(self, position: int) -> None:
         """Puts a node that changed into the sets that accept it now, and takes it out of the others."""
@@ -565,7 +572,42 @@ def _part(planes: Planes, at: int, size: int) -> dict[int, int]:
     return {1 << order: part for order, plane in enumerate(planes) if (part := plane >> at & mask)}
 
 
-def arrive(sets: Iterable[CandidateSet], slot: Slot, *, is_first: bool, is_settled: bool) -> None:
+class Counted(Interface):
+    """What holders are counted in: a candidate set, or `ManySets`."""
+
+    @property
+    def covers(self) -> Mapping[Protocol, HeldCounts | GatheredCounts]:
+        """The counts of each protocol."""
+
+
+MANY_KEYS = 16
+"""Ports of a claim from which on the sets of its node are counted as one."""
+
+
+class ManySets:
+    """The sets of a node as one, while somebody with many ports comes or goes: not every set is asked for each port."""
+
+    __slots__ = ("_sets", "covers")
+
+    def __init__(self, sets: Sequence[CandidateSet]) -> None:
+        self._sets = sets
+        self.covers = {protocol: GatheredCounts() for protocol in Protocol}
+
+    def pass_on(self, change: int) -> None:
+        """Counts in each set what was told. `change`: 1, it has come; -1, it has gone."""
+        for protocol, gathered in self.covers.items():
+            gathered.pass_on([each.covers[protocol] for each in self._sets if protocol in each.covers], change)
+        self.covers = {protocol: GatheredCounts() for protocol in Protocol}
+
+
+def pass_on(sets: Sequence[Counted], change: int) -> None:
+    """Ends a step in which all ports came (1) or went (-1); see `CandidateSets.having`."""
+    for each in sets:
+        if isinstance(each, ManySets):
+            each.pass_on(change)
+
+
+def arrive(sets: Iterable[Counted], slot: Slot, *, is_first: bool, is_settled: bool) -> None:
     """A node of the sets has a holder more: the first one there, or the first that is settled, or neither."""
     protocol, number = protocol_of(slot), number_of(slot)
     block = 1 << number // BLOCK
@@ -575,7 +617,7 @@ def arrive(sets: Iterable[CandidateSet], slot: Slot, *, is_first: bool, is_settl
             cover.arrive(number, is_first=is_first, is_settled=is_settled)
 
 
-def depart(sets: Iterable[CandidateSet], slot: Slot, *, is_last: bool, is_settled: bool) -> None:
+def depart(sets: Iterable[Counted], slot: Slot, *, is_last: bool, is_settled: bool) -> None:
     """A node of the sets has a holder less: the last one there, or the last that is settled, or neither."""
     protocol, number = protocol_of(slot), number_of(slot)
     block = 1 << number // BLOCK

@@ -35,7 +35,15 @@ from allocator.core.blocks import BlockMap, block_of, first_of, length_of, numbe
 from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.index import blocks
-from allocator.core.index.candidate_sets import CandidateSet, CandidateSets, HeldNumbers, arrive, depart
+from allocator.core.index.candidate_sets import (
+    CandidateSet,
+    CandidateSets,
+    Counted,
+    HeldNumbers,
+    arrive,
+    depart,
+    pass_on,
+)
 from allocator.core.index.sockets import SocketIndex
 from allocator.core.ports import (
     LAST_SLOT,
@@ -125,6 +133,8 @@ class OrderedKeys(Generic[S]):
 
 MANY_PORTS = 512
 """A node with so many held slots keeps them as sets besides: to go through them for each new set would be slow."""
+
+ANYWHERE_ALONE = (WILDCARD,)
 
 Holders = tuple[ClaimId, ...]
 """The claims that hold a slot of a node, on whatever address, in order of arrival. Nearly always one."""
@@ -351,15 +361,20 @@ class NodeEntry:
         opened = islice(sockets.slots(low, high), MOST_OPEN)
         return any(slot in sockets.beside or not self.is_settled(self.holders_of(slot)) for slot in opened)
 
+    def addresses_of(self, holder: ClaimId, slot: Slot) -> Collection[str]:
+        """The addresses on which somebody who holds a slot here has it."""
+        addresses = self.addresses.get(holder)
+        return ANYWHERE_ALONE if addresses is None else addresses[slot]
+
     def declared_at(self, slot: Slot) -> set[str] | None:
         """The addresses (canonical) on which those who are settled here declare a slot; None: every address."""
         declared = set[str]()
         for holder in self.holders_of(slot):
             if self.claims[holder].is_settled:
-                addresses = self.addresses.get(holder)
-                if addresses is None or WILDCARD in addresses[slot]:
+                addresses = self.addresses_of(holder, slot)
+                if WILDCARD in addresses:
                     return None
-                declared.update(map(canonical_ip, addresses[slot]))
+                declared.update(map(canonical_ip, addresses))
         return declared
 
     def undeclared_at(self, slot: Slot, ip: str = WILDCARD) -> list[Listener]:
@@ -589,7 +604,6 @@ class OpenNodes(NodesBySlot):
 FEW_PRIORITIES = 4
 """Priorities whose slots are gone through one after the other."""
 
-ANYWHERE_ALONE = (WILDCARD,)
 ZERO, ONE = b"01"
 
 
@@ -606,6 +620,7 @@ class PortIndex:
         self._staying = NodesBySlot()
         self._staying_at: dict[int, NodesBySlot] = {}  # the same by priority
         self._addresses: dict[ClaimId, dict[Slot, set[str]]] = {}  # of claims that stand, where one has any
+        self._keys: dict[ClaimId, dict[Slot, set[str]]] = {}  # the same less the numbers of blocks, where it has blocks
         self.nodes = NodeTable(claims, self._addresses)
         self._open = OpenNodes()  # sockets, those that claims declare among them
         self._declared = (self._staying, self._leased, self._leaving)
@@ -634,7 +649,10 @@ class PortIndex:
         if entry.stands == 1:
             nodes.show(entry)
         node, held = 1 << position, entry.holders
-        sets, alone = self.sets.having(position, node), (claim.id,)  # one object for all slots that nobody else holds
+        sets, alone = (
+            self.sets.having(position, node, len(keys)),
+            (claim.id,),
+        )  # one object for all slots that nobody else holds
         sockets, counting = entry.sockets, sets
         for slot, ip in keys:
             if slot > LAST_SLOT:
@@ -657,6 +675,7 @@ class PortIndex:
                 kind.add(slot, ip, node)
             if entry.sets is not None:
                 entry.note(slot)
+        pass_on(sets, 1)
         entry.weigh()
         if sockets is not None and (sockets.beside or claim.id in self._addresses):
             self.sockets.note_declared(entry, keys)
@@ -677,7 +696,7 @@ class PortIndex:
         if not entry.stands:
             nodes.show(entry)
         node = 1 << position
-        sets, kinds = self.sets.having(position, node), self._kinds_of(claim, is_settled=is_settled)
+        sets, kinds = self.sets.having(position, node, len(keys)), self._kinds_of(claim, is_settled=is_settled)
         for slot, ip in keys:
             if slot > LAST_SLOT:
                 left = blocks.leave(entry, claim.id, slot, sets)
@@ -693,8 +712,10 @@ class PortIndex:
             _vacate(entry, slot, left, counting, is_settled=is_settled)
             if entry.sets is not None:
                 entry.note(slot)
+        pass_on(sets, -1)
         entry.weigh()
         had_address = self._addresses.pop(claim.id, None) is not None
+        self._keys.pop(claim.id, None)
         if entry.sockets is not None and (entry.sockets.beside or had_address):
             self.sockets.note_declared(entry, keys)
         if self.has_leases:
@@ -710,15 +731,19 @@ class PortIndex:
                 break
         else:
             return
-        addresses = self._addresses[claim.id] = {}
+        addresses = self._addresses[claim.id] = dict[Slot, set[str]]()
         for slot, ip in keys:
             addresses.setdefault(slot, set()).add(ip)
-            for one in slots_in(slot) if slot > LAST_SLOT else ():
-                addresses.setdefault(one, set()).add(ip)
+        of_blocks = [slot for slot in addresses if slot > LAST_SLOT]
+        if of_blocks:
+            self._keys[claim.id] = {slot: set(ips) for slot, ips in addresses.items()}
+        for block in of_blocks:
+            for slot in slots_in(block):
+                addresses.setdefault(slot, set()).update(addresses[block])
 
     def _ips(self, holder: ClaimId, slot: Slot) -> Collection[str]:
-        """The addresses on which somebody who stands holds a slot."""
-        addresses = self._addresses.get(holder)
+        """The addresses on which somebody who stands holds just this slot or block."""
+        addresses = self._keys.get(holder) or self._addresses.get(holder)
         return addresses[slot] if addresses else ANYWHERE_ALONE
 
     def _is_held(self, slot: Slot, ip: str, holders: Holders, nodes: NodesBySlot) -> bool:
@@ -895,7 +920,7 @@ def _left(claim: Claim, entry: NodeEntry, slot: Slot) -> Holders:
     return tuple([holder for holder in holders if holder != claim.id])
 
 
-def _vacate(entry: NodeEntry, slot: Slot, left: Holders, sets: Iterable[CandidateSet], *, is_settled: bool) -> None:
+def _vacate(entry: NodeEntry, slot: Slot, left: Holders, sets: Iterable[Counted], *, is_settled: bool) -> None:
     """Leaves a slot to the other holders."""
     if entry.blocks:
         _depart_beside(entry, slot, left, sets, is_settled=is_settled)
@@ -907,9 +932,7 @@ def _vacate(entry: NodeEntry, slot: Slot, left: Holders, sets: Iterable[Candidat
         depart(sets, slot, is_last=False, is_settled=is_settled and not entry.is_settled(left))
 
 
-def _arrive_beside(
-    entry: NodeEntry, claim: Claim, slot: Slot, sets: Iterable[CandidateSet], *, is_settled: bool
-) -> None:
+def _arrive_beside(entry: NodeEntry, claim: Claim, slot: Slot, sets: Iterable[Counted], *, is_settled: bool) -> None:
     """A claim holds a slot of a node from now on, where a block may have its number."""
     before, others = entry.holders_of(slot), entry.holders.get(slot, ())
     if claim.id in others:  # on another address
@@ -918,9 +941,7 @@ def _arrive_beside(
     arrive(sets, slot, is_first=not before, is_settled=is_settled and not entry.is_settled(before))
 
 
-def _depart_beside(
-    entry: NodeEntry, slot: Slot, left: Holders, sets: Iterable[CandidateSet], *, is_settled: bool
-) -> None:
+def _depart_beside(entry: NodeEntry, slot: Slot, left: Holders, sets: Iterable[Counted], *, is_settled: bool) -> None:
     """Leaves a slot to the other holders, and to the blocks that may have its number."""
     if len(left) == len(entry.holders.get(slot, ())):
         return  # it is gone already, with another address of the claim

@@ -15,7 +15,7 @@ Longer than 350 lines because one report tells all of this, and what it changes 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from math import inf
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from allocator.core.blocks import slots_in
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim
-from allocator.core.index.candidate_sets import CandidateSet, CandidateSets, arrive, depart
+from allocator.core.index.candidate_sets import CandidateSets, Counted, arrive, depart, pass_on
 from allocator.core.ports import (
     WILDCARD,
     PortKey,
@@ -91,10 +91,12 @@ class SocketIndex:
             sockets = entry.sockets = NodeSockets()
             self.entries[change.node] = entry
         is_news = bool(change.closed or change.opened) or sockets.reported_at is None
-        sets, opened, closed = self._sets.having(node.bit_length() - 1, node), list[Slot](), list[Slot]()
+        opened, closed = list[Slot](), list[Slot]()
+        sets = self._sets.having(node.bit_length() - 1, node, len(change.closed) + len(change.opened))
         for slot, ip in change.closed:
             sockets.presumed.pop((slot, ip), None)
             closed += self._close(entry, node, sets, slot, ip)
+        pass_on(sets, -1)
         for slot, socket in change.opened:
             sockets.presumed.pop((slot, socket.ip), None)
             opened += self._open(entry, node, sets, slot, socket, now)
@@ -103,6 +105,7 @@ class SocketIndex:
             is_news |= bool(opened) or change.facts != sockets.facts
             self._note_facts(sockets, node, change.facts)
             sockets.reported_at = now
+        pass_on(sets, 1)
         if is_news:
             self._touch(entry)
         return opened, closed
@@ -115,9 +118,10 @@ class SocketIndex:
         sockets = entry.sockets
         if sockets is None:
             return
-        sets = self._sets.having(node.bit_length() - 1, node)
+        sets = self._sets.having(node.bit_length() - 1, node, len(sockets))
         for slot, socket in list(sockets):
             self._close(entry, node, sets, slot, socket.ip)
+        pass_on(sets, -1)
         self._note_facts(sockets, node, NodeFacts())
         entry.sockets = None
         del self.entries[name]
@@ -133,13 +137,15 @@ class SocketIndex:
         if entry is None or entry.sockets is None or claim.pod_uid is None or claim.own_network:
             return
         _, node = self._entry(entry.node.name)
-        sets = self._sets.having(node.bit_length() - 1, node)
-        for slot, ip in {(one, ip) for each, ip in slots_and_addresses(claim.ports) for one in slots_in(each)}:
+        slots = {(one, ip) for each, ip in slots_and_addresses(claim.ports) for one in slots_in(each)}
+        sets = self._sets.having(node.bit_length() - 1, node, len(slots))
+        for slot, ip in slots:
             # What somebody else there declares is none of a process.
             for socket in self.processes(entry.node.name, PortKey(ip, protocol_of(slot), number_of(slot))):
                 self._close(entry, node, sets, slot, socket.ip)
                 entry.sockets.presumed[slot, socket.ip] = socket, self.now
                 self._presuming[entry.node.name] = None
+        pass_on(sets, -1)
 
     def note_declared(self, entry: NodeEntry, keys: Iterable[tuple[Slot, str]]) -> None:
         """Whoever declares some slots or blocks of a node has changed: `beside` follows."""
@@ -180,7 +186,7 @@ class SocketIndex:
                 found.append(name)
         return found
 
-    def _settle(self, entry: NodeEntry, node: int, sets: list[CandidateSet], now: float) -> list[Slot]:
+    def _settle(self, entry: NodeEntry, node: int, sets: Sequence[Counted], now: float) -> list[Slot]:
         """What was presumed to be closed some time ago, and the agent that has looked since has not told, is open."""
         opened, sockets = list[Slot](), entry.sockets
         if sockets is None or not sockets.presumed:
@@ -192,7 +198,7 @@ class SocketIndex:
         return opened
 
     def _open(
-        self, entry: NodeEntry, node: int, sets: list[CandidateSet], slot: Slot, socket: Listener, now: float
+        self, entry: NodeEntry, node: int, sets: Sequence[Counted], slot: Slot, socket: Listener, now: float
     ) -> list[Slot]:
         """Opens a socket; gives its slot where it was not open on that address."""
         sockets = entry.sockets
@@ -213,7 +219,7 @@ class SocketIndex:
         entry.note(slot)
         return [slot]
 
-    def _close(self, entry: NodeEntry, node: int, sets: list[CandidateSet], slot: Slot, ip: str) -> list[Slot]:
+    def _close(self, entry: NodeEntry, node: int, sets: Sequence[Counted], slot: Slot, ip: str) -> list[Slot]:
         """Closes a socket that may be open; gives its slot where it was."""
         sockets = entry.sockets
         if sockets is None or sockets.take(slot, ip) is None:

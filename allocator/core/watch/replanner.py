@@ -100,18 +100,18 @@ class Replanner:
     def found_room(self, claim: Claim) -> None:
         """Suspects those who stand nowhere and want a port of a claim that was freed, wherever that stood."""
         for key in claim.keys if self._store.unplanned else ():
-            self._suspect(self._store.wanting_any(key))
+            self.suspect(self._store.wanting_any(key))
 
     def closed(self, slots: Iterable[Slot]) -> None:
         """Suspects those who stand nowhere and want a slot that nothing has open on some node any more."""
         for slot in slots if self._store.unplanned else ():
-            self._suspect(self._store.wanting_any(PortKey(WILDCARD, protocol_of(slot), number_of(slot))))
+            self.suspect(self._store.wanting_any(PortKey(WILDCARD, protocol_of(slot), number_of(slot))))
 
     def opened(self, node: NodeName, slots: Iterable[Slot]) -> None:
         """Suspects the plans on a node with a slot that something has open there now."""
         holders, unsettled = self._store.nodes.at(self._store.nodes.positions[node]).holders_of, self._store.unsettled
         for slot in slots:
-            self._suspect(holder for holder in holders(slot) if holder in unsettled)
+            self.suspect(holder for holder in holders(slot) if holder in unsettled)
 
     def look_around(self, claim: Claim) -> None:
         """After a Pod has been seen: suspects the plans that it displaces, and notes whom it is in conflict with.
@@ -121,11 +121,11 @@ class Replanner:
         if self._store.services.holders or self.node_ports.told:
             self.node_ports.seen(claim.id)
         if not claim.is_settled or claim.node is None:
-            self._suspect((claim.id,))
+            self.suspect((claim.id,))
             return
         exempt = self._store.named(claim.owner) | {claim.id}
         in_the_way = self._placing.ports.blockers(claim.keys, claim.node, exempt)
-        self._suspect(other.id for other in in_the_way if not other.is_settled)
+        self.suspect(other.id for other in in_the_way if not other.is_settled)
         clashes = tuple(other for other in in_the_way if other.is_settled)
         if clashes:
             is_external = any(one.unmanaged for one in (claim, *clashes))
@@ -162,9 +162,10 @@ class Replanner:
 
     def suspect_all(self) -> None:
         """Suspects every plan: the nodes have changed."""
-        self._suspect(sorted(self._store.unsettled))
+        self.suspect(sorted(self._store.unsettled))
 
-    def _suspect(self, claim_ids: Iterable[ClaimId]) -> None:
+    def suspect(self, claim_ids: Iterable[ClaimId]) -> None:
+        """Suspects some plans: they are looked at by `replan`."""
         self._suspects.update(dict.fromkeys(claim_ids))
 
     @property
