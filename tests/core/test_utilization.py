@@ -157,3 +157,33 @@ def test_what_changes_during_a_walk_is_seen_by_the_next_one() -> None:
     fill(desk, "n1", 1)
 
     assert [use.used for use in picture(desk).ranges] == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("pods", "twice"),
+    [
+        pytest.param([("a", "x:1=7000"), ("b", "x:1=7000")], 1, id="one number"),
+        pytest.param([("a", "x:1=7000"), ("b", "x:1=7001")], 0, id="two numbers"),
+        pytest.param([("a", "x:1=7000"), ("b", "x:1/UDP=7000")], 0, id="two protocols"),
+        pytest.param([("a", "x:1=7000@10.0.0.1"), ("b", "x:1=7000@10.0.0.2")], 0, id="two addresses"),
+        pytest.param([("a", "x:1=7000@10.0.0.1"), ("b", "x:1=7000@10.0.0.1")], 1, id="one address"),
+        pytest.param([("a", "x:1=7000@10.0.0.1"), ("b", "x:1=7000")], 1, id="an address and every address"),
+        pytest.param([("a", "x:1=7000"), ("a", "x:1=7000")], 0, id="a Pod and its successor"),
+        pytest.param([("a", "x:1=7000*8"), ("b", "x:1=7004*8")], 4, id="blocks that meet"),
+        pytest.param([("a", "x:1=7000*8"), ("b", "x:1=7004@10.0.0.1")], 1, id="a block and an address"),
+    ],
+)
+def test_a_number_that_two_have_on_one_node_is_counted(pods: list[tuple[str, str]], twice: int) -> None:
+    desk = Desk("n1")
+    desk.observe(pods=[pod(name, port, at="n1", uid=f"u{at}") for at, (name, port) in enumerate(pods)])
+
+    assert picture(desk).held_twice == twice
+
+
+def test_to_compare_many_holders_of_many_numbers_costs_what_they_are() -> None:
+    desk = Desk("n1")
+    ports = [f"x{n}:{n}@10.0.0.{{of}}" for n in range(7000, 7512)]
+    pods = [pod(f"p{of}", *[each.format(of=of) for each in ports], at="n1") for of in range(64)]
+    desk.observe(pods=pods)
+
+    assert instructions(lambda: desk.ledger.utilization.step(1)) < 4_000_000

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import nlargest
-from itertools import combinations
 
 from allocator.core.blocks import slots_in
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Bounds, Claim
+from allocator.core.claims import Bounds
 from allocator.core.index.ports import Holders, NodeEntry
-from allocator.core.ports import Slot, span
+from allocator.core.ports import WILDCARD, Slot, span
 from allocator.core.store import ClaimStore
 
 MOST_RANGES = 10
@@ -106,7 +105,7 @@ class UtilizationScan:
             if entry is not None and entry.is_shown:
                 blocks = PORTS_OF_A_BLOCK * len(entry.blocks) if entry.blocks else 0
                 most -= len(entry.holders) + blocks + (len(entry.sockets) if entry.sockets else 0)
-                self._look(walk, entry)
+                most -= self._look(walk, entry)
 
     def _begun(self) -> _Walk:
         self._seen = self._store.nodes.changes
@@ -116,7 +115,8 @@ class UtilizationScan:
         }
         return _Walk({bounds: size for bounds, size in sizes.items() if size})
 
-    def _look(self, walk: _Walk, entry: NodeEntry) -> None:
+    def _look(self, walk: _Walk, entry: NodeEntry) -> int:
+        """Counts a node; gives how many holders of numbers that several have, and numbers of blocks, were looked at."""
         numbers = entry.held()
         for low, high in walk.ranges:
             held = 0
@@ -128,7 +128,8 @@ class UtilizationScan:
         walk.foreign += len(entry.foreign()) if entry.sockets else 0
         every = entry.holders if not entry.blocks else self._slots(entry)
         shared = [(slot, each) for slot, each in every.items() if len(each) > 1]
-        walk.held_twice += sum(1 for slot, each in shared if self._is_held_twice(slot, each))
+        walk.held_twice += sum(1 for slot, each in shared if self._is_held_twice(entry, slot, each))
+        return sum([len(each) for _, each in shared]) + (len(every) if entry.blocks else 0)
 
     @staticmethod
     def _slots(entry: NodeEntry) -> dict[Slot, Holders]:
@@ -139,17 +140,19 @@ class UtilizationScan:
                 held.update({one: entry.holders_of(one) for one in slots_in(slot)})
         return held
 
-    def _is_held_twice(self, slot: Slot, holders: Holders) -> bool:
+    def _is_held_twice(self, entry: NodeEntry, slot: Slot, holders: Holders) -> bool:
         """Whether two who are settled clash. A Pod and its successor may hold one port for a moment."""
-        settled = [claim for claim in map(self._store.claims.__getitem__, holders) if claim.is_settled]
-        return any(_clash(slot, one, other) for one, other in combinations(settled, 2))
-
-
-def _clash(slot: Slot, one: Claim, other: Claim) -> bool:
-    if one.owner.full_name is not None and one.owner.full_name == other.owner.full_name:
-        return False
-    mine = [key for key in one.keys if slot in slots_in(key.slot)]
-    return any(key.conflicts_with(theirs) for key in mine for theirs in other.keys)
+        names, first_on = set[object](), dict[str, object]()
+        for holder in holders:
+            claim = self._store.claims[holder]
+            if not claim.is_settled:
+                continue
+            name = claim.owner.full_name or holder
+            names.add(name)
+            for ip in entry.addresses_of(holder, slot):
+                if first_on.setdefault(ip, name) != name:
+                    return True
+        return WILDCARD in first_on and len(names) > 1
 
 
 def bands() -> Iterator[float]:
