@@ -23,7 +23,7 @@ from shim.annotations import ALLOCATED, NETWORK, REWRITE, REWRITTEN
 from shim.outcomes import AddOp, Op, clipped
 from shim.pods import Container, NewPod
 from shim.ports import VARIABLE_PREFIX, AssignedPort, pointer_to, variable_part
-from shim.texts import ANOTHER_CONTAINER, TOKEN, Text, replaced, tokens, why_not_ours
+from shim.texts import ANOTHER_CONTAINER, OWN_FIELDS, TOKEN, OwnHosts, Text, replaced, tokens, why_not_ours
 
 PROMETHEUS = "prometheus.io/port"
 MOST_HITS = 1024
@@ -43,7 +43,8 @@ FEW = 8
 EACH = 8
 """Characters that a text counts for besides its own: there may be many thousand of one."""
 
-_HOSTNAME = re.compile(r"\$[({]?HOSTNAME\b|(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
+_HOSTNAME_VARIABLE = re.compile(r"\$[({]?HOSTNAME\b")
+_HOSTNAME_COMMAND = re.compile(r"(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
 
 
 def texts_of(container: Container, published: frozenset[str], some: Collection[str]) -> Iterator[Text]:
@@ -98,7 +99,8 @@ class Texts:
         if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
             return ""
         for _, container, text in self.with_any(("HOSTNAME", "hostname")):
-            if _HOSTNAME.search(text.value):
+            is_variable = _HOSTNAME_VARIABLE.search(text.value) and not _sets_hostname(container)
+            if is_variable or _HOSTNAME_COMMAND.search(text.value):
                 return f"{text.field} of container {container.name}"
         return ""
 
@@ -115,6 +117,20 @@ class Texts:
                 if left < -EACH:
                     return
                 yield at, container, text
+
+
+def _sets_hostname(container: Container) -> bool:
+    """Whether a container gives the variable HOSTNAME another value than the runtime does."""
+    return any(entry.get("name") == "HOSTNAME" for entry in container.env or ())
+
+
+def own_hosts(pod: NewPod, container: Container) -> OwnHosts:
+    """What a container calls its own Pod."""
+    fields = {
+        entry.get("name") or "": ((entry.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
+        for entry in container.env or ()
+    }
+    return OwnHosts(pod.name, frozenset(name for name, path in fields.items() if path in OWN_FIELDS))
 
 
 class Hit(msgspec.Struct, frozen=True, gc=False):
@@ -179,6 +195,7 @@ class _Search:
         for each in assigned:
             if each.is_moved and each.said not in settled:
                 self._by_number.setdefault(each.said, []).append(each)
+        self._own: dict[int, OwnHosts] = {}  # by place of container
         self._words: dict[str, list[str]] = {}  # by pointer: what is run, where a word of it changes
         self.ops: list[Op] = []
         self.replaced: list[str] = []
@@ -196,6 +213,8 @@ class _Search:
             for at, container, text in texts.with_numbers(self._by_number):
                 if self.is_cut:
                     break
+                if at not in self._own:
+                    self._own[at] = own_hosts(self._pod, container)
                 self._look_at(at, container.name, text)
             self.ops += [AddOp(pointer, words) for pointer, words in self._words.items()]
         if not is_scrape_written:
@@ -224,7 +243,7 @@ class _Search:
         if self.is_cut:
             return None
         mine = next((each for each in named if each.at == at), None)
-        why = why_not_ours(text, match.start(), self._pod.name)
+        why = why_not_ours(text, match.start(), self._own[at])
         if not why and mine is None and self._rewrites:
             why = ANOTHER_CONTAINER
         if mine is None or why or not self._rewrites:

@@ -479,7 +479,7 @@ def test_a_pod_that_names_its_variable_is_told_nothing(app: Json) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["18080", "80800", "8080m", "v1.8080", "1.8080.2", "8080-8090", "p8080", "web-8080", "8080_x", "0x8080", "--8080",
+    ["18080", "80800", "8080m", "v1.8080", "1.8080.2", "8080-8090", "p8080", "web-8080", "8080_x", "0x8080", "--8080", "-m8080",
      "$(HOSTPORT_HTTP)+8080", "8080%", "10.0.0.7:6379@8080", "#8080"],
 )  # fmt: skip
 def test_a_part_of_a_word_is_no_number(word: str) -> None:
@@ -495,6 +495,20 @@ def test_what_reads_the_hostname_is_told(word: str) -> None:
     made = pod(container("app", port("http"), args=[word, "$(HOSTPORT_HTTP)"]), annotations=DYNAMIC)
 
     assert list(admitted(made)[1]) == ["HOSTNAME_IS_NODE"]
+
+
+NAMES_ITSELF = {
+    "a field": ({"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, "$(HOSTNAME)", []),
+    "a literal": ({"value": "web"}, "${HOSTNAME}", []),
+    "a command all the same": ({"value": "web"}, "$(hostname)", ["HOSTNAME_IS_NODE"]),
+}
+
+
+@pytest.mark.parametrize(("source", "word", "told"), NAMES_ITSELF.values(), ids=NAMES_ITSELF)
+def test_a_variable_hostname_that_the_container_sets_is_not_the_nodes(source: Json, word: str, told: list[str]) -> None:
+    app = container("app", port("http"), args=[word, "$(HOSTPORT_HTTP)"], env=[{"name": "HOSTNAME"} | source])
+
+    assert list(admitted(pod(app, annotations=DYNAMIC))[1]) == told
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.5", "::1"])
@@ -535,6 +549,21 @@ REWRITE = DYNAMIC | {"rewrite": "true"}
         pytest.param('{"port":8080}', '{"port":20000}', id="JSON"),
         pytest.param("TCP-LISTEN:8080,fork", "TCP-LISTEN:20000,fork", id="socat"),
         pytest.param("/ip4/0.0.0.0/tcp/8080", "/ip4/0.0.0.0/tcp/20000", id="a multiaddress"),
+        pytest.param("TCP4-LISTEN:8080,fork", "TCP4-LISTEN:20000,fork", id="socat on one family"),
+        pytest.param("</dev/tcp/127.0.0.1/8080", "</dev/tcp/127.0.0.1/20000", id="bash"),
+        pytest.param("</dev/tcp/peer/8080", None, id="bash, to a peer"),
+        pytest.param("--port=${PORT:-8080}", "--port=${PORT:-20000}", id="a default of the shell"),
+        pytest.param("http://peer:${PORT:-8080}", None, id="a default behind a peer"),
+        pytest.param("db-cli -h db -p ${PORT:-8080}", None, id="a default behind a peer of a client"),
+        pytest.param("${BIND:-0.0.0.0}:8080", "${BIND:-0.0.0.0}:20000", id="an address that is every one by default"),
+        pytest.param("${POD_IP:-10.0.0.1}:8080", "${POD_IP:-10.0.0.1}:20000", id="its own address with a default"),
+        pytest.param("${DB:-localhost}:8080", None, id="a peer with a default"),
+        pytest.param("http://$(hostname -i):8080", "http://$(hostname -i):20000", id="its own address by a command"),
+        pytest.param("$(hostname).web:8080", "$(hostname).web:20000", id="its own name by a command"),
+        pytest.param("$(get-peer):8080", None, id="a peer by a command"),
+        pytest.param("serve -p8080", "serve -p20000", id="an option without a space"),
+        pytest.param("db-cli -h db -p8080", None, id="an option without a space of a client"),
+        pytest.param('{"offset":-8080}', None, id="a negative number"),
         pytest.param("8080,8080 8080", "20000,20000 20000", id="each of them"),
         pytest.param("8080 9090", "20000 20001", id="two numbers"),
         pytest.param("peer-1:8080", None, id="a peer"),
@@ -579,6 +608,26 @@ def test_whole_numbers_of_the_pods_own_are_rewritten(before: str, after: str | N
     stored, _ = admitted(made)
 
     assert (first(stored)["args"], variables(stored)["X"]) == ([after or before], after or before)
+
+
+FIELDS = {
+    "status.podIP": "20000",
+    "status.hostIP": "20000",
+    "metadata.name": "20000",
+    "spec.nodeName": "20000",
+    "metadata.labels['peer']": "8080",
+}
+
+
+@pytest.mark.parametrize(("path", "number"), FIELDS.items(), ids=FIELDS)
+def test_a_variable_is_the_pods_own_host_where_it_is_a_field_that_is(path: str, number: str) -> None:
+    app = container("app", port("http"), args=["--advertise=$(ME):8080"])
+    app["env"] = [{"name": "ME", "valueFrom": {"fieldRef": {"fieldPath": path}}}]
+    made = pod(app, container("side", args=["$(ME):8080"]), annotations=REWRITE)
+
+    stored, _ = admitted(made)
+
+    assert [each["args"] for each in stored["spec"]["containers"]] == [[f"--advertise=$(ME):{number}"], ["$(ME):8080"]]
 
 
 def test_a_peer_may_stand_in_the_words_before_a_number() -> None:
