@@ -3,7 +3,7 @@
 Rules:
 
 * A number in the Pod object is right, and the program may still listen on the old one: that is said, with the place,
-  the old number, the new one and what to do.
+  the old number, the new one and what to do there.
 * `rewrite` changes whole tokens of a container's own old numbers in that container's own texts, all at once. What is
   left is told, with the reason.
 * A Pod that comes again shows the new numbers: what was rewritten is not rewritten again, and what was told stays told.
@@ -12,18 +12,18 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
 
 from hostport.contract import Notice, PodWarning
-from hostport.contract.limits import LONGEST_WARNING, Bound
-from shim.annotations import ALLOCATED, NETWORK, REWRITE, REWRITTEN
+from hostport.contract.limits import LONGEST_WARNING
+from shim.annotations import ALLOCATED, INJECT_ENV, NETWORK, REWRITE, REWRITTEN
 from shim.outcomes import AddOp, Op, clipped
-from shim.pods import Container, NewPod
-from shim.ports import VARIABLE_PREFIX, AssignedPort, pointer_to, variable_part
-from shim.texts import ANOTHER_CONTAINER, OWN_FIELDS, TOKEN, OwnHosts, Text, replaced, tokens, why_not_ours
+from shim.pods import NewPod
+from shim.ports import AssignedPort, pointer_to, variable_for, variable_names
+from shim.texts import ANOTHER_CONTAINER, OwnHosts, Text, Texts, own_hosts, replaced, tokens, why_not_ours
 
 PROMETHEUS = "prometheus.io/port"
 MOST_HITS = 1024
@@ -33,109 +33,19 @@ LONGEST_LIST = 2000
 """Characters of what was replaced, and of what was left, in the annotation."""
 
 LONGEST_ENTRY, SHORTEST_PLACES = 200, 40
+LONGEST_CONTAINER = 30
+"""Characters of a container's name where a remedy has to have room behind it."""
+
+NOWHERE = -1
+"""The place of a container where there is none: an annotation."""
 
 _encode = msgspec.json.Encoder().encode
 
 
-FEW = 8
-"""Numbers up to which it is quicker to look for each of them."""
-
-EACH = 8
-"""Characters that a text counts for besides its own: there may be many thousand of one."""
-
-_HOSTNAME_VARIABLE = re.compile(r"\$[({]?HOSTNAME\b")
-_HOSTNAME_COMMAND = re.compile(r"(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
-
-
-def texts_of(container: Container, published: frozenset[str], some: Collection[str]) -> Iterator[Text]:
-    """The texts of a container with any of some words; without the variables that are ours or are published."""
-    for command in container.commands:
-        for at, word in enumerate(command.words):
-            if not any(each in word for each in some):
-                continue
-            yield Text(command.pointer, f"{command.field}[{at}]", word, command.words, at)
-    for at, entry in enumerate(container.env or ()):
-        name, value = entry.get("name") or "", entry.get("value")
-        if not value or not any(each in value for each in some):
-            continue
-        if not name.startswith(VARIABLE_PREFIX) and name not in published:
-            yield Text(f"{container.pointer}/env/{at}/value", f"env {name}", value)
-
-
-class Texts:
-    """All texts of a Pod. `published`: the variables that `publish` writes, by the place of their container."""
-
-    def __init__(self, pod: NewPod, published: dict[int, frozenset[str]]) -> None:
-        self._pod = pod
-        self._published = published
-        parts: list[str] = []
-        for container in pod.containers:
-            for command in container.commands:
-                parts += command.words
-            if container.env:
-                parts += [entry["value"] for entry in container.env if entry.get("value")]
-        whole = ("\0" * EACH).join(parts)
-        self.unread = max(0, len(whole) - Bound.TEXTS.most)
-        self._whole = whole[: Bound.TEXTS.most] if self.unread else whole
-
-    @property
-    def names_a_variable(self) -> bool:
-        """Whether a text uses a `HOSTPORT_` variable that holds a number."""
-        whole = self._whole
-        if VARIABLE_PREFIX not in whole:
-            return False
-        addresses = whole.count("HOSTPORT_HOST_IP") + whole.count("HOSTPORT_EXTERNAL_IP")
-        return whole.count(VARIABLE_PREFIX) > addresses
-
-    def has_any(self, numbers: Iterable[int]) -> bool:
-        """Whether any of some numbers may stand somewhere. Quick, and never wrong where it says no."""
-        some = {str(number) for number in numbers}
-        if len(some) <= FEW:
-            return any(number in self._whole for number in some)
-        return any(match[0] in some for match in TOKEN.finditer(self._whole))
-
-    def hostname_user(self) -> str:
-        """The first place that uses the hostname; empty where none does."""
-        if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
-            return ""
-        for _, container, text in self.with_any(("HOSTNAME", "hostname")):
-            is_variable = _HOSTNAME_VARIABLE.search(text.value) and not _sets_hostname(container)
-            if is_variable or _HOSTNAME_COMMAND.search(text.value):
-                return f"{text.field} of container {container.name}"
-        return ""
-
-    def with_numbers(self, numbers: Collection[int]) -> Iterator[tuple[int, Container, Text]]:
-        """The texts where any of some numbers may stand, each with its container and the place of that."""
-        return self.with_any([str(number) for number in numbers] if len(numbers) <= FEW else ("",))
-
-    def with_any(self, some: Collection[str]) -> Iterator[tuple[int, Container, Text]]:
-        """The texts that have any of some words, as far as texts are read."""
-        left = Bound.TEXTS.most
-        for at, container in enumerate(self._pod.containers):
-            for text in texts_of(container, self._published.get(at, frozenset()), some):
-                left -= len(text.value) + EACH
-                if left < -EACH:
-                    return
-                yield at, container, text
-
-
-def _sets_hostname(container: Container) -> bool:
-    """Whether a container gives the variable HOSTNAME another value than the runtime does."""
-    return any(entry.get("name") == "HOSTNAME" for entry in container.env or ())
-
-
-def own_hosts(pod: NewPod, container: Container) -> OwnHosts:
-    """What a container calls its own Pod."""
-    fields = {
-        entry.get("name") or "": ((entry.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
-        for entry in container.env or ()
-    }
-    return OwnHosts(pod.name, frozenset(name for name, path in fields.items() if path in OWN_FIELDS))
-
-
 class Hit(msgspec.Struct, frozen=True, gc=False):
-    """An old number where nobody replaces it. `container` is empty for an annotation."""
+    """An old number where nobody replaces it: place and name of a container, `NOWHERE` and empty for an annotation."""
 
+    at: int
     container: str
     field: str
     port: AssignedPort
@@ -162,17 +72,20 @@ def look(
     is_own: bool,
     published: Mapping[int, frozenset[str]],
     notes: Collection[str] = (),
+    injects: bool = True,
 ) -> Found:
     """Looks through a Pod on the host's network.
 
-    published: variables that are written, by place of container. notes: annotations that are.
+    published: variables that are written, by place of container. notes: annotations that are. injects: whether our
+    own variables are.
     """
     texts = Texts(pod, dict(published))
-    search = _Search(pod, assigned, is_own=is_own, rewrites=rewrites and not (is_own and REWRITTEN in pod.annotations))
+    is_rewritten = is_own and REWRITTEN in pod.annotations
+    search = _Search(pod, assigned, is_own=is_own, rewrites=rewrites and not is_rewritten, injects=injects)
     search.look(texts, is_scrape_written=PROMETHEUS in notes)
     told: list[PodWarning] = []
     if not is_own:
-        told += [*search.old_number(texts), *_port_moved(pod, assigned, texts, search, published)]
+        told += [*search.old_number(texts), *_port_moved(pod, assigned, texts, search, published, injects=injects)]
         told += () if pod.host_network else _hostname(texts)
     return Found(ops=tuple(search.ops), warnings=tuple(told), rewritten=search.listed() if rewrites else "")
 
@@ -187,9 +100,13 @@ def _hostname(texts: Texts) -> Iterator[PodWarning]:
 class _Search:
     """The places of old numbers: replaced where that is wanted and can be, else remembered."""
 
-    def __init__(self, pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool, rewrites: bool) -> None:
+    def __init__(
+        self, pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool, rewrites: bool, injects: bool
+    ) -> None:
         settled = {each.number for each in assigned} if is_own else set()
         self._pod = pod
+        self._assigned = assigned
+        self._injects = injects
         self._rewrites = rewrites
         self._by_number: dict[int, list[AssignedPort]] = {}
         for each in assigned:
@@ -247,7 +164,7 @@ class _Search:
         if not why and mine is None and self._rewrites:
             why = ANOTHER_CONTAINER
         if mine is None or why or not self._rewrites:
-            self.left.append(Hit(container, text.field, mine or named[0], why))
+            self.left.append(Hit(at, container, text.field, mine or named[0], why))
             return 0
         self._note(container, text.field, mine)
         return mine.number
@@ -269,7 +186,7 @@ class _Search:
             self.ops.append(AddOp(pointer_to(PROMETHEUS), str(named[0].number)))
             self._note("", PROMETHEUS, named[0])
         else:
-            self.left.append(Hit("", PROMETHEUS, named[0], ""))
+            self.left.append(Hit(NOWHERE, "", PROMETHEUS, named[0], ""))
 
     def _note(self, container: str, field: str, assigned: AssignedPort) -> None:
         where = f"{container} {field}" if container else field
@@ -293,14 +210,24 @@ class _Search:
             same = [hit for hit in self.left if hit.port.said == first.said]
             others = sorted({hit.port.said for hit in self.left} - {first.said})
             more = f", and {len(others)} more" if others else ""
-            remedy = f"use $({variable_of(first)}), {REWRITE} or {NETWORK}: Pod"
-            if self._rewrites:
-                remedy = f"left as {REWRITTEN} says; use $({variable_of(first)})"
-            head, tail = f"{first.said} (now {first.number}{more}) stands in ", f"{unread}: {remedy}"
+            head, tail = f"{first.said} (now {first.number}{more}) stands in ", f"{unread}: {self._remedy(same)}"
             room = LONGEST_WARNING - len(f"{Notice.OLD_NUMBER}: {head}{tail}")
             yield PodWarning(Notice.OLD_NUMBER, head + _places(same, max(room, SHORTEST_PLACES)) + tail)
         elif unread and self._by_number:
             yield PodWarning(Notice.OLD_NUMBER, f"old numbers may stand in texts{unread}: look yourself")
+
+    def _remedy(self, hits: Sequence[Hit]) -> str:
+        """What helps where an old number stands: a variable in a text, `rewrite` in the port's own container."""
+        text = next((hit for hit in hits if hit.container), None)
+        variables = [f"$({variable_for(text.port, text.at, self._assigned)})"] if text and self._injects else []
+        if self._rewrites:
+            return "; use ".join([f"left as {REWRITTEN} says", *variables])
+        is_ours = any(hit.at in {hit.port.at, NOWHERE} for hit in hits)
+        return f"use {_any_of([*variables, *([REWRITE] if is_ours else []), f'{NETWORK}: Pod'])}"
+
+
+def _any_of(remedies: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(remedies[:-1]), remedies[-1]]))
 
 
 def _places(hits: Sequence[Hit], room: int) -> str:
@@ -326,14 +253,9 @@ def _cut(entries: list[str]) -> list[str]:
     return kept
 
 
-def variable_of(each: AssignedPort) -> str:
-    """The variable that has a port's number."""
-    return VARIABLE_PREFIX + (variable_part(each.name) or str(each.old))
-
-
 def called(each: AssignedPort) -> str:
     """A port as people know it."""
-    return f"port {each.name or each.old} of container {each.container}"
+    return f"port {each.name or each.old} of container {clipped(each.container, LONGEST_CONTAINER)}"
 
 
 def _port_moved(
@@ -342,14 +264,18 @@ def _port_moved(
     texts: Texts,
     search: _Search,
     published: Mapping[int, frozenset[str]],
+    *,
+    injects: bool,
 ) -> Iterator[PodWarning]:
     first = next((each for each in assigned if each.is_moved), None)
-    is_told = texts.names_a_variable or search.replaced or published
+    is_told = search.replaced or published or (injects and texts.names_any(partial(variable_names, assigned)))
     if first is None or is_told or _reads_annotations(pod):
         return
-    remedy = f"listen on it, or set {NETWORK}: Pod"
-    message = f"{called(first)} moved from {first.said} to {first.number}; nothing names {variable_of(first)}: {remedy}"
-    yield PodWarning(Notice.PORT_MOVED, message)
+    why = f"nothing names {variable_for(first, first.at, assigned)}"
+    if not injects:
+        why = f"{INJECT_ENV} keeps it from being told"
+    message = f"{called(first)} moved from {first.said} to {first.number}; {why}"
+    yield PodWarning(Notice.PORT_MOVED, f"{message}: listen on it, or set {NETWORK}: Pod")
 
 
 def _reads_annotations(pod: NewPod) -> bool:

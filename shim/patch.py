@@ -100,7 +100,15 @@ def _of_network(
         )
     published = {at: frozenset(entries) for at, entries in variables.items()}
     notes = [each.key for each in options.publications if each.kind == "annotation"]
-    found = look(pod, assigned, rewrites=options.settings.rewrites, is_own=is_own, published=published, notes=notes)
+    found = look(
+        pod,
+        assigned,
+        rewrites=options.settings.rewrites,
+        is_own=is_own,
+        published=published,
+        notes=notes,
+        injects=options.settings.inject_env,
+    )
     ops = [
         *_network_ops(pod),
         *_port_ops(assigned),

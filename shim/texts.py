@@ -14,11 +14,13 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import msgspec
 
-from hostport.contract.limits import LONGEST_NAME
+from hostport.contract.limits import LONGEST_NAME, Bound
+from shim.pods import Container, NewPod
+from shim.ports import VARIABLE_PREFIX
 
 _NUMBER = r"[1-9][0-9]{0,4}"
 _GLUED = r"(?<=(?<!\S)-[pP])"
@@ -68,6 +70,17 @@ _ANY_ADDRESS = frozenset({"*", "0.0.0.0", "::", "[::]"})  # noqa: S104 - as abov
 
 ANOTHER_HOST, A_PATH, ANOTHER_CONTAINER = "of another host", "part of a path", "of another container's port"
 A_PAIR = "one of a pair, or part of an address"
+
+
+FEW = 8
+"""Numbers up to which it is quicker to look for each of them."""
+
+EACH = 8
+"""Characters that a text counts for besides its own: there may be many thousand of one."""
+
+_NAMED = re.compile(rf"{VARIABLE_PREFIX}\w*")
+_HOSTNAME_VARIABLE = re.compile(r"\$[({]?HOSTNAME\b")
+_HOSTNAME_COMMAND = re.compile(r"(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
 
 
 class OwnHosts(msgspec.Struct, frozen=True, gc=False):
@@ -179,3 +192,87 @@ def _is_own(host: str, own: OwnHosts) -> bool:
     if variable:
         return variable[1] in OWN_VARIABLES or variable[1] in own.variables or variable[2] in _ANY_ADDRESS
     return bool(own.name) and (host == own.name or host.startswith(f"{own.name}."))
+
+
+def texts_of(container: Container, published: frozenset[str], some: Collection[str]) -> Iterator[Text]:
+    """The texts of a container with any of some words; without the variables that are ours or are published."""
+    for command in container.commands:
+        for at, word in enumerate(command.words):
+            if not any(each in word for each in some):
+                continue
+            yield Text(command.pointer, f"{command.field}[{at}]", word, command.words, at)
+    for at, entry in enumerate(container.env or ()):
+        name, value = entry.get("name") or "", entry.get("value")
+        if not value or not any(each in value for each in some):
+            continue
+        if not name.startswith(VARIABLE_PREFIX) and name not in published:
+            yield Text(f"{container.pointer}/env/{at}/value", f"env {name}", value)
+
+
+class Texts:
+    """All texts of a Pod. `published`: the variables that `publish` writes, by the place of their container."""
+
+    def __init__(self, pod: NewPod, published: dict[int, frozenset[str]]) -> None:
+        self._pod = pod
+        self._published = published
+        parts: list[str] = []
+        for container in pod.containers:
+            for command in container.commands:
+                parts += command.words
+            if container.env:
+                parts += [entry["value"] for entry in container.env if entry.get("value")]
+        whole = ("\0" * EACH).join(parts)
+        self.unread = max(0, len(whole) - Bound.TEXTS.most)
+        self._whole = whole[: Bound.TEXTS.most] if self.unread else whole
+
+    def names_any(self, variables: Callable[[], Collection[str]]) -> bool:
+        """Whether a text uses one of some variables (asked for if need be), or puts the name of one together."""
+        if VARIABLE_PREFIX not in self._whole:
+            return False
+        known = variables()
+        return any(name in known or name.endswith("_") for name in _NAMED.findall(self._whole))
+
+    def has_any(self, numbers: Iterable[int]) -> bool:
+        """Whether any of some numbers may stand somewhere. Quick, and never wrong where it says no."""
+        some = {str(number) for number in numbers}
+        if len(some) <= FEW:
+            return any(number in self._whole for number in some)
+        return any(match[0] in some for match in TOKEN.finditer(self._whole))
+
+    def hostname_user(self) -> str:
+        """The first place that uses the hostname; empty where none does."""
+        if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
+            return ""
+        for _, container, text in self.with_any(("HOSTNAME", "hostname")):
+            is_variable = _HOSTNAME_VARIABLE.search(text.value) and not _sets_hostname(container)
+            if is_variable or _HOSTNAME_COMMAND.search(text.value):
+                return f"{text.field} of container {container.name}"
+        return ""
+
+    def with_numbers(self, numbers: Collection[int]) -> Iterator[tuple[int, Container, Text]]:
+        """The texts where any of some numbers may stand, each with its container and the place of that."""
+        return self.with_any([str(number) for number in numbers] if len(numbers) <= FEW else ("",))
+
+    def with_any(self, some: Collection[str]) -> Iterator[tuple[int, Container, Text]]:
+        """The texts that have any of some words, as far as texts are read."""
+        left = Bound.TEXTS.most
+        for at, container in enumerate(self._pod.containers):
+            for text in texts_of(container, self._published.get(at, frozenset()), some):
+                left -= len(text.value) + EACH
+                if left < -EACH:
+                    return
+                yield at, container, text
+
+
+def _sets_hostname(container: Container) -> bool:
+    """Whether a container gives the variable HOSTNAME another value than the runtime does."""
+    return any(entry.get("name") == "HOSTNAME" for entry in container.env or ())
+
+
+def own_hosts(pod: NewPod, container: Container) -> OwnHosts:
+    """What a container calls its own Pod."""
+    fields = {
+        entry.get("name") or "": ((entry.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
+        for entry in container.env or ()
+    }
+    return OwnHosts(pod.name, frozenset(name for name, path in fields.items() if path in OWN_FIELDS))

@@ -375,6 +375,103 @@ def test_a_hard_coded_number_is_told_with_each_place() -> None:
     assert notes(stored)["warnings"] == "OLD_NUMBER,PORT_MOVED"
 
 
+OTHERS = "8080 (now 20000) stands in side args[0]: use"
+REMEDIES_OF_PLACES = {
+    "in the port's own container": (
+        [container("app", port("http"), args=["8080"])],
+        {},
+        "8080 (now 20000) stands in app args[0]: use $(HOSTPORT_HTTP), hostport.io/rewrite or hostport.io/network: Pod",
+    ),
+    "in another container": (
+        [container("app", port("http")), container("side", args=["127.0.0.1:8080"])],
+        {},
+        f"{OTHERS} $(HOSTPORT_HTTP) or hostport.io/network: Pod",
+    ),
+    "in another container that has a port of that name": (
+        [container("app", port("http")), container("side", port("http", 9090), args=["127.0.0.1:8080"])],
+        {},
+        f"{OTHERS} $(HOSTPORT_APP_HTTP) or hostport.io/network: Pod",
+    ),
+    "there with rewrite": (
+        [container("app", port("http")), container("side", port("http", 9090), args=["127.0.0.1:8080"])],
+        {"rewrite": "true"},
+        "8080 (now 20000) stands in side args[0]: left as hostport.io/rewritten says; use $(HOSTPORT_APP_HTTP)",
+    ),
+    "in the port's own container, without variables": (
+        [container("app", port("http"), args=["8080"])],
+        {"inject-env": "false"},
+        "8080 (now 20000) stands in app args[0]: use hostport.io/rewrite or hostport.io/network: Pod",
+    ),
+    "in another container, without variables": (
+        [container("app", port("http")), container("side", args=["127.0.0.1:8080"])],
+        {"inject-env": "false", "rewrite": "true"},
+        "8080 (now 20000) stands in side args[0]: left as hostport.io/rewritten says",
+    ),
+    "for Prometheus alone": (
+        [container("app", port("http"), args=["$(HOSTPORT_HTTP)"])],
+        {"prometheus.io/port": "8080"},
+        "8080 (now 20000) stands in prometheus.io/port: use hostport.io/rewrite or hostport.io/network: Pod",
+    ),
+}
+
+
+@pytest.mark.parametrize(("containers", "annotations", "sentence"), REMEDIES_OF_PLACES.values(), ids=REMEDIES_OF_PLACES)
+def test_what_is_to_be_done_about_an_old_number_works_where_it_stands(
+    containers: list[Json], annotations: Json, sentence: str
+) -> None:
+    made = pod(*containers, annotations=DYNAMIC)
+    made["metadata"]["annotations"] |= {
+        name if "/" in name else f"hostport.io/{name}": value for name, value in annotations.items()
+    }
+
+    assert admitted(made)[1]["OLD_NUMBER"] == sentence
+
+
+MOVED = "port http of container app moved from 8080 to 20000;"
+UNKNOWN_VARIABLES = {
+    "a variable that there is": ("$(HOSTPORT_HTTP)", {}, ""),
+    "that of another port": ("$(HOSTPORT_ADMIN)", {}, ""),
+    "all of them": ("env | grep ^HOSTPORT_", {}, ""),
+    "a name that is put together": ("${!HOSTPORT_HT@} HOSTPORT_${NAME}", {}, ""),
+    "a misspelt one": (
+        "$(HOSTPORT_HTPP)", {}, f"{MOVED} nothing names HOSTPORT_HTTP: listen on it, or set hostport.io/network: Pod"
+    ),
+    "one that is not written": (
+        "$(HOSTPORT_HTTP)",
+        {"inject-env": "false"},
+        f"{MOVED} hostport.io/inject-env keeps it from being told: listen on it, or set hostport.io/network: Pod",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "annotations", "sentence"), UNKNOWN_VARIABLES.values(), ids=UNKNOWN_VARIABLES)
+def test_only_a_variable_that_there_is_tells_a_program_its_number(word: str, annotations: Json, sentence: str) -> None:
+    app, side = container("app", port("http"), args=[word]), container("side", port("admin", 99))
+    made = pod(app, side, annotations=DYNAMIC | annotations)
+
+    assert admitted(made)[1].get("PORT_MOVED", "") == sentence
+
+
+LONG = "c" * 63
+LONG_NAMES = {
+    "PORT_MOVED": (pod(container(LONG, port("fifteen-letters")), annotations=DYNAMIC), "network: Pod"),
+    "MAPPED_PORT": (
+        pod(container(LONG, port("fifteen-letters", hostPort=65535)), annotations={"policy": "Static"}), "network: Pod"
+    ),
+    "HOST_PORT_REPLACED": (
+        pod(container(LONG, port("fifteen-letters", hostPort=8080)), annotations=DYNAMIC, hostNetwork=True),
+        "Static or Passthrough",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", LONG_NAMES)
+def test_a_long_name_does_not_push_the_remedy_out_of_a_warning(word: str) -> None:
+    made, remedy = LONG_NAMES[word]
+
+    assert admitted(made)[1][word].endswith(remedy)
+
+
 NETWORK_POD = "or set hostport.io/network: Pod"
 FINDINGS = {
     Notice.PORT_MOVED: (
