@@ -299,19 +299,21 @@ def can_steer(pod: NewPod, settings: PodSettings, targets: int) -> bool:
 def wrong_network(pod: NewPod, settings: PodSettings) -> Iterator[Mistake]:
     """What does not go with the network that a Pod with ports is to have. Raises FieldError where a type is wrong."""
     if pod.ports and not settings.own_network:
-        yield from _forbidden_by_host_network(pod)
+        remedy = f"remove {ENABLED}" if pod.host_network else f"set {NETWORK}: Pod"
+        for field, why in _forbidden_by_host_network(pod):
+            yield Mistake(Reason.HOST_NETWORK_FORBIDDEN, field, f"{why}. Remove it, or {remedy}")
     elif pod.ports and pod.host_network:
         why = f"true contradicts {NETWORK}: Pod. Remove it, or set {NETWORK}: Host"
         yield Mistake(Reason.NETWORK_MISMATCH, "spec.hostNetwork", why)
 
 
-def _forbidden_by_host_network(pod: NewPod) -> Iterator[Mistake]:
-    """One mistake for each field."""
+def _forbidden_by_host_network(pod: NewPod) -> Iterator[tuple[str, str]]:
+    """Each field, and what is wrong with it."""
     spec = pod.spec
     if spec.get("hostUsers") is not None and boolean(spec, "hostUsers", "spec") is False:
-        yield _forbidden("spec.hostUsers", "false is not allowed with hostNetwork")
+        yield "spec.hostUsers", "false is not allowed with hostNetwork"
     if spec.get("hostnameOverride") is not None:
-        yield _forbidden("spec.hostnameOverride", "it is not allowed with hostNetwork")
+        yield "spec.hostnameOverride", "it is not allowed with hostNetwork"
     if spec.get("securityContext"):
         yield from _sysctls(pod)
     if spec.get("os") or spec.get("nodeSelector"):
@@ -319,31 +321,27 @@ def _forbidden_by_host_network(pod: NewPod) -> Iterator[Mistake]:
     for container in pod.containers:
         if container.name in MESH_CONTAINERS:
             message = f"{container.name} works on the Pod's own network, which hostNetwork replaces by the node's"
-            yield _forbidden(f"{container.path}.name", f'{message}; set sidecar.istio.io/inject: "false"')
+            yield f"{container.path}.name", f'{message} (sidecar.istio.io/inject: "false" leaves it out)'
     for container in pod.containers:
         # Ports of ordinary init containers are left alone; hostNetwork wants the two numbers equal there as well.
         for port in () if container.is_counted else container.all_ports:
             if port.host_port not in {0, port.container_port}:
-                yield _forbidden(f"{port.path}.hostPort", "an init container's hostPort must equal its containerPort")
+                yield f"{port.path}.hostPort", "an init container's hostPort must equal its containerPort"
 
 
-def _sysctls(pod: NewPod) -> Iterator[Mistake]:
+def _sysctls(pod: NewPod) -> Iterator[tuple[str, str]]:
     context = json_object(pod.spec, "securityContext", "spec")
     for _, path, sysctl in json_objects(context, "sysctls", "spec.securityContext"):
         name = text(sysctl, "name", path)
         if name.replace("/", ".").startswith("net."):
-            yield _forbidden(path, f"{quoted(name)} would change the node's own network")
+            yield path, f"{quoted(name)} would change the node's own network"
 
 
-def _windows(pod: NewPod) -> Iterator[Mistake]:
+def _windows(pod: NewPod) -> Iterator[tuple[str, str]]:
     if text(json_object(pod.spec, "os", "spec"), "name", "spec.os") == "windows":
-        yield _forbidden("spec.os.name", "Windows Pods have no hostNetwork")
+        yield "spec.os.name", "Windows Pods have no hostNetwork"
     if text_map(pod.spec, "nodeSelector", "spec").get(OS_LABEL) == "windows":
-        yield _forbidden(f"spec.nodeSelector[{OS_LABEL}]", "Windows Pods have no hostNetwork")
-
-
-def _forbidden(field: str, why: str) -> Mistake:
-    return Mistake(Reason.HOST_NETWORK_FORBIDDEN, field, f"{why}. Remove it, or remove {ENABLED}")
+        yield f"spec.nodeSelector[{OS_LABEL}]", "Windows Pods have no hostNetwork"
 
 
 def _long(field: str, value: str, most: int) -> Mistake:

@@ -17,7 +17,7 @@ from hostport.contract import Notice, PodWarning
 from hostport.v1.allocator_pb2 import AllocateResponse
 from shim.annotations import NETWORK, REWRITTEN, WARNINGS
 from shim.blocks import entry_ops
-from shim.findings import called, look
+from shim.findings import PROMETHEUS, called, look
 from shim.outcomes import AddOp, Op, clipped
 from shim.pods import NewPod, undeclared
 from shim.ports import (
@@ -95,7 +95,10 @@ def _of_network(
     if options.settings.own_network:
         return (
             list(_port_ops(assigned)),
-            list(in_own_network(pod, assigned, _published(pod, assigned, options, "env"))),
+            [
+                *in_own_network(pod, assigned, _published(pod, assigned, options, "env")),
+                *_scraped(_published(pod, assigned, options, "annotation")),
+            ],
             "",
         )
     published = {at: frozenset(entries) for at, entries in variables.items()}
@@ -324,6 +327,16 @@ def in_own_network(
     if numbers > MOST_MAPPED:
         why = "for each of which the node writes rules: starts become slow. Use fewer, or hostport.io/network: Host"
         yield PodWarning(Notice.MANY_PORTS, f"{numbers} ports are more than {MOST_MAPPED}, {why}")
+
+
+def _scraped(published: Iterable[tuple[AssignedPort, str]]) -> Iterator[PodWarning]:
+    """What is said of a number that Prometheus reads and asks the Pod's own address at. `published`: annotations."""
+    for each, key in published:
+        if key == PROMETHEUS and each.number != each.port.container_port:
+            says = f"annotation {key} says {each.number}, and Prometheus asks the Pod's own address"
+            where = f"where port {each.name or each.old} is {each.port.container_port}"
+            remedy = f"leave that target out, or set {NETWORK}: Host"
+            yield PodWarning(Notice.PUBLISHED_INSIDE, f"{says}, {where}: {remedy}")
 
 
 def _one_per_kind(warnings: list[PodWarning]) -> tuple[PodWarning, ...]:

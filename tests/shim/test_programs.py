@@ -144,6 +144,31 @@ def test_what_host_network_forbids_is_let_in(spec: Json) -> None:
     admitted(pod(container("app", port("web", 8080)), annotations={"network": "Pod"}, **spec))
 
 
+OF_THE_HOST = {
+    "a field": (
+        {"hostUsers": False},
+        "HOST_NETWORK_FORBIDDEN: spec.hostUsers: false is not allowed with hostNetwork. Remove it, or set hostport.io/network: Pod",
+    ),
+    "a mesh": (
+        {"initContainers": [container("istio-proxy", restartPolicy="Always")]},
+        (
+            "HOST_NETWORK_FORBIDDEN: spec.initContainers[0].name: istio-proxy works on the Pod's own network, which hostNetwork"
+            ' replaces by the node\'s (sidecar.istio.io/inject: "false" leaves it out). Remove it, or set'
+            " hostport.io/network: Pod"
+        ),
+    ),
+    "a field beside a hostNetwork of the user's own": (
+        {"hostUsers": False, "hostNetwork": True},
+        "HOST_NETWORK_FORBIDDEN: spec.hostUsers: false is not allowed with hostNetwork. Remove it, or remove hostport.io/enabled",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "message"), OF_THE_HOST.values(), ids=OF_THE_HOST)
+def test_who_is_refused_for_the_hosts_network_is_told_of_the_pods_own(spec: Json, message: str) -> None:
+    assert denied(pod(container("app", port("http")), annotations=DYNAMIC, **spec)) == [message]
+
+
 def test_two_host_ports_of_one_container_port_stay_two() -> None:
     made = pod(
         container("app", port("a", 80, hostPort=8000), port("b", 80, hostPort=8001)),
@@ -889,6 +914,26 @@ def test_a_target_that_may_not_be_written_is_denied_before_anything_is_allocated
 
     assert detail.startswith(f"PUBLISH_INVALID: annotation hostport.io/publish-{name}: ")
     assert words in detail
+
+
+SCRAPED = {
+    "in a network of its own": ("Pod", 8080, (
+        "annotation prometheus.io/port says 20000, and Prometheus asks the Pod's own address, where port http is 8080: leave"
+        " that target out, or set hostport.io/network: Host"
+    )),
+    "in a network of its own, on the same number": ("Pod", 20000, None),
+    "on the host's": ("Host", 8080, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "number", "sentence"), SCRAPED.values(), ids=SCRAPED)
+def test_who_publishes_for_prometheus_is_told_where_it_asks(network: str, number: int, sentence: str | None) -> None:
+    annotations = DYNAMIC | {"network": network, "publish-http": "annotation:prometheus.io/port"}
+
+    stored, told = admitted(pod(container("app", port("http", number)), annotations=annotations))
+
+    assert stored["metadata"]["annotations"]["prometheus.io/port"] == "20000"
+    assert told.get("PUBLISHED_INSIDE") == sentence
 
 
 def test_two_ports_do_not_share_a_target() -> None:
