@@ -42,6 +42,7 @@ from shim.annotations import (
     out_of_range,
     parse_number,
 )
+from shim.findings import EACH
 from shim.outcomes import About, quoted
 from shim.pods import (
     FieldError,
@@ -59,7 +60,6 @@ from shim.pods import (
 )
 from shim.ports import brought, previewed
 from shim.sizes import PROBE_BYTES, REMOVAL_BYTES, block_bytes, extra_bytes, patch_bytes, texts_of
-from shim.texts import EACH
 
 STEERED_BYTES = Bound.CONSTRAINTS.most + 1000
 """Of what keeps a Pod off nodes: the allocator writes no constraints that are larger than an ask may have."""

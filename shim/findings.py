@@ -12,48 +12,123 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
 
 from hostport.contract import Notice, PodWarning
-from hostport.contract.limits import LONGEST_WARNING
+from hostport.contract.limits import LONGEST_WARNING, Bound
 from shim.annotations import ALLOCATED, INJECT_ENV, NETWORK, REWRITE, REWRITTEN
 from shim.outcomes import AddOp, Op, clipped
-from shim.pods import NewPod
-from shim.ports import AssignedPort, pointer_to, variable_for, variable_names
-from shim.texts import ANOTHER_CONTAINER, OwnHosts, Text, Texts, own_hosts, replaced, tokens, why_not_ours
+from shim.pods import Container, NewPod
+from shim.ports import VARIABLE_PREFIX, AssignedPort, pointer_to, variable_for, variable_names
+from shim.texts import (
+    ANOTHER_CONTAINER,
+    NOWHERE,
+    TOKEN,
+    Hit,
+    OwnHosts,
+    Text,
+    any_of,
+    cut,
+    own_hosts,
+    places,
+    replaced,
+    sets_hostname,
+    tokens,
+    why_not_ours,
+)
 
 PROMETHEUS = "prometheus.io/port"
 MOST_HITS = 1024
 """Old numbers in the texts of a Pod that are looked at: each takes microseconds."""
 
-LONGEST_LIST = 2000
-"""Characters of what was replaced, and of what was left, in the annotation."""
-
-LONGEST_ENTRY, SHORTEST_PLACES = 200, 40
+SHORTEST_PLACES = 40
 LONGEST_CONTAINER = 30
 """Characters of a container's name where a remedy has to have room behind it."""
 
-NOWHERE = -1
-"""The place of a container where there is none: an annotation."""
-
 _encode = msgspec.json.Encoder().encode
 
+FEW = 8
+"""Numbers up to which it is quicker to look for each of them."""
 
-class Hit(msgspec.Struct, frozen=True, gc=False):
-    """An old number where nobody replaces it: place and name of a container, `NOWHERE` and empty for an annotation."""
+EACH = 8
+"""Characters that a text counts for besides its own: there may be many thousand of one."""
 
-    at: int
-    container: str
-    field: str
-    port: AssignedPort
-    why: str
+_NAMED = re.compile(rf"{VARIABLE_PREFIX}\w*")
+_HOSTNAME_VARIABLE = re.compile(r"\$[({]?HOSTNAME\b")
+_HOSTNAME_COMMAND = re.compile(r"(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
 
-    def __str__(self) -> str:
-        where = f"{self.container} {self.field}" if self.container else self.field
-        return f"{where}: {self.port.said}" + (f", {self.why}" if self.why else "")
+
+def texts_of(container: Container, published: frozenset[str], some: Collection[str]) -> Iterator[Text]:
+    """The texts of a container with any of some words; without the variables that are ours or are published."""
+    for command in container.commands:
+        for at, word in enumerate(command.words):
+            if not any(each in word for each in some):
+                continue
+            yield Text(command.pointer, f"{command.field}[{at}]", word, command.words, at)
+    for at, entry in enumerate(container.env or ()):
+        name, value = entry.get("name") or "", entry.get("value")
+        if not value or not any(each in value for each in some):
+            continue
+        if not name.startswith(VARIABLE_PREFIX) and name not in published:
+            yield Text(f"{container.pointer}/env/{at}/value", f"env {name}", value)
+
+
+class Texts:
+    """All texts of a Pod. `published`: the variables that `publish` writes, by the place of their container."""
+
+    def __init__(self, pod: NewPod, published: dict[int, frozenset[str]]) -> None:
+        self._pod = pod
+        self._published = published
+        parts: list[str] = []
+        for container in pod.containers:
+            for command in container.commands:
+                parts += command.words
+            if container.env:
+                parts += [entry["value"] for entry in container.env if entry.get("value")]
+        whole = ("\0" * EACH).join(parts)
+        self.unread = max(0, len(whole) - Bound.TEXTS.most)
+        self._whole = whole[: Bound.TEXTS.most] if self.unread else whole
+
+    def names_any(self, variables: Callable[[], Collection[str]]) -> bool:
+        """Whether a text uses one of some variables (asked for if need be), or puts the name of one together."""
+        if VARIABLE_PREFIX not in self._whole:
+            return False
+        known = variables()
+        return any(name in known or name.endswith("_") for name in _NAMED.findall(self._whole))
+
+    def has_any(self, numbers: Iterable[int]) -> bool:
+        """Whether any of some numbers may stand somewhere. Quick, and never wrong where it says no."""
+        some = {str(number) for number in numbers}
+        if len(some) <= FEW:
+            return any(number in self._whole for number in some)
+        return any(match[0] in some for match in TOKEN.finditer(self._whole))
+
+    def hostname_user(self) -> str:
+        """The first place that uses the hostname; empty where none does."""
+        if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
+            return ""
+        for _, container, text in self.with_any(("HOSTNAME", "hostname")):
+            is_variable = _HOSTNAME_VARIABLE.search(text.value) and not sets_hostname(container)
+            if is_variable or _HOSTNAME_COMMAND.search(text.value):
+                return f"{text.field} of container {container.name}"
+        return ""
+
+    def with_numbers(self, numbers: Collection[int]) -> Iterator[tuple[int, Container, Text]]:
+        """The texts where any of some numbers may stand, each with its container and the place of that."""
+        return self.with_any([str(number) for number in numbers] if len(numbers) <= FEW else ("",))
+
+    def with_any(self, some: Collection[str]) -> Iterator[tuple[int, Container, Text]]:
+        """The texts that have any of some words, as far as texts are read."""
+        left = Bound.TEXTS.most
+        for at, container in enumerate(self._pod.containers):
+            for text in texts_of(container, self._published.get(at, frozenset()), some):
+                left -= len(text.value) + EACH
+                if left < -EACH:
+                    return
+                yield at, container, text
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -198,7 +273,7 @@ class _Search:
         if not self._rewrites and known is not None:
             return known
         beyond = [f"what stands behind {MOST_HITS:,} places"] if self.is_cut else []
-        lists = {"replaced": _cut(self.replaced), "left": beyond + _cut([str(hit) for hit in self.left])}
+        lists = {"replaced": cut(self.replaced), "left": beyond + cut([str(hit) for hit in self.left])}
         return _encode(lists).decode()
 
     def old_number(self, texts: Texts) -> Iterator[PodWarning]:
@@ -212,7 +287,7 @@ class _Search:
             more = f", and {len(others)} more" if others else ""
             head, tail = f"{first.said} (now {first.number}{more}) stands in ", f"{unread}: {self._remedy(same)}"
             room = LONGEST_WARNING - len(f"{Notice.OLD_NUMBER}: {head}{tail}")
-            yield PodWarning(Notice.OLD_NUMBER, head + _places(same, max(room, SHORTEST_PLACES)) + tail)
+            yield PodWarning(Notice.OLD_NUMBER, head + places(same, max(room, SHORTEST_PLACES)) + tail)
         elif unread and self._by_number:
             yield PodWarning(Notice.OLD_NUMBER, f"old numbers may stand in texts{unread}: look yourself")
 
@@ -223,39 +298,14 @@ class _Search:
         if self._rewrites:
             return "; use ".join([f"left as {REWRITTEN} says", *variables])
         is_ours = any(hit.at in {hit.port.at, NOWHERE} for hit in hits)
-        return f"use {_any_of([*variables, *([REWRITE] if is_ours else []), f'{NETWORK}: Pod'])}"
-
-
-def _any_of(remedies: Sequence[str]) -> str:
-    return " or ".join(filter(None, [", ".join(remedies[:-1]), remedies[-1]]))
-
-
-def _places(hits: Sequence[Hit], room: int) -> str:
-    """Where a number stands, by container; cut off where there is no room, and that is said."""
-    by_container: dict[str, dict[str, None]] = {}
-    for hit in hits:
-        by_container.setdefault(hit.container, {})[hit.field] = None
-    parts = [f"{name} {', '.join(fields)}" if name else ", ".join(fields) for name, fields in by_container.items()]
-    whole = "; ".join(parts)
-    count = f" ({len(hits)} places)"
-    return whole if len(whole) <= room else clipped(whole, room - len(count)) + count
-
-
-def _cut(entries: list[str]) -> list[str]:
-    """The first entries of a list, as long as there is room; and how many there are besides."""
-    kept: list[str] = []
-    room = LONGEST_LIST
-    for entry in entries:
-        room -= min(len(entry), LONGEST_ENTRY)
-        if room < 0:
-            return [*kept, f"and {len(entries) - len(kept)} more"]
-        kept.append(clipped(entry, LONGEST_ENTRY))
-    return kept
+        return f"use {any_of([*variables, *([REWRITE] if is_ours else []), f'{NETWORK}: Pod'])}"
 
 
 def called(each: AssignedPort) -> str:
     """A port as people know it."""
-    return f"port {each.name or each.old} of container {clipped(each.container, LONGEST_CONTAINER)}"
+    is_long = len(each.container) > LONGEST_CONTAINER
+    container = clipped(each.container, LONGEST_CONTAINER) if is_long else each.container
+    return f"port {each.name or each.old} of container {container}"
 
 
 def _port_moved(

@@ -8,19 +8,21 @@ Rules:
 * A number behind a host that is not the Pod's own is somebody else's address (`peer-1:2380`), and a number in a path
   is a name (`/data/8080`): they are told, and never rewritten. The shell's `/dev/tcp/127.0.0.1/8080` is an address.
 * All texts of a Pod are looked through at once, before any of them is looked at: nearly always there is nothing.
+* Where numbers were left is listed as far as there is room, and how many places there are besides.
 * Each character is read a few times at most; more than `Bound.TEXTS` of them are not read, and that is said.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from hostport.contract.limits import LONGEST_NAME, Bound
+from hostport.contract.limits import LONGEST_NAME
+from shim.outcomes import clipped
 from shim.pods import Container, NewPod
-from shim.ports import VARIABLE_PREFIX
+from shim.ports import AssignedPort
 
 _NUMBER = r"[1-9][0-9]{0,4}"
 _GLUED = r"(?<=(?<!\S)-[pP])"
@@ -72,15 +74,11 @@ ANOTHER_HOST, A_PATH, ANOTHER_CONTAINER = "of another host", "part of a path", "
 A_PAIR = "one of a pair, or part of an address"
 
 
-FEW = 8
-"""Numbers up to which it is quicker to look for each of them."""
+LONGEST_LIST, LONGEST_ENTRY = 2000, 200
+"""Characters of what was replaced, and of what was left, in the annotation; and of one entry."""
 
-EACH = 8
-"""Characters that a text counts for besides its own: there may be many thousand of one."""
-
-_NAMED = re.compile(rf"{VARIABLE_PREFIX}\w*")
-_HOSTNAME_VARIABLE = re.compile(r"\$[({]?HOSTNAME\b")
-_HOSTNAME_COMMAND = re.compile(r"(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
+NOWHERE = -1
+"""The place of a container where there is none: an annotation."""
 
 
 class OwnHosts(msgspec.Struct, frozen=True, gc=False):
@@ -194,77 +192,7 @@ def _is_own(host: str, own: OwnHosts) -> bool:
     return bool(own.name) and (host == own.name or host.startswith(f"{own.name}."))
 
 
-def texts_of(container: Container, published: frozenset[str], some: Collection[str]) -> Iterator[Text]:
-    """The texts of a container with any of some words; without the variables that are ours or are published."""
-    for command in container.commands:
-        for at, word in enumerate(command.words):
-            if not any(each in word for each in some):
-                continue
-            yield Text(command.pointer, f"{command.field}[{at}]", word, command.words, at)
-    for at, entry in enumerate(container.env or ()):
-        name, value = entry.get("name") or "", entry.get("value")
-        if not value or not any(each in value for each in some):
-            continue
-        if not name.startswith(VARIABLE_PREFIX) and name not in published:
-            yield Text(f"{container.pointer}/env/{at}/value", f"env {name}", value)
-
-
-class Texts:
-    """All texts of a Pod. `published`: the variables that `publish` writes, by the place of their container."""
-
-    def __init__(self, pod: NewPod, published: dict[int, frozenset[str]]) -> None:
-        self._pod = pod
-        self._published = published
-        parts: list[str] = []
-        for container in pod.containers:
-            for command in container.commands:
-                parts += command.words
-            if container.env:
-                parts += [entry["value"] for entry in container.env if entry.get("value")]
-        whole = ("\0" * EACH).join(parts)
-        self.unread = max(0, len(whole) - Bound.TEXTS.most)
-        self._whole = whole[: Bound.TEXTS.most] if self.unread else whole
-
-    def names_any(self, variables: Callable[[], Collection[str]]) -> bool:
-        """Whether a text uses one of some variables (asked for if need be), or puts the name of one together."""
-        if VARIABLE_PREFIX not in self._whole:
-            return False
-        known = variables()
-        return any(name in known or name.endswith("_") for name in _NAMED.findall(self._whole))
-
-    def has_any(self, numbers: Iterable[int]) -> bool:
-        """Whether any of some numbers may stand somewhere. Quick, and never wrong where it says no."""
-        some = {str(number) for number in numbers}
-        if len(some) <= FEW:
-            return any(number in self._whole for number in some)
-        return any(match[0] in some for match in TOKEN.finditer(self._whole))
-
-    def hostname_user(self) -> str:
-        """The first place that uses the hostname; empty where none does."""
-        if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
-            return ""
-        for _, container, text in self.with_any(("HOSTNAME", "hostname")):
-            is_variable = _HOSTNAME_VARIABLE.search(text.value) and not _sets_hostname(container)
-            if is_variable or _HOSTNAME_COMMAND.search(text.value):
-                return f"{text.field} of container {container.name}"
-        return ""
-
-    def with_numbers(self, numbers: Collection[int]) -> Iterator[tuple[int, Container, Text]]:
-        """The texts where any of some numbers may stand, each with its container and the place of that."""
-        return self.with_any([str(number) for number in numbers] if len(numbers) <= FEW else ("",))
-
-    def with_any(self, some: Collection[str]) -> Iterator[tuple[int, Container, Text]]:
-        """The texts that have any of some words, as far as texts are read."""
-        left = Bound.TEXTS.most
-        for at, container in enumerate(self._pod.containers):
-            for text in texts_of(container, self._published.get(at, frozenset()), some):
-                left -= len(text.value) + EACH
-                if left < -EACH:
-                    return
-                yield at, container, text
-
-
-def _sets_hostname(container: Container) -> bool:
+def sets_hostname(container: Container) -> bool:
     """Whether a container gives the variable HOSTNAME another value than the runtime does."""
     return any(entry.get("name") == "HOSTNAME" for entry in container.env or ())
 
@@ -276,3 +204,45 @@ def own_hosts(pod: NewPod, container: Container) -> OwnHosts:
         for entry in container.env or ()
     }
     return OwnHosts(pod.name, frozenset(name for name, path in fields.items() if path in OWN_FIELDS))
+
+
+class Hit(msgspec.Struct, frozen=True, gc=False):
+    """An old number where nobody replaces it: place and name of a container, `NOWHERE` and empty for an annotation."""
+
+    at: int
+    container: str
+    field: str
+    port: AssignedPort
+    why: str
+
+    def __str__(self) -> str:
+        where = f"{self.container} {self.field}" if self.container else self.field
+        return f"{where}: {self.port.said}" + (f", {self.why}" if self.why else "")
+
+
+def any_of(remedies: Sequence[str]) -> str:
+    """Some remedies, one at least, as a sentence has them."""
+    return " or ".join(filter(None, [", ".join(remedies[:-1]), remedies[-1]]))
+
+
+def places(hits: Sequence[Hit], room: int) -> str:
+    """Where a number stands, by container; cut off where there is no room, and that is said."""
+    by_container: dict[str, dict[str, None]] = {}
+    for hit in hits:
+        by_container.setdefault(hit.container, {})[hit.field] = None
+    parts = [f"{name} {', '.join(fields)}" if name else ", ".join(fields) for name, fields in by_container.items()]
+    whole = "; ".join(parts)
+    count = f" ({len(hits)} places)"
+    return whole if len(whole) <= room else clipped(whole, room - len(count)) + count
+
+
+def cut(entries: list[str]) -> list[str]:
+    """The first entries of a list, as long as there is room; and how many there are besides."""
+    kept: list[str] = []
+    room = LONGEST_LIST
+    for entry in entries:
+        room -= min(len(entry), LONGEST_ENTRY)
+        if room < 0:
+            return [*kept, f"and {len(entries) - len(kept)} more"]
+        kept.append(clipped(entry, LONGEST_ENTRY))
+    return kept
