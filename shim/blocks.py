@@ -28,7 +28,7 @@ from shim.annotations import ALLOCATIONS, BLOCK, RANGED, PodSettings, parse_bloc
 from shim.outcomes import AddOp, Op, RemoveOp, quoted
 from shim.pods import BlockEntry, Container, NewPod, PodPort
 from shim.port_names import places_by_name, places_of
-from shim.ports import EVERY_ADDRESS, AssignedPort, brought
+from shim.ports import EVERY_ADDRESS, AssignedPort
 
 Numbers = dict[tuple[int, str, str, int], tuple[PodPort, int]]
 """Place of a container, protocol, address and number → the port whose block it is of, and its place in that."""
@@ -144,14 +144,13 @@ def _groups(pod: NewPod, settings: PodSettings) -> list[list[int]]:
     """For each place of a port the places of its port group, as `groups_of` of the allocator makes them.
 
     A hostPort that one member has is the group's; two different ones make two groups, the unset members staying with
-    the first. What the API server defaulted, and what a former life left, is unset under a policy that has a range.
+    the first. What the API server defaulted is unset under a policy that has a range. What an earlier admission gave is
+    one number for all of its group, and two hostPorts that the user wrote are still two when the Pod comes again.
     """
-    former = brought(pod) if settings.own_network else {}
     groups: list[list[int]] = []
     known: dict[tuple[str, int], dict[int, list[int]]] = {}  # container and containerPort → number → group
     for at, port in enumerate(pod.ports):
-        is_former = former.get((port.container, port.name, port.protocol, port.host_port)) == port.container_port
-        is_unset = is_former or (pod.host_network and port.host_port == port.container_port)
+        is_unset = pod.host_network and port.host_port == port.container_port
         number = 0 if is_unset and settings.policy in RANGED else port.host_port
         mine = known.setdefault((port.container, port.container_port), {})
         group = mine.get(number) if number else next(iter(mine.values()), None)

@@ -375,11 +375,11 @@ def _entry_name(entry: Json) -> str:
 def _variable_warnings(
     clashes: Collection[str], kept: Collection[str], former: Collection[str]
 ) -> Iterator[PodWarning]:
-    if clashes:
-        yield PodWarning(
-            Notice.ENV_CLASH,
-            f"{_some(clashes)} is wanted twice; the first in port order has it",
-        )
+    if HOST_IP in clashes:
+        yield PodWarning(Notice.ENV_CLASH, f"{HOST_IP} is the node's address, and no port's: rename the port")
+    elif clashes:
+        remedy = "the first in port order has it: give the other a name of its own"
+        yield PodWarning(Notice.ENV_CLASH, f"{_some(clashes)} is wanted twice; {remedy}")
     if kept:
         yield PodWarning(
             Notice.ENV_KEPT,

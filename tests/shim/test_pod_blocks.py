@@ -409,6 +409,15 @@ def test_mutating_twice_adds_nothing_and_the_ports_stand_in_order(
     assert len(ports) == (int(block.removesuffix(" even")) - 1) * (1 + (port("tcp", 10000) in beside))
 
 
+def test_two_host_ports_of_one_container_port_are_still_two_when_the_pod_comes_again() -> None:
+    row = {"container": "app", "protocol": "UDP", "containerPort": 53}
+    table = [row | {"name": "web", "hostPort": 7000}, row | {"name": "dns", "hostPort": 9000, "count": 4}]
+    ports = (port("web", 53, "UDP", hostPort=7000), port("dns", 53, "UDP", hostPort=9000), *entries(9000, 4, inside=53))
+    notes = {"network": "Pod", "policy": "Dynamic", "block-dns": "4", "allocations": json.dumps(table)}
+
+    assert asked(pod(container("app", *ports), annotations=notes)) == [("web", 0, 0), ("dns", 4, 1)]
+
+
 def test_the_numbers_of_a_pod_that_comes_again_are_not_asked_for_as_ports() -> None:
     before = relay(block="100")
 

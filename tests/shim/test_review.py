@@ -658,6 +658,11 @@ def test_an_impossible_port_is_denied(bad: Json, expected: tuple[str, str]) -> N
             "spec.initContainers[0].ports[0].hostPort",
             id="an init container's own hostPort",
         ),
+        pytest.param(
+            {"initContainers": [container("i", port("a", 1), port("b", 1, "UDP"), port("c", 1))]},
+            "spec.initContainers[0].ports[2]",
+            id="an init container's socket under two names",
+        ),
     ],
 )
 def test_what_host_network_forbids_is_named_by_its_field(spec: Json, field: str) -> None:
