@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from hostport.allocations import AllocationRow, parse_allocations
 from hostport.contract import Mistake, Reason
 from hostport.contract.limits import HIGHEST_PORT, MOST_NUMBERS, Bound
+from hostport.v1.allocator_pb2 import POLICY_PASSTHROUGH
 from shim.annotations import ALLOCATIONS, BLOCK, RANGED, PodSettings, parse_block
 from shim.outcomes import AddOp, Op, RemoveOp, quoted
 from shim.pods import BlockEntry, Container, NewPod, PodPort
@@ -103,6 +104,7 @@ def with_blocks(pod: NewPod, settings: PodSettings) -> tuple[NewPod, tuple[Mista
     if not mistakes:
         pod = _sized(pod, sizes)
         mistakes += _too_large(pod, own_network=settings.own_network)
+        mistakes += () if settings.own_network else _shared_first(pod, settings)
     return pod, tuple(mistakes)
 
 
@@ -185,6 +187,23 @@ def _sizes_differ(name: str, other: str) -> Mistake:
 
 def _field(name: str) -> str:
     return f"annotation {quoted(name).strip(chr(34))}"
+
+
+def _shared_first(pod: NewPod, settings: PodSettings) -> Iterator[Mistake]:
+    """Two numbers of a container that the user made one, of which one alone begins a block.
+
+    On the host's network their containerPorts become one, and the two a port group, which has one size.
+    """
+    first: dict[tuple[str, int], PodPort] = {}
+    for port in pod.ports:
+        number = port.host_port or (port.container_port if settings.policy == POLICY_PASSTHROUGH else 0)
+        other = first.setdefault((port.container, number), port) if number else port
+        if other.count != port.count:
+            why = (
+                f"{number} is the first number of port {quoted(other.name)} as well, and only one of the two is a block"
+            )
+            remedy = "Write another number, or make both a block"
+            yield Mistake(Reason.BLOCK_INVALID, f"{port.path}.hostPort", f"{why}. {remedy}")
 
 
 def _too_large(pod: NewPod, *, own_network: bool) -> Iterator[Mistake]:

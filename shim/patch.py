@@ -320,8 +320,8 @@ def in_own_network(
     for each, variable in published:
         literals = {entry.get("name"): entry.get("value") for entry in pod.containers[each.at].env or ()}
         if literals.get(variable) == str(each.old) != str(each.number):  # the program listens where nobody maps to
-            was = f"variable {clipped(variable, 40)} of container {each.container} was {each.old}"
-            where = f"where port {each.name or each.old} is in a network of its own, and is {each.number} now"
+            was = f"variable {clipped(variable, 16)} of container {clipped(each.container, 16)} was {each.old}"
+            where = f"as port {each.name or each.old} is inside the Pod, and is {each.number} now"
             yield PodWarning(Notice.PUBLISHED_INSIDE, f"{was}, {where}: publish into another, or set {NETWORK}: Host")
     numbers = sum([each.count for each in assigned])
     if numbers > MOST_MAPPED:

@@ -232,6 +232,18 @@ INIT = "which ends before the Pod's programs start, and whose ports are left alo
             id="no room inside",
         ),
         pytest.param(
+            relay(port("media", 5000, "UDP", hostPort=7000), port("tcp", 5001, hostPort=7000)),
+            'BLOCK_INVALID: spec.containers[0].ports[1].hostPort: 7000 is the first number of port "media" as well, and only'
+            " one of the two is a block. Write another number, or make both a block",
+            id="another port with its first number",
+        ),
+        pytest.param(
+            relay(port("media", 7000, "UDP"), port("tcp", 5001, hostPort=7000), annotations={"policy": "Passthrough"}),
+            'BLOCK_INVALID: spec.containers[0].ports[1].hostPort: 7000 is the first number of port "media" as well, and only'
+            " one of the two is a block. Write another number, or make both a block",
+            id="another port with a first number that passes through",
+        ),
+        pytest.param(
             pod(container("app", MEDIA), annotations={f"block-p{at}": "2" for at in range(129)}),
             "TOO_COMPLEX: metadata.annotations: 129 hostport.io/block annotations are more than 128. Ask for fewer and"
             " larger blocks",
@@ -241,6 +253,31 @@ INIT = "which ends before the Pod's programs start, and whose ports are left alo
 )
 def test_a_block_that_cannot_be_is_denied_with_the_remedy(what: Json, expected: str) -> None:
     assert denial(what) == [expected]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(
+            relay(
+                port("media", 5000, hostPort=7000),
+                port("x", 5001, "UDP", hostPort=7000),
+                annotations={"network": "Pod"},
+            ),
+            id="where containerPorts stay",
+        ),
+        pytest.param(
+            relay(
+                port("media", 5000, hostPort=7000),
+                port("x", 5001, "UDP", hostPort=7000),
+                annotations={"block-x": "4"},
+            ),
+            id="where both are blocks",
+        ),
+    ],
+)
+def test_two_ports_may_have_one_first_number(what: Json) -> None:
+    assert [name for name, _, _ in asked(what)] == ["media", "x"]
 
 
 @pytest.mark.parametrize(

@@ -483,6 +483,13 @@ LONG_NAMES = {
     "MAPPED_PORT": (
         pod(container(LONG, port("fifteen-letters", hostPort=65535)), annotations={"policy": "Static"}), "network: Pod"
     ),
+    "PUBLISHED_INSIDE": (
+        pod(
+            container(LONG, port("fifteen-letters"), env=[{"name": "V" * 99, "value": "8080"}]),
+            annotations=DYNAMIC | {"network": "Pod", "publish-fifteen-letters": f"env:{'V' * 99}"},
+        ),
+        "network: Host",
+    ),
     "HOST_PORT_REPLACED": (
         pod(container(LONG, port("fifteen-letters", hostPort=8080)), annotations=DYNAMIC, hostNetwork=True),
         "Static or Passthrough",
@@ -551,8 +558,8 @@ FINDINGS = {
             annotations=DYNAMIC | {"network": "Pod", "publish-http": "env:PORT, env:TOLD, env:NEW, label:x.example/p"},
         ),
         (
-            "variable PORT of container app was 8080, where port http is in a network of its own, and is 20000 now: publish into"
-            " another, or set hostport.io/network: Host"
+            "variable PORT of container app was 8080, as port http is inside the Pod, and is 20000 now: publish into another,"
+            " or set hostport.io/network: Host"
         ),
     ),
     Notice.UNKNOWN_ANNOTATION: (
