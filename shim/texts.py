@@ -39,6 +39,7 @@ _OPENING = {")": "$(", "}": "${"}
 _NEXT_PROGRAM = re.compile(r"[;&|\n]")
 _PORT_OPTION = re.compile(r"(?:^|[\s'\"])(?:-p|-P|--port|port)(?:[=\s]['\"]?)?$")
 _HOST_OPTION = re.compile(r"(?:^|[\s'\"])(?:-h|--host|host)[=\s]['\"]?([^\s'\",/]+)(?![^\s'\",])")
+_GLUED_HOST = re.compile(r"(?:^|\s)-h([^\s=\-'\",/][^\s'\",/]*)")
 _LAST_WORD = re.compile(r"(?<!\S)([A-Za-z0-9$][\w.\-$(){}]*)\s+['\"]?$")
 _RUN = "(?:py|js|mjs|ts|rb|pl|php|sh|jar|war|bin|exe)"
 _REMOTE = re.compile(rf"(?=.*[a-z]).*-\d+|\d+\.\d+\.\d+\.\d+|.*\.(?!{_RUN}$)[a-z][\w\-]*")
@@ -151,6 +152,7 @@ def _host_among(before: str, own: OwnHosts) -> str:
     if _PORT_OPTION.search(before):
         named = _HOST_OPTION.findall(before)
         is_client = _is_client(before) or "host=" in before
+        named += _GLUED_HOST.findall(before) if is_client else []
         return named[-1] if named and (is_client or _REMOTE.fullmatch(named[-1])) else ""
     last = _LAST_WORD.search(before)
     if not last or _is_own(last[1], own):
