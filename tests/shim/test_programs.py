@@ -862,6 +862,24 @@ def test_published_numbers_stay_as_they_are_when_the_pod_comes_again() -> None:
     assert decide(once, allocator).ops == ()
 
 
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("network", ["Host", "Pod"])
+@pytest.mark.parametrize("name", ["http", "8080"])
+def test_a_port_of_that_name_that_another_webhook_adds_has_no_say(name: str, network: str, at: int) -> None:
+    named = port("" if name == "8080" else name)
+    notes = DYNAMIC | {"network": network, f"publish-{name}": "env:PORT, label:example.com/port"}
+    before = pod(container("app", named), annotations=notes)
+    allocator = FakeAllocator()
+
+    once = patched(before, decide(before, allocator))
+    once["spec"]["containers"].insert(at, container("mesh", named | {"hostPort": 8080}))
+    twice = patched(once, decide(once, allocator))
+
+    assert (variables(twice, 1 - at)["PORT"], "PORT" in variables(twice, at)) == ("20000", False)
+    assert twice["metadata"]["labels"] == {"example.com/port": "20000"}
+    assert decide(twice, allocator).ops == ()
+
+
 def test_only_the_ports_own_container_gets_the_variable() -> None:
     made = pod(
         container("app", port("game")),
