@@ -32,6 +32,7 @@ from shim.texts import (
     Text,
     any_of,
     cut,
+    is_unused,
     own_hosts,
     places,
     replaced,
@@ -116,6 +117,10 @@ class Texts:
                 return f"{text.field} of container {container.name}"
         return ""
 
+    def published(self, at: int) -> frozenset[str]:
+        """The variables that `publish` writes in the container at a place."""
+        return self._published.get(at, frozenset())
+
     def with_numbers(self, numbers: Collection[int]) -> Iterator[tuple[int, Container, Text]]:
         """The texts where any of some numbers may stand, each with its container and the place of that."""
         return self.with_any([str(number) for number in numbers] if len(numbers) <= FEW else ("",))
@@ -124,7 +129,7 @@ class Texts:
         """The texts that have any of some words, as far as texts are read."""
         left = Bound.TEXTS.most
         for at, container in enumerate(self._pod.containers):
-            for text in texts_of(container, self._published.get(at, frozenset()), some):
+            for text in texts_of(container, self.published(at), some):
                 left -= len(text.value) + EACH
                 if left < -EACH:
                     return
@@ -206,7 +211,7 @@ class _Search:
                 if self.is_cut:
                     break
                 if at not in self._own:
-                    self._own[at] = own_hosts(self._pod, container)
+                    self._own[at] = own_hosts(self._pod, container, texts.published(at))
                 self._look_at(at, container.name, text)
             self.ops += [AddOp(pointer, words) for pointer, words in self._words.items()]
         if not is_scrape_written:
@@ -229,7 +234,7 @@ class _Search:
     def _choose(self, at: int, container: str, text: Text, match: re.Match[str]) -> int | None:
         """The new number of a token; 0 where it stays; None where enough was looked at."""
         named = self._by_number.get(int(match[0]))
-        if not named:
+        if not named or is_unused(text.value, match.start(), self._own[at]):
             return 0
         self._hits += 1
         if self.is_cut:

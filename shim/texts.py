@@ -8,6 +8,7 @@ Rules:
 * A number behind a host that is not the Pod's own is somebody else's address (`peer-1:2380`), and a number in a path
   is a name (`/data/8080`): they are told, and never rewritten. The shell's `/dev/tcp/127.0.0.1/8080` is an address.
 * All texts of a Pod are looked through at once, before any of them is looked at: nearly always there is nothing.
+* The default of a variable that the container has is used by nobody (`${HOSTPORT_HTTP:-8080}`).
 * Where numbers were left is listed as far as there is room, and how many places there are besides.
 * Each character is read a few times at most; more than `Bound.TEXTS` of them are not read, and that is said.
 """
@@ -15,14 +16,14 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import msgspec
 
 from hostport.contract.limits import LONGEST_NAME
 from shim.outcomes import clipped
 from shim.pods import Container, NewPod
-from shim.ports import AssignedPort
+from shim.ports import VARIABLE_PREFIX, AssignedPort
 
 _NUMBER = r"[1-9][0-9]{0,4}"
 _GLUED = r"(?<=(?<!\S)-[pP])"
@@ -83,10 +84,14 @@ NOWHERE = -1
 
 
 class OwnHosts(msgspec.Struct, frozen=True, gc=False):
-    """What a container calls its own Pod: the name of the Pod, and variables that are fields of it."""
+    """What a container calls its own Pod: the name of the Pod, and variables that are fields of it.
+
+    `sets`: all variables that it has, so that their defaults are nothing.
+    """
 
     name: str
     variables: frozenset[str] = frozenset()
+    sets: frozenset[str] = frozenset()
 
 
 class Text(msgspec.Struct, frozen=True, gc=False):
@@ -102,6 +107,13 @@ class Text(msgspec.Struct, frozen=True, gc=False):
 def tokens(text: str) -> Iterator[re.Match[str]]:
     """The numbers of a text that stand alone."""
     return TOKEN.finditer(text)
+
+
+def is_unused(value: str, at: int, own: OwnHosts) -> bool:
+    """Whether a number at a place of a text is the default of a variable that the container has."""
+    start = value.rfind("${", max(0, at - LONGEST_NAME), at) + 2 if value.endswith(":-", 0, at) else 0
+    name = value[start : at - 2]
+    return start > 1 and (name in own.sets or name.startswith(VARIABLE_PREFIX))
 
 
 def why_not_ours(text: Text, at: int, own: OwnHosts) -> str:
@@ -199,13 +211,14 @@ def sets_hostname(container: Container) -> bool:
     return any(entry.get("name") == "HOSTNAME" for entry in container.env or ())
 
 
-def own_hosts(pod: NewPod, container: Container) -> OwnHosts:
-    """What a container calls its own Pod."""
+def own_hosts(pod: NewPod, container: Container, published: Collection[str]) -> OwnHosts:
+    """What a container calls its own Pod. `published`: variables that it gets besides those that it has."""
     fields = {
         entry.get("name") or "": ((entry.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
         for entry in container.env or ()
     }
-    return OwnHosts(pod.name, frozenset(name for name, path in fields.items() if path in OWN_FIELDS))
+    own = frozenset(name for name, path in fields.items() if path in OWN_FIELDS)
+    return OwnHosts(pod.name, own, frozenset([*fields, *published]))
 
 
 class Hit(msgspec.Struct, frozen=True, gc=False):

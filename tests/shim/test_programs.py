@@ -742,6 +742,21 @@ def test_whole_numbers_of_the_pods_own_are_rewritten(before: str, after: str | N
     assert (first(stored)["args"], variables(stored)["X"]) == ([after or before], after or before)
 
 
+SET_VARIABLES = {
+    "ours": ("HOSTPORT_HTTP", {}),
+    "one with ours in it": ("PORT", {"env": [{"name": "PORT", "value": "$(HOSTPORT_HTTP)"}]}),
+    "one that is published": ("SERVER_PORT", {"args": ["$(HOSTPORT_HTTP)"]}),
+}
+
+
+@pytest.mark.parametrize(("name", "more"), SET_VARIABLES.values(), ids=SET_VARIABLES)
+def test_the_default_of_a_variable_that_is_set_is_no_old_number(name: str, more: Json) -> None:
+    app = container("app", port("http"), command=["sh", "-c", f"serve --port ${{{name}:-8080}}"], **more)
+    made = pod(app, annotations=DYNAMIC | {"publish-http": "env:SERVER_PORT"})
+
+    assert admitted(made)[1] == {}
+
+
 FIELDS = {
     "status.podIP": "20000",
     "status.hostIP": "20000",
