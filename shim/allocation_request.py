@@ -43,6 +43,7 @@ from shim.annotations import (
     parse_number,
 )
 from shim.findings import EACH
+from shim.forbidden import ports_of_init_container, sysctls, windows
 from shim.outcomes import About, quoted
 from shim.pods import (
     FieldError,
@@ -59,7 +60,16 @@ from shim.pods import (
     undeclared,
 )
 from shim.ports import brought, previewed
-from shim.sizes import PROBE_BYTES, REMOVAL_BYTES, block_bytes, extra_bytes, patch_bytes, texts_of
+from shim.sizes import (
+    AFFINITY,
+    PROBE_BYTES,
+    REMOVAL_BYTES,
+    REQUIRED_AFFINITY,
+    block_bytes,
+    extra_bytes,
+    patch_bytes,
+    texts_of,
+)
 
 STEERED_BYTES = Bound.CONSTRAINTS.most + 1000
 """Of what keeps a Pod off nodes: the allocator writes no constraints that are larger than an ask may have."""
@@ -72,10 +82,6 @@ LONGEST_ID = 128
 """Characters of request_id and allocation_id, as the contract has it."""
 
 MESH_CONTAINERS = frozenset({"istio-proxy", "istio-init"})
-OS_LABEL = "kubernetes.io/os"
-
-_REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-_TERMS = f"spec.affinity.nodeAffinity.{_REQUIRED}"
 
 
 def index_of(pod: NewPod) -> tuple[int | None, tuple[Mistake, ...], str]:
@@ -204,8 +210,8 @@ def _write_constraints(spec: Json, into: NodeConstraints) -> None:
     for key, value in text_map(spec, "nodeSelector", "spec").items():  # nearly always there is none
         into.node_selector[key] = value
     affinity = json_object(json_object(spec, "affinity", "spec"), "nodeAffinity", "spec.affinity")
-    required = json_object(affinity, _REQUIRED, "spec.affinity.nodeAffinity")
-    for _, path, raw in json_objects(required, "nodeSelectorTerms", _TERMS):
+    required = json_object(affinity, REQUIRED_AFFINITY, "spec.affinity.nodeAffinity")
+    for _, path, raw in json_objects(required, "nodeSelectorTerms", AFFINITY):
         term = into.required_affinity.add()
         _write_requirements(raw, "matchExpressions", path, term.match_expressions.add)
         _write_requirements(raw, "matchFields", path, term.match_fields.add)
@@ -289,7 +295,7 @@ def rough_patch_bytes(pod: NewPod, *, rewrites: bool = False, targets: int = 0) 
 def can_steer(pod: NewPod, settings: PodSettings, targets: int) -> bool:
     """Whether a Pod can be kept off nodes: a scheduler is asked, and its affinity and its patch have room."""
     affinity = (pod.spec.get("affinity") or {}).get("nodeAffinity") or {}
-    required = affinity.get(_REQUIRED)
+    required = affinity.get(REQUIRED_AFFINITY)
     if pod.node_name or (required is not None and not required.get("nodeSelectorTerms")):
         return False  # the API server refuses an affinity without terms
     rewrites = settings.rewrites and not settings.own_network
@@ -299,51 +305,31 @@ def can_steer(pod: NewPod, settings: PodSettings, targets: int) -> bool:
 def wrong_network(pod: NewPod, settings: PodSettings) -> Iterator[Mistake]:
     """What does not go with the network that a Pod with ports is to have. Raises FieldError where a type is wrong."""
     if pod.ports and not settings.own_network:
-        yield from _forbidden_by_host_network(pod)
+        remedy = f"remove {ENABLED}" if pod.host_network else f"set {NETWORK}: Pod"
+        for field, why in _forbidden_by_host_network(pod):
+            yield Mistake(Reason.HOST_NETWORK_FORBIDDEN, field, f"{why}. Remove it, or {remedy}")
     elif pod.ports and pod.host_network:
         why = f"true contradicts {NETWORK}: Pod. Remove it, or set {NETWORK}: Host"
         yield Mistake(Reason.NETWORK_MISMATCH, "spec.hostNetwork", why)
 
 
-def _forbidden_by_host_network(pod: NewPod) -> Iterator[Mistake]:
-    """One mistake for each field."""
+def _forbidden_by_host_network(pod: NewPod) -> Iterator[tuple[str, str]]:
+    """Each field, and what is wrong with it."""
     spec = pod.spec
     if spec.get("hostUsers") is not None and boolean(spec, "hostUsers", "spec") is False:
-        yield _forbidden("spec.hostUsers", "false is not allowed with hostNetwork")
+        yield "spec.hostUsers", "false is not allowed with hostNetwork"
     if spec.get("hostnameOverride") is not None:
-        yield _forbidden("spec.hostnameOverride", "it is not allowed with hostNetwork")
+        yield "spec.hostnameOverride", "it is not allowed with hostNetwork"
     if spec.get("securityContext"):
-        yield from _sysctls(pod)
+        yield from sysctls(spec)
     if spec.get("os") or spec.get("nodeSelector"):
-        yield from _windows(pod)
+        yield from windows(spec)
     for container in pod.containers:
         if container.name in MESH_CONTAINERS:
             message = f"{container.name} works on the Pod's own network, which hostNetwork replaces by the node's"
-            yield _forbidden(f"{container.path}.name", f'{message}; set sidecar.istio.io/inject: "false"')
+            yield f"{container.path}.name", f'{message} (sidecar.istio.io/inject: "false" leaves it out)'
     for container in pod.containers:
-        # Ports of ordinary init containers are left alone; hostNetwork wants the two numbers equal there as well.
-        for port in () if container.is_counted else container.all_ports:
-            if port.host_port not in {0, port.container_port}:
-                yield _forbidden(f"{port.path}.hostPort", "an init container's hostPort must equal its containerPort")
-
-
-def _sysctls(pod: NewPod) -> Iterator[Mistake]:
-    context = json_object(pod.spec, "securityContext", "spec")
-    for _, path, sysctl in json_objects(context, "sysctls", "spec.securityContext"):
-        name = text(sysctl, "name", path)
-        if name.replace("/", ".").startswith("net."):
-            yield _forbidden(path, f"{quoted(name)} would change the node's own network")
-
-
-def _windows(pod: NewPod) -> Iterator[Mistake]:
-    if text(json_object(pod.spec, "os", "spec"), "name", "spec.os") == "windows":
-        yield _forbidden("spec.os.name", "Windows Pods have no hostNetwork")
-    if text_map(pod.spec, "nodeSelector", "spec").get(OS_LABEL) == "windows":
-        yield _forbidden(f"spec.nodeSelector[{OS_LABEL}]", "Windows Pods have no hostNetwork")
-
-
-def _forbidden(field: str, why: str) -> Mistake:
-    return Mistake(Reason.HOST_NETWORK_FORBIDDEN, field, f"{why}. Remove it, or remove {ENABLED}")
+        yield from () if container.is_counted else ports_of_init_container(container)
 
 
 def _long(field: str, value: str, most: int) -> Mistake:

@@ -139,6 +139,19 @@ def doubts(annotations: Mapping[str, str], settings: PodSettings) -> Iterator[Po
         yield PodWarning(Notice.UNUSED_SETTING, f"{', '.join(unused)} has no effect: remove it")
 
 
+def in_vain(annotations: Mapping[str, str]) -> str:
+    """What is wrong where ours stand and none says whether the Pod asks for ports; empty where nothing is."""
+    if ENABLED in annotations:
+        return ""
+    ours = [
+        name for name in annotations if name.startswith(PREFIX) and not (name in FOUND or name.startswith(ALLOCATED))
+    ]
+    for name in ours:
+        if not _is_known(name) and _meant(_dashed(name)) == ENABLED:
+            return f"annotation {clipped(name, LONGEST_QUOTE)} is unknown and does nothing; did you mean {ENABLED}?"
+    return f'annotation {clipped(ours[0], LONGEST_QUOTE)} does nothing without {ENABLED}: "true"' if ours else ""
+
+
 def _is_known(name: str) -> bool:
     return name in WRITTEN or name in FOUND or name.startswith((BLOCK, PUBLISH, ALLOCATED))
 

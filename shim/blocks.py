@@ -24,11 +24,12 @@ from msgspec.structs import replace
 from hostport.allocations import AllocationRow, parse_allocations
 from hostport.contract import Mistake, Reason
 from hostport.contract.limits import HIGHEST_PORT, MOST_NUMBERS, Bound
+from hostport.v1.allocator_pb2 import POLICY_PASSTHROUGH
 from shim.annotations import ALLOCATIONS, BLOCK, RANGED, PodSettings, parse_block
 from shim.outcomes import AddOp, Op, RemoveOp, quoted
 from shim.pods import BlockEntry, Container, NewPod, PodPort
 from shim.port_names import places_by_name, places_of
-from shim.ports import EVERY_ADDRESS, AssignedPort, brought
+from shim.ports import EVERY_ADDRESS, AssignedPort
 
 Numbers = dict[tuple[int, str, str, int], tuple[PodPort, int]]
 """Place of a container, protocol, address and number → the port whose block it is of, and its place in that."""
@@ -103,6 +104,7 @@ def with_blocks(pod: NewPod, settings: PodSettings) -> tuple[NewPod, tuple[Mista
     if not mistakes:
         pod = _sized(pod, sizes)
         mistakes += _too_large(pod, own_network=settings.own_network)
+        mistakes += () if settings.own_network else _shared_first(pod, settings)
     return pod, tuple(mistakes)
 
 
@@ -144,14 +146,13 @@ def _groups(pod: NewPod, settings: PodSettings) -> list[list[int]]:
     """For each place of a port the places of its port group, as `groups_of` of the allocator makes them.
 
     A hostPort that one member has is the group's; two different ones make two groups, the unset members staying with
-    the first. What the API server defaulted, and what a former life left, is unset under a policy that has a range.
+    the first. What the API server defaulted is unset under a policy that has a range. What an earlier admission gave is
+    one number for all of its group, and two hostPorts that the user wrote are still two when the Pod comes again.
     """
-    former = brought(pod) if settings.own_network else {}
     groups: list[list[int]] = []
     known: dict[tuple[str, int], dict[int, list[int]]] = {}  # container and containerPort → number → group
     for at, port in enumerate(pod.ports):
-        is_former = former.get((port.container, port.name, port.protocol, port.host_port)) == port.container_port
-        is_unset = is_former or (pod.host_network and port.host_port == port.container_port)
+        is_unset = pod.host_network and port.host_port == port.container_port
         number = 0 if is_unset and settings.policy in RANGED else port.host_port
         mine = known.setdefault((port.container, port.container_port), {})
         group = mine.get(number) if number else next(iter(mine.values()), None)
@@ -186,6 +187,23 @@ def _sizes_differ(name: str, other: str) -> Mistake:
 
 def _field(name: str) -> str:
     return f"annotation {quoted(name).strip(chr(34))}"
+
+
+def _shared_first(pod: NewPod, settings: PodSettings) -> Iterator[Mistake]:
+    """Two numbers of a container that the user made one, of which one alone begins a block.
+
+    On the host's network their containerPorts become one, and the two a port group, which has one size.
+    """
+    first: dict[tuple[str, int], PodPort] = {}
+    for port in pod.ports:
+        number = port.host_port or (port.container_port if settings.policy == POLICY_PASSTHROUGH else 0)
+        other = first.setdefault((port.container, number), port) if number else port
+        if other.count != port.count:
+            why = (
+                f"{number} is the first number of port {quoted(other.name)} as well, and only one of the two is a block"
+            )
+            remedy = "Write another number, or make both a block"
+            yield Mistake(Reason.BLOCK_INVALID, f"{port.path}.hostPort", f"{why}. {remedy}")
 
 
 def _too_large(pod: NewPod, *, own_network: bool) -> Iterator[Mistake]:

@@ -3,7 +3,7 @@
 Rules:
 
 * A number in the Pod object is right, and the program may still listen on the old one: that is said, with the place,
-  the old number, the new one and what to do.
+  the old number, the new one and what to do there.
 * `rewrite` changes whole tokens of a container's own old numbers in that container's own texts, all at once. What is
   left is told, with the reason.
 * A Pod that comes again shows the new numbers: what was rewritten is not rewritten again, and what was told stays told.
@@ -12,30 +12,44 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
 
 from hostport.contract import Notice, PodWarning
 from hostport.contract.limits import LONGEST_WARNING, Bound
-from shim.annotations import ALLOCATED, NETWORK, REWRITE, REWRITTEN
+from shim.annotations import ALLOCATED, INJECT_ENV, NETWORK, REWRITE, REWRITTEN
 from shim.outcomes import AddOp, Op, clipped
 from shim.pods import Container, NewPod
-from shim.ports import VARIABLE_PREFIX, AssignedPort, pointer_to, variable_part
-from shim.texts import ANOTHER_CONTAINER, TOKEN, Text, replaced, tokens, why_not_ours
+from shim.ports import VARIABLE_PREFIX, AssignedPort, pointer_to, variable_for, variable_names
+from shim.texts import (
+    ANOTHER_CONTAINER,
+    NOWHERE,
+    TOKEN,
+    Hit,
+    OwnHosts,
+    Text,
+    any_of,
+    cut,
+    is_unused,
+    own_hosts,
+    places,
+    replaced,
+    sets_hostname,
+    tokens,
+    why_not_ours,
+)
 
 PROMETHEUS = "prometheus.io/port"
 MOST_HITS = 1024
 """Old numbers in the texts of a Pod that are looked at: each takes microseconds."""
 
-LONGEST_LIST = 2000
-"""Characters of what was replaced, and of what was left, in the annotation."""
-
-LONGEST_ENTRY, SHORTEST_PLACES = 200, 40
+SHORTEST_PLACES = 40
+LONGEST_CONTAINER = 30
+"""Characters of a container's name where a remedy has to have room behind it."""
 
 _encode = msgspec.json.Encoder().encode
-
 
 FEW = 8
 """Numbers up to which it is quicker to look for each of them."""
@@ -43,7 +57,9 @@ FEW = 8
 EACH = 8
 """Characters that a text counts for besides its own: there may be many thousand of one."""
 
-_HOSTNAME = re.compile(r"\$[({]?HOSTNAME\b|(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
+_NAMED = re.compile(rf"{VARIABLE_PREFIX}\w*")
+_HOSTNAME_VARIABLE = re.compile(r"\$[({]?HOSTNAME\b")
+_HOSTNAME_COMMAND = re.compile(r"(?:(?<![\w./=\-\"'])|/bin/|/etc/)hostname(?![\w=:./\-\"'])")
 
 
 def texts_of(container: Container, published: frozenset[str], some: Collection[str]) -> Iterator[Text]:
@@ -77,14 +93,12 @@ class Texts:
         self.unread = max(0, len(whole) - Bound.TEXTS.most)
         self._whole = whole[: Bound.TEXTS.most] if self.unread else whole
 
-    @property
-    def names_a_variable(self) -> bool:
-        """Whether a text uses a `HOSTPORT_` variable that holds a number."""
-        whole = self._whole
-        if VARIABLE_PREFIX not in whole:
+    def names_any(self, variables: Callable[[], Collection[str]]) -> bool:
+        """Whether a text uses one of some variables (asked for if need be), or puts the name of one together."""
+        if VARIABLE_PREFIX not in self._whole:
             return False
-        addresses = whole.count("HOSTPORT_HOST_IP") + whole.count("HOSTPORT_EXTERNAL_IP")
-        return whole.count(VARIABLE_PREFIX) > addresses
+        known = variables()
+        return any(name in known or name.endswith("_") for name in _NAMED.findall(self._whole))
 
     def has_any(self, numbers: Iterable[int]) -> bool:
         """Whether any of some numbers may stand somewhere. Quick, and never wrong where it says no."""
@@ -98,9 +112,14 @@ class Texts:
         if "HOSTNAME" not in self._whole and "hostname" not in self._whole:
             return ""
         for _, container, text in self.with_any(("HOSTNAME", "hostname")):
-            if _HOSTNAME.search(text.value):
+            is_variable = _HOSTNAME_VARIABLE.search(text.value) and not sets_hostname(container)
+            if is_variable or _HOSTNAME_COMMAND.search(text.value):
                 return f"{text.field} of container {container.name}"
         return ""
+
+    def published(self, at: int) -> frozenset[str]:
+        """The variables that `publish` writes in the container at a place."""
+        return self._published.get(at, frozenset())
 
     def with_numbers(self, numbers: Collection[int]) -> Iterator[tuple[int, Container, Text]]:
         """The texts where any of some numbers may stand, each with its container and the place of that."""
@@ -110,24 +129,11 @@ class Texts:
         """The texts that have any of some words, as far as texts are read."""
         left = Bound.TEXTS.most
         for at, container in enumerate(self._pod.containers):
-            for text in texts_of(container, self._published.get(at, frozenset()), some):
+            for text in texts_of(container, self.published(at), some):
                 left -= len(text.value) + EACH
                 if left < -EACH:
                     return
                 yield at, container, text
-
-
-class Hit(msgspec.Struct, frozen=True, gc=False):
-    """An old number where nobody replaces it. `container` is empty for an annotation."""
-
-    container: str
-    field: str
-    port: AssignedPort
-    why: str
-
-    def __str__(self) -> str:
-        where = f"{self.container} {self.field}" if self.container else self.field
-        return f"{where}: {self.port.said}" + (f", {self.why}" if self.why else "")
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -146,17 +152,20 @@ def look(
     is_own: bool,
     published: Mapping[int, frozenset[str]],
     notes: Collection[str] = (),
+    injects: bool = True,
 ) -> Found:
     """Looks through a Pod on the host's network.
 
-    published: variables that are written, by place of container. notes: annotations that are.
+    published: variables that are written, by place of container. notes: annotations that are. injects: whether our
+    own variables are.
     """
     texts = Texts(pod, dict(published))
-    search = _Search(pod, assigned, is_own=is_own, rewrites=rewrites and not (is_own and REWRITTEN in pod.annotations))
+    is_rewritten = is_own and REWRITTEN in pod.annotations
+    search = _Search(pod, assigned, is_own=is_own, rewrites=rewrites and not is_rewritten, injects=injects)
     search.look(texts, is_scrape_written=PROMETHEUS in notes)
     told: list[PodWarning] = []
     if not is_own:
-        told += [*search.old_number(texts), *_port_moved(pod, assigned, texts, search, published)]
+        told += [*search.old_number(texts), *_port_moved(pod, assigned, texts, search, published, injects=injects)]
         told += () if pod.host_network else _hostname(texts)
     return Found(ops=tuple(search.ops), warnings=tuple(told), rewritten=search.listed() if rewrites else "")
 
@@ -171,14 +180,19 @@ def _hostname(texts: Texts) -> Iterator[PodWarning]:
 class _Search:
     """The places of old numbers: replaced where that is wanted and can be, else remembered."""
 
-    def __init__(self, pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool, rewrites: bool) -> None:
+    def __init__(
+        self, pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool, rewrites: bool, injects: bool
+    ) -> None:
         settled = {each.number for each in assigned} if is_own else set()
         self._pod = pod
+        self._assigned = assigned
+        self._injects = injects
         self._rewrites = rewrites
         self._by_number: dict[int, list[AssignedPort]] = {}
         for each in assigned:
             if each.is_moved and each.said not in settled:
                 self._by_number.setdefault(each.said, []).append(each)
+        self._own: dict[int, OwnHosts] = {}  # by place of container
         self._words: dict[str, list[str]] = {}  # by pointer: what is run, where a word of it changes
         self.ops: list[Op] = []
         self.replaced: list[str] = []
@@ -196,6 +210,8 @@ class _Search:
             for at, container, text in texts.with_numbers(self._by_number):
                 if self.is_cut:
                     break
+                if at not in self._own:
+                    self._own[at] = own_hosts(self._pod, container, texts.published(at))
                 self._look_at(at, container.name, text)
             self.ops += [AddOp(pointer, words) for pointer, words in self._words.items()]
         if not is_scrape_written:
@@ -218,17 +234,17 @@ class _Search:
     def _choose(self, at: int, container: str, text: Text, match: re.Match[str]) -> int | None:
         """The new number of a token; 0 where it stays; None where enough was looked at."""
         named = self._by_number.get(int(match[0]))
-        if not named:
+        if not named or is_unused(text.value, match.start(), self._own[at]):
             return 0
         self._hits += 1
         if self.is_cut:
             return None
         mine = next((each for each in named if each.at == at), None)
-        why = why_not_ours(text, match.start(), self._pod.name)
+        why = why_not_ours(text, match.start(), self._own[at])
         if not why and mine is None and self._rewrites:
             why = ANOTHER_CONTAINER
         if mine is None or why or not self._rewrites:
-            self.left.append(Hit(container, text.field, mine or named[0], why))
+            self.left.append(Hit(at, container, text.field, mine or named[0], why))
             return 0
         self._note(container, text.field, mine)
         return mine.number
@@ -250,7 +266,7 @@ class _Search:
             self.ops.append(AddOp(pointer_to(PROMETHEUS), str(named[0].number)))
             self._note("", PROMETHEUS, named[0])
         else:
-            self.left.append(Hit("", PROMETHEUS, named[0], ""))
+            self.left.append(Hit(NOWHERE, "", PROMETHEUS, named[0], ""))
 
     def _note(self, container: str, field: str, assigned: AssignedPort) -> None:
         where = f"{container} {field}" if container else field
@@ -262,7 +278,7 @@ class _Search:
         if not self._rewrites and known is not None:
             return known
         beyond = [f"what stands behind {MOST_HITS:,} places"] if self.is_cut else []
-        lists = {"replaced": _cut(self.replaced), "left": beyond + _cut([str(hit) for hit in self.left])}
+        lists = {"replaced": cut(self.replaced), "left": beyond + cut([str(hit) for hit in self.left])}
         return _encode(lists).decode()
 
     def old_number(self, texts: Texts) -> Iterator[PodWarning]:
@@ -274,47 +290,27 @@ class _Search:
             same = [hit for hit in self.left if hit.port.said == first.said]
             others = sorted({hit.port.said for hit in self.left} - {first.said})
             more = f", and {len(others)} more" if others else ""
-            remedy = f"use $({variable_of(first)}), {REWRITE} or {NETWORK}: Pod"
-            if self._rewrites:
-                remedy = f"left as {REWRITTEN} says; use $({variable_of(first)})"
-            head, tail = f"{first.said} (now {first.number}{more}) stands in ", f"{unread}: {remedy}"
+            head, tail = f"{first.said} (now {first.number}{more}) stands in ", f"{unread}: {self._remedy(same)}"
             room = LONGEST_WARNING - len(f"{Notice.OLD_NUMBER}: {head}{tail}")
-            yield PodWarning(Notice.OLD_NUMBER, head + _places(same, max(room, SHORTEST_PLACES)) + tail)
+            yield PodWarning(Notice.OLD_NUMBER, head + places(same, max(room, SHORTEST_PLACES)) + tail)
         elif unread and self._by_number:
             yield PodWarning(Notice.OLD_NUMBER, f"old numbers may stand in texts{unread}: look yourself")
 
-
-def _places(hits: Sequence[Hit], room: int) -> str:
-    """Where a number stands, by container; cut off where there is no room, and that is said."""
-    by_container: dict[str, dict[str, None]] = {}
-    for hit in hits:
-        by_container.setdefault(hit.container, {})[hit.field] = None
-    parts = [f"{name} {', '.join(fields)}" if name else ", ".join(fields) for name, fields in by_container.items()]
-    whole = "; ".join(parts)
-    count = f" ({len(hits)} places)"
-    return whole if len(whole) <= room else clipped(whole, room - len(count)) + count
-
-
-def _cut(entries: list[str]) -> list[str]:
-    """The first entries of a list, as long as there is room; and how many there are besides."""
-    kept: list[str] = []
-    room = LONGEST_LIST
-    for entry in entries:
-        room -= min(len(entry), LONGEST_ENTRY)
-        if room < 0:
-            return [*kept, f"and {len(entries) - len(kept)} more"]
-        kept.append(clipped(entry, LONGEST_ENTRY))
-    return kept
-
-
-def variable_of(each: AssignedPort) -> str:
-    """The variable that has a port's number."""
-    return VARIABLE_PREFIX + (variable_part(each.name) or str(each.old))
+    def _remedy(self, hits: Sequence[Hit]) -> str:
+        """What helps where an old number stands: a variable in a text, `rewrite` in the port's own container."""
+        text = next((hit for hit in hits if hit.container), None)
+        variables = [f"$({variable_for(text.port, text.at, self._assigned)})"] if text and self._injects else []
+        if self._rewrites:
+            return "; use ".join([f"left as {REWRITTEN} says", *variables])
+        is_ours = any(hit.at in {hit.port.at, NOWHERE} for hit in hits)
+        return f"use {any_of([*variables, *([REWRITE] if is_ours else []), f'{NETWORK}: Pod'])}"
 
 
 def called(each: AssignedPort) -> str:
     """A port as people know it."""
-    return f"port {each.name or each.old} of container {each.container}"
+    is_long = len(each.container) > LONGEST_CONTAINER
+    container = clipped(each.container, LONGEST_CONTAINER) if is_long else each.container
+    return f"port {each.name or each.old} of container {container}"
 
 
 def _port_moved(
@@ -323,14 +319,18 @@ def _port_moved(
     texts: Texts,
     search: _Search,
     published: Mapping[int, frozenset[str]],
+    *,
+    injects: bool,
 ) -> Iterator[PodWarning]:
     first = next((each for each in assigned if each.is_moved), None)
-    is_told = texts.names_a_variable or search.replaced or published
+    is_told = search.replaced or published or (injects and texts.names_any(partial(variable_names, assigned)))
     if first is None or is_told or _reads_annotations(pod):
         return
-    remedy = f"listen on it, or set {NETWORK}: Pod"
-    message = f"{called(first)} moved from {first.said} to {first.number}; nothing names {variable_of(first)}: {remedy}"
-    yield PodWarning(Notice.PORT_MOVED, message)
+    why = f"nothing names {variable_for(first, first.at, assigned)}"
+    if not injects:
+        why = f"{INJECT_ENV} keeps it from being told"
+    message = f"{called(first)} moved from {first.said} to {first.number}; {why}"
+    yield PodWarning(Notice.PORT_MOVED, f"{message}: listen on it, or set {NETWORK}: Pod")
 
 
 def _reads_annotations(pod: NewPod) -> bool:

@@ -93,7 +93,8 @@ def _stateful(name: str, index: int) -> Json:
 def _job_pods(manifest: Json, spec: Json, namespace: str) -> Iterator[dict[str, Any]]:
     name = text(json_object(manifest, "metadata", ""), "name", "metadata")
     if spec.get("completionMode") != "Indexed":
-        for _ in range(min(_count(spec, "parallelism"), _count(spec, "completions") or 1)):
+        workers = _count(spec, "parallelism")  # without completions, each of them works until a queue is empty
+        for _ in range(workers if spec.get("completions") is None else min(workers, _count(spec, "completions"))):
             yield _made(manifest, {}, namespace)
         return
     for index in range(_count(spec, "completions")):

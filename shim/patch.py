@@ -17,7 +17,7 @@ from hostport.contract import Notice, PodWarning
 from hostport.v1.allocator_pb2 import AllocateResponse
 from shim.annotations import NETWORK, REWRITTEN, WARNINGS
 from shim.blocks import entry_ops
-from shim.findings import called, look
+from shim.findings import PROMETHEUS, called, look
 from shim.outcomes import AddOp, Op, clipped
 from shim.pods import NewPod, undeclared
 from shim.ports import (
@@ -95,12 +95,23 @@ def _of_network(
     if options.settings.own_network:
         return (
             list(_port_ops(assigned)),
-            list(in_own_network(pod, assigned, _published(pod, assigned, options, "env"))),
+            [
+                *in_own_network(pod, assigned, _published(pod, assigned, options, "env")),
+                *_scraped(_published(pod, assigned, options, "annotation")),
+            ],
             "",
         )
     published = {at: frozenset(entries) for at, entries in variables.items()}
     notes = [each.key for each in options.publications if each.kind == "annotation"]
-    found = look(pod, assigned, rewrites=options.settings.rewrites, is_own=is_own, published=published, notes=notes)
+    found = look(
+        pod,
+        assigned,
+        rewrites=options.settings.rewrites,
+        is_own=is_own,
+        published=published,
+        notes=notes,
+        injects=options.settings.inject_env,
+    )
     ops = [
         *_network_ops(pod),
         *_port_ops(assigned),
@@ -309,13 +320,23 @@ def in_own_network(
     for each, variable in published:
         literals = {entry.get("name"): entry.get("value") for entry in pod.containers[each.at].env or ()}
         if literals.get(variable) == str(each.old) != str(each.number):  # the program listens where nobody maps to
-            was = f"variable {clipped(variable, 40)} of container {each.container} was {each.old}"
-            where = f"where port {each.name or each.old} is in a network of its own, and is {each.number} now"
+            was = f"variable {clipped(variable, 16)} of container {clipped(each.container, 16)} was {each.old}"
+            where = f"as port {each.name or each.old} is inside the Pod, and is {each.number} now"
             yield PodWarning(Notice.PUBLISHED_INSIDE, f"{was}, {where}: publish into another, or set {NETWORK}: Host")
     numbers = sum([each.count for each in assigned])
     if numbers > MOST_MAPPED:
         why = "for each of which the node writes rules: starts become slow. Use fewer, or hostport.io/network: Host"
         yield PodWarning(Notice.MANY_PORTS, f"{numbers} ports are more than {MOST_MAPPED}, {why}")
+
+
+def _scraped(published: Iterable[tuple[AssignedPort, str]]) -> Iterator[PodWarning]:
+    """What is said of a number that Prometheus reads and asks the Pod's own address at. `published`: annotations."""
+    for each, key in published:
+        if key == PROMETHEUS and each.number != each.port.container_port:
+            says = f"annotation {key} says {each.number}, and Prometheus asks the Pod's own address"
+            where = f"where port {each.name or each.old} is {each.port.container_port}"
+            remedy = f"leave that target out, or set {NETWORK}: Host"
+            yield PodWarning(Notice.PUBLISHED_INSIDE, f"{says}, {where}: {remedy}")
 
 
 def _one_per_kind(warnings: list[PodWarning]) -> tuple[PodWarning, ...]:

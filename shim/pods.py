@@ -27,13 +27,15 @@ from shim.outcomes import quoted
 Json = Mapping[str, Any]
 
 _TEXT_ALONE = {str}
+TEXT = "a string"
 
 
 class FieldError(ValueError):
     """The sender's fault: a field has a type that its schema does not allow."""
 
     def __init__(self, path: str, expected: str, value: object) -> None:
-        super().__init__(f"{path} must be {expected}, not {_kind(value)}")
+        remedy = ": write it in quotes" if expected == TEXT and isinstance(value, bool | int | float) else ""
+        super().__init__(f"{path} must be {expected}, not {_kind(value)}{remedy}")
 
 
 def json_object(parent: Json, key: str, path: str) -> Json:
@@ -73,7 +75,7 @@ def text(parent: Json, key: str, path: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise FieldError(join(path, key), "a string", value)
+        raise FieldError(join(path, key), TEXT, value)
     return value
 
 
@@ -122,7 +124,7 @@ def as_object(value: object, path: str) -> Json:
 def as_text(value: object, path: str) -> str:
     """The value, which stands at a path. Raises FieldError where it is no text."""
     if not isinstance(value, str):
-        raise FieldError(path, "a string", value)
+        raise FieldError(path, TEXT, value)
     return value
 
 
@@ -135,6 +137,8 @@ def join(path: str, key: str) -> str:
 
 
 def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     names = {dict: "an object", list: "a list", str: "the string", type(None): "null"}
     name = names.get(type(value), "")
     return name if isinstance(value, dict | list) or value is None else f"{name} {quoted(value)}".strip()

@@ -4,6 +4,8 @@ Rules:
 
 * A port is called by its name, an unnamed one by its containerPort as it was before the allocation; a name that two
   containers have is written `<container>-<name>`.
+* A Pod that comes again, or was restored, calls its ports as it did: what another webhook added has no say, since its
+  row stands last in the table that the Pod brings.
 * One socket may have as many names as its number can be written with.
 """
 
@@ -29,15 +31,29 @@ def places_by_name(pod: NewPod) -> dict[str, list[int]]:
     """The places in `NewPod.ports` of each name."""
     names: dict[str, list[int]] = {}
     former = brought(pod)
+    rows = {key: row for row, key in enumerate(former)}
+    known: dict[int, int] = {}  # place → row
     for at, port in enumerate(pod.ports):
-        for number in {port.container_port, port.host_port}:
-            old = former.get((port.container, port.name, port.protocol, number))
-            if old:
-                break
-        name = port.name or str(old or port.container_port)
+        keys = [(port.container, port.name, port.protocol, number) for number in (port.container_port, port.host_port)]
+        key = next(filter(rows.__contains__, keys), None)
+        if key is not None:
+            known[at] = rows[key]
+        name = port.name or str(former[key] if key is not None else port.container_port)
         for each in (name, f"{port.container}-{name}"):
             names.setdefault(each, []).append(at)
-    return names
+    return {name: _first_known(pod, places, known) for name, places in names.items()} if known else names
+
+
+def _first_known(pod: NewPod, places: list[int], known: Mapping[int, int]) -> list[int]:
+    """Of the places of a name those of the port that has the first row of the table; all where none has one."""
+    first = min((at for at in places if at in known), key=known.__getitem__, default=None)
+    if first is None:
+        return places
+    return [at for at in places if _socket(pod.ports[at]) == _socket(pod.ports[first])]
+
+
+def _socket(port: PodPort) -> tuple[str, int]:
+    return port.container, port.container_port
 
 
 def places_of(
@@ -58,7 +74,7 @@ def places_of(
     found = names.get(name, [])
     if not found:
         return (), f"the Pod has no port {quoted(name)}{_meant(names, name, guesses=guesses)}"
-    if len({(pod.ports[at].container, pod.ports[at].container_port) for at in found}) > 1:
+    if len({_socket(pod.ports[at]) for at in found}) > 1:
         which = f"{pod.ports[found[0]].container}-{name}"
         return (), f"several ports are called {quoted(name)}. Name the container too: {prefix}{which}"
     return tuple(found), ""

@@ -284,7 +284,7 @@ def _claims(at: int, assigned: tuple[AssignedPort, ...]) -> Iterator[tuple[str, 
     """Plain names first, then those with the container's name, each in port order; the first of a name wins."""
     by_suffix: dict[str, list[AssignedPort]] = {}
     for each in assigned:
-        by_suffix.setdefault(variable_part(each.name) or str(each.old), []).append(each)
+        by_suffix.setdefault(_suffix(each), []).append(each)
     for suffix, holders in by_suffix.items():
         winner = next((each for each in holders if each.at == at), holders[0])
         for each in holders:
@@ -306,6 +306,32 @@ def _of_block(name: str, each: AssignedPort) -> Iterator[tuple[str, int]]:
     yield f"{name}_MIN", each.number
     yield f"{name}_MAX", each.number + each.count - 1
     yield f"{name}_COUNT", each.count
+
+
+def variable_for(each: AssignedPort, at: int, assigned: Iterable[AssignedPort]) -> str:
+    """The variable that has a port's number in the container at a place."""
+    suffix = _suffix(each)
+    holders = [other for other in assigned if _suffix(other) == suffix] or [each]
+    winner = next((other for other in holders if other.at == at), holders[0])
+    return VARIABLE_PREFIX + (suffix if winner.at == each.at else f"{variable_part(each.container)}_{suffix}")
+
+
+def variable_names(assigned: Iterable[AssignedPort]) -> Collection[str]:
+    """The variables that hold numbers, in whichever container."""
+    holders: dict[str, dict[int, AssignedPort]] = {}
+    for each in assigned:
+        holders.setdefault(_suffix(each), {})[each.at] = each
+    names = {VARIABLE_PREFIX + suffix: max(each.count for each in of.values()) for suffix, of in holders.items()}
+    for suffix, of in holders.items():
+        if len(of) > 1:
+            names |= {f"{VARIABLE_PREFIX}{variable_part(each.container)}_{suffix}": each.count for each in of.values()}
+    parts = ("", "_MIN", "_MAX", "_COUNT")
+    return {f"{name}{part}" for name, count in names.items() for part in (parts if count > 1 else parts[:1])}
+
+
+def _suffix(each: AssignedPort) -> str:
+    """What a port's variable is called behind the prefix."""
+    return variable_part(each.name) or str(each.old)
 
 
 def variable_part(name: str) -> str:
@@ -349,11 +375,11 @@ def _entry_name(entry: Json) -> str:
 def _variable_warnings(
     clashes: Collection[str], kept: Collection[str], former: Collection[str]
 ) -> Iterator[PodWarning]:
-    if clashes:
-        yield PodWarning(
-            Notice.ENV_CLASH,
-            f"{_some(clashes)} is wanted twice; the first in port order has it",
-        )
+    if HOST_IP in clashes:
+        yield PodWarning(Notice.ENV_CLASH, f"{HOST_IP} is the node's address, and no port's: rename the port")
+    elif clashes:
+        remedy = "the first in port order has it: give the other a name of its own"
+        yield PodWarning(Notice.ENV_CLASH, f"{_some(clashes)} is wanted twice; {remedy}")
     if kept:
         yield PodWarning(
             Notice.ENV_KEPT,

@@ -2,8 +2,10 @@
 
 Rules:
 
-* Whoever writes the annotation where nobody reads it is told, and so is whoever has a kind whose Pods are not known: to
-  print nothing would say that all is well.
+* Whoever writes the annotation where nobody reads it, or others of ours without it, is told, and so is whoever has a
+  kind whose Pods are not known: to print nothing would say that all is well.
+* A kind is that of its API group: a Job of another one has its templates elsewhere. Where it has one in the place of
+  ours, it is read like ours.
 * A template is where a map has a `spec` with containers. `--pod-template` names it: `spec.groups[].template`.
 """
 
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hostport.services import Selecting, parse_service
-from shim.annotations import ENABLED
+from shim.annotations import ENABLED, in_vain
 from shim.manifests import pods_of, template_pod
 from shim.pods import FieldError, Json, as_object, json_object, text
 
@@ -27,6 +29,9 @@ TEMPLATES = {
     ),
 }
 """Where the kinds that we know have their Pods."""
+
+GROUPS = frozenset({"", "apps", "batch", "extensions"})
+"""Those of the kinds that we know."""
 
 DEEPEST = 16
 _ELEMENT = re.compile(r"\[[0-9]+\]")
@@ -71,13 +76,32 @@ def read_document(document: Json, *, namespace: str, templates: Sequence[str]) -
             tuple(service for part in parts for service in part.services),
             tuple(fault for part in parts for fault in part.faults),
         )
+    if _is_namesake(document, kind):
+        return _unknown(document, kind, namespace, templates)
     if kind == "Service":
         service = parse_service(document, namespace)
         return Read((), (service,) if service else (), tuple(_misplaced(document, kind, ())))
     if kind in TEMPLATES:
         pods = tuple(pods_of(document, namespace))
-        return Read(pods, (), tuple(_misplaced(document, kind, (TEMPLATES[kind],))))
+        return Read(pods, (), (*_misplaced(document, kind, (TEMPLATES[kind],)), *_in_vain(document, pods)))
     return _unknown(document, kind, namespace, templates)
+
+
+def _is_namesake(document: Json, kind: str) -> bool:
+    """Whether an object is of a kind that we know by name alone. One without an apiVersion is ours: it is in a list."""
+    group, is_grouped, _ = text(document, "apiVersion", "").partition("/")
+    if not is_grouped or group in GROUPS:
+        return False
+    return kind == "Service" or (kind in TEMPLATES and TEMPLATES[kind] not in _templates(document, "", 0))
+
+
+def _in_vain(document: Json, pods: Sequence[Json]) -> Iterator[Fault]:
+    """The annotations of Pods that do not ask."""
+    for pod in pods:
+        why = in_vain(json_object(json_object(pod, "metadata", ""), "annotations", "metadata"))
+        if why:
+            yield Fault(called(document), why)
+            return
 
 
 def _unknown(document: Json, kind: str, namespace: str, templates: Sequence[str]) -> Read:
@@ -86,15 +110,16 @@ def _unknown(document: Json, kind: str, namespace: str, templates: Sequence[str]
     pods = [template_pod(document, found, at, namespace) for path in paths for at, found in _at(document, path)]
     there = list(dict.fromkeys(_plain(path) for path in _templates(document, "", 0)))
     left = [path for path in there if path not in paths]
-    faults = list(_misplaced(document, kind, tuple(there)))
+    faults = [*_misplaced(document, kind, tuple(there)), *_in_vain(document, pods)]
     if left:
         named = " ".join(f"--pod-template {path}" for path in left[:MOST_TEMPLATES])
         why = f"{kind} is not a kind whose Pods are known: name its templates with {named}"
-        faults.append(Fault(_called(document), why))
+        faults.append(Fault(called(document), why))
     return Read(tuple(pods), (), tuple(faults))
 
 
-def _called(document: Json) -> str:
+def called(document: Json) -> str:
+    """An object as people know it: kind and name."""
     kind, name = text(document, "kind", ""), text(json_object(document, "metadata", ""), "name", "metadata")
     return f"{kind or 'an object'} {name}".strip()
 
@@ -106,7 +131,7 @@ def _misplaced(document: Json, kind: str, templates: Sequence[str]) -> Iterator[
         if _plain(path) not in right:
             where = next(iter(sorted(right)), "")
             remedy = f"it belongs into {where}" if where else f"a {kind} makes no Pods"
-            yield Fault(_called(document), f"{ENABLED} stands in {path}, where nobody reads it: {remedy}")
+            yield Fault(called(document), f"{ENABLED} stands in {path}, where nobody reads it: {remedy}")
 
 
 def _asking(value: Any, path: str, depth: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import unified_diff
@@ -27,7 +27,7 @@ from shim.client import AllocatorClient
 from shim.manifests import admission_review
 from shim.outcomes import Allocate, Op, RemoveOp, Unreachable
 from shim.pods import FieldError, as_object
-from shim.reading import Fault, Read, read_document
+from shim.reading import Fault, Read, called, read_document
 from shim.review import ReviewError
 
 PATIENCE = 5.0
@@ -174,7 +174,8 @@ async def _mutated(
         body = json.dumps(review, default=str).encode()
         answer = await admit(body, allocate, probe=allocate, own_network=own_network, steers=steers)
     except ReviewError as error:
-        return _Outcome(pod, None, (("error", f"{who}: {error}"),))
+        why = error.__cause__ if isinstance(error.__cause__, FieldError) else error  # nobody here wrote a review
+        return _Outcome(pod, None, (("error", f"{who}: {why}"),))
     match answer:
         case Unreachable(reason, message):
             return _Outcome(pod, None, (("error", f"{who}: {reason}: {message}"),))
@@ -239,19 +240,29 @@ async def _ask(client: AllocatorClient, request: Any) -> Any:
 
 
 def _read(name: str, namespace: str, templates: Sequence[str]) -> Iterator[Read]:
-    try:
-        for document in _documents(name):
-            yield read_document(as_object(document, "a document"), namespace=namespace, templates=templates)
-    except FieldError as error:
-        raise ManifestError(f"{name}: {error}") from error
+    for document in _documents(name):
+        about = ""
+        try:
+            whole = as_object(document, "a document")
+            with suppress(FieldError):
+                about = f"{called(whole)}: "
+            yield read_document(whole, namespace=namespace, templates=templates)
+        except FieldError as error:
+            raise ManifestError(f"{name}: {about}{error}") from error
 
 
 def _documents(name: str) -> Iterable[Any]:
     import yaml  # noqa: PLC0415 - the webhook itself does without
 
-    source = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    class Loader(yaml.SafeLoader):
+        """YAML as the API server's clients read it: a lone `=` is text."""
+
+    Loader.add_constructor("tag:yaml.org,2002:value", lambda _, node: str(node.value))
     try:
-        return [document for document in yaml.safe_load_all(source) if document is not None]
+        source = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        return [document for document in yaml.load_all(source, Loader) if document is not None]
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{name}: it is not UTF-8: {error.reason} at byte {error.start}") from error
     except yaml.YAMLError as error:
         raise ManifestError(f"{name}: {error}") from error
 

@@ -342,11 +342,12 @@ def _too_complex(field: str, bound: Bound, count: int) -> Mistake:
 
 
 def _source(variable: _Variable) -> Any:
-    """Where a variable of ours has its value from, as far as that matters. Other people's do not."""
+    """Where a variable has its value from, as far as that matters: ours, and what is a field of the Pod."""
     raw = variable.value_from
     if raw is msgspec.UNSET:
         return msgspec.UNSET
-    if not (variable.name or "").startswith(VARIABLE_PREFIX) and ANNOTATIONS.encode() not in bytes(raw):
+    is_unread = bytes(raw).startswith(b"{") and b"fieldRef" not in bytes(raw)
+    if is_unread and not (variable.name or "").startswith(VARIABLE_PREFIX):
         return msgspec.UNSET
     source = _decode_source(raw)
     is_other = source is not None and source.field_ref is None and bytes(raw).strip(b"{} \t\r\n")

@@ -69,7 +69,7 @@ class Notice(Word):
     FORMER_ENV = (auto(), "A HOSTPORT_ variable of another life was removed: the Pod was restored or copied")
     PUBLISHED_INSIDE = (
         auto(),
-        "With `hostport.io/network: Pod`, `publish` replaced the number on which the program listens in its network",
+        "With `hostport.io/network: Pod`, `publish` wrote the node's number where the Pod's own is wanted",
     )
     MANY_PORTS = (auto(), "More than 32 ports with `hostport.io/network: Pod`: the node writes rules for each")
     SERVICE_OLD_PORT = (auto(), "A Service that selects the Pod has a numeric or defaulted targetPort that moved")

@@ -46,7 +46,7 @@ class Reason(Word):
         auto(),
         Code.INVALID_ARGUMENT,
         "The Pod has a field that Kubernetes refuses together with hostNetwork, or that breaks with it",
-        "Remove the field that the message names, or remove `hostport.io/enabled`.",
+        "Remove the field that the message names, or set `hostport.io/network` to `Pod`.",
     )
     NETWORK_MISMATCH = (
         auto(),

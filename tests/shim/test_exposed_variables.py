@@ -158,9 +158,6 @@ def test_a_kept_value_is_warned_of_once_for_all_containers() -> None:
     ("ports", "held", "expected", "clash"),
     [
         pytest.param(
-            [[port("host-ip")]], [("a", "host-ip", 8080, 1)], {}, "HOSTPORT_HOST_IP", id="the host's address wins"
-        ),
-        pytest.param(
             [[port("x"), port("X", 81)]],
             [("a", "x", 8080, 1), ("a", "X", 81, 2)],
             {"HOSTPORT_X": "1"},
@@ -184,7 +181,17 @@ def test_two_ports_never_share_a_variable(
     _, warnings = built(made, granted(*held))
 
     assert variables(made, granted(*held))["a"] == expected
-    assert warnings == [f"ENV_CLASH: {clash} is wanted twice; the first in port order has it"]
+    remedy = "the first in port order has it: give the other a name of its own"
+    assert warnings == [f"ENV_CLASH: {clash} is wanted twice; {remedy}"]
+
+
+def test_a_port_called_like_the_nodes_address_is_told_to_be_renamed() -> None:
+    made, held = pod(container("a", port("host-ip"))), granted(("a", "host-ip", 8080, 1))
+
+    assert built(made, held) == (
+        [{"op": "add", "path": "/spec/containers/0/env", "value": [HOST_IP]}],
+        ["ENV_CLASH: HOSTPORT_HOST_IP is the node's address, and no port's: rename the port"],
+    )
 
 
 def test_a_port_that_appeared_comes_behind_the_others() -> None:

@@ -39,6 +39,7 @@ def names(manifest: Json) -> list[str]:
         pytest.param(workload("DaemonSet"), ["w-*"], id="DaemonSet: one node's"),
         pytest.param(workload("Job"), ["w-*"], id="Job"),
         pytest.param(workload("Job", parallelism=3, completions=2), ["w-*", "w-*"], id="no more than completions"),
+        pytest.param(workload("Job", parallelism=3), ["w-*"] * 3, id="as many workers as a queue has"),
         pytest.param(workload("Job", completionMode="Indexed", completions=2), ["w-0-*", "w-1-*"], id="Indexed Job"),
         pytest.param(
             {"kind": "CronJob", "metadata": {"name": "c"}, "spec": {"jobTemplate": {"spec": {"template": TEMPLATE}}}},

@@ -282,9 +282,9 @@ def test_a_range_or_number_that_others_use_is_warned_of(
     made = pod(container("a", port(number=80), port(number=81), args=["$(HOSTPORT_80)"]))
     held = granted(("a", "", 80, number), ("a", "", 81, number))
 
-    settings = PodSettings(inject_env=False, policy=POLICY_STATIC)
+    settings = PodSettings(policy=POLICY_STATIC)
     if bounds:
-        settings = PodSettings(inject_env=False, policy=POLICY_DYNAMIC, numbers=(*bounds, 100))
+        settings = PodSettings(policy=POLICY_DYNAMIC, numbers=(*bounds, 100))
 
     assert reasons(made, held, PatchOptions(settings=settings)) == expected
 
@@ -338,7 +338,7 @@ def test_a_bare_pod_that_was_applied_is_warned_of(metadata: Json, number: int, e
     made = pod(container("a", port(), args=["$(HOSTPORT_8080)"]))
     made["metadata"] |= metadata
 
-    assert reasons(made, granted(("a", "", 8080, number))) == expected
+    assert reasons(made, granted(("a", "", 8080, number)), PatchOptions()) == expected
 
 
 def test_a_pod_that_kubectl_applied_is_warned_of() -> None:

@@ -232,6 +232,18 @@ INIT = "which ends before the Pod's programs start, and whose ports are left alo
             id="no room inside",
         ),
         pytest.param(
+            relay(port("media", 5000, "UDP", hostPort=7000), port("tcp", 5001, hostPort=7000)),
+            'BLOCK_INVALID: spec.containers[0].ports[1].hostPort: 7000 is the first number of port "media" as well, and only'
+            " one of the two is a block. Write another number, or make both a block",
+            id="another port with its first number",
+        ),
+        pytest.param(
+            relay(port("media", 7000, "UDP"), port("tcp", 5001, hostPort=7000), annotations={"policy": "Passthrough"}),
+            'BLOCK_INVALID: spec.containers[0].ports[1].hostPort: 7000 is the first number of port "media" as well, and only'
+            " one of the two is a block. Write another number, or make both a block",
+            id="another port with a first number that passes through",
+        ),
+        pytest.param(
             pod(container("app", MEDIA), annotations={f"block-p{at}": "2" for at in range(129)}),
             "TOO_COMPLEX: metadata.annotations: 129 hostport.io/block annotations are more than 128. Ask for fewer and"
             " larger blocks",
@@ -241,6 +253,31 @@ INIT = "which ends before the Pod's programs start, and whose ports are left alo
 )
 def test_a_block_that_cannot_be_is_denied_with_the_remedy(what: Json, expected: str) -> None:
     assert denial(what) == [expected]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(
+            relay(
+                port("media", 5000, hostPort=7000),
+                port("x", 5001, "UDP", hostPort=7000),
+                annotations={"network": "Pod"},
+            ),
+            id="where containerPorts stay",
+        ),
+        pytest.param(
+            relay(
+                port("media", 5000, hostPort=7000),
+                port("x", 5001, "UDP", hostPort=7000),
+                annotations={"block-x": "4"},
+            ),
+            id="where both are blocks",
+        ),
+    ],
+)
+def test_two_ports_may_have_one_first_number(what: Json) -> None:
+    assert [name for name, _, _ in asked(what)] == ["media", "x"]
 
 
 @pytest.mark.parametrize(
@@ -407,6 +444,15 @@ def test_mutating_twice_adds_nothing_and_the_ports_stand_in_order(
     ports = once["spec"]["containers"][0]["ports"][1 + len(beside) :]
     assert ports == sorted(ports, key=lambda each: (each["protocol"] == "TCP", each["hostPort"]))
     assert len(ports) == (int(block.removesuffix(" even")) - 1) * (1 + (port("tcp", 10000) in beside))
+
+
+def test_two_host_ports_of_one_container_port_are_still_two_when_the_pod_comes_again() -> None:
+    row = {"container": "app", "protocol": "UDP", "containerPort": 53}
+    table = [row | {"name": "web", "hostPort": 7000}, row | {"name": "dns", "hostPort": 9000, "count": 4}]
+    ports = (port("web", 53, "UDP", hostPort=7000), port("dns", 53, "UDP", hostPort=9000), *entries(9000, 4, inside=53))
+    notes = {"network": "Pod", "policy": "Dynamic", "block-dns": "4", "allocations": json.dumps(table)}
+
+    assert asked(pod(container("app", *ports), annotations=notes)) == [("web", 0, 0), ("dns", 4, 1)]
 
 
 def test_the_numbers_of_a_pod_that_comes_again_are_not_asked_for_as_ports() -> None:

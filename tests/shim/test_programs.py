@@ -144,6 +144,31 @@ def test_what_host_network_forbids_is_let_in(spec: Json) -> None:
     admitted(pod(container("app", port("web", 8080)), annotations={"network": "Pod"}, **spec))
 
 
+OF_THE_HOST = {
+    "a field": (
+        {"hostUsers": False},
+        "HOST_NETWORK_FORBIDDEN: spec.hostUsers: false is not allowed with hostNetwork. Remove it, or set hostport.io/network: Pod",
+    ),
+    "a mesh": (
+        {"initContainers": [container("istio-proxy", restartPolicy="Always")]},
+        (
+            "HOST_NETWORK_FORBIDDEN: spec.initContainers[0].name: istio-proxy works on the Pod's own network, which hostNetwork"
+            ' replaces by the node\'s (sidecar.istio.io/inject: "false" leaves it out). Remove it, or set'
+            " hostport.io/network: Pod"
+        ),
+    ),
+    "a field beside a hostNetwork of the user's own": (
+        {"hostUsers": False, "hostNetwork": True},
+        "HOST_NETWORK_FORBIDDEN: spec.hostUsers: false is not allowed with hostNetwork. Remove it, or remove hostport.io/enabled",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "message"), OF_THE_HOST.values(), ids=OF_THE_HOST)
+def test_who_is_refused_for_the_hosts_network_is_told_of_the_pods_own(spec: Json, message: str) -> None:
+    assert denied(pod(container("app", port("http")), annotations=DYNAMIC, **spec)) == [message]
+
+
 def test_two_host_ports_of_one_container_port_stay_two() -> None:
     made = pod(
         container("app", port("a", 80, hostPort=8000), port("b", 80, hostPort=8001)),
@@ -375,6 +400,110 @@ def test_a_hard_coded_number_is_told_with_each_place() -> None:
     assert notes(stored)["warnings"] == "OLD_NUMBER,PORT_MOVED"
 
 
+OTHERS = "8080 (now 20000) stands in side args[0]: use"
+REMEDIES_OF_PLACES = {
+    "in the port's own container": (
+        [container("app", port("http"), args=["8080"])],
+        {},
+        "8080 (now 20000) stands in app args[0]: use $(HOSTPORT_HTTP), hostport.io/rewrite or hostport.io/network: Pod",
+    ),
+    "in another container": (
+        [container("app", port("http")), container("side", args=["127.0.0.1:8080"])],
+        {},
+        f"{OTHERS} $(HOSTPORT_HTTP) or hostport.io/network: Pod",
+    ),
+    "in another container that has a port of that name": (
+        [container("app", port("http")), container("side", port("http", 9090), args=["127.0.0.1:8080"])],
+        {},
+        f"{OTHERS} $(HOSTPORT_APP_HTTP) or hostport.io/network: Pod",
+    ),
+    "there with rewrite": (
+        [container("app", port("http")), container("side", port("http", 9090), args=["127.0.0.1:8080"])],
+        {"rewrite": "true"},
+        "8080 (now 20000) stands in side args[0]: left as hostport.io/rewritten says; use $(HOSTPORT_APP_HTTP)",
+    ),
+    "in the port's own container, without variables": (
+        [container("app", port("http"), args=["8080"])],
+        {"inject-env": "false"},
+        "8080 (now 20000) stands in app args[0]: use hostport.io/rewrite or hostport.io/network: Pod",
+    ),
+    "in another container, without variables": (
+        [container("app", port("http")), container("side", args=["127.0.0.1:8080"])],
+        {"inject-env": "false", "rewrite": "true"},
+        "8080 (now 20000) stands in side args[0]: left as hostport.io/rewritten says",
+    ),
+    "for Prometheus alone": (
+        [container("app", port("http"), args=["$(HOSTPORT_HTTP)"])],
+        {"prometheus.io/port": "8080"},
+        "8080 (now 20000) stands in prometheus.io/port: use hostport.io/rewrite or hostport.io/network: Pod",
+    ),
+}
+
+
+@pytest.mark.parametrize(("containers", "annotations", "sentence"), REMEDIES_OF_PLACES.values(), ids=REMEDIES_OF_PLACES)
+def test_what_is_to_be_done_about_an_old_number_works_where_it_stands(
+    containers: list[Json], annotations: Json, sentence: str
+) -> None:
+    made = pod(*containers, annotations=DYNAMIC)
+    made["metadata"]["annotations"] |= {
+        name if "/" in name else f"hostport.io/{name}": value for name, value in annotations.items()
+    }
+
+    assert admitted(made)[1]["OLD_NUMBER"] == sentence
+
+
+MOVED = "port http of container app moved from 8080 to 20000;"
+UNKNOWN_VARIABLES = {
+    "a variable that there is": ("$(HOSTPORT_HTTP)", {}, ""),
+    "that of another port": ("$(HOSTPORT_ADMIN)", {}, ""),
+    "all of them": ("env | grep ^HOSTPORT_", {}, ""),
+    "a name that is put together": ("${!HOSTPORT_HT@} HOSTPORT_${NAME}", {}, ""),
+    "a misspelt one": (
+        "$(HOSTPORT_HTPP)", {}, f"{MOVED} nothing names HOSTPORT_HTTP: listen on it, or set hostport.io/network: Pod"
+    ),
+    "one that is not written": (
+        "$(HOSTPORT_HTTP)",
+        {"inject-env": "false"},
+        f"{MOVED} hostport.io/inject-env keeps it from being told: listen on it, or set hostport.io/network: Pod",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "annotations", "sentence"), UNKNOWN_VARIABLES.values(), ids=UNKNOWN_VARIABLES)
+def test_only_a_variable_that_there_is_tells_a_program_its_number(word: str, annotations: Json, sentence: str) -> None:
+    app, side = container("app", port("http"), args=[word]), container("side", port("admin", 99))
+    made = pod(app, side, annotations=DYNAMIC | annotations)
+
+    assert admitted(made)[1].get("PORT_MOVED", "") == sentence
+
+
+LONG = "c" * 63
+LONG_NAMES = {
+    "PORT_MOVED": (pod(container(LONG, port("fifteen-letters")), annotations=DYNAMIC), "network: Pod"),
+    "MAPPED_PORT": (
+        pod(container(LONG, port("fifteen-letters", hostPort=65535)), annotations={"policy": "Static"}), "network: Pod"
+    ),
+    "PUBLISHED_INSIDE": (
+        pod(
+            container(LONG, port("fifteen-letters"), env=[{"name": "V" * 99, "value": "8080"}]),
+            annotations=DYNAMIC | {"network": "Pod", "publish-fifteen-letters": f"env:{'V' * 99}"},
+        ),
+        "network: Host",
+    ),
+    "HOST_PORT_REPLACED": (
+        pod(container(LONG, port("fifteen-letters", hostPort=8080)), annotations=DYNAMIC, hostNetwork=True),
+        "Static or Passthrough",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", LONG_NAMES)
+def test_a_long_name_does_not_push_the_remedy_out_of_a_warning(word: str) -> None:
+    made, remedy = LONG_NAMES[word]
+
+    assert admitted(made)[1][word].endswith(remedy)
+
+
 NETWORK_POD = "or set hostport.io/network: Pod"
 FINDINGS = {
     Notice.PORT_MOVED: (
@@ -429,8 +558,8 @@ FINDINGS = {
             annotations=DYNAMIC | {"network": "Pod", "publish-http": "env:PORT, env:TOLD, env:NEW, label:x.example/p"},
         ),
         (
-            "variable PORT of container app was 8080, where port http is in a network of its own, and is 20000 now: publish into"
-            " another, or set hostport.io/network: Host"
+            "variable PORT of container app was 8080, as port http is inside the Pod, and is 20000 now: publish into another,"
+            " or set hostport.io/network: Host"
         ),
     ),
     Notice.UNKNOWN_ANNOTATION: (
@@ -479,7 +608,7 @@ def test_a_pod_that_names_its_variable_is_told_nothing(app: Json) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["18080", "80800", "8080m", "v1.8080", "1.8080.2", "8080-8090", "p8080", "web-8080", "8080_x", "0x8080", "--8080",
+    ["18080", "80800", "8080m", "v1.8080", "1.8080.2", "8080-8090", "p8080", "web-8080", "8080_x", "0x8080", "--8080", "-m8080",
      "$(HOSTPORT_HTTP)+8080", "8080%", "10.0.0.7:6379@8080", "#8080"],
 )  # fmt: skip
 def test_a_part_of_a_word_is_no_number(word: str) -> None:
@@ -495,6 +624,20 @@ def test_what_reads_the_hostname_is_told(word: str) -> None:
     made = pod(container("app", port("http"), args=[word, "$(HOSTPORT_HTTP)"]), annotations=DYNAMIC)
 
     assert list(admitted(made)[1]) == ["HOSTNAME_IS_NODE"]
+
+
+NAMES_ITSELF = {
+    "a field": ({"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, "$(HOSTNAME)", []),
+    "a literal": ({"value": "web"}, "${HOSTNAME}", []),
+    "a command all the same": ({"value": "web"}, "$(hostname)", ["HOSTNAME_IS_NODE"]),
+}
+
+
+@pytest.mark.parametrize(("source", "word", "told"), NAMES_ITSELF.values(), ids=NAMES_ITSELF)
+def test_a_variable_hostname_that_the_container_sets_is_not_the_nodes(source: Json, word: str, told: list[str]) -> None:
+    app = container("app", port("http"), args=[word, "$(HOSTPORT_HTTP)"], env=[{"name": "HOSTNAME"} | source])
+
+    assert list(admitted(pod(app, annotations=DYNAMIC))[1]) == told
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.0.0.5", "::1"])
@@ -535,6 +678,24 @@ REWRITE = DYNAMIC | {"rewrite": "true"}
         pytest.param('{"port":8080}', '{"port":20000}', id="JSON"),
         pytest.param("TCP-LISTEN:8080,fork", "TCP-LISTEN:20000,fork", id="socat"),
         pytest.param("/ip4/0.0.0.0/tcp/8080", "/ip4/0.0.0.0/tcp/20000", id="a multiaddress"),
+        pytest.param("TCP4-LISTEN:8080,fork", "TCP4-LISTEN:20000,fork", id="socat on one family"),
+        pytest.param("</dev/tcp/127.0.0.1/8080", "</dev/tcp/127.0.0.1/20000", id="bash"),
+        pytest.param("</dev/tcp/peer/8080", None, id="bash, to a peer"),
+        pytest.param("--port=${PORT:-8080}", "--port=${PORT:-20000}", id="a default of the shell"),
+        pytest.param("http://peer:${PORT:-8080}", None, id="a default behind a peer"),
+        pytest.param("db-cli -h db -p ${PORT:-8080}", None, id="a default behind a peer of a client"),
+        pytest.param("${BIND:-0.0.0.0}:8080", "${BIND:-0.0.0.0}:20000", id="an address that is every one by default"),
+        pytest.param("${POD_IP:-10.0.0.1}:8080", "${POD_IP:-10.0.0.1}:20000", id="its own address with a default"),
+        pytest.param("${DB:-localhost}:8080", None, id="a peer with a default"),
+        pytest.param("http://$(hostname -i):8080", "http://$(hostname -i):20000", id="its own address by a command"),
+        pytest.param("$(hostname).web:8080", "$(hostname).web:20000", id="its own name by a command"),
+        pytest.param("$(get-peer):8080", None, id="a peer by a command"),
+        pytest.param("serve -p8080", "serve -p20000", id="an option without a space"),
+        pytest.param("db-cli -h db -p8080", None, id="an option without a space of a client"),
+        pytest.param("mysql -hdb -P8080", None, id="two options without a space of a client"),
+        pytest.param("mysql -h127.0.0.1 -P8080", "mysql -h127.0.0.1 -P20000", id="two of one that asks itself"),
+        pytest.param("serve -heap -p8080", "serve -heap -p20000", id="an option of a server that begins like a host"),
+        pytest.param('{"offset":-8080}', None, id="a negative number"),
         pytest.param("8080,8080 8080", "20000,20000 20000", id="each of them"),
         pytest.param("8080 9090", "20000 20001", id="two numbers"),
         pytest.param("peer-1:8080", None, id="a peer"),
@@ -579,6 +740,41 @@ def test_whole_numbers_of_the_pods_own_are_rewritten(before: str, after: str | N
     stored, _ = admitted(made)
 
     assert (first(stored)["args"], variables(stored)["X"]) == ([after or before], after or before)
+
+
+SET_VARIABLES = {
+    "ours": ("HOSTPORT_HTTP", {}),
+    "one with ours in it": ("PORT", {"env": [{"name": "PORT", "value": "$(HOSTPORT_HTTP)"}]}),
+    "one that is published": ("SERVER_PORT", {"args": ["$(HOSTPORT_HTTP)"]}),
+}
+
+
+@pytest.mark.parametrize(("name", "more"), SET_VARIABLES.values(), ids=SET_VARIABLES)
+def test_the_default_of_a_variable_that_is_set_is_no_old_number(name: str, more: Json) -> None:
+    app = container("app", port("http"), command=["sh", "-c", f"serve --port ${{{name}:-8080}}"], **more)
+    made = pod(app, annotations=DYNAMIC | {"publish-http": "env:SERVER_PORT"})
+
+    assert admitted(made)[1] == {}
+
+
+FIELDS = {
+    "status.podIP": "20000",
+    "status.hostIP": "20000",
+    "metadata.name": "20000",
+    "spec.nodeName": "20000",
+    "metadata.labels['peer']": "8080",
+}
+
+
+@pytest.mark.parametrize(("path", "number"), FIELDS.items(), ids=FIELDS)
+def test_a_variable_is_the_pods_own_host_where_it_is_a_field_that_is(path: str, number: str) -> None:
+    app = container("app", port("http"), args=["--advertise=$(ME):8080"])
+    app["env"] = [{"name": "ME", "valueFrom": {"fieldRef": {"fieldPath": path}}}]
+    made = pod(app, container("side", args=["$(ME):8080"]), annotations=REWRITE)
+
+    stored, _ = admitted(made)
+
+    assert [each["args"] for each in stored["spec"]["containers"]] == [[f"--advertise=$(ME):{number}"], ["$(ME):8080"]]
 
 
 def test_a_peer_may_stand_in_the_words_before_a_number() -> None:
@@ -681,6 +877,24 @@ def test_published_numbers_stay_as_they_are_when_the_pod_comes_again() -> None:
     assert decide(once, allocator).ops == ()
 
 
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("network", ["Host", "Pod"])
+@pytest.mark.parametrize("name", ["http", "8080"])
+def test_a_port_of_that_name_that_another_webhook_adds_has_no_say(name: str, network: str, at: int) -> None:
+    named = port("" if name == "8080" else name)
+    notes = DYNAMIC | {"network": network, f"publish-{name}": "env:PORT, label:example.com/port"}
+    before = pod(container("app", named), annotations=notes)
+    allocator = FakeAllocator()
+
+    once = patched(before, decide(before, allocator))
+    once["spec"]["containers"].insert(at, container("mesh", named | {"hostPort": 8080}))
+    twice = patched(once, decide(once, allocator))
+
+    assert (variables(twice, 1 - at)["PORT"], "PORT" in variables(twice, at)) == ("20000", False)
+    assert twice["metadata"]["labels"] == {"example.com/port": "20000"}
+    assert decide(twice, allocator).ops == ()
+
+
 def test_only_the_ports_own_container_gets_the_variable() -> None:
     made = pod(
         container("app", port("game")),
@@ -743,6 +957,26 @@ def test_a_target_that_may_not_be_written_is_denied_before_anything_is_allocated
 
     assert detail.startswith(f"PUBLISH_INVALID: annotation hostport.io/publish-{name}: ")
     assert words in detail
+
+
+SCRAPED = {
+    "in a network of its own": ("Pod", 8080, (
+        "annotation prometheus.io/port says 20000, and Prometheus asks the Pod's own address, where port http is 8080: leave"
+        " that target out, or set hostport.io/network: Host"
+    )),
+    "in a network of its own, on the same number": ("Pod", 20000, None),
+    "on the host's": ("Host", 8080, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "number", "sentence"), SCRAPED.values(), ids=SCRAPED)
+def test_who_publishes_for_prometheus_is_told_where_it_asks(network: str, number: int, sentence: str | None) -> None:
+    annotations = DYNAMIC | {"network": network, "publish-http": "annotation:prometheus.io/port"}
+
+    stored, told = admitted(pod(container("app", port("http", number)), annotations=annotations))
+
+    assert stored["metadata"]["annotations"]["prometheus.io/port"] == "20000"
+    assert told.get("PUBLISHED_INSIDE") == sentence
 
 
 def test_two_ports_do_not_share_a_target() -> None:

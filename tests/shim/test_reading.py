@@ -145,6 +145,77 @@ def test_a_kind_whose_pods_are_not_known_is_told_with_the_remedy(tmp_path: Path)
     ]
 
 
+NAMESAKES = {
+    "a Job of tasks": (
+        f"""
+        apiVersion: batch.example/v1
+        kind: Job
+        metadata: {{name: train}}
+        spec: {{tasks: [{{template: {{metadata: {{{ASKS}}}, spec: {{containers: [{{name: a, image: x}}]}}}}}}]}}
+        """,
+        "Job train: Job is not a kind whose Pods are known: name its templates with --pod-template spec.tasks[].template",
+    ),
+    "a Service that makes Pods": (
+        f"""
+        apiVersion: serving.example/v1
+        kind: Service
+        metadata: {{name: hello}}
+        spec: {{template: {{metadata: {{{ASKS}}}, spec: {{containers: [{{name: a, image: x}}]}}}}}}
+        """,
+        "Service hello: Service is not a kind whose Pods are known: name its templates with --pod-template spec.template",
+    ),
+}
+
+
+@pytest.mark.parametrize(("manifest", "sentence"), NAMESAKES.values(), ids=NAMESAKES)
+def test_a_kind_of_another_api_is_none_that_is_known(tmp_path: Path, manifest: str, sentence: str) -> None:
+    result = rendered(tmp_path, manifest)
+
+    assert told(result) == [sentence, "0 Pods: nothing that was read is known to make any"]
+    assert result.return_value == 1
+
+
+def test_a_kind_of_another_api_with_its_template_where_ours_has_it_is_read_like_ours(tmp_path: Path) -> None:
+    result = rendered(tmp_path, DEPLOYMENT.replace("apps/v1", "apps.example/v1"))
+
+    assert told(result) == ["1 Pod, 1 port moved, 0 Services to change"]
+
+
+IN_VAIN = {
+    "a misspelt annotation": (
+        "hostport.io/enable",
+        "Deployment web: annotation hostport.io/enable is unknown and does nothing; did you mean hostport.io/enabled?",
+    ),
+    "settings alone": (
+        "hostport.io/min-port",
+        'Deployment web: annotation hostport.io/min-port does nothing without hostport.io/enabled: "true"',
+    ),
+    "an unknown one alone": (
+        "hostport.io/x",
+        'Deployment web: annotation hostport.io/x does nothing without hostport.io/enabled: "true"',
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "sentence"), IN_VAIN.values(), ids=IN_VAIN)
+def test_who_means_to_ask_and_does_not_is_told(tmp_path: Path, name: str, sentence: str) -> None:
+    result = rendered(tmp_path, DEPLOYMENT.replace(ASKS, f'annotations: {{{name}: "true"}}'))
+
+    assert sentence in told(result)
+    assert result.return_value == 1
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        pytest.param('{hostport.io/enabled: "false", hostport.io/min-port: "9000"}', id="who says no"),
+        pytest.param('{hostport.io/allocation-id: "a"}', id="what is left of an admission"),
+    ],
+)
+def test_who_does_not_mean_to_ask_is_told_nothing(tmp_path: Path, annotations: str) -> None:
+    assert rendered(tmp_path, DEPLOYMENT.replace(ASKS, f"annotations: {annotations}")).return_value == 0
+
+
 def test_its_templates_can_be_named(tmp_path: Path) -> None:
     some = rendered(tmp_path, GROUPS, options=("--pod-template", "spec.head.template"))
     every = rendered(

@@ -110,11 +110,20 @@ def test_warnings_are_told(tmp_path: Path) -> None:
     [
         pytest.param("a: [", "while parsing", id="no YAML"),
         pytest.param("- 5", "a document must be an object, not a list", id="no object"),
-        pytest.param("kind: Deployment\nspec: {replicas: x}", "spec.replicas must be an integer", id="a wrong type"),
+        pytest.param(
+            "kind: Deployment\nmetadata: {name: web}\nspec: {replicas: x}",
+            ".yaml: Deployment web: spec.replicas must be an integer",
+            id="a wrong type",
+        ),
         pytest.param(
             "kind: Pod\nmetadata: {name: p, annotations: {hostport.io/enabled: true}}",
-            'default/p: the AdmissionReview is malformed: metadata.annotations["hostport.io/enabled"] must be a string',
+            'default/p: metadata.annotations["hostport.io/enabled"] must be a string, not true: write it in quotes\n',
             id="an annotation without quotes",
+        ),
+        pytest.param(
+            'kind: Pod\nmetadata: {name: p, annotations: {hostport.io/enabled: "true", hostport.io/min-port: 10000}}',
+            'default/p: metadata.annotations["hostport.io/min-port"] must be a string, not 10000: write it in quotes\n',
+            id="a number without quotes",
         ),
     ],
 )
@@ -123,6 +132,19 @@ def test_a_bad_manifest_is_told(tmp_path: Path, manifest: str, message: str) -> 
 
     assert code == 1
     assert message in err
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"kind: Pod\nmetadata: {name: caf\xe9}\n")
+    err = io.StringIO()
+
+    assert render(replace(OFFLINE, files=[str(tmp_path / "latin.yaml")]), io.StringIO(), err) == 1
+    assert err.getvalue() == f"{tmp_path}/latin.yaml: it is not UTF-8: invalid continuation byte at byte 30\n"
+
+
+def test_a_lone_sign_of_equality_is_text(tmp_path: Path) -> None:
+    """Definitions of Prometheus' operator list operators, without quotes; YAML 1.1 has a type for that one."""
+    assert rendered(tmp_path, 'kind: CustomResourceDefinition\nspec: {operators: [=, "!="]}') == (0, [], "")
 
 
 def test_a_missing_file_is_told() -> None:

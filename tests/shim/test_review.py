@@ -264,7 +264,7 @@ def test_a_body_that_is_no_review_is_the_callers_fault(data: bytes, message: str
         ),
         pytest.param(
             pod(container("a", port(number=True))),
-            "spec.containers[0].ports[0].containerPort must be an integer, not True",
+            "spec.containers[0].ports[0].containerPort must be an integer, not true",
             id="a boolean port",
         ),
         pytest.param(
@@ -289,7 +289,7 @@ def test_a_body_that_is_no_review_is_the_callers_fault(data: bytes, message: str
         ),
         pytest.param(
             pod(container("a", port()), metadata={"annotations": {"hostport.io/enabled": True}}),
-            'metadata.annotations["hostport.io/enabled"] must be a string, not True',
+            'metadata.annotations["hostport.io/enabled"] must be a string, not true',
             id="an annotation that is no text",
         ),
         pytest.param(
@@ -657,6 +657,11 @@ def test_an_impossible_port_is_denied(bad: Json, expected: tuple[str, str]) -> N
             {"initContainers": [container("i", port(number=1, hostPort=2))]},
             "spec.initContainers[0].ports[0].hostPort",
             id="an init container's own hostPort",
+        ),
+        pytest.param(
+            {"initContainers": [container("i", port("a", 1), port("b", 1, "UDP"), port("c", 1))]},
+            "spec.initContainers[0].ports[2]",
+            id="an init container's socket under two names",
         ),
     ],
 )

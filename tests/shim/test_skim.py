@@ -48,6 +48,7 @@ def affinity(*expressions: Json) -> Json:
 SOURCE = {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIP"}}
 OURS = {"name": "HOSTPORT_HOST_IP", "valueFrom": SOURCE}
 SECRET = {"name": "HOSTPORT_HTTP", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+NAMED = {"name": "ME", "valueFrom": {"fieldRef": {"apiVersion": None, "fieldPath": "metadata.name"}}}
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "rs-1", "controller": True}
 
 REVIEWS = [
@@ -68,7 +69,7 @@ REVIEWS = [
     pytest.param(review(pod(spec={"securityContext": {"sysctls": [{"name": "net.a", "value": "1"}]}})), id="sysctls"),
     pytest.param(review(pod(spec={"hostNetwork": True, "dnsPolicy": "Default", "initContainers": None})), id="hostNetwork"),
     pytest.param(review(pod(spec={"initContainers": [{"name": "i", "restartPolicy": "Always", "ports": []}]})), id="init"),
-    pytest.param(review(pod(container={"env": [{"name": "A", "value": "b"}, OURS, SECRET]})), id="variables"),
+    pytest.param(review(pod(container={"env": [{"name": "A", "value": "b"}, OURS, SECRET, NAMED]})), id="variables"),
     pytest.param(review(pod(container={"env": [SECRET | {"valueFrom": {}}, OURS | {"valueFrom": None}]})), id="no sources"),
     pytest.param(review(pod(container=probes(httpGet={"port": 8080}))), id="a probe by number"),
     pytest.param(review(pod(container=probes(grpc={"port": 1}, tcpSocket={"port": 8080, "host": "x"}))), id="another's"),
@@ -98,15 +99,19 @@ def said(body: Json) -> object:
 
 
 def own_variables(container: Any) -> Any:
-    """The sources of other people's variables are passed over."""
+    """The sources of other people's variables are passed over, save where they are fields of the Pod."""
     if container.env is None:
         return container
-    ours = [entry for entry in container.env if (entry.get("name") or "").startswith("HOSTPORT_")]
+    ours = [entry for entry in container.env if (entry.get("name") or "").startswith("HOSTPORT_") or field_of(entry)]
     kept = [{name: value for name, value in entry.items() if value is not None} for entry in ours]
     sources = [bool(entry.get("valueFrom")) and source_of(entry["valueFrom"]) for entry in ours]
     return msgspec.structs.replace(
         container, env=tuple(each | {"valueFrom": s} for each, s in zip(kept, sources, strict=True))
     )
+
+
+def field_of(entry: Json) -> object:
+    return ((entry.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath")
 
 
 def source_of(value_from: Json) -> object:
