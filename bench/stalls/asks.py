@@ -10,7 +10,7 @@ from http.client import HTTPConnection
 from typing import Any
 
 from bench.stalls.cluster import LOW, WIDTH
-from bench.stalls.messages import affinity, ask, expressions, serial, stream
+from bench.stalls.messages import affinity, ask, expressions, keep_sets, serial, stream
 from bench.turns import CALL_SECONDS, Place, resident_mib
 from hostport.v1 import allocator_pb2 as pb
 
@@ -128,6 +128,17 @@ def many_ports(place: Place) -> None:
     """512 ports in a well filled range"""
     ports = [pb.PortRequest(container="c", container_port=1_000 + at) for at in range(512)]
     _asked(place, ask("ports", range=pb.PortRange(min=LOW, max=LOW + WIDTH - 1), ports=ports))
+
+
+def ports_in_many_sets(place: Place) -> None:
+    """512 ports, and 256 blocks of 8, under 64 candidate sets that are kept"""
+    keep_sets(place, 64)
+    numbers = pb.PortRange(min=40_000, max=60_000)
+    singles = [pb.PortRequest(container="c", name=f"p{at}", container_port=1 + at) for at in range(512)]
+    blocks = [pb.PortRequest(container="c", name=f"p{at}", container_port=1 + at, count=8) for at in range(256)]
+    with place.measured():
+        for ports in (singles, blocks):
+            place.ask(ask("many", range=numbers, ports=ports))
 
 
 def fewer_ports(place: Place) -> None:

@@ -16,7 +16,7 @@ from allocator.leases.objects import PortLease, shown_end, ttl_of
 from allocator.leases.reconciler import LeaseReconciler
 from allocator.slices import in_turns
 from bench.stalls.cluster import NODES, a_claim, node_name, observe, restore
-from bench.stalls.messages import affinity, ask
+from bench.stalls.messages import affinity, ask, keep_sets
 from bench.turns import Place
 from hostport.v1 import allocator_pb2 as pb
 
@@ -32,6 +32,10 @@ def leases_end(place: Place) -> None:
     """50,000 leases that end at one moment"""
     end = place.engine.clock() + 1e6
     place.on_loop(restore, place, _leases(50_000, end))
+    _end(place)
+
+
+def _end(place: Place) -> None:
     with place.measured():
         place.clock_shift = 1e6 + 60.0
         deadline = time.monotonic() + 40
@@ -39,6 +43,16 @@ def leases_end(place: Place) -> None:
             time.sleep(0.1)
     left = place.engine.ledger.claims.tally().states.get(State.LEASED, 0)
     place.remark(f"{left:,} left")
+
+
+def large_leases_end(place: Place) -> None:
+    """400 leases of 512 ports that end at one moment, under 64 candidate sets that are kept"""
+    keep_sets(place, 64)
+    end = place.engine.clock() + 1e6
+    numbers = range(40_000, 40_512)
+    claims = [a_claim(500_000 + at, *numbers, node=node_name(at), state=State.LEASED, expires=end) for at in range(400)]
+    place.on_loop(restore, place, claims)
+    _end(place)
 
 
 def _leases(number: int, end: float) -> list[Claim]:

@@ -13,7 +13,7 @@ from allocator.core.ports import WILDCARD, Protocol, slot_of, span
 from allocator.core.sockets import NodeFacts, SocketChange, listener
 from allocator.slices import in_turns
 from bench.stalls.cluster import NODES, a_node, fill, node_name, observe, restore, waiting
-from bench.stalls.messages import affinity, ask, expressions, serial, stream
+from bench.stalls.messages import affinity, ask, expressions, keep_sets, serial, stream
 from bench.turns import CALL_SECONDS, Place, reason_of
 from hostport.v1 import allocator_pb2 as pb
 
@@ -78,10 +78,7 @@ def nodes_of_many_ports(place: Place) -> None:
 
 def reports(place: Place) -> None:
     """the agent of a node tells 5,000 sockets, and then 5,000 others, under 40 candidate sets that are kept"""
-    for _ in range(40):
-        tolerations = [pb.Toleration(key=f"kept-{next(serial)}")]
-        within = pb.NodeConstraints(node_selector={"zone": "5"}, tolerations=tolerations)
-        place.ask(ask("kept", within, dry_run=True, range=pb.PortRange(min=40_000, max=60_000)))
+    keep_sets(place, 40, zone="5")
     messages = [
         pb.ReportNodeRequest(
             node=node_name(5),
@@ -106,10 +103,7 @@ def reports(place: Place) -> None:
 
 def nodes_gone(place: Place) -> None:
     """61 Nodes go at once, one with 10,000 sockets, the others with 500 each, under 40 candidate sets that are kept"""
-    for _ in range(40):
-        tolerations = [pb.Toleration(key=f"kept-{next(serial)}")]
-        within = pb.NodeConstraints(node_selector={"zone": "5"}, tolerations=tolerations)
-        place.ask(ask("kept", within, dry_run=True, range=pb.PortRange(min=40_000, max=60_000)))
+    keep_sets(place, 40, zone="5")
     for number, sockets in ((5, 10_000), *((5 + 10 * at, 500) for at in range(1, 61))):
         opened = [(slot_of(Protocol.TCP, 40_000 + at), listener(WILDCARD, "flood", 0)) for at in range(sockets)]
         report = SocketChange(node=node_name(number), opened=opened, facts=NodeFacts())

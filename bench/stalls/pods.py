@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import msgspec
+from msgspec.structs import replace
 
 from allocator.cluster.kubernetes import TUNING
 from allocator.cluster.projection import PodSketch
@@ -25,7 +26,7 @@ from bench.stalls.cluster import (
     restore,
     waiting,
 )
-from bench.stalls.messages import ask
+from bench.stalls.messages import ask, keep_sets
 from bench.turns import Place
 from hostport.v1 import allocator_pb2 as pb
 
@@ -112,6 +113,30 @@ def pods_seen(place: Place) -> None:
     _list(place, pages, set())
 
 
+LARGE = range(40_000, 40_512)
+
+
+def large_pods(place: Place) -> None:
+    """64 Pods of 512 ports in one list, and all of them gone in the next, under 64 candidate sets that are kept"""
+    keep_sets(place, 64)
+    page = [_sketch(400_000 + at, *LARGE) for at in range(64)]
+    _list(place, [page], set())
+    _list(place, [], {PodUid(sketch.identity) for sketch in page})
+
+
+def numbers_on_addresses(place: Place) -> None:
+    """64 Pods with the same 512 numbers on one node, each on an address of its own: the walk for the metrics"""
+    pods = [
+        replace(pod, ports=tuple(replace(port, host_ip=f"10.0.0.{at}") for port in pod.ports))
+        for at, pod in enumerate(a_pod(300_000 + at, *LARGE, node=node_name(0)) for at in range(64))
+    ]
+    for pod in pods:
+        observe(place, pods=[pod])
+    with place.measured():
+        time.sleep(2)
+    place.remark(f"{place.engine.ledger.claims.tally().utilization.held_twice} are held twice")
+
+
 def _list(place: Place, pages: list[list[PodSketch]], missing: set[PodUid]) -> None:
     """Tells a list as the follower does: 256 objects in a turn, and its end."""
     sink = PodSink(place.engine.maintenance, place.engine.maintenance.proven)
@@ -127,13 +152,13 @@ def _list(place: Place, pages: list[list[PodSketch]], missing: set[PodUid]) -> N
         place.on_loop(tell)
 
 
-def _sketch(pod: int, number: int) -> PodSketch:
+def _sketch(pod: int, *numbers: int) -> PodSketch:
     return msgspec.convert(
         {
             "metadata": {"name": f"pod-{pod}", "namespace": namespace_of(pod), "uid": f"pod-{pod}"},
             "spec": {
                 "nodeName": node_name(pod % NODES),
-                "containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": number}]}],
+                "containers": [{"name": "c", "ports": [{"containerPort": n, "hostPort": n} for n in numbers]}],
             },
         },
         PodSketch,

@@ -649,10 +649,8 @@ class PortIndex:
         if entry.stands == 1:
             nodes.show(entry)
         node, held = 1 << position, entry.holders
-        sets, alone = (
-            self.sets.having(position, node, len(keys)),
-            (claim.id,),
-        )  # one object for all slots that nobody else holds
+        sets = self.sets.having(position, node, len(keys))
+        alone = (claim.id,)  # one object for all slots that nobody else holds
         sockets, counting = entry.sockets, sets
         for slot, ip in keys:
             if slot > LAST_SLOT:
