@@ -55,7 +55,8 @@ def test_counts_that_are_kept_are_those_of_an_index_that_begins_anew(
     seed: int, many: int, recounted: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(port_index, "MANY_PORTS", many)
-    monkeypatch.setattr(candidate_sets, "MANY_KEYS", together)
+    for module in (candidate_sets, port_index):
+        monkeypatch.setattr(module, "MANY_KEYS", together)
     monkeypatch.setattr(candidate_sets, "MOST_RECOUNTED", recounted)
     claims: dict[ClaimId, Claim] = {}
     chance, index = Random(seed), PortIndex(claims)

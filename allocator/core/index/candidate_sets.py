@@ -241,7 +241,7 @@ class CandidateSets:
     def having(self, position: int, node: int, ports: int) -> Sequence[Counted]:
         """What so many ports that come to a node, or go, are counted in: the sets that have it, or all of them as one.
 
-        node: the same as a set of nodes. `pass_on` is called after the last port.
+        node: the same as a set of nodes. `pass_on` is called after the last port, where they are `MANY_KEYS` or more.
         """
         wide = [candidates for candidates in self._wide if candidates.nodes & node]
         found = [*self._narrow.get(position, ()), *wide]

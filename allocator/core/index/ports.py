@@ -36,6 +36,7 @@ from allocator.core.candidates import Node, NodeName
 from allocator.core.claims import Claim, ClaimId, State
 from allocator.core.index import blocks
 from allocator.core.index.candidate_sets import (
+    MANY_KEYS,
     CandidateSet,
     CandidateSets,
     Counted,
@@ -673,7 +674,8 @@ class PortIndex:
                 kind.add(slot, ip, node)
             if entry.sets is not None:
                 entry.note(slot)
-        pass_on(sets, 1)
+        if len(keys) >= MANY_KEYS:
+            pass_on(sets, 1)
         entry.weigh()
         if sockets is not None and (sockets.beside or claim.id in self._addresses):
             self.sockets.note_declared(entry, keys)
@@ -710,7 +712,8 @@ class PortIndex:
             _vacate(entry, slot, left, counting, is_settled=is_settled)
             if entry.sets is not None:
                 entry.note(slot)
-        pass_on(sets, -1)
+        if len(keys) >= MANY_KEYS:
+            pass_on(sets, -1)
         entry.weigh()
         had_address = self._addresses.pop(claim.id, None) is not None
         self._keys.pop(claim.id, None)
