@@ -38,16 +38,19 @@ from allocator.core.place.view import (
     unless_exempt,
     unplanned,
 )
-from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, bits, lowest, number_of, protocol_of
+from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, any_conflict, bits, lowest, number_of, protocol_of
 
 SETS_OF_A_STEP = 20
 """Candidate sets with plans that are looked at in one step, to see how far chains could reach."""
 
-PLAN_STEPS = 1.5
-"""Steps to look at one plan that has a port."""
+PLAN_STEPS, AGAIN_STEPS = 1.5, 0.1
+"""Steps to look at one plan that has a port; and to come across it again, by another port or on the way to others."""
 
 LOOKS_OF_A_STEP = 10
 """Cohorts that are looked at in one step."""
+
+PORTS_OF_A_STEP, PAIRED_OF_A_STEP = 20, 100
+"""Ports of a plan that are read in one step, when it is first looked at; and ports that are held against others."""
 
 
 def find_node(seeker: Seeker, candidates: CandidateSet, view: PlacementView, steps: Steps) -> NodeChoice | None:
@@ -98,11 +101,6 @@ class _Cohort:
     twice: int = 0  # where two of them stand: a Pod and its successor
     has_twins: bool = False  # whether one of them shares its name with another claim
 
-    @property
-    def name(self) -> _Name:
-        """What its plans have in common."""
-        return self.seeker.keys, self.candidates, self.seeker.rank
-
 
 @dataclass(slots=True)
 class _Link:
@@ -123,10 +121,11 @@ class _ChainSearch:
         self._waits = waits
         self._kin = kin
         self._cohorts = _Cohorts(view, steps, kin)
+        self._open: dict[int, tuple[Seeker, int]] = {}  # what `open_nodes` gave, by the identity of the seeker
 
     def find(self, root: Seeker) -> NodeChoice | None:
         """A node for the seeker, and the moves that free it; None as the head of this module says."""
-        nodes = open_nodes(root, self._view, self._steps, waits=self._waits)
+        nodes = self._open_nodes(root)
         if not nodes or not self._steps.spend():
             return None
         free = unplanned(root, nodes, self._view)
@@ -141,6 +140,14 @@ class _ChainSearch:
         if any(self._chain(root, only=key)[1] for key in root.keys):
             return None
         return backtracking.find(root, self._view, self._steps, waits=self._waits)
+
+    def _open_nodes(self, seeker: Seeker) -> int:
+        """Found once in a search, in which nothing changes."""
+        known = self._open.get(id(seeker))
+        if known is None:
+            nodes = open_nodes(seeker, self._view, self._steps, waits=self._waits)
+            known = self._open[id(seeker)] = seeker, nodes  # who is kept keeps its identity
+        return known[1]
 
     def _may_have_room(self, root: Seeker) -> bool:
         """Whether each key is free on any node that a chain of moves could reach: a look at few sets before many nodes.
@@ -184,8 +191,10 @@ class _ChainSearch:
             link = links.popleft()
             if not self._steps.spend():
                 return None, False
-            nodes = open_nodes(link.seeker, self._view, self._steps, waits=self._waits)
+            nodes = self._open_nodes(link.seeker)
             in_the_way = list(self._in_the_way(link, nodes, only))
+            if self._cohorts.is_cut:
+                return None, False
             once = twice = 0
             for cohort, here in in_the_way:
                 twice |= once & here | cohort.twice & here
@@ -208,17 +217,25 @@ class _ChainSearch:
     def _in_the_way(self, link: _Link, nodes: int, only: PortKey | None) -> Iterator[tuple[_Cohort, int]]:
         """The cohorts with plans in a seeker's way, and on which of the nodes."""
         slots = {only.slot} if only else {key.slot for key in link.seeker.keys}
+        keys = [key for key in link.seeker.keys if key.slot in slots]
+        everywhere = {key.slot for key in keys if key.ip == WILDCARD}
         seen: set[int] = set()
         for slot in slots:
             for cohort in self._cohorts.near(slot, nodes):
                 if id(cohort) in seen:
                     continue
                 seen.add(id(cohort))
-                clash = _clashes(link.seeker.keys, cohort.seeker.keys, slots)
+                # Who was found by a port of every address conflicts with it.
+                clash = slot in everywhere or self._clashes(keys, cohort)
                 here = cohort.nodes & nodes if clash else 0
                 here = self._less_exempt(here, cohort, link.seeker)
                 if here:
                     yield cohort, here
+
+    def _clashes(self, keys: Sequence[PortKey], cohort: _Cohort) -> bool:
+        """Whether one of some ports conflicts with one of a cohort."""
+        self._steps.spend((len(keys) + len(cohort.seeker.keys)) / PAIRED_OF_A_STEP)
+        return any_conflict(keys, cohort.seeker.keys)
 
     def _less_exempt(self, nodes: int, cohort: _Cohort, seeker: Seeker) -> int:
         """Those of the nodes where a plan of the cohort is in the seeker's way that is not exempt."""
@@ -262,6 +279,8 @@ class _Cohorts:
         self._looked: dict[Slot, int] = {}  # at which nodes, of each slot
         self._counted: set[ClaimId] = set()  # the plans that are in `nodes` of their cohort
         self._sets: dict[int, CandidateSet] = {}  # by the identity of constraints that claims have
+        self._of: dict[ClaimId, _Cohort] = {}
+        self.is_cut = False  # whether plans were passed over, since the steps were spent
 
     @cached_property
     def shareable(self) -> set[Slot]:
@@ -274,7 +293,7 @@ class _Cohorts:
 
     def has(self, cohort: _Cohort, claim: Claim) -> bool:
         """Whether a claim is one of a cohort's plans."""
-        return not claim.is_settled and self._name_of(claim) == cohort.name
+        return not claim.is_settled and self._cohort_of(claim) is cohort
 
     def near(self, slot: Slot, nodes: int) -> Iterable[_Cohort]:
         """The cohorts that have a slot, those among them with a plan on one of the nodes. Some more than once."""
@@ -295,12 +314,15 @@ class _Cohorts:
         cohorts, standing = self._by_slot.setdefault(slot, {}), self._standing.setdefault(slot, {})
         may_share = new and self.is_shareable(slot)
         for position in bits(new):
-            self._steps.spend(PLAN_STEPS)
             for holder in self._view.nodes.at(position).holders_of(slot):
+                if not self._steps.spend(AGAIN_STEPS if holder in self._counted else PLAN_STEPS):
+                    self.is_cut = True
+                    return
                 claim = claims[holder]
                 if claim.is_settled:
                     continue
                 cohort = self._cohort_of(claim, alone)
+                cohort.has_twins |= claim.id in self._kin
                 cohorts[cohort] = None
                 standing.setdefault(position, []).append(cohort)
                 if claim.id in self._counted:
@@ -317,20 +339,26 @@ class _Cohorts:
         for holder in self._view.nodes.at(position).holders_of(slot):
             claim = self._view.claims[holder]
             if not claim.is_settled and len(self._view.named(claim.owner)) > 1:
-                self._by_name[self._name_of(claim)].has_twins = True
+                self._cohort_of(claim).has_twins = True
 
-    def _cohort_of(self, claim: Claim, alone: tuple[PortKey, ...]) -> _Cohort:
-        """The cohort of a plan that has a slot. alone: the slot's only key, as nearly all have it."""
-        is_plain = len(claim.ports) == 1 and not claim.ports[0].host_ip and claim.ports[0].key == alone[0]
-        name = self._name_of(claim, alone if is_plain else None)
+    def _cohort_of(self, claim: Claim, alone: tuple[PortKey, ...] = ()) -> _Cohort:
+        """The cohort of a plan. alone: the only key of a slot that it has, as nearly all have it."""
+        cohort = self._of.get(claim.id)
+        if cohort is None:
+            self._steps.spend(len(claim.ports) / PORTS_OF_A_STEP)
+            is_plain = len(claim.ports) == 1 and not claim.ports[0].host_ip and claim.ports[0].key in alone
+            cohort = self._of[claim.id] = self._named(self._name_of(claim, alone if is_plain else None))
+        return cohort
+
+    def _named(self, name: _Name) -> _Cohort:
+        """The cohort of a name, which is made where it is the first plan of it."""
         cohort = self._by_name.get(name)
         if cohort is None:
             keys, candidates, rank = name
             cohort = self._by_name[name] = _Cohort(Seeker(keys=keys, nodes=candidates.nodes, rank=rank), candidates)
-        cohort.has_twins |= claim.id in self._kin
         return cohort
 
-    def _name_of(self, claim: Claim, keys: tuple[PortKey, ...] | None = None) -> _Name:
+    def _name_of(self, claim: Claim, keys: tuple[PortKey, ...] | None) -> _Name:
         """What the plans of a cohort have in common."""
         candidates = self._sets.get(id(claim.constraints))
         if candidates is None:
@@ -342,8 +370,3 @@ class _Cohorts:
 def _addresses(seeker: Seeker, only: PortKey | None) -> set[str]:
     """The addresses that ports are on, where they are on one."""
     return {key.ip for key in seeker.keys if key.ip != WILDCARD and (only is None or key.slot == only.slot)}
-
-
-def _clashes(keys: Iterable[PortKey], others: Sequence[PortKey], slots: set[Slot]) -> bool:
-    """Whether a key of one and a key of the other conflict on one of the slots."""
-    return any(key.conflicts_with(other) for key in keys if key.slot in slots for other in others)
