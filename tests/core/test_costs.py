@@ -141,6 +141,27 @@ def test_pods_whose_many_ports_are_on_other_addresses_make_no_ask_dear() -> None
     assert cost.instructions < MOST_OF_A_SEARCH
 
 
+def test_a_pod_of_512_ports_that_its_namesake_has_is_denied_cheaply() -> None:
+    desk = Desk("n1", "n2", "n3")
+    held = [f"x{number}:{number}" for number in range(8000, 8512)]
+    desk.observe(pods=[pod("web-0", *held, constraints=on("n1"))])
+    desk.observe(pods=[pod(f"w{at}", f"x:{8000 + at}") for at in range(200)])
+    desk.observe(pods=[pod(f"b{at}", "x:8511", at=f"n{at}") for at in (2, 3)])
+    again = ask("web-0", *[f"x{number}:1={number}" for number in range(8000, 8512)], policy="Static")
+    with counting() as cost:
+        reason_of(desk, again)
+    assert cost.instructions < MOST_OF_A_SEARCH
+
+
+def test_plans_of_512_ports_that_stand_in_each_others_way_are_mended_a_few_at_a_time() -> None:
+    desk = Desk(*[f"n{at}" for at in range(20)])
+    desk.observe(pods=[pod(f"w{at}", *[f"x{n}:{n + at}" for n in range(8000, 8512)]) for at in range(40)])
+    while desk.ledger.has_more_to_replan:
+        with counting() as cost:
+            desk.ledger.replan()
+        assert cost.instructions < MOST_OF_A_SEARCH
+
+
 def test_thousands_of_priorities_make_no_ask_dear() -> None:
     desk = fleet()
     desk.observe(pods=[pod(f"p{at}", "x:9000", at=f"n{at:04}", priority=at) for at in range(3_000)])

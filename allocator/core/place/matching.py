@@ -13,6 +13,9 @@ that finds no free node may still fit after plans have been moved. Rules:
   (`backtracking`).
 * A plan may *wait*: stand on a node behind holders that will go, because they terminate, or because the scheduler may
   preempt them for a Pod of the plan's priority.
+* What is found of a seeker, or of a plan, is found once in a search: its ports may be many.
+
+Longer than 350 lines because a search and what it has looked at are read together.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from allocator.core.blocks import first_of, length_of, slots_in
+from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.index.candidate_sets import CandidateSet
 from allocator.core.place import backtracking
@@ -43,7 +47,7 @@ from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, any_conflic
 SETS_OF_A_STEP = 20
 """Candidate sets with plans that are looked at in one step, to see how far chains could reach."""
 
-PLAN_STEPS, AGAIN_STEPS = 1.5, 0.1
+PLAN_STEPS, AGAIN_STEPS = 1.5, 0.2
 """Steps to look at one plan that has a port; and to come across it again, by another port or on the way to others."""
 
 LOOKS_OF_A_STEP = 10
@@ -112,6 +116,26 @@ class _Link:
     nodes: int = 0
 
 
+class _Look:
+    """A seeker, the nodes where nobody stays who is in its way, and its ports by slot and block."""
+
+    __slots__ = ("by_slot", "nodes", "seeker")
+
+    def __init__(self, seeker: Seeker, nodes: int) -> None:
+        self.seeker, self.nodes = seeker, nodes
+        self.by_slot: dict[Slot, list[PortKey]] = {}
+        for key in seeker.keys:
+            self.by_slot.setdefault(key.slot, []).append(key)
+
+    def keys(self, only: PortKey | None) -> Sequence[PortKey]:
+        """All ports, or those with the number of one."""
+        return self.seeker.keys if only is None else self.by_slot.get(only.slot, ())
+
+    def addresses(self, only: PortKey | None) -> set[str]:
+        """The addresses that these are on, where they are on one."""
+        return {key.ip for key in self.keys(only) if key.ip != WILDCARD}
+
+
 class _ChainSearch:
     """One search. waits: whether holders that will go are in nobody's way. kin: with whom the ask shares a node."""
 
@@ -121,11 +145,12 @@ class _ChainSearch:
         self._waits = waits
         self._kin = kin
         self._cohorts = _Cohorts(view, steps, kin)
-        self._open: dict[int, tuple[Seeker, int]] = {}  # what `open_nodes` gave, by the identity of the seeker
+        self._looked: dict[int, _Look] = {}  # by the identity of the seeker
+        self._blockers: dict[tuple[int, NodeName], list[Claim]] = {}  # of a seeker likewise, on a node
 
     def find(self, root: Seeker) -> NodeChoice | None:
         """A node for the seeker, and the moves that free it; None as the head of this module says."""
-        nodes = self._open_nodes(root)
+        nodes = self._look_of(root).nodes
         if not nodes or not self._steps.spend():
             return None
         free = unplanned(root, nodes, self._view)
@@ -141,13 +166,14 @@ class _ChainSearch:
             return None
         return backtracking.find(root, self._view, self._steps, waits=self._waits)
 
-    def _open_nodes(self, seeker: Seeker) -> int:
-        """Found once in a search, in which nothing changes."""
-        known = self._open.get(id(seeker))
+    def _look_of(self, seeker: Seeker) -> _Look:
+        """What is seen of a seeker, once in a search: nothing changes meanwhile."""
+        known = self._looked.get(id(seeker))
         if known is None:
-            nodes = open_nodes(seeker, self._view, self._steps, waits=self._waits)
-            known = self._open[id(seeker)] = seeker, nodes  # who is kept keeps its identity
-        return known[1]
+            known = self._looked[id(seeker)] = _Look(
+                seeker, open_nodes(seeker, self._view, self._steps, waits=self._waits)
+            )
+        return known
 
     def _may_have_room(self, root: Seeker) -> bool:
         """Whether each key is free on any node that a chain of moves could reach: a look at few sets before many nodes.
@@ -171,8 +197,8 @@ class _ChainSearch:
 
     def _is_of_kin(self, key: PortKey) -> bool:
         """Whether a plan that the ask may share a node with has the slot of a key."""
-        kin = (self._view.claims[claim_id] for claim_id in self._kin if claim_id in self._view.claims)
-        return any(key.meets(other) for claim in kin if not claim.is_settled for other in claim.keys)
+        slots = self._cohorts.slots_of_kin
+        return bool(slots) and not slots.isdisjoint(slots_in(key.slot))
 
     def _chain(self, root: Seeker, only: PortKey | None = None) -> tuple[NodeChoice | None, bool]:
         """Breadth first over plans that stand alone in the way. The second value: whether there is provably no way.
@@ -182,7 +208,7 @@ class _ChainSearch:
         """
         links = deque([_Link(root)])
         visited: set[int] = set()
-        addresses = _addresses(root, only)
+        addresses = self._look_of(root).addresses(only)
         # Blocks that meet and are not alike do not exclude one another in chains: a third may stand beside both.
         is_proof = (only is not None or len(root.keys) == 1) and not self._view.ports.has_unlike_plans(
             only or root.keys[0]
@@ -191,7 +217,7 @@ class _ChainSearch:
             link = links.popleft()
             if not self._steps.spend():
                 return None, False
-            nodes = self._open_nodes(link.seeker)
+            nodes = self._look_of(link.seeker).nodes
             in_the_way = list(self._in_the_way(link, nodes, only))
             if self._cohorts.is_cut:
                 return None, False
@@ -208,7 +234,7 @@ class _ChainSearch:
                 alone = here & ~twice
                 if alone and id(cohort) not in visited:
                     visited.add(id(cohort))
-                    addresses |= _addresses(cohort.seeker, only)
+                    addresses |= self._look_of(cohort.seeker).addresses(only)
                     if not cohort.candidates.is_single():  # else it stands where it must
                         links.append(_Link(cohort.seeker, cohort, link, alone))
         # Two on different addresses could share a node, so that counting nodes proves nothing.
@@ -216,17 +242,16 @@ class _ChainSearch:
 
     def _in_the_way(self, link: _Link, nodes: int, only: PortKey | None) -> Iterator[tuple[_Cohort, int]]:
         """The cohorts with plans in a seeker's way, and on which of the nodes."""
-        slots = {only.slot} if only else {key.slot for key in link.seeker.keys}
-        keys = [key for key in link.seeker.keys if key.slot in slots]
-        everywhere = {key.slot for key in keys if key.ip == WILDCARD}
-        seen: set[int] = set()
-        for slot in slots:
+        look = self._look_of(link.seeker)
+        keys, seen = look.keys(only), set[int]()
+        for slot in (only.slot,) if only else look.by_slot:
+            is_everywhere = any(key.ip == WILDCARD for key in look.by_slot.get(slot, ()))
             for cohort in self._cohorts.near(slot, nodes):
                 if id(cohort) in seen:
                     continue
                 seen.add(id(cohort))
-                # Who was found by a port of every address conflicts with it.
-                clash = slot in everywhere or self._clashes(keys, cohort)
+                # Who was found by a port that is on every address conflicts with it.
+                clash = is_everywhere or self._clashes(keys, cohort)
                 here = cohort.nodes & nodes if clash else 0
                 here = self._less_exempt(here, cohort, link.seeker)
                 if here:
@@ -245,11 +270,19 @@ class _ChainSearch:
                 continue
             only = self._view.nodes.only(claim.node)
             if only & nodes and not any(
-                self._cohorts.has(cohort, holder)
-                for holder in self._view.ports.blockers(seeker.keys, claim.node, seeker.exempt)
+                self._cohorts.has(cohort, holder) for holder in self._blockers_on(claim.node, seeker)
             ):
                 nodes &= ~only
         return nodes
+
+    def _blockers_on(self, node: NodeName, seeker: Seeker) -> list[Claim]:
+        """Who is in a seeker's way on a node, found once."""
+        known = self._blockers.get((id(seeker), node))
+        if known is None:
+            self._steps.spend(len(seeker.keys) / PORTS_OF_A_STEP)
+            known = self._view.ports.blockers(seeker.keys, node, seeker.exempt)
+            self._blockers[id(seeker), node] = known
+        return known
 
     def _unwound(self, link: _Link, free: int) -> NodeChoice | None:
         """The moves of a chain, from its end to the ask; None where it comes to one node twice."""
@@ -283,9 +316,21 @@ class _Cohorts:
         self.is_cut = False  # whether plans were passed over, since the steps were spent
 
     @cached_property
-    def shareable(self) -> set[Slot]:
+    def shareable(self) -> frozenset[Slot]:
         """The slots that two plans could have on one node."""
         return self._view.shareable()
+
+    @cached_property
+    def slots_of_kin(self) -> set[Slot]:
+        """The slots of plans that the ask may share a node with."""
+        slots = set[Slot]()
+        for claim_id in self._kin:
+            claim = self._view.claims.get(claim_id)
+            if claim is not None and not claim.is_settled:
+                self._steps.spend(len(claim.ports) / PORTS_OF_A_STEP)
+                for key in claim.keys:
+                    slots.update(slots_in(key.slot))
+        return slots
 
     def is_shareable(self, slot: Slot) -> bool:
         """Whether two plans could have a slot, or a number of a block, on one node."""
@@ -365,8 +410,3 @@ class _Cohorts:
             candidates = self._sets[id(claim.constraints)] = self._view.sets.of(claim.constraints)
         keys = keys or tuple([port.key for port in claim.ports])
         return keys, candidates, claim.priority if claim.may_preempt else None
-
-
-def _addresses(seeker: Seeker, only: PortKey | None) -> set[str]:
-    """The addresses that ports are on, where they are on one."""
-    return {key.ip for key in seeker.keys if key.ip != WILDCARD and (only is None or key.slot == only.slot)}

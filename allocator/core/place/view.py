@@ -89,7 +89,7 @@ class PlacementView:
     numbers: HeldNumbers
     claims: Mapping[ClaimId, Claim]
     named: Callable[[Owner], frozenset[ClaimId]]
-    shareable: Callable[[], set[Slot]]
+    shareable: Callable[[], frozenset[Slot]]
     reserved: ReservedNumbers
     discloses_holders: bool = False
     services: ServicePorts = field(default_factory=ServicePorts)
