@@ -2,8 +2,9 @@
 
 Rules:
 
-* Nothing is touched unless damage is proven (`reading`). The environment may be in the way: the file is locked, the
-  disk full, read-only or broken. That leaves the files as they are, and the opening is tried again until it passes.
+* Nothing is touched unless damage is proven (`reading`), by two looks at files that can be read to their end. The
+  environment may be in the way: the file is locked, the disk full, read-only or broken. That leaves the files as they
+  are, and the opening is tried again until it passes.
 * A damaged file is set aside as `PATH.corrupt-<time>`, with its WAL, as it was found. What can be read soundly of it
   is in the new journal (`rescue`), which is whole before anything is renamed.
 * A new file is made whole beside its place and then renamed, so that a file in place is never half made: an empty one
@@ -28,6 +29,7 @@ from allocator.journal.reading import (
     WalIndex,
     check_complete,
     check_pages,
+    check_readable,
     check_size,
     damage_told_apart,
     read_content,
@@ -127,12 +129,24 @@ def _open(path: Path, lock: Lock) -> Opened:
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         stack.enter_context(closing(connection))
         try:
-            content = _whole(connection, index, path, lock)
+            content = _looked_twice(connection, index, path, lock)
         except DamagedError as damage:
             _begin_anew(path, str(damage))  # while it is open: SQLite leaves a file that was renamed as it is
             raise
         stack.pop_all()
     return Opened(connection, index, content)
+
+
+def _looked_twice(connection: sqlite3.Connection, index: WalIndex, path: Path, lock: Lock) -> Content:
+    """Damage is what is found twice, in files that can be read: a page that could not be is found once."""
+    try:
+        return _whole(connection, index, path, lock)
+    except DamagedError as damage:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        check_readable(path)
+        log.warning("journal %s seems to be damaged (%s): looking once more", path, damage)
+    return _whole(connection, index, path, lock)
 
 
 def _whole(connection: sqlite3.Connection, index: WalIndex, path: Path, lock: Lock) -> Content:
