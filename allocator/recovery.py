@@ -56,7 +56,7 @@ class Recovery:
             self._journal([self._given_up(claim_id) for claim_id in some])
             yield
         for these in slices(recorded, lambda one: len(one.claim.ports)):
-            self._journal([entry for one in these for entry in self._taken_back(one)])
+            self._journal([*self._new(these), *(entry for one in these for entry in self._known(one))])
             yield
         return lost
 
@@ -70,13 +70,17 @@ class Recovery:
         self._answers.drop(claim_id)
         return Drop(claim_id, 0.0)
 
-    def _taken_back(self, recorded: Recorded) -> Iterator[Entry]:
+    def _new(self, recorded: Sequence[Recorded]) -> list[Entry]:
+        """Takes those that the journal lacked, together: with each call every plan is suspected."""
+        new = {one.claim.id: one.claim for one in recorded if not self._ledger.claims.has(one.claim.id)}
+        if new:
+            self._ledger.restore(new.values(), self._clock())
+        return [Put(claim) for claim in new.values()]
+
+    def _known(self, recorded: Recorded) -> Iterator[Entry]:
         claim, answer = recorded.claim, recorded.answer
         known = self._ledger.claims.get(claim.id)
-        if known is None:
-            self._ledger.restore([claim], self._clock())
-            yield Put(claim)
-        elif (claim.expires or 0.0) > (known.expires or 0.0):
+        if known is not None and (claim.expires or 0.0) > (known.expires or 0.0):
             longer = replace(known, expires=claim.expires)
             self._ledger.replace(longer)
             yield Put(longer)
