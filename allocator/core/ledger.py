@@ -46,7 +46,7 @@ from allocator.core.claims import (
     unmanaged_claim,
 )
 from allocator.core.sockets import SocketChange
-from allocator.core.store import ClaimStore
+from allocator.core.store import ClaimStore, Deadlines
 from allocator.core.view import ClaimsView, NodesView
 from allocator.core.watch.listening import ListeningWatch
 from allocator.core.watch.rejections import PortRejections
@@ -54,8 +54,11 @@ from allocator.core.watch.replanner import Incident, Replanner
 from allocator.core.watch.utilization import UtilizationScan
 from hostport.contract import PodWarning
 
-MOST_DUE = 256
-"""Leases, and likewise reservations, that are told as due at a time."""
+MOST_DUE, MOST_DUE_PORTS = 256, 2048
+"""Leases, and likewise reservations, that are told as due at a time, and the ports after which it is enough."""
+
+DUE_AT_ONCE = 4
+"""Of those, as many as are looked at before their ports are counted."""
 
 
 Listener = Callable[[Claim, bool], None]
@@ -152,13 +155,25 @@ class Ledger:
         """Some of the claims whose time is up, each once: `still_due` has it told again.
 
         A lease ends by the clock, a reservation when the view of the cluster is proven to reach beyond its deadline.
-        most_leases, most_others: at most so many of each.
+        most_leases, most_others: at most so many of each; fewer, where they have many ports.
         """
         store = self._store
-        taken = store.leases_end.take(now, most_leases)
+        due = self._taken(store.leases_end, now, most_leases)
         # Until the view of the cluster reaches beyond its deadline, the Pod of a reservation may exist.
-        taken += store.others_end.take(min(now, self.limits.seen_until), most_others)
-        return [self._claims[claim_id] for claim_id in taken if claim_id not in self._store.pending]
+        due += self._taken(store.others_end, min(now, self.limits.seen_until), most_others)
+        return [claim for claim in due if claim.id not in store.pending]
+
+    def _taken(self, ends: Deadlines[ClaimId], until: float, most: int) -> list[Claim]:
+        """Some of those that end by then: their ports are all given back in one turn."""
+        due: list[Claim] = []
+        ports = 0
+        while (
+            len(due) < most and ports < MOST_DUE_PORTS and (some := ends.take(until, min(most - len(due), DUE_AT_ONCE)))
+        ):
+            claims = [self._claims[claim_id] for claim_id in some]
+            due += claims
+            ports += sum(len(claim.ports) for claim in claims)
+        return due
 
     def still_due(self, claim_id: ClaimId) -> None:
         """A claim that `due` has told did not end."""

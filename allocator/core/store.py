@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Hashable
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
@@ -327,7 +328,7 @@ class Deadlines(Generic[K]):
         """At most so many of those that end by then, the earliest second first. Each is taken once."""
         found: list[K] = []
         while len(found) < most and (ends := self._first(until)):
-            due = [claim_id for claim_id, at in ends.items() if at <= until][: most - len(found)]
+            due = list(islice((claim_id for claim_id, at in ends.items() if at <= until), most - len(found)))
             if not due:
                 break
             for claim_id in due:

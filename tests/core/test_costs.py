@@ -13,7 +13,7 @@ from allocator.core.candidates import Constraints, NodeName, Requirement, Term, 
 from allocator.core.ports import WILDCARD, PortKey, Protocol, runs_of, set_of, slot_of
 from allocator.core.sockets import Listener, NodeFacts, SocketChange
 from testing.costing import counting, instructions
-from testing.kit import Desk, ask, node, on, pod, report
+from testing.kit import Desk, ask, lease, node, on, pod, report
 
 NODES = 5_000
 MOST = 12_000_000
@@ -214,6 +214,18 @@ def test_who_is_in_the_way_on_one_address_is_found_cheaply_among_10_000_addresse
     found, key = list[object](), PortKey("10.0.1.7", Protocol.TCP, 9_100)
     assert instructions(lambda: found.extend(desk.ledger.nodes.sockets.listeners(NodeName("n1"), key))) < 1_000
     assert sorted(map(str, found)) == ["process a", "process b"]
+
+
+@pytest.mark.parametrize(("ports", "told"), [(1, [128, 22]), (512, [4] * 37 + [2])], ids=["one port", "512 ports"])
+def test_what_is_due_is_told_in_parts_that_weigh_alike(ports: int, told: list[int]) -> None:
+    desk = Desk(*[f"n{at}" for at in range(150)])
+    for at in range(150):
+        desk.grant(lease(f"l{at}", *[f"x{n}:0={8000 + n}" for n in range(ports)], policy="Static", ttl=60.0))
+    desk.now += 61
+
+    parts = list(iter(lambda: desk.ledger.due(desk.now, 128), []))
+
+    assert [len(part) for part in parts] == told
 
 
 # -- one number that is open on many addresses, as of a program that binds every address of its node
