@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocator.journal.contract import JournalError, JournalInUseError, JournalVersionError
-from allocator.journal.places import Lock, draft_of, extras, fresh_aside, put_aside, sync_folder
+from allocator.journal.places import Lock, draft_of, extras, fresh_aside, is_there, put_aside, sync_folder
 from allocator.journal.reading import (
     Content,
     DamagedError,
@@ -97,7 +97,7 @@ def open_whole(path: Path, lock: Lock) -> Opened:
 
     """
     try:
-        if not path.exists():
+        if not is_there(path):
             _make(path)
         try:
             return _open(path, lock)
@@ -109,7 +109,7 @@ def open_whole(path: Path, lock: Lock) -> Opened:
 
 def _make(path: Path) -> None:
     """Without its file a WAL says nothing; SQLite would delete it without a word."""
-    if orphans := [extra for extra in extras(path) if extra.exists()]:
+    if orphans := [extra for extra in extras(path) if is_there(extra)]:
         _begin_anew(path, f"{path} is missing beside {', '.join(map(str, orphans))}")
     else:
         make_in_place(path)

@@ -258,9 +258,10 @@ class WalIndex:
     def frames(self) -> int:
         """Raises OSError: it cannot be read."""
         if self._descriptor is None:
-            if not self._path.exists():
+            try:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
                 return 0
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         header = os.pread(self._descriptor, _INDEX.size, 0)
         return int(_INDEX.unpack(header)[0]) if len(header) == _INDEX.size else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import shutil
@@ -333,6 +334,26 @@ async def test_damage_that_a_second_look_does_not_find_is_none(path: Path, monke
 
     assert (kept.claims, aside) == (tuple(CLAIMS), [])
     assert looks == [looks[0]] * 2, "a connection that is closed puts the WAL into the database"
+
+
+async def test_a_journal_of_which_nobody_can_tell_whether_it_is_there_is_not_replaced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(path, [Put(each) for each in CLAIMS])
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    journal = SqliteJournal(path)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "exists", lambda _: False)  # as of Python 3.14
+        broken.setattr(Path, "stat", fail)
+        broken.setattr(Path, "mkdir", lambda *_, **__: None)
+        with pytest.raises(JournalError, match="Input/output error"):
+            journal.open_now()
+    journal.close()
+
+    assert read(path)[0].claims == tuple(CLAIMS)
 
 
 def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
