@@ -14,7 +14,7 @@ which is stricter, never laxer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
@@ -114,6 +114,26 @@ class PortKey(NamedTuple):
     def __str__(self) -> str:
         address = "" if self.ip == WILDCARD else f" on {self.ip}"
         return f"{format_run(self.number, self.length)}/{self.protocol.value}{address}"
+
+
+FEW_PAIRS = 64
+"""Pairs of ports that are compared one by one: to sort them by their numbers first takes longer."""
+
+
+def any_conflict(ports: Collection[PortKey], others: Collection[PortKey]) -> bool:
+    """Whether one of some ports conflicts with one of others. It costs what both are together, not each with each."""
+    if len(ports) * len(others) <= FEW_PAIRS:
+        return any(port.conflicts_with(other) for port in ports for other in others)
+    held: dict[Slot, set[str]] = {}
+    for other in others:
+        for slot in slots_of(other.protocol, other.numbers):
+            held.setdefault(slot, set()).add(other.ip)
+    for port in ports:
+        for slot in slots_of(port.protocol, port.numbers):
+            ips = held.get(slot)
+            if ips is not None and (port.ip == WILDCARD or port.ip in ips or WILDCARD in ips):
+                return True
+    return False
 
 
 def normalise_ip(ip: str) -> str:

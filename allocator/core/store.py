@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Hashable
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
@@ -44,13 +45,15 @@ NOTHING = Outstanding(0, 0)
 class ClaimStore:
     """What is in force. Readers look at the attributes; writers call the methods."""
 
+    _shareable: tuple[int, frozenset[Slot]] = (-1, frozenset())  # for which value of `changes`, and what it was then
+
     def __init__(self) -> None:
         self.claims: dict[ClaimId, Claim] = {}
         self.ports, self.services = PortIndex(self.claims), ServicePorts()
         self.nodes, self.sets, self.numbers = self.ports.nodes, self.ports.sets, self.ports.numbers
         self.by_pod: dict[PodUid, ClaimId] = {}
         self._by_name: dict[str, dict[str, tuple[ClaimId, ...]]] = {}  # Pods, by namespace and name: one, two meanwhile
-        self._shared: set[Key] = set()  # namespaces and names that several claims have
+        self._shared = set[Key]()  # namespaces and names that several claims have
         self.former, self.given_up = FormerNumbers(), GivenUp(self.nodes)
         self.pending: set[ClaimId] = set()  # decided and not durable yet: counted, and shown to nobody
         self.by_controller: dict[Key, dict[ClaimId, None]] = {}  # reservations, oldest first: there may be many
@@ -76,19 +79,16 @@ class ClaimStore:
             return frozenset()
         return frozenset(self._by_name.get(owner.namespace, {}).get(owner.name, ()))
 
-    def shareable(self) -> set[Slot]:
+    def shareable(self) -> frozenset[Slot]:
         """The slots that two plans could have on one node: those of claims of one name, or on two addresses."""
-        slots = set(self.sets.addressed())
-        for namespace, name in self._shared:
-            for claim_id in self._by_name[namespace][name]:
-                claim = self.claims[claim_id]
-                for key in claim.keys if not claim.is_settled else ():
-                    slot = key.slot
-                    if slot > LAST_SLOT:
-                        slots.update(slots_in(slot))
-                    else:
-                        slots.add(slot)
-        return slots
+        if self._shareable[0] != self.nodes.changes:
+            self._shareable = self.nodes.changes, self._find_shareable()
+        return self._shareable[1]
+
+    def _find_shareable(self) -> frozenset[Slot]:
+        named = (self.claims[each] for namespace, name in self._shared for each in self._by_name[namespace][name])
+        keys = (key for claim in named if not claim.is_settled for key in claim.keys)
+        return frozenset(self.sets.addressed()).union(*(slots_in(key.slot) for key in keys))
 
     def insert(self, claim: Claim) -> None:
         """Puts a claim into every index, and on its node.
@@ -328,7 +328,7 @@ class Deadlines(Generic[K]):
         """At most so many of those that end by then, the earliest second first. Each is taken once."""
         found: list[K] = []
         while len(found) < most and (ends := self._first(until)):
-            due = [claim_id for claim_id, at in ends.items() if at <= until][: most - len(found)]
+            due = list(islice((claim_id for claim_id, at in ends.items() if at <= until), most - len(found)))
             if not due:
                 break
             for claim_id in due:

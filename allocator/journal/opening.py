@@ -2,8 +2,9 @@
 
 Rules:
 
-* Nothing is touched unless damage is proven (`reading`). The environment may be in the way: the file is locked, the
-  disk full, read-only or broken. That leaves the files as they are, and the opening is tried again until it passes.
+* Nothing is touched unless damage is proven (`reading`), by two looks at files that can be read to their end. The
+  environment may be in the way: the file is locked, the disk full, read-only or broken. That leaves the files as they
+  are, and the opening is tried again until it passes.
 * A damaged file is set aside as `PATH.corrupt-<time>`, with its WAL, as it was found. What can be read soundly of it
   is in the new journal (`rescue`), which is whole before anything is renamed.
 * A new file is made whole beside its place and then renamed, so that a file in place is never half made: an empty one
@@ -21,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allocator.journal.contract import JournalError, JournalInUseError, JournalVersionError
-from allocator.journal.places import Lock, draft_of, extras, fresh_aside, put_aside, sync_folder
+from allocator.journal.places import Lock, draft_of, extras, fresh_aside, is_there, put_aside, sync_folder
 from allocator.journal.reading import (
     Content,
     DamagedError,
     WalIndex,
     check_complete,
     check_pages,
+    check_readable,
     check_size,
     damage_told_apart,
     read_content,
@@ -95,7 +97,7 @@ def open_whole(path: Path, lock: Lock) -> Opened:
 
     """
     try:
-        if not path.exists():
+        if not is_there(path):
             _make(path)
         try:
             return _open(path, lock)
@@ -107,7 +109,7 @@ def open_whole(path: Path, lock: Lock) -> Opened:
 
 def _make(path: Path) -> None:
     """Without its file a WAL says nothing; SQLite would delete it without a word."""
-    if orphans := [extra for extra in extras(path) if extra.exists()]:
+    if orphans := [extra for extra in extras(path) if is_there(extra)]:
         _begin_anew(path, f"{path} is missing beside {', '.join(map(str, orphans))}")
     else:
         make_in_place(path)
@@ -127,12 +129,24 @@ def _open(path: Path, lock: Lock) -> Opened:
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         stack.enter_context(closing(connection))
         try:
-            content = _whole(connection, index, path, lock)
+            content = _looked_twice(connection, index, path, lock)
         except DamagedError as damage:
             _begin_anew(path, str(damage))  # while it is open: SQLite leaves a file that was renamed as it is
             raise
         stack.pop_all()
     return Opened(connection, index, content)
+
+
+def _looked_twice(connection: sqlite3.Connection, index: WalIndex, path: Path, lock: Lock) -> Content:
+    """Damage is what is found twice, in files that can be read: a page that could not be is found once."""
+    try:
+        return _whole(connection, index, path, lock)
+    except DamagedError as damage:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        check_readable(path)
+        log.warning("journal %s seems to be damaged (%s): looking once more", path, damage)
+    return _whole(connection, index, path, lock)
 
 
 def _whole(connection: sqlite3.Connection, index: WalIndex, path: Path, lock: Lock) -> Content:

@@ -35,6 +35,20 @@ def extras(path: Path) -> tuple[Path, Path]:
     return path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file. From Python 3.14 on `Path.exists` says no as well where that cannot be told.
+
+    Raises:
+        OSError: it cannot be told.
+
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def draft_of(path: Path) -> Path:
     """Where a new journal is made, before it is renamed into its place."""
     return path.with_name(path.name + ".new")
@@ -53,7 +67,7 @@ def put_aside(path: Path, aside: Path) -> None:
 
     """
     for each in (path, *extras(path)):
-        if each.exists():
+        if is_there(each):
             each.rename(aside.with_name(aside.name + each.name.removeprefix(path.name)))
     sync_folder(path)
 

@@ -4,7 +4,7 @@ Rules:
 
 * Damage is what SQLite or a checksum of ours proves, and nothing else (`DamagedError`). A file that is locked, a disk
   that is full, read-only or broken, a missing right: these are errors of the environment, and say nothing about the
-  file.
+  file. SQLite calls a page malformed that it could not read: `check_readable` tells the two apart.
 * The file is whole if SQLite's check finds nothing, every row has its checksum, together they come to what the last
   commit summed up, and no commit is missing.
 * A commit is missing where somebody was told of a later one (`PATH.lock`), or where the WAL holds whole commits behind
@@ -17,7 +17,7 @@ import os
 import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,7 @@ from allocator.journal.tables import (
     read_totals,
     row_of,
 )
+from allocator.journal.wal import PAGE_SIZE
 
 SMALLEST_PAGE = 512
 _INDEX = struct.Struct("=16xI")  # of the index of a WAL: https://sqlite.org/walformat.html
@@ -96,6 +97,19 @@ def check_size(path: Path) -> None:
     page_size = max(SMALLEST_PAGE, int.from_bytes(header[16:18], "big"))
     if size < SMALLEST_PAGE or (not has_wal and header.startswith(b"SQLite format 3") and size % page_size):
         raise DamagedError(f"the file has {size} bytes: it was truncated")
+
+
+def check_readable(path: Path) -> None:
+    """Reads database and WAL from end to end. Where a page cannot be read, SQLite calls it malformed, too.
+
+    Raises:
+        OSError: they cannot be read, so that nothing is proven.
+
+    """
+    for each in (path, extras(path)[0]):
+        with suppress(FileNotFoundError), each.open("rb", buffering=0) as file:
+            for offset in range(0, os.fstat(file.fileno()).st_size, PAGE_SIZE):
+                os.pread(file.fileno(), PAGE_SIZE, offset)
 
 
 def version_of(connection: sqlite3.Connection, path: Path) -> int:
@@ -244,9 +258,10 @@ class WalIndex:
     def frames(self) -> int:
         """Raises OSError: it cannot be read."""
         if self._descriptor is None:
-            if not self._path.exists():
+            try:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
                 return 0
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         header = os.pread(self._descriptor, _INDEX.size, 0)
         return int(_INDEX.unpack(header)[0]) if len(header) == _INDEX.size else 0
 

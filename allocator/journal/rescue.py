@@ -24,7 +24,7 @@ from typing import Any
 
 from allocator.core.claims import Claim
 from allocator.journal.contract import Answer, Entry, Kept, Put
-from allocator.journal.places import draft_of, extras, sync_folder
+from allocator.journal.places import draft_of, extras, is_there, sync_folder
 from allocator.journal.reading import NOT_OURS, sound_answer, sound_claim
 from allocator.journal.tables import APPLICATION_ID, lay_out, read_totals
 from allocator.journal.wal import PAGE_SIZE, Wal, read_wal
@@ -114,7 +114,7 @@ def make_in_place(path: Path) -> None:
 def _put_together(path: Path, place: Path) -> None:
     """Database and WAL as one file, whatever their checksums say."""
     wal = read_wal(path)
-    if path.exists():
+    if is_there(path):
         shutil.copyfile(path, place)
     with place.open("r+b" if place.exists() else "x+b", buffering=0) as file:
         if wal.frames:

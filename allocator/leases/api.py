@@ -283,7 +283,7 @@ def no_namespace(namespace: str) -> Mistake:
 def _has_no_namespace(error: ApiError) -> bool:
     if "being terminated" in error.message:
         return True
-    return error.status == HTTPStatus.NOT_FOUND and "namespace" in error.message
+    return error.status == HTTPStatus.NOT_FOUND and 'namespaces "' in error.message  # no name has a quotation mark
 
 
 def _is_forbidden(error: ApiError) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from allocator.app.build import Collaborators, build
 from allocator.core.admission import LedgerRules
@@ -18,6 +19,7 @@ from allocator.core.foreign import NodePort, ObservedService, ServiceName
 from allocator.core.ledger import Ledger
 from allocator.core.ports import Protocol
 from allocator.engine import Engine
+from allocator.freeing import MOST_FREED
 from allocator.idempotency import IdempotencyKey
 from allocator.journal.contract import Drop, Entry, Journal, JournalError, Put, always
 from allocator.journal.memory import MemoryJournal
@@ -268,6 +270,37 @@ async def test_what_ends_in_masses_is_ended_in_slices_until_nothing_is_due(engin
 
     assert sorted(journal.lines) == sorted(f"lease-{number} dropped" for number in range(count))
     assert list(engine.ledger.claims) == []
+
+
+async def test_the_ports_of_what_ended_together_become_free_some_in_each_turn(
+    engine: Engine, journal: Recording
+) -> None:
+    """A Release is answered when its ports are free, and not before."""
+    ports = [claim_port(f"a{at}:{1 + at}") for at in range(MOST_FREED // 2)]
+    claims = [
+        Claim(
+            id=ClaimId(f"lease-{number}"),
+            owner=Owner(kind="Service", namespace="lessee", name="r"),
+            state=State.LEASED,
+            ports=tuple(replace(port, host_ip=f"10.0.0.{number}") for port in ports),
+            created=0.0,
+            node=NodeName("localhost"),
+            expires=2000.0,
+        )
+        for number in range(9)
+    ]
+    engine.ledger.restore(claims, 0.0)
+    releases = [asyncio.ensure_future(engine.release(claim.id)) for claim in claims]
+    left = [len(claims)]
+    while left[-1]:
+        await asyncio.sleep(0)
+        left.append(len(engine.ledger.claims))
+        answered = sum(each.done() for each in releases)
+        assert answered <= len(claims) - left[-1]
+    await asyncio.gather(*releases)
+
+    assert max(before - after for before, after in pairwise(left)) == 2
+    assert sorted(journal.lines) == [f"lease-{number} dropped" for number in range(9)]
 
 
 async def test_what_cannot_be_ended_is_due_again_with_the_next_tick() -> None:

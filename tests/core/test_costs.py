@@ -19,6 +19,9 @@ NODES = 5_000
 MOST = 12_000_000
 """Instructions: far above what these take, and far below what they took. The table of stalls holds the milliseconds."""
 
+MOST_OF_A_SEARCH = 3_000_000
+"""Instructions of a search that is cut off: 30 ms."""
+
 
 def fleet() -> Desk:
     return Desk(*[node(f"n{at:04}", labels={"name": f"n{at:04}", "zone": str(at % 10)}) for at in range(NODES)])
@@ -119,6 +122,64 @@ def test_a_selector_that_was_never_seen_is_denied_cheaply_where_its_nodes_are_fu
     with counting() as cost:
         assert reason_of(desk, ask("late", "x:1", low=10_000, high=59_999, constraints=within)) == "RANGE_EXHAUSTED"
     assert cost.instructions < 200_000  # it took a million
+
+
+@pytest.mark.parametrize(
+    ("waiting", "ports", "reason"),
+    [
+        pytest.param(10, 100, "PORT_CONFLICT", id="few with many ports"),
+        pytest.param(10, 512, "SEARCH_INCOMPLETE", id="few with very many"),
+        pytest.param(300, 10, "PORT_CONFLICT", id="many with some"),
+        pytest.param(300, 512, "SEARCH_INCOMPLETE", id="many with very many"),
+    ],
+)
+@pytest.mark.parametrize("asked", [1, 50])
+def test_pods_of_many_ports_that_wait_make_no_ask_dear(waiting: int, ports: int, asked: int, reason: str) -> None:
+    """One of them could go elsewhere, were its last port free there: to see that, all of their ports are looked at."""
+    desk = Desk(*[node(f"n{at}", labels={"zone": "a"}) for at in range(waiting)], "spare")
+    here = Constraints(selector=(("zone", "a"),))
+    held = [f"x{number}:{number}" for number in range(8000, 8000 + ports)]
+    desk.observe(pods=[pod(f"w{at}", *held, constraints=here) for at in range(waiting - 1)])
+    desk.observe(pods=[pod("anywhere", *held), pod("last", held[-1], at="spare")])
+    while desk.ledger.has_more_to_replan:
+        desk.ledger.replan()
+    wanted = [f"x{number}:1={number}" for number in range(8000, 8000 + min(asked, ports - 1))]
+    late = ask("late", *wanted, policy="Static", constraints=here)
+    with counting() as cost:
+        assert reason_of(desk, late) == reason
+    assert cost.instructions < MOST_OF_A_SEARCH
+
+
+def test_pods_whose_many_ports_are_on_other_addresses_make_no_ask_dear() -> None:
+    desk = Desk("n1", "n2")
+    for at in range(300):
+        held = [f"x{number}:{number}@10.0.{at}.1" for number in range(8000, 8100)]
+        desk.observe(pods=[pod(f"w{at}", *held, constraints=on("n1"))])
+    wanted = [f"x{number}:1={number}" for number in range(8000, 8100)]
+    with counting() as cost:
+        reason_of(desk, ask("late", *wanted, policy="Static", constraints=on("n1")))
+    assert cost.instructions < MOST_OF_A_SEARCH
+
+
+def test_a_pod_of_512_ports_that_its_namesake_has_is_denied_cheaply() -> None:
+    desk = Desk("n1", "n2", "n3")
+    held = [f"x{number}:{number}" for number in range(8000, 8512)]
+    desk.observe(pods=[pod("web-0", *held, constraints=on("n1"))])
+    desk.observe(pods=[pod(f"w{at}", f"x:{8000 + at}") for at in range(200)])
+    desk.observe(pods=[pod(f"b{at}", "x:8511", at=f"n{at}") for at in (2, 3)])
+    again = ask("web-0", *[f"x{number}:1={number}" for number in range(8000, 8512)], policy="Static")
+    with counting() as cost:
+        reason_of(desk, again)
+    assert cost.instructions < MOST_OF_A_SEARCH
+
+
+def test_plans_of_512_ports_that_stand_in_each_others_way_are_mended_a_few_at_a_time() -> None:
+    desk = Desk(*[f"n{at}" for at in range(20)])
+    desk.observe(pods=[pod(f"w{at}", *[f"x{n}:{n + at}" for n in range(8000, 8512)]) for at in range(40)])
+    while desk.ledger.has_more_to_replan:
+        with counting() as cost:
+            desk.ledger.replan()
+        assert cost.instructions < MOST_OF_A_SEARCH
 
 
 def test_thousands_of_priorities_make_no_ask_dear() -> None:

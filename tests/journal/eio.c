@@ -1,4 +1,5 @@
-/* Reads and writes of files whose name contains $EIO_NAME fail with EIO while the file $EIO_WHILE exists. */
+/* Reads and writes of files whose name contains $EIO_NAME fail with EIO while the file $EIO_WHILE exists; with $EIO_AT
+   only reads that begin there. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -7,10 +8,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static int fails(int fd) {
+static int fails(int fd, long long at) {
     char link[64], name[4096];
     const char *wanted = getenv("EIO_NAME"), *flag = getenv("EIO_WHILE");
+    const char *place = getenv("EIO_AT");
     if (!wanted || !flag || access(flag, F_OK)) return 0;
+    if (place && at != atoll(place)) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t size = readlink(link, name, sizeof name - 1);
     if (size < 0) return 0;
@@ -20,18 +23,18 @@ static int fails(int fd) {
     return 1;
 }
 
-#define WRAP(result, name, parameters, arguments) \
+#define WRAP(result, name, parameters, arguments, at) \
     result name parameters { \
         static result (*real) parameters; \
         if (!real) real = (result (*) parameters) dlsym(RTLD_NEXT, #name); \
-        return fails(fd) ? -1 : real arguments; \
+        return fails(fd, at) ? -1 : real arguments; \
     }
 
-WRAP(ssize_t, read, (int fd, void *data, size_t size), (fd, data, size))
-WRAP(ssize_t, pread, (int fd, void *data, size_t size, off_t at), (fd, data, size, at))
-WRAP(ssize_t, pread64, (int fd, void *data, size_t size, off64_t at), (fd, data, size, at))
-WRAP(ssize_t, write, (int fd, const void *data, size_t size), (fd, data, size))
-WRAP(ssize_t, pwrite, (int fd, const void *data, size_t size, off_t at), (fd, data, size, at))
-WRAP(ssize_t, pwrite64, (int fd, const void *data, size_t size, off64_t at), (fd, data, size, at))
-WRAP(int, fsync, (int fd), (fd))
-WRAP(int, fdatasync, (int fd), (fd))
+WRAP(ssize_t, read, (int fd, void *data, size_t size), (fd, data, size), -1)
+WRAP(ssize_t, pread, (int fd, void *data, size_t size, off_t at), (fd, data, size, at), at)
+WRAP(ssize_t, pread64, (int fd, void *data, size_t size, off64_t at), (fd, data, size, at), at)
+WRAP(ssize_t, write, (int fd, const void *data, size_t size), (fd, data, size), -1)
+WRAP(ssize_t, pwrite, (int fd, const void *data, size_t size, off_t at), (fd, data, size, at), -1)
+WRAP(ssize_t, pwrite64, (int fd, const void *data, size_t size, off64_t at), (fd, data, size, at), -1)
+WRAP(int, fsync, (int fd), (fd), -1)
+WRAP(int, fdatasync, (int fd), (fd), -1)

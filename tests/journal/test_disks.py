@@ -85,6 +85,15 @@ def wait_for(get: Callable[[str], str], words: str) -> None:
         time.sleep(0.05)
 
 
+async def whole(folder: Path) -> Path:
+    """A journal with all of `CLAIMS` in its database, as an orderly stop leaves it."""
+    journal = SqliteJournal(folder / "copy" / NAME).open_now()
+    for each in CLAIMS:
+        await journal.submit([Put(each)], always)
+    journal.close()
+    return folder / "copy"
+
+
 @contextmanager
 def locked(place: Path, _: ExitStack) -> Iterator[dict[str, str]]:
     with closing(sqlite3.connect(place / NAME, isolation_level=None)) as other:
@@ -106,13 +115,23 @@ def broken(place: Path, _: ExitStack) -> Iterator[dict[str, str]]:
     flag.unlink()
 
 
-FAULTS = {"locked": (locked, "database is locked"), "broken": (broken, "journal failed: ")}
+@contextmanager
+def broken_in_one_place(place: Path, stack: ExitStack) -> Iterator[dict[str, str]]:
+    with broken(place, stack) as env:
+        yield {**env, "EIO_AT": "4096"}
+
+
+FAULTS = {
+    "locked": (crashed, locked, "database is locked"),
+    "broken": (crashed, broken, "journal failed: "),
+    "broken in one place": (whole, broken_in_one_place, "Input/output error"),
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_start_waits_for_what_is_in_the_way_and_loses_nothing(tmp_path: Path, fault: str) -> None:
-    place = await crashed(tmp_path)
-    hold, words = FAULTS[fault]
+    left, hold, words = FAULTS[fault]
+    place = await left(tmp_path)
     with ExitStack() as stack:
         during = ExitStack()
         env = during.enter_context(hold(place, stack))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import shutil
@@ -18,6 +19,7 @@ from allocator.journal import opening
 from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put, always
 from allocator.journal.inspection import dump
 from allocator.journal.places import acknowledge
+from allocator.journal.reading import DamagedError
 from allocator.journal.sqlite import SqliteJournal
 from allocator.journal.tables import encode_claim
 from allocator.journal.wal import Wal, read_wal
@@ -315,6 +317,43 @@ async def test_an_answer_whose_claim_is_lost_is_not_repeated(path: Path) -> None
     path.write_bytes(path.read_bytes().replace(encode_claim(a).encode()[:60], b"x" * 60))
 
     assert read(path)[0] == Kept(claims=(b,), answers=(answer("r2", b),))
+
+
+async def test_damage_that_a_second_look_does_not_find_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite calls a page malformed that the disk did not give once."""
+    await write(path, [Put(each) for each in CLAIMS])
+    looks: list[sqlite3.Connection] = []
+
+    def look(connection: sqlite3.Connection) -> None:
+        looks.append(connection)
+        if len(looks) == 1:
+            raise DamagedError("database disk image is malformed")
+
+    monkeypatch.setattr(opening, "check_pages", look)
+    kept, aside = read(path)
+
+    assert (kept.claims, aside) == (tuple(CLAIMS), [])
+    assert looks == [looks[0]] * 2, "a connection that is closed puts the WAL into the database"
+
+
+async def test_a_journal_of_which_nobody_can_tell_whether_it_is_there_is_not_replaced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(path, [Put(each) for each in CLAIMS])
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    journal = SqliteJournal(path)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "exists", lambda _: False)  # as of Python 3.14
+        broken.setattr(Path, "stat", fail)
+        broken.setattr(Path, "mkdir", lambda *_, **__: None)
+        with pytest.raises(JournalError, match="Input/output error"):
+            journal.open_now()
+    journal.close()
+
+    assert read(path)[0].claims == tuple(CLAIMS)
 
 
 def test_the_database_of_another_program_is_left_alone(path: Path) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import datetime
+from time import thread_time
 
 import pytest
 
 from allocator.cluster.lease import Legacy
 from allocator.core.asks import NotServedError, Refused
+from allocator.core.claims import ClusterChange
 from allocator.idempotency import IdempotencyKey
-from allocator.journal.contract import always
+from allocator.journal.contract import Recorded, always
 from hostport.contract.defaults import LEASE_SECONDS
 from leases.conftest import World
-from leases.stack import NUMBER, Allocator, encode_response, lease_ask, shown
+from leases.stack import NODE, NUMBER, Allocator, encode_response, lease_ask, shown
 from leases.test_leases import made_by_hand
 from testing.apiserver import Fail, Hang
+from testing.costing import REFERENCE_MILLISECONDS, milliseconds_of_reference
+from testing.kit import Desk, lease, pod
 from testing.waiting import until
 
 BOTH = pytest.mark.parametrize("keeps_journal", [True, False], ids=["with its journal", "without"])
@@ -343,3 +348,22 @@ async def test_leases_keep_their_numbers_from_others(world: World) -> None:
         await second.engine.allocate(pod, key=None, encode=encode_response, is_wanted=always)
 
     assert "is leased" in str(caught.value)
+
+
+async def test_leases_that_the_journal_lacks_come_back_in_short_steps_though_many_pods_wait(world: World) -> None:
+    pods = [pod(f"w{at}", f"x:{1000 + at}") for at in range(3000)]
+    granted = Desk(NODE)
+    leases = [granted.grant(lease(f"r{at}", "x:0", low=NUMBER, high=NUMBER + 999)) for at in range(200)]
+    one = await world.allocator()
+    one.engine.maintenance.observe(ClusterChange(pods=pods))
+
+    steps = one.engine.recovery.recover_leases([Recorded(claim, None) for claim in leases])
+    spent = []
+    with contextlib.suppress(StopIteration):
+        while True:
+            began = thread_time()
+            next(steps)
+            spent.append((thread_time() - began) * 1000)
+
+    assert one.held == {port.host_port for claim in leases for port in claim.ports}
+    assert max(spent) / milliseconds_of_reference() < 50 / REFERENCE_MILLISECONDS

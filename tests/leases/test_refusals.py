@@ -36,6 +36,7 @@ ROWS: dict[str, tuple[int, str, Reason, str]] = {
     "403 of a plugin": (403, f"{IT} is forbidden: not on a Sunday", Reason.LEASE_FORBIDDEN, "not on a Sunday"),
     "403 of a proxy": (403, "blocked", OURS, "apply its ClusterRole anew"),
     "404 of the namespace": (404, 'namespaces "lessee" not found', Reason.NAMESPACE_NOT_FOUND, "Create it"),
+    "404 of an object that has such a name": (404, "PortLease namespace-a/r1 was deleted", OURS, "was deleted"),
     "404 of the kind": (404, KIND, OURS, "apply the CustomResourceDefinition"),
     "405": (405, "Method Not Allowed", OURS, "405"),
     "410": (410, "Gone", OURS, "410"),

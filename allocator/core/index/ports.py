@@ -147,11 +147,12 @@ class NodesBySlot:
     A block is one entry of `blocks`, by address, and none of the others. `is_plain`: nothing is in the other maps.
     """
 
-    __slots__ = ("anywhere", "blocks", "by_ip", "is_plain")
+    __slots__ = ("_on_some", "anywhere", "blocks", "by_ip", "is_plain")
 
     def __init__(self) -> None:
         self.anywhere: dict[Slot, int] = {}
         self.by_ip: dict[Slot, dict[str, int]] = {}
+        self._on_some: dict[Slot, int] = {}  # the nodes of all addresses, of slots that were asked about since a change
         self.blocks: dict[str, BlockMap[int]] = {}
         self.is_plain = True
 
@@ -170,6 +171,8 @@ class NodesBySlot:
             return
         by_ip = self.by_ip.setdefault(slot, {})
         by_ip[ip] = by_ip.get(ip, 0) | node
+        if slot in self._on_some:
+            self._on_some[slot] |= node
         self.is_plain = False
 
     def discard(self, slot: Slot, ip: str, node: int) -> None:
@@ -179,6 +182,7 @@ class NodesBySlot:
             return
         by_ip = self.by_ip.get(slot, {})
         _discard(by_ip, ip, node)
+        self._on_some.pop(slot, None)
         if not by_ip:
             self.by_ip.pop(slot, None)
             self.note_whether_plain()
@@ -200,9 +204,11 @@ class NodesBySlot:
     def of_single(self, slot: Slot) -> int:
         """The same of a slot, less the nodes where a block has it."""
         nodes = self.anywhere.get(slot, 0)
-        if self.by_ip:  # hardly ever
-            for of_ip in self.by_ip.get(slot, {}).values():
-                nodes |= of_ip
+        if self.by_ip and slot in self.by_ip:  # hardly ever
+            on_some = self._on_some.get(slot)
+            if on_some is None:  # there may be thousands of addresses
+                on_some = self._on_some[slot] = reduce(or_, self.by_ip[slot].values())
+            nodes |= on_some
         return nodes
 
     def on_address(self, slot: Slot, ip: str) -> int:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.place.view import NodeChoice, PlacementView, Seeker, Steps, open_nodes, rank_of, unplanned
-from allocator.core.ports import bits, lowest
+from allocator.core.ports import any_conflict, bits, lowest
+
+PORTS_OF_A_STEP, PAIRED_OF_A_STEP = 40, 100
+"""Ports of a plan of which it is looked in one step who has them on a node; and ports that are held against others."""
 
 DEEPEST = 200
 """Plans that a search may displace at once."""
@@ -67,7 +70,7 @@ class _Backtracking:
         free = unplanned(seeker, nodes, view) if not rest else 0
         if free:
             return [lowest(free)]
-        self.steps.spend(nodes.bit_count() / 4)
+        self.steps.spend(nodes.bit_count() * (1 / 4 + (len(seeker.keys) - 1) / PORTS_OF_A_STEP))
         return list(bits(nodes)) if not self.steps.are_spent else []
 
     def _put(self, seeker: Seeker, position: int, displaced: Sequence[Claim]) -> None:
@@ -90,7 +93,7 @@ class _Backtracking:
             nodes = self.opened[name] = open_nodes(seeker, self.view, self.steps, waits=self.waits)
         self.steps.spend(0.3 * len(self.placed))
         for position, others in self.placed.items():
-            if nodes >> position & 1 and any(_conflict(seeker, other) for other in others):
+            if nodes >> position & 1 and any(self._conflict(seeker, other) for other in others):
                 nodes &= ~(1 << position)
         return nodes
 
@@ -114,9 +117,9 @@ class _Backtracking:
             claim=claim,
         )
 
-
-def _conflict(one: Seeker, other: Seeker) -> bool:
-    """Whether two that have been placed could not stand on one node."""
-    if (other.claim and other.claim.id in one.exempt) or (one.claim and one.claim.id in other.exempt):
-        return False
-    return any(key.conflicts_with(theirs) for key in one.keys for theirs in other.keys)
+    def _conflict(self, one: Seeker, other: Seeker) -> bool:
+        """Whether two that have been placed could not stand on one node."""
+        if (other.claim and other.claim.id in one.exempt) or (one.claim and one.claim.id in other.exempt):
+            return False
+        self.steps.spend((len(one.keys) + len(other.keys) - 2) / PAIRED_OF_A_STEP)
+        return any_conflict(one.keys, other.keys)

@@ -13,6 +13,9 @@ that finds no free node may still fit after plans have been moved. Rules:
   (`backtracking`).
 * A plan may *wait*: stand on a node behind holders that will go, because they terminate, or because the scheduler may
   preempt them for a Pod of the plan's priority.
+* What is found of a seeker, or of a plan, is found once in a search: its ports may be many.
+
+Longer than 350 lines because a search and what it has looked at are read together.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from allocator.core.blocks import first_of, length_of, slots_in
+from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.index.candidate_sets import CandidateSet
 from allocator.core.place import backtracking
@@ -38,16 +42,19 @@ from allocator.core.place.view import (
     unless_exempt,
     unplanned,
 )
-from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, bits, lowest, number_of, protocol_of
+from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, any_conflict, bits, lowest, number_of, protocol_of
 
 SETS_OF_A_STEP = 20
 """Candidate sets with plans that are looked at in one step, to see how far chains could reach."""
 
-PLAN_STEPS = 1.5
-"""Steps to look at one plan that has a port."""
+PLAN_STEPS, AGAIN_STEPS = 1.5, 0.2
+"""Steps to look at one plan that has a port; and to come across it again, by another port or on the way to others."""
 
 LOOKS_OF_A_STEP = 10
 """Cohorts that are looked at in one step."""
+
+PORTS_OF_A_STEP, PAIRED_OF_A_STEP = 20, 100
+"""Ports of a plan that are read in one step, when it is first looked at; and ports that are held against others."""
 
 
 def find_node(seeker: Seeker, candidates: CandidateSet, view: PlacementView, steps: Steps) -> NodeChoice | None:
@@ -98,11 +105,6 @@ class _Cohort:
     twice: int = 0  # where two of them stand: a Pod and its successor
     has_twins: bool = False  # whether one of them shares its name with another claim
 
-    @property
-    def name(self) -> _Name:
-        """What its plans have in common."""
-        return self.seeker.keys, self.candidates, self.seeker.rank
-
 
 @dataclass(slots=True)
 class _Link:
@@ -114,6 +116,26 @@ class _Link:
     nodes: int = 0
 
 
+class _Look:
+    """A seeker, the nodes where nobody stays who is in its way, and its ports by slot and block."""
+
+    __slots__ = ("by_slot", "nodes", "seeker")
+
+    def __init__(self, seeker: Seeker, nodes: int) -> None:
+        self.seeker, self.nodes = seeker, nodes
+        self.by_slot: dict[Slot, list[PortKey]] = {}
+        for key in seeker.keys:
+            self.by_slot.setdefault(key.slot, []).append(key)
+
+    def keys(self, only: PortKey | None) -> Sequence[PortKey]:
+        """All ports, or those with the number of one."""
+        return self.seeker.keys if only is None else self.by_slot.get(only.slot, ())
+
+    def addresses(self, only: PortKey | None) -> set[str]:
+        """The addresses that these are on, where they are on one."""
+        return {key.ip for key in self.keys(only) if key.ip != WILDCARD}
+
+
 class _ChainSearch:
     """One search. waits: whether holders that will go are in nobody's way. kin: with whom the ask shares a node."""
 
@@ -123,10 +145,12 @@ class _ChainSearch:
         self._waits = waits
         self._kin = kin
         self._cohorts = _Cohorts(view, steps, kin)
+        self._looked: dict[int, _Look] = {}  # by the identity of the seeker
+        self._blockers: dict[tuple[int, NodeName], list[Claim]] = {}  # of a seeker likewise, on a node
 
     def find(self, root: Seeker) -> NodeChoice | None:
         """A node for the seeker, and the moves that free it; None as the head of this module says."""
-        nodes = open_nodes(root, self._view, self._steps, waits=self._waits)
+        nodes = self._look_of(root).nodes
         if not nodes or not self._steps.spend():
             return None
         free = unplanned(root, nodes, self._view)
@@ -141,6 +165,15 @@ class _ChainSearch:
         if any(self._chain(root, only=key)[1] for key in root.keys):
             return None
         return backtracking.find(root, self._view, self._steps, waits=self._waits)
+
+    def _look_of(self, seeker: Seeker) -> _Look:
+        """What is seen of a seeker, once in a search: nothing changes meanwhile."""
+        known = self._looked.get(id(seeker))
+        if known is None:
+            known = self._looked[id(seeker)] = _Look(
+                seeker, open_nodes(seeker, self._view, self._steps, waits=self._waits)
+            )
+        return known
 
     def _may_have_room(self, root: Seeker) -> bool:
         """Whether each key is free on any node that a chain of moves could reach: a look at few sets before many nodes.
@@ -164,8 +197,8 @@ class _ChainSearch:
 
     def _is_of_kin(self, key: PortKey) -> bool:
         """Whether a plan that the ask may share a node with has the slot of a key."""
-        kin = (self._view.claims[claim_id] for claim_id in self._kin if claim_id in self._view.claims)
-        return any(key.meets(other) for claim in kin if not claim.is_settled for other in claim.keys)
+        slots = self._cohorts.slots_of_kin
+        return bool(slots) and not slots.isdisjoint(slots_in(key.slot))
 
     def _chain(self, root: Seeker, only: PortKey | None = None) -> tuple[NodeChoice | None, bool]:
         """Breadth first over plans that stand alone in the way. The second value: whether there is provably no way.
@@ -175,7 +208,7 @@ class _ChainSearch:
         """
         links = deque([_Link(root)])
         visited: set[int] = set()
-        addresses = _addresses(root, only)
+        addresses = self._look_of(root).addresses(only)
         # Blocks that meet and are not alike do not exclude one another in chains: a third may stand beside both.
         is_proof = (only is not None or len(root.keys) == 1) and not self._view.ports.has_unlike_plans(
             only or root.keys[0]
@@ -184,8 +217,10 @@ class _ChainSearch:
             link = links.popleft()
             if not self._steps.spend():
                 return None, False
-            nodes = open_nodes(link.seeker, self._view, self._steps, waits=self._waits)
+            nodes = self._look_of(link.seeker).nodes
             in_the_way = list(self._in_the_way(link, nodes, only))
+            if self._cohorts.is_cut:
+                return None, False
             once = twice = 0
             for cohort, here in in_the_way:
                 twice |= once & here | cohort.twice & here
@@ -199,7 +234,7 @@ class _ChainSearch:
                 alone = here & ~twice
                 if alone and id(cohort) not in visited:
                     visited.add(id(cohort))
-                    addresses |= _addresses(cohort.seeker, only)
+                    addresses |= self._look_of(cohort.seeker).addresses(only)
                     if not cohort.candidates.is_single():  # else it stands where it must
                         links.append(_Link(cohort.seeker, cohort, link, alone))
         # Two on different addresses could share a node, so that counting nodes proves nothing.
@@ -207,18 +242,25 @@ class _ChainSearch:
 
     def _in_the_way(self, link: _Link, nodes: int, only: PortKey | None) -> Iterator[tuple[_Cohort, int]]:
         """The cohorts with plans in a seeker's way, and on which of the nodes."""
-        slots = {only.slot} if only else {key.slot for key in link.seeker.keys}
-        seen: set[int] = set()
-        for slot in slots:
+        look = self._look_of(link.seeker)
+        keys, seen = look.keys(only), set[int]()
+        for slot in (only.slot,) if only else look.by_slot:
+            is_everywhere = any(key.ip == WILDCARD for key in look.by_slot.get(slot, ()))
             for cohort in self._cohorts.near(slot, nodes):
                 if id(cohort) in seen:
                     continue
                 seen.add(id(cohort))
-                clash = _clashes(link.seeker.keys, cohort.seeker.keys, slots)
+                # Who was found by a port that is on every address conflicts with it.
+                clash = is_everywhere or self._clashes(keys, cohort)
                 here = cohort.nodes & nodes if clash else 0
                 here = self._less_exempt(here, cohort, link.seeker)
                 if here:
                     yield cohort, here
+
+    def _clashes(self, keys: Sequence[PortKey], cohort: _Cohort) -> bool:
+        """Whether one of some ports conflicts with one of a cohort."""
+        self._steps.spend((len(keys) + len(cohort.seeker.keys)) / PAIRED_OF_A_STEP)
+        return any_conflict(keys, cohort.seeker.keys)
 
     def _less_exempt(self, nodes: int, cohort: _Cohort, seeker: Seeker) -> int:
         """Those of the nodes where a plan of the cohort is in the seeker's way that is not exempt."""
@@ -228,11 +270,19 @@ class _ChainSearch:
                 continue
             only = self._view.nodes.only(claim.node)
             if only & nodes and not any(
-                self._cohorts.has(cohort, holder)
-                for holder in self._view.ports.blockers(seeker.keys, claim.node, seeker.exempt)
+                self._cohorts.has(cohort, holder) for holder in self._blockers_on(claim.node, seeker)
             ):
                 nodes &= ~only
         return nodes
+
+    def _blockers_on(self, node: NodeName, seeker: Seeker) -> list[Claim]:
+        """Who is in a seeker's way on a node, found once."""
+        known = self._blockers.get((id(seeker), node))
+        if known is None:
+            self._steps.spend(len(seeker.keys) / PORTS_OF_A_STEP)
+            known = self._view.ports.blockers(seeker.keys, node, seeker.exempt)
+            self._blockers[id(seeker), node] = known
+        return known
 
     def _unwound(self, link: _Link, free: int) -> NodeChoice | None:
         """The moves of a chain, from its end to the ask; None where it comes to one node twice."""
@@ -262,11 +312,25 @@ class _Cohorts:
         self._looked: dict[Slot, int] = {}  # at which nodes, of each slot
         self._counted: set[ClaimId] = set()  # the plans that are in `nodes` of their cohort
         self._sets: dict[int, CandidateSet] = {}  # by the identity of constraints that claims have
+        self._of: dict[ClaimId, _Cohort] = {}
+        self.is_cut = False  # whether plans were passed over, since the steps were spent
 
     @cached_property
-    def shareable(self) -> set[Slot]:
+    def shareable(self) -> frozenset[Slot]:
         """The slots that two plans could have on one node."""
         return self._view.shareable()
+
+    @cached_property
+    def slots_of_kin(self) -> set[Slot]:
+        """The slots of plans that the ask may share a node with."""
+        slots = set[Slot]()
+        for claim_id in self._kin:
+            claim = self._view.claims.get(claim_id)
+            if claim is not None and not claim.is_settled:
+                self._steps.spend(len(claim.ports) / PORTS_OF_A_STEP)
+                for key in claim.keys:
+                    slots.update(slots_in(key.slot))
+        return slots
 
     def is_shareable(self, slot: Slot) -> bool:
         """Whether two plans could have a slot, or a number of a block, on one node."""
@@ -274,7 +338,7 @@ class _Cohorts:
 
     def has(self, cohort: _Cohort, claim: Claim) -> bool:
         """Whether a claim is one of a cohort's plans."""
-        return not claim.is_settled and self._name_of(claim) == cohort.name
+        return not claim.is_settled and self._cohort_of(claim) is cohort
 
     def near(self, slot: Slot, nodes: int) -> Iterable[_Cohort]:
         """The cohorts that have a slot, those among them with a plan on one of the nodes. Some more than once."""
@@ -295,12 +359,15 @@ class _Cohorts:
         cohorts, standing = self._by_slot.setdefault(slot, {}), self._standing.setdefault(slot, {})
         may_share = new and self.is_shareable(slot)
         for position in bits(new):
-            self._steps.spend(PLAN_STEPS)
             for holder in self._view.nodes.at(position).holders_of(slot):
+                if not self._steps.spend(AGAIN_STEPS if holder in self._counted else PLAN_STEPS):
+                    self.is_cut = True
+                    return
                 claim = claims[holder]
                 if claim.is_settled:
                     continue
                 cohort = self._cohort_of(claim, alone)
+                cohort.has_twins |= claim.id in self._kin
                 cohorts[cohort] = None
                 standing.setdefault(position, []).append(cohort)
                 if claim.id in self._counted:
@@ -317,33 +384,29 @@ class _Cohorts:
         for holder in self._view.nodes.at(position).holders_of(slot):
             claim = self._view.claims[holder]
             if not claim.is_settled and len(self._view.named(claim.owner)) > 1:
-                self._by_name[self._name_of(claim)].has_twins = True
+                self._cohort_of(claim).has_twins = True
 
-    def _cohort_of(self, claim: Claim, alone: tuple[PortKey, ...]) -> _Cohort:
-        """The cohort of a plan that has a slot. alone: the slot's only key, as nearly all have it."""
-        is_plain = len(claim.ports) == 1 and not claim.ports[0].host_ip and claim.ports[0].key == alone[0]
-        name = self._name_of(claim, alone if is_plain else None)
+    def _cohort_of(self, claim: Claim, alone: tuple[PortKey, ...] = ()) -> _Cohort:
+        """The cohort of a plan. alone: the only key of a slot that it has, as nearly all have it."""
+        cohort = self._of.get(claim.id)
+        if cohort is None:
+            self._steps.spend(len(claim.ports) / PORTS_OF_A_STEP)
+            is_plain = len(claim.ports) == 1 and not claim.ports[0].host_ip and claim.ports[0].key in alone
+            cohort = self._of[claim.id] = self._named(self._name_of(claim, alone if is_plain else None))
+        return cohort
+
+    def _named(self, name: _Name) -> _Cohort:
+        """The cohort of a name, which is made where it is the first plan of it."""
         cohort = self._by_name.get(name)
         if cohort is None:
             keys, candidates, rank = name
             cohort = self._by_name[name] = _Cohort(Seeker(keys=keys, nodes=candidates.nodes, rank=rank), candidates)
-        cohort.has_twins |= claim.id in self._kin
         return cohort
 
-    def _name_of(self, claim: Claim, keys: tuple[PortKey, ...] | None = None) -> _Name:
+    def _name_of(self, claim: Claim, keys: tuple[PortKey, ...] | None) -> _Name:
         """What the plans of a cohort have in common."""
         candidates = self._sets.get(id(claim.constraints))
         if candidates is None:
             candidates = self._sets[id(claim.constraints)] = self._view.sets.of(claim.constraints)
         keys = keys or tuple([port.key for port in claim.ports])
         return keys, candidates, claim.priority if claim.may_preempt else None
-
-
-def _addresses(seeker: Seeker, only: PortKey | None) -> set[str]:
-    """The addresses that ports are on, where they are on one."""
-    return {key.ip for key in seeker.keys if key.ip != WILDCARD and (only is None or key.slot == only.slot)}
-
-
-def _clashes(keys: Iterable[PortKey], others: Sequence[PortKey], slots: set[Slot]) -> bool:
-    """Whether a key of one and a key of the other conflict on one of the slots."""
-    return any(key.conflicts_with(other) for key in keys if key.slot in slots for other in others)

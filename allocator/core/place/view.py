@@ -40,6 +40,9 @@ from allocator.core.reserved import ReservedNumbers
 MOST_STEPS = 2_000
 """Steps of one ask. A step is a look at one node or at one set of nodes, 10 to 20 us at 5,000 nodes."""
 
+KEYS_OF_A_STEP = 8
+"""Ports of a plan, or of an ask, of which it is looked in one step where somebody stays who has them."""
+
 PRIORITIES_OF_A_STEP = 100
 """Priorities of those who stay that are looked at in one step, for each port."""
 
@@ -86,7 +89,7 @@ class PlacementView:
     numbers: HeldNumbers
     claims: Mapping[ClaimId, Claim]
     named: Callable[[Owner], frozenset[ClaimId]]
-    shareable: Callable[[], set[Slot]]
+    shareable: Callable[[], frozenset[Slot]]
     reserved: ReservedNumbers
     discloses_holders: bool = False
     services: ServicePorts = field(default_factory=ServicePorts)
@@ -508,6 +511,7 @@ def open_nodes(seeker: Seeker, view: PlacementView, steps: Steps, *, waits: bool
     waits: whether holders that terminate, or may be preempted, do not stay.
     """
     nodes = seeker.nodes
+    steps.spend((len(seeker.keys) - 1) / KEYS_OF_A_STEP)
     for key in seeker.keys:
         if not nodes:
             break

@@ -46,6 +46,9 @@ LOOKS, LOOK_STEPS = 1_000, 1_000
 SETS_OF_A_STEP = 250
 """Wide sets that each change of a plan asks in the time of a step."""
 
+PORTS_MOVED_OF_A_STEP = 2
+"""Ports of plans that are put on another node in the time of a step."""
+
 HOLDERS_OF_A_STEP = 25
 """Holders of a port, namesakes among them, that are looked at in the time of a step."""
 
@@ -223,15 +226,18 @@ class Replanner:
             if self._waits(claim, candidates, seeker):
                 return
             choice = find_wait(seeker, self._placing, steps) if somebody_goes(seeker, self._placing) else None
-        self._put(claim, candidates, choice, is_proven=not steps.are_spent)
+        self._put(claim, candidates, choice, steps)
 
-    def _put(self, claim: Claim, candidates: CandidateSet, choice: NodeChoice | None, *, is_proven: bool) -> None:
+    def _put(self, claim: Claim, candidates: CandidateSet, choice: NodeChoice | None, steps: Steps) -> None:
+        is_proven = not steps.are_spent
         if choice:
             for claim_id, node in (*choice.moves, (claim.id, choice.node)):
                 moved = self._store.claims[claim_id]
+                steps.spend((len(moved.ports) - 1) / PORTS_MOVED_OF_A_STEP)
                 self._note(planned(moved, node))
                 self.found_room(moved)
         elif claim.node is not None:
+            steps.spend((len(claim.ports) - 1) / PORTS_MOVED_OF_A_STEP)
             self._note(planned(claim, None))
             if candidates.nodes and is_proven:
                 self._incidents.append(Incident(IncidentKind.UNPLACEABLE, claim))
