@@ -16,8 +16,8 @@ COMPLETION = "hostport_cli.commands.completion"
 Program = Callable[[], object]
 OURS = ("allocator", "hostport", "hostport_cli", "shim")
 
-EXIT_USAGE = 2
-"""As `hostport_cli.exits` has it, which needs the extra itself."""
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+"""As `hostport_cli.exits` has them, which needs the extra itself."""
 
 
 def command_line() -> object:
@@ -38,6 +38,8 @@ def _run(module: str, function: str) -> object:
         if package in OURS:
             raise
         _missing("cli", package)
+    except KeyboardInterrupt:  # to import everything takes half a second
+        return EXIT_INTERRUPTED
     return run()
 
 

@@ -78,7 +78,11 @@ async def test_a_command_is_ended_when_its_lease_is_lost(service: Running) -> No
     assert done.err.startswith(f"error: sleep was ended: lease {allocation} was ended: ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    ids=["Ctrl-C", "SIGTERM", "the terminal is closed"],
+)
 async def test_an_interruption_ends_the_command_and_gives_the_ports_back(
     service: Running, number: signal.Signals
 ) -> None:
@@ -91,6 +95,20 @@ async def test_an_interruption_ends_the_command_and_gives_the_ports_back(
     assert await ended(process) == (130, "")
     assert await held(service) == []
     assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_a_command_under_nohup_outlives_the_terminal(service: Running) -> None:
+    command = ["nohup", sys.executable, "-m", "hostport_cli", *LEASE, f"--server={service.address}", "--"]
+    process = subprocess.Popen(
+        [*command, "sh", "-c", "echo; read word; echo $word"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    await line(process)
+
+    process.send_signal(signal.SIGHUP)
+
+    out, _ = await asyncio.to_thread(process.communicate, "still here\n", timeout=20)
+    assert (process.returncode, out) == (0, "still here\n")
 
 
 async def test_a_command_that_cannot_be_run_takes_no_ports(service: Running) -> None:

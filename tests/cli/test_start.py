@@ -32,6 +32,15 @@ def test_whoever_installed_the_library_alone_is_told_which_extra_to_install(
     )
 
 
+def test_ctrl_c_before_everything_is_imported_ends_it_as_ctrl_c_does_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def importing(module: str) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "import_module", importing)
+
+    assert start.command_line() == 130
+
+
 @pytest.mark.parametrize("name", ["hostport_cli.exits", "shim", "allocator.core.place.plan"])
 def test_a_module_of_our_own_that_is_missing_is_a_fault(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     missing(monkeypatch, name)
