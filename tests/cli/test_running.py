@@ -19,9 +19,10 @@ from testing.servicekit import Running
 LEASE = ("lease", "--owner", "Test/me")
 
 
-def program(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hostport_cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def program(*arguments: str, under: str = "env") -> subprocess.Popen[str]:
+    command = [under, sys.executable, "-m", "hostport_cli", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 async def line(process: subprocess.Popen[str]) -> str:
@@ -98,11 +99,9 @@ async def test_an_interruption_ends_the_command_and_gives_the_ports_back(
 
 
 async def test_a_command_under_nohup_outlives_the_terminal(service: Running) -> None:
-    command = ["nohup", sys.executable, "-m", "hostport_cli", *LEASE, f"--server={service.address}", "--"]
-    process = subprocess.Popen(
-        [*command, "sh", "-c", "echo; read word; echo $word"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = program(
+        *LEASE, f"--server={service.address}", "--", "sh", "-c", "echo; read word; echo $word", under="nohup"
+    )
     await line(process)
 
     process.send_signal(signal.SIGHUP)
