@@ -119,10 +119,11 @@ class Lease(LeaseState):
         self._over = threading.Event()  # released, or lost and released
 
     def acquire(self) -> Self:
-        """Leases the ports and begins to renew.
+        """Leases the ports and begins to renew. A lease that was released, or lost, may be leased again.
 
         Raises:
             HostportError: they cannot be had.
+            RuntimeError: it is held already.
 
         """
         while not self._granted(self._client.call("Allocate", self._begin())):
@@ -131,6 +132,7 @@ class Lease(LeaseState):
         if lacking is not None:
             self._give_back()
             raise lacking
+        self._held()
         self._over.clear()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{self.id}", daemon=True)
         self._thread.start()
@@ -146,6 +148,7 @@ class Lease(LeaseState):
         if self.lost is None:
             self._thread.join(ATTEMPT_SECONDS)  # else it might renew what is given back
             self._give_back()
+            self._ended()
 
     def __enter__(self) -> Self:
         return self.acquire()
@@ -182,7 +185,7 @@ class Lease(LeaseState):
     def _lose(self, error: LeaseLostError) -> None:
         if self._over.is_set():  # released meanwhile, which is why it was ended
             return
-        self.lost = error
+        self._ended(error)
         atexit.unregister(self.release)
         log.error("%s", error)
         if self._on_lost is not None:

@@ -125,7 +125,7 @@ async def lease(
     request = wanted.request(uuid.uuid4().hex)
     request.dry_run = dry_run
     async with session.allocator() as allocator:
-        answer: pb.AllocateResponse = await allocator.call("Allocate", request)
+        answer = await allocator.allocate(request)
     for warning in answer.warnings:
         remark(f"warning: {warning.reason}: {warning.message}")
     _show_lease(output, answer.allocation)
