@@ -337,6 +337,44 @@ def test_kubectl_finds_the_plugin_and_its_completion() -> None:
     assert re.fullmatch(r"watch\t.*\n:4\n", completed.stdout)
 
 
+STEERING = "\x1b[2Jgone\nPod/demo/you \u202e"
+SHOWN = r"\x1b[2Jgone\nPod/demo/you \u202e"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("list", "-o", "wide"), ("node", "n2", "-o", "wide"), ("who", "n2", "7001", "-o", "wide")],
+    ids=" ".join,
+)
+async def test_what_others_wrote_does_not_steer_the_terminal(demo: Running, arguments: tuple[str, ...]) -> None:
+    """Who leases names the owner: colours, an emptied screen or a line that looks like another row are shown as text."""
+    owner = pb.Owner(kind="Relay", name=STEERING, description=STEERING)
+    where = pb.NodeConstraints(node_name="n2")
+    request = pb.AllocateRequest(owner=owner, policy=pb.POLICY_DYNAMIC, ports=[pb.PortRequest()], constraints=where)
+    await demo.stub.Allocate(request)
+
+    ended = await hostport(demo, *arguments)
+
+    assert ended.code == 0
+    assert [line.count(SHOWN) for line in ended.out.splitlines() if "gone" in line] == [2]
+    assert not any(sign in ended.out for sign in "\x1b\u202e")
+
+
+async def test_an_error_does_not_steer_the_terminal_either(demo: Running) -> None:
+    ended = await hostport(demo, "node", STEERING)
+
+    assert (ended.code, "\x1b" in ended.err) == (3, False)
+    assert r"no node \x1b[2Jgone Pod/demo/you \u202e. " in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("node", "\udcff"), ("lease", "--owner", "Relay/\udcff")], ids=" ".join)
+def test_an_argument_that_is_no_text_is_told(arguments: tuple[str, ...]) -> None:
+    ended = hostport_here(*arguments, "--server=127.0.0.1:1")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(r"error: the argument '\S*\\udcff' is not UTF-8\n", ended.err)
+
+
 # -- as a process of its own
 
 
@@ -362,6 +400,32 @@ async def test_who_reads_no_further_ends_it_without_a_word(demo: Running) -> Non
     await demo.stub.Release(pb.ReleaseRequest(id=LEASE))
 
     assert await asyncio.to_thread(last_words, process) == (141, "")
+
+
+STDOUTS = {
+    "is full": (">/dev/full", 1, "error: cannot go on: No space left on device\n"),
+    "is closed": (">&-", 0, ""),
+}
+
+
+@pytest.mark.parametrize("case", STDOUTS)
+def test_a_stdout_that_takes_nothing_leaves_no_traceback(case: str) -> None:
+    redirection, code, err = STDOUTS[case]
+    command = f"exec {sys.executable} -m hostport_cli version --client {redirection}"
+
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", err)
+
+
+def test_signs_that_the_terminal_does_not_have_are_told_by_their_numbers() -> None:
+    environ = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "hostport_cli", "check", "--server=127.0.0.1:1", "--timeout=100ms"]
+
+    done = subprocess.run(command, check=False, capture_output=True, env=environ, timeout=60)
+
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert rb"\u2717 the allocator answers" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
