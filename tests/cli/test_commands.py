@@ -20,10 +20,12 @@ from clikit import Ended, hostport, hostport_here, in_loop, inhabited
 
 from allocator.core.admission import LedgerRules
 from hostport import version
+from hostport.client import UnavailableError
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli import manual, wording
 from hostport_cli.__main__ import cli, run
 from hostport_cli.commands.completion import complete
+from hostport_cli.exits import words
 from testing.servicekit import Running, Start
 
 DB, LEASE, WEB = (f"{number:032x}" for number in (1, 2, 3))
@@ -219,6 +221,26 @@ def test_an_allocator_that_does_not_answer_is_told_from_one_that_refuses() -> No
     assert (ended.code, ended.out) == (5, "")
     assert ended.err.startswith("error: no answer from the allocator: ipv4:127.0.0.1:1: ")
     assert ended.err.endswith("(is it running? `hostport check` tells what is broken)\n")
+
+
+TLS = "does its TLS fit --ca, --cert and --server-name?"
+SILENCE = {
+    "nobody is there": ("Connection refused", "is it running?"),
+    "another authority": ("Tls handshake failed (TSI_PROTOCOL_FAILURE): CERTIFICATE_VERIFY_FAILED", TLS),
+    "it speaks plain text": ("Tls handshake failed (TSI_PROTOCOL_FAILURE): WRONG_VERSION_NUMBER", TLS),
+    "another name": ("Custom verification check failed with error: Hostname Verification Check failed.", TLS),
+    "it speaks TLS, or wants a certificate": ("Socket closed", f"is it its gRPC port, and {TLS}"),
+    "it speaks TLS, and resets": ("recvmsg:Connection reset by peer (104)", f"is it its gRPC port, and {TLS}"),
+    "a port for HTTP/1.1": ("Failed parsing HTTP/2 (Expected SETTINGS frame)", f"is it its gRPC port, and {TLS}"),
+}
+
+
+@pytest.mark.parametrize("case", SILENCE)
+def test_who_gets_no_answer_is_told_where_to_look(case: str) -> None:
+    """Whether a program runs is no question where something at its address turned us away."""
+    said, question = SILENCE[case]
+
+    assert words(UnavailableError(said)) == f"{said} ({question} `hostport check` tells what is broken)"
 
 
 def test_without_kubectl_it_says_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
