@@ -66,3 +66,22 @@ def test_a_key_that_is_not_that_of_its_certificate_is_told_by_the_names_of_both(
 
     with pytest.raises(OSError, match=r"/tls\.crt and \S+/tls\.key are no certificate and its key in PEM: "):
         Client("localhost:1", credentials=Credentials(cert=cert, key=key), connect_timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"\xff\xfe", b"one\ntwo\n", b"Bearer eyJhbGciOi"],
+    ids=["empty", "a line without a word", "no text", "two lines", "with what stands before a token in a header"],
+)
+def test_a_file_that_holds_no_token_is_told_by_its_name(tmp_path: Path, content: bytes) -> None:
+    ca, token = tmp_path / "ca.crt", tmp_path / "token"
+    trustme.CA().cert_pem.write_to_path(ca)
+    token.write_bytes(content)
+
+    with pytest.raises(OSError, match=r"/token holds no token: it has to be one word"):
+        Client("localhost:1", credentials=Credentials(ca=ca, token_file=token))
+
+
+def test_a_certificate_without_its_key_is_a_slip() -> None:
+    with pytest.raises(ValueError, match="cert and key go together"):
+        Credentials(cert=Path("tls.crt"))
