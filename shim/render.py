@@ -249,7 +249,7 @@ def _read(name: str, namespace: str, templates: Sequence[str]) -> Iterator[Read]
 def _documents(name: str) -> Iterable[Any]:
     import yaml  # noqa: PLC0415 - the webhook itself does without
 
-    source = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    source = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()  # YAML tells the encoding itself
     try:
         return [document for document in yaml.safe_load_all(source) if document is not None]
     except yaml.YAMLError as error:

@@ -125,6 +125,25 @@ def test_a_bad_manifest_is_told(tmp_path: Path, manifest: str, message: str) -> 
     assert message in err
 
 
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    manifest, err = tmp_path / "pod.yaml", io.StringIO()
+    manifest.write_bytes(b"kind: Pod # caf\xe9\n")
+
+    code = render(replace(OFFLINE, files=[str(manifest)]), io.StringIO(), err)
+
+    assert (code, err.getvalue().startswith(f"{manifest}: unacceptable character #x00e9")) == (1, True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_manifest_may_begin_with_the_mark_of_its_encoding(tmp_path: Path, encoding: str) -> None:
+    """PowerShell writes what `kubectl get -o yaml >` gives so."""
+    manifest, out = tmp_path / "pod.yaml", io.StringIO()
+    manifest.write_text(textwrap.dedent(EXAMPLE), encoding=encoding)
+
+    assert render(replace(OFFLINE, files=[str(manifest)]), out, io.StringIO()) == 0
+    assert len(list(yaml.safe_load_all(out.getvalue()))) == 2
+
+
 def test_a_missing_file_is_told() -> None:
     err = io.StringIO()
 
