@@ -281,6 +281,25 @@ async def test_a_command_runs_on_leased_ports_which_are_free_when_it_ends(demo: 
     assert (await demo.stub.GetNode(pb.GetNodeRequest(name="n3"))).node.held_port_count == 0
 
 
+@pytest.mark.parametrize(
+    ("ports", "variable"),
+    [
+        (["a", "a"], "HOSTPORT_A"),
+        (["media", "port"], "HOSTPORT_PORT"),
+        (["node"], "HOSTPORT_NODE"),
+        (["a", "a-min"], "HOSTPORT_A_MIN"),
+    ],
+    ids=["one name twice", "the first port", "the node", "the lowest of a block"],
+)
+def test_a_command_is_not_told_two_things_by_one_variable(ports: list[str], variable: str) -> None:
+    named = [f"--port={each}" for each in ports]
+
+    ended = hostport_here("lease", "--owner=Test/me", "--count=2", *named, "--server=127.0.0.1:1", "--", "true")
+
+    told = f"error: {variable} would have two values: name the ports otherwise (see hostport lease --help)\n"
+    assert ended == Ended(2, "", told)
+
+
 async def test_a_lease_of_a_block_shows_its_first_and_last_number(demo: Running) -> None:
     block = ["--port", "rtp/UDP", "--count", "100", "--alignment", "2", "--range", "20000-20999", "--dry-run"]
 
