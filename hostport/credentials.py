@@ -21,18 +21,26 @@ from hostport.x509 import certificates
 class Credentials:
     """PEM files and a token. None at all: plain text. Without `ca` the system's roots are trusted.
 
-    `token_file` is read for each call: the kubelet renews projected tokens under way. It goes before `token`.
-    `also` names further authorities; a file that is absent names none. With `roll_over` former ones stay trusted, and a
-    new certificate waits until it can be known.
+    `token_file` is read for each call: the kubelet renews projected tokens under way. It goes before `token`, which is
+    a text, or a function that is called for each call. `also` names further authorities; a file that is absent names
+    none. With `roll_over` former ones stay trusted, and a new certificate waits until it can be known.
+
+    Raises:
+        ValueError: there is a certificate without its key, or a key without its certificate.
+
     """
 
     ca: Path | None = None
     also: tuple[Path, ...] = ()
     cert: Path | None = None
     key: Path | None = None
-    token: str = field(default="", repr=False)
+    token: str | Callable[[], str] = field(default="", repr=False)
     token_file: Path | None = None
     roll_over: RollOver | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("cert and key go together: one of them is missing")
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -81,7 +89,12 @@ class Credentials:
         return ca, pair
 
     def _read_token(self) -> str:
-        return self.token_file.read_text(encoding="ascii").strip() if self.token_file else self.token
+        if self.token_file:
+            words = self.token_file.read_bytes().split()
+            if len(words) != 1 or not words[0].isascii():
+                raise OSError(f"{self.token_file} holds no token: it has to be one word in ASCII")
+            return words[0].decode("ascii")
+        return self.token() if callable(self.token) else self.token
 
 
 NO_CREDENTIALS = Credentials()

@@ -83,8 +83,8 @@ def _targets(ports: list[Any]) -> Iterator[Target]:
         if not isinstance(port, Mapping):
             continue
         own, number, protocol = port.get("port"), port.get("targetPort"), port.get("protocol") or "TCP"
-        number = own if number in {None, 0, ""} else number
-        if isinstance(own, int) and isinstance(number, int) and isinstance(protocol, str):
+        number = number or own
+        if type(own) is int and type(number) is int and isinstance(protocol, str):  # True is no number
             yield Target(protocol, own, number)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import signal
 import sys
@@ -24,6 +26,7 @@ from hostport_cli.commands.rendering import render
 from hostport_cli.commands.version import version
 from hostport_cli.exits import CliError, Exit, exit_of, words
 from hostport_cli.options import NAMESPACES, WHERE, keep_for_the_command
+from hostport_cli.printing import remark
 
 COMMANDS = (
     check, list_allocations, node, who, explain_pod, render, lease, renew, release, watch, version, completion,
@@ -41,8 +44,11 @@ class CommandGroup(click.Group):
         except (KeyboardInterrupt, asyncio.CancelledError):
             return Exit.INTERRUPTED
         except BrokenPipeError:  # `| head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_the_rest()
             return 128 + signal.SIGPIPE
+        except OSError as error:  # as a rule stdout is a file, and the disk is full
+            _drop_the_rest()
+            raise CliError(f"cannot go on: {error.strerror or error}") from error
         return outcome
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -74,12 +80,21 @@ for _command in COMMANDS:
 
 def main() -> int:
     """The programs `hostport` and `kubectl-hostport`."""
+    if sys.stdout is None:  # it was closed before we were started
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as we run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without our signs gets their numbers
     is_plugin = Path(sys.argv[0]).name.startswith("kubectl-")
     return run(sys.argv[1:], "kubectl hostport" if is_plugin else "hostport")
 
 
 def run(arguments: Sequence[str], program: str = "hostport") -> int:
     """The exit status; see `exits`."""
+    for each in arguments:
+        try:
+            each.encode()
+        except UnicodeEncodeError:
+            return _failed(f"the argument {each!r} is not UTF-8", Exit.USAGE)
     try:
         code = cli.main(list(arguments), prog_name=program, complete_var=VARIABLE, standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
@@ -94,8 +109,14 @@ def run(arguments: Sequence[str], program: str = "hostport") -> int:
 
 
 def _failed(message: str, code: Exit) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)  # one line, whoever wrote the message
+    remark(f"error: {' '.join(message.split())}")  # one line, whoever wrote the message
     return code
+
+
+def _drop_the_rest() -> None:
+    """Of what is still to be written to stdout: Python tries once more as it ends."""
+    with contextlib.suppress(OSError, ValueError):  # in a test it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: click.ClickException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 from hostport.client.errors import (
@@ -65,8 +66,14 @@ def exit_of(error: HostportError) -> Exit:
     return Exit.FAILED
 
 
+TLS_FAILED = re.compile(r"[Hh]andshake failed|Verification Check failed|CERTIFICATE_VERIFY_FAILED")
+TURNED_AWAY = re.compile(r"Socket closed|Connection reset|Failed parsing HTTP/2")
+"""What gRPC says where something is at the address and speaks otherwise: TLS, HTTP/1.1."""
+TLS_QUESTION = "does its TLS fit --ca, --cert and --server-name?"
+QUESTIONS = ((TLS_FAILED, TLS_QUESTION), (TURNED_AWAY, f"is it its gRPC port, and {TLS_QUESTION}"))
+
 REMEDIES = {
-    Exit.UNREACHABLE: "is it running? `hostport check` tells what is broken",
+    Exit.UNREACHABLE: "`hostport check` tells what is broken",
     Exit.NOT_ALLOWED: "see --cert, --token-file and --service-account",
 }
 
@@ -75,4 +82,7 @@ def words(error: HostportError) -> str:
     """The reason, what happened, and what to do."""
     reason = f"{error.reason}: " if error.reason else ""
     remedy = REMEDIES.get(exit_of(error)) if not error.reason or exit_of(error) is Exit.NOT_ALLOWED else None
+    if remedy and isinstance(error, UnavailableError):
+        question = next((each for sign, each in QUESTIONS if sign.search(str(error))), "is it running?")
+        remedy = f"{question} {remedy}"
     return f"{reason}{error}" + (f" ({remedy})" if remedy else "")

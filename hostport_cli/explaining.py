@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from hostport.allocations import AllocationRow, parse_allocations
 from hostport.contract import Mistake, Notice
 from hostport.contract.policies import DEFAULT_POLICY, POLICIES, PolicyTerms
 from hostport.contract.words import format_run
@@ -204,33 +205,24 @@ def _allocation(allocation_id: str, found: pb.GetAllocationResponse | None) -> d
 
 
 def _rules(annotations: dict[str, str], asked: Any, facts: PodFacts) -> Iterator[PortRule]:
-    for each in _table(annotations):
-        old, number = int(each["containerPort"]), int(each["hostPort"])
+    for row in parse_allocations(annotations.get(ALLOCATIONS, "[]")):
         yield PortRule(
-            container=str(each["container"]),
-            name=str(each.get("name") or ""),
-            old=f"{old}/{each['protocol']}",
-            number=number,
-            rule=_rule(asked, facts.found, number),
-            count=max(int(each.get("count") or 1), 1),
-            listening=wording.listening(_held(facts.found, each).listening),
+            container=row.container,
+            name=row.name,
+            old=f"{row.container_port}/{row.protocol}",
+            number=row.host_port,
+            rule=_rule(asked, facts.found, row.host_port),
+            count=max(row.count, 1),
+            listening=wording.listening(_held(facts.found, row).listening),
         )
 
 
-def _held(found: pb.GetAllocationResponse | None, entry: dict[str, Any]) -> pb.AllocatedPort:
-    """The port of an allocation that an entry of the Pod's table is about; an empty one where there is none."""
+def _held(found: pb.GetAllocationResponse | None, row: AllocationRow) -> pb.AllocatedPort:
+    """The port of an allocation that a row of the Pod's table is about; an empty one where there is none."""
     for port in found.allocation.ports if found else ():
-        if port.host_port == int(entry["hostPort"]) and wording.protocol(port.protocol) == entry["protocol"]:
+        if port.host_port == row.host_port and wording.protocol(port.protocol) == row.protocol:
             return port
     return pb.AllocatedPort()
-
-
-def _table(annotations: dict[str, str]) -> list[dict[str, Any]]:
-    try:
-        table: list[dict[str, Any]] = json.loads(annotations.get(ALLOCATIONS, "[]"))
-    except ValueError:
-        return []
-    return table
 
 
 def _rule(asked: Any, found: pb.GetAllocationResponse | None, number: int) -> str:

@@ -12,7 +12,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, TypeVar, cast
@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 TIMEOUT = "10s"
 FORWARD_SECONDS = 15.0
+FORWARD_PACE = 1.0
+"""Seconds from the end of a forward to the next one."""
+TOKEN_PACE = 300.0
+"""Seconds between two tokens. The shortest life that an API server gives one is twice as long."""
 WITHOUT_KUBECONFIG = re.compile(
     r"^The connection to the server localhost:8080 was refused|http://localhost:8080/|current-context must exist",
     re.MULTILINE,
@@ -84,8 +88,29 @@ class Kubectl:
         found = await self.run("config", "view", "--minify", "-o", "jsonpath={..namespace}")
         return found.strip() or "default"
 
-    async def token(self, account: str, default_namespace: str, audience: str) -> str:
-        """A fresh token of a ServiceAccount, `[NAMESPACE/]NAME`."""
+    @contextlib.asynccontextmanager
+    async def tokens(
+        self, account: str, default_namespace: str, audience: str, *, pace: float = TOKEN_PACE
+    ) -> AsyncIterator[Callable[[], str]]:
+        """Gives the newest token of a ServiceAccount, `[NAMESPACE/]NAME`: made anew as long as the context lasts.
+
+        Raises:
+            KubectlError: the first one cannot be had. Where that is so later, the former one stays.
+
+        """
+        newest = await self._token(account, default_namespace, audience)
+
+        async def renew() -> None:
+            nonlocal newest
+            while True:
+                await asyncio.sleep(pace)
+                with contextlib.suppress(KubectlError):
+                    newest = await self._token(account, default_namespace, audience)
+
+        async with _beside(renew()):
+            yield lambda: newest
+
+    async def _token(self, account: str, default_namespace: str, audience: str) -> str:
         namespace, _, name = account.rpartition("/")
         place = f"--namespace={namespace or default_namespace}"
         return (await self.run("create", "token", name, place, f"--audience={audience}")).strip()
@@ -102,15 +127,38 @@ class Kubectl:
         return out.decode()
 
     @contextlib.asynccontextmanager
-    async def forward(self, namespace: str, target: str, port: str) -> AsyncIterator[str]:
-        """An address on loopback that leads to a port of a Service or Pod, as long as the context lasts."""
-        process = await self._start(
-            "port-forward", f"--namespace={namespace}", "--address=127.0.0.1", target, f":{port}"
-        )
+    async def forward(
+        self, namespace: str, target: str, port: str, *, pace: float = FORWARD_PACE
+    ) -> AsyncIterator[str]:
+        """An address on loopback that leads to a port of a Service or Pod, as long as the context lasts.
+
+        kubectl leads to one Pod, and ends with it: then it is started again, for the same address.
+
+        Raises:
+            KubectlError: the first forward fails.
+
+        """
+        where = ("port-forward", f"--namespace={namespace}", "--address=127.0.0.1", target)
+        process = await self._start(*where, f":{port}")
         try:
-            yield await _forwarded(process)
-        finally:
+            address = await _forwarded(process)
+        except BaseException:
             await _end(process)
+            raise
+        again = (*where, f"{address.rpartition(':')[2]}:{port}")
+        async with _beside(self._keep_forwarding(process, again, pace)):
+            yield address
+
+    async def _keep_forwarding(self, process: asyncio.subprocess.Process, again: Sequence[str], pace: float) -> None:
+        """Reads what kubectl says, or it would wait for that; where it has ended it is started `again`."""
+        while True:
+            try:
+                await process.communicate()
+            finally:
+                await _end(process)
+            await asyncio.sleep(pace)
+            with contextlib.suppress(KubectlError):  # it cannot be run for once: the next time
+                process = await self._start(*again)
 
     async def _start(self, *arguments: str) -> asyncio.subprocess.Process:
         place = [f"--context={self.context}"] if self.context else []
@@ -123,6 +171,17 @@ class Kubectl:
         except OSError as error:
             message = f"{self.program} cannot be run ({error.strerror}): install it, or name the allocator by --server"
             raise KubectlError(message, "") from error
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Does some work as long as the context lasts."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def together(*work: Awaitable[T]) -> list[T]:

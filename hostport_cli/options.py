@@ -170,10 +170,15 @@ def finish(work: Coroutine[Any, Any, int | None]) -> int | None:
 
 
 async def _until_told(work: Coroutine[Any, Any, int | None]) -> int | None:
-    """SIGTERM ends the work as Ctrl-C does: it is cancelled, and may clean up. An exception anywhere might be lost."""
+    """SIGTERM, and SIGHUP but for nohup, end the work as Ctrl-C does: it is cancelled, and may clean up.
+
+    An exception that a handler raises might be lost anywhere.
+    """
     task = asyncio.current_task()
     if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await work
 
 

@@ -1,10 +1,14 @@
-"""What commands print: tables as kubectl has them, JSON, YAML, names. On a terminal with colours, through rich."""
+"""What commands print: tables as kubectl has them, JSON, YAML, names. On a terminal with colours, through rich.
+
+Rule: what others wrote (names, descriptions, messages) is shown and does not steer: see `visible`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -27,6 +31,9 @@ STYLES = {
     "✗": "bold red",
 }
 """The style of a cell by its first word."""
+
+STEERS = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of Unicode: control, format (as what turns the direction), half a character, ends of lines."""
 
 Output = Literal["table", "wide", "json", "yaml", "name"]
 
@@ -91,7 +98,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def plain_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table, its columns as wide as their widest cell. An empty cell is shown as `-`."""
-    lines = [list(titles), *([cell or "-" for cell in row] for row in rows)]
+    lines = [list(titles), *([visible(cell) or "-" for cell in row] for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(titles))]
     return [GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
@@ -105,7 +112,7 @@ def rich_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     for title in titles:
         made.add_column(title, no_wrap=True)
     for row in rows:
-        made.add_row(*(Text(cell or "-", style=STYLES.get(cell.split(" ", 1)[0], "")) for cell in row))
+        made.add_row(*(Text(visible(cell) or "-", style=STYLES.get(cell.split(" ", 1)[0], "")) for cell in row))
     return made
 
 
@@ -126,7 +133,15 @@ def styled(text: str, style: str) -> str:
 
 def remark(text: str) -> None:
     """Something that is not the answer."""
-    click.echo(text, err=True)
+    click.echo(visible(text), err=True)
+
+
+def visible(text: str) -> str:
+    r"""The text, with what would steer a terminal as Python writes it: `\x1b` for ESC, `\n` for the end of a line."""
+    if text.isascii() and text.isprintable():
+        return text
+    steers = {sign for sign in text if unicodedata.category(sign) in STEERS}
+    return text.translate({ord(sign): sign.encode("unicode_escape").decode("ascii") for sign in steers})
 
 
 def age(seconds: float) -> str:

@@ -51,7 +51,7 @@ class Session:
     async def allocator(self) -> AsyncIterator[AsyncClient]:
         """A client of the allocator."""
         async with contextlib.AsyncExitStack() as stack:
-            address, name, credentials = self.server, self.server_name, await self._credentials()
+            address, name, credentials = self.server, self.server_name, await self._credentials(stack)
             if not address:
                 port = "grpc-tokens" if credentials.token or credentials.token_file else "grpc"
                 way = self.kubectl.forward(self.install_namespace, f"service/{SERVICE}", port)
@@ -74,14 +74,15 @@ class Session:
                 raise CliError(message, Exit.USAGE) from error
             yield await stack.enter_async_context(client)
 
-    async def _credentials(self) -> Credentials:
+    async def _credentials(self, stack: contextlib.AsyncExitStack) -> Credentials:
         """With a token: of the ServiceAccount that is named, or of the one that may look where nothing is shown."""
         given = self.credentials
         shows_nothing = not (self.server or given.cert or given.token_file)
         account = self.service_account or (VIEWER if shows_nothing else "")
         if not account:
             return given
-        return replace(given, token=await self.kubectl.token(account, self.install_namespace, AUDIENCE))
+        tokens = self.kubectl.tokens(account, self.install_namespace, AUDIENCE)
+        return replace(given, token=await stack.enter_async_context(tokens))
 
     async def _trusting(self, credentials: Credentials, stack: contextlib.AsyncExitStack) -> Credentials:
         """With the authority of the installation, which the API server has in the webhook's configuration."""

@@ -6,8 +6,10 @@ our own that cannot be imported is a fault of ours, and stays one.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import NoReturn
 
@@ -16,8 +18,8 @@ COMPLETION = "hostport_cli.commands.completion"
 Program = Callable[[], object]
 OURS = ("allocator", "hostport", "hostport_cli", "shim")
 
-EXIT_USAGE = 2
-"""As `hostport_cli.exits` has it, which needs the extra itself."""
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+"""As `hostport_cli.exits` has them, which needs the extra itself."""
 
 
 def command_line() -> object:
@@ -32,13 +34,30 @@ def completion() -> object:
 
 def _run(module: str, function: str) -> object:
     try:
-        run = getattr(import_module(module), function)
+        with _quiet_grpc():
+            run = getattr(import_module(module), function)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in OURS:
             raise
         _missing("cli", package)
+    except KeyboardInterrupt:  # to import everything takes half a second
+        return EXIT_INTERRUPTED
     return run()
+
+
+@contextlib.contextmanager
+def _quiet_grpc() -> Iterator[None]:
+    """gRPC that is imported meanwhile logs nothing, unless somebody wants it to: its errors are told in our words."""
+    variable = "GRPC_VERBOSITY"
+    if variable in os.environ:
+        yield
+        return
+    os.environ[variable] = "NONE"
+    try:
+        yield
+    finally:
+        del os.environ[variable]
 
 
 def _missing(extra: str, package: str) -> NoReturn:

@@ -258,11 +258,9 @@ def _documents(name: str) -> Iterable[Any]:
         """YAML as the API server's clients read it: a lone `=` is text."""
 
     Loader.add_constructor("tag:yaml.org,2002:value", lambda _, node: str(node.value))
+    source = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()  # YAML tells the encoding itself
     try:
-        source = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
         return [document for document in yaml.load_all(source, Loader) if document is not None]
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{name}: it is not UTF-8: {error.reason} at byte {error.start}") from error
     except yaml.YAMLError as error:
         raise ManifestError(f"{name}: {error}") from error
 

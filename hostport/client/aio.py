@@ -7,6 +7,7 @@ Rules:
 
 * A lease is renewed by a task of its own until it is released, at the end of the block or by `release`.
 * An allocator that restarts is waited for: to ask again with the same request_id gets the first answer.
+* Who is cancelled while ports are leased leaves none behind: what is still granted is given back beside it.
 * When a lease is lost, the task that entered the block is cancelled, as by `asyncio.timeout`, and the block raises
   LeaseLostError: nothing goes on on ports that others may have. With `on_lost`, that is called instead.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from hostport.v1.allocator_pb2_grpc import AllocatorServiceAsyncStub
 
 log = logging.getLogger(__name__)
+
+LATE_SECONDS = 1.0
+"""How long an answer is waited for that only says what is to be given back."""
 
 
 class AsyncClient:
@@ -56,6 +61,7 @@ class AsyncClient:
         """
         self._address = check_address(address)
         self._closing: set[asyncio.Task[None]] = set()
+        self._giving_back: set[asyncio.Task[None]] = set()
 
         def connect() -> grpc.aio.Channel:
             loaded, made = credentials.load(), options(server_name, program)
@@ -92,6 +98,28 @@ class AsyncClient:
                 attempts.succeeded()
                 return answer
 
+    async def allocate(self, request: pb.AllocateRequest) -> pb.AllocateResponse:
+        """Calls Allocate. Who is cancelled meanwhile cannot know what was granted: that is given back.
+
+        Raises:
+            HostportError, OSError: as `call`.
+
+        """
+        asking = asyncio.get_running_loop().create_task(self.call("Allocate", request))
+        try:
+            answer: pb.AllocateResponse = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            self._keep(self._give_back(asking), self._giving_back)
+            raise
+        return answer
+
+    async def release(self, allocation_id: str) -> None:
+        """Gives ports back. What cannot be given back now is logged, and runs out by itself."""
+        try:
+            await self.call("Release", pb.ReleaseRequest(id=allocation_id), timeout=RELEASE_SECONDS)
+        except (HostportError, OSError, grpc.aio.UsageError) as error:  # UsageError: the channel was closed
+            log.warning("lease %s could not be released, and will run out: %s", allocation_id, error)
+
     def stub(self) -> AllocatorServiceAsyncStub:
         """For calls that stream. Raises OSError when the credential files cannot be used."""
         stub: AllocatorServiceAsyncStub = self._link.stub()
@@ -99,6 +127,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends the connection; leases that were not released run out."""
+        await asyncio.gather(*self._giving_back)
         await asyncio.gather(self._link.channel.close(), *self._closing)
 
     async def __aenter__(self) -> Self:
@@ -111,9 +140,22 @@ class AsyncClient:
         return f"<{type(self).__name__} {self._address}>"
 
     def _part(self, old: grpc.aio.Channel) -> None:
-        closing = asyncio.get_running_loop().create_task(old.close(grace=ATTEMPT_SECONDS))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        self._keep(old.close(grace=ATTEMPT_SECONDS), self._closing)
+
+    async def _give_back(self, asking: asyncio.Task[pb.AllocateResponse]) -> None:
+        """What an Allocate that nobody waits for any more is still granted."""
+        await asyncio.wait([asking], timeout=LATE_SECONDS)
+        asking.cancel()  # where it has not ended
+        if asking.done() and not asking.cancelled() and not asking.exception():
+            granted = asking.result().allocation.id
+            if granted:  # not so after a dry run
+                await self.release(granted)
+
+    def _keep(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
+        """Does some work beside everything else, as one of those that the end waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        among.add(task)
+        task.add_done_callback(among.discard)
 
 
 class AsyncLease(LeaseState):
@@ -128,16 +170,20 @@ class AsyncLease(LeaseState):
     async def acquire(self) -> Self:
         """Leases the ports and begins to renew. Nobody is cancelled when it is lost.
 
+        A lease that was released, or lost, may be leased again.
+
         Raises:
             HostportError: they cannot be had.
+            RuntimeError: it is held already.
 
         """
-        while not self._granted(await self._client.call("Allocate", self._begin())):
-            await self._give_back()
+        while not self._granted(await self._client.allocate(self._begin())):
+            await self._client.release(self.id)
         lacking = self._lacking()
         if lacking is not None:
-            await self._give_back()
+            await self._client.release(self.id)
             raise lacking
+        self._held()
         self._keeping = asyncio.get_running_loop().create_task(self._keep(), name=f"lease-{self.id}")
         return self
 
@@ -148,7 +194,8 @@ class AsyncLease(LeaseState):
             return
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
-        await self._give_back()
+        self._ended()
+        await self._client.release(self.id)
 
     async def __aenter__(self) -> Self:
         await self.acquire()
@@ -168,12 +215,6 @@ class AsyncLease(LeaseState):
             if error is None or kind is asyncio.CancelledError:
                 raise self.lost from None
 
-    async def _give_back(self) -> None:
-        try:
-            await self._client.call("Release", pb.ReleaseRequest(id=self.id), timeout=RELEASE_SECONDS)
-        except (HostportError, OSError, grpc.aio.UsageError) as error:  # UsageError: the channel was closed
-            log.warning("lease %s could not be released, and will run out: %s", self.id, error)
-
     async def _keep(self) -> None:
         """The task: renews until the lease is lost; to release it cancels this."""
         while True:
@@ -192,7 +233,7 @@ class AsyncLease(LeaseState):
         return None
 
     def _lose(self, error: LeaseLostError) -> None:
-        self.lost = error
+        self._ended(error)
         log.error("%s", error)
         if self._on_lost is not None:
             self._on_lost(error)

@@ -3,11 +3,14 @@
 A kind of lease adds how it waits and calls: `sync.Lease` with a thread, `aio.AsyncLease` with a task. Its steps:
 
 1. call Allocate with `_begin()`; while `_granted(answer)` is False, give those ports back and begin anew. Where
-   `_lacking()` is an error, give them back and raise it.
+   `_lacking()` is an error, give them back and raise it. Then `_held()`.
 2. wait for `_rest()` seconds.
 3. call Renew with `_renew`, unless `_too_late()`; then `_renewed()` or `_failed(error)`. Back to 2.
 
-Rule: an error of `_too_late` or `_failed` means that the lease is lost from now on, and nothing is called any more.
+Rules:
+
+* An error of `_too_late` or `_failed` means that the lease is lost from now on, and nothing is called any more.
+* It is held from `_held()` on, until it is lost or given back (`_ended()`). Then it may be leased again.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class LeaseState:
         self._renewal = Renewal(request.ttl, elapsed())
         self._sent = 0.0
         self._trouble = ""
+        self._is_held = False
 
     @property
     def grant(self) -> Grant:
@@ -89,7 +93,9 @@ class LeaseState:
     # -- the steps
 
     def _begin(self) -> pb.AllocateRequest:
-        """The request for the ports, under an id of its own."""
+        """The request for the ports, under an id of its own. Raises RuntimeError where the lease is held."""
+        if self._is_held:
+            raise RuntimeError(f"lease {self.id} is held already: release it, or make another one")
         self._sent = elapsed()
         return self._request.request(uuid.uuid4().hex)
 
@@ -105,6 +111,14 @@ class LeaseState:
                 why = f"the allocator gave {got.count} number in place of {wanted.count}"
                 return UnavailableError(f"{why}: it is older than blocks of ports. Upgrade it")
         return None
+
+    def _held(self) -> None:
+        """The ports are ours."""
+        self.lost, self._is_held = None, True
+
+    def _ended(self, lost: LeaseLostError | None = None) -> None:
+        """They are no more: given back, or lost."""
+        self.lost, self._is_held = lost or self.lost, False
 
     def _rest(self) -> float:
         """Seconds until the next step."""

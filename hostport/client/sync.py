@@ -65,9 +65,7 @@ class Client:
                 return grpc.insecure_channel(address, options=made)
             return grpc.secure_channel(address, loaded, options=made)
 
-        self._link = Link(
-            credentials, connect, lambda old: old.close(), timeout=timeout, connect_timeout=connect_timeout
-        )
+        self._link = Link(credentials, connect, _part, timeout=timeout, connect_timeout=connect_timeout)
 
     def lease(self, owner: str, *ports: Port, on_lost: OnLost | None = None, **terms: Unpack[LeaseTerms]) -> Lease:
         """A lease for `owner` (`Kind/name`), to be entered. Without ports: one TCP port. See `LeaseTerms` for the rest.
@@ -110,6 +108,13 @@ class Client:
         return f"<{type(self).__name__} {self._address}>"
 
 
+def _part(old: grpc.Channel) -> None:
+    """Closes a channel when no attempt of another thread can be on it any more: what is closed takes no call."""
+    closing = threading.Timer(2 * ATTEMPT_SECONDS, old.close)
+    closing.daemon = True
+    closing.start()
+
+
 class Lease(LeaseState):
     """Leased ports, renewed by a thread. `lost` is None as long as they are."""
 
@@ -119,10 +124,11 @@ class Lease(LeaseState):
         self._over = threading.Event()  # released, or lost and released
 
     def acquire(self) -> Self:
-        """Leases the ports and begins to renew.
+        """Leases the ports and begins to renew. A lease that was released, or lost, may be leased again.
 
         Raises:
             HostportError: they cannot be had.
+            RuntimeError: it is held already.
 
         """
         while not self._granted(self._client.call("Allocate", self._begin())):
@@ -131,6 +137,7 @@ class Lease(LeaseState):
         if lacking is not None:
             self._give_back()
             raise lacking
+        self._held()
         self._over.clear()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{self.id}", daemon=True)
         self._thread.start()
@@ -146,6 +153,7 @@ class Lease(LeaseState):
         if self.lost is None:
             self._thread.join(ATTEMPT_SECONDS)  # else it might renew what is given back
             self._give_back()
+            self._ended()
 
     def __enter__(self) -> Self:
         return self.acquire()
@@ -182,7 +190,7 @@ class Lease(LeaseState):
     def _lose(self, error: LeaseLostError) -> None:
         if self._over.is_set():  # released meanwhile, which is why it was ended
             return
-        self.lost = error
+        self._ended(error)
         atexit.unregister(self.release)
         log.error("%s", error)
         if self._on_lost is not None:

@@ -20,11 +20,11 @@ from hostport_cli.checks.looking import look
 from hostport_cli.exits import Exit
 from hostport_cli.kubectl import KubectlError
 from hostport_cli.options import NAMESPACE, Command, Duration, asking
-from hostport_cli.printing import STYLES, is_terminal, remark, show_data, styled
+from hostport_cli.printing import STYLES, is_terminal, remark, show_data, styled, visible
 from hostport_cli.session import Session
 
 WAIT_PACE = 2.0
-WIDEST = 100
+NARROWEST, WIDEST = 40, 100
 
 
 @click.command("check", cls=Command)
@@ -86,7 +86,7 @@ async def _namespace(session: Session) -> str:
 
 def width() -> int:
     """0: lines are not wrapped, since no person reads them here."""
-    return min(shutil.get_terminal_size().columns, WIDEST) if is_terminal() else 0
+    return max(NARROWEST, min(shutil.get_terminal_size().columns, WIDEST)) if is_terminal() else 0
 
 
 def lines(findings: Sequence[Finding], width: int) -> Iterator[str]:
@@ -112,11 +112,11 @@ def _counted(count: int, noun: str) -> str:
 def _told(finding: Finding, width: int) -> Iterator[str]:
     mark = finding.level.value
     detail = f" ({finding.detail})" if finding.detail else ""
-    yield f"{styled(mark, STYLES[mark])} {finding.check.holds}{detail}"
+    yield f"{styled(mark, STYLES[mark])} {finding.check.holds}{visible(detail)}"
     if finding.level is Level.OK:
         return
     for word, text in (("cause", finding.cause), ("fix", finding.fix), ("see", finding.check.link)):
-        line = f"    {f'{word}:':<7}{text}"
+        line = f"    {f'{word}:':<7}{visible(text)}"
         hanging = " " * 11
         yield from textwrap.wrap(line, width, subsequent_indent=hanging, break_on_hyphens=False) if width else [line]
 

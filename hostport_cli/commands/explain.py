@@ -18,7 +18,7 @@ from hostport_cli.exits import CliError, Exit
 from hostport_cli.explaining import Explanation, PodFacts, explain
 from hostport_cli.kubectl import Kubectl, KubectlError, together
 from hostport_cli.options import NAMESPACE, Command, asking
-from hostport_cli.printing import plain_table, show_data, styled
+from hostport_cli.printing import plain_table, show_data, styled, visible
 from hostport_cli.session import Session
 from hostport_cli.steered import excluded_nodes
 from shim.annotations import ALLOCATION_ID
@@ -203,12 +203,12 @@ async def _held(session: Session, pods: Sequence[Any]) -> dict[str, Sequence[pb.
 
 
 def _lines(told: Explanation) -> list[str]:
-    lines = [styled(told.verdict, "green" if told.is_good else "bold red"), ""]
-    lines += [f"{f'{key}:':<13}{value}" for key, value in told.facts.items()]
+    lines = [styled(visible(told.verdict), "green" if told.is_good else "bold red"), ""]
+    lines += [visible(f"{f'{key}:':<13}{value}") for key, value in told.facts.items()]
     if told.mistakes:
-        lines += ["", "What is wrong with it:", *(f"  {mistake}" for mistake in told.mistakes)]
+        lines += ["", "What is wrong with it:", *(visible(f"  {mistake}") for mistake in told.mistakes)]
     if told.warnings:
-        lines += ["", "Warnings:", *(f"  {warning}" for warning in told.warnings)]
+        lines += ["", "Warnings:", *(visible(f"  {warning}") for warning in told.warnings)]
     if told.ports:
         titles = ["CONTAINER", "PORT", "ASKED", "NUMBER", "RULE"]
         rows = [[port.container, port.name, port.old, port.numbers, port.rule] for port in told.ports]

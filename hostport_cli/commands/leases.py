@@ -7,7 +7,8 @@ import os
 import re
 import signal
 import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -121,11 +122,12 @@ async def lease(
     if command and dry_run:
         raise click.UsageError("--dry-run runs nothing: leave COMMAND away")
     if command:
+        _check_variables(wanted.ports)
         return await _run(session, wanted, command)
     request = wanted.request(uuid.uuid4().hex)
     request.dry_run = dry_run
     async with session.allocator() as allocator:
-        answer: pb.AllocateResponse = await allocator.call("Allocate", request)
+        answer = await allocator.allocate(request)
     for warning in answer.warnings:
         remark(f"warning: {warning.reason}: {warning.message}")
     _show_lease(output, answer.allocation)
@@ -186,16 +188,29 @@ async def _status(process: asyncio.subprocess.Process) -> int:
     return 128 - code if code < 0 else code
 
 
-def environment(node: str, ports: tuple[LeasedPort, ...]) -> dict[str, str]:
+def environment(node: str, ports: Sequence[LeasedPort]) -> dict[str, str]:
     """The variables that a command finds its numbers in."""
-    named = [("PORT", ports[0]), *((port.name.upper().replace("-", "_"), port) for port in ports if port.name)]
-    found = {"HOSTPORT_NODE": node}
-    for name, port in named:
-        found[f"HOSTPORT_{name}"] = str(port.number)
+    return dict(_variables(node, ports))
+
+
+def _variables(node: str, ports: Sequence[LeasedPort]) -> Iterator[tuple[str, str]]:
+    yield "HOSTPORT_NODE", node
+    first = [] if ports[0].name == "port" else [("PORT", ports[0])]
+    named = [(port.name.upper().replace("-", "_"), port) for port in ports if port.name]
+    for name, port in (*first, *named):
+        yield f"HOSTPORT_{name}", str(port.number)
         if port.count > 1:
-            found[f"HOSTPORT_{name}_MIN"], found[f"HOSTPORT_{name}_MAX"] = str(port.number), str(port.numbers[-1])
-            found[f"HOSTPORT_{name}_COUNT"] = str(port.count)
-    return found
+            yield f"HOSTPORT_{name}_MIN", str(port.number)
+            yield f"HOSTPORT_{name}_MAX", str(port.numbers[-1])
+            yield f"HOSTPORT_{name}_COUNT", str(port.count)
+
+
+def _check_variables(ports: Sequence[Port]) -> None:
+    """Raises click.UsageError where a command would be told two things by one variable."""
+    granted = [LeasedPort(port.name, port.protocol, 1, count=port.count) for port in ports]
+    for name, times in Counter(name for name, _ in _variables("", granted)).items():
+        if times > 1:
+            raise click.UsageError(f"{name} would have two values: name the ports otherwise")
 
 
 @click.command("renew", cls=Command)

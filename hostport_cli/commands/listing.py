@@ -18,7 +18,7 @@ from hostport.client.renewal import LONGEST_PAUSE
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli import wording
 from hostport_cli.options import NAMESPACES, Command, asking
-from hostport_cli.printing import Column, Output, output_option, remark, show, styled
+from hostport_cli.printing import Column, Output, output_option, remark, show, styled, visible
 from hostport_cli.session import Session
 
 PAGE = 1000
@@ -174,5 +174,6 @@ def _tell(event: Any, output: str) -> None:
     allocation = event.allocation
     who = wording.owner(allocation.owner, qualified=True)
     where = f" on {allocation.node}" if allocation.node else ""
-    line = [time.strftime("%H:%M:%S"), styled(word.ljust(5), style), who, wording.ports(allocation) + where]
+    what = visible(f"{who}  {wording.ports(allocation)}{where}")
+    line = [time.strftime("%H:%M:%S"), styled(word.ljust(5), style), what]
     click.echo("  ".join([*line, wording.state(allocation)]))

@@ -20,10 +20,12 @@ from clikit import Ended, hostport, hostport_here, in_loop, inhabited
 
 from allocator.core.admission import LedgerRules
 from hostport import version
+from hostport.client import UnavailableError
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli import manual, wording
 from hostport_cli.__main__ import cli, run
 from hostport_cli.commands.completion import complete
+from hostport_cli.exits import words
 from testing.servicekit import Running, Start
 
 DB, LEASE, WEB = (f"{number:032x}" for number in (1, 2, 3))
@@ -221,6 +223,26 @@ def test_an_allocator_that_does_not_answer_is_told_from_one_that_refuses() -> No
     assert ended.err.endswith("(is it running? `hostport check` tells what is broken)\n")
 
 
+TLS = "does its TLS fit --ca, --cert and --server-name?"
+SILENCE = {
+    "nobody is there": ("Connection refused", "is it running?"),
+    "another authority": ("Tls handshake failed (TSI_PROTOCOL_FAILURE): CERTIFICATE_VERIFY_FAILED", TLS),
+    "it speaks plain text": ("Tls handshake failed (TSI_PROTOCOL_FAILURE): WRONG_VERSION_NUMBER", TLS),
+    "another name": ("Custom verification check failed with error: Hostname Verification Check failed.", TLS),
+    "it speaks TLS, or wants a certificate": ("Socket closed", f"is it its gRPC port, and {TLS}"),
+    "it speaks TLS, and resets": ("recvmsg:Connection reset by peer (104)", f"is it its gRPC port, and {TLS}"),
+    "a port for HTTP/1.1": ("Failed parsing HTTP/2 (Expected SETTINGS frame)", f"is it its gRPC port, and {TLS}"),
+}
+
+
+@pytest.mark.parametrize("case", SILENCE)
+def test_who_gets_no_answer_is_told_where_to_look(case: str) -> None:
+    """Whether a program runs is no question where something at its address turned us away."""
+    said, question = SILENCE[case]
+
+    assert words(UnavailableError(said)) == f"{said} ({question} `hostport check` tells what is broken)"
+
+
 def test_without_kubectl_it_says_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
 
@@ -257,6 +279,25 @@ async def test_a_command_runs_on_leased_ports_which_are_free_when_it_ends(demo: 
 
     assert ended == Ended(7)
     assert (await demo.stub.GetNode(pb.GetNodeRequest(name="n3"))).node.held_port_count == 0
+
+
+@pytest.mark.parametrize(
+    ("ports", "variable"),
+    [
+        (["a", "a"], "HOSTPORT_A"),
+        (["media", "port"], "HOSTPORT_PORT"),
+        (["node"], "HOSTPORT_NODE"),
+        (["a", "a-min"], "HOSTPORT_A_MIN"),
+    ],
+    ids=["one name twice", "the first port", "the node", "the lowest of a block"],
+)
+def test_a_command_is_not_told_two_things_by_one_variable(ports: list[str], variable: str) -> None:
+    named = [f"--port={each}" for each in ports]
+
+    ended = hostport_here("lease", "--owner=Test/me", "--count=2", *named, "--server=127.0.0.1:1", "--", "true")
+
+    told = f"error: {variable} would have two values: name the ports otherwise (see hostport lease --help)\n"
+    assert ended == Ended(2, "", told)
 
 
 async def test_a_lease_of_a_block_shows_its_first_and_last_number(demo: Running) -> None:
@@ -337,6 +378,44 @@ def test_kubectl_finds_the_plugin_and_its_completion() -> None:
     assert re.fullmatch(r"watch\t.*\n:4\n", completed.stdout)
 
 
+STEERING = "\x1b[2Jgone\nPod/demo/you \u202e"
+SHOWN = r"\x1b[2Jgone\nPod/demo/you \u202e"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("list", "-o", "wide"), ("node", "n2", "-o", "wide"), ("who", "n2", "7001", "-o", "wide")],
+    ids=" ".join,
+)
+async def test_what_others_wrote_does_not_steer_the_terminal(demo: Running, arguments: tuple[str, ...]) -> None:
+    """Who leases names the owner: colours, an emptied screen or a line that looks like another row are shown as text."""
+    owner = pb.Owner(kind="Relay", name=STEERING, description=STEERING)
+    where = pb.NodeConstraints(node_name="n2")
+    request = pb.AllocateRequest(owner=owner, policy=pb.POLICY_DYNAMIC, ports=[pb.PortRequest()], constraints=where)
+    await demo.stub.Allocate(request)
+
+    ended = await hostport(demo, *arguments)
+
+    assert ended.code == 0
+    assert [line.count(SHOWN) for line in ended.out.splitlines() if "gone" in line] == [2]
+    assert not any(sign in ended.out for sign in "\x1b\u202e")
+
+
+async def test_an_error_does_not_steer_the_terminal_either(demo: Running) -> None:
+    ended = await hostport(demo, "node", STEERING)
+
+    assert (ended.code, "\x1b" in ended.err) == (3, False)
+    assert r"no node \x1b[2Jgone Pod/demo/you \u202e. " in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("node", "\udcff"), ("lease", "--owner", "Relay/\udcff")], ids=" ".join)
+def test_an_argument_that_is_no_text_is_told(arguments: tuple[str, ...]) -> None:
+    ended = hostport_here(*arguments, "--server=127.0.0.1:1")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(r"error: the argument '\S*\\udcff' is not UTF-8\n", ended.err)
+
+
 # -- as a process of its own
 
 
@@ -362,6 +441,32 @@ async def test_who_reads_no_further_ends_it_without_a_word(demo: Running) -> Non
     await demo.stub.Release(pb.ReleaseRequest(id=LEASE))
 
     assert await asyncio.to_thread(last_words, process) == (141, "")
+
+
+STDOUTS = {
+    "is full": (">/dev/full", 1, "error: cannot go on: No space left on device\n"),
+    "is closed": (">&-", 0, ""),
+}
+
+
+@pytest.mark.parametrize("case", STDOUTS)
+def test_a_stdout_that_takes_nothing_leaves_no_traceback(case: str) -> None:
+    redirection, code, err = STDOUTS[case]
+    command = f"exec {sys.executable} -m hostport_cli version --client {redirection}"
+
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", err)
+
+
+def test_signs_that_the_terminal_does_not_have_are_told_by_their_numbers() -> None:
+    environ = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "hostport_cli", "check", "--server=127.0.0.1:1", "--timeout=100ms"]
+
+    done = subprocess.run(command, check=False, capture_output=True, env=environ, timeout=60)
+
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert rb"\u2717 the allocator answers" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

@@ -173,6 +173,21 @@ def test_the_first_line_says_why_it_has_ports_or_has_none(case: str) -> None:
     assert told(pod, **facts).splitlines()[0] == verdict
 
 
+@pytest.mark.parametrize(
+    "table",
+    ["null", "true", "-1", "[null]", '[{"container": 1}]', '[{"container": "c", "containerPort": "x"}]', "[" * 9999],
+    ids=lambda table: table[:40],
+)
+def test_a_table_that_anybody_may_have_written_is_taken_for_an_empty_one(table: str) -> None:
+    pod = admitted("distributed-db.yaml")
+    pod["metadata"]["annotations"]["hostport.io/allocations"] = table
+
+    first, *rest = told(pod, found=found()).splitlines()
+
+    assert first == "It has its ports."
+    assert not [line for line in rest if line.startswith("CONTAINER")]
+
+
 def test_what_would_be_denied_is_told_in_the_words_of_the_denial() -> None:
     assert told(asking(enabled="true", policy="dynamic", min_port="many")).splitlines()[-3:] == [
         "What is wrong with it:",

@@ -23,7 +23,8 @@ from access.secured import Secured
 from clikit import Ended, hostport_here, in_loop
 
 from allocator.access.guard import EVERYWHERE
-from hostport_cli.kubectl import KubectlError, together
+from hostport_cli.kubectl import Kubectl, KubectlError, together
+from testing.waiting import until
 
 STAND_IN = f"""#!{sys.executable}
 import json, os, sys, time
@@ -144,6 +145,42 @@ async def test_the_allocator_of_the_cluster_is_reached_with_a_token_that_kubectl
             "--request-timeout=10s",
         ],
     ]  # fmt: skip
+    assert kubectl.still_running() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["error: lost connection to pod\n", "E1130 an error occurred forwarding 40123 -> 50051\n" * 1500],
+    ids=["its Pod has gone", "kubectl said more than a pipe holds"],
+)
+async def test_a_forward_that_ends_is_begun_again_at_the_same_address(kubectl: StandIn, wrong: str) -> None:
+    """An allocator that is replaced takes kubectl with it: a watch, or a lease of hours, would never hear of the next."""
+    kubectl.says(**{"port-forward": ("Forwarding from 127.0.0.1:40123 -> 50051\n", wrong, 1)})
+
+    async with Kubectl().forward("ours", "service/hostport-allocator", "grpc", pace=0.01) as address:
+        await until(lambda: len(kubectl.asked) >= 3)
+
+    flags = ["port-forward", "--namespace=ours", "--address=127.0.0.1", "service/hostport-allocator"]
+    assert address == "127.0.0.1:40123"
+    assert kubectl.asked[:3] == [[*flags, ":grpc"], [*flags, "40123:grpc"], [*flags, "40123:grpc"]]
+    assert kubectl.still_running() == []
+
+
+async def test_a_token_is_made_anew_before_it_ends(kubectl: StandIn) -> None:
+    """One of kubectl's lives for an hour: a command that runs for longer would lose its lease with it."""
+    kubectl.says(create_token=("first\n", "", 0))
+
+    async with Kubectl().tokens("relay", "media", "hostport.io", pace=0.01) as token:
+        shown = [token()]
+        kubectl.says(create_token=("", NO_CLUSTER, 1))  # for a while nobody makes one: the former holds
+        asked = len(kubectl.asked)
+        await until(lambda: len(kubectl.asked) >= asked + 3)
+        shown.append(token())
+        kubectl.says(create_token=("second\n", "", 0))
+        await until(lambda: token() != "first")
+        shown.append(token())
+
+    assert shown == ["first", "first", "second"]
     assert kubectl.still_running() == []
 
 

@@ -19,9 +19,10 @@ from testing.servicekit import Running
 LEASE = ("lease", "--owner", "Test/me")
 
 
-def program(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hostport_cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def program(*arguments: str, under: str = "env") -> subprocess.Popen[str]:
+    command = [under, sys.executable, "-m", "hostport_cli", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 async def line(process: subprocess.Popen[str]) -> str:
@@ -78,7 +79,11 @@ async def test_a_command_is_ended_when_its_lease_is_lost(service: Running) -> No
     assert done.err.startswith(f"error: sleep was ended: lease {allocation} was ended: ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP],
+    ids=["Ctrl-C", "SIGTERM", "the terminal is closed"],
+)
 async def test_an_interruption_ends_the_command_and_gives_the_ports_back(
     service: Running, number: signal.Signals
 ) -> None:
@@ -91,6 +96,18 @@ async def test_an_interruption_ends_the_command_and_gives_the_ports_back(
     assert await ended(process) == (130, "")
     assert await held(service) == []
     assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_a_command_under_nohup_outlives_the_terminal(service: Running) -> None:
+    process = program(
+        *LEASE, f"--server={service.address}", "--", "sh", "-c", "echo; read word; echo $word", under="nohup"
+    )
+    await line(process)
+
+    process.send_signal(signal.SIGHUP)
+
+    out, _ = await asyncio.to_thread(process.communicate, "still here\n", timeout=20)
+    assert (process.returncode, out) == (0, "still here\n")
 
 
 async def test_a_command_that_cannot_be_run_takes_no_ports(service: Running) -> None:

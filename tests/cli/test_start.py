@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import os
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
@@ -30,6 +32,34 @@ def test_whoever_installed_the_library_alone_is_told_which_extra_to_install(
         "hostport: the package rich is not installed, which the command line needs and the library does not: "
         'pip install "hostport-operator[cli]"\n'
     )
+
+
+def test_grpc_keeps_its_log_to_itself_and_a_command_with_a_lease_does_not_inherit_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each handshake that fails was a line of C++ above the one that says what to do."""
+    seen = []
+
+    def importing(module: str) -> Any:
+        seen.append(os.environ.get("GRPC_VERBOSITY"))
+        return SimpleNamespace(main=lambda: seen.append(os.environ.get("GRPC_VERBOSITY")))
+
+    monkeypatch.setattr(start, "import_module", importing)
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    start.command_line()
+    monkeypatch.setenv("GRPC_VERBOSITY", "debug")
+    start.command_line()
+
+    assert seen == ["NONE", None, "debug", "debug"]
+
+
+def test_ctrl_c_before_everything_is_imported_ends_it_as_ctrl_c_does_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def importing(module: str) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "import_module", importing)
+
+    assert start.command_line() == 130
 
 
 @pytest.mark.parametrize("name", ["hostport_cli.exits", "shim", "allocator.core.place.plan"])

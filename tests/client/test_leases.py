@@ -162,6 +162,30 @@ async def test_the_block_of_a_lost_lease_does_not_end_as_if_nothing_had_been(ser
         await asyncio.to_thread(use)
 
 
+async def test_a_lease_that_was_lost_is_had_again_as_if_it_were_new(service: Running) -> None:
+    lost: list[LeaseLostError] = []
+    with Client(str(service.address)) as client:
+        lease = client.lease("Relay/r1", ttl=1.2, on_lost=lost.append)
+        first = (await asyncio.to_thread(lease.acquire)).id
+        await release(service, first)
+        await until(lambda: lost)
+
+        await asyncio.to_thread(lease.acquire)
+
+        assert (lease.lost, lease.id != first, set(await held(service))) == (None, True, {"r1"})
+        await asyncio.to_thread(lease.release)
+    assert await held(service) == {}
+
+
+async def test_a_lease_that_is_held_is_not_leased_a_second_time(service: Running) -> None:
+    with Client(str(service.address)) as client:
+        lease = await asyncio.to_thread(client.lease("Relay/r1").acquire)
+        with pytest.raises(RuntimeError, match="is held already: release it"):
+            await asyncio.to_thread(lease.acquire)
+        await asyncio.to_thread(lease.release)
+    assert await held(service) == {}
+
+
 def test_a_program_that_ends_without_releasing_has_released(tmp_path: Path) -> None:
     program = """
 import sys
@@ -229,6 +253,40 @@ async def test_who_listens_is_called_and_not_cancelled(service: Running) -> None
         await release(service, lease.id)
         await until(lambda: lost)
     assert [error.reason for error in lost] == ["ALLOCATION_NOT_FOUND"]
+
+
+async def test_a_lost_lease_of_asyncio_is_had_again_and_a_held_one_is_not_leased_twice(service: Running) -> None:
+    async with AsyncClient(str(service.address)) as client:
+        lease = await client.lease("Relay/r1", ttl=1.2).acquire()
+        await release(service, lease.id)
+        await until(lambda: lease.lost)
+
+        async with lease:
+            assert (lease.lost, set(await held(service))) == (None, {"r1"})
+            with pytest.raises(RuntimeError, match="is held already: release it"):
+                await lease.acquire()
+        assert await held(service) == {}
+
+
+async def test_who_is_cancelled_while_ports_are_leased_leaves_none_behind(service: Running) -> None:
+    async with AsyncClient(str(service.address)) as client:
+        asking = asyncio.create_task(client.lease("Relay/r1").acquire())
+        await until(lambda: len(service.engine.ledger.claims), every=0)  # it is decided, and on its way to the disk
+        asking.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    assert await held(service) == {}
+
+
+async def test_who_is_cancelled_while_nobody_answers_does_not_wait_for_it() -> None:
+    began = time.monotonic()
+    async with AsyncClient("127.0.0.1:1", connect_timeout=60) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), client.lease("Relay/r1"):
+                pass
+    assert time.monotonic() - began < 3
 
 
 async def test_a_cancellation_from_outside_stays_one_and_releases(service: Running) -> None:

@@ -54,6 +54,12 @@ def test_a_service_that_is_another_name_selects_nobody() -> None:
     assert parse_service({"metadata": {"name": "alias"}, "spec": spec}) is None
 
 
+@pytest.mark.parametrize("target", [[8080], {"number": 8080}, 80.5, True], ids=repr)
+def test_a_target_that_is_neither_a_number_nor_a_name_is_passed_over(target: object) -> None:
+    """A manifest of a person has no API server before it."""
+    assert service(targetPort=target) is None
+
+
 SENTENCE = "SERVICE_OLD_PORT: Service num sends port 80/TCP to 8080, which moved to 7000: set targetPort: db"
 
 

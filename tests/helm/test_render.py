@@ -451,6 +451,44 @@ WRONG: dict[str, tuple[Values, str]] = {
         {"certificates.caBundle": CA},
         "caBundle is set, but with certificates.mode",
     ),
+    "a certificate that is renewed before it is made": (
+        {"certificates.mode": "certManager", "certificates.duration": "24h"},
+        "certificates.renewBefore is 720h, and certificates.duration 24h",
+    ),
+    "an authority that is renewed before it is made": (
+        {"certificates.mode": "certManager", "certificates.caDuration": "9000h"},
+        "certificates.caRenewBefore is 17520h, and certificates.caDuration 9000h",
+    ),
+    "an authority that may end before a certificate of it": (
+        {"certificates.mode": "certManager", "certificates.caRenewBefore": "720h"},
+        "certificates.caRenewBefore is 720h, and a certificate lives for 2160h",
+    ),
+    "an issuer that nobody asks": (
+        {"certificates.issuerRef": {"name": "corporate"}},
+        "certificates.issuerRef is set, but certificates.mode is builtin",
+    ),
+    "names that nobody certifies": (
+        {"certificates.mode": "certManager", "certificates.names": ["ports.example.com"]},
+        "certificates.names is set, but certificates.mode is certManager",
+    ),
+    "a life that nobody gives": (
+        {"certificates.mode": "certManager", "certificates.lifetime": "24h"},
+        "certificates.lifetime is set, but certificates.mode is certManager",
+    ),
+    "a port of the node that only user 0 may open": (
+        {"webhook.hostNetwork": True, "webhook.port": 443},
+        "webhook.port is 443, which on the network of a node only user 0 may open",
+    ),
+    "the kubelet's port": (
+        {"webhook.hostNetwork": True, "webhook.port": 10250},
+        "webhook.port is 10250, which on every node the kubelet has",
+    ),
+    "scrapes that alerts do not see": (
+        {"alerts.enabled": True, "podMonitor.enabled": True, "podMonitor.interval": "3m"},
+        "podMonitor.interval is 3m, and the alerts look at 5 minutes",
+    ),
+    "no runbooks": ({"alerts.runbooks": ""}, "does not match pattern"),
+    "runbooks with an anchor": ({"alerts.runbooks": "https://example.com/runbooks#top"}, "does not match pattern"),
     "a test where no Pod is given ports": (
         {"excludedNamespaces": ["default"]},
         "test.namespace is default, which the webhook leaves alone",
@@ -472,12 +510,34 @@ LONGEST: dict[str, Values] = {
     "numbers": {"reservedPorts": "1-65535,k3s"},
     "a label of Pods": {"shim.podLabels": {"app.kubernetes.io/component": "webhook"}},
     "a certificate": {"certificates.lifetime": "1h", "certificates.caLifetime": "2h"},
+    "a certificate of cert-manager": {
+        "certificates.mode": "certManager",
+        "certificates.duration": "24h",
+        "certificates.renewBefore": "23h",
+        "certificates.caDuration": "26h",
+        "certificates.caRenewBefore": "25h",
+    },
+    "scrapes that alerts still see": {"alerts.enabled": True, "podMonitor.enabled": True, "podMonitor.interval": "2m"},
+    "scrapes in milliseconds": {"alerts.enabled": True, "podMonitor.enabled": True, "podMonitor.interval": "500ms"},
+    "a low port of a Pod's own network": {"webhook.port": 443},
 }
 
 
 @pytest.mark.parametrize("values", LONGEST.values(), ids=LONGEST)
 def test_what_the_programs_just_take_is_not_refused(helm: Helm, values: Values) -> None:
     assert helm.rendered(values)
+
+
+def test_a_shim_that_waits_longer_before_it_stops_has_the_time_for_it(helm: Helm) -> None:
+    graces = [
+        container["terminationGracePeriodSeconds"]
+        for delay in ("10s", "2m")
+        for each in helm.rendered({"shim.shutdownDelay": delay})
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == "hostport-shim"
+        for container in [each["spec"]["template"]["spec"]]
+    ]
+
+    assert graces == [60, 170]
 
 
 def test_a_null_is_as_good_as_a_value_that_is_empty(helm: Helm) -> None:

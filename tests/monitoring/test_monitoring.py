@@ -147,14 +147,17 @@ CASES: dict[str, tuple[Series, Series]] = {
             'hostport_range_numbers{range="7000-7099"}': "100x60",
         },
     ),
+    # A range that is exactly as large as its users need (a block, one number for each replica) is full and in order.
     "HostPortRangeFull": (
         {
-            'hostport_range_used_numbers{range="7000-7099"}': "99x60",
-            'hostport_range_numbers{range="7000-7099"}': "100x60",
+            'hostport_range_used_numbers{range="7000-7099",instance="a"}': "99x60",
+            'hostport_range_numbers{range="7000-7099",instance="a"}': "100x60",
+            'hostport_allocations_total{policy="DYNAMIC",result="refused",reason="RANGE_EXHAUSTED"}': "1+1x60",
         },
         {
-            'hostport_range_used_numbers{range="7000-7099"}': "90x60",
-            'hostport_range_numbers{range="7000-7099"}': "100x60",
+            'hostport_range_used_numbers{range="7000-7099",instance="a"}': "100x60",
+            'hostport_range_numbers{range="7000-7099",instance="a"}': "100x60",
+            'hostport_allocations_total{policy="DYNAMIC",result="refused",reason="RANGE_EXHAUSTED"}': "7x60",
         },
     ),
     "HostPortDenialsForWantOfPorts": (

@@ -135,11 +135,22 @@ def test_a_bad_manifest_is_told(tmp_path: Path, manifest: str, message: str) -> 
 
 
 def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
-    (tmp_path / "latin.yaml").write_bytes(b"kind: Pod\nmetadata: {name: caf\xe9}\n")
-    err = io.StringIO()
+    manifest, err = tmp_path / "pod.yaml", io.StringIO()
+    manifest.write_bytes(b"kind: Pod # caf\xe9\n")
 
-    assert render(replace(OFFLINE, files=[str(tmp_path / "latin.yaml")]), io.StringIO(), err) == 1
-    assert err.getvalue() == f"{tmp_path}/latin.yaml: it is not UTF-8: invalid continuation byte at byte 30\n"
+    code = render(replace(OFFLINE, files=[str(manifest)]), io.StringIO(), err)
+
+    assert (code, err.getvalue().startswith(f"{manifest}: unacceptable character #x00e9")) == (1, True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_manifest_may_begin_with_the_mark_of_its_encoding(tmp_path: Path, encoding: str) -> None:
+    """PowerShell writes what `kubectl get -o yaml >` gives so."""
+    manifest, out = tmp_path / "pod.yaml", io.StringIO()
+    manifest.write_text(textwrap.dedent(EXAMPLE), encoding=encoding)
+
+    assert render(replace(OFFLINE, files=[str(manifest)]), out, io.StringIO()) == 0
+    assert len(list(yaml.safe_load_all(out.getvalue()))) == 2
 
 
 def test_a_lone_sign_of_equality_is_text(tmp_path: Path) -> None:
