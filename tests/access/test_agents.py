@@ -64,6 +64,15 @@ async def _read(stream: grpc.aio.StreamStreamCall[pb.ReportNodeRequest, pb.Repor
     return await stream.read()
 
 
+async def reporting(stub: Stub) -> str:
+    """What comes of a report. A stream that gRPC resets before its refusal is sent, once in a hundred, is opened again."""
+    for _ in range(3):
+        found = await outcome(stub("ReportNode", REPORT))
+        if found != "INTERNAL":
+            return found
+    return await outcome(stub("ReportNode", REPORT))
+
+
 NOT_AGENTS = {
     "a token that is bound to no node": (ACCOUNT, ""),
     "another ServiceAccount of its namespace": (account(HOME, "relay"), "localhost"),
@@ -76,13 +85,13 @@ NOT_AGENTS = {
 async def test_whoever_is_no_agent_reports_nothing(secured: Secured, user: str, node: str) -> None:
     secured.server.grant(user, "create delete get list", "")
 
-    assert await outcome((await agent(secured, node, user))("ReportNode", REPORT)) == "PERMISSION_DENIED"
+    assert await reporting(await agent(secured, node, user)) == "PERMISSION_DENIED"
     assert not has_reported(secured)
 
 
 async def test_a_certificate_makes_no_agent(secured: Secured) -> None:
     for name in (ACCOUNT, SHIM):
-        assert await outcome((await secured.certified(name))("ReportNode", REPORT)) == "PERMISSION_DENIED"
+        assert await reporting(await secured.certified(name)) == "PERMISSION_DENIED"
     assert not has_reported(secured)
 
 
@@ -96,4 +105,4 @@ async def test_an_agent_does_nothing_but_report(secured: Secured) -> None:
 async def test_without_agents_nobody_reports(secured: Secured) -> None:
     secured.guard._agent_name = ""
 
-    assert await outcome((await agent(secured, "localhost"))("ReportNode", REPORT)) == "PERMISSION_DENIED"
+    assert await reporting(await agent(secured, "localhost")) == "PERMISSION_DENIED"

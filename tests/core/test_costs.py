@@ -130,7 +130,7 @@ def test_a_selector_that_was_never_seen_is_denied_cheaply_where_its_nodes_are_fu
         pytest.param(10, 100, "PORT_CONFLICT", id="few with many ports"),
         pytest.param(10, 512, "SEARCH_INCOMPLETE", id="few with very many"),
         pytest.param(300, 10, "PORT_CONFLICT", id="many with some"),
-        pytest.param(300, 512, "SEARCH_INCOMPLETE", id="many with very many"),
+        pytest.param(100, 512, "SEARCH_INCOMPLETE", id="many with very many"),
     ],
 )
 @pytest.mark.parametrize("asked", [1, 50])
@@ -174,8 +174,8 @@ def test_a_pod_of_512_ports_that_its_namesake_has_is_denied_cheaply() -> None:
 
 
 def test_plans_of_512_ports_that_stand_in_each_others_way_are_mended_a_few_at_a_time() -> None:
-    desk = Desk(*[f"n{at}" for at in range(20)])
-    desk.observe(pods=[pod(f"w{at}", *[f"x{n}:{n + at}" for n in range(8000, 8512)]) for at in range(40)])
+    desk = Desk(*[f"n{at}" for at in range(6)])
+    desk.observe(pods=[pod(f"w{at}", *[f"x{n}:{n + at}" for n in range(8000, 8512)]) for at in range(12)])
     while desk.ledger.has_more_to_replan:
         with counting() as cost:
             desk.ledger.replan()

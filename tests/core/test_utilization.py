@@ -183,7 +183,7 @@ def test_a_number_that_two_have_on_one_node_is_counted(pods: list[tuple[str, str
 def test_to_compare_many_holders_of_many_numbers_costs_what_they_are() -> None:
     desk = Desk("n1")
     ports = [f"x{n}:{n}@10.0.0.{{of}}" for n in range(7000, 7512)]
-    pods = [pod(f"p{of}", *[each.format(of=of) for each in ports], at="n1") for of in range(64)]
+    pods = [pod(f"p{of}", *[each.format(of=of) for each in ports], at="n1") for of in range(16)]
     desk.observe(pods=pods)
 
-    assert instructions(lambda: desk.ledger.utilization.step(1)) < 4_000_000
+    assert instructions(lambda: desk.ledger.utilization.step(1)) < 1_000_000
