@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,16 @@ from testing.servicekit import Running
 LEASE = ("lease", "--owner", "Test/me")
 
 
-def program(*arguments: str, under: str = "env") -> subprocess.Popen[str]:
-    command = [under, sys.executable, "-m", "hostport_cli", *arguments]
+AT_A_TERMINAL = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.executable, sys.orig_argv[3:])",
+)
+"""Begins a program as a terminal does: these tests may run under nohup, and what that ignores is inherited."""
+
+
+def program(*arguments: str, under: Sequence[str] = AT_A_TERMINAL) -> subprocess.Popen[str]:
+    command = [*under, sys.executable, "-m", "hostport_cli", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
@@ -100,7 +109,7 @@ async def test_an_interruption_ends_the_command_and_gives_the_ports_back(
 
 async def test_a_command_under_nohup_outlives_the_terminal(service: Running) -> None:
     process = program(
-        *LEASE, f"--server={service.address}", "--", "sh", "-c", "echo; read word; echo $word", under="nohup"
+        *LEASE, f"--server={service.address}", "--", "sh", "-c", "echo; read word; echo $word", under=("nohup",)
     )
     await line(process)
 
