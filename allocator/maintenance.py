@@ -29,7 +29,7 @@ from allocator.clock import Clock
 from allocator.cluster.contract import Watch
 from allocator.core.asks import Ask
 from allocator.core.candidates import NodeName
-from allocator.core.claims import CLAIM_WEIGHT, Claim, ClaimId, ClusterChange, PodUid, State, weight_of
+from allocator.core.claims import Claim, ClaimId, ClusterChange, PodUid, State, weight_of
 from allocator.core.ledger import MOST_DUE, Ledger
 from allocator.core.sockets import SocketChange
 from allocator.core.watch.replanner import Incident, IncidentKind
@@ -155,10 +155,10 @@ class Changes:
     def _free(self, claim_id: ClaimId, at: float) -> int:
         """The claim's end is durable: its ports are free from here on, not before. Gives what it weighed."""
         del self.ending[claim_id]
-        claim = self._ledger.claims.get(claim_id)
+        weight = weight_of(self._ledger.claims.get(claim_id))
         self._ledger.end(claim_id, self._now())
         self._answers.fade(claim_id, at)
-        return CLAIM_WEIGHT if claim is None else weight_of(claim)
+        return weight
 
     def end_leases(self, claim_ids: Iterable[ClaimId]) -> None:
         """Somebody has ended these leases, whether or not that is in the journal yet."""
@@ -267,8 +267,7 @@ class Maintenance:
 
     def pod_weight(self, uid: PodUid) -> int:
         """What the end of a Pod weighs; see `weight_of`."""
-        claim = self._ledger.claims.of_pod(uid)
-        return CLAIM_WEIGHT if claim is None else weight_of(claim)
+        return weight_of(self._ledger.claims.of_pod(uid))
 
     def node_weight(self) -> int:
         """What one Node that changed weighs, in ports: it is held against every candidate set that is kept."""

@@ -20,7 +20,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Any
@@ -286,16 +286,16 @@ def _claims(at: int, assigned: tuple[AssignedPort, ...]) -> Iterator[tuple[str, 
     for each in assigned:
         by_suffix.setdefault(_suffix(each), []).append(each)
     for suffix, holders in by_suffix.items():
-        winner = next((each for each in holders if each.at == at), holders[0])
+        winner = _winner(holders, at)
         for each in holders:
             if each.at == winner.at:
                 yield VARIABLE_PREFIX + suffix, each.number
                 if each.count > 1:
                     yield from _of_block(VARIABLE_PREFIX + suffix, each)
-    for suffix, holders in by_suffix.items():
+    for holders in by_suffix.values():
         if len({each.at for each in holders}) > 1:
             for each in holders:
-                name = f"{VARIABLE_PREFIX}{variable_part(each.container)}_{suffix}"
+                name = _long_name(each)
                 yield name, each.number
                 if each.count > 1:
                     yield from _of_block(name, each)
@@ -312,8 +312,7 @@ def variable_for(each: AssignedPort, at: int, assigned: Iterable[AssignedPort]) 
     """The variable that has a port's number in the container at a place."""
     suffix = _suffix(each)
     holders = [other for other in assigned if _suffix(other) == suffix] or [each]
-    winner = next((other for other in holders if other.at == at), holders[0])
-    return VARIABLE_PREFIX + (suffix if winner.at == each.at else f"{variable_part(each.container)}_{suffix}")
+    return VARIABLE_PREFIX + suffix if _winner(holders, at).at == each.at else _long_name(each)
 
 
 def variable_names(assigned: Iterable[AssignedPort]) -> Collection[str]:
@@ -322,11 +321,21 @@ def variable_names(assigned: Iterable[AssignedPort]) -> Collection[str]:
     for each in assigned:
         holders.setdefault(_suffix(each), {})[each.at] = each
     names = {VARIABLE_PREFIX + suffix: max(each.count for each in of.values()) for suffix, of in holders.items()}
-    for suffix, of in holders.items():
+    for of in holders.values():
         if len(of) > 1:
-            names |= {f"{VARIABLE_PREFIX}{variable_part(each.container)}_{suffix}": each.count for each in of.values()}
+            names |= {_long_name(each): each.count for each in of.values()}
     parts = ("", "_MIN", "_MAX", "_COUNT")
     return {f"{name}{part}" for name, count in names.items() for part in (parts if count > 1 else parts[:1])}
+
+
+def _winner(holders: Sequence[AssignedPort], at: int) -> AssignedPort:
+    """Of those who want one suffix the one who has it, alone, in the container at a place."""
+    return next((each for each in holders if each.at == at), holders[0])
+
+
+def _long_name(each: AssignedPort) -> str:
+    """The variable that has a port's number in every container."""
+    return f"{VARIABLE_PREFIX}{variable_part(each.container)}_{_suffix(each)}"
 
 
 def _suffix(each: AssignedPort) -> str:

@@ -129,9 +129,12 @@ def count_numbers(ports: Iterable[Any]) -> int:
 CLAIM_WEIGHT = 8
 
 
-def weight_of(claim: Claim) -> int:
-    """What a claim that comes or goes weighs, in numbers: each of its own, and `CLAIM_WEIGHT` for the rest of it."""
-    return CLAIM_WEIGHT + count_numbers(claim.ports)
+def weight_of(claim: Claim | None) -> int:
+    """What a claim that comes or goes weighs, in numbers: each of its own, and `CLAIM_WEIGHT` for the rest of it.
+
+    None: it has gone meanwhile.
+    """
+    return CLAIM_WEIGHT + (count_numbers(claim.ports) if claim is not None else 0)
 
 
 def shape_of(ports: Iterable[Any]) -> Shape:
