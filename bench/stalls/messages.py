@@ -29,12 +29,12 @@ def ask(name: str, constraints: pb.NodeConstraints | None = None, **more: Any) -
     return pb.AllocateRequest(**(given | more))
 
 
-def keep_sets(place: Place, number: int, **selector: str) -> None:
-    """Has so many candidate sets kept, each with the numbers from 40,000 to 60,000 counted."""
+def keep_sets(place: Place, number: int, *, high: int = 60_000, **selector: str) -> None:
+    """Has so many candidate sets kept, each with the numbers from 40,000 to `high` counted."""
     for _ in range(number):
         tolerations = [pb.Toleration(key=f"kept-{next(serial)}")]
         within = pb.NodeConstraints(node_selector=selector, tolerations=tolerations)
-        place.ask(ask("kept", within, dry_run=True, range=pb.PortRange(min=40_000, max=60_000)))
+        place.ask(ask("kept", within, dry_run=True, range=pb.PortRange(min=40_000, max=high)))
 
 
 def expressions(number: int, operator: str = "In", values: int = 1) -> pb.NodeTerm:

@@ -69,10 +69,7 @@ def nodes_of_many_ports(place: Place) -> None:
     for at in range(256):
         fill(place, range(at, at + 1), *range(40_000, 40_512), first=300_000 + at)
     for at in range(40):
-        within = pb.NodeConstraints(
-            node_selector={"zone": str(at % 10)}, tolerations=[pb.Toleration(key=f"kept-{next(serial)}")]
-        )
-        place.ask(ask("kept", within, dry_run=True, range=pb.PortRange(min=40_000, max=40_600)))
+        keep_sets(place, 1, high=40_600, zone=str(at % 10))
     _tell_nodes(place, [a_node(number, zone=str((number + 1) % 10)) for number in range(256)])
 
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from access.reviewing import account
-from access.secured import AGENT, HOME, SHIM, Secured, Stub, outcome
+from access.secured import AGENT, HOME, SHIM, Secured, Stub, outcome, outcome_of_stream
 from allocator.core.candidates import NodeName
 from hostport.v1 import allocator_pb2 as pb
 
@@ -65,12 +65,8 @@ async def _read(stream: grpc.aio.StreamStreamCall[pb.ReportNodeRequest, pb.Repor
 
 
 async def reporting(stub: Stub) -> str:
-    """What comes of a report. A stream that gRPC resets before its refusal is sent, once in a hundred, is opened again."""
-    for _ in range(3):
-        found = await outcome(stub("ReportNode", REPORT))
-        if found != "INTERNAL":
-            return found
-    return await outcome(stub("ReportNode", REPORT))
+    """What comes of a report."""
+    return await outcome_of_stream(lambda: stub("ReportNode", REPORT))
 
 
 NOT_AGENTS = {

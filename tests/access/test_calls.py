@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ import pytest
 import trustme
 
 from access.reviewing import ReviewServer, account
-from access.secured import HOME, SHIM, Secured, Stub, lease, outcome, pod
+from access.secured import HOME, SHIM, Secured, Stub, lease, outcome, outcome_of_stream, pod
 from allocator.core.claims import Claim
 from hostport.v1 import allocator_pb2 as pb
 
@@ -46,13 +47,17 @@ def requests(claim_id: str = "0" * 32) -> dict[str, Any]:
     }
 
 
+STREAMS = ("AllocateStream", "ReportNode")
+
+
 async def outcomes(stub: Stub, claim_id: str = "0" * 32) -> dict[str, str]:
-    """What comes of each call. A stream that gRPC resets before its refusal is sent, once in a hundred, is opened again."""
-    found = {method: await outcome(stub(method, request)) for method, request in requests(claim_id).items()}
-    for _ in range(3):
-        for method in [each for each in ("AllocateStream", "ReportNode") if found[each] == "INTERNAL"]:
-            found[method] = await outcome(stub(method, requests(claim_id)[method]))
-    return found
+    """What comes of each call."""
+    return {
+        method: await outcome_of_stream(partial(stub, method, request))
+        if method in STREAMS
+        else await outcome(stub(method, request))
+        for method, request in requests(claim_id).items()
+    }
 
 
 def test_every_call_of_the_service_is_tried_here() -> None:

@@ -256,28 +256,16 @@ def test_a_block_that_cannot_be_is_denied_with_the_remedy(what: Json, expected: 
 
 
 @pytest.mark.parametrize(
-    "what",
+    "annotations",
     [
-        pytest.param(
-            relay(
-                port("media", 5000, hostPort=7000),
-                port("x", 5001, "UDP", hostPort=7000),
-                annotations={"network": "Pod"},
-            ),
-            id="where containerPorts stay",
-        ),
-        pytest.param(
-            relay(
-                port("media", 5000, hostPort=7000),
-                port("x", 5001, "UDP", hostPort=7000),
-                annotations={"block-x": "4"},
-            ),
-            id="where both are blocks",
-        ),
+        pytest.param({"network": "Pod"}, id="where containerPorts stay"),
+        pytest.param({"block-x": "4"}, id="where both are blocks"),
     ],
 )
-def test_two_ports_may_have_one_first_number(what: Json) -> None:
-    assert [name for name, _, _ in asked(what)] == ["media", "x"]
+def test_two_ports_may_have_one_first_number(annotations: Json) -> None:
+    ports = (port("media", 5000, hostPort=7000), port("x", 5001, "UDP", hostPort=7000))
+
+    assert [name for name, _, _ in asked(relay(*ports, annotations=annotations))] == ["media", "x"]
 
 
 @pytest.mark.parametrize(
