@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, NoReturn, cast
@@ -28,8 +28,8 @@ from allocator.access.guard import Guard
 from allocator.agents import Agents
 from allocator.core.asks import NotServedError, Refused
 from allocator.core.candidates import NodeName
-from allocator.core.claims import Claim, ClaimId
-from allocator.decisions import Decisions
+from allocator.core.claims import ClaimId
+from allocator.decisions import MOST_DETAIL, MOST_NUMBERS, Decision, Decisions
 from allocator.engine import Engine
 from allocator.idempotency import Granted, IdempotencyKey
 from allocator.journal.contract import NotWantedError
@@ -38,7 +38,7 @@ from allocator.reports import Reports
 from allocator.status import Status
 from allocator.streams import Streams
 from allocator.wire import digest, encode_response, parse_allocate, parse_ttl, to_allocation
-from hostport.contract import Mistake, PodWarning, Reason
+from hostport.contract import Mistake, Reason
 from hostport.contract.limits import LONGEST_NAME, LONGEST_REQUEST_ID
 from hostport.contract.status import to_status
 from hostport.logs import log_event
@@ -165,17 +165,7 @@ class CommandCalls(pb_grpc.AllocatorServiceServicer):
         self._status.callers.note(context)
         ask = parse_allocate(request, self._lease_namespace)
 
-        def encode(claim: Claim, warnings: Sequence[PodWarning]) -> bytes:
-            remarks = self._engine.ledger.drafts.remarks(claim)
-            return encode_response(
-                claim,
-                [*warnings, *remarks.warnings],
-                ahead=self._engine.clock.ahead,
-                asked=ask.constraints,
-                ephemeral=remarks.ephemeral,
-                is_addressed=remarks.is_addressed,
-            )
-
+        encode = partial(encode_response, asked=ask.constraints)
         if request.dry_run:
             return self._engine.preview(ask, encode)
         key = IdempotencyKey(own_id, digest(request)) if own_id else None
@@ -207,17 +197,24 @@ class CommandCalls(pb_grpc.AllocatorServiceServicer):
         kind, namespace = owner.kind[:LONGEST_NAME], owner.namespace[:LONGEST_NAME]
         name = owner.name[:LONGEST_NAME] or f"{owner.generate_name[:LONGEST_NAME]}*"
         allocation_id, node, numbers = _contents(granted) if granted else (request.allocation_id[:LONGEST_NAME], "", [])
-        self._decisions.note(
-            at=self._engine.clock.wall(),
-            owner=(kind, namespace, name),
-            policy=policy,
-            result=result,
-            reason=reason,
-            detail=detail,
-            numbers=numbers,
-            node=node,
-            allocation_id=allocation_id,
-            seconds=seconds,
+        self._decisions.total += 1
+        self._decisions.ring.append(
+            Decision(
+                number=self._decisions.total,
+                at=self._engine.clock.wall(),
+                kind=kind,
+                namespace=namespace,
+                name=name,
+                policy=policy,
+                result=result,
+                reason=reason,
+                detail=detail[:MOST_DETAIL],
+                numbers=tuple(numbers[:MOST_NUMBERS]),
+                ports=len(numbers),
+                node=node,
+                allocation_id=allocation_id,
+                seconds=seconds,
+            )
         )
         if not log.isEnabledFor(logging.INFO):
             return

@@ -1,25 +1,28 @@
 """The last decisions, for the status page: a ring in memory, told of every answer to Allocate in one place.
 
-Telling is cheap: values are taken as they are, nothing is rendered. The ring is bounded in number, and each entry in
-size, whatever a caller sent.
+Telling is cheap: values are taken as they are, nothing is rendered. The ring is bounded in number. Who tells
+(`commands`) bounds each entry in size, whatever a caller sent.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
 MOST_DECISIONS = 500
 MOST_NUMBERS = 16
-MOST_TEXT = 600
+MOST_DETAIL = 600
 
 
 class Decision(NamedTuple):
-    """One answer to Allocate. `numbers` are the first ones of so many `ports`."""
+    """One answer to Allocate.
 
-    number: int  # counts from 1 since the start
+    number: counts from 1 since the start. at: by the wall clock, in seconds. detail: its first `MOST_DETAIL`
+    characters. numbers: the first `MOST_NUMBERS` of so many `ports`. seconds: how long the answer took.
+    """
+
+    number: int
     at: float
     kind: str
     namespace: str
@@ -36,49 +39,13 @@ class Decision(NamedTuple):
 
 
 class Decisions:
-    """The ring."""
+    """The ring, and how many there were in all."""
 
     def __init__(self) -> None:
-        self._ring: deque[Decision] = deque(maxlen=MOST_DECISIONS)
+        self.ring: deque[Decision] = deque(maxlen=MOST_DECISIONS)
         self.total = 0
-
-    def note(
-        self,
-        *,
-        at: float,
-        owner: tuple[str, str, str],
-        policy: str,
-        result: str,
-        reason: str,
-        detail: str,
-        numbers: Sequence[int],
-        node: str,
-        allocation_id: str,
-        seconds: float,
-    ) -> None:
-        """`owner`: kind, namespace and name."""
-        self.total += 1
-        kind, namespace, name = owner
-        self._ring.append(
-            Decision(
-                self.total,
-                at,
-                kind[:MOST_TEXT],
-                namespace[:MOST_TEXT],
-                name[:MOST_TEXT],
-                policy,
-                result,
-                reason,
-                detail[:MOST_TEXT],
-                tuple(numbers[:MOST_NUMBERS]),
-                len(numbers),
-                node,
-                allocation_id[:MOST_TEXT],
-                seconds,
-            )
-        )
 
     def latest(self, most: int, *, results: frozenset[str] = frozenset()) -> list[Decision]:
         """The newest first; with `results` only those."""
-        wanted = (one for one in reversed(self._ring) if not results or one.result in results)
+        wanted = (one for one in reversed(self.ring) if not results or one.result in results)
         return list(islice(wanted, most))

@@ -21,6 +21,7 @@ from time import perf_counter
 from msgspec.structs import replace
 
 from allocator.clock import Clock
+from allocator.core.admission import Remarks
 from allocator.core.asks import Ask, NotServedError, Refused, UndecidedError
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.ledger import Ledger
@@ -42,8 +43,8 @@ from hostport.contract.defaults import LEASE_SECONDS
 
 END_SECONDS = 4.0  # how long a caller waits for an end; an API server that is away must not keep it
 
-EncodeResponse = Callable[[Claim, Sequence[PodWarning]], bytes]
-"""Serialises the answer, for the journal and the caller alike."""
+EncodeResponse = Callable[[Claim, Sequence[PodWarning], Remarks, float], bytes]
+"""Serialises the answer, for the journal and the caller alike; `wire.encode_response` says of what."""
 
 
 class _NoLongerFitsError(Refused):
@@ -111,7 +112,7 @@ class Engine:
 
         """
         watch = self.around.watch
-        if not (key and self._answers.knows(key.request_id)):
+        if key is None or not self._is_known(key):
             if self.around.asked is not None and (agents := self.around.asked(ask)) is not None:
                 await agents
             if watch is not None:  # last: who is let through here is decided at once, and counts for those behind
@@ -139,15 +140,18 @@ class Engine:
     ) -> Granted:
         """As `allocate`; no look at the cluster."""
         self.check_serving()
-        if key is not None:
-            if key.request_id in self._answers.under_way:
-                if (granted := await self._answers.join(key, is_wanted)) is not None:
-                    return granted
-                self.check_serving()
+        if key is not None and self._is_known(key):
+            if (granted := await self._answers.join(key, is_wanted)) is not None:
+                return granted
+            self.check_serving()
             if (answer := self._answers.find(key)) is not None:
                 self._check_lives(answer)
                 return Granted(answer.response)
         return await self._grant(ask, key, encode, is_wanted)
+
+    def _is_known(self, key: IdempotencyKey) -> bool:
+        """Whether a request of this id was decided, durably or not."""
+        return key.request_id in self._answers.kept or key.request_id in self._answers.under_way
 
     def _check_lives(self, answer: Answer) -> None:
         """Raises Refused where what was granted has ended, or is ending: somebody else may have its ports."""
@@ -167,7 +171,7 @@ class Engine:
         claim, old, warnings = self._decide(ask)  # taken in the same turn of the event loop
         decided = perf_counter()
         self.around.decided(decided - began)
-        granted = Granted(encode(claim, warnings), claim)
+        granted = self._granted(claim, warnings, encode)
         answer = Answer(key.request_id, key.digest, claim.id, granted.response) if key else None
         under_way = self._answers.begin(key)
         outcome = under_way.join(is_wanted)
@@ -249,8 +253,10 @@ class Engine:
             claim, warnings = self.ledger.drafts.readmit(ask, now) or self.ledger.preview(ask, now)
         except UndecidedError as error:
             raise _incomplete(error) from error
-        claim = replace(claim, id=ClaimId(""))
-        return Granted(encode(claim, warnings), claim)
+        return self._granted(replace(claim, id=ClaimId("")), warnings, encode)
+
+    def _granted(self, claim: Claim, warnings: Sequence[PodWarning], encode: EncodeResponse) -> Granted:
+        return Granted(encode(claim, warnings, self.ledger.drafts.remarks(claim), self.clock.ahead), claim)
 
     # -- release and renew
 

@@ -81,7 +81,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.under_way: dict[str, UnderWay] = {}  # by request_id
-        self._kept: dict[str, Answer] = {}  # by request_id
+        self.kept: dict[str, Answer] = {}  # by request_id
         self._of: dict[ClaimId, tuple[str, ...]] = {}  # request_ids: nearly always one
         self._fading: deque[tuple[float, str]] = deque()  # (when the claim ended, request_id), in that order
 
@@ -89,10 +89,6 @@ class Answers:
     def are_fading(self) -> bool:
         """Whether any of them will be forgotten."""
         return bool(self._fading)
-
-    def knows(self, request_id: str) -> bool:
-        """Whether such a request was decided, durably or not."""
-        return request_id in self._kept or request_id in self.under_way
 
     # -- requests
 
@@ -121,7 +117,7 @@ class Answers:
             Refused: the id was used for another request.
 
         """
-        answer = self._kept.get(key.request_id)
+        answer = self.kept.get(key.request_id)
         if answer is not None:
             _check_same(key, answer.digest)
         return answer
@@ -156,7 +152,7 @@ class Answers:
 
     def remember(self, answer: Answer) -> None:
         """Keeps an answer, in place of the oldest for the same claim where they do not fit into their bound."""
-        kept, of = self._kept, self._of.get(answer.claim_id)
+        kept, of = self.kept, self._of.get(answer.claim_id)
         kept[answer.request_id] = answer
         if of is None:
             self._of[answer.claim_id] = (answer.request_id,)
@@ -176,13 +172,13 @@ class Answers:
     def drop(self, claim_id: ClaimId) -> None:
         """A claim was told to nobody: its answers are forgotten at once."""
         for request_id in self._of.pop(claim_id, ()):
-            self._kept.pop(request_id, None)
+            self.kept.pop(request_id, None)
 
     def forget(self, now: float) -> float | None:
         """Forgets some of those that have faded. Returns before which end; None: there were none."""
         before, forgotten = now - ANSWER_SECONDS, 0
         while self._fading and self._fading[0][0] < before and forgotten < MOST_FORGOTTEN:
-            self._kept.pop(self._fading.popleft()[1], None)
+            self.kept.pop(self._fading.popleft()[1], None)
             forgotten += 1
         return before if forgotten else None
 

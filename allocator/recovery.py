@@ -80,7 +80,7 @@ class Recovery:
             longer = replace(known, expires=claim.expires)
             self._ledger.replace(longer)
             yield Put(longer)
-        if answer is not None and not self._answers.knows(answer.request_id):
+        if answer is not None and answer.request_id not in self._answers.kept:
             self._answers.remember(answer)
             yield answer
 

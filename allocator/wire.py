@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from sys import intern
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec.structs import replace
 
+from allocator.core.admission import UNREMARKED, Remarks
 from allocator.core.asks import Ask, PortAsk, Refused, WhenFull
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName, Requirement, Term, Toleration
 from allocator.core.claims import Claim, Owner, State
@@ -374,30 +375,28 @@ def _out_of_range(mistakes: list[Mistake], field: str, what: str) -> None:
 def encode_response(
     claim: Claim,
     warnings: Sequence[PodWarning],
-    *,
+    remarks: Remarks = UNREMARKED,
     ahead: float = 0.0,
+    *,
     asked: Constraints = ANYWHERE,
-    ephemeral: Iterable[tuple[int, int]] | None = None,
-    is_addressed: bool = False,
 ) -> bytes:
     """The serialised AllocateResponse.
 
-    ahead: seconds that the wall clock is ahead of the one by which claims end. asked: where the owner may run by its
-    request; the nodes that the claim excludes besides are those to keep it off. ephemeral: ranges of numbers that
-    outgoing connections take on its candidates; None: nobody knows. is_addressed: whether the Pod will be told the
-    address of its node.
+    warnings: of the decision; those of the remarks follow. ahead: seconds that the wall clock is ahead of the one by
+    which claims end. asked: where the owner may run by its request; the nodes that the claim excludes besides are those
+    to keep it off.
     """
     response = pb.AllocateResponse()
     _write_claim(claim, response.allocation, ahead)
-    for warned in warnings:
+    for warned in (*warnings, *remarks.warnings):
         response.warnings.add(reason=warned.reason, message=warned.message[:LONGEST_WARNING])
     if claim.constraints is not asked:
         response.avoid_nodes.extend(sorted(claim.constraints.excluded - asked.excluded))
-    if ephemeral is not None:
+    if remarks.ephemeral is not None:
         response.has_ephemeral_ranges = True
-    for low, high in ephemeral or ():
+    for low, high in remarks.ephemeral or ():
         response.ephemeral_ranges.add(min=low, max=high)
-    if is_addressed:
+    if remarks.is_addressed:
         response.external_address = True
     return response.SerializeToString()
 

@@ -42,6 +42,7 @@ from msgspec.structs import replace
 from allocator.core.asks import Ask, Refused, WhenFull
 from allocator.core.candidates import ANYWHERE, Constraints, NodeName
 from allocator.core.claims import (
+    POD,
     TRANSITIONS,
     Claim,
     ClaimId,
@@ -302,9 +303,12 @@ class Remarks(NamedTuple):
     candidates; None: nobody knows. is_addressed: whether the Pod will be told the address of its node.
     """
 
-    warnings: tuple[PodWarning, ...]
-    ephemeral: tuple[tuple[int, int], ...] | None
-    is_addressed: bool
+    warnings: tuple[PodWarning, ...] = ()
+    ephemeral: tuple[tuple[int, int], ...] | None = None
+    is_addressed: bool = False
+
+
+UNREMARKED = Remarks()
 
 
 class Drafts:
@@ -332,7 +336,7 @@ class Drafts:
             UndecidedError: the search was cut off.
 
         """
-        owner, is_pod = ask.owner, ask.owner.is_pod
+        owner, is_pod = ask.owner, ask.owner.kind == POD
         self._limits.check(ask, is_pod=is_pod, is_counted=is_counted)
         within = self._constraints(ask)
         expires = self._deadline(now) if is_pod else now + (ask.ttl or LEASE_SECONDS)
@@ -357,7 +361,7 @@ class Drafts:
         namespace, sockets, limits = claim.owner.namespace, self._store.ports.sockets, self._limits
         ephemeral = sockets.ephemeral_ranges(self._store.sets.of(claim.constraints).nodes) if sockets.outgoing else None
         if claim.state is FOR_A_LEASE:
-            return Remarks((), ephemeral, is_addressed=False)
+            return Remarks(ephemeral=ephemeral)
         warnings: tuple[PodWarning, ...] = ()
         if level := limits.enforced.get(namespace):
             why = f"namespace {namespace} enforces Pod Security {level}, which refuses host ports"
@@ -365,8 +369,8 @@ class Drafts:
         return Remarks(warnings, ephemeral, namespace in limits.addressed)
 
     def _context(self, ask: Ask, within: Constraints, claim_id: ClaimId, now: float, *, is_pod: bool) -> OwnerContext:
+        when_full, shape = ask.when_full or self._rules.when_full, shape_of(ask.ports)
         exempt = self._store.named(ask.owner)
-        when_full = ask.when_full or self._rules.when_full
         if not ask.policy.is_searched:
             return OwnerContext(is_pod=is_pod, within=within, exempt=exempt, when_full=when_full)
         cooling = self._cooling(ask, within, now) if self._given_up.at else None
@@ -375,7 +379,6 @@ class Drafts:
             return OwnerContext(
                 is_pod=False, within=within, exempt=exempt, when_full=when_full, cooling=cooling, pick=pick
             )
-        shape = shape_of(ask.ports)
         others = map(self._claims.__getitem__, exempt)
         before = [claim for claim in others if claim.shape == shape] if exempt else []
         if before:

@@ -127,8 +127,9 @@ class Ledger:
 
     def publish(self, claim_id: ClaimId) -> None:
         """The claim is durable: show it."""
-        self._store.publish(claim_id)
-        self._tell(claim_id)
+        claim = self._store.publish(claim_id)
+        if self.listener and claim is not None:
+            self.listener(claim, False)
 
     def abort(self, claim_id: ClaimId) -> None:
         """The claim could not be made durable: it never was."""

@@ -1,4 +1,6 @@
-"""The claims in force, and every index over them.
+"""The claims in force, every index over them, and what those that are gone had.
+
+Longer than 350 lines because what follows a claim as it comes, changes and goes is read together.
 
 Rules:
 
@@ -10,20 +12,21 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterator
 from heapq import heappop, heappush
-from itertools import islice
+from itertools import chain, islice
 from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from allocator.core.blocks import BlockMap, slots_in
 from allocator.core.candidates import Constraints
-from allocator.core.claims import Bounds, Claim, ClaimId, Owner, PodUid, Shape, State, count_numbers
+from allocator.core.claims import POD, Bounds, Claim, ClaimId, Owner, PodUid, Shape, State, count_numbers
 from allocator.core.foreign import ServicePorts
 from allocator.core.index.cooling import GivenUp
 from allocator.core.index.ports import OrderedKeys, PortIndex
-from allocator.core.kept import FormerNumbers
+from allocator.core.kept import SizedCache
 from allocator.core.ports import LAST_SLOT, PortKey, Slot
 
 K = TypeVar("K", bound=Hashable)
@@ -75,7 +78,7 @@ class ClaimStore:
 
     def named(self, owner: Owner) -> frozenset[ClaimId]:
         """Succession: the claims of Pods with this very namespace and name."""
-        if owner.full_name is None:
+        if owner.kind != POD or not owner.name:
             return frozenset()
         return frozenset(self._by_name.get(owner.namespace, {}).get(owner.name, ()))
 
@@ -102,13 +105,17 @@ class ClaimStore:
         self._insert(claim)
         self.ids.add(claim.id)
 
-    def publish(self, claim_id: ClaimId) -> None:
-        """A claim that was pending is durable. It may have been due meanwhile: its end is told again."""
+    def publish(self, claim_id: ClaimId) -> Claim | None:
+        """A claim that was pending is durable. It may have been due meanwhile: its end is told again.
+
+        Returns the claim; None: it has ended.
+        """
         self.pending.discard(claim_id)
         claim = self.claims.get(claim_id)
         if claim is not None:
             self.expect(claim)
             self._touch(claim)
+        return claim
 
     def _insert(self, claim: Claim) -> None:
         self.claims[claim.id] = claim
@@ -130,7 +137,7 @@ class ClaimStore:
         self.expect(claim)
         self._count_shape(claim, 1)
         self._count(claim, 1, numbers)
-        self.ports.stand(claim)
+        self.ports.stand(claim, is_settled=is_settled)
 
     def _note_name(self, claim_id: ClaimId, namespace: str, name: str) -> None:
         names = self._by_name.setdefault(namespace, {})
@@ -156,8 +163,8 @@ class ClaimStore:
     def _remove(self, claim_id: ClaimId) -> None:
         """From every index; `claims` itself is left, since it is large, and made anew where many were deleted."""
         claim = self.claims[claim_id]
-        full_name, numbers = claim.owner.full_name, count_numbers(claim.ports)
-        self.ports.leave(claim)
+        full_name, is_settled, numbers = claim.owner.full_name, claim.is_settled, count_numbers(claim.ports)
+        self.ports.leave(claim, is_settled=is_settled)
         if full_name is not None:
             self._forget_name(claim_id, *full_name)
         if controller := _waits_for(claim):
@@ -348,3 +355,60 @@ class Deadlines(Generic[K]):
                 return ends
             self._by_second.pop(heappop(self._seconds), None)
         return {}
+
+
+REMEMBERED_BYTES = 16 << 20
+PORT_BYTES = 150
+"""That a port takes, about, besides its names."""
+
+_FormerKey = tuple[str, ...]
+Numbers = tuple[int, ...]
+
+
+class _Had(msgspec.Struct, frozen=True, gc=False):
+    """numbers: one for each port. counts: how many each port had; nothing where that is one for all."""
+
+    shape: Shape
+    numbers: Numbers
+    counts: Numbers = ()
+
+    def all_numbers(self) -> Iterator[int]:
+        if not self.counts:
+            return iter(self.numbers)
+        runs = zip(self.numbers, self.counts, strict=True)
+        return chain.from_iterable(range(number, number + count) for number, count in runs)
+
+
+class FormerNumbers:
+    """What Pods and leases that are gone had; the oldest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._had: SizedCache[_FormerKey, _Had] = SizedCache(REMEMBERED_BYTES)
+
+    def remember(self, claim: Claim) -> None:
+        """Keeps the numbers of a claim that has ended, for the next one of its name, or of its controller and node."""
+        counts = tuple(port.count for port in claim.ports)
+        had = _Had(
+            claim.shape, tuple(port.host_port for port in claim.ports), counts if max(counts, default=1) > 1 else ()
+        )
+        size = sum(PORT_BYTES + len(port.container) + len(port.name) for port in claim.ports)
+        for key in () if claim.unmanaged else _keys(claim.owner, claim.constraints):
+            self._had.put(key, had, size + sum(map(len, key)))
+
+    def numbers(self, owner: Owner, constraints: Constraints, shape: Shape) -> Numbers:
+        """What the Pod had, one number for each port; nothing where it is new or has changed."""
+        found = map(self._had.get, _keys(owner, constraints))
+        return next((had.numbers for had in found if had is not None and had.shape == shape), ())
+
+    def own(self, owner: Owner, constraints: Constraints) -> frozenset[int]:
+        """Every number that the owner had, whatever else has changed."""
+        found = map(self._had.get, _keys(owner, constraints))
+        return frozenset(number for had in found if had is not None for number in had.all_numbers())
+
+
+def _keys(owner: Owner, constraints: Constraints) -> Iterator[_FormerKey]:
+    """A Pod that was admitted without a name has one when it goes, so that it is remembered by both."""
+    if owner.name:
+        yield (owner.namespace, owner.name) if owner.kind == POD else ("", owner.kind, owner.namespace, owner.name)
+    if owner.controller_uid and constraints.only_node:
+        yield owner.namespace, owner.controller_uid, constraints.only_node

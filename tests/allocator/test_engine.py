@@ -81,7 +81,7 @@ def serving_engine(journal: Journal) -> Engine:
 async def grant(engine: Engine, name: str, number: str = NUMBER) -> Claim:
     claims: list[Claim] = []
 
-    def encode_response(claim: Claim, _: object) -> bytes:
+    def encode_response(claim: Claim, *_: object) -> bytes:
         claims.append(claim)
         return b""
 
@@ -156,7 +156,7 @@ class Caller:
             engine.allocate(
                 ask("first", NUMBER, policy="Static"),
                 key=IdempotencyKey("r1", b"digest"),
-                encode=lambda claim, _: claim.id.encode(),
+                encode=lambda claim, *_: claim.id.encode(),
                 is_wanted=lambda: self.wants,
             )
         )
@@ -367,7 +367,7 @@ async def test_of_the_answers_for_one_claim_the_newest_are_kept_as_many_as_fit_i
     encoded: list[str] = []
 
     async def answer(request_id: str, carried: str) -> str:
-        def encode_response(claim: Claim, _: object) -> bytes:
+        def encode_response(claim: Claim, *_: object) -> bytes:
             encoded.append(request_id)
             return claim.id.encode() + b" " * 10_000
 

@@ -68,12 +68,12 @@ def test_counts_that_are_kept_are_those_of_an_index_that_begins_anew(
             index.sets.put_node(changed)
         elif claims and chance.random() < 0.4:
             gone = chance.choice(list(claims))
-            index.leave(claims[gone])
+            index.leave(claims[gone], is_settled=claims[gone].is_settled)
             del claims[gone]
         else:
             claim = a_claim(chance, step)
             claims[claim.id] = claim
-            index.stand(claim)
+            index.stand(claim, is_settled=claim.is_settled)
         if step % 7 == 0:
             counts(index)  # so that there is something that is kept
     anew = PortIndex(claims)
@@ -82,5 +82,5 @@ def test_counts_that_are_kept_are_those_of_an_index_that_begins_anew(
         if each not in nodes:
             anew.sets.drop_node(each)
     for claim in claims.values():
-        anew.stand(claim)
+        anew.stand(claim, is_settled=claim.is_settled)
     assert counts(index) == counts(anew)

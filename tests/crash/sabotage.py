@@ -58,13 +58,13 @@ def blind_restart() -> None:
     """Restores the claims and not their ports: numbers are handed out twice after a crash."""
     stand = PortIndex.stand
 
-    def stand_if_new(self: PortIndex, claim: Claim) -> None:
+    def stand_if_new(self: PortIndex, claim: Claim, *, is_settled: bool) -> None:
         if claim.created > started:
-            stand(self, claim)
+            stand(self, claim, is_settled=is_settled)
 
     started = time.time()
     PortIndex.stand = stand_if_new  # type: ignore[method-assign]
-    PortIndex.leave = _leave_if_there(PortIndex.leave)  # type: ignore[assignment,method-assign]
+    PortIndex.leave = _leave_if_there(PortIndex.leave)  # type: ignore[method-assign]
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -80,10 +80,10 @@ def _without(kind: type[Entry]) -> None:
     _replace(submit=submit)
 
 
-def _leave_if_there(leave: Callable[[PortIndex, Claim], None]) -> Callable[[PortIndex, Claim], None]:
-    def leave_if_there(self: PortIndex, claim: Claim) -> None:
+def _leave_if_there(leave: Callable[..., None]) -> Callable[..., None]:
+    def leave_if_there(self: PortIndex, claim: Claim, *, is_settled: bool) -> None:
         try:
-            leave(self, claim)
+            leave(self, claim, is_settled=is_settled)
         except (KeyError, ValueError):
             return
 

@@ -19,7 +19,6 @@ from allocator.idempotency import IdempotencyKey
 from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Kept, Put, always
 from allocator.leases.reconciler import PortLeases
 from allocator.slices import at_once
-from hostport.contract import PodWarning
 from testing.apiserver import ApiServer, Object
 from testing.clock import FunctionClock
 from testing.kit import lease, node
@@ -151,7 +150,7 @@ def lease_ask(number: int, name: str, **more: Any) -> Ask:
     return lease(name, f"media:0/UDP={number}", policy="Static", **more)
 
 
-def encode_response(claim: Claim, warnings: Sequence[PodWarning]) -> bytes:
+def encode_response(claim: Claim, *_: object) -> bytes:
     return claim.id.encode()
 
 

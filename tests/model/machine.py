@@ -313,7 +313,7 @@ class Common(RuleBasedStateMachine):
 
     def known_answers(self) -> list[tuple[Request, ClaimId, bytes]]:
         """Those that the allocator has not forgotten."""
-        return [known for known in self.answers if known[0].id in self.process.engine._answers._kept]
+        return [known for known in self.answers if known[0].id in self.process.engine._answers.kept]
 
     @precondition(lambda self: self.known_answers())
     @rule(data=st.data())
@@ -687,7 +687,7 @@ class Common(RuleBasedStateMachine):
             fresh.sets.put_node(Node(name=NodeName(node.name), labels={"disk": node.disk}, taints=taints))
         claims = list(self.ledger._store.claims.values())  # pending ones too
         for claim in claims:
-            fresh.stand(claim)
+            fresh.stand(claim, is_settled=claim.is_settled)
         for name in ours.sockets.reporting():
             opened = list(ours.sockets.of(name) or ())
             fresh.sockets.take(SocketChange(node=name, opened=opened, facts=NodeFacts()), 0.0)

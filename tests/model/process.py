@@ -205,7 +205,7 @@ class Process:
         deadline = self.now() + CALL_SECONDS
         key = IdempotencyKey(request_id, repr(ask).encode())
 
-        def encode_response(claim: Claim, warnings: Sequence[PodWarning]) -> bytes:
+        def encode_response(claim: Claim, warnings: Sequence[PodWarning], *_: object) -> bytes:
             decided()
             return encoded(claim, warnings, ask.constraints)
 

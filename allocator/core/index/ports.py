@@ -524,7 +524,8 @@ class NodeTable:
 
     def pick(self, nodes: int) -> NodeName:
         """One node of a set that is not empty: a schedulable one if there is one."""
-        return self.name_at(lowest(nodes & self._schedulable or nodes))
+        here = nodes & self._schedulable or nodes
+        return self.name_at((here & -here).bit_length() - 1)
 
     # -- changes
 
@@ -639,11 +640,11 @@ class PortIndex:
 
     # -- changes
 
-    def stand(self, claim: Claim) -> None:
-        """The claim's ports are held on its node, and wherever it may still land."""
+    def stand(self, claim: Claim, *, is_settled: bool) -> None:
+        """The claim's ports are held on its node, and wherever it may still land. is_settled: whether the claim is."""
         nodes = self.nodes
         nodes.changes += 1
-        keys, is_settled = slots_and_addresses(claim.ports), claim.is_settled
+        keys = slots_and_addresses(claim.ports)
         if not is_settled:
             self.sets.float(claim, keys, 1)
         if claim.node is None:
@@ -686,11 +687,11 @@ class PortIndex:
         if sockets is not None and (sockets.beside or claim.id in self._addresses):
             self.sockets.note_declared(entry, keys)
 
-    def leave(self, claim: Claim) -> None:
+    def leave(self, claim: Claim, *, is_settled: bool) -> None:
         """Undoes `stand` of the very same claim, which is still among all claims."""
         nodes = self.nodes
         nodes.changes += 1
-        keys, is_settled = slots_and_addresses(claim.ports), claim.is_settled
+        keys = slots_and_addresses(claim.ports)
         if not is_settled:
             self.sets.float(claim, keys, -1)
         if claim.node is None:
