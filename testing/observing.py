@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from allocator.core.candidates import Node, NodeName
+from allocator.cluster import kubernetes_pb2 as pb
+from allocator.cluster.messages import constraints_of, observed_pod
+from allocator.cluster.objects import as_message
+from allocator.core.candidates import Constraints, Node, NodeName
 from allocator.core.claims import ClusterChange, ObservedPod, PodUid
 from allocator.core.foreign import ObservedService, ServiceName
 from testing.kit import claim_port
@@ -126,3 +129,13 @@ def _port(claim: Any) -> Object:
         "hostPort": claim.host_port,
         "protocol": claim.protocol.value,
     }
+
+
+def parse_pod(obj: Object) -> ObservedPod:
+    """The Pod of a JSON object, as from a file."""
+    return observed_pod(as_message(obj, pb.Pod))
+
+
+def parse_constraints(spec: Object) -> Constraints:
+    """Where a Pod of this spec may run."""
+    return constraints_of(as_message(spec, pb.PodSpec))

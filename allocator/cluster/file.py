@@ -22,13 +22,15 @@ from typing import Any, TypeVar
 
 import yaml
 
+from allocator.cluster import kubernetes_pb2 as pb
 from allocator.cluster.contract import Observer
+from allocator.cluster.messages import observed_pod
 from allocator.cluster.objects import (
     addressed_namespace,
+    as_message,
     enforced_level,
     flatten,
     parse_node,
-    parse_pod,
     parse_service_ports,
 )
 from allocator.core.candidates import Node, NodeName
@@ -75,7 +77,7 @@ def _content(text: str) -> FileContent:
                 node = parse_node(obj)
                 content.nodes[node.name] = node
             case "Pod":
-                pod = parse_pod(obj)
+                pod = observed_pod(as_message(obj, pb.Pod))
                 content.pods[pod.uid] = pod
             case "Service":
                 service = parse_service_ports(obj)

@@ -30,12 +30,13 @@ from allocator.cluster.contract import Observer, PodRef
 from allocator.cluster.correlator import ObjectEvent
 from allocator.cluster.decoding import JsonDecoder
 from allocator.cluster.freshness import FreshnessProbe
-from allocator.cluster.messages import PodMessage, ProtobufDecoder, see_namespace, see_node, see_service
+from allocator.cluster.messages import PodMessage, ProtobufDecoder
 from allocator.cluster.pager import Resource, S
 from allocator.cluster.projection import NamespaceSketch, NodeSketch, PodSketch, SeenPod, ServiceSketch
 from allocator.cluster.reflector import Reflector, Sink, WatchTuning
 from allocator.cluster.services import ServiceSink
 from allocator.cluster.sinks import NamespaceSink, NodeSink, PodSink
+from allocator.cluster.sketching import see_namespace, see_node, see_service
 from allocator.cluster.targets import Targets
 from allocator.core.claims import ClusterChange
 from allocator.core.foreign import ServiceName

@@ -1,4 +1,4 @@
-"""Protobuf of the API server → what `decoding` makes of JSON. Pure.
+"""Protobuf of the API server: its envelopes and frames, and the rules by which a Pod becomes the core's value. Pure.
 
 Why: the API server encodes an object once for all who watch it in one encoding, and its own components watch in
 protobuf. Who asks for JSON makes it encode everything a second time, and into more bytes.
@@ -15,13 +15,21 @@ Rules:
   sign for what cannot be read. It spoils neither its object nor its list.
 * Of a Pod that holds nothing no more is made than what shows that. What only others need is read when it is asked for.
   A repeated field is copied (`[:]`) before it is gone through, which takes half of the time.
+* What the fields of a Pod mean is said here once (`observed_pod`). A Pod in JSON is read as a message
+  (`objects.as_message`).
+* What occupies a node follows the scheduler (pkg/scheduler/util, GetHostPorts): the ports of containers and of
+  restartable init containers. A hostNetwork Pod's containerPorts are host ports, which the API server records as such;
+  an object that did not pass through it may lack them.
 
-Longer than 350 lines because every kind of object is read here, as `projection` says what is read of it.
+Longer than 350 lines because a Pod event is read here as a whole: its frame, what is asked of its Pod, and what the
+core is told of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from sys import intern
 from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -29,33 +37,22 @@ from google.protobuf.message import DecodeError, Message
 from allocator.cluster import decoding
 from allocator.cluster import kubernetes_pb2 as pb
 from allocator.cluster.decoding import JsonDecoder, ListMetadata, ListPage, WatchEvent
-from allocator.cluster.objects import ALLOCATION_ID, ALLOCATIONS, ENFORCE, WARNINGS, Json
-from allocator.cluster.projection import (
-    FINISHED,
-    JSON,
-    Labels,
-    Metadata,
-    NamespaceMetadata,
-    NamespaceSketch,
-    NodeMetadata,
-    NodeSketch,
-    NodeSpec,
-    NodeStatus,
-    S,
-    ServicePort,
-    ServiceSketch,
-    ServiceSpec,
-    Sketch,
-)
-from hostport.contract.annotations import EXTERNAL_ADDRESS
-from hostport.timestamps import rfc3339
+from allocator.cluster.objects import ALLOCATION_ID, ALLOCATIONS, WARNINGS, Json
+from allocator.cluster.projection import FINISHED, JSON, S, Sketch
+from allocator.core.candidates import Constraints, NodeName, Requirement, Term, Toleration
+from allocator.core.claims import ClaimPort, ObservedPod, PodUid, PortRejection, RejectedBy
+from allocator.core.ports import Protocol
+from hostport.contract.limits import HIGHEST_PORT, Bound
 
 PROTOBUF: Final = "application/vnd.kubernetes.protobuf"
-READY: Final = "Ready"
 MAGIC: Final = b"k8s\0"
 SIZE_BYTES: Final = 4  # before each frame of a watch: its length, the highest byte first
 
 LONGEST_VARINT: Final = 10  # bytes
+MOST_WARNINGS: Final = 32
+_WORD: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_NO_FREE_PORTS: Final = re.compile(r"([0-9]{1,6}) node\(s\) didn't have free ports")
+_PROTOCOLS: Final = {each.value: each for each in Protocol}  # a look takes a tenth of `Protocol(...)`
 
 M = TypeVar("M", bound=Message)
 
@@ -80,7 +77,7 @@ class PodMessage:
     @property
     def identity(self) -> str:
         uid = self._pod.metadata.uid
-        return uid if type(uid) is str else _text(uid)  # a call less for each Pod of the cluster
+        return uid if type(uid) is str else text_of(uid)  # a call less for each Pod of the cluster
 
     @property
     def weight(self) -> int:
@@ -103,11 +100,11 @@ class PodMessage:
     @property
     def version(self) -> str:
         version = self._pod.metadata.resourceVersion
-        return version if type(version) is str else _text(version)
+        return version if type(version) is str else text_of(version)
 
     @property
     def title(self) -> str:
-        return f"{_text(self._pod.metadata.namespace)}/{_text(self._pod.metadata.name)}"
+        return f"{text_of(self._pod.metadata.namespace)}/{text_of(self._pod.metadata.name)}"
 
     def holds_something(self) -> bool:
         """Whether it carries our id, or has host ports and is not finished."""
@@ -115,27 +112,9 @@ class PodMessage:
             return True
         return bool(self._pod.metadata.annotations.get(ALLOCATION_ID))
 
-    def plain(self) -> Json:
-        """What `objects.parse_pod` reads of the Pod, as JSON has it."""
-        spec, status = self._pod.spec, self._pod.status
-        plain_spec: dict[str, Any] = {
-            "nodeName": _text(spec.nodeName),
-            "hostNetwork": spec.hostNetwork,
-            "containers": [_container(each) for each in spec.containers[:]],
-            "initContainers": [_container(each) for each in spec.initContainers[:]],
-            "priority": spec.priority,
-            "preemptionPolicy": _text(spec.preemptionPolicy),
-        }
-        plain_status: dict[str, Any] = {"phase": _text(status.phase), "reason": _text(status.reason)}
-        if spec.nodeName:  # it was scheduled
-            if spec.hostNetwork and self._pod.metadata.annotations.get(ALLOCATION_ID):  # it is expected to listen
-                plain_status["conditions"] = [_condition(each) for each in status.conditions[:] if each.type == READY]
-        else:
-            plain_spec["nodeSelector"] = _texts(spec.nodeSelector)
-            plain_spec["affinity"] = _plain(spec.affinity)
-            plain_spec["tolerations"] = [_plain(each) for each in spec.tolerations]
-            plain_status["conditions"] = [_condition(each) for each in status.conditions]
-        return {"metadata": self._metadata(), "spec": plain_spec, "status": plain_status}
+    def fields(self) -> pb.Pod:
+        """The Pod as `observed_pod` reads it."""
+        return self._pod
 
     def wanted(self) -> tuple[Json, str] | None:
         """Metadata and table of ports; None where the Pod has no numbers of ours on the host's network."""
@@ -143,107 +122,161 @@ class PodMessage:
         if not (self._pod.spec.hostNetwork and metadata.annotations.get(ALLOCATION_ID)):
             return None
         found = {
-            "namespace": _text(metadata.namespace),
-            "name": _text(metadata.name),
-            "labels": _texts(metadata.labels),
-            "ownerReferences": [_plain(each) for each in metadata.ownerReferences],
+            "namespace": text_of(metadata.namespace),
+            "name": text_of(metadata.name),
+            "labels": texts_of(metadata.labels),
+            "ownerReferences": [plain_of(each) for each in metadata.ownerReferences],
         }
-        return found, _text(metadata.annotations.get(ALLOCATIONS) or "")
-
-    def _metadata(self) -> Json:
-        metadata = self._pod.metadata
-        owners = metadata.ownerReferences[:]
-        return {
-            "name": _text(metadata.name),
-            "namespace": _text(metadata.namespace),
-            "uid": self.identity,
-            "generateName": _text(metadata.generateName),
-            "deletionTimestamp": metadata.HasField("deletionTimestamp"),
-            "ownerReferences": [{"uid": _text(each.uid), "controller": True} for each in owners if each.controller],
-            "annotations": {name: _text(metadata.annotations.get(name) or "") for name in (ALLOCATION_ID, WARNINGS)},
-        }
+        return found, text_of(metadata.annotations.get(ALLOCATIONS) or "")
 
 
-def _condition(condition: pb.PodCondition) -> Json:
-    since = condition.lastTransitionTime.seconds
-    return {
-        "type": _text(condition.type),
-        "status": _text(condition.status),
-        "message": _text(condition.message),
-        "lastTransitionTime": rfc3339(since) if since else None,
-    }
+def observed_pod(pod: pb.Pod) -> ObservedPod:
+    """What the core is told of a Pod; one without a uid (written by hand) goes by its name.
 
+    pod: a message, or a JSON object that is read as one (`objects.as_message`).
 
-def _container(container: pb.Container) -> Json:
-    ports = [
-        {
-            "name": _text(port.name),
-            "containerPort": port.containerPort,
-            "hostPort": port.hostPort,
-            "protocol": _text(port.protocol),
-            "hostIP": _text(port.hostIP),
-        }
-        for port in container.ports[:]
-    ]
-    return {"name": _text(container.name), "restartPolicy": _text(container.restartPolicy), "ports": ports}
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is malformed.
 
-
-def see_node(node: pb.Node) -> NodeSketch:
-    """The Node, as JSON would have told it."""
-    metadata, spec = node.metadata, node.spec
-    return NodeSketch(
-        metadata=NodeMetadata(
-            name=_text(metadata.name),
-            uid=_text(metadata.uid),
-            resource_version=_text(metadata.resourceVersion),
-            labels=_texts(metadata.labels),
-        ),
-        spec=NodeSpec(taints=[_plain(taint) for taint in spec.taints], unschedulable=spec.unschedulable),
-        status=NodeStatus(addresses=[{"type": one.type, "address": one.address} for one in node.status.addresses]),
+    """
+    metadata, spec, status = pod.metadata, pod.spec, pod.status
+    name, namespace = text_of(metadata.name), intern(text_of(metadata.namespace) or "default")
+    if not name:
+        raise ValueError("a Pod has no metadata.name")
+    constraints, is_host, phase = constraints_of(spec), spec.hostNetwork, status.phase
+    node, annotations = constraints.node_name, metadata.annotations
+    carried_id = text_of(annotations.get(ALLOCATION_ID) or "")
+    return ObservedPod(
+        uid=PodUid(text_of(metadata.uid) or f"{namespace}/{name}"),
+        namespace=namespace,
+        name=name,
+        generate_name=intern(text_of(metadata.generateName)),
+        controller_uid=_controller_uid(metadata),
+        node=node,
+        is_finished=phase in FINISHED,
+        ports=_host_ports(spec, is_host=is_host),
+        constraints=constraints,
+        priority=spec.priority,
+        may_preempt=spec.preemptionPolicy != "Never",
+        is_terminating=metadata.HasField("deletionTimestamp"),
+        carried_id=carried_id,
+        own_network=not is_host,
+        warnings=_words(text_of(annotations.get(WARNINGS) or "")) if carried_id else "",
+        rejection=_rejection(status, phase, is_waiting=node is None),
+        ready_at=_ready_at(status) if carried_id and is_host and node is not None else None,
     )
 
 
-def see_namespace(namespace: pb.Namespace) -> NamespaceSketch:
-    """The Namespace, likewise."""
-    metadata = namespace.metadata
-    return NamespaceSketch(
-        metadata=NamespaceMetadata(
-            name=_text(metadata.name),
-            resource_version=_text(metadata.resourceVersion),
-            labels=Labels(
-                enforce=_text(metadata.labels.get(ENFORCE) or ""),
-                external_address=_text(metadata.labels.get(EXTERNAL_ADDRESS) or ""),
-            ),
+def _controller_uid(metadata: pb.ObjectMeta) -> str:
+    for owner in metadata.ownerReferences[:]:
+        if owner.controller:
+            return intern(text_of(owner.uid))
+    return ""
+
+
+def _words(listed: str) -> str:
+    """The words of a list with commas, each one object however many Pods have it. What is no word is left out."""
+    words = listed.split(",", MOST_WARNINGS)[:MOST_WARNINGS]
+    return intern(",".join(word for word in words if _WORD.fullmatch(word)))
+
+
+def _host_ports(spec: pb.PodSpec, *, is_host: bool) -> tuple[ClaimPort, ...]:
+    """What occupies a node; see the module."""
+    restartable = [each for each in spec.initContainers[:] if each.restartPolicy == "Always"]
+    ports = []
+    for container in [*spec.containers[:], *restartable]:
+        for port in container.ports[:]:
+            number = port.hostPort or (port.containerPort if is_host else 0)
+            if not number:
+                continue
+            inside = port.containerPort
+            if not 1 <= number <= HIGHEST_PORT or not 0 <= inside <= HIGHEST_PORT:
+                raise ValueError(f"{number!r} (containerPort {inside!r}) is no port: 1 to {HIGHEST_PORT}")
+            protocol = port.protocol or "TCP"
+            ports.append(
+                ClaimPort(
+                    container=text_of(container.name),
+                    name=text_of(port.name),
+                    protocol=_PROTOCOLS.get(protocol) or Protocol(protocol),
+                    container_port=inside,
+                    host_port=number,
+                    host_ip=text_of(port.hostIP),
+                )
+            )
+    return tuple(ports)
+
+
+def _rejection(status: pb.PodStatus, phase: str, *, is_waiting: bool) -> PortRejection | None:
+    """What Kubernetes says of the Pod's host ports, if it says no.
+
+    The kubelet fails a Pod for the reason `NodePorts`; the scheduler writes how many nodes its filter of that name
+    turned down, before what it thinks of preemption. A Pod on a node was scheduled, whatever was written before.
+    """
+    if phase == "Failed" and status.reason == "NodePorts":
+        return PortRejection(RejectedBy.KUBELET)
+    for condition in status.conditions[:] if is_waiting else ():
+        if condition.type == "PodScheduled" and condition.status == "False":
+            found = _NO_FREE_PORTS.search(text_of(condition.message).partition("preemption:")[0])
+            return PortRejection(RejectedBy.SCHEDULER, int(found[1])) if found else None
+    return None
+
+
+def _ready_at(status: pb.PodStatus) -> float | None:
+    """Since when the Pod is Ready, in seconds since the epoch; None where it is not, or nobody says since when."""
+    for condition in status.conditions[:]:
+        if condition.type == "Ready":
+            since = condition.lastTransitionTime.seconds
+            return float(since) if since and condition.status == "True" else None
+    return None
+
+
+def constraints_of(spec: pb.PodSpec) -> Constraints:
+    """Where a Pod may run. A Pod that has a node was not asked for more. spec, and what is raised: as above."""
+    if spec.nodeName:
+        return Constraints(node_name=NodeName(intern(text_of(spec.nodeName))))
+    required = spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution
+    return Constraints(
+        selector=tuple(sorted(texts_of(spec.nodeSelector).items())[: Bound.SELECTOR.most]),
+        affinity=_affinity(required.nodeSelectorTerms[:]),
+        tolerations=_tolerations(spec.tolerations[:]),
+    )
+
+
+def _affinity(terms: Sequence[pb.NodeSelectorTerm]) -> tuple[Term, ...]:
+    """The terms; none, so that any node will do, where they are more than an ask may have: too many, never too few."""
+    halves = [(term.matchExpressions[:], term.matchFields[:]) for term in terms]
+    requirements = [each for half in halves for some in half for each in some]
+    values = sum(len(each.values) for each in requirements)
+    if len(terms) > Bound.TERMS.most or len(requirements) > Bound.EXPRESSIONS.most or values > Bound.VALUES.most:
+        return ()
+    return tuple(
+        Term(expressions=tuple(map(_requirement, expressions)), fields=tuple(map(_requirement, fields)))
+        for expressions, fields in halves
+    )
+
+
+def _requirement(requirement: pb.NodeSelectorRequirement) -> Requirement:
+    if not requirement.HasField("key") or not requirement.HasField("operator"):
+        raise ValueError("a requirement of the node affinity has no key, or no operator")
+    return Requirement(
+        key=text_of(requirement.key),
+        operator=text_of(requirement.operator),
+        values=tuple(map(text_of, requirement.values)),
+    )
+
+
+def _tolerations(tolerations: Sequence[pb.Toleration]) -> tuple[Toleration, ...]:
+    """Likewise: more than an ask may have are read as one that tolerates everything."""
+    if len(tolerations) > Bound.TOLERATIONS.most:
+        return (Toleration(operator="Exists"),)
+    return tuple(
+        Toleration(
+            key=text_of(each.key),
+            operator=text_of(each.operator) or "Equal",
+            value=text_of(each.value),
+            effect=text_of(each.effect),
         )
-    )
-
-
-def see_service(service: pb.Service) -> ServiceSketch:
-    """The Service, likewise."""
-    metadata, spec = service.metadata, service.spec
-    return ServiceSketch(
-        metadata=Metadata(
-            name=_text(metadata.name),
-            namespace=_text(metadata.namespace),
-            uid=_text(metadata.uid),
-            resource_version=_text(metadata.resourceVersion),
-        ),
-        spec=ServiceSpec(
-            type=_text(spec.type),
-            selector=_texts(spec.selector),
-            ports=[_service_port(port) for port in spec.ports],
-            health_check_node_port=spec.healthCheckNodePort,
-        ),
-    )
-
-
-def _service_port(port: pb.ServicePort) -> ServicePort:
-    target = port.targetPort
-    return ServicePort(
-        port=port.port,
-        target_port=_text(target.strVal) if target.type else target.intVal,
-        protocol=_text(port.protocol),
-        node_port=port.nodePort,
+        for each in tolerations
     )
 
 
@@ -277,7 +310,7 @@ class ProtobufDecoder(Generic[S]):
         event = _decode(pb.WatchEvent, part)
         if event.type == "ERROR":
             status = _decode(pb.Status, _unwrapped(event.object.raw, "Status"))
-            failure: Any = Sketch(code=status.code, reason=_text(status.reason), message=_text(status.message))
+            failure: Any = Sketch(code=status.code, reason=text_of(status.reason), message=text_of(status.message))
             return WatchEvent(event.type, failure)
         if not event.type:
             raise ValueError("an event has no type")
@@ -312,7 +345,7 @@ def words_of_status(body: bytes) -> tuple[str, str]:
 
     """
     status = _decode(pb.Status, _unwrapped(body, "Status"))
-    return _text(status.message), _text(status.reason)
+    return text_of(status.message), text_of(status.reason)
 
 
 def _span(data: bytes, at: int, number: int) -> tuple[int, int]:
@@ -334,7 +367,7 @@ def _unwrapped(body: bytes, kind: str) -> bytes:
         raise ValueError(f"a {kind} has no envelope")
     envelope = _decode(pb.Unknown, body[len(MAGIC) :])
     if envelope.typeMeta.kind != kind:
-        raise ValueError(f"it is a {_text(envelope.typeMeta.kind)!r}, no {kind}")
+        raise ValueError(f"it is a {text_of(envelope.typeMeta.kind)!r}, no {kind}")
     return envelope.raw
 
 
@@ -347,13 +380,13 @@ def _decode(message: type[M], data: bytes) -> M:
 
 def _list_metadata(meta: pb.ListMeta) -> ListMetadata:
     return ListMetadata(
-        resource_version=_text(meta.resourceVersion),
-        continue_=_text(getattr(meta, "continue")),
+        resource_version=text_of(meta.resourceVersion),
+        continue_=text_of(getattr(meta, "continue")),
         remaining_item_count=meta.remainingItemCount if meta.HasField("remainingItemCount") else None,
     )
 
 
-def _plain(message: Message) -> dict[str, Any]:
+def plain_of(message: Message) -> dict[str, Any]:
     """The fields that are set, as JSON has them."""
     return {field.name: _value(value) for field, value in message.ListFields()}
 
@@ -362,17 +395,17 @@ def _value(value: Any) -> Any:
     if isinstance(value, str | int):
         return value
     if isinstance(value, bytes):
-        return _text(value)
+        return text_of(value)
     if isinstance(value, Message):
-        return _plain(value)
+        return plain_of(value)
     return [_value(item) for item in value]
 
 
-def _texts(texts: Mapping[Any, str]) -> dict[str, str]:
+def texts_of(texts: Mapping[Any, str]) -> dict[str, str]:
     """By names that the API server checks; one that is no text nevertheless is left out."""
-    return {name: _text(texts[name]) for name in texts if isinstance(name, str)}
+    return {name: text_of(texts[name]) for name in texts if isinstance(name, str)}
 
 
-def _text(text: str | bytes) -> str:
+def text_of(text: str | bytes) -> str:
     """The decoder gives bytes where a text is no UTF-8."""
     return text if isinstance(text, str) else text.decode(errors="replace")

@@ -1,42 +1,43 @@
-"""Kubernetes objects as JSON → the values of the core. Pure.
+"""Kubernetes objects as JSON: Nodes, Services and Namespaces → the values of the core, and Pods as messages. Pure.
 
-What occupies a node follows the scheduler (pkg/scheduler/util, GetHostPorts): the ports of containers and of
-restartable init containers. A hostNetwork Pod's containerPorts are host ports, which the API server records as such;
-an object that did not pass through it may lack them.
+What a Pod means to us is said in `messages`, for both encodings: `as_message` lends a JSON object the fields that
+protobuf has.
 
 The objects were validated by an API server, or were written by hand into a file; what is malformed raises ValueError.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from sys import intern
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from allocator.cluster import kubernetes_pb2 as pb
 from allocator.core.addresses import address_of
-from allocator.core.candidates import Constraints, Node, NodeName, Requirement, Taint, Term, Toleration
-from allocator.core.claims import ClaimPort, ObservedPod, PodUid, PortRejection, RejectedBy
+from allocator.core.candidates import Node, NodeName, Taint
 from allocator.core.foreign import NodePort, ObservedService
 from allocator.core.ports import Protocol
 from hostport.contract.annotations import EXTERNAL_ADDRESS, Annotation
-from hostport.contract.limits import HIGHEST_PORT, Bound
+from hostport.contract.limits import HIGHEST_PORT
 from hostport.timestamps import seconds_of
 
 ALLOCATION_ID = Annotation.ALLOCATION_ID.text
 ALLOCATIONS = Annotation.ALLOCATIONS.text
 WARNINGS = Annotation.WARNINGS.text
-MOST_WARNINGS = 32
 MOST_ADDRESSES = 64
 """Of a Node; a machine has a handful."""
 ENFORCE = "pod-security.kubernetes.io/enforce"
-_WORD = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-_NO_FREE_PORTS = re.compile(r"([0-9]{1,6}) node\(s\) didn't have free ports")
 FORBIDS_HOST_NETWORK = frozenset({"baseline", "restricted"})
-
-_REQUIREMENTS = ("matchExpressions", "matchFields")
+COMPARED = frozenset({"message", "phase", "preemptionPolicy", "reason", "restartPolicy", "status", "type"})
+"""Fields of a Pod with words that are only compared: what is no text is no word that we know."""
 
 Json = Mapping[str, Any]
+Reader = Callable[[Any, str], Any]
+M = TypeVar("M", bound=Message)
 
 
 def flatten(documents: Iterable[Any]) -> Iterator[Json]:
@@ -85,111 +86,69 @@ def _addresses(status: Json) -> Iterator[tuple[str, str]]:
         yield _text(one.get("type"), "type"), _text(one.get("address"), "address")
 
 
-def parse_pod(obj: Json) -> ObservedPod:
-    """The Pod of a JSON object; one without a uid (written by hand) goes by its name.
+def as_message(obj: Json, kind: type[M]) -> M:
+    """A JSON object that is read as a message of `kubernetes.proto`: the rules for that are the rules for JSON, too.
 
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is malformed.
-
+    What is missing or null is empty, as in protobuf. What is malformed raises ValueError, TypeError or AttributeError
+    when it is read.
     """
-    metadata, spec = _mapping(obj, "metadata"), _mapping(obj, "spec")
-    namespace, name = _text(metadata.get("namespace"), "namespace") or "default", _name(obj)
-    annotations = _mapping(metadata, "annotations")
-    carried_id = _text(str(annotations.get(ALLOCATION_ID, "")), ALLOCATION_ID)
-    listens = bool(carried_id and spec.get("hostNetwork") and spec.get("nodeName"))
-    controllers = [_text(ref.get("uid"), "uid") for ref in _list(metadata, "ownerReferences") if ref.get("controller")]
-    return ObservedPod(
-        uid=PodUid(_text(metadata.get("uid"), "uid") or f"{namespace}/{name}"),
-        namespace=namespace,
-        name=name,
-        generate_name=_text(metadata.get("generateName"), "generateName"),
-        controller_uid=controllers[0] if controllers else "",
-        node=NodeName(_text(spec["nodeName"], "nodeName")) if spec.get("nodeName") else None,
-        is_finished=_mapping(obj, "status").get("phase") in {"Succeeded", "Failed"},
-        ports=tuple(_ports(spec)),
-        constraints=parse_constraints(spec),
-        priority=_integer(spec.get("priority"), "priority"),
-        may_preempt=spec.get("preemptionPolicy") != "Never",
-        is_terminating=bool(metadata.get("deletionTimestamp")),
-        carried_id=carried_id,
-        own_network=not spec.get("hostNetwork"),
-        warnings=_words(annotations.get(WARNINGS)) if carried_id else "",
-        rejection=_port_rejection(_mapping(obj, "status")),
-        ready_at=_ready_at(_mapping(obj, "status")) if listens else None,
-    )
+    return cast("M", _class_of(cast("Descriptor", kind.DESCRIPTOR))(obj))
 
 
-def _words(listed: Any) -> str:
-    """The words of a list with commas, each one object however many Pods have it. What is no word is left out."""
-    words = listed.split(",", MOST_WARNINGS)[:MOST_WARNINGS] if isinstance(listed, str) else ()
-    return intern(",".join(word for word in words if _WORD.fullmatch(word)))
+class JsonMessage:
+    """See `as_message`. Each kind of message has a class of its own, with a property for each field."""
+
+    __slots__ = ("obj",)
+
+    def __init__(self, obj: Json) -> None:
+        self.obj = obj
+
+    def HasField(self, name: str) -> bool:  # noqa: N802 - as messages have it
+        """Whether it is there. Null is no object, but an empty text."""
+        return name in self.obj and (self.obj[name] is not None or getattr(self, name) == "")
 
 
-def _port_rejection(status: Json) -> PortRejection | None:
-    """What Kubernetes says of the Pod's host ports, if it says no.
-
-    The kubelet fails a Pod for the reason `NodePorts`; the scheduler writes how many nodes its filter of that name
-    turned down, before what it thinks of preemption.
-    """
-    if status.get("phase") == "Failed" and status.get("reason") == "NodePorts":
-        return PortRejection(RejectedBy.KUBELET)
-    for condition in _list(status, "conditions"):
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            message = str(condition.get("message") or "").partition("preemption:")[0]
-            found = _NO_FREE_PORTS.search(message)
-            return PortRejection(RejectedBy.SCHEDULER, int(found[1])) if found else None
-    return None
+@cache
+def _class_of(kind: Descriptor) -> type[JsonMessage]:
+    fields = {field.name: _property(field.name, _reader(field)) for field in kind.fields}
+    return type(f"Json{kind.name}", (JsonMessage,), {"__slots__": (), **fields})
 
 
-def _ready_at(status: Json) -> float | None:
-    """Since when the Pod is Ready, in seconds since the epoch; None where it is not, or nobody says since when."""
-    for condition in _list(status, "conditions"):
-        if condition.get("type") == "Ready":
-            return seconds_of(condition.get("lastTransitionTime")) if condition.get("status") == "True" else None
-    return None
+def _property(name: str, read: Reader) -> property:
+    return property(lambda message: read(message.obj.get(name), name))
 
 
-def parse_constraints(spec: Json) -> Constraints:
-    """Where a Pod may run. A Pod that has a node was not asked for more."""
-    if spec.get("nodeName"):
-        return Constraints(node_name=NodeName(_text(spec["nodeName"], "nodeName")))
-    affinity = _mapping(_mapping(spec, "affinity"), "nodeAffinity")
-    required = _mapping(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
-    return Constraints(
-        selector=tuple(sorted(_texts(spec, "nodeSelector").items())[: Bound.SELECTOR.most]),
-        affinity=_affinity(_list(required, "nodeSelectorTerms")),
-        tolerations=_tolerations(_list(spec, "tolerations")),
-    )
+def _reader(field: FieldDescriptor) -> Reader:
+    kind = field.message_type
+    if field.name == "annotations":
+        return _our_annotations
+    if kind is pb.Time.DESCRIPTOR:
+        return _time
+    if kind is None and field.is_repeated:
+        return lambda value, name: [_text(each, name) for each in _listed(value, name)]
+    if kind is None:
+        return _word if field.name in COMPARED else _SCALARS[field.cpp_type]
+    if kind.GetOptions().map_entry:
+        return _named_texts
+    part = _class_of(kind)
+    if field.is_repeated:
+        return lambda value, name: list(map(part, _listed(value, name)))
+    return lambda value, name: part(_mapped(value, name))
 
 
-def _affinity(terms: Sequence[Json]) -> tuple[Term, ...]:
-    """The terms; none, so that any node will do, where they are more than an ask may have: too many, never too few."""
-    requirements = [each for term in terms for key in _REQUIREMENTS for each in _list(term, key)]
-    values = sum(len(_list(each, "values")) for each in requirements)
-    if len(terms) > Bound.TERMS.most or len(requirements) > Bound.EXPRESSIONS.most or values > Bound.VALUES.most:
-        return ()
-    return tuple(
-        Term(
-            expressions=tuple(_requirement(r) for r in _list(term, "matchExpressions")),
-            fields=tuple(_requirement(r) for r in _list(term, "matchFields")),
-        )
-        for term in terms
-    )
+def _our_annotations(value: Any, name: str) -> dict[str, str]:
+    """The annotations that are read. YAML takes an id of digits for a number."""
+    found = _mapped(value, name)
+    return {each: _text(str(found[each]), each) for each in (ALLOCATION_ID, WARNINGS) if found.get(each) is not None}
 
 
-def _tolerations(tolerations: Sequence[Json]) -> tuple[Toleration, ...]:
-    """Likewise: more than an ask may have are read as one that tolerates everything."""
-    if len(tolerations) > Bound.TOLERATIONS.most:
-        return (Toleration(operator="Exists"),)
-    return tuple(
-        Toleration(
-            key=_text(t.get("key"), "key"),
-            operator=_text(t.get("operator"), "operator") or "Equal",
-            value=_text(t.get("value"), "value"),
-            effect=_text(t.get("effect"), "effect"),
-        )
-        for t in tolerations
-    )
+def _word(value: Any, _: str) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _time(value: Any, _: str) -> SimpleNamespace:
+    """As seconds since the epoch; none, as in protobuf, where it is no time."""
+    return SimpleNamespace(seconds=seconds_of(value) or 0)
 
 
 def parse_service_ports(obj: Json) -> ObservedService:
@@ -237,35 +196,6 @@ def enforced_level(obj: Json) -> tuple[str, str] | None:
     return (_name(obj), level) if level in FORBIDS_HOST_NETWORK else None
 
 
-def _ports(spec: Json) -> Iterator[ClaimPort]:
-    is_host = bool(spec.get("hostNetwork"))
-    restartable = [c for c in _list(spec, "initContainers") if c.get("restartPolicy") == "Always"]
-    for container in [*_list(spec, "containers"), *restartable]:
-        for port in _list(container, "ports"):
-            number = port.get("hostPort") or (port.get("containerPort") if is_host else 0)
-            if not number:
-                continue
-            inside = _integer(port.get("containerPort"), "containerPort")
-            if not 1 <= _integer(number, "hostPort") <= HIGHEST_PORT or not 0 <= inside <= HIGHEST_PORT:
-                raise ValueError(f"{number!r} (containerPort {inside!r}) is no port: 1 to {HIGHEST_PORT}")
-            yield ClaimPort(
-                container=_text(container.get("name"), "name"),
-                name=_text(port.get("name"), "name"),
-                protocol=Protocol(port.get("protocol") or "TCP"),
-                container_port=inside,
-                host_port=number,
-                host_ip=_text(port.get("hostIP"), "hostIP"),
-            )
-
-
-def _requirement(obj: Json) -> Requirement:
-    return Requirement(
-        key=_text(obj["key"], "key"),
-        operator=_text(obj["operator"], "operator"),
-        values=tuple(_text(each, "values") for each in _list(obj, "values")),
-    )
-
-
 def _name(obj: Json) -> str:
     name = _mapping(obj, "metadata").get("name")
     if not isinstance(name, str) or not name:
@@ -274,14 +204,21 @@ def _name(obj: Json) -> str:
 
 
 def _mapping(obj: Json, key: str) -> Json:
-    value = obj.get(key) or {}
-    if not isinstance(value, Mapping):
+    return _mapped(obj.get(key), key)
+
+
+def _mapped(value: Any, key: str) -> Json:
+    if not isinstance(value or {}, dict):
         raise ValueError(f"{key} is no mapping")  # noqa: TRY004 - one kind of error for what is malformed
-    return value
+    return value or {}
 
 
 def _texts(obj: Json, key: str) -> dict[str, str]:
-    return {_text(name, key): _text(value, key) for name, value in _mapping(obj, key).items()}
+    return _named_texts(obj.get(key), key)
+
+
+def _named_texts(value: Any, key: str) -> dict[str, str]:
+    return {_text(name, key): _text(text, key) for name, text in _mapped(value, key).items()}
 
 
 def _text(value: object, key: str) -> str:
@@ -289,7 +226,7 @@ def _text(value: object, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{key} has {value!r}, which is no text: write it in quotes")  # noqa: TRY004 - as above
+        raise ValueError(f"{key} has {value!r}, which is no text: write it in quotes")  # noqa: TRY004 - one kind of error for what is malformed
     value.encode()  # raises where it has half of a surrogate pair, which nobody could be told
     return value
 
@@ -303,7 +240,17 @@ def _integer(value: object, key: str) -> int:
 
 
 def _list(obj: Json, key: str) -> list[Any]:
-    value = obj.get(key) or []
-    if not isinstance(value, list):
+    return _listed(obj.get(key), key)
+
+
+def _listed(value: Any, key: str) -> list[Any]:
+    if not isinstance(value or [], list):
         raise ValueError(f"{key} is no list")  # noqa: TRY004 - as above
-    return value
+    return value or []
+
+
+_SCALARS: Mapping[int, Reader] = {
+    FieldDescriptor.CPPTYPE_STRING: _text,
+    FieldDescriptor.CPPTYPE_INT32: _integer,
+    FieldDescriptor.CPPTYPE_BOOL: lambda value, _: bool(value),
+}

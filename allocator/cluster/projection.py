@@ -1,11 +1,11 @@
 """The few fields of the API server's objects that we look at, as sketches. Pure.
 
-`decoding` makes them of JSON; `messages` makes the same of protobuf.
+`decoding` makes them of JSON; `sketching` makes the same of protobuf, but for Pods: they are `messages.PodMessage`.
 
 Rules:
 
-* What a field means is said in `objects`, once for files and for the API. Here is only *which* fields are looked at,
-  so that the decoder passes over the rest without making objects of it.
+* What a field means is said in `objects`, of a Pod in `messages`, once for files and for the API. Here is only *which*
+  fields are looked at, so that the decoder passes over the rest without making objects of it.
 * An object that cannot be read is a sketch with its identity and a `trouble`: its owner is known to exist.
 * What only matters for a Pod that holds something is read when that is known (`Raw`): to make objects of everybody's
   tolerations and owners would take twice as long as all the rest.
@@ -17,12 +17,14 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from allocator.cluster import kubernetes_pb2 as pb
 from allocator.cluster.objects import (
     ALLOCATION_ID,
     ALLOCATIONS,
     ENFORCE,
     WARNINGS,
     Json,
+    as_message,
 )
 from hostport.contract.annotations import EXTERNAL_ADDRESS
 
@@ -66,11 +68,11 @@ class SeenPod(SeenObject, Protocol):
     def wanted(self) -> tuple[Json, str] | None:
         """Metadata and table of ports of a Pod on the host's network that has numbers of ours; None for others.
 
-        To be asked before `plain`.
+        To be asked before `fields`.
         """
 
-    def plain(self) -> Json:
-        """What `objects.parse_pod` reads of it."""
+    def fields(self) -> pb.Pod:
+        """What `messages.observed_pod` reads of it."""
 
 
 class JsonFields(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
@@ -221,8 +223,8 @@ class PodSketch(Sketch):
                         return True
         return False
 
-    def plain(self) -> Json:
-        """What `objects.parse_pod` reads of the Pod, as JSON has it."""
+    def fields(self) -> pb.Pod:
+        """The Pod, read as a message."""
         spec, annotations = self.spec, self.metadata.annotations
         listens = annotations is not None and annotations.allocation_id and spec is not None and spec.host_network
         if isinstance(self.status, _PodStatus) and spec is not None and spec.node_name and not listens:
@@ -230,8 +232,7 @@ class PodSketch(Sketch):
         self.metadata.labels = msgspec.UNSET
         if annotations is not None:
             annotations.allocations = msgspec.UNSET
-        plain: Json = msgspec.to_builtins(self, enc_hook=msgspec.json.decode)
-        return plain
+        return as_message(msgspec.to_builtins(self, enc_hook=msgspec.json.decode), pb.Pod)
 
     def wanted(self) -> tuple[Json, str] | None:
         """Metadata and table of ports; None where the Pod has no numbers of ours on the host's network."""

@@ -24,11 +24,11 @@ from msgspec.structs import replace
 
 from allocator.cluster.contract import Observer
 from allocator.cluster.decoding import WatchEvent
+from allocator.cluster.messages import observed_pod
 from allocator.cluster.objects import (
     addressed_namespace,
     enforced_level,
     parse_node,
-    parse_pod,
 )
 from allocator.cluster.projection import NamespaceSketch, NodeSketch, SeenPod
 from allocator.cluster.targets import Targets
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 SHARED_BYTES = 16 << 20  # of distinct parts of a kind that are remembered
 PORT_BYTES = 400  # that a port takes, about
 
-# What `objects` raises where an object is malformed.
+# What `messages` and `objects` raise where an object is malformed.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -259,13 +259,9 @@ class ValueInterner:
         """
         if sketch.trouble:
             raise ValueError(sketch.trouble)
-        pod = parse_pod(sketch.plain())
+        pod = observed_pod(sketch.fields())
         return replace(
             pod,
-            namespace=sys.intern(pod.namespace),
-            generate_name=sys.intern(pod.generate_name),
-            controller_uid=sys.intern(pod.controller_uid),
-            node=None if pod.node is None else NodeName(sys.intern(pod.node)),
             ports=kept_once(self._ports, pod.ports, _size_of_ports),
             constraints=kept_once(self._constraints, pod.constraints, _size_of_constraints),
         )

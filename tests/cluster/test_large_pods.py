@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from allocator.cluster.objects import parse_constraints
 from allocator.core.candidates import Constraints, Toleration
 from hostport.contract.limits import Bound
 from testing.kit import node
+from testing.observing import parse_constraints
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 

@@ -9,12 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allocator.cluster import kubernetes_pb2 as pb
 from allocator.cluster.decoding import JsonDecoder, ListMetadata, head_of_page
 from allocator.cluster.kubernetes import PODS as POD_COLLECTION
-from allocator.cluster.objects import enforced_level, parse_node, parse_pod
+from allocator.cluster.messages import observed_pod
+from allocator.cluster.objects import as_message, enforced_level, parse_node
 from allocator.cluster.projection import NamespaceSketch, NodeSketch, PodSketch
 from allocator.cluster.sinks import MALFORMED, ValueInterner, level_of
+from allocator.core.candidates import Requirement, Term
+from allocator.core.claims import PortRejection, RejectedBy
 from testing.encoding import binary
+from testing.observing import parse_constraints, parse_pod
 
 WORDS = st.sampled_from(["", "a", "b", "c-1", "NoSchedule", "Equal", "Exists", "In", "ü"])
 JUNK = st.sampled_from([None, 1, "x", [], {}, [1], {"a": 1}])
@@ -32,61 +37,115 @@ def lists(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | st.lists(items, max_size=3)
 
 
-PORTS = objects(
-    name=WORDS,
-    containerPort=st.integers(1, 65535),
-    hostPort=st.sampled_from([0, 1, 8000, 65535, 65536, -1, None, "80"]),
-    protocol=st.sampled_from(["TCP", "UDP", "SCTP", "", None, "tcp"]),
-    hostIP=st.sampled_from(["", "10.0.0.1", None]),
-)
-CONTAINERS = objects(name=WORDS, restartPolicy=st.sampled_from(["Always", "Never", None]), ports=lists(PORTS))
+NUMBERS = st.sampled_from([None, 0, 1, 80, 8000, 8001, 65535])
+ODD_NUMBERS = NUMBERS | st.sampled_from([-(2**31), -1, 65536, 2**31 - 1])
+TIMES = st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-01T00:00:00+01:00", "1970-01-01T00:00:00Z", "x", "", None])
+FULL = "0/3 nodes are available: 2 node(s) didn't have free ports for the requested pod ports. preemption: 0/3 nodes"
+PREEMPTION = "0/1 nodes are available: 1 Too many pods. preemption: 1 node(s) didn't have free ports"
+MESSAGES = st.sampled_from([FULL, PREEMPTION, "", None])
 REQUIREMENTS = st.fixed_dictionaries({"key": WORDS, "operator": WORDS}, optional={"values": lists(WORDS)})
 TERMS = objects(matchExpressions=lists(REQUIREMENTS), matchFields=lists(REQUIREMENTS))
 CONDITIONS = objects(
-    type=st.sampled_from(["Ready", "PodScheduled"]),
-    status=st.sampled_from(["True", "False"]),
-    lastTransitionTime=st.sampled_from([None, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00+01:00"]),
+    type=st.sampled_from(["Ready", "PodScheduled", "PodScheduled", "Odd", "", None]),
+    status=st.sampled_from(["True", "False", "Unknown", "", None]),
+    message=MESSAGES,
+    lastTransitionTime=TIMES,
 )
+METADATA = {
+    "namespace": WORDS,
+    "uid": WORDS,
+    "generateName": st.none() | WORDS,
+    "resourceVersion": st.just("7"),
+    "deletionTimestamp": st.sampled_from([None, "2026-01-01T00:00:00Z"]),
+    "annotations": st.none()
+    | st.dictionaries(
+        st.sampled_from(["hostport.io/allocation-id", "hostport.io/warnings", "x"]),
+        WORDS | st.just("PORT_MOVED,A_B,c,"),
+    ),
+    "ownerReferences": lists(objects(uid=WORDS, controller=st.none() | st.booleans())),
+    "managedFields": JUNK,
+}
+
+
+def containers(numbers: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Containers whose ports have these numbers, some of them twice."""
+    ports = objects(
+        name=WORDS,
+        containerPort=numbers,
+        hostPort=numbers,
+        protocol=st.sampled_from(["TCP", "UDP", "SCTP", "", None]) | st.just("tcp"),
+        hostIP=st.sampled_from(["", "10.0.0.1", None]),
+    )
+    listed = lists(ports) | ports.map(lambda port: [port, port])
+    return objects(name=WORDS, restartPolicy=st.sampled_from(["Always", "Never", "", None]), ports=listed)
+
+
+def affinity(terms: Any) -> dict[str, Any]:
+    """A node affinity with these terms."""
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+SPEC = {
+    "nodeName": st.none() | WORDS,
+    "hostNetwork": st.none() | st.booleans(),
+    "containers": lists(containers(NUMBERS)),
+    "initContainers": lists(containers(NUMBERS)),
+    "nodeSelector": st.none() | st.dictionaries(WORDS, WORDS),
+    "tolerations": lists(objects(key=WORDS, operator=WORDS, value=WORDS, effect=WORDS)),
+    "priority": st.none() | st.sampled_from([-(2**31), -1, 0, 2**31 - 1]),
+    "preemptionPolicy": st.sampled_from([None, "Never", "PreemptLowerPriority", ""]),
+    "affinity": st.sampled_from([None, {}, {"nodeAffinity": None}]) | lists(TERMS).map(affinity),
+}
+STATUS = {
+    "phase": st.sampled_from([None, "Pending", "Running", "Failed", "Succeeded", "Unknown", "Odd", ""]),
+    "reason": st.sampled_from([None, "NodePorts", "Evicted", ""]),
+    "conditions": lists(CONDITIONS),
+}
+
+
+WITHOUT_A_NAME = st.fixed_dictionaries({}, optional={"name": st.just(""), **METADATA})
 PODS = objects(
     kind=st.just("Pod"),
-    metadata=st.fixed_dictionaries(
-        {"name": st.just("p")},
-        optional={
-            "namespace": WORDS,
-            "uid": WORDS,
-            "generateName": st.none() | WORDS,
-            "resourceVersion": st.just("7"),
-            "deletionTimestamp": st.sampled_from([None, "2026-01-01T00:00:00Z"]),
-            "annotations": st.none()
-            | st.dictionaries(
-                st.sampled_from(["hostport.io/allocation-id", "hostport.io/warnings", "x"]),
-                WORDS | st.just("PORT_MOVED,A_B"),
-            ),
-            "ownerReferences": lists(objects(uid=WORDS, controller=st.booleans())),
-            "managedFields": JUNK,
-        },
-    ),
-    spec=st.none()
-    | objects(
-        nodeName=st.none() | WORDS,
-        hostNetwork=st.none() | st.booleans(),
-        containers=lists(CONTAINERS),
-        initContainers=lists(CONTAINERS),
-        nodeSelector=st.none() | st.dictionaries(WORDS, WORDS),
-        tolerations=lists(objects(key=WORDS, operator=WORDS, value=WORDS, effect=WORDS)),
-        priority=st.none() | st.integers(-10, 10),
-        preemptionPolicy=st.sampled_from([None, "Never", "PreemptLowerPriority"]),
-        affinity=st.none()
-        | objects(
-            nodeAffinity=st.none()
-            | objects(
-                requiredDuringSchedulingIgnoredDuringExecution=st.none() | objects(nodeSelectorTerms=lists(TERMS))
-            )
-        ),
-    ),
-    status=st.none()
-    | objects(phase=st.sampled_from([None, "Running", "Failed", "Succeeded"]), conditions=lists(CONDITIONS)),
+    metadata=st.fixed_dictionaries({"name": st.just("p")}, optional=METADATA) | WITHOUT_A_NAME,
+    spec=st.none() | objects(**SPEC),
+    status=st.none() | objects(**STATUS),
 )
+
+
+def ours(spec: dict[str, Any], status: dict[str, Any]) -> Any:
+    """Pods that carry an id, with all of these fields."""
+    metadata = {"name": "p", "uid": "u", "annotations": OURS}
+    return st.fixed_dictionaries(
+        {"metadata": st.just(metadata), "spec": st.fixed_dictionaries(spec), "status": st.fixed_dictionaries(status)}
+    )
+
+
+NETWORK = {"hostNetwork": st.booleans(), "nodeName": st.sampled_from(["", "n1"])}
+ODD_CONTAINERS = st.lists(containers(ODD_NUMBERS), min_size=1, max_size=2)
+ODD_TERMS = st.fixed_dictionaries({"matchFields": st.lists(objects(key=WORDS, operator=WORDS), min_size=1, max_size=2)})
+ODD_CONDITIONS = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["Ready", "PodScheduled"]),
+        "status": st.sampled_from(["True", "False"]),
+        "message": MESSAGES,
+        "lastTransitionTime": TIMES,
+    }
+)
+ODD_STATUS = {
+    "phase": st.sampled_from(["Failed", "Failed", "Pending", "Odd"]),
+    "reason": st.sampled_from(["NodePorts", "NodePorts", "Evicted", None]),
+}
+ODD_PODS = st.one_of(
+    ours({**NETWORK, "containers": ODD_CONTAINERS}, {}),
+    ours({**NETWORK, "initContainers": ODD_CONTAINERS}, {}),
+    ours({"affinity": st.lists(ODD_TERMS, min_size=1, max_size=2).map(affinity)}, {}),
+    ours(NETWORK, {**ODD_STATUS, "conditions": st.lists(ODD_CONDITIONS, max_size=3)}),
+)
+"""What an API server does not keep, and both encodings have; and what other Pods seldom have."""
+PODS_WITH_TEXT = objects(
+    metadata=st.just({"name": "p"}), spec=objects(containers=lists(containers(NUMBERS | st.just("80"))))
+)
+"""Text in the place of numbers, which only JSON has."""
 NODES = objects(
     metadata=st.fixed_dictionaries(
         {"name": st.just("n")}, optional={"labels": st.none() | st.dictionaries(WORDS, WORDS)}
@@ -110,7 +169,7 @@ def event_of(reader: JsonDecoder[Any], obj: Any) -> Any:
     return reader.event(json.dumps({"type": "ADDED", "object": obj}).encode()).object
 
 
-@given(PODS)
+@given(PODS | ODD_PODS | PODS_WITH_TEXT)
 def test_pods_are_read_as_from_a_file(obj: dict[str, Any]) -> None:
     sketch = event_of(JsonDecoder(PodSketch), obj)
     pod = outcome(parse_pod, obj)
@@ -134,7 +193,7 @@ def test_namespaces_are_read_as_from_a_file(level: str | None) -> None:
     assert ((sketch.identity, level_of(sketch)) if level_of(sketch) else None) == enforced_level(obj)
 
 
-@given(st.lists(PODS | JUNK | st.fixed_dictionaries({"metadata": JUNK, "spec": JUNK}), max_size=4))
+@given(st.lists(PODS | PODS_WITH_TEXT | JUNK | st.fixed_dictionaries({"metadata": JUNK, "spec": JUNK}), max_size=4))
 def test_a_page_has_an_item_for_each_object_whatever_it_is(items: list[Any]) -> None:
     body = json.dumps({"metadata": {"resourceVersion": "9", "continue": "t"}, "items": items}).encode()
     page = JsonDecoder(PodSketch).page(body)
@@ -239,3 +298,54 @@ def test_since_when_a_pod_is_ready_is_read_where_its_program_is_expected_to_list
     in_protobuf = POD_COLLECTION.reader.one(binary("Pod", obj))
 
     assert [ValueInterner().pod(seen).ready_at for seen in (in_json, in_protobuf)] == [expected, expected]
+
+
+def refused(message: str) -> dict[str, Any]:
+    """What the scheduler writes into a Pod that it found no node for."""
+    return {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": message}]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "expected"),
+    [
+        pytest.param({}, refused(FULL), PortRejection(RejectedBy.SCHEDULER, 2), id="by the scheduler"),
+        pytest.param({}, refused(PREEMPTION), None, id="for another reason"),
+        pytest.param({"nodeName": "n1"}, refused(FULL), None, id="before it was scheduled"),
+        pytest.param(
+            {"nodeName": "n1"},
+            {"phase": "Failed", "reason": "NodePorts"},
+            PortRejection(RejectedBy.KUBELET),
+            id="failed",
+        ),
+        pytest.param({"nodeName": "n1"}, {"phase": "Failed", "reason": "Evicted"}, None, id="failed otherwise"),
+        pytest.param({"nodeName": "n1"}, {"phase": "Running", "reason": "NodePorts"}, None, id="running"),
+    ],
+)
+@pytest.mark.parametrize("network", [{}, {"hostNetwork": True}], ids=["its own network", "the host's network"])
+def test_what_kubernetes_says_of_a_pods_ports_is_read_alike_from_all_sources(
+    network: dict[str, Any], spec: dict[str, Any], status: dict[str, Any], expected: PortRejection | None
+) -> None:
+    obj = {"metadata": {"name": "p", "uid": "u", "annotations": OURS}, "spec": network | spec, "status": status}
+    seen = [event_of(JsonDecoder(PodSketch), obj), POD_COLLECTION.reader.one(binary("Pod", obj))]
+
+    assert [each.rejection for each in (parse_pod(obj), *map(ValueInterner().pod, seen))] == [expected] * 3
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_a_requirement_whose_parts_are_empty_lacks_none(empty: str | None) -> None:
+    term = {"matchExpressions": [{"key": empty, "operator": empty, "values": None}]}
+
+    assert parse_constraints({"affinity": affinity([term])}).affinity == (
+        Term(expressions=(Requirement(key="", operator=""),)),
+    )
+
+
+@pytest.mark.parametrize("missing", ["key", "operator"])
+def test_a_requirement_that_lacks_a_part_is_malformed_in_all_sources(missing: str) -> None:
+    term = {"matchExpressions": [{name: "a" for name in ("key", "operator") if name != missing}]}
+    obj = {"metadata": {"name": "p"}, "spec": {"affinity": affinity([term])}}
+    in_json, in_protobuf = event_of(JsonDecoder(PodSketch), obj), POD_COLLECTION.reader.one(binary("Pod", obj))
+
+    for fields in (as_message(obj, pb.Pod), in_json.fields(), in_protobuf.fields()):
+        with pytest.raises(ValueError, match="has no key, or no operator"):
+            observed_pod(fields)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from allocator.cluster.objects import parse_pod
 from allocator.core.admission import LedgerRules, Shares
 from allocator.core.candidates import Taint
 from allocator.core.claims import ClaimId, ClusterChange
 from allocator.core.ports import parse_numbers
 from testing.kit import lease, node
+from testing.observing import parse_pod
 from testing.servicekit import Running
 
 from .reviews import NODES, Json

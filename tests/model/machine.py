@@ -19,7 +19,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec import structs
 
 from allocator.clock import Clock
-from allocator.cluster.objects import parse_constraints
 from allocator.core.admission import LedgerRules
 from allocator.core.asks import Ask, NotServedError, PortAsk, Refused, WhenFull
 from allocator.core.candidates import Node, NodeName, Taint
@@ -30,6 +29,7 @@ from allocator.core.ledger import Ledger
 from allocator.core.place.policies import DYNAMIC, POLICIES, STATIC, Policy
 from allocator.core.ports import Protocol
 from allocator.core.sockets import NodeFacts, SocketChange
+from testing.observing import parse_constraints
 
 from .process import Disk, Process
 from .reality import (

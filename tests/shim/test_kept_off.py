@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shimkit import FakeAllocator, Json, body, container, patched, pod, port, run
 
-from allocator.cluster.objects import parse_constraints
 from allocator.core.candidates import NodeName
 from hostport.contract.limits import MOST_STEERED, Bound
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
@@ -20,6 +19,7 @@ from shim.admission import AdmissionAnswer, admit
 from shim.allocation_request import STEERED_BYTES
 from shim.render import render_pods
 from shim.steering import steering_ops
+from testing.observing import parse_constraints
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 SSD = {"key": "disk", "operator": "In", "values": ["ssd"]}
