@@ -18,6 +18,7 @@ from hostport.contract.annotations import PREFIX, Annotation, Writer
 from hostport.contract.limits import HIGHEST_PORT, LONGEST_COOL_DOWN, LOWEST_PORT, MOST_NUMBERS
 from hostport.contract.policies import DEFAULT_POLICY
 from hostport.contract.policies import POLICIES as TERMS
+from hostport.contract.words import listed
 from hostport.flags import duration
 from hostport.v1.allocator_pb2 import (
     WHEN_FULL_DENY,
@@ -187,7 +188,7 @@ def _unused(settings: PodSettings) -> Iterator[tuple[str, str]]:
 
 
 def _named(policies: Collection[Policy.ValueType]) -> str:
-    return " and ".join(name for name, policy in POLICIES.items() if policy in policies)
+    return listed([name for name, policy in POLICIES.items() if policy in policies])
 
 
 def parse_block(value: str) -> tuple[int, int, str]:
