@@ -52,7 +52,9 @@ def test_who_names_another_is_told_of_each() -> None:
     assert all(f"`{name}`" in Reason.UNKNOWN_POLICY.condition for name in POLICIES)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/policies.md", "docs/annotations.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/annotations.md", "docs/blocks.md", "docs/glossary.md", "docs/policies.md"]
+)
 def test_the_docs_tell_of_each_policy(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
 
