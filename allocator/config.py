@@ -13,7 +13,7 @@ from allocator.core.asks import WhenFull
 from allocator.core.index.cooling import Reuse
 from allocator.core.reserved import ReservedNumbers, parse_reserved
 from allocator.journal.contract import Journal
-from allocator.journal.kinds import journal_kind
+from allocator.journal.kinds import FORMS, journal_kind
 from allocator.page.access import Audience, parse_names
 from hostport.contract.defaults import COOL_DOWN_SECONDS
 from hostport.contract.limits import LONGEST_COOL_DOWN
@@ -120,7 +120,7 @@ FLAGS = (
     Flag("port-leases", False, "keep leases as PortLease objects; those without a namespace in --lease-namespace"),
     Flag("pod-name", "", "our Pod, for the Lease"),
     Flag("pod-uid", "", "its uid, for the Lease"),
-    Flag("journal", "sqlite:hostport-journal.db", "where decisions are kept: sqlite:PATH or memory", journal_kind),
+    Flag("journal", "sqlite:hostport-journal.db", f"where decisions are kept: {' or '.join(FORMS)}", journal_kind),
     Flag(
         "reserved-ports",
         DEFAULT_RESERVED,

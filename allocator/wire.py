@@ -56,7 +56,7 @@ OBJECT_FACTOR = 8  # a message as objects of ours takes so many times its bytes,
 _DEFAULT_POLICY = POLICIES[DEFAULT_POLICY]
 _POLICIES = {
     pb.POLICY_UNSPECIFIED: _DEFAULT_POLICY,
-    **{pb.Policy.Value(terms.proto_name): POLICIES[name] for name, terms in contract.POLICIES.items()},
+    **{pb.Policy.Value(contract.POLICIES[name].proto_name): policy for name, policy in POLICIES.items()},
 }
 _PROTOCOLS = {
     pb.PROTOCOL_UNSPECIFIED: Protocol.TCP,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from hostport.contract.annotations import PREFIX, Annotation, Writer
 from hostport.contract.limits import HIGHEST_PORT, LONGEST_COOL_DOWN, LOWEST_PORT, MOST_NUMBERS
 from hostport.contract.policies import DEFAULT_POLICY
 from hostport.contract.policies import POLICIES as TERMS
+from hostport.contract.words import listed
 from hostport.flags import duration
 from hostport.v1.allocator_pb2 import (
     WHEN_FULL_DENY,
@@ -68,6 +69,10 @@ INDEXED = frozenset(POLICIES[name] for name, terms in TERMS.items() if terms.has
 """Those that need an index and a stride."""
 SEARCHED = frozenset(POLICIES[name] for name, terms in TERMS.items() if terms.is_searched)
 """Those that give any number that is free."""
+
+_RANGED, _INDEXED, _SEARCHED = (
+    listed([name for name, policy in POLICIES.items() if policy in some]) for some in (RANGED, INDEXED, SEARCHED)
+)
 
 SMALLEST_BLOCK = 2
 
@@ -177,17 +182,13 @@ def _dashed(name: str) -> str:
 def _unused(settings: PodSettings) -> Iterator[tuple[str, str]]:
     policy = settings.policy
     if policy is not None and policy not in RANGED:
-        yield from ((name, f"only {_named(RANGED)} have a range") for name in (MIN_PORT, MAX_PORT))
+        yield from ((name, f"only {_RANGED} have a range") for name in (MIN_PORT, MAX_PORT))
     if policy is not None and policy not in INDEXED:
-        yield STRIDE, f"only {_named(INDEXED)} has one"
+        yield STRIDE, f"only {_INDEXED} has one"
     if policy is not None and policy not in SEARCHED:
-        yield COOL_DOWN, f"only {_named(SEARCHED)} looks for a number"
+        yield COOL_DOWN, f"only {_SEARCHED} looks for a number"
     if settings.own_network:
         yield from ((name, "nothing moves in a network of its own") for name in (DNS_POLICY, REWRITE))
-
-
-def _named(policies: Collection[Policy.ValueType]) -> str:
-    return " and ".join(name for name, policy in POLICIES.items() if policy in policies)
 
 
 def parse_block(value: str) -> tuple[int, int, str]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from testing.follow import unless_reordered
+
 ROOT = Path(__file__).resolve().parents[1]
 MOST = {"AdmissionReview": (34, 130), "Allocate RPC": (18, 56), "Pod event": (18, 72), "renewal": (10, 20)}
 """Files that each may enter, and how often it may change file: a way that grows longer has to be wanted."""
@@ -44,3 +46,12 @@ def test_the_way_has_not_grown(traced: Traced, name: str) -> None:
 
     assert len(traced[name]["files"]) <= files
     assert traced[name]["changes"] <= changes
+
+
+def test_a_page_whose_lines_came_in_another_order_stays_as_it_is() -> None:
+    stands = (ROOT / "docs" / "follow.md").read_text(encoding="utf-8")
+    lines = stands.splitlines(keepends=True)
+    lines[14], lines[15] = lines[15], lines[14]
+
+    assert unless_reordered("".join(lines), stands) == stands
+    assert unless_reordered("".join(lines[:-1]), stands) == "".join(lines[:-1])

@@ -13,6 +13,27 @@ from hostport.v1 import allocator_pb2 as pb
 
 ROOT = Path(__file__).parents[1]
 
+PROVED = {
+    "Index": "core/test_policy.py::test_a_policy_numbers_the_ports",
+    "Dynamic": "core/test_plan.py::test_dynamic_takes_the_lowest_numbers_that_are_free",
+    "Passthrough": "core/test_policy.py::test_a_policy_numbers_the_ports",
+    "Static": "core/test_policy.py::test_a_policy_numbers_the_ports",
+}
+"""The test that shows which numbers each policy gives. Write one for a new policy, and name it here."""
+
+
+def test_every_policy_has_a_test_that_shows_its_numbers() -> None:
+    assert [name for name in POLICIES if name not in PROVED] == []
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_that_test_exists_and_names_the_policy(name: str) -> None:
+    file, _, test = PROVED[name].partition("::")
+    code = (Path(__file__).parent / file).read_text(encoding="utf-8")
+
+    assert f"def {test}(" in code
+    assert name in code
+
 
 def test_the_proto_has_a_value_for_each_policy_and_no_other() -> None:
     assert {"POLICY_UNSPECIFIED", *(terms.proto_name for terms in POLICIES.values())} == set(pb.Policy.keys())
@@ -31,7 +52,9 @@ def test_who_names_another_is_told_of_each() -> None:
     assert all(f"`{name}`" in Reason.UNKNOWN_POLICY.condition for name in POLICIES)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/policies.md", "docs/annotations.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/annotations.md", "docs/blocks.md", "docs/glossary.md", "docs/policies.md"]
+)
 def test_the_docs_tell_of_each_policy(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
 

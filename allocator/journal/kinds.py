@@ -10,12 +10,15 @@ from allocator.journal.contract import Journal
 from allocator.journal.memory import MemoryJournal
 from allocator.journal.sqlite import SqliteJournal
 
+FORMS = ("sqlite:PATH", "memory")
+"""The texts that name one, for people."""
+
 
 def journal_kind(text: str) -> Callable[[], Journal]:
-    """What makes the journal that a text names, `sqlite:PATH` or `memory`.
+    """What makes the journal that a text names, one of `FORMS`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
 
     """
     match text.partition(":"):
@@ -23,4 +26,4 @@ def journal_kind(text: str) -> Callable[[], Journal]:
             return partial(SqliteJournal, Path(place))
         case "memory", "", _:
             return MemoryJournal
-    raise ValueError(f"{text!r} is neither sqlite:PATH nor memory")
+    raise ValueError(f"{text!r} is neither {' nor '.join(FORMS)}")

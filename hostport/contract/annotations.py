@@ -15,6 +15,7 @@ from enum import Enum
 from hostport.contract import defaults
 from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT, MOST_NUMBERS
 from hostport.contract.policies import DEFAULT_POLICY, POLICIES
+from hostport.contract.words import listed
 
 PREFIX = "hostport.io/"
 
@@ -23,6 +24,9 @@ EXTERNAL_ADDRESS = PREFIX + "external-address"
 
 _NUMBER = f"{LOWEST_PORT}..{HIGHEST_PORT}"
 _POLICIES = ", ".join(f"`{name}`" for name in POLICIES)
+_RANGED = listed([f"`{name}`" for name, terms in POLICIES.items() if terms.has_range])
+_INDEXED = listed([f"`{name}`" for name, terms in POLICIES.items() if terms.has_index])
+_SEARCHED = listed([f"`{name}`" for name, terms in POLICIES.items() if terms.is_searched])
 
 
 class Writer(Enum):
@@ -50,19 +54,19 @@ class Annotation(Enum):
     MIN_PORT = (
         "min-port",
         Writer.USER,
-        f"{_NUMBER}, lowest number of `Index` and `Dynamic`",
+        f"{_NUMBER}, lowest number of {_RANGED}",
         f"`{defaults.MIN_PORT}`",
     )
     MAX_PORT = (
         "max-port",
         Writer.USER,
-        f"{_NUMBER}, highest number of `Index` and `Dynamic`",
+        f"{_NUMBER}, highest number of {_RANGED}",
         f"`{defaults.MAX_PORT}`; with min-port alone, min-port + {defaults.RANGE_WIDTH}",
     )
     STRIDE = (
         "stride",
         Writer.USER,
-        f"{_NUMBER}, distance between two port groups of one Pod under `Index`",
+        f"{_NUMBER}, distance between two port groups of one Pod under {_INDEXED}",
         f"`{defaults.STRIDE}`",
     )
     DNS_POLICY = (
@@ -107,8 +111,8 @@ class Annotation(Enum):
         "cool-down",
         Writer.USER,
         (
-            "how long `Dynamic` leaves a number alone that another Pod or lease gave up on the node, while others are"
-            ' free: `"10m"`, at most `"1h"`; `"0s"`: not at all'
+            f"how long a number of {_SEARCHED} that another Pod or lease gave up on the node is left alone, while"
+            ' others are free: `"10m"`, at most `"1h"`; `"0s"`: not at all'
         ),
         "`60s`, or the allocator's `--cool-down`",
     )

@@ -6,6 +6,7 @@ admission answer, and the label in logs and metrics.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, StrEnum
 
 DOMAIN = "hostport.io"
@@ -44,6 +45,11 @@ class Word(StrEnum):
     @staticmethod
     def _generate_next_value_(name: str, start: int, count: int, last_values: list[str]) -> str:  # noqa: ARG004
         return name
+
+
+def listed(names: Sequence[str]) -> str:
+    """One name or more as people write them: `A`, `A and B`, `A, B and C`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def format_run(first: int, count: int) -> str:

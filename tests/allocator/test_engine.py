@@ -36,6 +36,7 @@ class Recording(MemoryJournal):
     """What was submitted, in words."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines: list[str] = []
 
     def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
@@ -122,6 +123,7 @@ class Slow(MemoryJournal):
     """Asks who wants what is submitted, and resolves it, when it is told to."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._submitted: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
         self._wanted: list[tuple[bool, asyncio.Future[bool]]] = []
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from clikit import hostport_here
 
+from hostport.contract.policies import POLICIES
 from hostport.services import parse_service
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli.cluster import webhook_of
@@ -192,8 +193,8 @@ def test_what_would_be_denied_is_told_in_the_words_of_the_denial() -> None:
     assert told(asking(enabled="true", policy="dynamic", min_port="many")).splitlines()[-3:] == [
         "What is wrong with it:",
         (
-            '  UNKNOWN_POLICY: annotation hostport.io/policy: "dynamic" is none of Index, Dynamic, Passthrough, Static; did you'
-            ' mean "Dynamic"?'
+            '  UNKNOWN_POLICY: annotation hostport.io/policy: "dynamic" is none of '
+            f'{", ".join(POLICIES)}; did you mean "Dynamic"?'
         ),
         '  NOT_A_NUMBER: annotation hostport.io/min-port: "many" is not a number: write decimal digits in quotes',
     ]

@@ -16,6 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from hostport.contract import policies as contract
+
 Json = dict[str, Any]
 Change = Callable[[Random, Json], None]
 
@@ -47,7 +49,7 @@ ABSURD: list[Any] = [
     "é" * 70,
 ]
 SWITCHES: list[Any] = ["true"] * 12 + ["false", "True", "yes"]
-POLICIES: list[Any] = ["Index", "Dynamic", "Passthrough", "Static"] * 4 + ["index", "Dynamc", "Statically", "Round"]
+POLICIES: list[Any] = [*contract.POLICIES] * 4 + ["index", "Dynamc", "Statically", "Round"]
 BOUNDS: list[Any] = ["7000", "7005", "7040", "30000", "1", "65535"] * 2 + [
     "0",
     "65536",

@@ -27,11 +27,14 @@ from test_patch import PODS, http
 
 from hostport.contract import Mistake, Notice
 from hostport.contract.limits import LONGEST_WARNING
+from hostport.contract.policies import POLICIES
+from hostport.contract.words import listed
 from hostport.v1.allocator_pb2 import POLICY_DYNAMIC
 from shim.admission import REMEDIES, AdmissionAnswer, admit, warning_text
 from shim.outcomes import Refusal
 
 DYNAMIC = {"policy": "Dynamic"}
+RANGED = listed([name for name, terms in POLICIES.items() if terms.has_range])
 ENABLED = {"hostport.io/enabled": "true"}
 
 
@@ -569,7 +572,7 @@ FINDINGS = {
     Notice.UNUSED_SETTING: (
         pod(container("app", port("http")), annotations={"policy": "Passthrough", "min-port": "9000", "stride": "5"}),
         (
-            "hostport.io/min-port (only Index and Dynamic have a range), hostport.io/stride (only Index has one) has no effect:"
+            f"hostport.io/min-port (only {RANGED} have a range), hostport.io/stride (only Index has one) has no effect:"
             " remove it"
         ),
     ),

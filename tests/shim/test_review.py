@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from shimkit import RECORDED, Json, body, container, pod, port, recorded, review
 
+from hostport.contract import policies as contract
 from hostport.v1.allocator_pb2 import (
     POLICY_DYNAMIC,
     POLICY_INDEX,
@@ -387,7 +388,7 @@ def test_when_full_is_passed_on() -> None:
     assert found.request.when_full == WHEN_FULL_PENDING
 
 
-POLICIES = "Index, Dynamic, Passthrough, Static"
+POLICIES = ", ".join(contract.POLICIES)
 
 
 @pytest.mark.parametrize(
