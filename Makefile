@@ -34,8 +34,10 @@ help:  ## list the verbs
 run: $(READY)  ## start allocator and shim here and admit the Pods of examples/distributed-db.yaml
 	@$(PY) examples/run.py
 
+# Files are begun in the order of tests/conftest.py. Bytecode is kept: each worker compiles all tests otherwise, and each
+# of the programs that the tests start compiles itself, which takes longer than what most of these tests try.
 test: $(READY)  ## unit, property and socket tests (no Go, no cluster)
-	$(BIN)/pytest -q -n $(JOBS) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-pythons:  ## `make run` and `make test`, timed, on several Pythons (PYTHONS="3.11 3.13 3.14"); one that cannot be had here is skipped with a line
 	@$(PYTHON) tests/pythons.py $(PYTHONS)

@@ -24,7 +24,6 @@ REFERENCE_MILLISECONDS = 13.0
 
 def milliseconds(work: Callable[[], object]) -> float:
     """CPU of the work, on the machine for which bounds are stated."""
-    gc.collect()
     gc.freeze()  # looking for garbage among all that the tests have made took longer than what is measured
     try:
         return min(_spent(work) / _spent(_reference) for _ in range(TRIES)) * REFERENCE_MILLISECONDS

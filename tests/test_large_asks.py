@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ASKS = 60
 MOST_GROWTH = 50  # MiB
 PATIENCE = 20.0
+MARK = b"NNN"
 Json = dict[str, Any]
 
 
@@ -73,13 +74,19 @@ def resident(process: subprocess.Popen[bytes]) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def request(number: int, *, values: int, ports: int = MOST_PORTS) -> pb.AllocateRequest:
-    """A dry run like no other: long names, and as many values as there may be, or more."""
-    hosts = [f"host-{number:03}-{at:07}" for at in range(values)]
+def numbered(made: bytes, number: int) -> bytes:
+    """A dry run like no other: to make each from the start takes longer than to answer it."""
+    return made.replace(MARK, b"%03d" % number)
+
+
+def request(*, values: int, ports: int = MOST_PORTS) -> pb.AllocateRequest:
+    """A dry run with a mark for its number: long names, and as many values as there may be, or more."""
+    mark = MARK.decode()
+    hosts = [f"host-{mark}-{at:07}" for at in range(values)]
     wanted = pb.NodeRequirement(key="kubernetes.io/hostname", operator="NotIn", values=hosts)
-    named = [f"{number:03}-{at:0{LONGEST_NAME - 4}}" for at in range(ports)]
+    named = [f"{mark}-{at:0{LONGEST_NAME - 4}}" for at in range(ports)]
     return pb.AllocateRequest(
-        owner=pb.Owner(kind="Pod", namespace="demo", name=f"web-{number}"),
+        owner=pb.Owner(kind="Pod", namespace="demo", name=f"web-{mark}"),
         policy=pb.POLICY_DYNAMIC,
         range=pb.PortRange(min=1, max=65535),
         dry_run=True,
@@ -98,17 +105,20 @@ def request(number: int, *, values: int, ports: int = MOST_PORTS) -> pb.Allocate
 def test_sixty_dry_runs_over_grpc_leave_little_behind(
     programs: Json, values: int, ports: int, code: grpc.StatusCode
 ) -> None:
+    made = request(values=values, ports=ports).SerializeToString()
     before = resident(programs["allocator"])
     with grpc.insecure_channel(programs["grpc"]) as channel:
         stub = pb_grpc.AllocatorServiceStub(channel)
         for number in range(ASKS):
-            assert stub.Allocate.future(request(number, values=values, ports=ports)).code() is code
+            assert stub.Allocate.future(pb.AllocateRequest.FromString(numbered(made, number))).code() is code
 
     assert resident(programs["allocator"]) - before < MOST_GROWTH
 
 
-def review(number: int, *, values: int, ports: int, size: int) -> bytes:
-    asked = request(number, values=values, ports=ports)
+def review(*, values: int, ports: int, size: int) -> bytes:
+    """The same to the webhook."""
+    mark = MARK.decode()
+    asked = request(values=values, ports=ports)
     required = asked.constraints.required_affinity[0].match_expressions[0]
     expression = {"key": required.key, "operator": required.operator, "values": list(required.values)}
     terms = {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}
@@ -118,14 +128,14 @@ def review(number: int, *, values: int, ports: int, size: int) -> bytes:
     }
     annotations = {"policy": "Dynamic", "enabled": "true", "min-port": "1", "max-port": "65535", "inject-env": "false"}
     made = {
-        "metadata": {"name": f"web-{number}", "annotations": {f"hostport.io/{k}": v for k, v in annotations.items()}},
+        "metadata": {"name": f"web-{mark}", "annotations": {f"hostport.io/{k}": v for k, v in annotations.items()}},
         "spec": {
             "containers": [container],
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}},
         },
     }
     kind = {"group": "", "version": "v1", "kind": "Pod"}
-    uid = f"u-{values}-{number}"
+    uid = f"u-{values}-{mark}"
     body: Json = {"uid": uid, "kind": kind, "operation": "CREATE", "namespace": "demo", "dryRun": True, "object": made}
     sent = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": body})
     return (sent + " " * (size - len(sent))).encode()
@@ -142,11 +152,10 @@ def review(number: int, *, values: int, ports: int, size: int) -> bytes:
 def test_sixty_dry_runs_through_the_webhook_leave_little_behind(
     programs: Json, values: int, ports: int, size: int, is_allowed: bool
 ) -> None:
-    names = ("allocator", "shim")
+    names, made = ("allocator", "shim"), review(values=values, ports=ports, size=size)
     before = {name: resident(programs[name]) for name in names}
     for number in range(ASKS):
-        data = review(number, values=values, ports=ports, size=size)
-        headers = {"Content-Type": "application/json"}
+        data, headers = numbered(made, number), {"Content-Type": "application/json"}
         asked = urllib.request.Request(f"{programs['url']}/mutate?timeout=10s", data=data, headers=headers)
         with urllib.request.urlopen(asked, timeout=10) as answer:
             sent = answer.read()

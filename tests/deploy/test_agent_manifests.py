@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,28 @@ OVERLAYS = Path(__file__).resolve().parents[2] / "deploy" / "overlays"
 Object = dict[str, Any]
 
 
+@cache
 def objects(overlay: str) -> dict[str, Object]:
     text = (OVERLAYS / overlay / "manifests.yaml").read_text(encoding="utf-8")
     return {f"{each['kind']} {each['metadata']['name']}": each for each in yaml.safe_load_all(text)}
 
 
-MADE = {overlay: objects(overlay) for overlay in ("agent", "agent-reserve", "standby")}
-
-
 def pod_of(overlay: str) -> Object:
-    found: Object = MADE[overlay]["DaemonSet hostport-agent"]["spec"]["template"]["spec"]
+    found: Object = objects(overlay)["DaemonSet hostport-agent"]["spec"]["template"]["spec"]
     return found
 
 
 def arguments(overlay: str, program: str) -> list[str]:
     kind = "DaemonSet" if program == "hostport-agent" else "Deployment"
-    (container,) = MADE[overlay][f"{kind} {program}"]["spec"]["template"]["spec"]["containers"]
+    (container,) = objects(overlay)[f"{kind} {program}"]["spec"]["template"]["spec"]["containers"]
     found: list[str] = container["args"]
     return found
 
 
 def test_there_are_no_agents_unless_they_are_asked_for() -> None:
-    assert [name for name in MADE["standby"] if name.endswith("hostport-agent")] == []
+    assert [name for name in objects("standby") if name.endswith("hostport-agent")] == []
     assert [each for each in arguments("standby", "hostport-allocator") if "agent" in each] == []
-    assert MADE["standby"]["Namespace hostport-system"]["metadata"]["labels"][
+    assert objects("standby")["Namespace hostport-system"]["metadata"]["labels"][
         "pod-security.kubernetes.io/enforce"
     ] == "restricted"  # fmt: skip
 
@@ -46,7 +45,7 @@ def test_an_agent_is_on_every_node_and_the_namespace_lets_it(overlay: str) -> No
 
     assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
     assert (pod["tolerations"], pod["nodeSelector"]) == ([{"operator": "Exists"}], {"kubernetes.io/os": "linux"})
-    assert MADE[overlay]["Namespace hostport-system"]["metadata"]["labels"] == {
+    assert objects(overlay)["Namespace hostport-system"]["metadata"]["labels"] == {
         "pod-security.kubernetes.io/enforce": "privileged",
         "pod-security.kubernetes.io/warn": "restricted",
         "pod-security.kubernetes.io/audit": "restricted",
@@ -56,7 +55,7 @@ def test_an_agent_is_on_every_node_and_the_namespace_lets_it(overlay: str) -> No
 @pytest.mark.parametrize("overlay", ["agent", "agent-reserve"])
 def test_an_agent_has_no_capability_no_right_and_no_port(overlay: str) -> None:
     (container,) = pod_of(overlay)["containers"]
-    bindings = [each for each in MADE[overlay].values() if each["kind"].endswith("RoleBinding")]
+    bindings = [each for each in objects(overlay).values() if each["kind"].endswith("RoleBinding")]
     subjects = [subject["name"] for each in bindings for subject in each.get("subjects", ())]
 
     assert container["securityContext"] == {
@@ -90,7 +89,7 @@ def test_what_an_agent_may_write_is_named_file_by_file(overlay: str, user: int, 
 
 def test_the_allocator_knows_the_agents_by_their_account_and_lets_their_nodes_in() -> None:
     (token,) = [each["projected"] for each in pod_of("agent")["volumes"] if each["name"] == "token"]
-    ingress = MADE["agent"]["NetworkPolicy hostport-allocator"]["spec"]["ingress"]
+    ingress = objects("agent")["NetworkPolicy hostport-allocator"]["spec"]["ingress"]
 
     assert "--agent-account=hostport-system/hostport-agent" in arguments("agent", "hostport-allocator")
     assert [each["serviceAccountToken"] for each in token["sources"]] == [
