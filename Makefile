@@ -35,9 +35,11 @@ run: $(READY)  ## start allocator and shim here and admit the Pods of examples/d
 	@$(PY) examples/run.py
 
 # Files are begun in the order of tests/conftest.py. Bytecode is kept: each worker compiles all tests otherwise, and each
-# of the programs that the tests start compiles itself, which takes longer than what most of these tests try.
+# of the programs that the tests start compiles itself, which takes longer than what most of these tests try. A test that
+# hangs is named, with the line where each thread is.
+HANGS = -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 test: $(READY)  ## unit, property and socket tests (no Go, no cluster)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(HANGS)
 
 test-pythons:  ## `make run` and `make test`, timed, on several Pythons (PYTHONS="3.11 3.13 3.14"); one that cannot be had here is skipped with a line
 	@$(PYTHON) tests/pythons.py $(PYTHONS)
