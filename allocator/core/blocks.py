@@ -84,8 +84,14 @@ def spread(numbers: int, length: int) -> int:
 @lru_cache(maxsize=256)
 def multiples(step: int, first: int, end: int) -> int:
     """The set {first, first + step, …} of numbers below an end."""
-    count = max(0, -(-(end - first) // step))
-    return ((1 << step * count) - 1) // ((1 << step) - 1) << first
+    found = have = 0
+    for digit in f"{max(0, -(-(end - first) // step)):b}":  # doubled, which takes less than a division of wide numbers
+        found |= found << have * step
+        have *= 2
+        if digit == "1":
+            found |= 1 << have * step
+            have += 1
+    return found << first
 
 
 def largest_within(planes: Sequence[int], length: int) -> Planes:
