@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Generic, TypeVar, cast
 
 from allocator.core.ports import (
@@ -81,7 +80,6 @@ def spread(numbers: int, length: int) -> int:
     return numbers
 
 
-@lru_cache(maxsize=256)
 def multiples(step: int, first: int, end: int) -> int:
     """The set {first, first + step, …} of numbers below an end."""
     found = have = 0

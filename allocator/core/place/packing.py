@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from allocator.core.blocks import largest_within, multiples, runs, spread
 from allocator.core.ports import Planes, Protocol, bits, lowest, span
+from hostport.contract.limits import MOST_NUMBERS
 
 if TYPE_CHECKING:
     from allocator.core.asks import PortGroup
@@ -48,7 +49,7 @@ def grid(length: int, alignment: int, low: int, high: int) -> int:
     return multiples(-(-length // alignment) * alignment, -low % alignment, high - low + 1)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=MOST_NUMBERS)
 def _allowed(alignment: int, low: int, high: int) -> int:
     """Where an alignment lets runs begin in a range."""
     return multiples(alignment, -low % alignment, high - low + 1)
