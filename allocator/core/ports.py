@@ -261,8 +261,9 @@ class NumberSet:
 
     def add_all(self, base: int, numbers: int) -> None:
         """Adds each member of a set, less `base`."""
-        size = numbers.bit_length()
-        self.assign(base, self.within(base, base + size - 1) | numbers, size)
+        if numbers:
+            size = numbers.bit_length()
+            self.assign(base, self.within(base, base + size - 1) | numbers, size)
 
     def put(self, base: int, numbers: int, size: int) -> None:
         """Sets the members of [base, base + size), of which there are none so far, in bytes of eight numbers."""
