@@ -232,3 +232,13 @@ def test_loads_are_counted_once_for_ports_that_differ_in_their_addresses(monkeyp
     desk.grant(ask("many", *ON_ADDRESSES, low=20_000, high=59_999))
 
     assert len(counted) == 1
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+def test_that_the_only_node_for_a_fixed_port_is_full_is_read_from_it(asks: Callable[..., Ask]) -> None:
+    """Tens of thousands of numbers are free elsewhere: to look each of them up took all steps."""
+    desk = Desk(*(f"n{at:02}" for at in range(12)))
+    _stand(desk, "n00", *FULL, together=1)
+    desk.observe(pods=[pod(f"s{at}", "x:7000", at=f"n{at:02}") for at in range(1, 12)])
+
+    assert set(desk.refusal(asks("late", "a:1=7000", "b:2", low=20_000, high=59_999))) == {"RANGE_EXHAUSTED"}

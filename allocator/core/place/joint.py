@@ -127,8 +127,7 @@ class JointSearch:
         Where the steps are spent, or cut, what was not given may be there as well.
         """
         demand = self._demand
-        is_of_runs = wants_runs(demand) or len(set(demand.kinds)) > MOST_KINDS
-        if is_of_runs and self._stage is not Stage.WAITING:
+        if self._stage is not Stage.WAITING and self._is_read():
             yield from self._one_by_one()
         if not self._nodes:
             return
@@ -268,6 +267,13 @@ class JointSearch:
         return open_nodes(self._demand.seeker(keys, nodes), self._view, self._steps, waits=stage is Stage.WAITING)
 
     # -- several numbers on one node
+
+    def _is_read(self) -> bool:
+        """Whether nodes are read before: for runs, for many kinds, and where the fixed ports leave few nodes."""
+        demand = self._demand
+        if wants_runs(demand) or len(set(demand.kinds)) > MOST_KINDS:
+            return True
+        return bool(demand.fixed) and self._nodes.bit_count() <= QUIET_NODES < demand.candidates.nodes.bit_count()
 
     def _one_by_one(self) -> Iterator[tuple[Numbers, int]]:
         """Runs that are read from one node after the other, where fewest stand first, and no plan is to be moved.
