@@ -401,7 +401,7 @@ class Drafts:
         """What cools for an ask at `now` seconds; None where nothing does."""
         seconds = self._rules.cool_down if ask.cool_down is None else ask.cool_down
         cooling = self._given_up.cooling(seconds, now) if seconds else None
-        return CoolDown(cooling.nodes, self._store.former.own(ask.owner, within)) if cooling else None
+        return CoolDown(cooling.ports, self._store.former.own(ask.owner, within)) if cooling else None
 
     def _pick(self, ask: Ask, claim_id: ClaimId) -> Pick:
         """How one of the numbers that are free everywhere is chosen, where not the lowest is."""

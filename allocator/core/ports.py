@@ -8,7 +8,7 @@ Longer than 350 lines because numbers, sets of them and counts of them are one r
 
 The conflict rule is the scheduler's (pkg/scheduler/framework, HostPortInfo.CheckConflict): two ports conflict when
 protocol and number are equal and either address is the wildcard or both are equal. We treat `::` as the wildcard too,
-which is stricter, never laxer.
+and compare addresses where the scheduler compares their texts: both are stricter, never laxer.
 """
 
 from __future__ import annotations
@@ -137,12 +137,14 @@ def any_conflict(ports: Collection[PortKey], others: Collection[PortKey]) -> boo
 
 
 def normalise_ip(ip: str) -> str:
-    """The address as it counts in a conflict of Pods: empty and `::` are the wildcard, and any other is its text."""
-    return WILDCARD if ip in _ANY else ip
+    """The address as it counts in a conflict: empty and `::` are the wildcard, and IPv6 is spelled in one way."""
+    if ip in _ANY:
+        return WILDCARD
+    return canonical_ip(ip) if ":" in ip else ip
 
 
 def canonical_ip(ip: str) -> str:
-    """The address as it counts in a conflict with a socket, which has an address and no text; a text that is none."""
+    """The address, spelled in one way as those of sockets are; a text that is none."""
     return read_ip(ip) or ip
 
 
@@ -187,7 +189,7 @@ def slots_and_addresses(ports: Iterable[HeldPort]) -> list[tuple[Slot, str]]:
     keys = [
         (
             port.count - 1 << LENGTH_BITS | port.host_port << 2 | _ORDER[port.protocol],
-            port.host_ip if port.host_ip not in _ANY else WILDCARD,
+            normalise_ip(port.host_ip) if port.host_ip else WILDCARD,
         )
         for port in ports
     ]
@@ -261,8 +263,9 @@ class NumberSet:
 
     def add_all(self, base: int, numbers: int) -> None:
         """Adds each member of a set, less `base`."""
-        size = numbers.bit_length()
-        self.assign(base, self.within(base, base + size - 1) | numbers, size)
+        if numbers:
+            size = numbers.bit_length()
+            self.assign(base, self.within(base, base + size - 1) | numbers, size)
 
     def put(self, base: int, numbers: int, size: int) -> None:
         """Sets the members of [base, base + size), of which there are none so far, in bytes of eight numbers."""

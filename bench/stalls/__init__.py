@@ -100,6 +100,7 @@ ROWS: tuple[Row, ...] = (
     leases.ports_among_leases,
     blocks.blocks_among_cooling,
     blocks.blocks_in_gaps,
+    blocks.ports_of_many_kinds,
     blocks.blocks_apart,
     blocks.cool_downs_first_seen,
     searches.full_first_seen,

@@ -42,6 +42,23 @@ def _blocks_beside_cooling(place: Place) -> None:
     place.remark(reason or "granted")
 
 
+def ports_of_many_kinds(place: Place) -> None:
+    """512 ports beside the same, each on an address of its own, and then each with an alignment of its own"""
+    _cool(place)
+    kinds = [
+        [
+            pb.PortRequest(container="c", container_port=1 + at, host_ip=f"10.0.{at >> 8}.{at & 255}")
+            for at in range(512)
+        ],
+        [pb.PortRequest(container="c", container_port=1 + at, alignment=2 + at) for at in range(512)],
+    ]
+    with place.measured():
+        for ports in kinds:
+            for owner in (pb.Owner(kind="Service", namespace="caller", name="relay"), None):
+                more = {"owner": owner} if owner else {}
+                place.remark(place.ask(_beside_cooling("kinds", 60, ports=ports, dry_run=True, **more)) or "granted")
+
+
 def _beside_cooling(name: str, seconds: int, **more: Any) -> pb.AllocateRequest:
     within = pb.NodeConstraints(node_selector={"cool": "y"})
     numbers = pb.PortRange(min=COOLING_LOW, max=COOLING_LOW + COOLING - 1)

@@ -324,7 +324,7 @@ def test_a_search_beside_much_that_cools_asks_seldom_where_a_number_is_held(monk
 
 
 COOLING = 8_192
-MOST_FOR_A_NUMBER = 100
+MOST_FOR_A_NUMBER = 8
 """Instructions: a turn of the event loop may be held up by all of the 32,768 numbers that are remembered."""
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from allocator.core.asks import Ask, UndecidedError, WhenFull
+from allocator.core.blocks import runs
+from allocator.core.index.candidate_sets import HeldNumbers
 from allocator.core.place import packing
 from allocator.core.place.joint import RUN_STEPS, JointSearch, Stage
+from allocator.core.place.policies import number_groups
 from allocator.core.place.view import MOST_STEPS
-from allocator.core.ports import PortKey, lowest
+from allocator.core.ports import PortKey, lowest, set_of
+from allocator.core.reserved import ReservedNumbers
 from testing.kit import Desk, ask, lease, pod
 
 SIZES = [f"p{at}:{at + 1}*{3 + at % 3}" for at in range(255)]
@@ -148,3 +153,92 @@ def test_that_blocks_have_no_room_anywhere_is_read_from_the_nodes() -> None:
         _stand(desk, at, *GAPS, together=500)
 
     assert set(desk.refusal(lease("relay", *AWKWARD, low=20_000, high=59_999))) == {"RANGE_EXHAUSTED"}
+
+
+# -- groups that are alike in part: what they have in common is looked up once
+
+
+ON_ADDRESSES = [f"p{at}:{at + 1}@10.0.{at >> 8}.{at & 255}" for at in range(512)]
+"""Ports of one number, each on an address of its own."""
+
+
+def _half_full() -> Desk:
+    """Two nodes, of which one has no number of 20000-59999 left: none is free everywhere."""
+    desk = Desk("full", "free")
+    _stand(desk, "full", *FULL, together=1)
+    return desk
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the runs that were looked for in a whole set."""
+    found: list[int] = []
+
+    def counted(numbers: int, length: int) -> int:
+        found.append(length)
+        return runs(numbers, length)
+
+    monkeypatch.setattr(packing, "runs", counted)
+    return found
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+@pytest.mark.parametrize(
+    "ports",
+    [
+        pytest.param([f"p{at}:{at + 1}*2" for at in range(512)], id="equal blocks"),
+        pytest.param([f"p{at}:{at + 1}*2@10.0.{at >> 8}.{at & 255}" for at in range(512)], id="on many addresses"),
+    ],
+)
+def test_runs_are_looked_for_once_for_all_blocks_of_a_length(
+    asks: Callable[..., Ask], ports: list[str], searches: list[int]
+) -> None:
+    given = _half_full().grant(asks("relay", *ports, low=20_000, high=59_999))
+
+    assert given.node == "free"
+    assert len(searches) < 50  # it took thousands
+
+
+def test_whether_a_range_has_room_for_blocks_of_hundreds_of_alignments_is_counted(searches: list[int]) -> None:
+    groups = number_groups(
+        lease("relay", *[f"p{at}:{at + 1}*2%{at + 2}" for at in range(512)], low=20_000, high=59_999),
+        ReservedNumbers(set_of([20_001, 30_000])),
+        is_pod=False,
+    )
+
+    assert len(groups) == 512
+    assert searches == []
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+def test_ports_on_hundreds_of_addresses_are_found_on_the_only_node_with_room(asks: Callable[..., Ask]) -> None:
+    """To count the numbers for each address by itself took all steps, so that nothing was known."""
+    given = _half_full().grant(asks("many", *ON_ADDRESSES, low=20_000, high=59_999))
+
+    assert given.node == "free"
+    assert len({port.host_port for port in given.ports}) == 512
+
+
+def test_loads_are_counted_once_for_ports_that_differ_in_their_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    count = HeldNumbers.loads_and_stuck
+
+    def counting(held: HeldNumbers, *arguments: Any) -> Any:
+        counted.append(1)
+        return count(held, *arguments)
+
+    desk = _half_full()
+    monkeypatch.setattr(HeldNumbers, "loads_and_stuck", counting)
+    desk.grant(ask("many", *ON_ADDRESSES, low=20_000, high=59_999))
+
+    assert len(counted) == 1
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+def test_that_the_only_node_for_a_fixed_port_is_full_is_read_from_it(asks: Callable[..., Ask]) -> None:
+    """Tens of thousands of numbers are free elsewhere: to look each of them up took all steps."""
+    desk = Desk(*(f"n{at:02}" for at in range(12)))
+    _stand(desk, "n00", *FULL, together=1)
+    desk.observe(pods=[pod(f"s{at}", "x:7000", at=f"n{at:02}") for at in range(1, 12)])
+
+    assert set(desk.refusal(asks("late", "a:1=7000", "b:2", low=20_000, high=59_999))) == {"RANGE_EXHAUSTED"}

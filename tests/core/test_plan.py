@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from msgspec.structs import replace
 
@@ -159,6 +161,17 @@ def test_a_lease_is_not_granted_where_an_unsettled_pod_could_land_with_the_numbe
 
     assert "PORT_CONFLICT" in desk.refusal(lease("relay", "x:0=7000", policy="Static"))
     assert desk.numbers(lease("relay", "x:0", low=7000, high=7010)) == [7001]
+
+
+@pytest.mark.parametrize("asks", [lease, ask])
+def test_an_address_is_the_same_however_it_is_spelled(asks: Callable[..., Ask]) -> None:
+    desk = Desk("n1")
+    held = desk.grant(lease("relay", "x:1=7000@fd00::1", policy="Static"))
+    other = asks("other", "x:1=7000@FD00:0:0::1", policy="Static")
+
+    assert desk.refusal(other)
+    desk.ledger.end(held.id, desk.now)
+    assert desk.numbers(other) == [7000]
 
 
 def test_a_lease_looks_at_one_node_after_the_other() -> None:

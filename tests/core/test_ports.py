@@ -45,11 +45,16 @@ GOLDEN = [
     # Ours, stricter: the IPv6 wildcard is one too.
     ("TCP :::80", "TCP 127.0.0.1:80", True),
     ("TCP fe80::1:80", "TCP :::80", True),
+    # Ours, stricter: addresses are compared, not how they are spelled.
+    ("TCP fd00::1:80", "TCP FD00:0:0::1:80", True),
+    ("TCP fd00::1:80", "TCP fd00::2:80", False),
+    ("TCP ::ffff:10.0.0.1:80", "TCP 10.0.0.1:80", True),
+    ("TCP 0:0:0:0:0:0:0:0:80", "TCP 127.0.0.1:80", True),
 ]
 
 
 @pytest.mark.parametrize(("held", "asked", "conflict"), GOLDEN, ids=[f"{h} vs {a}" for h, a, _ in GOLDEN])
-def test_the_conflict_rule_is_the_schedulers(held: str, asked: str, conflict: bool) -> None:
+def test_the_conflict_rule_is_the_schedulers_or_stricter(held: str, asked: str, conflict: bool) -> None:
     (key,) = keys(asked)
 
     assert any(key.conflicts_with(other) for other in keys(held)) is conflict

@@ -155,7 +155,8 @@ def stand(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Count
     entry.blocks.put(block, (*others, claim_id))
     everything = (1 << length_of(block)) - 1
     count(sets, block, held=everything & ~held, settled=everything & ~settled if is_settled else 0, change=1)
-    entry.note(block)
+    if entry.sets is not None:
+        entry.note_numbers(block, everything, everything if is_settled else settled)
 
 
 def leave(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Counted]) -> Holders:
@@ -174,7 +175,8 @@ def leave(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Count
             entry.blocks = None
     still_held, still_settled = entry.look(block)
     count(sets, block, held=held & ~still_held, settled=settled & ~still_settled, change=-1)
-    entry.note(block)
+    if entry.sets is not None:
+        entry.note_numbers(block, still_held, still_settled)
     return left
 
 

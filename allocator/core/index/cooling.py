@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from functools import reduce
 from itertools import islice
 from math import inf
+from operator import and_, or_
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
@@ -27,6 +29,7 @@ from allocator.core.blocks import slots_in
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId
 from allocator.core.index.candidate_sets import CandidateSet
+from allocator.core.index.cool_ports import CoolPorts, Place, place_of, position_of
 from allocator.core.ports import (
     WILDCARD,
     Planes,
@@ -59,13 +62,7 @@ MOST_DURATIONS = 8
 MOST_LOOKS = 256
 """Numbers of which is asked where they are held, before those are tried that may be free where they do not cool."""
 
-_POSITION_BITS = 32
-_POSITION = (1 << _POSITION_BITS) - 1
-
 ZERO, ONE = b"01"
-
-_Place = int
-"""A slot and the position of a node, in one int."""
 
 
 class Reuse(Enum):
@@ -79,24 +76,24 @@ class Reuse(Enum):
 class Cooling:
     """What was given up in the last `seconds`."""
 
-    def __init__(self, seconds: float, remembered: OrderedDict[_Place, float]) -> None:
+    def __init__(self, seconds: float, remembered: OrderedDict[Place, float]) -> None:
         """remembered: when everything that is known was given up, in seconds; the oldest first."""
-        self.nodes: dict[Slot, int] = {}  # where a slot cools
+        self.ports = CoolPorts()
         self._seconds = seconds
         self._remembered = remembered
-        self._begun: list[_Place] = []  # what `begin` took, the oldest last
-        self._at: OrderedDict[_Place, float] = OrderedDict()  # what was added later, the oldest first
+        self._begun: list[Place] = []  # what `begin` took, the oldest last
+        self._at: OrderedDict[Place, float] = OrderedDict()  # what was added later, the oldest first
 
-    def add(self, place: _Place, at: float) -> None:
+    def add(self, place: Place, at: float) -> None:
         """A port was given up, later than all that were added before. `at`: in seconds."""
         self._at[place] = at
         self._at.move_to_end(place)
-        _add(self.nodes, place)
+        self.ports.add(place)
         if len(self._at) > MOST_GIVEN_UP:  # what else is too much, `expire` forgets
             self._forget_oldest()
 
-    def begin(self, nodes: Mapping[Slot, int], since: float) -> None:
-        """Takes all that was given up after a time, in seconds. nodes: where each slot of what is remembered was.
+    def begin(self, ports: CoolPorts, since: float) -> None:
+        """Takes all that was given up after a time, in seconds. ports: all that is remembered.
 
         There may be tens of thousands, in one go.
         """
@@ -105,12 +102,12 @@ class Cooling:
         count = bisect_left(newest, -since, key=lambda place: -at[place])
         self._begun = newest[:count]
         if 2 * count > len(newest):  # to copy a map takes next to nothing
-            self.nodes = dict(nodes)
+            self.ports = CoolPorts(ports)
             for place in newest[count:]:
-                _discard(self.nodes, place)
+                self.ports.discard(place)
         else:
             for place in self._begun:
-                _add(self.nodes, place)
+                self.ports.add(place)
 
     def expire(self, now: float) -> None:
         """Forgets what has cooled down by now, and what is remembered no more; `MOST_AT_ONCE` of it at most."""
@@ -124,23 +121,7 @@ class Cooling:
     def _forget_oldest(self) -> None:
         place = self._begun.pop() if self._begun else self._at.popitem(last=False)[0]
         if place not in self._at:  # else it was given up once more
-            _discard(self.nodes, place)
-
-
-def _add(nodes: dict[Slot, int], place: _Place) -> None:
-    """Adds a node to those of a slot."""
-    slot = Slot(place >> _POSITION_BITS)
-    nodes[slot] = nodes.get(slot, 0) | 1 << (place & _POSITION)
-
-
-def _discard(nodes: dict[Slot, int], place: _Place) -> None:
-    """Takes a node out of those of a slot, where it is one."""
-    slot = Slot(place >> _POSITION_BITS)
-    left = nodes[slot] & ~(1 << (place & _POSITION))
-    if left:
-        nodes[slot] = left
-    else:
-        del nodes[slot]
+            self.ports.discard(place)
 
 
 class GivenUp:
@@ -149,9 +130,9 @@ class GivenUp:
     def __init__(self, nodes: NodeTable) -> None:
         """nodes: those where ports are held."""
         self.keeps_order = False  # whether `oldest_first` is asked
-        self.at: OrderedDict[_Place, float] = OrderedDict()  # the oldest first
+        self.at: OrderedDict[Place, float] = OrderedDict()  # the oldest first
         self._nodes = nodes
-        self._given_up: dict[Slot, int] = {}  # where each slot was, of what is remembered
+        self._given_up = CoolPorts()  # all that is remembered
         self._by_seconds: OrderedDict[float, Cooling] = OrderedDict()  # the one that was asked for last is the last
         self._ends = 0  # claims that gave numbers up, while the order is kept
         self._order: Planes = []  # for each number, which of those was the last to give it up; 0: none was
@@ -165,10 +146,10 @@ class GivenUp:
         if self.keeps_order:
             self._put_last(claim)
         for slot in _slots(claim):
-            place = slot << _POSITION_BITS | position
+            place = place_of(slot, position)
             if place not in self.at:
                 entry.cooling += 1
-                _add(self._given_up, place)
+                self._given_up.add(place)
             self.at[place] = now
             self.at.move_to_end(place)
             for cooling in self._by_seconds.values():
@@ -196,7 +177,7 @@ class GivenUp:
                 self._by_seconds.popitem(last=False)
         self._by_seconds.move_to_end(seconds)
         cooling.expire(now)
-        return cooling if cooling.nodes else None
+        return cooling if cooling.ports.nodes else None
 
     def oldest_first(self, low: int) -> Callable[[int], int]:
         """What picks one of a set of numbers, less `low`: one that was never given up, else that of longest ago.
@@ -217,8 +198,8 @@ class GivenUp:
             if not at or (len(at) <= MOST_GIVEN_UP and now - at[next(iter(at))] < LONGEST_COOL_DOWN):
                 return
             place, _ = at.popitem(last=False)
-            _discard(self._given_up, place)
-            position = place & _POSITION
+            self._given_up.discard(place)
+            position = position_of(place)
             self._nodes.at(position).cooling -= 1
             self._nodes.forget_if_idle(position)
 
@@ -245,9 +226,9 @@ _Range = tuple[CandidateSet, Protocol, int, int]
 class CoolDown:
     """What cools for one ask."""
 
-    def __init__(self, nodes: Mapping[Slot, int], own: frozenset[int]) -> None:
-        """nodes: where each slot cools. own: numbers that do not cool for the ask, as its owner had them."""
-        self._nodes = nodes
+    def __init__(self, ports: CoolPorts, own: frozenset[int]) -> None:
+        """own: numbers that do not cool for the ask, as its owner had them."""
+        self._ports = ports
         self._own = own
         # What is known for this ask, which sees one moment.
         self._cool: dict[_Range, tuple[int, int]] = {}
@@ -255,7 +236,7 @@ class CoolDown:
 
     def unless(self, numbers: Iterable[int]) -> CoolDown:
         """The same, but for some numbers: somebody named them."""
-        return CoolDown(self._nodes, self._own.union(numbers))
+        return CoolDown(self._ports, self._own.union(numbers))
 
     def numbers(self, candidates: CandidateSet, protocols: Iterable[Protocol], low: int, high: int) -> int:
         """The numbers of [low, high] that cool on any candidate under any of the protocols, as a set."""
@@ -264,13 +245,17 @@ class CoolDown:
             found |= self._some_and_every(candidates, protocol, low, high)[0]
         return found << low & ~set_of(self._own)
 
+    def on(self, position: int, protocol: Protocol, low: int, high: int) -> int:
+        """The numbers of [low, high] that cool on a node, less `low`."""
+        return self._ports.on(position, protocol, low, high) & ~(set_of(self._own) >> low)
+
     def nodes(self, keys: Iterable[PortKey]) -> int:
         """The nodes where any of the keys cools."""
-        found = 0
+        found, nodes = 0, self._ports.nodes
         for key in keys:
             for slot in slots_in(key.slot):
-                if number_of(slot) not in self._own:
-                    found |= self._nodes.get(slot, 0)
+                if slot in nodes and number_of(slot) not in self._own:
+                    found |= nodes[slot]
         return found
 
     def full(self, candidates: CandidateSet, protocol: Protocol, low: int, high: int, held: NumbersHeld) -> int:
@@ -281,7 +266,7 @@ class CoolDown:
         known = self._full.get((candidates, protocol, low, high))
         if known is not None:
             return known
-        everywhere, nodes, own = candidates.nodes, self._nodes, set_of(self._own) >> low
+        everywhere, nodes, own = candidates.nodes, self._ports.nodes, set_of(self._own) >> low
         some, numbers = self._some_and_every(candidates, protocol, low, high)
         numbers &= ~own
         others = held.taken(low, high) & some & ~numbers
@@ -297,7 +282,17 @@ class CoolDown:
         known = self._cool.get((candidates, protocol, low, high))
         if known is not None:
             return known
-        within, nodes, slots = candidates.nodes, self._nodes, slots_of(protocol, range(low, high + 1))
+        if candidates.is_wide:
+            found = self._on_wide(candidates, protocol, low, high)
+        else:
+            numbers = [self._ports.on(position, protocol, low, high) for position in bits(candidates.nodes)]
+            found = reduce(or_, numbers, 0), reduce(and_, numbers) if numbers else 0
+        self._cool[candidates, protocol, low, high] = found
+        return found
+
+    def _on_wide(self, candidates: CandidateSet, protocol: Protocol, low: int, high: int) -> tuple[int, int]:
+        """The same where the candidates are many."""
+        within, nodes, slots = candidates.nodes, self._ports.nodes, slots_of(protocol, range(low, high + 1))
         # Written as text, in one go: there may be thousands.
         if len(slots) < 2 * len(nodes):
             cool = [nodes.get(slot, 0) & within for slot in reversed(slots)]
@@ -311,8 +306,7 @@ class CoolDown:
                     at = high - (slot >> 2)
                     some[at] = ONE
                     every[at] = ONE if there == within else ZERO
-        found = self._cool[candidates, protocol, low, high] = int(some, 2), int(every, 2)
-        return found
+        return int(some, 2), int(every, 2)
 
 
 def by_chance(claim_id: ClaimId) -> Callable[[int], int]:

@@ -313,17 +313,28 @@ class NodeEntry:
         """Follows in the sets, where they are kept, what has changed in the holders of a slot or block."""
         if self.sets is None:
             return
-        of_protocol, number = self.sets.get(protocol_of(slot)), number_of(first_of(slot))
-        if of_protocol is None:
-            of_protocol = self.sets[protocol_of(slot)] = _Held()
         if slot > LAST_SLOT:
-            held, settled = self.look(slot)
-            of_protocol.held.assign(number, held, length_of(slot))
-            of_protocol.settled.assign(number, settled, length_of(slot))
+            self.note_numbers(slot, *self.look(slot))
             return
+        of_protocol, number = self._kept(slot), number_of(slot)
         is_settled = self.is_held_for_good(slot)
         (of_protocol.held.add if is_settled or self.holders_of(slot) else of_protocol.held.discard)(number)
         (of_protocol.settled.add if is_settled else of_protocol.settled.discard)(number)
+
+    def note_numbers(self, block: Slot, held: int, settled: int) -> None:
+        """The same where it is known what is held of a block. The sets are kept."""
+        of_protocol, first, length = self._kept(block), number_of(first_of(block)), length_of(block)
+        of_protocol.held.assign(first, held, length)
+        of_protocol.settled.assign(first, settled, length)
+
+    def _kept(self, slot: Slot) -> _Held:
+        """The sets of the protocol of a slot or block."""
+        sets, protocol = self.sets, protocol_of(slot)
+        if sets is None:
+            raise AssertionError(f"no sets of {self.node.name}")
+        if protocol not in sets:
+            sets[protocol] = _Held()
+        return sets[protocol]
 
     def is_held_for_good(self, slot: Slot) -> bool:
         """Whether somebody settled has a slot, or a socket of it is open."""
@@ -336,7 +347,7 @@ class NodeEntry:
         size = len(self.holders) if self.blocks is None else self.size()
         if self.sets is None and size >= MANY_PORTS:
             self.sets = {}
-            for slot in self.slots():
+            for slot in self.slots() if self.sockets is not None else [slot for slot, _ in self.by_slot()]:
                 self.note(slot)
         elif self.sets is not None and size < MANY_PORTS // 2:
             self.sets = None
@@ -421,15 +432,16 @@ class NodeEntry:
         """What `numbers` says of a block, from the holders themselves."""
         if not self.holders and not self.blocks and self.sockets is None:
             return 0, 0
-        found, slots, low, held = _Held(), slots_in(wanted), number_of(first_of(wanted)), self.holders
-        some = held if len(held) <= len(slots) else [slot for slot in slots if slot in held]
-        for slot in some:
-            if slot in slots:
-                number = number_of(slot) - low
-                found.held.add(number)
-                if self.is_settled(held[slot]):
-                    found.settled.add(number)
-        numbers, settled = found.held.within(0, len(slots) - 1), found.settled.within(0, len(slots) - 1)
+        slots, low, held, numbers, settled = slots_in(wanted), number_of(first_of(wanted)), self.holders, 0, 0
+        if held:
+            found, some = _Held(), held if len(held) <= len(slots) else [slot for slot in slots if slot in held]
+            for slot in some:
+                if slot in slots:
+                    number = number_of(slot) - low
+                    found.held.add(number)
+                    if self.is_settled(held[slot]):
+                        found.settled.add(number)
+            numbers, settled = found.held.within(0, len(slots) - 1), found.settled.within(0, len(slots) - 1)
         for block in self.blocks.meeting(wanted) if self.blocks else ():
             of_block = within(block, low, low + len(slots) - 1)
             numbers |= of_block

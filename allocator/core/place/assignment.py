@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import islice
 
-from allocator.core.place.packing import begins_of, largest_first, packed, wants_runs
+from allocator.core.blocks import spread
+from allocator.core.place.packing import Form, begins_of, form_of, largest_first, packed, wants_runs
 from allocator.core.place.view import Demand, Kind, Numbers, Steps, key_at, protocols_of
-from allocator.core.ports import Planes, bits, count_of, least
+from allocator.core.ports import Planes, bits, count_of, least, lowest
 
 MOST_TRIES = 8
 """How many choices of each kind are tried."""
@@ -26,34 +27,43 @@ MOST_TRIES = 8
 MOST_COMPARED = 128
 """How many tuples in use are compared."""
 
+MOST_NUMBERS_COMPARED, MOST_NUMBERS_TRIED = 4_096, 1_024
+"""How many numbers the tuples in use that are compared have in all, and the choices that are tried of each kind."""
+
+MOST_FORMS = 32
+"""Groups of more forms are not given the roomiest numbers: to count for each of them takes long."""
+
 
 def roomiest(demand: Demand, used: Iterator[Numbers]) -> Iterator[Numbers]:
     """A few choices of a number for each group, fixed ones included: tuples in use, then the roomiest for each.
 
     used: the numbers of live claims of the same shape, likely ones first.
     """
-    loads: dict[Kind, Planes] = {}
-    stuck: dict[Kind, int] = {}
-    for kind in set(demand.kinds):
-        loads[kind], stuck[kind] = demand.loads_and_stuck(kind)
+    kinds = {form_of(kind): kind for kind in set(demand.kinds)}  # one of each form: addresses play no part in this
+    if len(kinds) > MOST_FORMS:
+        return
+    counts = {form: demand.loads_and_stuck(kind) for form, kind in kinds.items()}
+    forms, many = list(map(form_of, demand.kinds)), len(demand.kinds)
 
     def load(numbers: Numbers) -> int:
         chosen = (number for number, group in zip(numbers, demand.groups, strict=True) if not group.number)
-        return max(count_of(loads[kind], n - demand.ask.low) for kind, n in zip(demand.kinds, chosen, strict=True))
+        return max(count_of(counts[form][0], n - demand.ask.low) for form, n in zip(forms, chosen, strict=True))
 
     size = demand.candidates.nodes.bit_count()
-    allowed = (numbers for numbers in islice(used, MOST_COMPARED) if demand.allows(numbers))
-    ranked = nsmallest(MOST_TRIES, ((load(numbers), numbers) for numbers in allowed))
+    compared = islice(used, min(MOST_COMPARED, MOST_NUMBERS_COMPARED // many + 1))
+    allowed = (numbers for numbers in compared if demand.allows(numbers))
+    tries = min(MOST_TRIES, MOST_NUMBERS_TRIED // many + 1)
+    ranked = nsmallest(tries, ((load(numbers), numbers) for numbers in allowed))
     yield from (numbers for taken, numbers in ranked if taken < size)
     if wants_runs(demand):
-        yield from _roomiest_runs(demand, loads, stuck)
+        yield from islice(_roomiest_runs(demand, kinds, counts), tries)
         return
-    rest = {kind: by_load(loads[kind], demand.usable_by(kind) & ~stuck[kind]) for kind in loads}
+    rest = {form: by_load(counts[form][0], demand.usable_by(kinds[form]) & ~counts[form][1]) for form in kinds}
     given: set[int] = set()
-    for _ in range(MOST_TRIES):
+    for _ in range(tries):
         chosen: list[int] = []
-        for kind in demand.kinds:
-            number = next((number for number in rest[kind] if number not in given), None)
+        for form in forms:
+            number = next((number for number in rest[form] if number not in given), None)
             if number is None:
                 return
             given.add(number)
@@ -61,32 +71,40 @@ def roomiest(demand: Demand, used: Iterator[Numbers]) -> Iterator[Numbers]:
         yield demand.numbers(chosen)
 
 
-def _roomiest_runs(demand: Demand, loads: Mapping[Kind, Planes], stuck: Mapping[Kind, int]) -> Iterator[Numbers]:
-    """The roomiest runs for each group that do not meet, larger groups first; then others."""
-    rest = {kind: by_likelihood(demand, kind, demand.usable_by(kind), loads[kind], stuck[kind]) for kind in loads}
+def _roomiest_runs(
+    demand: Demand, kinds: Mapping[Form, Kind], counts: Mapping[Form, tuple[Planes, int]]
+) -> Iterator[Numbers]:
+    """The roomiest runs for each group that do not meet, larger groups first, those of the grid first; then others."""
+    rest = {}
+    for form, kind in kinds.items():
+        of_grid, every = begins_of(demand, kind, demand.usable_by(kind))
+        rest[form] = of_grid & ~counts[form][1], every & ~counts[form][1]
+    of_group = dict(
+        zip((at for at, group in enumerate(demand.groups) if not group.number), map(form_of, demand.kinds), strict=True)
+    )
     given = 0
-    for _ in range(MOST_TRIES):
+    while True:
         numbers = [group.number for group in demand.groups]
-        kinds = dict(zip((at for at, group in enumerate(demand.groups) if not group.number), demand.kinds, strict=True))
         for at in largest_first(demand.groups):
-            count = demand.groups[at].count
-            whole = (1 << count) - 1
-            begin = next((begin for begin in rest[kinds[at]] if not given >> begin & whole), None)
-            if begin is None:
+            form, count = of_group[at], demand.groups[at].count
+            apart = ~spread(given, count)
+            left = rest[form][0] & apart or rest[form][1] & apart
+            if not left:
                 return
-            given |= whole << begin
+            begin = lowest(least(counts[form][0], left))
+            given |= (1 << count) - 1 << begin
             numbers[at] = demand.ask.low + begin
         yield tuple(numbers)
 
 
-def by_likelihood(demand: Demand, kind: Kind, numbers: int, loads: Planes, stuck: int = 0) -> Iterator[int]:
+def by_likelihood(demand: Demand, kind: Kind, numbers: int, loads: Planes) -> Iterator[int]:
     """Where runs of a kind may begin in a set: the grid before all others, each the least loaded first.
 
-    loads, stuck: what is known of where they begin, see `Demand.loads_and_stuck`.
+    loads: what is known of where they begin, see `Demand.loads_and_stuck`.
     """
     grid, every = begins_of(demand, kind, numbers)
-    yield from by_load(loads, grid & ~stuck)
-    yield from by_load(loads, every & ~grid & ~stuck)
+    yield from by_load(loads, grid)
+    yield from by_load(loads, every & ~grid)
 
 
 def by_load(loads: Planes, among: int) -> Iterator[int]:

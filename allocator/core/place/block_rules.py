@@ -17,9 +17,8 @@ from operator import itemgetter
 
 from allocator.core.asks import Ask, PortAsk, PortGroup
 from allocator.core.claims import count_numbers
-from allocator.core.place.packing import begins
 from allocator.core.place.view import avoided, key_of
-from allocator.core.ports import WILDCARD, Protocol, lowest, runs_of, span
+from allocator.core.ports import WILDCARD, Protocol, runs_of, span
 from allocator.core.reserved import ReservedNumbers
 from hostport.contract import Mistake, Reason
 from hostport.contract.limits import HIGHEST_PORT
@@ -30,6 +29,9 @@ MOST_TRIED, MOST_TRIES = 8, 200
 
 Group = tuple[list[int], int]
 """The positions of the ports of a group, and the number that the user gave it; 0: none."""
+
+Gap = tuple[int, int]
+"""The first and the last of numbers that may be given, with no other one beside them."""
 
 
 def differing_blocks(ask: Ask, members: Sequence[int]) -> list[Mistake]:
@@ -84,19 +86,35 @@ def blocks_without_run(ask: Ask, groups: Iterable[Group], reserved: ReservedNumb
     """A sentence for each block for which a range has no run at all, under a policy that searches."""
     if ask.low > ask.high:
         return
-    usable = span(0, ask.high - ask.low) & ~((reserved.numbers | avoided(ask)) >> ask.low)
+    everything, gaps = [(ask.low, ask.high)], list[Gap]()
     for members, number in groups:
         port = ask.ports[members[0]]
         if number or (port.count == 1 and port.alignment == 1):
             continue
+        gaps = gaps or list(runs_of(span(ask.low, ask.high) & ~(reserved.numbers | avoided(ask))))
+        if _have_room(gaps, port.count, port.alignment):
+            continue
         what = f"{port}: range {ask.low}-{ask.high} has no room for {_size(port)}"
         field = f"ports[{members[0]}].count"
-        if not begins(span(0, ask.high - ask.low), port.count, port.alignment, ask.low, ask.high)[1]:
+        if not _have_room(everything, port.count, port.alignment):
             message = f"{what}, whoever holds what. {_wider(ask)}, or ask for a smaller block"
             yield Mistake(Reason.RANGE_TOO_SMALL, field, message)
-        elif not begins(usable, port.count, port.alignment, ask.low, ask.high)[1]:
+        else:
             message = f"{what} beside those that are reserved in this cluster or named by the Pod's own probes or hooks"
             yield Mistake(Reason.RANGE_RESERVED, field, f"{message}. Choose another range, or a smaller block")
+
+
+def _have_room(gaps: Iterable[Gap], size: int, alignment: int, many: int = 1) -> bool:
+    """Whether there is room for so many blocks of a size: the lowest first, which is the most there can be.
+
+    It is counted, and no set is made: there may be hundreds of sizes and alignments.
+    """
+    step = -(-size // alignment) * alignment
+    for first, last in gaps:
+        many -= max(0, (last + 1 - size - (first + -first % alignment)) // step + 1)
+        if many <= 0:
+            return True
+    return False
 
 
 def _wider(ask: Ask) -> str:
@@ -126,7 +144,7 @@ def too_few_numbers(ask: Ask, groups: Iterable[Group], usable: int) -> Iterator[
         )
         yield Mistake(Reason.RANGE_TOO_SMALL, "range", message)
         return
-    what = _without_room(ask, blocks, usable >> ask.low) if blocks else ""
+    what = _without_room(blocks, list(runs_of(usable))) if blocks else ""
     if what:
         beside = "" if usable == span(ask.low, ask.high) else " beside what is reserved or fixed"
         message = f"range {ask.low}-{ask.high} has no room for {what}{beside}, whoever holds what"
@@ -134,19 +152,18 @@ def too_few_numbers(ask: Ask, groups: Iterable[Group], usable: int) -> Iterator[
         yield Mistake(Reason.RANGE_TOO_SMALL, "range", f"{message}. {remedy}")
 
 
-def _without_room(ask: Ask, blocks: Sequence[PortAsk], usable: int) -> str:
+def _without_room(blocks: Sequence[PortAsk], gaps: Sequence[Gap]) -> str:
     """Those blocks in words that can be proven to have no room together; empty where none can."""
     sizes = sorted((port.count for port in blocks), reverse=True)
     for size in dict.fromkeys(sizes):
-        what = _without_room_as_equals(ask, [port for port in blocks if port.count >= size], usable)
+        what = _without_room_as_equals([port for port in blocks if port.count >= size], gaps)
         if what:
             return what
     if sizes[0] == sizes[-1] or len(sizes) > MOST_TRIED:
         return ""
-    gaps = [last - first + 1 for first, last in runs_of(usable) if last - first + 1 >= sizes[-1]]
-    return (
-        "" if _go_into(sizes, gaps, iter(range(MOST_TRIES))) else f"blocks of {' and '.join(map(str, sizes))} numbers"
-    )
+    lengths = [last - first + 1 for first, last in gaps if last - first + 1 >= sizes[-1]]
+    fit = _go_into(sizes, lengths, iter(range(MOST_TRIES)))
+    return "" if fit else f"blocks of {' and '.join(map(str, sizes))} numbers"
 
 
 def _go_into(sizes: Sequence[int], gaps: Sequence[int], tries: Iterator[int]) -> bool:
@@ -162,21 +179,18 @@ def _go_into(sizes: Sequence[int], gaps: Sequence[int], tries: Iterator[int]) ->
     return False
 
 
-def _without_room_as_equals(ask: Ask, blocks: Sequence[PortAsk], usable: int) -> str:
+def _without_room_as_equals(blocks: Sequence[PortAsk], gaps: Iterable[Gap]) -> str:
     """The blocks in words where there is no room even for as many of the smallest of them; else empty.
 
-    Each of them holds one of the smallest, and of equal blocks the lowest first is the most there can be.
+    Each of them holds one of the smallest.
     """
     size, alignment = min(port.count for port in blocks), gcd(*(port.alignment for port in blocks))
-    _, left = begins(usable, size, alignment, ask.low, ask.high)
-    for _ in blocks:
-        if not left:
-            many = f"{len(blocks)} blocks" if len(blocks) > 1 else "a block"
-            more = " or more" if any(port.count > size for port in blocks) else ""
-            aligned = f" from a multiple of {alignment} on" if alignment > 1 else ""
-            return f"{many} of {size} numbers{more}{aligned}"
-        left &= ~span(0, lowest(left) + size - 1)
-    return ""
+    if _have_room(gaps, size, alignment, len(blocks)):
+        return ""
+    many = f"{len(blocks)} blocks" if len(blocks) > 1 else "a block"
+    more = " or more" if any(port.count > size for port in blocks) else ""
+    aligned = f" from a multiple of {alignment} on" if alignment > 1 else ""
+    return f"{many} of {size} numbers{more}{aligned}"
 
 
 def misplaced_block(ask: Ask, group: PortGroup, reserved: ReservedNumbers) -> Iterator[Mistake]:

@@ -20,13 +20,23 @@ from enum import Enum
 from functools import reduce
 from heapq import nsmallest
 from itertools import combinations, islice
-from operator import or_
+from operator import and_, or_
 
 from allocator.core.blocks import within
 from allocator.core.index.candidate_sets import CandidateSet
 from allocator.core.index.cooling import CoolDown, NumbersHeld
 from allocator.core.place.assignment import by_likelihood, by_load, handed_out, matched
-from allocator.core.place.packing import begins_of, free_runs, has_room, packed, wants_runs
+from allocator.core.place.packing import (
+    Form,
+    begins_of,
+    begins_of_each,
+    form_of,
+    free_runs,
+    grid,
+    has_room,
+    packed,
+    wants_runs,
+)
 from allocator.core.place.view import (
     Demand,
     Kind,
@@ -54,7 +64,6 @@ from allocator.core.ports import (
     number_of,
     protocol_of,
     set_of,
-    span,
 )
 
 NUMBER_STEPS = 0.2
@@ -77,6 +86,10 @@ QUIET_NODES = 8
 
 NODE_STEPS, GROUP_STEPS = 1.5, 0.5
 """Steps to read from a node whether there are runs, and to give one to each group: up to 2 ms for 256 of them."""
+
+BEGIN_STEPS, KIND_STEPS, CLEAR_STEPS = 1.0, 4.0, 0.2
+"""Steps to see where runs of a form begin; to go through a wide set for one of many kinds; and to see whether a number
+is free of plans on one node."""
 
 MOST_KINDS = 3
 """Kinds of groups whose numbers are counted together; of more kinds each is counted by itself, and then tried."""
@@ -104,6 +117,8 @@ class JointSearch:
         self._low = demand.ask.low
         self._moves_nothing = stage is Stage.FREE or stage is Stage.LEASE
         self._where: dict[Kind, dict[int, int]] = {kind: {} for kind in demand.kinds}
+        self._known: dict[tuple[frozenset[Protocol], bool], int] = {}  # what `_numbers` found
+        self._begun: dict[tuple[Form, bool], int] = {}  # what `_begins` found
         self._nodes = self._nodes_for(tuple(key for _, key in demand.fixed), demand.candidates.nodes, stage)
 
     def tuples(self) -> Iterator[tuple[Numbers, int]]:
@@ -112,7 +127,7 @@ class JointSearch:
         Where the steps are spent, or cut, what was not given may be there as well.
         """
         demand = self._demand
-        if wants_runs(demand) and not self._cooling and self._stage is not Stage.WAITING:
+        if self._stage is not Stage.WAITING and self._is_read():
             yield from self._one_by_one()
         if not self._nodes:
             return
@@ -149,10 +164,14 @@ class JointSearch:
     # -- which numbers can be had at all
 
     def _numbers(self, kind: Kind) -> int:
-        """The numbers of the range that might be had in this stage."""
-        numbers = self._unheld(kind)
-        for protocol in protocols_of(kind) if self._stage is not Stage.LEASE else ():
-            numbers &= self._demand.unleased[protocol]
+        """The numbers of the range that might be had in this stage: of all kinds that are alike in this, found once."""
+        name = frozenset(protocols_of(kind)), is_anywhere(kind)
+        numbers = self._known.get(name)
+        if numbers is None:
+            numbers = self._unheld(kind)
+            for protocol in name[0] if self._stage is not Stage.LEASE else ():
+                numbers &= self._demand.unleased[protocol]
+            self._known[name] = numbers
         return numbers
 
     def _unheld(self, kind: Kind) -> int:
@@ -249,41 +268,59 @@ class JointSearch:
 
     # -- several numbers on one node
 
+    def _is_read(self) -> bool:
+        """Whether nodes are read before: for runs, for many kinds, and where the fixed ports leave few nodes."""
+        demand = self._demand
+        if wants_runs(demand) or len(set(demand.kinds)) > MOST_KINDS:
+            return True
+        return bool(demand.fixed) and self._nodes.bit_count() <= QUIET_NODES < demand.candidates.nodes.bit_count()
+
     def _one_by_one(self) -> Iterator[tuple[Numbers, int]]:
         """Runs that are read from one node after the other, where fewest stand first, and no plan is to be moved.
+
+        Numbers of many kinds are read likewise: to count those of each kind by itself takes long, and proves little.
 
         Where all nodes can be paid for, those that have no room, whatever is moved, are left out of what follows. Else
         a few are looked at, and nothing is proven.
         """
-        demand, entries, is_proof = self._demand, self._view.nodes, False
-        if not demand.exempt and all(map(is_anywhere, demand.kinds)):  # else somebody there may not be in the way
-            cost = self._nodes.bit_count() * (NODE_STEPS + GROUP_STEPS * len(demand.kinds))
-            is_proof = cost < self._steps.left / 2 and self._steps.spend(cost)
+        demand, entries = self._demand, self._view.nodes
+        cost, payable = NODE_STEPS + GROUP_STEPS * len(demand.kinds), self._steps.left / 2
+        # Else somebody on a node may not be in the way.
+        is_exact = not demand.exempt and all(map(is_anywhere, demand.kinds))
+        is_proof = is_exact and self._nodes.bit_count() * cost < payable
         if not (is_proof or self._moves_nothing):
             return
         stands = {position: entries.at(position).stands for position in bits(self._nodes)}
-        for position in nsmallest(len(stands) if is_proof else QUIET_NODES, stands, key=stands.__getitem__):
-            taken = {protocol: self._taken_on(position, protocol) for protocol in demand.protocols}
-            here = self._begins_beside(taken)
-            if not all(has_room(here[kind], kind, need) for kind, need in Counter(demand.kinds).items()):
-                if is_proof:
-                    self._nodes &= ~(1 << position)
-            elif self._moves_nothing:
-                found = free_runs(demand, demand.ask.high, taken, lowest, 0)
-                ways = [found] if found else map(demand.numbers, islice(packed(demand, here, self._steps), 1))
-                for numbers in ways:
-                    if self._stage is Stage.LEASE or not demand.is_leased(demand.keys(numbers)):
-                        yield numbers, 1 << position
+        most = len(stands) if is_proof else min(len(stands), QUIET_NODES, max(1, int(payable / cost)))
+        self._steps.spend(most * cost)
+        for position in nsmallest(most, stands, key=stands.__getitem__):
+            ways = self._ways_on(position)
+            if ways:
+                yield from ((numbers, 1 << position) for numbers in ways)
+            elif ways is not None and is_proof:
+                self._nodes &= ~(1 << position)
 
-    def _begins_beside(self, taken: Mapping[Protocol, int]) -> dict[Kind, int]:
-        """Where runs of each kind may begin on a node. taken: for each protocol the numbers that it does not give."""
-        begins = {}
-        for kind in set(self._demand.kinds):
-            numbers = self._demand.usable
-            for protocol in protocols_of(kind):
-                numbers &= ~taken[protocol]
-            begins[kind] = begins_of(self._demand, kind, numbers)[1]
-        return begins
+    def _ways_on(self, position: int) -> list[Numbers] | None:
+        """A way to give the groups numbers on a node as it is. Empty: there is none. None: it is not known whether."""
+        demand = self._demand
+        taken = {protocol: self._taken_on(position, protocol) for protocol in demand.protocols}
+
+        def free(protocols: Iterable[Protocol]) -> int:
+            return reduce(and_, (~taken[protocol] for protocol in protocols), demand.usable)
+
+        forms = {kind: form_of(kind) for kind in self._where}
+        begins = begins_of_each(demand, set(forms.values()), free)
+        needs = Counter(forms[kind] for kind in demand.kinds)
+        if not all(has_room(begins[form], form[1], need) for form, need in needs.items()):
+            return []
+        if not self._moves_nothing:
+            return None  # there may be one
+        found = free_runs(demand, demand.ask.high, taken, lowest, 0)
+        here = {kind: begins[form] for kind, form in forms.items()}
+        ways = [found] if found else list(map(demand.numbers, islice(packed(demand, here, self._steps), 1)))
+        if not ways:
+            return None if self._steps.are_spent else []
+        return [way for way in ways if self._stage is Stage.LEASE or not demand.is_leased(demand.keys(way))] or None
 
     def _taken_on(self, position: int, protocol: Protocol) -> int:
         """The numbers of the range that this stage, but for one that waits, does not give on a node; perhaps some more.
@@ -295,6 +332,8 @@ class JointSearch:
         taken = held if self._moves_nothing else settled
         if demand.has_services:
             taken |= view.services.within(protocol, low, high)
+        if self._cooling:
+            taken |= self._cooling.on(position, protocol, low, high)
         if self._stage is not Stage.LEASE:
             return taken | ~demand.unleased[protocol]
         for candidates in view.sets.surprising:
@@ -321,14 +360,16 @@ class JointSearch:
             for enough, _ in self._with_enough(kinds, sum(demands[kind] for kind in kinds)):  # noqa: B007 - the last one
                 pass
             nodes &= enough
-        if not self._steps.are_spent:
-            yield from ((position, True) for position in bits(nodes))
+            if self._steps.are_spent or not nodes:
+                return  # not known, or proven
+        yield from ((position, True) for position in bits(nodes))
 
     def _with_enough(self, kinds: Sequence[Kind], need: int) -> Iterator[tuple[int, bool]]:
         """The nodes where so many numbers can be had for any of the kinds: more and more of them, at the end all."""
         numbers_of = {kind: self._begins(kind) for kind in kinds}
         everything = reduce(or_, numbers_of.values())
         planes: Planes = []
+        self._steps.spend(KIND_STEPS if len(self._where) > MOST_KINDS else 0)
         for count, number in enumerate(bits(everything), 1):
             nodes = 0
             for kind, numbers in numbers_of.items():  # of one kind it is known: to shift a wide set would copy it
@@ -343,7 +384,13 @@ class JointSearch:
     def _begins(self, kind: Kind) -> int:
         """The numbers that might be had, or those with which a run of such begins."""
         numbers = self._numbers(kind)
-        return begins_of(self._demand, kind, numbers)[1] if wants_runs(self._demand) else numbers
+        if not wants_runs(self._demand):
+            return numbers
+        name = form_of(kind), is_anywhere(kind)
+        if name not in self._begun:
+            self._steps.spend(BEGIN_STEPS)
+            self._begun[name] = begins_of(self._demand, kind, numbers)[1]
+        return self._begun[name]
 
     def _likely_on(self, position: int) -> Iterator[list[int]]:
         """One try on a node: what needs no plan moved, then whatever was looked at so far."""
@@ -395,14 +442,13 @@ class JointSearch:
         clear = here
         if not self._moves_nothing:
             clear = {kind: self._clear(kind, numbers, position) for kind, numbers in here.items()}
-        grid = {kind: self._grid(kind) & numbers for kind, numbers in clear.items()}
-        for some in (grid, clear):
+        of_grid = {
+            kind: numbers & grid(kind[0][2], kind[0][3], demand.ask.low, demand.ask.high)
+            for kind, numbers in clear.items()
+        }
+        for some in (of_grid, clear):
             yield from islice(packed(demand, some, self._steps), 1)
         yield from packed(demand, here, self._steps)
-
-    def _grid(self, kind: Kind) -> int:
-        everything = span(0, self._demand.ask.high - self._low)
-        return begins_of(self._demand, kind, everything)[0]
 
     def _every(self, demands: Mapping[Kind, int], here: Mapping[Kind, int]) -> Iterator[dict[Kind, int]]:
         """Every way to give different numbers to all kinds."""
@@ -419,6 +465,7 @@ class JointSearch:
     def _clear(self, kind: Kind, numbers: int, position: int) -> int:
         """Those of the numbers that can be had on a node without moving a plan."""
         clear = 0
+        self._steps.spend(numbers.bit_count() * CLEAR_STEPS)
         for number in bits(numbers):
             seeker = self._demand.seeker(key_at(kind, self._low + number), 1 << position)
             if unplanned(seeker, seeker.nodes, self._view):

@@ -12,20 +12,21 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, reduce
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from allocator.core.blocks import largest_within, multiples, runs, spread
 from allocator.core.ports import Planes, Protocol, bits, lowest, span
+from hostport.contract.limits import MOST_NUMBERS
 
 if TYPE_CHECKING:
     from allocator.core.asks import PortGroup
     from allocator.core.place.view import Demand, Kind, Numbers, Steps
 
-ROOM_STEPS = 0.1
-"""Steps to look whether there is room for one more run."""
+ROOM_STEPS, LEFT_STEPS = 0.1, 0.2
+"""Steps to look whether there is room for one more run; and to take a run from what a kind of groups might get."""
 
 
 def wants_runs(demand: Demand) -> bool:
@@ -39,23 +40,25 @@ def wants_runs(demand: Demand) -> bool:
 def begins(numbers: int, length: int, alignment: int, low: int, high: int) -> tuple[int, int]:
     """Where runs of so many members of a set begin: those of the grid, and all that the alignment allows."""
     every = runs(numbers, length)
-    grid, allowed = _grid(length, alignment, low, high)
-    return every & grid, every & allowed
+    return every & grid(length, alignment, low, high), every & _allowed(alignment, low, high)
 
 
 @lru_cache(maxsize=256)
-def _grid(length: int, alignment: int, low: int, high: int) -> tuple[int, int]:
-    """Where runs of the grid may begin in a range, and where the alignment lets them."""
-    first, end = -low % alignment, high - low + 1
-    step = -(-length // alignment) * alignment
-    return multiples(step, first, end), multiples(alignment, first, end)
+def grid(length: int, alignment: int, low: int, high: int) -> int:
+    """Where runs of the grid may begin in a range, were it longer."""
+    return multiples(-(-length // alignment) * alignment, -low % alignment, high - low + 1)
+
+
+@lru_cache(maxsize=MOST_NUMBERS)
+def _allowed(alignment: int, low: int, high: int) -> int:
+    """Where an alignment lets runs begin in a range."""
+    return multiples(alignment, -low % alignment, high - low + 1)
 
 
 @lru_cache(maxsize=256)
 def _insides(length: int, alignment: int, low: int, high: int) -> int:
     """The numbers of the runs of the grid, the last one of each aside."""
-    grid, _ = _grid(length, alignment, low, high)
-    return spread(grid << length - 2, length - 1)
+    return spread(grid(length, alignment, low, high) << length - 2, length - 1)
 
 
 def loads_of_runs(loads: Planes, length: int, alignment: int, low: int, high: int) -> Planes:
@@ -69,6 +72,30 @@ def loads_of_runs(loads: Planes, length: int, alignment: int, low: int, high: in
         if (plane ^ plane >> 1) & insides:
             return largest_within(loads, length)
     return loads
+
+
+Form = tuple[frozenset[Protocol], int, int]
+"""What kinds of groups have in common that differ in their addresses alone: protocols, length, alignment."""
+
+
+def form_of(kind: Kind) -> Form:
+    """The form of a kind."""
+    return frozenset([protocol for protocol, *_ in kind]), kind[0][2], kind[0][3]
+
+
+def begins_of_each(
+    demand: Demand, forms: Iterable[Form], numbers_of: Callable[[frozenset[Protocol]], int]
+) -> dict[Form, int]:
+    """Where runs of each form may begin. numbers_of: gives those of the range that there are for some protocols."""
+    low, high = demand.ask.low, demand.ask.high
+    fits: dict[tuple[frozenset[Protocol], int], int] = {}
+    found: dict[Form, int] = {}
+    for form in forms:
+        protocols, length, alignment = form
+        if (protocols, length) not in fits:
+            fits[protocols, length] = runs(numbers_of(protocols), length)
+        found[form] = fits[protocols, length] & _allowed(alignment, low, high)
+    return found
 
 
 def begins_of(demand: Demand, kind: Kind, numbers: int) -> tuple[int, int]:
@@ -96,18 +123,28 @@ def free_runs(
     numbers that are not given.
     """
     ask, groups, numbers = demand.ask, demand.groups, [group.number for group in demand.groups]
-    free = demand.usable & ~without & span(0, last - ask.low)
+    free, length = demand.usable & ~without & span(0, last - ask.low), 0
+    fits: dict[tuple[Protocol, ...], int] = {}  # where a run of the length begins, whatever the alignment
     for at in largest_first(groups):
-        group, here = groups[at], free
-        for member in group.members:
-            here &= ~taken[ask.ports[member].protocol]
-        grid, every = begins(here, group.count, group.alignment, ask.low, last) if here else (0, 0)
+        group, protocols = groups[at], tuple([ask.ports[member].protocol for member in groups[at].members])
+        if group.count != length:
+            length, fits = group.count, {}
+        if protocols not in fits:
+            fits[protocols] = runs(reduce(_without, map(taken.__getitem__, protocols), free), length)
+        every = fits[protocols] & _allowed(group.alignment, ask.low, last)
         if not every:
             return ()
-        begin = pick(grid or every)
+        begin = pick(every & grid(length, group.alignment, ask.low, last) or every)
         numbers[at] = ask.low + begin
-        free &= ~span(begin, begin + group.count - 1)
+        free &= ~span(begin, begin + length - 1)
+        beside = ~apart(begin, length, length)
+        for each in fits:
+            fits[each] &= beside
     return tuple(numbers)
+
+
+def _without(numbers: int, others: int) -> int:
+    return numbers & ~others
 
 
 def allows_blocks(demand: Demand, numbers: Numbers) -> bool:
@@ -141,18 +178,19 @@ def packed(demand: Demand, here: Mapping[Kind, int], steps: Steps) -> Iterator[l
 def _first_fit(kinds: Sequence[tuple[Kind, int]], here: Mapping[Kind, int]) -> dict[Kind, list[int]]:
     """The lowest runs for each kind in turn: the first of all ways, found without looking ahead; empty: that fails."""
     got: dict[Kind, list[int]] = {}
-    given: list[tuple[int, int]] = []  # where runs begin, and their lengths
+    given = 0
     for kind, need in kinds:
-        length, begins, mine = kind[0][2], here[kind], got.setdefault(kind, [])
-        for begin, other in given:
-            begins &= ~apart(begin, other, length)
+        length, mine = kind[0][2], got.setdefault(kind, [])
+        begins, end = here[kind] & ~spread(given, length), 0
         for _ in range(need):
             if not begins:
                 return {}
-            begin = lowest(begins)
-            begins &= ~span(0, begin + length - 1)
-            mine.append(begin)
-            given.append((begin, length))
+            used = lowest(begins) + length
+            begins, end = begins >> used, end + used
+            mine.append(end - length)
+        whole = (1 << length) - 1
+        for begin in mine:
+            given |= whole << begin
     return got
 
 
@@ -164,7 +202,7 @@ def _ways(kinds: Sequence[tuple[Kind, int]], here: dict[Kind, int], steps: Steps
     (kind, need), *rest = kinds
     if not steps.spend(ROOM_STEPS * sum(many for _, many in kinds)):
         return
-    if any(not has_room(here[other], other, many) for other, many in kinds):
+    if any(not has_room(here[other], other[0][2], many) for other, many in kinds):
         return
     if need == 0:
         for got in _ways(rest, here, steps):
@@ -172,7 +210,7 @@ def _ways(kinds: Sequence[tuple[Kind, int]], here: dict[Kind, int], steps: Steps
         return
     length = kind[0][2]
     for begin in bits(here[kind]):
-        if not steps.spend():
+        if not steps.spend(max(1.0, LEFT_STEPS * len(here))):
             return
         left = {other: begins & ~apart(begin, length, other[0][2]) for other, begins in here.items()}
         left[kind] &= ~span(0, begin)  # all of a kind want alike: they are given in order
@@ -180,10 +218,10 @@ def _ways(kinds: Sequence[tuple[Kind, int]], here: dict[Kind, int], steps: Steps
             yield {**got, kind: [begin, *got[kind]]}
 
 
-def has_room(begins: int, kind: Kind, need: int) -> bool:
-    """Whether so many runs of a kind by themselves do not meet: the lowest first, which is the most there can be."""
+def has_room(begins: int, length: int, need: int) -> bool:
+    """Whether so many runs of a length by themselves do not meet: the lowest first, which is the most there can be."""
     for _ in range(need):
         if not begins:
             return False
-        begins &= ~span(0, lowest(begins) + kind[0][2] - 1)
+        begins >>= lowest(begins) + length
     return True

@@ -46,8 +46,8 @@ LOOKS, LOOK_STEPS = 1_000, 1_000
 SETS_OF_A_STEP = 250
 """Wide sets that each change of a plan asks in the time of a step."""
 
-PORTS_MOVED_OF_A_STEP = 2
-"""Ports of plans that are put on another node in the time of a step."""
+PORT_STEPS, BLOCK_STEPS = 1.0, 3.0
+"""Steps to put a port of a plan on another node, and a port of several numbers. The first one costs nothing besides."""
 
 HOLDERS_OF_A_STEP = 25
 """Holders of a port, namesakes among them, that are looked at in the time of a step."""
@@ -233,11 +233,11 @@ class Replanner:
         if choice:
             for claim_id, node in (*choice.moves, (claim.id, choice.node)):
                 moved = self._store.claims[claim_id]
-                steps.spend((len(moved.ports) - 1) / PORTS_MOVED_OF_A_STEP)
+                steps.spend(_steps_to_move(moved))
                 self._note(planned(moved, node))
                 self.found_room(moved)
         elif claim.node is not None:
-            steps.spend((len(claim.ports) - 1) / PORTS_MOVED_OF_A_STEP)
+            steps.spend(_steps_to_move(claim))
             self._note(planned(claim, None))
             if candidates.nodes and is_proven:
                 self._incidents.append(Incident(IncidentKind.UNPLACEABLE, claim))
@@ -266,6 +266,11 @@ class Replanner:
             return False
         in_the_way = self._placing.ports.blockers(claim.keys, claim.node, seeker.exempt)
         return all(gives_way(other, seeker.rank) for other in in_the_way)
+
+
+def _steps_to_move(plan: Claim) -> float:
+    blocks = sum([1 for port in plan.ports if port.count > 1])
+    return max(0, len(plan.ports) - 1) * PORT_STEPS + blocks * (BLOCK_STEPS - PORT_STEPS)
 
 
 def stays(claim: Claim, node: NodeName, placing: PlacementView) -> bool:
