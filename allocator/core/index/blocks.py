@@ -1,21 +1,124 @@
 """Blocks on nodes: one entry for each, and its numbers only in the sets and counts of numbers.
 
+Rule: where many blocks are kept, a look at a number costs the same however many of them have it.
+
 What stands here is for ports of several numbers, and is not entered for others. The callers are `PortIndex`, which
 says what is kept, and `CandidateSets`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from allocator.core.blocks import BlockMap, first_of, length_of, numbers_of, slots_in
-from allocator.core.ports import WILDCARD, PortKey, Slot, number_of, protocol_of, slot_of
+from allocator.core.ports import WILDCARD, PortKey, Slot, bits, number_of, protocol_of, slot_of
+from hostport.contract.limits import HIGHEST_PORT
 
 if TYPE_CHECKING:
     from allocator.core.claims import ClaimId
     from allocator.core.index.candidate_sets import Counted
     from allocator.core.index.ports import Holders, NodeEntry, NodesBySlot
+
+
+MANY_BLOCKS = 64
+"""So many blocks of a map are gone through; of more the runs are kept, too."""
+
+ORDERS = HIGHEST_PORT.bit_length()
+"""The runs of which a block consists have less than two to the power of this many numbers."""
+
+Run = int
+"""2^k numbers from a multiple of 2^k on, under one protocol: the multiple, k and the protocol in one int."""
+
+
+class NodesByBlock(BlockMap[int]):
+    """The set of nodes of each block.
+
+    Where there are many, the set of nodes of each run, too, of which a block consists: at most 2 log2(length) of them.
+    A number lies in `ORDERS` runs, so that nobody goes through thousands of blocks that each begin elsewhere.
+    """
+
+    __slots__ = ("_again", "_of_runs", "_shortest")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_runs: dict[Run, int] | None = None  # None: the blocks are few
+        self._again: dict[tuple[Run, int], int] = {}  # how many further blocks of one node have a run: hardly ever any
+        self._shortest = HIGHEST_PORT  # no block has fewer numbers
+
+    def add(self, block: Slot, node: int) -> None:
+        """Adds a node, as a set, to those of a block."""
+        nodes = self.values.get(block, 0)
+        if nodes & node:
+            return
+        self.put(block, nodes | node)
+        self._shortest = min(self._shortest, length_of(block))
+        if self._of_runs is not None:
+            self._enter(self._of_runs, block, node)
+        elif len(self.values) > MANY_BLOCKS:
+            of_runs = self._of_runs = dict[Run, int]()
+            for each, there in self.values.items():
+                self._enter(of_runs, each, there)
+
+    def discard(self, block: Slot, node: int) -> None:
+        """Takes a node, as a set, that may be there, out of those of a block."""
+        nodes = self.values.get(block, 0)
+        if not nodes & node:
+            return
+        if nodes == node:
+            self.drop(block)
+        else:
+            self.put(block, nodes & ~node)
+        if self._of_runs is not None:
+            self._leave(self._of_runs, block, node)
+
+    def _enter(self, of_runs: dict[Run, int], block: Slot, nodes: int) -> None:
+        for run in _runs_of(block):
+            there = of_runs.get(run, 0)
+            for position in bits(there & nodes):
+                self._again[run, 1 << position] = self._again.get((run, 1 << position), 0) + 1
+            of_runs[run] = there | nodes
+
+    def _leave(self, of_runs: dict[Run, int], block: Slot, node: int) -> None:
+        for run in _runs_of(block):
+            again = self._again.pop((run, node), 0)
+            if again > 1:
+                self._again[run, node] = again - 1
+            elif not again:
+                left = of_runs[run] & ~node
+                if left:
+                    of_runs[run] = left
+                else:
+                    del of_runs[run]
+
+    def nodes_meeting(self, wanted: Slot) -> int:
+        """The nodes with a block that has a number in common with a slot or block."""
+        nodes, numbers = 0, numbers_of(wanted)
+        points = len(numbers) // self._shortest + 2 if len(numbers) > 1 else 1
+        if self._of_runs is None or len(self.values) <= points * ORDERS:
+            for block in self.meeting(wanted):
+                nodes |= self.values[block]
+            return nodes
+        # A block that meets some numbers has the first of them, the last, or one of those that lie `_shortest` apart.
+        at, protocol = self._of_runs.get, wanted & 3
+        for number in {*numbers[:: self._shortest], numbers[-1]}:
+            for order in range(ORDERS):
+                nodes |= at((number >> order << 4 | order) << 2 | protocol, 0)
+        return nodes
+
+
+def _runs_of(block: Slot) -> Iterator[Run]:
+    """The fewest runs that a block consists of."""
+    numbers, protocol = numbers_of(block), block & 3
+    begin, end, order = numbers.start, numbers.stop, 0
+    while begin < end:
+        if begin & 1:
+            yield (begin << 4 | order) << 2 | protocol
+            begin += 1
+        if end & 1:
+            end -= 1
+            yield (end << 4 | order) << 2 | protocol
+        begin, end, order = begin >> 1, end >> 1, order + 1
 
 
 # -- nodes by block
@@ -40,10 +143,9 @@ def conflicting(indexes: Iterable[NodesBySlot], block: Slot, ip: str) -> int:
 def in_blocks(index: NodesBySlot, wanted: Slot, ip: str) -> int:
     """The nodes with a block that conflicts with a slot or block on an address."""
     nodes = 0
-    for address, blocks in index.blocks.items():
-        if ip == WILDCARD or address in (ip, WILDCARD):
-            for block in blocks.meeting(wanted):
-                nodes |= blocks.values[block]
+    for blocks in index.blocks.values() if ip == WILDCARD else map(index.blocks.get, (ip, WILDCARD)):
+        if blocks is not None:
+            nodes |= blocks.nodes_meeting(wanted)
     return nodes
 
 
@@ -69,8 +171,8 @@ def add(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
     """Adds a node, as a set, to those of a block."""
     blocks = index.blocks.get(ip)
     if blocks is None:
-        blocks = index.blocks[ip] = BlockMap()
-    blocks.put(block, blocks.values.get(block, 0) | node)
+        blocks = index.blocks[ip] = NodesByBlock()
+    blocks.add(block, node)
     index.is_plain = False
 
 
@@ -79,11 +181,7 @@ def discard(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
     blocks = index.blocks.get(ip)
     if blocks is None:
         return
-    left = blocks.values.get(block, 0) & ~node
-    if left:
-        blocks.put(block, left)
-        return
-    blocks.drop(block)
+    blocks.discard(block, node)
     if not blocks:
         del index.blocks[ip]
         index.note_whether_plain()

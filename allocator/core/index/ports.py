@@ -153,7 +153,7 @@ class NodesBySlot:
         self.anywhere: dict[Slot, int] = {}
         self.by_ip: dict[Slot, dict[str, int]] = {}
         self._on_some: dict[Slot, int] = {}  # the nodes of all addresses, of slots that were asked about since a change
-        self.blocks: dict[str, BlockMap[int]] = {}
+        self.blocks: dict[str, blocks.NodesByBlock] = {}
         self.is_plain = True
 
     def __bool__(self) -> bool:
