@@ -102,6 +102,7 @@ ROWS: tuple[Row, ...] = (
     blocks.blocks_in_gaps,
     blocks.ports_of_many_kinds,
     blocks.blocks_apart,
+    blocks.ports_among_blocks_apart,
     blocks.cool_downs_first_seen,
     searches.full_first_seen,
     readers.list_all,

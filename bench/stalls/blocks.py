@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from allocator.core.claims import ClaimPort, ClusterChange, PodUid
-from bench.stalls.cluster import a_node, a_pod, node_name, observe
+from bench.stalls.cluster import NODES, a_node, a_pod, node_name, observe
 from bench.stalls.messages import ask, serial
 from bench.turns import Place
 from hostport.v1 import allocator_pb2 as pb
@@ -96,6 +96,26 @@ def blocks_apart(place: Place) -> None:
         for _ in range(3):
             within = pb.NodeConstraints(tolerations=[pb.Toleration(key=f"new-{next(serial)}")])
             place.remark(place.ask(ask("apart", within, range=numbers, dry_run=True)) or "granted")
+
+
+def ports_among_blocks_apart(place: Place) -> None:
+    """6 ports of two kinds, 256 blocks, 512 fixed ports, where 5,000 nodes have 4 long blocks that begin elsewhere"""
+    pods = []
+    for at in range(4 * NODES):
+        first = APART_LOW - 1_000 + at // NODES * 1_000 + at * 7 % 1_000
+        port = ClaimPort(container="c", container_port=80, host_port=first, count=999)
+        pods.append(msgspec.structs.replace(a_pod(340_000 + at, node=node_name(at % NODES)), ports=(port,)))
+    for at in range(0, len(pods), 500):
+        observe(place, pods=pods[at : at + 500])
+    kinds = [
+        pb.PortRequest(container="c", container_port=1 + at, host_ip=ip) for at in range(3) for ip in ("", "10.0.0.1")
+    ]
+    small = [pb.PortRequest(container="c", container_port=1 + at, count=2 + at % 3) for at in range(256)]
+    fixed = [pb.PortRequest(container="c", container_port=1 + at, host_port=APART_LOW + 5 * at) for at in range(512)]
+    numbers = pb.PortRange(min=APART_LOW, max=APART_LOW + 2_999)
+    with place.measured():
+        for ports, policy in ((kinds, pb.POLICY_DYNAMIC), (small, pb.POLICY_DYNAMIC), (fixed, pb.POLICY_STATIC)):
+            place.remark(place.ask(ask("apart", range=numbers, ports=ports, policy=policy, dry_run=True)) or "granted")
 
 
 def cool_downs_first_seen(place: Place) -> None:

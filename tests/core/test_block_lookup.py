@@ -65,6 +65,10 @@ def test_blocks_that_come_and_go_are_found_by_each_number_and_block(shortest: in
         (nodes.add if step < 1_500 or step % 3 == 0 else nodes.discard)(node)
         if step % 250:
             continue
+        for first in (0, 256):
+            window = block_of(slot_of(Protocol.TCP, first), 256)
+            found_of = index.lookup(slots_in(window), window)
+            assert [found_of(slot, 0) for slot in slots_in(window)] == list(map(index.of_slot, slots_in(window)))
         for wanted in (1, random.randint(2, 40), random.randint(2, 300)):
             for number in range(1, 350, 3):
                 found = index.of_slot(block_of(slot_of(Protocol.TCP, number), wanted))

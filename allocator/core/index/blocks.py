@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from allocator.core.blocks import BlockMap, first_of, length_of, numbers_of, slots_in
-from allocator.core.ports import WILDCARD, PortKey, Slot, bits, number_of, protocol_of, slot_of
+from allocator.core.ports import LAST_SLOT, WILDCARD, PortKey, Slot, bits, number_of, protocol_of, slot_of
 from hostport.contract.limits import HIGHEST_PORT
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ MANY_BLOCKS = 64
 
 ORDERS = HIGHEST_PORT.bit_length()
 """The runs of which a block consists have less than two to the power of this many numbers."""
+
+_ORDERS = tuple(range(ORDERS))
 
 Run = int
 """2^k numbers from a multiple of 2^k on, under one protocol: the multiple, k and the protocol in one int."""
@@ -93,18 +95,66 @@ class NodesByBlock(BlockMap[int]):
 
     def nodes_meeting(self, wanted: Slot) -> int:
         """The nodes with a block that has a number in common with a slot or block."""
-        nodes, numbers = 0, numbers_of(wanted)
-        points = len(numbers) // self._shortest + 2 if len(numbers) > 1 else 1
-        if self._of_runs is None or len(self.values) <= points * ORDERS:
-            for block in self.meeting(wanted):
-                nodes |= self.values[block]
-            return nodes
-        # A block that meets some numbers has the first of them, the last, or one of those that lie `_shortest` apart.
-        at, protocol = self._of_runs.get, wanted & 3
-        for number in {*numbers[:: self._shortest], numbers[-1]}:
-            for order in range(ORDERS):
-                nodes |= at((number >> order << 4 | order) << 2 | protocol, 0)
+        if self._of_runs is not None:
+            numbers = numbers_of(wanted) if wanted > LAST_SLOT else (number_of(wanted),)
+            points = numbers if len(numbers) == 1 else {*numbers[:: self._shortest], numbers[-1]}
+            # A block that meets some numbers has the first, the last, or one of those that lie `_shortest` apart.
+            if len(points) * ORDERS < len(self.values):
+                return self._having(self._of_runs.get, points, wanted & 3)
+        nodes = 0
+        for block in self.meeting(wanted):
+            nodes |= self.values[block]
         return nodes
+
+    @staticmethod
+    def _having(at: Callable[[Run, int], int], numbers: Iterable[int], protocol: int) -> int:
+        """The nodes with a block that has any of some numbers."""
+        nodes = 0
+        for number in numbers:
+            for order in _ORDERS:
+                here = at((number >> order << 4 | order) << 2 | protocol, 0)
+                if here:  # hardly ever: to unite a large set with nothing would copy it
+                    nodes = nodes | here if nodes else here
+        return nodes
+
+    def of_numbers(self, whole: Slot) -> Iterable[tuple[int, int]]:
+        """The numbers of a run that a block has, each with the set of nodes; others may come with an empty set.
+
+        Each block is entered as the two runs, as long as a power of two, that cover what it has of `whole`; then each
+        such run is cut into halves, the longest first. A thousand blocks that all begin elsewhere cost little more
+        than one. Where the runs are kept it is enough to cut those.
+        """
+        numbers = numbers_of(whole)
+        longest = len(numbers).bit_length() - 1
+        if self._of_runs is not None and len(numbers) == 1 << longest and numbers.start % len(numbers) == 0:
+            return zip(numbers, self._cut(self._of_runs.get, numbers.start, longest, whole & 3), strict=True)
+        by_order: list[dict[int, int]] = [{} for _ in range(longest + 1)]
+        for block in self.meeting(whole):
+            inside, nodes = numbers_of(block), self.values[block]
+            begin, end = max(inside.start, numbers.start), min(inside.stop, numbers.stop)
+            order = (end - begin).bit_length() - 1
+            for at in {begin, end - (1 << order)}:
+                by_order[order][at] = by_order[order].get(at, 0) | nodes
+        for order in range(longest, 0, -1):
+            halves, half = by_order[order - 1], 1 << order - 1
+            for begin, nodes in by_order[order].items():
+                for at in (begin, begin + half):
+                    halves[at] = halves[at] | nodes if at in halves else nodes
+        return by_order[0].items()
+
+    @staticmethod
+    def _cut(at: Callable[[Run, int], int], begin: int, longest: int, protocol: int) -> list[int]:
+        """The sets of nodes of 2^longest numbers, from the runs that have all of them down to each number."""
+        found = [0]
+        for order in range(longest, ORDERS):
+            found[0] |= at((begin >> order << 4 | order) << 2 | protocol, 0)
+        for order in range(longest - 1, -1, -1):
+            halves, first = [], begin >> order
+            for place in range(2 * len(found)):
+                here, above = at((first + place << 4 | order) << 2 | protocol, 0), found[place >> 1]
+                halves.append(above | here if here else above)
+            found = halves
+        return found
 
 
 def _runs_of(block: Slot) -> Iterator[Run]:
@@ -196,30 +246,14 @@ def unlike(index: NodesBySlot, key: PortKey) -> bool:
 
 
 def lookup(index: NodesBySlot, slots: Iterable[Slot], whole: Slot) -> Callable[[Slot, int], int]:
-    """`NodesBySlot.of_slot` for some slots, which are among those of `whole`, while nothing changes.
-
-    Each block is entered as the two runs, as long as a power of two, that cover what it has of `whole`; then each such
-    run is cut into halves, the longest first. A thousand blocks that all begin elsewhere cost little more than one.
-    """
+    """`NodesBySlot.of_slot` for some slots, which are among those of `whole`, while nothing changes."""
     found = {slot: nodes for slot in slots if (nodes := index.of_single(slot))}
-    low, high = number_of(first_of(whole)), number_of(first_of(whole)) + length_of(whole) - 1
-    by_order: list[dict[int, int]] = [{} for _ in range((high - low + 1).bit_length())]
-    for blocks in index.blocks.values():
-        for block in blocks.meeting(whole):
-            numbers, nodes = numbers_of(block), blocks.values[block]
-            begin, end = max(numbers.start, low), min(numbers.stop, high + 1)
-            order = (end - begin).bit_length() - 1
-            for at in {begin, end - (1 << order)}:
-                by_order[order][at] = by_order[order].get(at, 0) | nodes
-    for order in range(len(by_order) - 1, 0, -1):
-        halves, half = by_order[order - 1], 1 << order - 1
-        for begin, nodes in by_order[order].items():
-            for at in (begin, begin + half):
-                halves[at] = halves[at] | nodes if at in halves else nodes
     protocol = protocol_of(first_of(whole))
-    for number, nodes in by_order[0].items():
-        slot = slot_of(protocol, number)
-        found[slot] = found.get(slot, 0) | nodes
+    for blocks in index.blocks.values():
+        for number, nodes in blocks.of_numbers(whole):
+            if nodes:
+                slot = slot_of(protocol, number)
+                found[slot] = found.get(slot, 0) | nodes
     return found.get
 
 

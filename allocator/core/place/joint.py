@@ -23,6 +23,7 @@ from itertools import combinations, islice
 from operator import and_, or_
 
 from allocator.core.blocks import within
+from allocator.core.index.blocks import MANY_BLOCKS
 from allocator.core.index.candidate_sets import CandidateSet
 from allocator.core.index.cooling import CoolDown, NumbersHeld
 from allocator.core.place.assignment import by_likelihood, by_load, handed_out, matched
@@ -68,6 +69,9 @@ from allocator.core.ports import (
 
 NUMBER_STEPS = 0.2
 """Steps to look up where one number is free."""
+
+BESIDE_STEPS = 0.5
+"""Steps more for each where many blocks are held."""
 
 RUN_STEPS = 1.0
 """Steps to look up where a run is free, its numbers aside."""
@@ -117,6 +121,7 @@ class JointSearch:
         self._low = demand.ask.low
         self._moves_nothing = stage is Stage.FREE or stage is Stage.LEASE
         self._where: dict[Kind, dict[int, int]] = {kind: {} for kind in demand.kinds}
+        self._beside = BESIDE_STEPS if self._view.numbers.count_blocks() > MANY_BLOCKS else 0.0
         self._known: dict[tuple[frozenset[Protocol], bool], int] = {}  # what `_numbers` found
         self._begun: dict[tuple[Form, bool], int] = {}  # what `_begins` found
         self._nodes = self._nodes_for(tuple(key for _, key in demand.fixed), demand.candidates.nodes, stage)
@@ -249,7 +254,7 @@ class JointSearch:
         where = self._where[kind]
         known = where.get(number)
         if known is None:
-            self._steps.spend(_number_steps(kind))
+            self._steps.spend(_number_steps(kind) + self._beside)
             keys = key_at(kind, self._low + number)
             is_out = self._stage is not Stage.LEASE and self._demand.is_leased(keys)
             known = 0 if is_out else self._nodes_for(keys, self._nodes, self._stage)
