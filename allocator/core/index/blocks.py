@@ -48,11 +48,11 @@ class NodesByBlock(BlockMap[int]):
         self._again: dict[tuple[Run, int], int] = {}  # how many further blocks of one node have a run: hardly ever any
         self._shortest = HIGHEST_PORT  # no block has fewer numbers
 
-    def add(self, block: Slot, node: int) -> None:
-        """Adds a node, as a set, to those of a block."""
+    def add(self, block: Slot, node: int) -> bool:
+        """Adds a node, as a set, to those of a block; whether it was none of them."""
         nodes = self.values.get(block, 0)
         if nodes & node:
-            return
+            return False
         self.put(block, nodes | node)
         self._shortest = min(self._shortest, length_of(block))
         if self._of_runs is not None:
@@ -61,18 +61,20 @@ class NodesByBlock(BlockMap[int]):
             of_runs = self._of_runs = dict[Run, int]()
             for each, there in self.values.items():
                 self._enter(of_runs, each, there)
+        return True
 
-    def discard(self, block: Slot, node: int) -> None:
-        """Takes a node, as a set, that may be there, out of those of a block."""
+    def discard(self, block: Slot, node: int) -> bool:
+        """Takes a node, as a set, out of those of a block; whether it was one of them."""
         nodes = self.values.get(block, 0)
         if not nodes & node:
-            return
+            return False
         if nodes == node:
             self.drop(block)
         else:
             self.put(block, nodes & ~node)
         if self._of_runs is not None:
             self._leave(self._of_runs, block, node)
+        return True
 
     def _enter(self, of_runs: dict[Run, int], block: Slot, nodes: int) -> None:
         for run in _runs_of(block):
@@ -157,6 +159,30 @@ class NodesByBlock(BlockMap[int]):
         return found
 
 
+class NodesOnAddresses(NodesByBlock):
+    """The same of blocks on all addresses but the wildcard, each as often as it was added: there may be thousands."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._times: dict[tuple[Slot, int], int] = {}  # of a block that a node has on several addresses
+
+    def add(self, block: Slot, node: int) -> bool:
+        """As for `NodesByBlock`; on one more address."""
+        is_new = super().add(block, node)
+        if not is_new:
+            self._times[block, node] = self._times.get((block, node), 1) + 1
+        return is_new
+
+    def discard(self, block: Slot, node: int) -> bool:
+        """As for `NodesByBlock`; on one of its addresses."""
+        times = self._times.pop((block, node), 1)
+        if times > 2:
+            self._times[block, node] = times - 1
+        return times == 1 and super().discard(block, node)
+
+
 def _runs_of(block: Slot) -> Iterator[Run]:
     """The fewest runs that a block consists of."""
     numbers, protocol = numbers_of(block), block & 3
@@ -192,11 +218,18 @@ def conflicting(indexes: Iterable[NodesBySlot], block: Slot, ip: str) -> int:
 
 def in_blocks(index: NodesBySlot, wanted: Slot, ip: str) -> int:
     """The nodes with a block that conflicts with a slot or block on an address."""
-    nodes = 0
-    for blocks in index.blocks.values() if ip == WILDCARD else map(index.blocks.get, (ip, WILDCARD)):
-        if blocks is not None:
-            nodes |= blocks.nodes_meeting(wanted)
-    return nodes
+    everywhere = index.blocks.get(WILDCARD)
+    nodes = everywhere.nodes_meeting(wanted) if everywhere else 0
+    on_address = index.on_addresses if ip == WILDCARD else index.blocks.get(ip)
+    return nodes | on_address.nodes_meeting(wanted) if on_address else nodes
+
+
+def _of_all_addresses(index: NodesBySlot) -> Iterator[NodesByBlock]:
+    everywhere = index.blocks.get(WILDCARD)
+    if everywhere:
+        yield everywhere
+    if index.on_addresses:
+        yield index.on_addresses
 
 
 def _in_singles(index: NodesBySlot, slots: Sequence[Slot], ip: str) -> int:
@@ -222,7 +255,10 @@ def add(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
     blocks = index.blocks.get(ip)
     if blocks is None:
         blocks = index.blocks[ip] = NodesByBlock()
-    blocks.add(block, node)
+    if blocks.add(block, node) and ip != WILDCARD:
+        if index.on_addresses is None:
+            index.on_addresses = NodesOnAddresses()
+        index.on_addresses.add(block, node)
     index.is_plain = False
 
 
@@ -231,7 +267,8 @@ def discard(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
     blocks = index.blocks.get(ip)
     if blocks is None:
         return
-    blocks.discard(block, node)
+    if blocks.discard(block, node) and ip != WILDCARD and index.on_addresses is not None:
+        index.on_addresses.discard(block, node)
     if not blocks:
         del index.blocks[ip]
         index.note_whether_plain()
@@ -240,7 +277,7 @@ def discard(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
 def unlike(index: NodesBySlot, key: PortKey) -> bool:
     """Whether anybody in the index has a number of the key, and not exactly its numbers."""
     slot = key.slot
-    if any(block != slot for blocks in index.blocks.values() for block in blocks.meeting(slot)):
+    if any(block != slot for blocks in _of_all_addresses(index) for block in blocks.meeting(slot)):
         return True
     return key.length > 1 and _in_singles(index, slots_in(slot), WILDCARD) != 0
 
@@ -249,7 +286,7 @@ def lookup(index: NodesBySlot, slots: Iterable[Slot], whole: Slot) -> Callable[[
     """`NodesBySlot.of_slot` for some slots, which are among those of `whole`, while nothing changes."""
     found = {slot: nodes for slot in slots if (nodes := index.of_single(slot))}
     protocol = protocol_of(first_of(whole))
-    for blocks in index.blocks.values():
+    for blocks in _of_all_addresses(index):
         for number, nodes in blocks.of_numbers(whole):
             if nodes:
                 slot = slot_of(protocol, number)

@@ -147,13 +147,14 @@ class NodesBySlot:
     A block is one entry of `blocks`, by address, and none of the others. `is_plain`: nothing is in the other maps.
     """
 
-    __slots__ = ("_on_some", "anywhere", "blocks", "by_ip", "is_plain")
+    __slots__ = ("_on_some", "anywhere", "blocks", "by_ip", "is_plain", "on_addresses")
 
     def __init__(self) -> None:
         self.anywhere: dict[Slot, int] = {}
         self.by_ip: dict[Slot, dict[str, int]] = {}
         self._on_some: dict[Slot, int] = {}  # the nodes of all addresses, of slots that were asked about since a change
         self.blocks: dict[str, blocks.NodesByBlock] = {}
+        self.on_addresses: blocks.NodesOnAddresses | None = None
         self.is_plain = True
 
     def __bool__(self) -> bool:
