@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +113,16 @@ def nowhere_to_stand(installed: Installed) -> Callable[[], object]:
 
 
 def full_range(installed: Installed) -> Callable[[], object]:
-    """A range of one number on one node, and a Pod that has it."""
+    """A range of one number on one node that a Pod has. Others are denied, as one alone is no increase."""
     kubectl, node = installed.access.kubectl.within("default"), installed.access.nodes[0]
     asking = hostport(policy="Dynamic", min_port=26100, max_port=26100)
     only = pod("only", asking, port(80, "web"), nodeSelector={"kubernetes.io/hostname": node})
     only["spec"]["containers"][0] |= SERVE
     kubectl.apply(only)
+    only["metadata"]["name"] = "one-more"
+    for _ in range(3):
+        assert "RANGE_EXHAUSTED" in kubectl.run("create", "-f", "-", stdin=json.dumps(only)).stderr
+        time.sleep(3)  # it is scraped every second
     return lambda: kubectl("delete", "pod", "only", "--now")
 
 
