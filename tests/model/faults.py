@@ -212,7 +212,7 @@ def restore_without_ports(patch: Patch) -> None:
 
     def restore_claims(self: Ledger, claims: Iterable[Claim], now: float) -> None:
         with pytest.MonkeyPatch.context() as meanwhile:
-            meanwhile.setattr(PortIndex, "stand", lambda *_: None)
+            meanwhile.setattr(PortIndex, "stand", lambda *_, **__: None)
             restore(self, claims, now)
 
     patch.setattr(Ledger, "restore", restore_claims)

@@ -45,6 +45,7 @@ from allocator.core.index.candidate_sets import (
     depart,
     pass_on,
 )
+from allocator.core.index.nodes_by_block import NodesByBlock, NodesOnAddresses
 from allocator.core.index.sockets import SocketIndex
 from allocator.core.ports import (
     LAST_SLOT,
@@ -153,8 +154,8 @@ class NodesBySlot:
         self.anywhere: dict[Slot, int] = {}
         self.by_ip: dict[Slot, dict[str, int]] = {}
         self._on_some: dict[Slot, int] = {}  # the nodes of all addresses, of slots that were asked about since a change
-        self.blocks: dict[str, blocks.NodesByBlock] = {}
-        self.on_addresses: blocks.NodesOnAddresses | None = None
+        self.blocks: dict[str, NodesByBlock] = {}
+        self.on_addresses: NodesOnAddresses | None = None
         self.is_plain = True
 
     def __bool__(self) -> bool:

@@ -23,9 +23,9 @@ from itertools import combinations, islice
 from operator import and_, or_
 
 from allocator.core.blocks import within
-from allocator.core.index.blocks import MANY_BLOCKS
 from allocator.core.index.candidate_sets import CandidateSet
 from allocator.core.index.cooling import CoolDown, NumbersHeld
+from allocator.core.index.nodes_by_block import MANY_BLOCKS
 from allocator.core.place.assignment import by_likelihood, by_load, handed_out, matched
 from allocator.core.place.packing import (
     Form,
