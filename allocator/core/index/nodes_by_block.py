@@ -41,9 +41,10 @@ class NodesByBlock(BlockMap[int]):
     def add(self, block: Slot, node: int) -> bool:
         """Adds a node, as a set, to those of a block; whether it was none of them."""
         nodes = self.values.get(block, 0)
-        if nodes & node:
+        with_node = nodes | node  # not an intersection: Python 3.14 uses the room of an empty one for small numbers
+        if with_node == nodes:
             return False
-        self.put(block, nodes | node)
+        self.put(block, with_node)
         self._shortest = min(self._shortest, length_of(block))
         if self._of_runs is not None:
             self._enter(self._of_runs, block, node)
@@ -56,7 +57,7 @@ class NodesByBlock(BlockMap[int]):
     def discard(self, block: Slot, node: int) -> bool:
         """Takes a node, as a set, out of those of a block; whether it was one of them."""
         nodes = self.values.get(block, 0)
-        if not nodes & node:
+        if nodes | node != nodes:
             return False
         if nodes == node:
             self.drop(block)
