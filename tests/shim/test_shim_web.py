@@ -416,7 +416,8 @@ async def test_a_client_that_gives_up_waiting_harms_nobody(caplog: pytest.LogCap
         release.set()
         await _until(served, "hostport_shim_in_flight 0.0")
 
-    assert caplog.messages == []
+    # Another test of the process may have had lines of level INFO logged, and each admission has one.
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
 async def _until(served: Served, line: str) -> None:
