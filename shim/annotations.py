@@ -14,10 +14,10 @@ from typing import TypeVar
 import msgspec
 
 from hostport.contract import Mistake, Notice, PodWarning, Reason, defaults
+from hostport.contract import policies as contract
 from hostport.contract.annotations import PREFIX, Annotation, Writer
 from hostport.contract.limits import HIGHEST_PORT, LONGEST_COOL_DOWN, LOWEST_PORT, MOST_NUMBERS
 from hostport.contract.policies import DEFAULT_POLICY
-from hostport.contract.policies import POLICIES as TERMS
 from hostport.contract.words import listed
 from hostport.flags import duration
 from hostport.v1.allocator_pb2 import (
@@ -62,17 +62,17 @@ _NAMES, _HEADS = (
 FOUND = tuple(row.text for row in Annotation if row.writer is Writer.SHIM and not row.is_prefix)
 """What they find, less `ALLOCATED`."""
 
-POLICIES: Mapping[str, Policy.ValueType] = {name: Policy.Value(terms.proto_name) for name, terms in TERMS.items()}
-RANGED = frozenset(POLICIES[name] for name, terms in TERMS.items() if terms.has_range)
+POLICIES: Mapping[str, Policy.ValueType] = {
+    name: Policy.Value(terms.proto_name) for name, terms in contract.POLICIES.items()
+}
+RANGED = frozenset(POLICIES[name] for name in contract.RANGED)
 """The policies that min-port and max-port bound."""
-INDEXED = frozenset(POLICIES[name] for name, terms in TERMS.items() if terms.has_index)
+INDEXED = frozenset(POLICIES[name] for name in contract.INDEXED)
 """Those that need an index and a stride."""
-SEARCHED = frozenset(POLICIES[name] for name, terms in TERMS.items() if terms.is_searched)
+SEARCHED = frozenset(POLICIES[name] for name in contract.SEARCHED)
 """Those that give any number that is free."""
 
-_RANGED, _INDEXED, _SEARCHED = (
-    listed([name for name, policy in POLICIES.items() if policy in some]) for some in (RANGED, INDEXED, SEARCHED)
-)
+_RANGED, _INDEXED, _SEARCHED = map(listed, (contract.RANGED, contract.INDEXED, contract.SEARCHED))
 
 SMALLEST_BLOCK = 2
 

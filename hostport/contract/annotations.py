@@ -14,7 +14,7 @@ from enum import Enum
 
 from hostport.contract import defaults
 from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT, MOST_NUMBERS
-from hostport.contract.policies import DEFAULT_POLICY, POLICIES
+from hostport.contract.policies import DEFAULT_POLICY, INDEXED, POLICIES, RANGED, SEARCHED
 from hostport.contract.words import listed
 
 PREFIX = "hostport.io/"
@@ -24,9 +24,7 @@ EXTERNAL_ADDRESS = PREFIX + "external-address"
 
 _NUMBER = f"{LOWEST_PORT}..{HIGHEST_PORT}"
 _POLICIES = ", ".join(f"`{name}`" for name in POLICIES)
-_RANGED = listed([f"`{name}`" for name, terms in POLICIES.items() if terms.has_range])
-_INDEXED = listed([f"`{name}`" for name, terms in POLICIES.items() if terms.has_index])
-_SEARCHED = listed([f"`{name}`" for name, terms in POLICIES.items() if terms.is_searched])
+_RANGED, _INDEXED, _SEARCHED = (listed([f"`{name}`" for name in names]) for names in (RANGED, INDEXED, SEARCHED))
 
 
 class Writer(Enum):

@@ -48,5 +48,10 @@ POLICIES: Mapping[str, PolicyTerms] = {
 }
 """All of them by name, in the order in which they are named to people."""
 
+RANGED = tuple(name for name, terms in POLICIES.items() if terms.has_range)
+INDEXED = tuple(name for name, terms in POLICIES.items() if terms.has_index)
+SEARCHED = tuple(name for name, terms in POLICIES.items() if terms.is_searched)
+"""The names of those that are alike in this."""
+
 DEFAULT_POLICY = "Index"
 """What is meant where none is named."""
