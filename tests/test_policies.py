@@ -10,6 +10,7 @@ from allocator.core.place import policies as core
 from hostport.contract import Reason
 from hostport.contract.policies import DEFAULT_POLICY, POLICIES
 from hostport.v1 import allocator_pb2 as pb
+from testing.proved import check_named
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,11 +29,7 @@ def test_every_policy_has_a_test_that_shows_its_numbers() -> None:
 
 @pytest.mark.parametrize("name", PROVED)
 def test_that_test_exists_and_names_the_policy(name: str) -> None:
-    file, _, test = PROVED[name].partition("::")
-    code = (Path(__file__).parent / file).read_text(encoding="utf-8")
-
-    assert f"def {test}(" in code
-    assert name in code
+    check_named(PROVED[name], name)
 
 
 def test_the_proto_has_a_value_for_each_policy_and_no_other() -> None:

@@ -13,6 +13,7 @@ from hostport.contract.limits import HIGHEST_PORT
 from hostport.contract.pages import DOCS
 from shim import annotations as ours
 from shim.annotations import parse_settings
+from testing.proved import check_named
 
 ROOT = DOCS.parent
 OF_USERS = [row for row in Annotation if row.writer is Writer.USER and not row.is_prefix]
@@ -57,11 +58,7 @@ def test_every_annotation_has_a_test_that_shows_what_it_does() -> None:
 
 @pytest.mark.parametrize("row", PROVED, ids=lambda row: row.text)
 def test_that_test_exists_and_names_the_annotation(row: Annotation) -> None:
-    file, _, test = PROVED[row].partition("::")
-    code = (Path(__file__).parent / file).read_text(encoding="utf-8")
-
-    assert f"def {test}(" in code
-    assert row.text.removeprefix(PREFIX) in code
+    check_named(f"shim/{PROVED[row]}", row.text.removeprefix(PREFIX))
 
 
 @pytest.mark.parametrize(("row", "value"), LISTED, ids=[f"{row.text}={value}" for row, value in LISTED])
