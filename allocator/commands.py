@@ -197,17 +197,20 @@ class CommandCalls(pb_grpc.AllocatorServiceServicer):
         kind, namespace = owner.kind[:LONGEST_NAME], owner.namespace[:LONGEST_NAME]
         name = owner.name[:LONGEST_NAME] or f"{owner.generate_name[:LONGEST_NAME]}*"
         allocation_id, node, numbers = _contents(granted) if granted else (request.allocation_id[:LONGEST_NAME], "", [])
+        told: dict[str, Any] = {
+            "kind": kind,
+            "namespace": namespace,
+            "name": name,
+            "policy": policy,
+            "result": result,
+            "reason": reason,
+        }
         self._decisions.total += 1
         self._decisions.ring.append(
             Decision(
                 number=self._decisions.total,
                 at=self._engine.clock.wall(),
-                kind=kind,
-                namespace=namespace,
-                name=name,
-                policy=policy,
-                result=result,
-                reason=reason,
+                **told,
                 detail=detail[:MOST_DETAIL],
                 numbers=tuple(numbers[:MOST_NUMBERS]),
                 ports=len(numbers),
@@ -223,12 +226,7 @@ class CommandCalls(pb_grpc.AllocatorServiceServicer):
             "allocate",
             request_id=request.request_id[:LONGEST_REQUEST_ID],
             allocation_id=allocation_id,
-            kind=kind,
-            namespace=namespace,
-            name=name,
-            policy=policy,
-            result=result,
-            reason=reason,
+            **told,
             numbers=numbers,
             node=node,
             ms=round(seconds * 1000, 2),
