@@ -14,17 +14,19 @@ and compare addresses where the scheduler compares their texts: both are stricte
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from itertools import zip_longest
-from typing import NamedTuple, NewType, cast
+from typing import NamedTuple, NewType, TypeVar, cast
 from typing import Protocol as Interface
 
 from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT
 from hostport.contract.words import format_run
+
+K = TypeVar("K", bound=Hashable)
 
 WILDCARD = "0.0.0.0"  # noqa: S104 - the scheduler's DefaultBindAllHostIP, nothing is bound here
 
@@ -208,6 +210,15 @@ def set_of(numbers: Iterable[int]) -> int:
     for number in numbers:
         members[number >> 3] |= 1 << (number & 7)
     return int.from_bytes(members, "little")
+
+
+def take_out(sets: dict[K, int], key: K, members: int) -> None:
+    """Takes members out of one of some sets, which is there; an empty one is forgotten."""
+    left = sets[key] & ~members
+    if left:
+        sets[key] = left
+    else:
+        del sets[key]
 
 
 def lowest(numbers: int) -> int:

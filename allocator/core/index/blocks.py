@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from allocator.core.blocks import BlockMap, first_of, length_of, slots_in
-from allocator.core.index.nodes_by_block import NodesByBlock, NodesOnAddresses
+from allocator.core.index.nodes_by_block import NodesByBlock
 from allocator.core.ports import WILDCARD, PortKey, Slot, number_of, protocol_of, slot_of
 
 if TYPE_CHECKING:
@@ -78,8 +78,6 @@ def add(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
     if blocks is None:
         blocks = index.blocks[ip] = NodesByBlock()
     if blocks.add(block, node) and ip != WILDCARD:
-        if index.on_addresses is None:
-            index.on_addresses = NodesOnAddresses()
         index.on_addresses.add(block, node)
     index.is_plain = False
 
@@ -89,7 +87,7 @@ def discard(index: NodesBySlot, block: Slot, ip: str, node: int) -> None:
     blocks = index.blocks.get(ip)
     if blocks is None:
         return
-    if blocks.discard(block, node) and ip != WILDCARD and index.on_addresses is not None:
+    if blocks.discard(block, node) and ip != WILDCARD:
         index.on_addresses.discard(block, node)
     if not blocks:
         del index.blocks[ip]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TypeVar
-
-from allocator.core.ports import BLOCK, Protocol, Slot, number_of, slot_of, span
+from allocator.core.ports import BLOCK, Protocol, Slot, number_of, slot_of, span, take_out
 
 _POSITION_BITS = 32
 _POSITION = (1 << _POSITION_BITS) - 1
 
 _ROW_BYTES = BLOCK // 8
-
-K = TypeVar("K", bound=Hashable)
 
 Place = int
 """A slot and the position of a node, in one int."""
@@ -51,8 +46,8 @@ class CoolPorts:
     def discard(self, place: Place) -> None:
         """Takes a node out of those of a slot, where it is one."""
         slot, position = Slot(place >> _POSITION_BITS), position_of(place)
-        _take_out(self.nodes, slot, 1 << position)
-        _take_out(self.rows, _row(position, slot & 3, number_of(slot) // BLOCK), 1 << number_of(slot) % BLOCK)
+        take_out(self.nodes, slot, 1 << position)
+        take_out(self.rows, _row(position, slot & 3, number_of(slot) // BLOCK), 1 << number_of(slot) % BLOCK)
 
     def on(self, position: int, protocol: Protocol, low: int, high: int) -> int:
         """The numbers of [low, high] that cool on a node, less `low`."""
@@ -65,12 +60,3 @@ class CoolPorts:
 def _row(position: int, order: int, block: int) -> int:
     """The key of a row. Those of blocks that follow one another follow one another. order: of the protocol."""
     return (position << 2 | order) << 8 | block
-
-
-def _take_out(sets: dict[K, int], key: K, members: int) -> None:
-    """Takes members out of one of some sets; an empty one is forgotten."""
-    left = sets[key] & ~members
-    if left:
-        sets[key] = left
-    else:
-        del sets[key]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from allocator.core.blocks import BlockMap, length_of, numbers_of
-from allocator.core.ports import LAST_SLOT, Slot, bits, number_of
+from allocator.core.ports import LAST_SLOT, Slot, bits, number_of, take_out
 from hostport.contract.limits import HIGHEST_PORT
 
 MANY_BLOCKS = 64
@@ -80,11 +80,7 @@ class NodesByBlock(BlockMap[int]):
             if again > 1:
                 self._again[run, node] = again - 1
             elif not again:
-                left = of_runs[run] & ~node
-                if left:
-                    of_runs[run] = left
-                else:
-                    del of_runs[run]
+                take_out(of_runs, run, node)
 
     def nodes_meeting(self, wanted: Slot) -> int:
         """The nodes with a block that has a number in common with a slot or block."""

@@ -155,7 +155,7 @@ class NodesBySlot:
         self.by_ip: dict[Slot, dict[str, int]] = {}
         self._on_some: dict[Slot, int] = {}  # the nodes of all addresses, of slots that were asked about since a change
         self.blocks: dict[str, NodesByBlock] = {}
-        self.on_addresses: NodesOnAddresses | None = None
+        self.on_addresses = NodesOnAddresses()
         self.is_plain = True
 
     def __bool__(self) -> bool:
