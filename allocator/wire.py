@@ -200,23 +200,24 @@ def _sizes(constraints: pb.NodeConstraints) -> Iterator[tuple[str, Bound, int]]:
     yield "required_affinity", Bound.CONSTRAINTS, constraints.ByteSize()
 
 
-def _too_long(request: pb.AllocateRequest) -> Iterator[Mistake]:
+def _too_long(request: pb.AllocateRequest) -> list[Mistake]:
     """Text that would be kept, or shown to somebody. Nothing in a message of few bytes is too long."""
+    owner, controller = request.owner, request.controller
     texts = [
         ("request_id", request.request_id, LONGEST_REQUEST_ID),
         ("allocation_id", request.allocation_id, LONGEST_REQUEST_ID),
     ]
-    owner, controller, constraints = request.owner, request.controller, request.constraints
     if owner.ByteSize() > LONGEST_NAME:
         texts += [(f"owner.{name}", getattr(owner, name), LONGEST_NAME) for name in _OWNER_NAMES]
         texts.append(("owner.description", owner.description, LONGEST_DESCRIPTION))
     if controller.ByteSize() > LONGEST_NAME:
         texts += [(f"controller.{name}", getattr(controller, name), LONGEST_NAME) for name in _CONTROLLER_NAMES]
-    if constraints.ByteSize() > LONGEST_NAME:
-        texts.append(("constraints.node_name", constraints.node_name, LONGEST_NAME))
-    for field, text, most in texts:
-        if len(text) > most:
-            yield Mistake(Reason.INVALID_REQUEST, field, _length(field, text, most))
+    texts.append(("constraints.node_name", request.constraints.node_name, LONGEST_NAME))
+    return [
+        Mistake(Reason.INVALID_REQUEST, field, _length(field, text, most))
+        for field, text, most in texts
+        if len(text) > most
+    ]
 
 
 def _owner(owner: pb.Owner, lease_namespace: str, mistakes: list[Mistake]) -> tuple[Owner, bool]:
@@ -233,10 +234,12 @@ def _owner(owner: pb.Owner, lease_namespace: str, mistakes: list[Mistake]) -> tu
 
 
 def _bounds(wanted: pb.PortRange, mistakes: list[Mistake]) -> tuple[int, int]:
-    for name, number in (("min", wanted.min), ("max", wanted.max)):
-        if number > HIGHEST_PORT:
-            _out_of_range(mistakes, f"range.{name}", f"range.{name} {number}")
-    return defaults.port_range(wanted.min, wanted.max)
+    low, high = wanted.min, wanted.max
+    if low > HIGHEST_PORT:
+        _out_of_range(mistakes, "range.min", f"range.min {low}")
+    if high > HIGHEST_PORT:
+        _out_of_range(mistakes, "range.max", f"range.max {high}")
+    return defaults.port_range(low, high)
 
 
 def _ports(request: pb.AllocateRequest, mistakes: list[Mistake], *, is_pod: bool) -> tuple[PortAsk, ...]:
@@ -276,15 +279,21 @@ def _port(asked: pb.PortRequest, position: int, mistakes: list[Mistake], *, is_p
         _invalid(mistakes, f"{field}.host_ip", _length(f"{field}.host_ip", port.host_ip, LONGEST_ADDRESS))
     elif port.host_ip and not _is_ip(port.host_ip):
         _invalid(mistakes, f"{field}.host_ip", f"{field}.host_ip {port.host_ip!r} is no IP address")
-    for name, number in (("count", port.count), ("alignment", port.alignment)):
-        if number > MOST_NUMBERS:
-            message = f"{field}.{name} {number} of {port} is not in 1..{MOST_NUMBERS}"
-            mistakes.append(Mistake(Reason.BLOCK_INVALID, f"{field}.{name}", message))
+    if port.count > MOST_NUMBERS:
+        _wrong_block(mistakes, f"{field}.count", port.count, port)
+    if port.alignment > MOST_NUMBERS:
+        _wrong_block(mistakes, f"{field}.alignment", port.alignment, port)
     return port
+
+
+def _wrong_block(mistakes: list[Mistake], field: str, number: int, port: PortAsk) -> None:
+    mistakes.append(Mistake(Reason.BLOCK_INVALID, field, f"{field} {number} of {port} is not in 1..{MOST_NUMBERS}"))
 
 
 def _avoided(request: pb.AllocateRequest, mistakes: list[Mistake]) -> tuple[int, ...]:
     numbers = request.avoid
+    if not numbers:
+        return ()
     if len(numbers) > MOST_AVOIDED:
         _invalid(mistakes, "avoid", f"avoid has {len(numbers)} numbers, more than {MOST_AVOIDED}")
         return ()
