@@ -16,6 +16,7 @@ from allocator.journal.reading import (
     WalIndex,
     check_complete,
     check_pages,
+    check_readable,
     check_size,
     damage_told_apart,
     read_content,
@@ -110,6 +111,14 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(address, uri=True, isolation_level=None)) as connection, damage_told_apart():
             yield connection
     except (DamagedError, ValueError) as error:
+        try:
+            check_readable(path)  # SQLite calls a page malformed that the disk does not give
+        except OSError as unread:
+            raise _unread(path, unread) from unread
         raise DamagedJournalError(f"journal {path} is damaged: {error}") from error
     except (sqlite3.Error, OSError) as error:
-        raise JournalError(f"journal {path} cannot be read: {error}") from error
+        raise _unread(path, error) from error
+
+
+def _unread(path: Path, error: Exception) -> JournalError:
+    return JournalError(f"journal {path} cannot be read: {error}")

@@ -15,7 +15,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from crash.environment import FULL, READ_ONLY, Disk
 
 from allocator.journal.contract import Put, always
 from allocator.journal.sqlite import SqliteJournal
+from allocator.journal.wal import PAGE_SIZE
 
 from .flips import NAME, claim
 
@@ -144,6 +146,26 @@ async def test_a_start_waits_for_what_is_in_the_way_and_loses_nothing(tmp_path: 
         wait_for(get, "readyz check passed")
         assert 'hostport_claims{state="LEASED"} 30.0' in get("/metrics")
     assert [each.name for each in place.iterdir() if "corrupt" in each.name] == []
+
+
+async def said(line: Sequence[str], env: Mapping[str, str]) -> tuple[int | None, str]:
+    """The exit status of a program, and what it wrote to stderr."""
+    ran = await asyncio.create_subprocess_exec(*line, env=env, cwd=ROOT, stdout=DEVNULL, stderr=PIPE)
+    _, told = await ran.communicate()
+    return ran.returncode, told.decode()
+
+
+@pytest.mark.parametrize("command", ["check", "dump"])
+async def test_what_the_disk_does_not_give_is_not_called_damaged(tmp_path: Path, command: str) -> None:
+    place = await whole(tmp_path)
+    line = [sys.executable, "-m", "allocator", "journal", command, str(place / NAME)]
+    with ExitStack() as stack:
+        with closing(sqlite3.connect(place / NAME)) as reader:
+            (page,) = reader.execute("SELECT rootpage FROM sqlite_master WHERE name = 'claims'").fetchone()
+        env = {**os.environ, **stack.enter_context(broken(place, stack)), "EIO_AT": str((page - 1) * PAGE_SIZE)}
+        code, told = await said(line, env)
+    assert (code, "cannot be read" in told, "is damaged" in told) == (1, True, False), told
+    assert (await said(line, os.environ))[0] == 0
 
 
 @pytest.mark.parametrize("kind", [FULL, READ_ONLY])
