@@ -25,7 +25,8 @@ from allocator.core.watch.replanner import IncidentKind
 from allocator.core.watch.utilization import FULLEST_NODES, MOST_RANGES, UtilizationSnapshot, bands
 from allocator.health import Health
 from allocator.journal.sqlite import CommitMeters
-from hostport.contract.policies import POLICIES
+from hostport.contract import Reason
+from hostport.contract.policies import POLICIES, SEARCHED
 from hostport.metering import (
     AUTHORITY_EXPIRY,
     BUCKETS,
@@ -262,7 +263,10 @@ class AllocatorMetrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         BUILD_INFO.info(registry, component="allocator", version=VERSION)
-        self.allocations = CounterChildren(ALLOCATIONS.counter(registry))
+        allocations = ALLOCATIONS.counter(registry)
+        for policy in SEARCHED:  # there before the first: no alert sees a counter grow that appears with a denial
+            allocations.labels(policy.upper(), "refused", Reason.RANGE_EXHAUSTED)
+        self.allocations = CounterChildren(allocations)
         self.allocate_seconds = ALLOCATE_SECONDS.histogram(registry)
         self.decide_seconds = DECIDE_SECONDS.histogram(registry)
         self.commit_seconds = COMMIT_SECONDS.histogram(registry)

@@ -67,6 +67,13 @@ def families(text: str) -> list[Metric]:
     return list(text_string_to_metric_families(text))
 
 
+def test_a_first_denial_for_want_of_room_makes_a_counter_grow_that_was_there(scraped: dict[str, str]) -> None:
+    (counted,) = (each for each in families(scraped["allocator"]) if each.name == "hostport_allocations")
+    assert [(sample.labels, sample.value) for sample in counted.samples if sample.name.endswith("_total")] == [
+        ({"policy": "DYNAMIC", "result": "refused", "reason": "RANGE_EXHAUSTED"}, 0.0)
+    ]
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_names_labels_and_units_follow_the_rules(scraped: dict[str, str], program: str) -> None:
     for family in families(scraped[program]):
