@@ -124,7 +124,7 @@ flips: $(READY)  ## change one bit of 800 copies of a journal: the table of docs
 	$(PY) -m tests.journal
 
 bench: $(READY)  ## ratios against bare baselines, as a table (BENCH=name for one part)
-	$(PY) -m bench $(BENCH)
+	PYTHONDONTWRITEBYTECODE= $(PY) -m bench $(BENCH)
 
 images:  ## build the three images (IMG=registry/name:tag makes name-allocator:tag, name-shim:tag and name-agent:tag; BUILD_FLAGS are passed on)
 	@tool="$(BUILDER)"; [ -n "$$tool" ] || { echo "no docker that answers, no podman, no buildah here: set BUILDER"; exit 1; }; \
