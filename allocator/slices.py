@@ -34,12 +34,15 @@ LONG_SECONDS, REST_SECONDS = 0.002, 0.001
 """After a step that took long the loop rests: what others ask comes in by other threads, and in several turns."""
 
 
-async def in_turns(steps: Iterator[None]) -> None:
-    """Takes step after step, each in a turn of the event loop of its own, by whose clock a step is long."""
+async def in_turns(steps: Iterator[None], *, rests: bool = True) -> None:
+    """Takes step after step, each in a turn of the event loop of its own, by whose clock a step is long.
+
+    rests: whether the loop rests after one that was; not where nobody is answered yet.
+    """
     now = asyncio.get_running_loop().time
     began = now()
     for _ in steps:
-        await asyncio.sleep(REST_SECONDS if now() - began > LONG_SECONDS else 0)
+        await asyncio.sleep(REST_SECONDS if rests and now() - began > LONG_SECONDS else 0)
         began = now()
 
 

@@ -139,7 +139,7 @@ class Lifecycle:
         """
         self._health.waiting_for = lambda: self._journal.trouble or "the journal, which is being read"
         await self._journal.open()
-        await in_turns(self._engine.recovery.restore(self._journal))
+        await in_turns(self._engine.recovery.restore(self._journal), rests=False)
         self._health.is_journal_read = True
         if self._elector is not None:
             self._elector.has_journal(self._journal.identity)

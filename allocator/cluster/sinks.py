@@ -62,10 +62,10 @@ class PodSink:
     def listed(self, items: Sequence[SeenPod]) -> Iterator[None]:
         """Tells the Pods of a page that hold something."""
         for some in slices(items, attrgetter("weight")):
-            pods = []
+            pods, known = [], self._observer.known_pods()
             for sketch in some:
                 uid = sketch.identity
-                if sketch.holds_something() or uid in self._observer.known_pods():
+                if sketch.holds_something() or uid in known:
                     self._missing.discard(PodUid(uid))
                     pod = self._read(sketch)
                     if pod is not None:

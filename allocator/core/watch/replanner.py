@@ -126,8 +126,11 @@ class Replanner:
         if not claim.is_settled or claim.node is None:
             self.suspect((claim.id,))
             return
-        exempt = self._store.named(claim.owner) | {claim.id}
-        in_the_way = self._placing.ports.blockers(claim.keys, claim.node, exempt)
+        others = self._placing.ports.blockers(claim.keys, claim.node, frozenset((claim.id,)))
+        if not others:  # as of nearly all Pods
+            return
+        named = self._store.named(claim.owner)
+        in_the_way = [other for other in others if other.id not in named]
         self.suspect(other.id for other in in_the_way if not other.is_settled)
         clashes = tuple(other for other in in_the_way if other.is_settled)
         if clashes:
