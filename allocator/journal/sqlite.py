@@ -3,8 +3,7 @@
 Durability: WAL with synchronous=FULL, so that a commit is on disk when it returns. What several callers submit while a
 commit is under way shares the next one (group commit). Rows are put into the transaction on the event loop, which takes
 microseconds; only the commit, which waits for the disk, is on a thread: rows put there would hand the interpreter lock
-to and fro. A commit costs as much CPU as several decisions, so that it waits while the loop has other
-things to do, which may be decisions that can share it; an idle loop commits at once.
+to and fro. A commit costs as much CPU as several decisions: it waits while the loop has other things to do.
 
 Opening (`opening.py`) is on that thread, too: whoever asks how we are is answered meanwhile.
 
@@ -57,8 +56,8 @@ MAX_WEIGHT = 2048
 ENOUGH = 16
 LONGEST_SECONDS = 0.02
 """A commit is begun at the latest with so many submissions, or so long after the first."""
-QUIET_TURNS, TURN_SECONDS = 8, 0.00003
-"""Turns of the event loop in a row, each shorter than any that does something, after which it counts as idle."""
+QUIET_TURNS, LONELY_TURNS, TURN_SECONDS = 8, 2, 0.00003
+"""Short turns of the event loop in a row after which it counts as idle; fewer for one that is alone as the last was."""
 LOCK_SECONDS, LONGEST_LOCK_SECONDS = 0.02, 1.0
 """A batch that meets somebody's lock is tried again after this, and fails after that: its callers ask again."""
 
@@ -91,7 +90,7 @@ class _Committer:
     """The thread on which commits wait for the disk. An executor's futures would cost as much as a commit's rows."""
 
     def __init__(self) -> None:
-        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._work = SimpleQueue[Callable[[], None] | None]()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -148,6 +147,7 @@ class SqliteJournal(Journal):
         self._loaded = Kept()
         self._waiting: list[_Submission] = []
         self._is_busy = False  # a batch is gathering its last submissions, or is being committed
+        self._was_alone = False  # the last batch had one submission
         self._committer = _Committer()
 
     # -- what is known of it
@@ -196,9 +196,8 @@ class SqliteJournal(Journal):
             self._lock.close()
             self._lock = None
             raise
-        content = opened.content
-        self._loaded = content.kept
-        self._tables = Tables(opened.connection, content.totals, content.rows)
+        self._loaded = opened.content.kept
+        self._tables = Tables(opened.connection, opened.content.totals, opened.content.rows)
         self._connection, self._index = opened.connection, opened.index
         self.identity = self._tables.identity
         self._lock.tell(self.identity, self._tables.latest)
@@ -236,7 +235,8 @@ class SqliteJournal(Journal):
         """Has the batch written when the loop is idle, or when it is enough or late. `turn` is when this one began."""
         now = perf_counter()
         quiet = quiet + 1 if now - turn < TURN_SECONDS else 0
-        if quiet == QUIET_TURNS or len(self._waiting) >= ENOUGH or now >= until:
+        enough = LONELY_TURNS if self._was_alone and len(self._waiting) == 1 else QUIET_TURNS
+        if quiet >= enough or len(self._waiting) >= ENOUGH or now >= until:
             self._write(loop)
         else:
             loop.call_soon(self._gather, loop, until, now, quiet)
@@ -247,6 +247,7 @@ class SqliteJournal(Journal):
         if not batch:
             self._is_busy = False
             return
+        self._was_alone = len(batch) == 1
         began = perf_counter()
         error = self._apply(batch)
         if _is_lock(error) and began - (locked_since or began) < LONGEST_LOCK_SECONDS:
@@ -313,7 +314,7 @@ class SqliteJournal(Journal):
 
     def _failed(self, error: sqlite3.Error | None) -> JournalError | None:
         """Told in the log when it begins, when it changes and when it has passed."""
-        trouble = "" if error is None else str(error)
+        trouble = str(error or "")
         if trouble != self.trouble:
             self.trouble = trouble
             if error is None:
@@ -338,8 +339,7 @@ def _weight_of(entry: Entry) -> int:
 
 def _is_lock(error: sqlite3.Error | None) -> bool:
     """Whether somebody else has locked the file."""
-    locks = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return error is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF in locks
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _resolve(batch: list[_Submission], error: JournalError | None) -> None:

@@ -11,16 +11,17 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from allocator.core.claims import Claim
-from allocator.journal import opening
+from allocator.journal import opening, sqlite
 from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put, always
 from allocator.journal.inspection import dump
 from allocator.journal.places import acknowledge
 from allocator.journal.reading import DamagedError
-from allocator.journal.sqlite import SqliteJournal
+from allocator.journal.sqlite import LONELY_TURNS, QUIET_TURNS, SqliteJournal
 from allocator.journal.tables import encode_claim
 from allocator.journal.wal import Wal, read_wal
 from testing.kit import Desk, ask, lease, on
@@ -99,6 +100,27 @@ async def test_concurrent_submissions_share_commits(path: Path) -> None:
 
     journal.close()
     assert len(commits) < 50
+
+
+async def test_a_submission_that_is_alone_again_waits_for_fewer_turns_of_the_loop(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "TURN_SECONDS", 60.0)  # every turn is short
+    turns: list[int] = []
+
+    class Counting(SqliteJournal):
+        def _gather(self, *arguments: Any) -> None:
+            turns[-1] += 1
+            super()._gather(*arguments)
+
+    journal = Counting(path).open_now()
+    for together in (1, 1, 2, 1, 1):
+        turns.append(0)
+        await asyncio.gather(*(journal.submit([Put(CLAIMS[0])], always) for _ in range(together)))
+    journal.close()
+
+    first, lonely, shared = QUIET_TURNS + 1, LONELY_TURNS + 1, QUIET_TURNS + 1
+    assert turns == [first, lonely, shared, first, lonely]
 
 
 async def test_what_nobody_wants_any_more_is_not_committed(path: Path) -> None:
