@@ -248,7 +248,7 @@ def on_host(
     """What hostNetwork makes of the Pod's other ports, and of numbers that its author wrote."""
     if not is_own and not pod.host_network:
         yield from _mapped(assigned)
-    if not is_own and pod.host_network and not is_from_elsewhere:
+    elif not is_own and not is_from_elsewhere:
         yield from _replaced(assigned)
     yield from _undeclared_ports(pod, assigned, is_own=is_own)
     numbers = {each.said for each in assigned if each.is_moved and each.protocol == "TCP"} - (

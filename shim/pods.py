@@ -295,8 +295,10 @@ def _controller(metadata: Json) -> Controller | None:
 
 
 def _server_side_applied(metadata: Json) -> bool:
-    entries = json_objects(metadata, "managedFields", "metadata")
-    return any(text(entry, "operation", path) == "Apply" for _, path, entry in entries)
+    for _, path, entry in json_objects(metadata, "managedFields", "metadata"):
+        if text(entry, "operation", path) == "Apply":
+            return True
+    return False
 
 
 def _containers(spec: Json, key: str) -> Iterator[Container]:
