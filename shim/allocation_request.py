@@ -155,7 +155,6 @@ def allocation_request(about: About, pod: NewPod, settings: PodSettings, index: 
         request.cool_down.FromNanoseconds(round(settings.cool_down * 1e9))
     if request.policy in SEARCHED and not settings.own_network:
         request.avoid.extend(undeclared(pod))
-    request.constraints.SetInParent()
     _write_constraints(pod, request.constraints)
     if index is not None:
         request.index = index
@@ -205,6 +204,7 @@ def too_much(request: AllocateRequest) -> Iterator[Mistake]:
 
 
 def _write_constraints(pod: NewPod, into: NodeConstraints) -> None:
+    into.SetInParent()  # without any there are still constraints
     spec, into.node_name = pod.spec, pod.node_name
     if spec.get("nodeSelector") is not None:
         for key, value in text_map(spec, "nodeSelector", "spec").items():

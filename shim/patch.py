@@ -80,7 +80,8 @@ def build_patch(
         ops += published_notes(pod, assigned, options.publications)
     if response.avoid_nodes:
         ops += steering_ops(pod.spec, response.avoid_nodes)
-    return ops, _one_per_kind([*[PodWarning(each.reason, each.message) for each in response.warnings], *found])
+    told = [PodWarning(each.reason, each.message) for each in response.warnings]
+    return ops, _one_per_kind([*told, *found]) if told else found
 
 
 def _of_network(
