@@ -144,38 +144,36 @@ def allocation_request(about: About, pod: NewPod, settings: PodSettings, index: 
     )
     # In place: a message that is made apart is copied into its parent.
     request.range.min, request.range.max = low, high
-    request.owner.kind, request.owner.namespace = "Pod", about.namespace
-    request.owner.name, request.owner.generate_name = pod.name, pod.generate_name
-    request.owner.controller_uid = pod.controller.uid if pod.controller else ""
-    former = brought(pod) if settings.own_network else {}
-    for port in pod.ports:
-        # With hostNetwork the allocator sees it by itself: there hostPort is containerPort.
-        is_former = former.get((port.container, port.name, port.protocol, port.host_port)) == port.container_port
-        asked = request.ports.add(
-            former=is_former,
-            container=port.container,
-            name=port.name,
-            protocol=PROTOCOLS[port.protocol],
-            container_port=port.container_port,
-            host_port=port.host_port,
-            host_ip=port.host_ip,
-        )
-        if port.count > 1:
-            asked.count, asked.alignment = port.count, port.alignment
+    owner = request.owner
+    owner.kind, owner.namespace = "Pod", about.namespace
+    owner.name, owner.generate_name = pod.name, pod.generate_name
+    if (made_by := pod.controller) is not None:
+        owner.controller_uid, controller = made_by.uid, request.controller
+        controller.api_version, controller.kind, controller.name = made_by.api_version, made_by.kind, made_by.name
+    _write_ports(pod, request, own_network=settings.own_network)
     if settings.cool_down is not None:
         request.cool_down.FromNanoseconds(round(settings.cool_down * 1e9))
     if request.policy in SEARCHED and not settings.own_network:
         request.avoid.extend(undeclared(pod))
-    request.constraints.SetInParent()
-    _write_constraints(pod.spec, request.constraints)
+    _write_constraints(pod, request.constraints)
     if index is not None:
         request.index = index
-    if (made_by := pod.controller) is not None:
-        request.controller.api_version, request.controller.kind = made_by.api_version, made_by.kind
-        request.controller.name = made_by.name
     if about.is_dry_run and previewed(pod, own_network=settings.own_network):
         _keep_as_it_stands(request, own_network=settings.own_network)
     return request
+
+
+def _write_ports(pod: NewPod, into: AllocateRequest, *, own_network: bool) -> None:
+    former = brought(pod) if own_network else {}
+    for port in pod.ports:
+        asked = into.ports.add()
+        asked.container, asked.name, asked.protocol = port.container, port.name, PROTOCOLS[port.protocol]
+        asked.container_port, asked.host_port, asked.host_ip = port.container_port, port.host_port, port.host_ip
+        if port.count > 1:
+            asked.count, asked.alignment = port.count, port.alignment
+        if former:  # with hostNetwork the allocator sees it by itself: there hostPort is containerPort
+            known = former.get((port.container, port.name, port.protocol, port.host_port))
+            asked.former = known == port.container_port
 
 
 def _keep_as_it_stands(request: AllocateRequest, *, own_network: bool) -> None:
@@ -205,23 +203,23 @@ def too_much(request: AllocateRequest) -> Iterator[Mistake]:
         yield Mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.UNDECLARED.told(count))
 
 
-def _write_constraints(spec: Json, into: NodeConstraints) -> None:
-    into.node_name = text(spec, "nodeName", "spec")
-    for key, value in text_map(spec, "nodeSelector", "spec").items():  # nearly always there is none
-        into.node_selector[key] = value
-    affinity = json_object(json_object(spec, "affinity", "spec"), "nodeAffinity", "spec.affinity")
-    required = json_object(affinity, REQUIRED_AFFINITY, "spec.affinity.nodeAffinity")
-    for _, path, raw in json_objects(required, "nodeSelectorTerms", AFFINITY):
-        term = into.required_affinity.add()
-        _write_requirements(raw, "matchExpressions", path, term.match_expressions.add)
-        _write_requirements(raw, "matchFields", path, term.match_fields.add)
+def _write_constraints(pod: NewPod, into: NodeConstraints) -> None:
+    into.SetInParent()  # without any there are still constraints
+    spec, into.node_name = pod.spec, pod.node_name
+    if spec.get("nodeSelector") is not None:
+        for key, value in text_map(spec, "nodeSelector", "spec").items():
+            into.node_selector[key] = value
+    if spec.get("affinity") is not None:
+        affinity = json_object(json_object(spec, "affinity", "spec"), "nodeAffinity", "spec.affinity")
+        required = json_object(affinity, REQUIRED_AFFINITY, "spec.affinity.nodeAffinity")
+        for _, path, raw in json_objects(required, "nodeSelectorTerms", AFFINITY):
+            term = into.required_affinity.add()
+            _write_requirements(raw, "matchExpressions", path, term.match_expressions.add)
+            _write_requirements(raw, "matchFields", path, term.match_fields.add)
     for _, path, raw in json_objects(spec, "tolerations", "spec"):
-        into.tolerations.add(
-            key=text(raw, "key", path),
-            operator=text(raw, "operator", path),
-            value=text(raw, "value", path),
-            effect=text(raw, "effect", path),
-        )
+        each = into.tolerations.add()
+        each.key, each.operator = text(raw, "key", path), text(raw, "operator", path)
+        each.value, each.effect = text(raw, "value", path), text(raw, "effect", path)
 
 
 def _write_requirements(term: Json, key: str, path: str, add: Callable[..., NodeRequirement]) -> None:
@@ -282,12 +280,16 @@ def too_large_a_patch(pod: NewPod, settings: PodSettings, targets: int) -> tuple
 def rough_patch_bytes(pod: NewPod, *, rewrites: bool = False, targets: int = 0) -> int:
     """What `patch_bytes` says, or more, in a tenth of its time: nearly all Pods are far below the bound."""
     ports, containers = len(pod.ports) + 1, len(pod.containers) + 1
-    letters = sum([len(port.name) + len(port.container) for port in pod.ports])
-    kept = sum([len(container.probes) + len(container.env or ()) for container in pod.containers])
+    letters = kept = numbers = 0
+    for port in pod.ports:
+        letters += len(port.name) + len(port.container)
+        numbers += port.count
+    for container in pod.containers:
+        kept += len(container.probes) + len(container.env or ())
     stale = sum([len(name) for name in pod.annotations if name.startswith(ALLOCATED)])
     # A letter is three at most as a capital, and seven bytes at most as JSON within JSON; a port has two variables.
     size = 2000 + 1000 * ports * containers + 48 * letters * containers + PROBE_BYTES * kept + REMOVAL_BYTES * stale
-    if sum([port.count for port in pod.ports]) > len(pod.ports):
+    if numbers > len(pod.ports):
         size += block_bytes(pod.blocks, containers)
     return size + (extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=True) if rewrites or targets else 0)
 

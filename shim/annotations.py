@@ -62,6 +62,9 @@ _NAMES, _HEADS = (
 FOUND = tuple(row.text for row in Annotation if row.writer is Writer.SHIM and not row.is_prefix)
 """What they find, less `ALLOCATED`."""
 
+_WHOLE = frozenset((*WRITTEN, *FOUND))
+"""What is known by its whole name."""
+
 POLICIES: Mapping[str, Policy.ValueType] = {
     name: Policy.Value(terms.proto_name) for name, terms in contract.POLICIES.items()
 }
@@ -78,6 +81,10 @@ SMALLEST_BLOCK = 2
 
 NETWORKS = {"Host": False, "Pod": True}
 """The values of `hostport.io/network`: whether the Pod keeps a network of its own."""
+
+_KEEP = {"Keep": True}
+_SWITCH = {"true": True, "false": False}
+_WHEN_FULL: dict[str, WhenFull.ValueType] = {"Deny": WHEN_FULL_DENY, "Pending": WHEN_FULL_PENDING}
 
 _Value = TypeVar("_Value")
 
@@ -111,15 +118,15 @@ def parse_settings(
     mistakes = _enabled_mistakes(annotations.get(ENABLED, ""))
     policy = _one_of(annotations, POLICY, POLICIES, POLICIES[DEFAULT_POLICY], mistakes, Reason.UNKNOWN_POLICY)
     numbers = _numbers(annotations, mistakes)
-    keep_dns = _one_of(annotations, DNS_POLICY, {"Keep": True}, False, mistakes)
-    inject_env = _one_of(annotations, INJECT_ENV, {"true": True, "false": False}, True, mistakes)
-    rewrites = _one_of(annotations, REWRITE, {"true": True, "false": False}, False, mistakes)
+    keep_dns = _one_of(annotations, DNS_POLICY, _KEEP, False, mistakes)
+    inject_env = _one_of(annotations, INJECT_ENV, _SWITCH, True, mistakes)
+    rewrites = _one_of(annotations, REWRITE, _SWITCH, False, mistakes)
     network = _one_of(annotations, NETWORK, NETWORKS, own_network, mistakes)
-    full = {"Deny": WHEN_FULL_DENY, "Pending": WHEN_FULL_PENDING}
+    when_full = _one_of(annotations, WHEN_FULL, _WHEN_FULL, WHEN_FULL_UNSPECIFIED, mistakes)
     settings = PodSettings(
         policy=policy,
         numbers=numbers,
-        when_full=_one_of(annotations, WHEN_FULL, full, WHEN_FULL_UNSPECIFIED, mistakes) or WHEN_FULL_UNSPECIFIED,
+        when_full=when_full or WHEN_FULL_UNSPECIFIED,
         keep_dns=bool(keep_dns),
         inject_env=inject_env is not False,
         own_network=bool(network),
@@ -131,8 +138,7 @@ def parse_settings(
 
 def doubts(annotations: Mapping[str, str], settings: PodSettings) -> Iterator[PodWarning]:
     """What stands under our prefix and does nothing: a name that we do not know, a setting that nobody reads."""
-    ours = [name for name in annotations if name.startswith(PREFIX)]
-    unknown = [name for name in ours if not _is_known(name)]
+    unknown = [name for name in annotations if name.startswith(PREFIX) and not _is_known(name)]
     if unknown:
         near = _meant(_dashed(unknown[0]))
         guess = f"; did you mean {near}?" if near else ""
@@ -158,7 +164,7 @@ def in_vain(annotations: Mapping[str, str]) -> str:
 
 
 def _is_known(name: str) -> bool:
-    return name in WRITTEN or name in FOUND or name.startswith((BLOCK, PUBLISH, ALLOCATED))
+    return name in _WHOLE or name.startswith((BLOCK, PUBLISH, ALLOCATED))
 
 
 def _meant(name: str) -> str:
@@ -269,7 +275,9 @@ def _unknown(value: str, values: Sequence[str]) -> str:
 def _numbers(annotations: Mapping[str, str], mistakes: list[Mistake]) -> tuple[int, int, int] | None:
     """(min, max, stride) with their defaults; None when one of them is wrong."""
     before = len(mistakes)
-    low, high, stride = (_number(annotations, name, mistakes) for name in (MIN_PORT, MAX_PORT, STRIDE))
+    low = _number(annotations, MIN_PORT, mistakes)
+    high = _number(annotations, MAX_PORT, mistakes)
+    stride = _number(annotations, STRIDE, mistakes)
     if len(mistakes) > before:
         return None
     bottom, top = defaults.port_range(low or 0, high or 0)

@@ -322,10 +322,11 @@ def _port_moved(
     *,
     injects: bool,
 ) -> Iterator[PodWarning]:
-    first = next((each for each in assigned if each.is_moved), None)
+    moved = [each for each in assigned if each.is_moved]
     is_told = search.replaced or published or (injects and texts.names_any(partial(variable_names, assigned)))
-    if first is None or is_told or _reads_annotations(pod):
+    if not moved or is_told or _reads_annotations(pod):
         return
+    first = moved[0]
     why = f"nothing names {variable_for(first, first.at, assigned)}"
     if not injects:
         why = f"{INJECT_ENV} keeps it from being told"

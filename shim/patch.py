@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 
 from hostport.contract import Notice, PodWarning
 from hostport.v1.allocator_pb2 import AllocateResponse
@@ -29,8 +28,8 @@ from shim.ports import (
     is_from_elsewhere,
     is_own,
     match_ports,
-    pointer_to,
 )
+from shim.publishing import published, published_notes, published_variables
 from shim.review import PatchOptions
 from shim.steering import steering_ops
 
@@ -52,7 +51,7 @@ def build_patch(
     allocation = response.allocation
     assigned = match_ports(pod, allocation, own_network=options.settings.own_network)
     own, elsewhere = is_own(pod, allocation), is_from_elsewhere(pod, allocation)
-    variables = _published_variables(pod, assigned, options)
+    variables = published_variables(pod, assigned, options.publications) if options.publications else {}
     env, about_env = env_ops(
         pod,
         assigned,
@@ -73,13 +72,16 @@ def build_patch(
             *options.warnings,
         ]
     )
-    notes = {WARNINGS: _codes(pod, found, is_own=own), REWRITTEN: rewritten}
+    codes = _codes(pod, found, is_own=own)
+    notes = ({WARNINGS: codes} if codes else {}) | ({REWRITTEN: rewritten} if rewritten else {})
     ops += env  # behind the texts: variables change their places
-    ops += audit_ops(pod, assigned, allocation.id, {name: value for name, value in notes.items() if value})
-    ops += _published_notes(pod, assigned, options)
+    ops += audit_ops(pod, assigned, allocation.id, notes)
+    if options.publications:
+        ops += published_notes(pod, assigned, options.publications)
     if response.avoid_nodes:
         ops += steering_ops(pod.spec, response.avoid_nodes)
-    return ops, _one_per_kind([*(PodWarning(each.reason, each.message) for each in response.warnings), *found])
+    told = [PodWarning(each.reason, each.message) for each in response.warnings]
+    return ops, _one_per_kind([*told, *found]) if told else found
 
 
 def _of_network(
@@ -96,19 +98,18 @@ def _of_network(
         return (
             list(_port_ops(assigned)),
             [
-                *in_own_network(pod, assigned, _published(pod, assigned, options, "env")),
-                *_scraped(_published(pod, assigned, options, "annotation")),
+                *in_own_network(pod, assigned, published(pod, assigned, options.publications, "env")),
+                *_scraped(published(pod, assigned, options.publications, "annotation")),
             ],
             "",
         )
-    published = {at: frozenset(entries) for at, entries in variables.items()}
     notes = [each.key for each in options.publications if each.kind == "annotation"]
     found = look(
         pod,
         assigned,
         rewrites=options.settings.rewrites,
         is_own=is_own,
-        published=published,
+        published={at: frozenset(entries) for at, entries in variables.items()},
         notes=notes,
         injects=options.settings.inject_env,
     )
@@ -125,41 +126,8 @@ def _of_network(
 
 def _codes(pod: NewPod, found: Iterable[PodWarning], *, is_own: bool) -> str:
     """The words of what is told. A Pod that comes again has told some of it already, and cannot tell it twice."""
-    told = dict.fromkeys(filter(None, pod.annotations.get(WARNINGS, "").split(",") if is_own else ()))
-    return ",".join(told | dict.fromkeys(each.reason for each in found))
-
-
-def _published_variables(pod: NewPod, assigned: tuple[AssignedPort, ...], options: PatchOptions) -> dict[int, Entries]:
-    """The variables that the user wants to have numbers, by place of container."""
-    variables: dict[int, Entries] = {}
-    for each, key in _published(pod, assigned, options, "env"):
-        variables.setdefault(each.at, {})[key] = {"name": key, "value": str(each.number)}
-    return variables
-
-
-def _published_notes(pod: NewPod, assigned: tuple[AssignedPort, ...], options: PatchOptions) -> Iterator[Op]:
-    for each, key in _published(pod, assigned, options, "annotation"):
-        if pod.annotations.get(key) != str(each.number):
-            yield AddOp(pointer_to(key), str(each.number))
-    is_there = pod.has_labels
-    for each, key in _published(pod, assigned, options, "label"):
-        if not is_there:
-            yield AddOp("/metadata/labels", {})
-        is_there = True
-        if pod.labels.get(key) != str(each.number):
-            yield AddOp(pointer_to(key, "labels"), str(each.number))
-
-
-def _published(
-    pod: NewPod, assigned: tuple[AssignedPort, ...], options: PatchOptions, kind: str
-) -> Iterator[tuple[AssignedPort, str]]:
-    wanted = [each for each in options.publications if each.kind == kind]
-    if wanted:
-        by_pointer = {each.port.pointer: each for each in assigned}
-        for publication in wanted:
-            found = by_pointer.get(pod.ports[publication.ports[0]].pointer)
-            if found is not None:
-                yield found, publication.key
+    told = [word for word in pod.annotations.get(WARNINGS, "").split(",") if word] if is_own else []
+    return ",".join(dict.fromkeys([*told, *[each.reason for each in found]]))
 
 
 def _network_ops(pod: NewPod) -> Iterator[Op]:
@@ -188,8 +156,10 @@ def _port_ops(assigned: Collection[AssignedPort]) -> Iterator[Op]:
 def _address_beside(seen: Collection[tuple[str, str, int]], each: AssignedPort) -> str:
     """The address of a port. One socket under two names: the API server refuses the same three words twice."""
     own = each.port.host_ip
-    spellings = (own, *EVERY_ADDRESS) if own in EVERY_ADDRESS else (own,)
-    return next((ip for ip in spellings if (each.protocol, ip, each.number) not in seen), own)
+    for ip in (own, *EVERY_ADDRESS) if own in EVERY_ADDRESS else ():
+        if (each.protocol, ip, each.number) not in seen:
+            return ip
+    return own
 
 
 def _dns_ops(pod: NewPod, options: PatchOptions) -> Iterator[Op]:
@@ -200,16 +170,18 @@ def _dns_ops(pod: NewPod, options: PatchOptions) -> Iterator[Op]:
 
 def _probe_ops(pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool) -> Iterator[Op]:
     """All at once: every number is looked up as the user wrote it, so that two ports may swap."""
+    asking = [(at, each) for at, container in enumerate(pod.containers) for each in container.probes if each.is_here]
+    if not asking:
+        return
     settled = {each.number for each in assigned} if is_own else set()
     known: dict[int, dict[int, set[int]]] = {}  # old TCP number → container → new numbers
     for each in assigned:
         if each.protocol == "TCP":
             known.setdefault(each.said, {}).setdefault(each.at, set()).add(each.number)
-    for at, container in enumerate(pod.containers):
-        for probe in (each for each in container.probes if each.is_here):
-            number = probe.port if probe.port in settled else _followed(probe.port, at, known.get(probe.port, {}))
-            if number != probe.port:
-                yield AddOp(probe.pointer, number)
+    for at, probe in asking:
+        number = probe.port if probe.port in settled else _followed(probe.port, at, known.get(probe.port, {}))
+        if number != probe.port:
+            yield AddOp(probe.pointer, number)
 
 
 def _followed(number: int, at: int, known: Mapping[int, set[int]]) -> int:
@@ -222,18 +194,20 @@ def _cautions(
     assigned: tuple[AssignedPort, ...], options: PatchOptions, ephemeral: Sequence[tuple[int, int]]
 ) -> Iterator[PodWarning]:
     """What may surprise people about the numbers. ephemeral: those that outgoing connections of the nodes take."""
-    spans = [options.settings.range] if options.settings.range else []
+    own_network, bounds = options.settings.own_network, options.settings.range
+    spans = [bounds] if bounds else []
     spans += [(each.number, each.number + each.count - 1) for each in assigned]
-    for low, high in spans:
-        what = f"port {low}" if low == high else f"range {low}-{high}"
-        met = next((each for each in ephemeral if low <= each[1] and high >= each[0]), None)
-        if met and not options.settings.own_network:
-            why = "from which the node's own outgoing connections take theirs: a bind may fail"
-            yield PodWarning(Notice.EPHEMERAL_RANGE, f"{what} meets the ephemeral range {_span(met)}, {why}")
-        if low <= NODE_PORTS[1] and high >= NODE_PORTS[0]:
+    for span in spans:
+        for met in () if own_network else ephemeral:
+            if _meet(span, met):
+                why = "from which the node's own outgoing connections take theirs: a bind may fail"
+                message = f"{_what(span)} meets the ephemeral range {_span(met)}, {why}"
+                yield PodWarning(Notice.EPHEMERAL_RANGE, message)
+        if _meet(span, NODE_PORTS):
             why = "where a Service may take the same number on every node"
-            yield PodWarning(Notice.NODE_PORT_RANGE, f"{what} meets the NodePort range {_span(NODE_PORTS)}, {why}")
-    for each in () if options.settings.own_network else assigned:  # there the program binds its own number
+            message = f"{_what(span)} meets the NodePort range {_span(NODE_PORTS)}, {why}"
+            yield PodWarning(Notice.NODE_PORT_RANGE, message)
+    for each in () if own_network else assigned:  # there the program binds its own number
         if each.number < 1024:
             why = "is below 1024: binding it takes root or NET_BIND_SERVICE"
             yield PodWarning(Notice.PRIVILEGED_PORT, f"port {each.number} {why}")
@@ -244,6 +218,14 @@ def _ephemeral(response: AllocateResponse) -> Sequence[tuple[int, int]]:
     if not response.has_ephemeral_ranges:
         return (EPHEMERAL,)
     return [(each.min, each.max) for each in response.ephemeral_ranges]
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _what(bounds: tuple[int, int]) -> str:
+    return f"port {bounds[0]}" if bounds[0] == bounds[1] else f"range {_span(bounds)}"
 
 
 def _span(bounds: tuple[int, int]) -> str:
@@ -265,15 +247,11 @@ def on_host(
     pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool, is_from_elsewhere: bool
 ) -> Iterator[PodWarning]:
     """What hostNetwork makes of the Pod's other ports, and of numbers that its author wrote."""
-    if not is_own:
-        yield from _mapped(pod, assigned)
-        if not is_from_elsewhere:
-            yield from _replaced(pod, assigned)
-    former = {each.old for each in assigned} if is_own else set()  # a probe that could follow none of two stays there
-    former.update(*[_others(each) for each in assigned if each.count > 1 and not each.is_moved])
-    for number, path in islice(((n, path) for n, path in undeclared(pod).items() if n not in former), 1):
-        why = "which no port of the Pod has: with hostNetwork it is bound on the node. Declare it in ports"
-        yield PodWarning(Notice.UNDECLARED_PORT, f"{path} asks {number}, {why}")
+    if not is_own and not pod.host_network:
+        yield from _mapped(assigned)
+    elif not is_own and not is_from_elsewhere:
+        yield from _replaced(assigned)
+    yield from _undeclared_ports(pod, assigned, is_own=is_own)
     numbers = {each.said for each in assigned if each.is_moved and each.protocol == "TCP"} - (
         {each.number for each in assigned} if is_own else set()
     )
@@ -288,15 +266,26 @@ def on_host(
             yield PodWarning(Notice.INIT_PORT, f"{port.container_port} of init container {container.name} {why}")
 
 
+def _undeclared_ports(pod: NewPod, assigned: tuple[AssignedPort, ...], *, is_own: bool) -> Iterator[PodWarning]:
+    asked = undeclared(pod)
+    if not asked:
+        return
+    former = {each.old for each in assigned} if is_own else set()  # a probe that could follow none of two stays there
+    former.update(*[_others(each) for each in assigned if each.count > 1 and not each.is_moved])
+    for number in [each for each in asked if each not in former][:1]:
+        why = "which no port of the Pod has: with hostNetwork it is bound on the node. Declare it in ports"
+        yield PodWarning(Notice.UNDECLARED_PORT, f"{asked[number]} asks {number}, {why}")
+
+
 def _others(each: AssignedPort) -> range:
     """The numbers of a block behind the first one that a probe may ask."""
     return range(each.number + 1, each.number + each.count) if each.protocol == "TCP" else range(0)
 
 
-def _mapped(pod: NewPod, assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:
+def _mapped(assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:
     for each in assigned:
         port = each.port
-        if not pod.host_network and port.host_port == each.number != port.container_port:
+        if port.host_port == each.number != port.container_port:
             remedy = f"listen on {each.number}, or set {NETWORK}: Pod"
             message = (
                 f"{called(each)} was mapped from {each.number} to {each.said}; with hostNetwork nothing is: {remedy}"
@@ -304,10 +293,10 @@ def _mapped(pod: NewPod, assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarn
             yield PodWarning(Notice.MAPPED_PORT, message)
 
 
-def _replaced(pod: NewPod, assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:
+def _replaced(assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:
     for each in assigned:
         port = each.port
-        if pod.host_network and port.host_port == port.container_port != each.number and not each.appeared:
+        if port.host_port == port.container_port != each.number and not each.appeared:
             why = "with hostNetwork it counts as unset. To keep it use policy Static or Passthrough"
             message = f"hostPort {port.host_port} of {called(each)} became {each.number}: {why}"
             yield PodWarning(Notice.HOST_PORT_REPLACED, message)

@@ -17,7 +17,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -86,7 +86,7 @@ def integer(parent: Json, key: str, path: str) -> int:
         return 0
     if not is_integer(value):
         raise FieldError(join(path, key), "an integer", value)
-    return int(value)
+    return value
 
 
 def boolean(parent: Json, key: str, path: str) -> bool | None:
@@ -128,8 +128,8 @@ def as_text(value: object, path: str) -> str:
     return value
 
 
-def is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_integer(value: object) -> TypeGuard[int]:
+    return type(value) is int  # `true` is an int to isinstance
 
 
 def join(path: str, key: str) -> str:
@@ -276,7 +276,7 @@ def parse_pod(raw: Json) -> NewPod:
         host_network=boolean(spec, "hostNetwork", "spec") is True,
         dns_policy=text(spec, "dnsPolicy", "spec"),
         containers=containers,
-        ports=tuple(port for container in containers for port in container.ports),
+        ports=tuple([port for container in containers for port in container.ports]),
     )
 
 
@@ -295,8 +295,10 @@ def _controller(metadata: Json) -> Controller | None:
 
 
 def _server_side_applied(metadata: Json) -> bool:
-    entries = json_objects(metadata, "managedFields", "metadata")
-    return any(text(entry, "operation", path) == "Apply" for _, path, entry in entries)
+    for _, path, entry in json_objects(metadata, "managedFields", "metadata"):
+        if text(entry, "operation", path) == "Apply":
+            return True
+    return False
 
 
 def _containers(spec: Json, key: str) -> Iterator[Container]:
@@ -307,16 +309,16 @@ def _containers(spec: Json, key: str) -> Iterator[Container]:
             path=path,
             name=name,
             is_counted=key == "containers" or text(raw, "restartPolicy", path) == "Always",
-            all_ports=tuple(_ports(raw, path, pointer, name)),
+            all_ports=_ports(raw, path, pointer, name),
             env=_env(raw, path),
             probes=tuple(_probes(raw, path, pointer)),
             commands=tuple(_commands(raw, path, pointer)),
         )
 
 
-def _ports(container: Json, path: str, pointer: str, name: str) -> Iterator[PodPort]:
-    for at, port_path, raw in json_objects(container, "ports", path):
-        yield PodPort(
+def _ports(container: Json, path: str, pointer: str, name: str) -> tuple[PodPort, ...]:
+    found = [
+        PodPort(
             pointer=f"{pointer}/ports/{at}",
             path=port_path,
             container=name,
@@ -326,6 +328,9 @@ def _ports(container: Json, path: str, pointer: str, name: str) -> Iterator[PodP
             host_port=integer(raw, "hostPort", port_path),
             host_ip=text(raw, "hostIP", port_path),
         )
+        for at, port_path, raw in json_objects(container, "ports", path)
+    ]
+    return tuple(found)
 
 
 def _env(container: Json, path: str) -> tuple[Json, ...] | None:
@@ -382,12 +387,12 @@ def undeclared(pod: NewPod) -> dict[int, str]:
 
     An ordinary init container is over by then: its ports are none of those.
     """
-    if not any(container.probes for container in pod.containers):
+    asking = [probe for container in pod.containers for probe in container.probes if probe.is_here]
+    if not asking:
         return {}
     declared = {port.container_port for port in pod.ports if port.protocol == "TCP"}
     found: dict[int, str] = {}
-    for container in pod.containers:
-        for probe in container.probes:
-            if probe.is_here and probe.port not in declared and 1 <= probe.port <= HIGHEST_PORT:
-                found.setdefault(probe.port, probe.path)
+    for probe in asking:
+        if probe.port not in declared and 1 <= probe.port <= HIGHEST_PORT:
+            found.setdefault(probe.port, probe.path)
     return found

@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -35,7 +34,7 @@ from hostport.contract.words import format_run
 from hostport.v1.allocator_pb2 import Allocation, Protocol
 from shim.annotations import ALLOCATED, ALLOCATION_ID, ALLOCATIONS, REWRITTEN, WARNINGS
 from shim.outcomes import AddOp, Op, RemoveOp
-from shim.pods import Container, Json, NewPod, PodPort
+from shim.pods import Json, NewPod, PodPort
 
 PROTOCOL_NAMES = {value: name.removeprefix("PROTOCOL_") for name, value in Protocol.items()}
 
@@ -119,7 +118,7 @@ class AssignedPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `own_network`: only its hostPort is set, and nothing moves. `is_moved`: the program has to listen on another number
     than the manifest says. `name`, `container`, `protocol` and `count` are those of `port`: of a block, `number` is the
-    first.
+    first. `suffix` is what its variable is called behind the prefix.
     """
 
     at: int
@@ -127,6 +126,7 @@ class AssignedPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     name: str
     container: str
     protocol: str
+    suffix: str
     old: int
     said: int
     number: int
@@ -158,36 +158,37 @@ def match_ports(pod: NewPod, allocation: Allocation, *, own_network: bool = Fals
     comes_again, former = is_own(pod, allocation), brought(pod)
     is_previewed = bool(former) and not allocation.id and bool(previewed(pod, own_network=own_network))
     found: list[AssignedPort] = []
+    appeared: list[AssignedPort] = []
     for (at, port), got in zip(asked, allocation.ports, strict=True):
         number, protocol = got.host_port, PROTOCOL_NAMES.get(got.protocol, "")
         if (got.container, got.name, protocol) != (port.container, port.name, port.protocol):
             raise AllocationError(f"asked for {port.path}, got port {got.name!r}/{protocol} of {got.container!r}")
         if not 1 <= number <= HIGHEST_PORT:
             raise AllocationError(f"{port.path} got the number {number}")
-        if port.count != (got.count or 1) or number + port.count - 1 > HIGHEST_PORT:
-            # An allocator of a version before there were blocks gives one number.
-            raise AllocationError(f"{port.path} stands for {port.count} numbers, got {got.count or 1} from {number}")
+        count = got.count or 1  # an allocator of a version before there were blocks gives one number
+        if count != port.count or number + count - 1 > HIGHEST_PORT:
+            raise AllocationError(f"{port.path} stands for {port.count} numbers, got {count} from {number}")
         standing = port.host_port if own_network else port.container_port
-        known = former.get((port.container, port.name, protocol, standing))
+        known = former.get((port.container, port.name, protocol, standing)) if former else None
         old = known or got.container_port or port.container_port
         said = old if comes_again else port.container_port
-        found.append(
-            AssignedPort(
-                at=at,
-                port=port,
-                name=port.name,
-                container=port.container,
-                protocol=protocol,
-                old=old,
-                said=said,
-                number=number,
-                own_network=own_network,
-                appeared=got.appeared or (is_previewed and known is None),
-                is_moved=said != number and not own_network,
-                count=port.count,
-            )
+        each = AssignedPort(
+            at=at,
+            port=port,
+            name=port.name,
+            container=port.container,
+            protocol=protocol,
+            suffix=variable_part(port.name) or str(old),
+            old=old,
+            said=said,
+            number=number,
+            own_network=own_network,
+            appeared=got.appeared or (is_previewed and known is None),
+            is_moved=said != number and not own_network,
+            count=count,
         )
-    return tuple(sorted(found, key=attrgetter("appeared")))
+        (appeared if each.appeared else found).append(each)
+    return (*found, *appeared)
 
 
 def is_own(pod: NewPod, allocation: Allocation) -> bool:
@@ -242,30 +243,27 @@ def env_ops(
             wanted = elsewhere
         if at in published:
             wanted = wanted | published[at]
-        foreign = {
-            _entry_name(entry) for entry in container.env or () if _entry_name(entry) in wanted and _is_foreign(entry)
-        }
+        if container.env is None:
+            ops += [AddOp(f"{container.pointer}/env", list(wanted.values()))] if wanted else ()
+            continue
+        foreign = {_entry_name(entry) for entry in container.env if _is_foreign(entry, wanted)}
         if foreign:
             kept.update((f"{name} of {container.name}", None) for name in wanted if name in foreign)
             wanted = {name: entry for name, entry in wanted.items() if name not in foreign}
-        gone = _former(container, wanted, foreign) if is_from_elsewhere and injects else []
-        former.update(
-            (f"{_entry_name(container.env[place])} of {container.name}", None) for place in gone if container.env
-        )
-        ops += _container_ops(container, wanted, gone)
+        gone = _former(container.env, wanted, foreign) if is_from_elsewhere and injects else {}
+        former.update((f"{name} of {container.name}", None) for name in gone.values())
+        ops += _changes(f"{container.pointer}/env", container.env, wanted, gone)
     return ops, [*_variable_warnings(clashes, kept, former)]
 
 
-def _former(container: Container, wanted: Entries, foreign: Collection[str]) -> list[int]:
-    """The places of literals under our prefix that nothing of this life explains."""
-    return [
-        at
-        for at, entry in enumerate(container.env or ())
-        if _entry_name(entry).startswith(VARIABLE_PREFIX)
-        and not entry.get("valueFrom")
-        and _entry_name(entry) not in wanted
-        and _entry_name(entry) not in foreign
-    ]
+def _former(env: Sequence[Json], wanted: Entries, foreign: Collection[str]) -> dict[int, str]:
+    """The literals under our prefix that nothing of this life explains: their names, by place."""
+    named = {at: _entry_name(entry) for at, entry in enumerate(env) if not entry.get("valueFrom")}
+    return {
+        at: name
+        for at, name in named.items()
+        if name.startswith(VARIABLE_PREFIX) and name not in wanted and name not in foreign
+    }
 
 
 def wanted_env(
@@ -283,22 +281,22 @@ def wanted_env(
 def _claims(at: int, assigned: tuple[AssignedPort, ...]) -> Iterator[tuple[str, int]]:
     """Plain names first, then those with the container's name, each in port order; the first of a name wins."""
     by_suffix: dict[str, list[AssignedPort]] = {}
+    shared: list[AssignedPort] = []  # by several containers
     for each in assigned:
-        by_suffix.setdefault(_suffix(each), []).append(each)
+        by_suffix.setdefault(each.suffix, []).append(each)
     for suffix, holders in by_suffix.items():
         winner = _winner(holders, at)
-        for each in holders:
-            if each.at == winner.at:
-                yield VARIABLE_PREFIX + suffix, each.number
-                if each.count > 1:
-                    yield from _of_block(VARIABLE_PREFIX + suffix, each)
-    for holders in by_suffix.values():
-        if len({each.at for each in holders}) > 1:
-            for each in holders:
-                name = _long_name(each)
-                yield name, each.number
-                if each.count > 1:
-                    yield from _of_block(name, each)
+        mine = [each for each in holders if each.at == winner.at]
+        shared += holders if len(mine) < len(holders) else ()
+        for each in mine:
+            yield VARIABLE_PREFIX + suffix, each.number
+            if each.count > 1:
+                yield from _of_block(VARIABLE_PREFIX + suffix, each)
+    for each in shared:
+        name = _long_name(each)
+        yield name, each.number
+        if each.count > 1:
+            yield from _of_block(name, each)
 
 
 def _of_block(name: str, each: AssignedPort) -> Iterator[tuple[str, int]]:
@@ -310,16 +308,15 @@ def _of_block(name: str, each: AssignedPort) -> Iterator[tuple[str, int]]:
 
 def variable_for(each: AssignedPort, at: int, assigned: Iterable[AssignedPort]) -> str:
     """The variable that has a port's number in the container at a place."""
-    suffix = _suffix(each)
-    holders = [other for other in assigned if _suffix(other) == suffix] or [each]
-    return VARIABLE_PREFIX + suffix if _winner(holders, at).at == each.at else _long_name(each)
+    holders = [other for other in assigned if other.suffix == each.suffix] or [each]
+    return VARIABLE_PREFIX + each.suffix if _winner(holders, at).at == each.at else _long_name(each)
 
 
 def variable_names(assigned: Iterable[AssignedPort]) -> Collection[str]:
     """The variables that hold numbers, in whichever container."""
     holders: dict[str, dict[int, AssignedPort]] = {}
     for each in assigned:
-        holders.setdefault(_suffix(each), {})[each.at] = each
+        holders.setdefault(each.suffix, {})[each.at] = each
     names = {VARIABLE_PREFIX + suffix: max(each.count for each in of.values()) for suffix, of in holders.items()}
     for of in holders.values():
         if len(of) > 1:
@@ -330,17 +327,15 @@ def variable_names(assigned: Iterable[AssignedPort]) -> Collection[str]:
 
 def _winner(holders: Sequence[AssignedPort], at: int) -> AssignedPort:
     """Of those who want one suffix the one who has it, alone, in the container at a place."""
-    return next((each for each in holders if each.at == at), holders[0])
+    for each in holders:
+        if each.at == at:
+            return each
+    return holders[0]
 
 
 def _long_name(each: AssignedPort) -> str:
     """The variable that has a port's number in every container."""
-    return f"{VARIABLE_PREFIX}{variable_part(each.container)}_{_suffix(each)}"
-
-
-def _suffix(each: AssignedPort) -> str:
-    """What a port's variable is called behind the prefix."""
-    return variable_part(each.name) or str(each.old)
+    return f"{VARIABLE_PREFIX}{variable_part(each.container)}_{each.suffix}"
 
 
 def variable_part(name: str) -> str:
@@ -348,13 +343,11 @@ def variable_part(name: str) -> str:
     return name.upper().replace("-", "_")
 
 
-def _container_ops(container: Container, wanted: Entries, gone: list[int]) -> list[Op]:
-    pointer = f"{container.pointer}/env"
-    if container.env is None:
-        return [AddOp(pointer, list(wanted.values()))] if wanted else []
-    ours = [at for at, entry in enumerate(container.env) if _entry_name(entry) in wanted]
-    if len(ours) == len(wanted) and all(_is_right(container.env[at], wanted) for at in ours):
-        return [RemoveOp(f"{pointer}/{at}") for at in reversed(gone)]
+def _changes(pointer: str, env: Sequence[Json], wanted: Entries, gone: Collection[int]) -> list[Op]:
+    """What makes variables that are there the wanted ones, less those at some places."""
+    ours = [at for at, entry in enumerate(env) if _entry_name(entry) in wanted]
+    if len(ours) == len(wanted) and all(_is_right(env[at], wanted) for at in ours):
+        return [RemoveOp(f"{pointer}/{at}") for at in sorted(gone, reverse=True)]
     removals = [RemoveOp(f"{pointer}/{at}") for at in sorted([*ours, *gone], reverse=True)]
     return removals + [AddOp(f"{pointer}/{at}", entry) for at, entry in enumerate(wanted.values())]
 
@@ -366,8 +359,9 @@ def _is_right(entry: Json, wanted: Entries) -> bool:
     return not entry.get("valueFrom") and entry.get("value") == mine["value"]
 
 
-def _is_foreign(entry: Json) -> bool:
-    return bool(entry.get("valueFrom")) and not _is_reference(entry)
+def _is_foreign(entry: Json, wanted: Entries) -> bool:
+    """Whether a variable has one of our names, and its value from somewhere that the user chose."""
+    return bool(entry.get("valueFrom")) and _entry_name(entry) in wanted and not _is_reference(entry)
 
 
 def _is_reference(entry: Json) -> bool:
@@ -406,10 +400,10 @@ def _some(names: Iterable[str]) -> str:
 
 
 def audit_ops(
-    pod: NewPod, assigned: tuple[AssignedPort, ...], allocation_id: str, more: Mapping[str, str] | None = None
+    pod: NewPod, assigned: tuple[AssignedPort, ...], allocation_id: str, more: dict[str, str] | None = None
 ) -> Iterator[Op]:
     """`more`: what else is told, by name of the annotation."""
-    wanted = audit_annotations(assigned, allocation_id) | dict(more or {})
+    wanted = audit_annotations(assigned, allocation_id) | (more or {})
     for name in pod.annotations:
         is_ours = name.startswith(ALLOCATED) or name in TOLD
         if is_ours and name not in wanted:
@@ -441,7 +435,9 @@ def audit_annotations(assigned: tuple[AssignedPort, ...], allocation_id: str) ->
         for each in assigned
     ]
     annotations[ALLOCATIONS] = _encode(table).decode()
-    return annotations | ({ALLOCATION_ID: allocation_id} if allocation_id else {})
+    if allocation_id:
+        annotations[ALLOCATION_ID] = allocation_id
+    return annotations
 
 
 def _base_name(each: AssignedPort) -> str:

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -19,10 +19,11 @@ from hostport.contract import Mistake, Reason
 from hostport.contract.annotations import PREFIX
 from hostport.contract.limits import Bound
 from shim.annotations import PUBLISH
-from shim.outcomes import quoted
+from shim.outcomes import AddOp, Op, quoted
 from shim.pods import NewPod, PodPort
 from shim.port_names import places_by_name, places_of
 from shim.ports import VARIABLE_PREFIX as VARIABLES
+from shim.ports import AssignedPort, Entries, pointer_to
 
 KINDS = ("env", "annotation", "label")
 LONGEST = 253
@@ -119,3 +120,38 @@ def _socket(port: PodPort) -> tuple[str, int]:
 
 def _wrong(field: str, why: str) -> Mistake:
     return Mistake(Reason.PUBLISH_INVALID, field, why)
+
+
+def published(
+    pod: NewPod, assigned: Iterable[AssignedPort], publications: Iterable[Publication], kind: str
+) -> Iterator[tuple[AssignedPort, str]]:
+    """What is to be written of one kind: ports with their numbers, and keys."""
+    by_pointer = {each.port.pointer: each for each in assigned}
+    for publication in publications:
+        found = by_pointer.get(pod.ports[publication.ports[0]].pointer) if publication.kind == kind else None
+        if found is not None:
+            yield found, publication.key
+
+
+def published_variables(
+    pod: NewPod, assigned: Iterable[AssignedPort], publications: Iterable[Publication]
+) -> dict[int, Entries]:
+    """The variables that the user wants to have numbers, by place of container."""
+    variables: dict[int, Entries] = {}
+    for each, key in published(pod, assigned, publications, "env"):
+        variables.setdefault(each.at, {})[key] = {"name": key, "value": str(each.number)}
+    return variables
+
+
+def published_notes(pod: NewPod, assigned: Iterable[AssignedPort], publications: Iterable[Publication]) -> Iterator[Op]:
+    """What writes the annotations and the labels."""
+    for each, key in published(pod, assigned, publications, "annotation"):
+        if pod.annotations.get(key) != str(each.number):
+            yield AddOp(pointer_to(key), str(each.number))
+    is_there = pod.has_labels
+    for each, key in published(pod, assigned, publications, "label"):
+        if not is_there:
+            yield AddOp("/metadata/labels", {})
+        is_there = True
+        if pod.labels.get(key) != str(each.number):
+            yield AddOp(pointer_to(key, "labels"), str(each.number))

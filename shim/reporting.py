@@ -47,9 +47,10 @@ class WarningReporter:
         asked = answer.asked
         if asked is None or asked.dry_run or not answer.warnings:
             return
-        if not (asked.owner.controller_uid and asked.controller.kind):
+        uid = asked.owner.controller_uid
+        if not (uid and asked.controller.kind):
             return  # a bare Pod: who made it reads the answer
-        now, uid = self._now(), asked.owner.controller_uid
+        now = self._now()
         lately = now - AGAIN_SECONDS
         # An owner gets a word once in a while.
         news = [each for each in answer.warnings if self._reported.get((uid, each.reason), lately) <= lately]

@@ -227,7 +227,7 @@ def _judge(request: Json, pod: NewPod, *, own_network: bool) -> NotOurs | Denied
     if named and any(name.startswith(BLOCK) for name in named):
         pod, wrong_blocks = with_blocks(pod, settings)
     wrong_names = names_of_one_socket(pod) if pod.has_groups else ()
-    wrong_ports = (*wrong_blocks, *(each for port in pod.ports for each in port_mistakes(port)), *wrong_names)
+    wrong_ports = (*wrong_blocks, *[each for port in pod.ports for each in port_mistakes(port)], *wrong_names)
     published, wrong_targets = publications(pod) if named else ((), ())
     mistakes = (*mistakes, *wrong_index, *wrong_ports, *wrong_targets, *wrong_network(pod, settings))
     if not mistakes and not pod.ports:
