@@ -243,6 +243,10 @@ def bits(numbers: int) -> Iterator[int]:
         at = digits.find("1", at + 1)
 
 
+_FULL = 0xFF
+_FULL_BYTE = bytes((_FULL,))
+
+
 class NumberSet:
     """A set of numbers that changes. As large as its highest number, an eighth of that in bytes."""
 
@@ -289,6 +293,14 @@ class NumberSet:
         """The members in [low, high], less `low`: bit 0 says whether `low` is one."""
         found = int.from_bytes(self._bytes[low >> 3 : (high >> 3) + 1], "little") >> (low & 7)
         return found & ((1 << (high - low + 1)) - 1)
+
+    def filled(self, low: int, high: int) -> int:
+        """How far it is full from `low` on, towards `high`: so many numbers are members, or a few more."""
+        first, last = low >> 3, (high >> 3) + 1
+        if first >= len(self._bytes) or self._bytes[first] | (1 << (low & 7)) - 1 != _FULL:
+            return 0
+        rest = self._bytes[first + 1 : last]
+        return (len(rest) - len(rest.lstrip(_FULL_BYTE)) + 1) * 8 - (low & 7)
 
 
 def parse_numbers(text: str) -> int:

@@ -441,6 +441,11 @@ class HeldNumbers:
             numbers |= counts.members(low, high) if counts else 0
         return numbers
 
+    def filled(self, candidates: CandidateSet, protocol: Protocol, low: int, high: int) -> int:
+        """How many numbers from `low` on are not free on every node of the set, at least, without a gap."""
+        cover = candidates.covers.get(protocol)
+        return 0 if cover is None else cover.standing.filled(low, high)
+
     def loads_and_stuck(self, candidates: CandidateSet, protocol: Protocol, low: int, high: int) -> tuple[Planes, int]:
         """What `loads` and `stuck` say, with one look at the counts."""
         loads = settled = self._cover(candidates, protocol, low, high).settled.within(low, high)

@@ -243,10 +243,10 @@ class Demand:
             protocol: ~ports.leased_numbers(self.candidates, protocol, ask.low, ask.high) for protocol in self.protocols
         }
 
-    def within_range(self, high: int = 0) -> int:
-        """The numbers of the range, up to `high` where that is given, that are not withheld."""
-        low = self.ask.low
-        return (2 << ((high or self.ask.high) - low)) - 1 & ~(self.withheld >> low)
+    def within_range(self, low: int = 0, high: int = 0) -> int:
+        """The numbers of the range, or of a part of it, that are not withheld, less the lowest of them."""
+        low, high = low or self.ask.low, high or self.ask.high
+        return (2 << high - low) - 1 & ~(self.withheld >> low)
 
     def numbers(self, chosen: Iterable[int]) -> Numbers:
         """A number for each group, from those for the open ones in port order."""
@@ -396,21 +396,31 @@ def _free_numbers(demand: Demand, steps: Steps, pick: Pick, first_look: int, wit
     low, high = demand.ask.low, demand.ask.high
     while True:
         last = min(low + first_look - 1, high)
-        taken = _taken(demand, last, steps)
+        taken = _taken(demand, low, last, steps)
         if taken is None:
             return ()
-        found = _picked(demand, last, taken, pick, without)
+        found = _picked(demand, low, last, taken, pick, without)
         if found or last == high:
             return found
+        if pick is lowest and not without:
+            low = min(low + _filled(demand, low, high), high)
         first_look *= 2
 
 
-def _taken(demand: Demand, last: int, steps: Steps) -> dict[Protocol, int] | None:
-    """For each protocol that wants a number: those up to `last` that are not free on every candidate.
+def _filled(demand: Demand, low: int, high: int) -> int:
+    """How many numbers from `low` on, at least, are free for no group; none where a group wants a run."""
+    if any(group.is_run for group in demand.groups):
+        return 0
+    held, candidates = demand.view.numbers, demand.candidates
+    return min([held.filled(candidates, protocol, low, high) for protocol in demand.protocols], default=0)
+
+
+def _taken(demand: Demand, low: int, last: int, steps: Steps) -> dict[Protocol, int] | None:
+    """For each protocol that wants a number: those in [low, last] that are not free on every candidate, less `low`.
 
     None: the steps do not suffice to count them.
     """
-    held, candidates, low = demand.view.numbers, demand.candidates, demand.ask.low
+    held, candidates = demand.view.numbers, demand.candidates
     taken: dict[Protocol, int] = {}
     for protocol in demand.protocols:
         numbers = held.counted(candidates, protocol, low, last)
@@ -424,10 +434,10 @@ def _taken(demand: Demand, last: int, steps: Steps) -> dict[Protocol, int] | Non
     return taken
 
 
-def _picked(demand: Demand, last: int, taken: Mapping[Protocol, int], pick: Pick, without: int) -> Numbers:
-    """The same from the lowest of the range to `last`, of what is not `taken`."""
-    low, groups, ports = demand.ask.low, demand.groups, demand.ask.ports
-    free, numbers = demand.within_range(last), []
+def _picked(demand: Demand, low: int, last: int, taken: Mapping[Protocol, int], pick: Pick, without: int) -> Numbers:
+    """The same in [low, last], of what is not `taken`. Runs, and picks of their own, have the lowest of the range."""
+    groups, ports = demand.groups, demand.ask.ports
+    free, numbers = demand.within_range(low, last), []
     if without:
         free &= ~without
     for group in groups:
