@@ -203,6 +203,7 @@ def _cautions(
                 why = "from which the node's own outgoing connections take theirs: a bind may fail"
                 message = f"{_what(span)} meets the ephemeral range {_span(met)}, {why}"
                 yield PodWarning(Notice.EPHEMERAL_RANGE, message)
+                break
         if _meet(span, NODE_PORTS):
             why = "where a Service may take the same number on every node"
             message = f"{_what(span)} meets the NodePort range {_span(NODE_PORTS)}, {why}"
