@@ -191,7 +191,7 @@ class Reflector(Generic[S]):
                 version, self._token = page.metadata.resource_version, page.metadata.continue_
                 await self._tell_page(page.items or [])
                 self.progress.page(len(page.items or []), page.metadata.remaining_item_count, self._now())
-        await in_turns(self._sink.complete(self._as_of), rests=self.synced.is_set())
+        await self._take(self._sink.complete(self._as_of))
         self._version = version
         self.reached = _number(self._version)
         self.lists += 1
@@ -204,8 +204,11 @@ class Reflector(Generic[S]):
     async def _tell_page(self, items: Sequence[S]) -> None:
         self.latest = max(self.latest, *(_number(item.version) for item in items), 0)
         for start in range(0, len(items), self._tuning.batch):
-            batch = items[start : start + self._tuning.batch]
-            await in_turns(self._sink.listed(batch), rests=self.synced.is_set())  # before that nobody is answered
+            await self._take(self._sink.listed(items[start : start + self._tuning.batch]))
+
+    async def _take(self, steps: Iterator[None]) -> None:
+        """Takes the steps of a list. Until there was a first one, nobody is answered who would be helped by a rest."""
+        await in_turns(steps, rests=self.answered.is_set())
 
     # -- one watch
 
