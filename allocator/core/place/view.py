@@ -402,15 +402,14 @@ def _free_numbers(demand: Demand, steps: Steps, pick: Pick, first_look: int, wit
         found = _picked(demand, low, last, taken, pick, without)
         if found or last == high:
             return found
-        if pick is lowest and not without:
+        # Runs, other picks and `without` count from the lowest of the range.
+        if pick is lowest and not without and not any(group.is_run for group in demand.groups):
             low = min(low + _filled(demand, low, high), high)
         first_look *= 2
 
 
 def _filled(demand: Demand, low: int, high: int) -> int:
-    """How many numbers from `low` on, at least, are free for no group; none where a group wants a run."""
-    if any(group.is_run for group in demand.groups):
-        return 0
+    """How many numbers from `low` on, at least, are free for no group."""
     held, candidates = demand.view.numbers, demand.candidates
     return min([held.filled(candidates, protocol, low, high) for protocol in demand.protocols], default=0)
 
@@ -435,7 +434,7 @@ def _taken(demand: Demand, low: int, last: int, steps: Steps) -> dict[Protocol, 
 
 
 def _picked(demand: Demand, low: int, last: int, taken: Mapping[Protocol, int], pick: Pick, without: int) -> Numbers:
-    """The same in [low, last], of what is not `taken`. Runs, and picks of their own, have the lowest of the range."""
+    """The same in [low, last], of what is not `taken`."""
     groups, ports = demand.groups, demand.ask.ports
     free, numbers = demand.within_range(low, last), []
     if without:
