@@ -126,9 +126,10 @@ def published(
     pod: NewPod, assigned: Iterable[AssignedPort], publications: Iterable[Publication], kind: str
 ) -> Iterator[tuple[AssignedPort, str]]:
     """What is to be written of one kind: ports with their numbers, and keys."""
-    by_pointer = {each.port.pointer: each for each in assigned}
-    for publication in publications:
-        found = by_pointer.get(pod.ports[publication.ports[0]].pointer) if publication.kind == kind else None
+    wanted = [each for each in publications if each.kind == kind]
+    by_pointer = {each.port.pointer: each for each in assigned} if wanted else {}
+    for publication in wanted:
+        found = by_pointer.get(pod.ports[publication.ports[0]].pointer)
         if found is not None:
             yield found, publication.key
 
