@@ -15,7 +15,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 OURS = ("allocator", "shim", "agent", "hostport")
@@ -77,6 +77,11 @@ def set_level(level: str) -> None:
 
 def log_event(log: logging.Logger, message: str, level: int = logging.INFO, **fields: Any) -> None:
     """One line with fields. Costs nothing where the level is not shown; no field is rendered here."""
+    log_fields(log, message, fields, level)
+
+
+def log_fields(log: logging.Logger, message: str, fields: Mapping[str, Any], level: int = logging.INFO) -> None:
+    """As `log_event`, for fields that stand in a map already."""
     if log.isEnabledFor(level):
         record = logging.LogRecord(log.name, level, "", 0, message, None, None)
         record.__dict__["fields"] = fields

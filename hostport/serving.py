@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
@@ -45,6 +46,9 @@ FREED_AT_ONCE = 32
 ACCEPTED_AT_ONCE = 128
 """Connections that are accepted in one turn of the event loop."""
 
+READ_BYTES = 1 << 14
+"""That are read at a time: as many as a TLS record has. Tornado's 64 KiB are cleared for each read."""
+
 FULL_PAUSE_SECONDS = 0.25
 FULL_TELL_SECONDS = 1.0
 SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -64,7 +68,7 @@ class ConnectionTimeouts:
     @property
     def look(self) -> float:
         """How often it is looked who takes too long."""
-        return min(1.0, self.handshake / 4, self.headers / 4, self.answer / 4)
+        return min(1.0, self.handshake / 4, self.headers / 4, self.answer / 4, self.idle / 4)
 
 
 CONNECTION_TIMEOUTS = ConnectionTimeouts()
@@ -85,10 +89,11 @@ class _Part(Enum):
 
 @dataclass(slots=True)
 class _Slow:
-    """What a connection has not finished. `since` when is None until it has begun."""
+    """What a connection has not finished. `since`: when it was first seen to have begun it, or not to have."""
 
     part: _Part
     since: float | None = None
+    has_begun: bool = False
 
 
 class ConnectionLimits(Generic[K]):
@@ -245,7 +250,8 @@ class BoundedServer(HTTPServer):
 
         `most`: connections; `accepted` hears of each, `refused` of each that ends as our certificate is not trusted.
         """
-        super().initialize(callback, idle_connection_timeout=timeouts.idle, **more)
+        super().initialize(callback, chunk_size=READ_BYTES, **more)
+        self.conn_params.header_timeout = None  # a timer for each request: `_look` sees who is idle
         self._timeouts = timeouts
         self._accepted = accepted
         self._refused = refused
@@ -285,7 +291,7 @@ class BoundedServer(HTTPServer):
             return
         self._limits.join(stream, peer)
         if isinstance(stream, SSLIOStream):
-            self._slow[stream] = _Slow(_Part.HANDSHAKE, asyncio.get_running_loop().time())
+            self._slow[stream] = _Slow(_Part.HANDSHAKE, asyncio.get_running_loop().time(), has_begun=True)
             stream.wait_for_handshake().add_done_callback(lambda done: self._shaken(stream, done))
         super().handle_stream(stream, address)
 
@@ -327,17 +333,22 @@ class BoundedServer(HTTPServer):
         self._slow[stream] = _Slow(_Part.ANSWER)
 
     def _look(self) -> None:
-        """Closes whoever takes too long for its handshake or its headers, or to read its answer."""
+        """Closes whoever takes too long: for a handshake, for headers, to read its answer, or to ask again."""
         loop = asyncio.get_running_loop()
         self._looking = loop.call_later(self._timeouts.look, self._look)
         now = loop.time()
         for stream, slow in list(self._slow.items()):
-            if not slow.part.has_begun(stream):
-                slow.since = None
-            elif slow.since is None:
-                slow.since = now
-            elif now - slow.since > getattr(self._timeouts, slow.part.value):
+            has_begun = slow.part.has_begun(stream)
+            if slow.since is None or has_begun != slow.has_begun:
+                slow.since, slow.has_begun = now, has_begun
+            elif now - slow.since > self._patience(slow):
                 self._drop(stream)
+
+    def _patience(self, slow: _Slow) -> float:
+        """Seconds. Whoever waits for an answer waits as long as that takes."""
+        if slow.has_begun:
+            return float(getattr(self._timeouts, slow.part.value))
+        return self._timeouts.idle if slow.part is _Part.HEADERS else math.inf
 
 
 def is_refusal(error: BaseException | None) -> bool:

@@ -144,7 +144,7 @@ async def admit(
         case Denied() as found:
             return _denied(found.about, await _with_allocators_words(found, probe))
         case ToAllocate() as ask:
-            ask.request.can_steer = steers and can_steer(ask.pod, ask.options.settings, len(ask.options.publications))
+            ask.request.can_steer = steers and can_steer(ask.pod, ask.patch_size)
             return _settled(ask, await allocate(ask.request))
 
 

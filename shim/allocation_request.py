@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from hostport.contract import Mistake, Reason, defaults
 from hostport.contract.limits import HIGHEST_PORT, LONGEST_ADDRESS, LONGEST_NAME, LOWEST_PORT, Bound
@@ -229,11 +229,7 @@ def _write_requirements(term: Json, key: str, path: str, add: Callable[..., Node
 
 def too_long(pod: NewPod) -> tuple[Mistake, ...]:
     """Text that is sent, kept or shown, and is longer than Kubernetes has it."""
-    wrong = [
-        _long(f"{path}.{field}", name, LONGEST_NAME)
-        for path, field, name in _long_names(pod)
-        if len(name) > LONGEST_NAME
-    ]
+    wrong = [_long(field, name, LONGEST_NAME) for field, name in _names_of(pod) if len(name) > LONGEST_NAME]
     for container in pod.containers:
         if len(container.name) > LONGEST_NAME:
             wrong.append(_long(f"{container.path}.name", container.name, LONGEST_NAME))
@@ -245,36 +241,33 @@ def too_long(pod: NewPod) -> tuple[Mistake, ...]:
     return tuple(wrong)
 
 
-def _long_names(pod: NewPod) -> list[tuple[str, str, str]]:
-    """Each with its field, in two parts: the whole is put together only for one that is too long."""
-    names = [
-        ("metadata", "name", pod.name),
-        ("metadata", "generateName", pod.generate_name),
-        ("metadata", "namespace", pod.namespace),
-        ("spec", "nodeName", pod.node_name),
-    ]
-    if (by := pod.controller) is not None:
-        names += [
-            (by.path, "apiVersion", by.api_version),
-            (by.path, "kind", by.kind),
-            (by.path, "name", by.name),
-            (by.path, "uid", by.uid),
-        ]
-    return names
+def _names_of(pod: NewPod) -> Sequence[tuple[str, str]]:
+    """The names of a Pod and of its controller, each with its field; none where all are short."""
+    by, of_pod = pod.controller, (pod.name, pod.generate_name, pod.namespace, pod.node_name)
+    of_controller = () if by is None else (by.api_version, by.kind, by.name, by.uid)
+    if max(map(len, (*of_pod, *of_controller))) <= LONGEST_NAME:
+        return ()
+    fields = ("metadata.name", "metadata.generateName", "metadata.namespace", "spec.nodeName")
+    more = () if by is None else [f"{by.path}.{field}" for field in ("apiVersion", "kind", "name", "uid")]
+    return list(zip((*fields, *more), (*of_pod, *of_controller), strict=True))
 
 
-def too_large_a_patch(pod: NewPod, settings: PodSettings, targets: int) -> tuple[Mistake, ...]:
-    """What is wrong with a Pod whose patch could be larger than one may be. `targets`: how much is published."""
+def too_large_a_patch(pod: NewPod, settings: PodSettings, targets: int) -> tuple[int, tuple[Mistake, ...]]:
+    """The bytes that a Pod's patch has at most, roughly, and what is wrong where that could be more than it may have.
+
+    targets: how much is published.
+    """
     rewrites = settings.rewrites and not settings.own_network
     characters = sum(len(text) + EACH for text in texts_of(pod)) if rewrites else 0
     if characters > Bound.TEXTS.most:
-        return (Mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.TEXTS.told(characters)),)
-    if rough_patch_bytes(pod, rewrites=rewrites, targets=targets) <= Bound.PATCH.most:
-        return ()
+        return 0, (Mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.TEXTS.told(characters)),)
+    rough = rough_patch_bytes(pod, rewrites=rewrites, targets=targets)
+    if rough <= Bound.PATCH.most:
+        return rough, ()
     count = patch_bytes(pod, inject_env=settings.inject_env, rewrites=rewrites, targets=targets)
     if count <= Bound.PATCH.most:
-        return ()
-    return (Mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.PATCH.told(count)),)
+        return rough, ()
+    return rough, (Mistake(Reason.TOO_COMPLEX, "spec.containers", Bound.PATCH.told(count)),)
 
 
 def rough_patch_bytes(pod: NewPod, *, rewrites: bool = False, targets: int = 0) -> int:
@@ -294,14 +287,16 @@ def rough_patch_bytes(pod: NewPod, *, rewrites: bool = False, targets: int = 0) 
     return size + (extra_bytes(pod, rewrites=rewrites, targets=targets, is_rough=True) if rewrites or targets else 0)
 
 
-def can_steer(pod: NewPod, settings: PodSettings, targets: int) -> bool:
-    """Whether a Pod can be kept off nodes: a scheduler is asked, and its affinity and its patch have room."""
+def can_steer(pod: NewPod, patch_size: int) -> bool:
+    """Whether a Pod can be kept off nodes: a scheduler is asked, and its affinity and its patch have room.
+
+    patch_size: the bytes of the patch at most, as `too_large_a_patch` tells them.
+    """
     affinity = (pod.spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = affinity.get(REQUIRED_AFFINITY)
     if pod.node_name or (required is not None and not required.get("nodeSelectorTerms")):
         return False  # the API server refuses an affinity without terms
-    rewrites = settings.rewrites and not settings.own_network
-    return rough_patch_bytes(pod, rewrites=rewrites, targets=targets) + STEERED_BYTES <= Bound.PATCH.most
+    return patch_size + STEERED_BYTES <= Bound.PATCH.most
 
 
 def wrong_network(pod: NewPod, settings: PodSettings) -> Iterator[Mistake]:

@@ -50,13 +50,17 @@ def json_object(parent: Json, key: str, path: str) -> Json:
 
 def json_objects(parent: Json, key: str, path: str) -> Iterator[tuple[int, str, Json]]:
     """The elements of a list of objects, each with its position and its path; none when absent."""
-    found = json_list(parent, key, path)
-    if not found:
+    found = parent.get(key)
+    if found is None:
         return
     where = join(path, key)
+    if not isinstance(found, list):
+        raise FieldError(where, "a list", found)
     for at, value in enumerate(found):
         element = f"{where}[{at}]"
-        yield at, element, as_object(value, element)
+        if not isinstance(value, dict):
+            raise FieldError(element, "an object", value)
+        yield at, element, value
 
 
 def json_list(parent: Json, key: str, path: str) -> Sequence[Any]:

@@ -110,6 +110,7 @@ class ToAllocate(msgspec.Struct, frozen=True, kw_only=True):
     pod: NewPod
     options: PatchOptions
     index_from: str = ""  # the field that the index was read from
+    patch_size: int = 0  # the bytes of the patch at most, roughly
 
 
 def parse_review(body: bytes, *, own_network: bool = False) -> NotOurs | Denied | ToAllocate:
@@ -233,16 +234,17 @@ def _judge(request: Json, pod: NewPod, *, own_network: bool) -> NotOurs | Denied
     if not mistakes and not pod.ports:
         why = "no container has a port, so there is nothing to allocate: the Pod is left untouched"
         return NotOurs(about=about, why="no ports", warnings=(PodWarning(Notice.NO_PORTS, why),))
-    ask = None
+    ask, patch_size = None, 0
     if pod.ports and settings.policy and not wrong_index and not wrong_ports:
         ask = allocation_request(about, pod, settings, index)
-        excess = (*too_much(ask), *too_large_a_patch(pod, settings, len(published)))
+        patch_size, wrong_size = too_large_a_patch(pod, settings, len(published))
+        excess = (*too_much(ask), *wrong_size)
         if excess:
             return Denied(about=about, mistakes=(*mistakes, *excess), pod=pod)
     if mistakes or ask is None:
         return _denied(about, pod, mistakes, ask, is_neutral=settings.numbers is None, index_from=index_from)
     options = PatchOptions(settings=settings, publications=published, warnings=warnings)
-    return ToAllocate(about=about, request=ask, pod=pod, options=options, index_from=index_from)
+    return ToAllocate(about=about, request=ask, pod=pod, options=options, index_from=index_from, patch_size=patch_size)
 
 
 def _denied(

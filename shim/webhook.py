@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import lru_cache, partial
 from http.client import responses
 from typing import Any, cast
@@ -37,7 +37,7 @@ from tornado.httputil import (
 )
 
 from hostport.contract import Reason
-from hostport.logs import log_event
+from hostport.logs import log_fields
 from shim.admission import AdmissionAnswer, admit, failure
 from shim.binding import AddressBy, answer_binding, nobody_knows
 from shim.limiter import SMALL_BODY, AdmissionLimiter, Permit, TickLimiter, patience
@@ -225,7 +225,8 @@ class _Request(HTTPMessageDelegate):
         self._send(200, answer.body)
         result = "addressed" if answer.address else "unaddressed"
         self._webhook.metrics.answers[result, ""].inc()
-        self._log_admission(answer.about, result, ms=self._milliseconds(), node=answer.node, address=answer.address)
+        more = {"ms": self._milliseconds(), "node": answer.node, "address": answer.address}
+        _log_admission(answer.about, result, more)
 
     def _settle(self, outcome: AdmissionAnswer | Unreachable) -> None:
         if isinstance(outcome, Unreachable):
@@ -239,35 +240,32 @@ class _Request(HTTPMessageDelegate):
         self._webhook.reporter.report(outcome)
         self._webhook.metrics.answers[outcome.result, outcome.reason].inc()
         if log.isEnabledFor(logging.INFO):
-            self._log_admission(
+            _log_admission(
                 outcome.about,
                 outcome.result,
-                ms=ms,
-                reason=outcome.reason,
-                allocation_id=outcome.allocation_id,
-                numbers=outcome.numbers,
-                warnings=[warning.reason for warning in outcome.warnings],
-                detail=outcome.detail,
+                {
+                    "ms": ms,
+                    "reason": outcome.reason,
+                    "allocation_id": outcome.allocation_id,
+                    "numbers": outcome.numbers,
+                    "warnings": [warning.reason for warning in outcome.warnings],
+                    "detail": outcome.detail,
+                },
             )
 
     def _refuse(self, why: _Refusal, about: About = NOBODY) -> None:
         if why.code != 404:
-            self._log_admission(
-                about,
-                "failed",
-                logging.WARNING,
-                ms=self._milliseconds(),
-                reason=why.reason,
-                detail=why.message,
-                code=why.code,
-                client=self._peer(),
-            )
+            more = {"reason": why.reason, "detail": why.message, "code": why.code, "client": self._peer()}
+            _log_admission(about, "failed", {"ms": self._milliseconds(), **more}, logging.WARNING)
             self._webhook.metrics.answers["failed", why.reason].inc()
-        more = {"Allow": "POST"} if why.code == 405 else {}
-        self._send(why.code, failure(why.code, why.reason, " ".join(why.message.split())), **more)
+        allow = {"Allow": "POST"} if why.code == 405 else {}
+        self._send(why.code, failure(why.code, why.reason, " ".join(why.message.split())), **allow)
 
     def _send(self, code: int, body: bytes, **more: str) -> None:
-        headers = HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))} | more)
+        headers = HTTPHeaders()
+        headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(body))
+        if more:
+            headers.update(more)
         if self._webhook.limiter.is_draining:
             headers["Connection"] = "close"
         line = ResponseStartLine("HTTP/1.1", code, responses.get(code, "Unknown"))
@@ -294,27 +292,26 @@ class _Request(HTTPMessageDelegate):
         if self._permit is not None:
             self._permit.leave()
 
-    def _log_admission(self, about: About, result: str, level: int = logging.INFO, **more: Any) -> None:
-        """The canonical line of an admission."""
-        log_event(
-            log,
-            "admission",
-            level,
-            request_id=about.request_id,
-            namespace=about.namespace,
-            name=about.name,
-            policy=about.policy,
-            dry_run=about.is_dry_run,
-            result=result,
-            **more,
-        )
-
     def _peer(self) -> str:
         return str(getattr(self._connection.context, "remote_ip", ""))
 
     def _milliseconds(self) -> float:
         """Since the headers."""
         return round((asyncio.get_running_loop().time() - self._arrived) * 1000, 2)
+
+
+def _log_admission(about: About, result: str, more: Mapping[str, Any], level: int = logging.INFO) -> None:
+    """The canonical line of an admission. `more`: its further fields."""
+    fields = {
+        "request_id": about.request_id,
+        "namespace": about.namespace,
+        "name": about.name,
+        "policy": about.policy,
+        "dry_run": about.is_dry_run,
+        "result": result,
+        **more,
+    }
+    log_fields(log, "admission", fields, level)
 
 
 def _patience_of(query: str) -> float:

@@ -235,6 +235,17 @@ async def test_headers_that_do_not_end_have_their_seconds_and_silence_between_re
         assert [await each.ask() for each in (between, silent)] == ["200", "200"]
 
 
+async def test_silence_between_requests_has_an_end_and_the_wait_for_an_answer_has_none() -> None:
+    async with serving(idle=0.3) as served:
+        silent, between, waiting = [await served.connect() for _ in range(3)]
+        assert await between.ask() == "200"
+        asking = asyncio.create_task(waiting.ask(POST + b"12345"))
+
+        assert [await each.is_closed(2) for each in (silent, between)] == [True, True]
+        served.go.set()
+        assert await asking == "200"
+
+
 async def drip(client: Client) -> None:
     while True:
         client.writer.write(b"x")

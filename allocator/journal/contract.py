@@ -127,7 +127,8 @@ class Durability(Protocol):
     def record(self, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
         """Keeps what is true already, or what holds no port: what the cluster changed, answers, what is forgotten.
 
-        Without entries a commit keeps the reading of the clock, and nothing else.
+        Without entries a commit keeps the reading of the clock, and nothing else. What is refused here is true all the
+        same, and is recorded again with the next tick: a journal with a bound counts what is granted.
         """
 
 

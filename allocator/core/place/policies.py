@@ -5,8 +5,8 @@ They get one number under every policy, and the *port index* counts groups. A nu
 every policy; the port keeps its place in the port index.
 
 A policy gives the number of a group, or leaves it open (0) for `plan` to search. What it gives follows from the request
-alone: the core knows no chance. To add a policy, write its class here and put its object into `POLICIES`, and give it a
-row in `hostport.contract.policies` and a value in the proto.
+alone; chance comes from outside, in the claim's id (`Drafts` in `admission.py`). To add a policy, write its class here
+and put its object into `POLICIES`, and give it a row in `hostport.contract.policies` and a value in the proto.
 """
 
 from __future__ import annotations
