@@ -105,4 +105,6 @@ def _source(config: Config, clock: Clock) -> Source:
     """Where there is no API server."""
     if config.cluster.startswith("file:"):
         return FileCluster(Path(config.cluster.removeprefix("file:")), now=clock)
-    return NoCluster()
+    if config.cluster == "none":
+        return NoCluster()
+    raise AssertionError(f"nothing makes the view of --cluster {config.cluster}")  # `Config` takes it

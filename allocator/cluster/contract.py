@@ -38,7 +38,11 @@ class Source(Protocol):
     """A view of the cluster."""
 
     async def run(self, observer: Observer) -> None:
-        """Tells the observer what there is, then what changes, for ever."""
+        """Tells the observer what there is, then what changes, for ever.
+
+        What there is includes which of `known_pods` are gone. Calls `proven` when all of that is told, and each time
+        that the view is known to be current.
+        """
 
     async def synced(self) -> None:
         """Returns when the observer has been told everything once."""
