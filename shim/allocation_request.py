@@ -252,7 +252,7 @@ def _names_of(pod: NewPod) -> Sequence[tuple[str, str]]:
     return list(zip((*fields, *more), (*of_pod, *of_controller), strict=True))
 
 
-def too_large_a_patch(pod: NewPod, settings: PodSettings, targets: int) -> tuple[int, tuple[Mistake, ...]]:
+def foretold_patch(pod: NewPod, settings: PodSettings, targets: int) -> tuple[int, tuple[Mistake, ...]]:
     """The bytes that a Pod's patch has at most, roughly, and what is wrong where that could be more than it may have.
 
     targets: how much is published.
@@ -290,7 +290,7 @@ def rough_patch_bytes(pod: NewPod, *, rewrites: bool = False, targets: int = 0) 
 def can_steer(pod: NewPod, patch_size: int) -> bool:
     """Whether a Pod can be kept off nodes: a scheduler is asked, and its affinity and its patch have room.
 
-    patch_size: the bytes of the patch at most, as `too_large_a_patch` tells them.
+    patch_size: the bytes of the patch at most, as `foretold_patch` tells them.
     """
     affinity = (pod.spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = affinity.get(REQUIRED_AFFINITY)

@@ -197,15 +197,14 @@ def _cautions(
     own_network, bounds = options.settings.own_network, options.settings.range
     spans = [bounds] if bounds else []
     spans += [(each.number, each.number + each.count - 1) for each in assigned]
-    outgoing = () if own_network else ephemeral
     for span in spans:
-        for met in outgoing:
-            if span[0] <= met[1] and met[0] <= span[1]:
+        for met in () if own_network else ephemeral:
+            if _meet(span, met):
                 why = "from which the node's own outgoing connections take theirs: a bind may fail"
                 message = f"{_what(span)} meets the ephemeral range {_span(met)}, {why}"
                 yield PodWarning(Notice.EPHEMERAL_RANGE, message)
                 break
-        if span[0] <= NODE_PORTS[1] and NODE_PORTS[0] <= span[1]:
+        if _meet(span, NODE_PORTS):
             why = "where a Service may take the same number on every node"
             message = f"{_what(span)} meets the NodePort range {_span(NODE_PORTS)}, {why}"
             yield PodWarning(Notice.NODE_PORT_RANGE, message)
@@ -220,6 +219,10 @@ def _ephemeral(response: AllocateResponse) -> Sequence[tuple[int, int]]:
     if not response.has_ephemeral_ranges:
         return (EPHEMERAL,)
     return [(each.min, each.max) for each in response.ephemeral_ranges]
+
+
+def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
 
 
 def _what(bounds: tuple[int, int]) -> str:

@@ -54,7 +54,7 @@ def json_objects(parent: Json, key: str, path: str) -> Iterator[tuple[int, str, 
     if found is None:
         return
     where = join(path, key)
-    if not isinstance(found, list):
+    if not isinstance(found, list):  # as `json_list` and `as_object`, which would be called for each element
         raise FieldError(where, "a list", found)
     for at, value in enumerate(found):
         element = f"{where}[{at}]"

@@ -25,9 +25,9 @@ from hostport.v1.allocator_pb2 import (
 from shim.allocation_request import (
     LONGEST_ID,
     allocation_request,
+    foretold_patch,
     index_of,
     port_mistakes,
-    too_large_a_patch,
     too_long,
     too_much,
     wrong_network,
@@ -237,7 +237,7 @@ def _judge(request: Json, pod: NewPod, *, own_network: bool) -> NotOurs | Denied
     ask, patch_size = None, 0
     if pod.ports and settings.policy and not wrong_index and not wrong_ports:
         ask = allocation_request(about, pod, settings, index)
-        patch_size, wrong_size = too_large_a_patch(pod, settings, len(published))
+        patch_size, wrong_size = foretold_patch(pod, settings, len(published))
         excess = (*too_much(ask), *wrong_size)
         if excess:
             return Denied(about=about, mistakes=(*mistakes, *excess), pod=pod)

@@ -255,8 +255,14 @@ class _Request(HTTPMessageDelegate):
 
     def _refuse(self, why: _Refusal, about: About = NOBODY) -> None:
         if why.code != 404:
-            more = {"reason": why.reason, "detail": why.message, "code": why.code, "client": self._peer()}
-            _log_admission(about, "failed", {"ms": self._milliseconds(), **more}, logging.WARNING)
+            more = {
+                "ms": self._milliseconds(),
+                "reason": why.reason,
+                "detail": why.message,
+                "code": why.code,
+                "client": self._peer(),
+            }
+            _log_admission(about, "failed", more, logging.WARNING)
             self._webhook.metrics.answers["failed", why.reason].inc()
         allow = {"Allow": "POST"} if why.code == 405 else {}
         self._send(why.code, failure(why.code, why.reason, " ".join(why.message.split())), **allow)
