@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from urllib.parse import parse_qs
 
 from hostport.contract import Reason
 from hostport.flags import duration
@@ -33,6 +35,9 @@ DEFAULT_PATIENCE, LONGEST_PATIENCE = 10.0, 30.0
 MARGIN = 0.3
 """Seconds before the API server's deadline in which our answer must travel."""
 
+USUAL_QUERY = 64
+"""Characters of a query, such as `timeout=10s`, whose meaning is kept."""
+
 HEAVY = 64 << 10
 """Bytes of work that count as one piece more."""
 
@@ -45,6 +50,18 @@ def patience(timeout: str) -> float:
         given = DEFAULT_PATIENCE
     given = min(given, LONGEST_PATIENCE)
     return given - MARGIN if given >= 2 * MARGIN else given / 2
+
+
+def patience_of(query: str) -> float:
+    """Seconds, as `patience` says. An API server sends one query again and again; what is long is not kept."""
+    return _usual_patience(query) if len(query) <= USUAL_QUERY else _read_patience(query)
+
+
+def _read_patience(query: str) -> float:
+    return patience(parse_qs(query).get("timeout", [""])[-1])
+
+
+_usual_patience = lru_cache(maxsize=64)(_read_patience)
 
 
 def _share_left(most: int, taken: int, has: int) -> int:

@@ -6,7 +6,9 @@ Stopping: not ready → wait, so that endpoints forget us → accept no more →
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import resource
 import signal
 import ssl
 from collections.abc import Callable
@@ -45,6 +47,12 @@ BACKLOG = 1024
 
 MOST_CONNECTIONS = 4000
 """Of the webhook's port. A connection takes about 60 KiB."""
+
+HIGH_FILE = 8192
+"""A descriptor above those of all connections. A table of so many files takes 64 KiB."""
+
+SPARE_FILES = 16
+"""Descriptors from which the high ones are taken."""
 
 MOST_ASIDE = 200
 """Of the other port: a kubelet and a Prometheus need one each."""
@@ -220,7 +228,24 @@ def _certificate(options: ShimOptions) -> Certificate | None:
 
 def _listen(server: HTTPServer, address: Address, *, reuse_port: bool = False) -> Address:
     """Binds and returns the address that was really bound."""
-    sockets: list[socket] = bind_sockets(address.port, address.host, backlog=BACKLOG, reuse_port=reuse_port)
-    server.add_sockets(sockets)
+    sockets = bind_sockets(address.port, address.host, backlog=BACKLOG, reuse_port=reuse_port)
+    server.add_sockets(sockets := [_at_highest(each) for each in sockets])
     host, port = sockets[0].getsockname()[:2]
     return Address(host, port)
+
+
+def _at_highest(sock: socket) -> socket:
+    """The same socket at a high descriptor; the object that was given is closed.
+
+    Linux closes the files of a process that is killed from the highest down. Were connections closed before the socket
+    that accepts, whoever saw one break and came again could be led to it, where nobody accepts any more.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        high = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, min(HIGH_FILE, most) - SPARE_FILES)
+    except OSError:  # that many are open, or few are allowed
+        return sock
+    moved = socket(fileno=high)
+    moved.setblocking(False)
+    sock.close()
+    return moved

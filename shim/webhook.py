@@ -12,6 +12,8 @@ Rules:
 * More than `max_concurrent` requests whose bodies are whole, or more bytes of bodies than `MOST_BYTES`, are turned away
   at once, since a queue would only make all of them late. What is announced costs nothing: bytes count when they come.
 * A body has as long to come as its answer has: after that the API server has given up.
+* The connection of a second question ends with its answer: the API server keeps none on which the next one could go to
+  a shim that has died.
 * An answer that is not read counts as a body does, until it is or the server hangs up.
 """
 
@@ -20,10 +22,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from http.client import responses
 from typing import Any, cast
-from urllib.parse import parse_qs
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
@@ -40,7 +41,7 @@ from hostport.contract import Reason
 from hostport.logs import log_fields
 from shim.admission import AdmissionAnswer, admit, failure
 from shim.binding import AddressBy, answer_binding, nobody_knows
-from shim.limiter import SMALL_BODY, AdmissionLimiter, Permit, TickLimiter, patience
+from shim.limiter import SMALL_BODY, AdmissionLimiter, Permit, TickLimiter, patience_of
 from shim.metrics import ShimMetrics
 from shim.outcomes import About, AllocateBy, Unreachable
 from shim.reporting import WarningReporter
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 
 PATH, BINDING_PATH = "/mutate", "/binding"
 
+AGAIN_PORT = 444
+"""Of the Service: to it comes what the API server asks a second time, since the first question had no answer."""
+
 LARGEST_REVIEW = 3 << 20
 """Bytes. The API server's own limit for an object is 3 MiB; etcd's is 1.5."""
 
@@ -58,9 +62,6 @@ LARGEST_DRAIN = 16 << 20
 
 MOST_AT_ONCE = 8
 """Reviews that are read in one turn of the event loop, before what they ask for leaves."""
-
-USUAL_QUERY = 64
-"""Characters of a query, such as `timeout=10s`, whose meaning is kept."""
 
 PROBE_PATIENCE = 0.5
 """Seconds that a denial waits to hear what else is wrong."""
@@ -126,6 +127,7 @@ class _Request(HTTPMessageDelegate):
         self._method = self._path = self._query = ""
         self._body = bytearray()
         self._size = 0
+        self._is_second = False
         self._arrived = self._deadline = 0.0
         self._permit: Permit | None = None
         self._why_not: _Refusal | None = None
@@ -136,7 +138,8 @@ class _Request(HTTPMessageDelegate):
         self._arrived = loop.time()
         self._method, target, _ = cast("RequestStartLine", start_line)
         self._path, _, self._query = target.partition("?")
-        self._deadline = self._arrived + _patience_of(self._query)
+        self._deadline = self._arrived + patience_of(self._query)
+        self._is_second = headers.get("Host", "").endswith(f":{AGAIN_PORT}")
         # A body has as long to come as its answer has.
         self._too_late = loop.call_at(self._deadline, self._connection.close)
         length = _length(headers)
@@ -272,7 +275,7 @@ class _Request(HTTPMessageDelegate):
         headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(body))
         if more:
             headers.update(more)
-        if self._webhook.limiter.is_draining:
+        if self._is_second or self._webhook.limiter.is_draining:
             headers["Connection"] = "close"
         line = ResponseStartLine("HTTP/1.1", code, responses.get(code, "Unknown"))
         self._connection.write_headers(line, headers, b"" if self._method == "HEAD" else body)
@@ -318,18 +321,6 @@ def _log_admission(about: About, result: str, more: Mapping[str, Any], level: in
         **more,
     }
     log_fields(log, "admission", fields, level)
-
-
-def _patience_of(query: str) -> float:
-    """Seconds. An API server sends one query again and again; what is long is not kept."""
-    return _usual_patience(query) if len(query) <= USUAL_QUERY else _read_patience(query)
-
-
-def _read_patience(query: str) -> float:
-    return patience(parse_qs(query).get("timeout", [""])[-1])
-
-
-_usual_patience = lru_cache(maxsize=64)(_read_patience)
 
 
 def _length(headers: HTTPHeaders) -> int:

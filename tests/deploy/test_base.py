@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from shim.webhook import AGAIN_PORT
+
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 BASE = DEPLOY / "base"
 FAIL_OPEN = DEPLOY / "overlays" / "fail-open" / "manifests.yaml"
@@ -65,9 +67,6 @@ def pod_of(program: str) -> Object:
 
 
 NEVER_IN_THE_WAY = {
-    "clientConfig": {
-        "service": {"namespace": "hostport-system", "name": "hostport-shim", "path": "/mutate", "port": 443}
-    },
     "admissionReviewVersions": ["v1"],
     "rules": [
         {
@@ -97,6 +96,16 @@ ON_PODS, (ON_BINDINGS,) = WEBHOOK["webhooks"][:-1], WEBHOOK["webhooks"][-1:]
 def test_the_webhook_never_stands_in_a_clusters_way() -> None:
     for webhook in ON_PODS:
         assert {key: webhook[key] for key in NEVER_IN_THE_WAY} == NEVER_IN_THE_WAY
+
+
+def test_the_second_question_has_a_port_of_its_own() -> None:
+    """The API server keeps connections for each way to a webhook: those of the first question may have died."""
+    services = {webhook["name"]: webhook["clientConfig"]["service"] for webhook in ON_PODS}
+    shim = {"namespace": "hostport-system", "name": "hostport-shim", "path": "/mutate"}
+    targets = {each["port"]: each["targetPort"] for each in OBJECTS["Service hostport-shim"]["spec"]["ports"]}
+
+    assert services == {"pods.hostport.io": shim | {"port": 443}, "again.pods.hostport.io": shim | {"port": AGAIN_PORT}}
+    assert (targets[443], targets[AGAIN_PORT]) == ("webhook", "webhook")
 
 
 def test_a_pod_is_asked_about_again_and_refused_only_after_that() -> None:

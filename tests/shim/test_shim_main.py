@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -61,6 +62,31 @@ async def test_while_one_of_two_on_a_port_is_dead_the_other_takes_every_connecti
             ]
 
     assert [answer.code for answer in answers] == [200] * 20
+
+
+async def test_a_process_that_is_killed_closes_the_socket_that_accepts_before_its_connections() -> None:
+    """Files are closed from the highest down. Whoever sees a connection break and comes again is led to another."""
+    async with started("--reuse-port") as (process, mutate, _):
+        port = urlsplit(mutate).port
+        writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(20)]
+        async with asyncio.timeout(5):
+            while len(files := files_of_port(process.pid, port or 0)) <= len(writers):
+                await asyncio.sleep(0.01)
+        for writer in writers:
+            writer.transport.abort()
+
+    assert [state for _, state in sorted(files)] == [CONNECTED] * len(writers) + [LISTENING]
+
+
+CONNECTED, LISTENING = "01", "0A"  # as Linux has them, proc_pid_net(5)
+
+
+def files_of_port(pid: int, port: int) -> list[tuple[int, str]]:
+    """Descriptor and state of each socket that a process has at this port of IPv4."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    states = {f"socket:[{line[9]}]": line[3] for line in lines if line[1].endswith(f":{port:04X}")}
+    files = {int(each.name): str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    return [(number, states[file]) for number, file in files.items() if file in states]
 
 
 async def test_two_do_not_share_a_port_unasked() -> None:

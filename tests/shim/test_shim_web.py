@@ -28,7 +28,7 @@ from hostport.serving import ConnectionTimeouts
 from hostport.v1.allocator_pb2 import AllocateRequest, AllocateResponse
 from shim.limiter import MOST_BYTES, SMALL_BODY, patience
 from shim.runtime import Shim, ShimOptions
-from shim.webhook import LARGEST_DRAIN, LARGEST_REVIEW
+from shim.webhook import AGAIN_PORT, LARGEST_DRAIN, LARGEST_REVIEW
 
 ANYWHERE = Address("127.0.0.1", 0)
 NOBODY = Address("127.0.0.1", 1)
@@ -198,6 +198,18 @@ async def test_only_post_is_allowed(served: Served, method: str) -> None:
 
     assert status(response)[:2] == (405, "MethodNotAllowed")
     assert response.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [pytest.param(443, None, id="the first question"), pytest.param(AGAIN_PORT, "close", id="the second question")],
+)
+async def test_no_connection_of_a_second_question_is_kept(served: Served, port: int, expected: str | None) -> None:
+    """Else the next second question could go out on one whose shim has died."""
+    host = f"hostport-shim.hostport-system.svc:{port}"
+    response = await served.review(WEB, Host=host, Connection="keep-alive")
+
+    assert (response.code, response.headers.get("Connection")) == (200, expected)
 
 
 @pytest.mark.parametrize("path", ["/", "/mutate/", "/validate", "/metrics", "/%ff"])
