@@ -43,7 +43,7 @@ IN_FLIGHT = Described(name="hostport_shim_in_flight", kind="gauge", help="Reques
 CONNECTIONS = Described(
     name="hostport_shim_connections_total",
     kind="counter",
-    help="Connections to /mutate that were accepted. An API server keeps 25, and opens each further one for one review",
+    help="Connections to /mutate. An API server keeps 25, and opens one for each further review and second question",
 )
 REFUSED = Described(
     name="hostport_shim_certificate_refused_total",

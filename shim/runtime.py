@@ -43,16 +43,15 @@ DRAIN = 30.0
 """Seconds in which what is under way must end: no review lives longer."""
 
 BACKLOG = 1024
-"""Connections that may wait for a handshake. The API server opens one for each review beyond its 25 idle ones."""
+"""Connections that may wait for a handshake. The API server opens one for each review beyond its 25 idle ones, and one
+for each second question."""
 
 MOST_CONNECTIONS = 4000
 """Of the webhook's port. A connection takes about 60 KiB."""
 
-HIGH_FILE = 8192
-"""A descriptor above those of all connections. A table of so many files takes 64 KiB."""
-
-SPARE_FILES = 16
-"""Descriptors from which the high ones are taken."""
+HIGH_FILE, SPARE_FILES = 8192, 16
+"""The webhook's sockets have one of the last 16 descriptors below this, or below the limit of open files where that is
+lower. The kernel's table of so many files takes 64 KiB."""
 
 MOST_ASIDE = 200
 """Of the other port: a kubelet and a Prometheus need one each."""
@@ -235,15 +234,16 @@ def _listen(server: HTTPServer, address: Address, *, reuse_port: bool = False) -
 
 
 def _at_highest(sock: socket) -> socket:
-    """The same socket at a high descriptor; the object that was given is closed.
+    """The same socket at a high descriptor; the object that was given is closed. Where none is free it stays as it is.
 
-    Linux closes the files of a process that is killed from the highest down. Were connections closed before the socket
-    that accepts, whoever saw one break and came again could be led to it, where nobody accepts any more.
+    Linux, as it is today, closes the files of a process that is killed from the highest down. The socket that accepts
+    has to be closed before the connections: a client that sees its connection break comes again at once, and must not
+    be led to a process that accepts nothing any more.
     """
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        high = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, min(HIGH_FILE, most) - SPARE_FILES)
-    except OSError:  # that many are open, or few are allowed
+        high = fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, max(0, min(HIGH_FILE, most) - SPARE_FILES))
+    except OSError:  # no descriptor from there on is free
         return sock
     moved = socket(fileno=high)
     moved.setblocking(False)

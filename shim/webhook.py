@@ -12,8 +12,8 @@ Rules:
 * More than `max_concurrent` requests whose bodies are whole, or more bytes of bodies than `MOST_BYTES`, are turned away
   at once, since a queue would only make all of them late. What is announced costs nothing: bytes count when they come.
 * A body has as long to come as its answer has: after that the API server has given up.
-* The connection of a second question ends with its answer: the API server keeps none on which the next one could go to
-  a shim that has died.
+* The answer to a second question asks the API server to end the connection. It then has none on which the next second
+  question could go to a shim that has died.
 * An answer that is not read counts as a body does, until it is or the server hangs up.
 """
 

@@ -203,7 +203,7 @@ OTHERS: dict[str, tuple[Values, Expected]] = {
     ),
     "shim.twin": (
         {"shim.twin": False},
-        {pod("shim", "spec/containers/1"): None, "Service hostport-shim/spec/ports/2": None},
+        {pod("shim", "spec/containers/1"): None, "Service hostport-shim/spec/ports/3": None},
     ),
     "shim.httpPort": (
         {"shim.httpPort": 9082, "shim.twinHttpPort": 9083},

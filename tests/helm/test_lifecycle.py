@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -63,6 +65,14 @@ class Release:
         for hosted in reversed(self.hosted.values()):
             hosted.process.stop()
 
+    def connections(self) -> int:
+        """How many the shim has accepted from the API server."""
+        url = f"http://127.0.0.1:{self.hosted['hostport-shim'].ports['http']}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found = re.search(r"^hostport_shim_connections_total (\S+)$", answer.read().decode(), re.MULTILINE)
+        assert found
+        return int(float(found[1]))
+
     def test(self) -> tuple[Run, subprocess.CompletedProcess[str]]:
         """`helm test`, whose Pod runs here."""
         kubectl = self.plane.kubectl.within(NAMESPACE)
@@ -88,8 +98,11 @@ def release(helm: Helm, plane: ControlPlane, network: ServiceNetwork, folder: Pa
         release.stop()
 
 
-def ask(plane: ControlPlane, name: str, number: int) -> Run:
-    asking = pod(name, hostport(policy="Dynamic", min_port=number, max_port=number + 50), port(80, "http"))
+def ask(plane: ControlPlane, name: str, number: int, **more: str) -> Run:
+    wanted = hostport(policy="Dynamic", min_port=number, max_port=number + 50)
+    asking = pod(
+        name, wanted | {f"hostport.io/{key.replace('_', '-')}": value for key, value in more.items()}, port(80)
+    )
     return plane.kubectl.run("create", "-f", "-", "-o", "json", stdin=json.dumps(asking))
 
 
@@ -97,6 +110,15 @@ def test_a_pod_is_given_a_port_through_the_services_of_the_release(release: Rele
     made = wait_for("the webhook to work", lambda: ask(release.plane, "first", 20000), lambda run: run.code == 0)
 
     assert numbers(made.json) == [20000]
+
+
+def test_each_second_question_has_a_connection_of_its_own(release: Release) -> None:
+    """Of a Pod that brings an id it is asked twice. A connection that was kept could be that of a shim that has died."""
+    before = release.connections()
+    for number in range(3):
+        assert ask(release.plane, f"restored-{number}", 20100, allocation_id="0123456789abcdef" * 2).code == 0
+
+    assert release.connections() - before >= 3
 
 
 def test_both_programs_live_within_the_strictest_profile(release: Release) -> None:

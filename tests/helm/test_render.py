@@ -63,7 +63,7 @@ OVERLAYS: dict[str, tuple[str, Values]] = {
 def test_both_ways_of_installing_make_the_same_objects(helm: Helm, overlay: str, values: Values) -> None:
     made = by_name(helm.rendered(values))
     if overlay == "own-secrets":
-        for each in (made[WEBHOOK]["webhooks"][0], made[WEBHOOK]["webhooks"][-1]):
+        for each in made[WEBHOOK]["webhooks"]:
             assert each["clientConfig"].pop("caBundle") == CA
 
     assert made == without_the_namespace(kustomized(overlay))
@@ -248,7 +248,7 @@ def test_a_text_that_yaml_would_take_for_something_else_stays_a_text(helm: Helm)
 
     assert len(listed) >= 6
     assert all(values[3:] == odd for values in listed)
-    assert webhooks[0]["clientConfig"]["caBundle"] == "1234"
+    assert {each["clientConfig"]["caBundle"] for each in webhooks} == {"1234"}
     assert agent["priorityClassName"] == "1e3"
     assert agent["volumes"][1]["projected"]["sources"][0]["secret"]["name"] == "123"
     assert token["audience"] == "a: b, #c"

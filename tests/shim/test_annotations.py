@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
 import pytest
+from shimkit import FakeAllocator, Json, body, container, decide, pod, port, shown
 
 from hostport.contract import defaults
 from hostport.contract.annotations import PREFIX, Annotation, Writer
@@ -13,6 +15,7 @@ from hostport.contract.limits import HIGHEST_PORT
 from hostport.contract.pages import DOCS
 from shim import annotations as ours
 from shim.annotations import parse_settings
+from shim.review import ToAllocate, parse_review
 from testing.proved import check_named
 
 ROOT = DOCS.parent
@@ -93,6 +96,47 @@ def test_the_defaults_that_are_told_are_those_that_are_meant() -> None:
         HIGHEST_PORT,
         defaults.STRIDE,
     )
+
+
+EXAMPLES = {
+    Annotation.ENABLED: "true",
+    Annotation.POLICY: "Index",
+    Annotation.MIN_PORT: "20000",
+    Annotation.MAX_PORT: "20000",
+    Annotation.STRIDE: "7",
+    Annotation.DNS_POLICY: "Keep",
+    Annotation.INJECT_ENV: "false",
+    Annotation.WHEN_FULL: "Pending",
+    Annotation.NETWORK: "Pod",
+    Annotation.REWRITE: "true",
+    Annotation.COOL_DOWN: "10m",
+    Annotation.PUBLISH: "env:PORT, annotation:example.com/port, label:example.com/port",
+    Annotation.BLOCK: "100 even",
+}
+"""A value of each annotation of users that does something. Write one for a new row."""
+
+
+def test_every_annotation_of_users_has_an_example() -> None:
+    assert [row.text for row in Annotation if row.writer is Writer.USER and row not in EXAMPLES] == []
+
+
+@pytest.mark.parametrize("row", EXAMPLES, ids=lambda row: row.text)
+def test_what_an_annotation_adds_to_a_patch_is_foretold(row: Annotation) -> None:
+    usual = {"policy": "Index" if row is Annotation.STRIDE else "Dynamic"}  # under which it is no cause for a warning
+    key = row.text.removeprefix(PREFIX) + "web" * row.is_prefix
+    less, foretold_less = patch_and_foretold(usual)
+    more, foretold_more = patch_and_foretold(usual | {key: EXAMPLES[row]})
+
+    told = "shim.allocation_request.rough_patch_bytes and shim.sizes.patch_bytes do not count what it adds"
+    assert more - less <= foretold_more - foretold_less, told
+
+
+def patch_and_foretold(annotations: Json) -> tuple[int, int]:
+    """The bytes of a Pod's patch, and how many they were said to be at most."""
+    made = pod(container("a", port("web", 80), args=["--port=80"]), annotations=annotations)
+    found = parse_review(body(made))
+    assert isinstance(found, ToAllocate)
+    return len(base64.b64decode(shown(decide(made, FakeAllocator()))["response"]["patch"])), found.patch_size
 
 
 PAGES = [

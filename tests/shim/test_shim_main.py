@@ -64,8 +64,8 @@ async def test_while_one_of_two_on_a_port_is_dead_the_other_takes_every_connecti
     assert [answer.code for answer in answers] == [200] * 20
 
 
-async def test_a_process_that_is_killed_closes_the_socket_that_accepts_before_its_connections() -> None:
-    """Files are closed from the highest down. Whoever sees a connection break and comes again is led to another."""
+async def test_the_socket_that_accepts_has_the_highest_descriptor() -> None:
+    """Of a process that is killed Linux closes it first, so that nobody new is led there when a connection breaks."""
     async with started("--reuse-port") as (process, mutate, _):
         port = urlsplit(mutate).port
         writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(20)]

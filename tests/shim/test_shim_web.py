@@ -200,16 +200,26 @@ async def test_only_post_is_allowed(served: Served, method: str) -> None:
     assert response.headers["Allow"] == "POST"
 
 
+def at_port(port: int) -> dict[str, str]:
+    return {"Host": f"hostport-shim.hostport-system.svc:{port}", "Connection": "keep-alive"}
+
+
 @pytest.mark.parametrize(
     ("port", "expected"),
     [pytest.param(443, None, id="the first question"), pytest.param(AGAIN_PORT, "close", id="the second question")],
 )
 async def test_no_connection_of_a_second_question_is_kept(served: Served, port: int, expected: str | None) -> None:
     """Else the next second question could go out on one whose shim has died."""
-    host = f"hostport-shim.hostport-system.svc:{port}"
-    response = await served.review(WEB, Host=host, Connection="keep-alive")
+    response = await served.review(WEB, **at_port(port))
 
     assert (response.code, response.headers.get("Connection")) == (200, expected)
+
+
+async def test_nor_is_it_where_the_second_question_has_no_answer_either() -> None:
+    async with running(is_absent=True) as served:
+        response = await served.review(WEB, "?timeout=1s", **at_port(AGAIN_PORT))
+
+    assert (response.code, response.headers.get("Connection")) == (503, "close")
 
 
 @pytest.mark.parametrize("path", ["/", "/mutate/", "/validate", "/metrics", "/%ff"])
