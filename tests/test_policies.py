@@ -32,6 +32,13 @@ def test_that_test_exists_and_names_the_policy(name: str) -> None:
     check_named(PROVED[name], name)
 
 
+def test_a_test_whose_file_alone_names_a_thing_does_not_count() -> None:
+    with pytest.raises(AssertionError, match="test_a_policy_numbers_the_ports does not say OWN_PORTS_COLLIDE"):
+        check_named("core/test_policy.py::test_a_policy_numbers_the_ports", "OWN_PORTS_COLLIDE")
+    with pytest.raises(AssertionError, match="test_nothing is not there"):
+        check_named("core/test_policy.py::test_nothing", "Index")
+
+
 def test_the_proto_has_a_value_for_each_policy_and_no_other() -> None:
     assert {"POLICY_UNSPECIFIED", *(terms.proto_name for terms in POLICIES.values())} == set(pb.Policy.keys())
 
