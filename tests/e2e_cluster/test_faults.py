@@ -22,6 +22,7 @@ from e2e_cluster.installed import Installed
 DELAY = 8  # seconds of quiet before the fault
 RESULTS = Path(os.environ.get("HOSTPORT_FAULTS", CHECKOUT / "build" / "faults.json"))
 NEVER_DELAYED = 3.0  # seconds; a call of a webhook that hangs takes 5
+HELD_UP = 1.0  # seconds; a Pod that does not ask takes 0.3 at most where nothing else holds up the API server
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +53,23 @@ def measure(fault: Fault, installed: Installed, folder: Path) -> dict[str, Any]:
     }
 
 
+def measure_undisturbed(fault: Fault, installed: Installed, folder: Path) -> dict[str, Any]:
+    """The row, measured once more where Pods that do not ask were held up as well: that was not the fault's doing."""
+    row = measure(fault, installed, folder)
+    if row["plain"]["slowest"] <= HELD_UP or fault.loses_a_node:  # a node is lost once
+        return row
+    sys.stderr.write(f"\n{report.line_of(row)}the machine was held up: once more\n")
+    fault.after(installed)
+    installed.wait_until_settled()
+    fault.before(installed)
+    return measure(fault, installed, folder)
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace("`", "").replace(" ", "-"))
 def test_creations_go_on(fault: Fault, installed: Installed, places: None, folder: Path) -> None:
     installed.wait_until_settled()
     fault.before(installed)
-    row = measure(fault, installed, folder)
+    row = measure_undisturbed(fault, installed, folder)
     fault.after(installed)
     report.record(RESULTS, row)
     sys.stderr.write(f"\n{report.line_of(row)}{report.failures([row])}")
