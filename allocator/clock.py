@@ -46,8 +46,8 @@ def elapsed() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def always() -> bool:
-    """For a clock that always counts."""
+def counts_always() -> bool:
+    """For a clock that is never stopped."""
     return True
 
 
@@ -56,7 +56,7 @@ class Clock:
 
     def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = elapsed) -> None:
         self.wall = wall
-        self.counts: Callable[[], bool] = always
+        self.counts: Callable[[], bool] = counts_always
         self.steps: Counter[Step] = Counter()  # since the start
         self.ahead = 0.0  # seconds that the wall clock is ahead, as last noticed
         self._steady = steady

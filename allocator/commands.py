@@ -39,6 +39,7 @@ from allocator.status import Status
 from allocator.streams import Streams
 from allocator.wire import digest, encode_response, parse_allocate, parse_ttl, to_allocation
 from hostport.contract import Mistake, Reason
+from hostport.contract.failed_calls import STATUS_CODES
 from hostport.contract.limits import LONGEST_NAME, LONGEST_REQUEST_ID
 from hostport.contract.status import to_status
 from hostport.logs import log_event
@@ -51,7 +52,6 @@ UNREAD_SECONDS = 30.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _POLICY_NAMES = {value: name.removeprefix("POLICY_") for name, value in pb.Policy.items()}
 
 
@@ -289,7 +289,7 @@ async def answering(context: Context) -> AsyncIterator[None]:
 
 async def _abort(context: Context, status: status_pb2.Status) -> NoReturn:
     trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(_CODES[status.code], status.message, trailers)
+    await context.abort(STATUS_CODES[status.code], status.message, trailers)
 
 
 # -- the server

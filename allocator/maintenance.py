@@ -35,7 +35,7 @@ from allocator.core.sockets import SocketChange
 from allocator.core.watch.replanner import Incident, IncidentKind
 from allocator.freeing import FreeingQueue
 from allocator.idempotency import Answers
-from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, failure_of, pass_on
+from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, failure_of, pass_on, unheard
 from allocator.slices import MOST_WEIGHT, slices
 from hostport.logs import log_event
 
@@ -104,8 +104,11 @@ class Changes:
         weight, changes = 0, dict[ClaimId, Claim | None]()
         while self.unsaved and weight < MOST_SAVED:
             claim_id = next(iter(self.unsaved))
-            changes[claim_id] = claim = self.unsaved.pop(claim_id)
-            weight += 1 + (len(claim.ports) if claim else 0)
+            noted = self.unsaved.pop(claim_id)
+            claim = None if noted is None else self._ledger.claims.get(claim_id)
+            if noted is None or claim is not None:  # else a request has ended it since
+                changes[claim_id] = claim
+                weight += 1 + (len(claim.ports) if claim else 0)
         if weight >= MOST_SAVED:
             return changes, False
         if self._ledger.unsaved:
@@ -113,22 +116,16 @@ class Changes:
         return changes, not self._ledger.unsaved
 
     def _entries(self, changes: dict[ClaimId, Claim | None]) -> list[Entry]:
-        """What is journalled of changes: a claim as it stands now, or that it has ended."""
+        """What is journalled of changes: that a claim ended, or how it stands, unless its end is on its way there."""
         at = self._now()
         entries: list[Entry] = []
         for claim_id, claim in changes.items():
             if claim is None:
                 entries.append(Drop(claim_id, at))
                 self._answers.fade(claim_id, at)
-            elif (current := self._lasting(claim_id)) is not None:
-                entries.append(Put(current))
+            elif claim.pod_uid is not None or claim_id not in self.ending:
+                entries.append(Put(claim))
         return entries
-
-    def _lasting(self, claim_id: ClaimId) -> Claim | None:
-        """The claim as it stands, unless it has ended or its end is on its way to the journal."""
-        claim = self._ledger.claims.get(claim_id)
-        is_ending = claim is not None and claim.pod_uid is None and claim_id in self.ending
-        return None if is_ending else claim
 
     # -- what ends
 
@@ -203,10 +200,6 @@ class Changes:
             self._durability.record([Forget(before)]).add_done_callback(failure_of)
 
 
-def _unheard(_: object) -> None:
-    """Nobody asked to be told."""
-
-
 @dataclass(slots=True)
 class Surroundings:
     """What the engine finds in its program, each with what stands for it where there is none."""
@@ -217,15 +210,15 @@ class Surroundings:
     """Whether this allocator is the one that may answer; None: there is no Lease, and no other allocator."""
     who_serves: Callable[[], str] = str
     """Another allocator, while this one stands by; empty: it does not."""
-    report: Callable[[Incident], None] = _unheard
+    report: Callable[[Incident], None] = unheard
     """Is told where the ledger and the cluster disagree."""
-    report_now: Callable[[NodeName], bool | None] = _unheard
+    report_now: Callable[[NodeName], bool | None] = unheard
     """Asks the agent of a node for a report; gives whether it is connected."""
     asked: Callable[[Ask], Awaitable[None] | None] | None = None
     """Is told what is asked, where agents are to know of it before that is decided; gives what to wait for, or None."""
-    decided: Callable[[float], None] = _unheard
+    decided: Callable[[float], None] = unheard
     """Is told how long a decision took, in seconds."""
-    committed: Callable[[float], None] = _unheard
+    committed: Callable[[float], None] = unheard
     """Is told how long it took then until the decision was durable, in seconds."""
 
 

@@ -30,8 +30,9 @@ from google.rpc.status_pb2 import Status
 
 from hostport.channels import channel_options
 from hostport.contract import Mistake, Reason
-from hostport.contract.failed_calls import status_of
+from hostport.contract.failed_calls import STATUS_CODES, status_of
 from hostport.contract.status import read_status
+from hostport.contract.words import REFUSAL_STATUSES
 from hostport.credentials import Credentials
 from hostport.files import FileWatch
 from hostport.flags import Address
@@ -48,15 +49,7 @@ from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
 from shim.outcomes import Outcome, Refusal, Unreachable
 from shim.tls import TlsDiagnosis
 
-ADMISSION_CODES = {
-    grpc.StatusCode.INVALID_ARGUMENT: 422,
-    grpc.StatusCode.FAILED_PRECONDITION: 403,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 403,
-}
-"""The refusals, by their code, and the status code that the admission answer gives."""
-
 UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 CLOSING_GRACE = 30.0
 """Seconds that calls under way have when their channel is replaced or closed: no deadline is longer."""
@@ -148,7 +141,7 @@ class AllocatorClient:
             if isinstance(answer, AllocateResponse):
                 return answer
             if answer is not None and answer.code != UNAVAILABLE:
-                return _outcome(_CODES[answer.code], answer.message, answer)
+                return _outcome(STATUS_CODES[answer.code], answer.message, answer)
             return self._explained(await self._ask_alone(request, deadline))
         except TimeoutError:
             return self._explained(_unreachable("DEADLINE_EXCEEDED: it did not answer in time"))
@@ -228,9 +221,10 @@ def _outcome(code: grpc.StatusCode, message: str, status: Status) -> Refusal | U
     told = read_status(status)
     if told is None:
         return _unreachable(f"{code.name}: {message}")
-    if code not in ADMISSION_CODES:
+    refused = REFUSAL_STATUSES.get(code.value[0])
+    if refused is None:
         return Unreachable(told.reason, message or code.name)
-    return Refusal(ADMISSION_CODES[code], told.mistakes or (Mistake(told.reason, "", message),))
+    return Refusal(refused, told.mistakes or (Mistake(told.reason, "", message),))
 
 
 def _unreachable(message: str) -> Unreachable:

@@ -218,7 +218,7 @@ async def _at_once(outcome: Outcome) -> Outcome:
     return outcome
 
 
-class TickLimiter:
+class TurnLimiter:
     """Lets `most` pieces of work begin in a turn, and others in the next ones, in their order."""
 
     def __init__(self, most: int) -> None:

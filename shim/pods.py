@@ -181,6 +181,11 @@ class PodPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     alignment: int = 1
     others: tuple[BlockEntry, ...] = ()
 
+    @property
+    def socket(self) -> tuple[str, int]:
+        """Container and number: ports that have both in common listen on one number, and are given one."""
+        return self.container, self.container_port
+
 
 class NumericProbe(msgspec.Struct, frozen=True, gc=False):
     """A probe or lifecycle handler that names a port by number. `pointer` is that of the number, `path` its own."""
@@ -253,7 +258,7 @@ class NewPod(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_groups(self) -> bool:
         """Whether several ports of a container have one containerPort."""
-        return len({(port.container, port.container_port) for port in self.ports}) < len(self.ports)
+        return len({port.socket for port in self.ports}) < len(self.ports)
 
     @property
     def blocks(self) -> list[PodPort]:

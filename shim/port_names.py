@@ -49,11 +49,7 @@ def _first_known(pod: NewPod, places: list[int], known: Mapping[int, int]) -> li
     first = min((at for at in places if at in known), key=known.__getitem__, default=None)
     if first is None:
         return places
-    return [at for at in places if _socket(pod.ports[at]) == _socket(pod.ports[first])]
-
-
-def _socket(port: PodPort) -> tuple[str, int]:
-    return port.container, port.container_port
+    return [at for at in places if pod.ports[at].socket == pod.ports[first].socket]
 
 
 def places_of(
@@ -74,7 +70,7 @@ def places_of(
     found = names.get(name, [])
     if not found:
         return (), f"the Pod has no port {quoted(name)}{_meant(names, name, guesses=guesses)}"
-    if len({_socket(pod.ports[at]) for at in found}) > 1:
+    if len({pod.ports[at].socket for at in found}) > 1:
         which = f"{pod.ports[found[0]].container}-{name}"
         return (), f"several ports are called {quoted(name)}. Name the container too: {prefix}{which}"
     return tuple(found), ""

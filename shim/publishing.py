@@ -20,7 +20,7 @@ from hostport.contract.annotations import PREFIX
 from hostport.contract.limits import Bound
 from shim.annotations import PUBLISH
 from shim.outcomes import AddOp, Op, quoted
-from shim.pods import NewPod, PodPort
+from shim.pods import NewPod
 from shim.port_names import places_by_name, places_of
 from shim.ports import VARIABLE_PREFIX as VARIABLES
 from shim.ports import AssignedPort, Entries, pointer_to
@@ -109,13 +109,9 @@ def _doubles(pod: NewPod, found: Sequence[Publication]) -> Iterator[Mistake]:
     for each in found:
         for port in (pod.ports[at] for at in each.ports[:1]):
             place = (each.kind, each.key, port.container if each.kind == "env" else "")
-            if seen.setdefault(place, _socket(port)) != _socket(port):
+            if seen.setdefault(place, port.socket) != port.socket:
                 why = f"{each.kind}:{each.key} is wanted by two ports: give each a target of its own"
                 yield _wrong(f"annotations {PUBLISH}*", why)
-
-
-def _socket(port: PodPort) -> tuple[str, int]:
-    return port.container, port.container_port
 
 
 def _wrong(field: str, why: str) -> Mistake:

@@ -41,7 +41,7 @@ from hostport.contract import Reason
 from hostport.logs import log_fields
 from shim.admission import AdmissionAnswer, admit, failure
 from shim.binding import AddressBy, answer_binding, nobody_knows
-from shim.limiter import SMALL_BODY, AdmissionLimiter, Permit, TickLimiter, patience_of
+from shim.limiter import SMALL_BODY, AdmissionLimiter, Permit, TurnLimiter, patience_of
 from shim.metrics import ShimMetrics
 from shim.outcomes import About, AllocateBy, Unreachable
 from shim.reporting import WarningReporter
@@ -104,7 +104,7 @@ class Webhook(HTTPServerConnectionDelegate):
         self.own_network = own_network
         self.steers = steers
         self.answering: set[asyncio.Task[None]] = set()
-        self.tick_limiter = TickLimiter(MOST_AT_ONCE)
+        self.turn_limiter = TurnLimiter(MOST_AT_ONCE)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         return _Request(self, cast("HTTP1Connection", request_conn))
@@ -171,7 +171,7 @@ class _Request(HTTPMessageDelegate):
         if self._why_not is not None:
             self._refuse(self._why_not)
             return
-        self._webhook.tick_limiter.begin(self._begin, self._size)
+        self._webhook.turn_limiter.begin(self._begin, self._size)
 
     def _begin(self) -> None:
         task = asyncio.get_running_loop().create_task(self._answer())

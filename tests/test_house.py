@@ -48,6 +48,16 @@ CASES: dict[str, tuple[Callable[[list[Module]], list[str]], list[Module], list[s
         tree(shim__a="class _Pod: ...", allocator__b="class _Pod: ..."),
         [],
     ),
+    "a private function whose name stands twice": (
+        house.helpers_of_one_name,
+        tree(shim__a="def _end(): ...", allocator__b="async def _end(): ...", hostport__c="class _End: ..."),
+        ["_end is a function of shim/a.py:1, allocator/b.py:1"],
+    ),
+    "a private method whose name stands twice": (
+        house.helpers_of_one_name,
+        tree(shim__a="class A:\n    def _end(self): ...", allocator__b="def _end(): ..."),
+        [],
+    ),
     "a function that says nothing": (
         house.undocumented,
         tree(shim__a="def f():\n    x = 1\n    y = 2\n    return x + y\n"),

@@ -243,20 +243,25 @@ class Ledger:
         self.limits.seen_until = max(self.limits.seen_until, until)
 
     def take_changes(self, most: int | None = None) -> dict[ClaimId, Claim | None]:
-        """What the cluster changed and was not taken yet, for the journal: the new claim, or None where it ended.
+        """What the cluster changed and was not taken yet: a claim as it stands now, or None where its Pod is gone.
 
-        A pending claim is not in the journal yet, and may never be: its changes wait. With `most`: only as many of
-        them, the oldest first, as have so many ports together, each counted as one more.
+        A claim that a request ended since is left out: the journal has been told. A pending claim is not in the
+        journal yet, and may never be: its changes wait. With `most`: only as many of them, the oldest first, as have
+        so many ports together, each counted as one more.
         """
-        weight, changed = 0, dict[ClaimId, Claim | None]()
-        for claim_id, claim in self.unsaved.items():
+        weight, taken, changed = 0, list[ClaimId](), dict[ClaimId, Claim | None]()
+        for claim_id, noted in self.unsaved.items():
             if claim_id in self._store.pending:
+                continue
+            taken.append(claim_id)
+            claim = None if noted is None else self._claims.get(claim_id)
+            if claim is None and noted is not None:
                 continue
             changed[claim_id] = claim
             weight += 1 + (len(claim.ports) if claim else 0)
             if most is not None and weight >= most:
                 break
-        for claim_id in changed:
+        for claim_id in taken:
             del self.unsaved[claim_id]
         return changed
 

@@ -107,6 +107,10 @@ def always() -> bool:
     return True
 
 
+def unheard(*_: object) -> None:
+    """For what nobody asked to be told."""
+
+
 class Durability(Protocol):
     """How the engine makes its decisions durable: a verb for each kind of them.
 

@@ -44,6 +44,7 @@ from allocator.journal.contract import (
     Kept,
     Put,
     always,
+    unheard,
 )
 from allocator.journal.opening import open_whole, until_open
 from allocator.journal.places import Lock, SetAside, aside_at
@@ -62,17 +63,13 @@ LOCK_SECONDS, LONGEST_LOCK_SECONDS = 0.02, 1.0
 """A batch that meets somebody's lock is tried again after this, and fails after that: its callers ask again."""
 
 
-def _unheard(*_: float) -> None:
-    """Nobody asked to be told."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitMeters:
     """Who is told of each commit: how many submissions it has, and how many seconds it took; and of one that failed."""
 
-    submissions: Callable[[float], object] = _unheard
-    seconds: Callable[[float], object] = _unheard
-    failed: Callable[[], object] = _unheard
+    submissions: Callable[[float], object] = unheard
+    seconds: Callable[[float], object] = unheard
+    failed: Callable[[], object] = unheard
 
 
 UNMETERED = CommitMeters()

@@ -20,6 +20,7 @@ from hostport.channels import channel_options
 from hostport.client.errors import UnavailableError, error_of
 from hostport.client.renewal import ATTEMPT_SECONDS, elapsed, pause
 from hostport.client.slips import check_seconds, check_text
+from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT
 from hostport.credentials import Credentials
 from hostport.files import FileWatch
 from hostport.v1.allocator_pb2_grpc import AllocatorServiceStub
@@ -52,7 +53,7 @@ def check_address(address: str) -> str:
     if address.startswith(_SCHEMES):
         return address
     found = _HOST_AND_PORT.fullmatch(address)
-    if found is None or not 1 <= int(found[2]) <= 65535:
+    if found is None or not LOWEST_PORT <= int(found[2]) <= HIGHEST_PORT:
         hint = ", without http://" if "://" in address else ""
         raise ValueError(f"address {address!r} is not host:port, such as 127.0.0.1:50051{hint}")
     return address

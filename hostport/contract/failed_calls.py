@@ -8,6 +8,9 @@ import grpc
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
+"""What gRPC's library has for each number of a code."""
+
 
 def status_of(error: grpc.RpcError) -> status_pb2.Status:
     """The status of a call that failed; an empty one where there is none that can be believed."""

@@ -13,6 +13,10 @@ DOMAIN = "hostport.io"
 """`ErrorInfo.domain` of every error."""
 
 
+UNANSWERED = 503
+"""HTTP status of a request that has no admission answer."""
+
+
 class Code(Enum):
     """The canonical gRPC codes that we use, with their numbers.
 
@@ -36,7 +40,11 @@ class Code(Enum):
         """HTTP status that an admission answer gives for this code: 422, 403 or 503."""
         if self is Code.INVALID_ARGUMENT:
             return 422
-        return 403 if self in {Code.FAILED_PRECONDITION, Code.RESOURCE_EXHAUSTED} else 503
+        return 403 if self in {Code.FAILED_PRECONDITION, Code.RESOURCE_EXHAUSTED} else UNANSWERED
+
+
+REFUSAL_STATUSES = {code.value: code.admission_status for code in Code if code.admission_status != UNANSWERED}
+"""The codes that refuse, by number, each with the status of the admission answer."""
 
 
 class Word(StrEnum):

@@ -64,6 +64,17 @@ def test_a_pod_confirms_its_reservation_then_binds_it_then_frees_it() -> None:
     assert desk.numbers(ask("next", "x:1")) == [7000]
 
 
+def test_a_change_of_a_claim_that_a_request_ended_since_is_not_told_to_the_journal() -> None:
+    desk = Desk("n1")
+    ended, stands = desk.grant(ask("web", "x:1")), desk.grant(ask("api", "x:1"))
+    desk.ledger.take_changes()
+    desk.ledger.trust_pods(desk.now)  # both reservations get their deadlines
+    desk.ledger.end(ended.id, desk.now)
+
+    assert desk.ledger.take_changes() == {stands.id: current(desk, stands)}
+    assert desk.ledger.take_changes() == {}
+
+
 def test_a_finished_pod_frees_its_ports() -> None:
     desk = watched("n1")
     claim = desk.grant(ask("job", "x:1"))

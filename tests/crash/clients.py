@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 
+from hostport.contract.failed_calls import STATUS_CODES
 from hostport.v1 import allocator_pb2 as pb
 from hostport.v1 import allocator_pb2_grpc as pb_grpc
 from shim.client import AskStream
@@ -49,8 +50,6 @@ NO_ANSWER = frozenset(
     }
 )
 """Codes that say nothing about what was decided."""
-
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Client:
@@ -183,7 +182,7 @@ class Client:
         except TimeoutError as error:
             raise _failed(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer on the stream") from error
         if isinstance(answer, Status):
-            raise _failed(_CODES[answer.code], answer.message)
+            raise _failed(STATUS_CODES[answer.code], answer.message)
         if answer is not None:
             self._model.counts.streamed += 1
             return answer

@@ -21,9 +21,10 @@ import pytest
 from allocator.core.claims import ClaimId, State
 from hostport.contract import Reason
 from hostport.contract.limits import LARGEST_ANSWER
+from hostport.contract.words import REFUSAL_STATUSES
 from hostport.credentials import Credentials
 from shim.admission import AdmissionAnswer, admit
-from shim.client import ADMISSION_CODES, AllocatorClient
+from shim.client import AllocatorClient
 from shim.outcomes import Allocate, Unreachable
 from shim.review import ReviewError
 from testing.servicekit import Running, Start
@@ -35,7 +36,7 @@ from .reviews import NODES, OURS, Json, part, review_by_chance
 REVIEWS = int(os.environ.get("FUZZ", "1500"))
 FIRST = int(os.environ.get("FUZZ_SEED", "0"))
 AT_ONCE = 100
-REFUSALS = {reason.name for reason in Reason if reason.code.admission_status in ADMISSION_CODES.values()}
+REFUSALS = {reason.name for reason in Reason if reason.code.value in REFUSAL_STATUSES}
 LONGEST_ERROR = 2_000
 
 

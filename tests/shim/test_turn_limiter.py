@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from shim.limiter import HEAVY, TickLimiter
+from shim.limiter import HEAVY, TurnLimiter
 
 
 async def test_work_that_comes_at_once_begins_a_few_pieces_a_turn_and_in_its_order() -> None:
-    turns, begun = TickLimiter(3), list[int]()
+    turns, begun = TurnLimiter(3), list[int]()
     for number in range(8):
         turns.begin(partial(begun.append, number))
     seen = [list(begun)]
@@ -20,7 +20,7 @@ async def test_work_that_comes_at_once_begins_a_few_pieces_a_turn_and_in_its_ord
 
 
 async def test_what_comes_while_others_wait_begins_after_them() -> None:
-    turns, begun = TickLimiter(1), list[str]()
+    turns, begun = TurnLimiter(1), list[str]()
     for name in ("first", "second", "third"):
         turns.begin(partial(begun.append, name))
     await asyncio.sleep(0)
@@ -31,7 +31,7 @@ async def test_what_comes_while_others_wait_begins_after_them() -> None:
 
 
 async def test_work_that_comes_a_piece_at_a_time_never_waits() -> None:
-    turns, begun = TickLimiter(1), list[int]()
+    turns, begun = TurnLimiter(1), list[int]()
     for number in range(3):
         turns.begin(partial(begun.append, number))
         assert begun == list(range(number + 1))
@@ -39,7 +39,7 @@ async def test_work_that_comes_a_piece_at_a_time_never_waits() -> None:
 
 
 async def test_a_large_piece_counts_as_many_and_ends_its_turn() -> None:
-    turns, begun = TickLimiter(3), list[str]()
+    turns, begun = TurnLimiter(3), list[str]()
     for name, size in (("small", 0), ("large", 3 * HEAVY), ("other", 3 * HEAVY), ("last", 0)):
         turns.begin(partial(begun.append, name), size)
     seen = [list(begun)]
