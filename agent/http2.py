@@ -96,7 +96,7 @@ def connect(address: tuple[str, int], tls: ssl.SSLContext | None, name: str) -> 
     try:
         plain = socket.create_connection(address, timeout=CONNECT_SECONDS)
     except OSError as error:
-        raise LinkError(f"{address[0]} is not reached: {_words(error)}") from error
+        raise LinkError(f"{address[0]} is not reached: {_error_line(error)}") from error
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if tls is None:
         return plain
@@ -104,7 +104,7 @@ def connect(address: tuple[str, int], tls: ssl.SSLContext | None, name: str) -> 
         secured = tls.wrap_socket(plain, server_hostname=name)
     except (OSError, ValueError) as error:  # a name that no certificate can have is a ValueError
         plain.close()
-        raise LinkError(f"no TLS with {address[0]}: {_words(error)}") from error
+        raise LinkError(f"no TLS with {address[0]}: {_error_line(error)}") from error
     if secured.selected_alpn_protocol() != "h2":
         secured.close()
         raise LinkError(f"{address[0]} does not speak HTTP/2")
@@ -162,7 +162,7 @@ class Http2Link:
             self._check_alive()
             return
         except OSError as error:
-            raise LinkError(_words(error)) from error
+            raise LinkError(_error_line(error)) from error
         if not data:
             raise LinkError("the server closed the connection")
         self._heard, self._asked = self._clock(), None
@@ -173,7 +173,7 @@ class Http2Link:
             except (ProtocolError, UnicodeError) as error:
                 with contextlib.suppress(LinkError):
                     self.flush()  # tells the server what was wrong
-                raise LinkError(f"this is no HTTP/2: {_words(error)}") from error
+                raise LinkError(f"this is no HTTP/2: {_error_line(error)}") from error
             with _as_link_error():
                 self._take(events)
         self.flush()
@@ -187,7 +187,7 @@ class Http2Link:
             self._socket.settimeout(SEND_SECONDS)
             self._socket.sendall(data)
         except OSError as error:
-            raise LinkError(_words(error)) from error
+            raise LinkError(_error_line(error)) from error
 
     def close(self) -> None:
         """Says goodbye where that can be done, and ends the connection."""
@@ -220,7 +220,7 @@ class Http2Link:
                 # Taken at once, whatever call it is of: the window of the connection is one for all.
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             if isinstance(event, ConnectionTerminated):
-                raise LinkError(f"the server goes away ({_name(event.error_code)})")
+                raise LinkError(f"the server goes away ({_error_code_name(event.error_code)})")
             if self._call is not None and getattr(event, "stream_id", None) == self._call.number:
                 self._call.take(event)
         if self._call is not None:
@@ -289,7 +289,7 @@ class Call:
         elif isinstance(event, StreamEnded):
             self.end = self.end or _end_of(self._fields)
         elif isinstance(event, StreamReset):
-            self.end = self.end or CallEnd(UNKNOWN, f"the server reset the call ({_name(event.error_code)})")
+            self.end = self.end or CallEnd(UNKNOWN, f"the server reset the call ({_error_code_name(event.error_code)})")
 
     def _unpack(self) -> None:
         while len(self._come) >= _PREFIX.size:
@@ -323,14 +323,14 @@ def _as_link_error() -> Iterator[None]:
     try:
         yield
     except ProtocolError as error:
-        raise LinkError(_words(error)) from error
+        raise LinkError(_error_line(error)) from error
 
 
-def _name(code: ErrorCodes | int | None) -> str:
+def _error_code_name(code: ErrorCodes | int | None) -> str:
     return code.name if isinstance(code, ErrorCodes) else str(code)
 
 
-def _words(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     """What an error says, in one line."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message.rstrip('.')}"

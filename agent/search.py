@@ -118,7 +118,7 @@ class Search:
     def _one_more(self) -> Http2Link | None:
         """Connects to those that are not watched, until one serves. Raises LinkError where none does and one failed."""
         failed: LinkError | None = None
-        for address in _addresses(self._endpoint.target):
+        for address in _resolved(self._endpoint.target):
             if address in self._watched:
                 continue
             try:
@@ -176,7 +176,7 @@ def _rest(link: Http2Link, seconds: float, clock: Callable[[], float]) -> None:
         link.receive(left)
 
 
-def _addresses(target: Address) -> list[tuple[str, int]]:
+def _resolved(target: Address) -> list[tuple[str, int]]:
     """Those that a name has by now, in any order. Raises LinkError."""
     try:
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)

@@ -169,7 +169,7 @@ class Dump:
         number = int.from_bytes(port, "big")
         if not self._states >> state & 1 or not number:  # a socket that is bound to nothing has number 0
             return
-        key = SocketKey(self._protocol, number, _address(family, source))
+        key = SocketKey(self._protocol, number, _source_address(family, source))
         known = self.found.get(key)
         if known is None:
             self.found[key] = OpenSocket(uid, inode)
@@ -180,7 +180,7 @@ class Dump:
 
 
 @lru_cache(maxsize=1024)
-def _address(family: int, source: bytes) -> str:
+def _source_address(family: int, source: bytes) -> str:
     """An address as text; empty for every address."""
     if family == AF_INET:
         address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.IPv4Address(source[:4])

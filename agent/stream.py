@@ -119,11 +119,11 @@ class Wishes:
         """Takes a message of the allocator; gives whether it wants something."""
         self.is_asked |= message.report_now
         if message.has_given:
-            self.wanted = KeptNumbers(_numbers(message.given), _numbers(message.upcoming))
+            self.wanted = KeptNumbers(_numbers_of_ranges(message.given), _numbers_of_ranges(message.upcoming))
         return message.report_now or message.has_given
 
 
-def _numbers(ranges: Iterable[pb.PortRange]) -> frozenset[int]:
+def _numbers_of_ranges(ranges: Iterable[pb.PortRange]) -> frozenset[int]:
     return frozenset(number for each in ranges for number in range(each.min, min(each.max, HIGHEST_PORT) + 1))
 
 

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = program.parse_args(arguments)
     try:
         if parsed.command == "journal":
-            return _journal(parsed)
+            return _run_journal(parsed)
         config = Config.of(parsed)
     except ConfigError as error:
         program.error(str(error))
@@ -91,7 +91,7 @@ def _serve(config: Config) -> int:
     return 0
 
 
-def _journal(parsed: argparse.Namespace) -> int:
+def _run_journal(parsed: argparse.Namespace) -> int:
     try:
         match parsed.action:
             case "dump":

@@ -66,11 +66,11 @@ class Report:
             self.opened.clear()
             self.closed.clear()
         for socket in message.closed:
-            key = _key(socket, "closed")
+            key = _socket_key(socket, "closed")
             self.opened.pop(key, None)
             self.closed[key] = None
         for socket in message.opened:
-            key = _key(socket, "opened")
+            key = _socket_key(socket, "opened")
             self.closed.pop(key, None)
             self.opened[key] = listener(key[1], _process(socket.process), socket.uid)
         if len(self.opened) > MOST_SOCKETS or len(self.closed) > MOST_SOCKETS:
@@ -144,25 +144,25 @@ def too_large(count: int, foreign: int) -> Refused:
 
 def _check_count(field: str, count: int, most: int) -> None:
     if count > most:
-        raise _invalid(field, f"{count} entries are more than the {most} of one message")
+        raise _invalid_report(field, f"{count} entries are more than the {most} of one message")
 
 
-def _key(socket: pb.Socket, field: str) -> SocketKey:
+def _socket_key(socket: pb.Socket, field: str) -> SocketKey:
     protocol = _PROTOCOLS.get(socket.protocol)
     if protocol is None or not LOWEST_PORT <= socket.port <= HIGHEST_PORT:
-        raise _invalid(field, f"protocol {socket.protocol} with port {socket.port} is no socket")
+        raise _invalid_report(field, f"protocol {socket.protocol} with port {socket.port} is no socket")
     if len(socket.address) > LONGEST_ADDRESS:
-        raise _invalid(field, f"an address has more than {LONGEST_ADDRESS} characters")
+        raise _invalid_report(field, f"an address has more than {LONGEST_ADDRESS} characters")
     address = read_ip(socket.address)
     if address is None:
-        raise _invalid(field, f"{socket.address!r} is no IP address")
+        raise _invalid_report(field, f"{socket.address!r} is no IP address")
     return slot_of(protocol, socket.port), address
 
 
 def _process(name: str) -> str:
     """The name of a process as it may stand in a sentence: any program may call itself whatever it likes."""
     if len(name) > LONGEST_PROCESS:
-        raise _invalid("opened", f"the name of a process has more than {LONGEST_PROCESS} characters")
+        raise _invalid_report("opened", f"the name of a process has more than {LONGEST_PROCESS} characters")
     return name if name.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
@@ -171,11 +171,11 @@ def _facts(message: pb.ReportNodeRequest, before: NodeFacts) -> NodeFacts:
     _check_count("reserved", len(message.reserved), MOST_OF_A_MESSAGE)
     ephemeral, kept = before.ephemeral, before.kept
     if message.HasField("ephemeral_range"):
-        ephemeral = _bounds(message.ephemeral_range, "ephemeral_range")
+        ephemeral = _checked_bounds(message.ephemeral_range, "ephemeral_range")
     if message.reserved or message.snapshot:
         kept = 0
         for each in message.reserved:
-            kept |= span(*_bounds(each, "reserved"))
+            kept |= span(*_checked_bounds(each, "reserved"))
     return kept_once(_FACTS, NodeFacts(ephemeral, kept, message.reserves), _size_of)
 
 
@@ -183,11 +183,11 @@ def _size_of(facts: NodeFacts) -> int:
     return facts.kept.bit_length() // 8
 
 
-def _bounds(numbers: pb.PortRange, field: str) -> tuple[int, int]:
+def _checked_bounds(numbers: pb.PortRange, field: str) -> tuple[int, int]:
     if not LOWEST_PORT <= numbers.min <= numbers.max <= HIGHEST_PORT:
-        raise _invalid(field, f"{numbers.min}-{numbers.max} is no range of ports")
+        raise _invalid_report(field, f"{numbers.min}-{numbers.max} is no range of ports")
     return numbers.min, numbers.max
 
 
-def _invalid(field: str, message: str) -> Refused:
+def _invalid_report(field: str, message: str) -> Refused:
     return Refused(Mistake(Reason.INVALID_REQUEST, field, message))

@@ -73,7 +73,7 @@ class Reports:
             holders=[f"{other.owner} ({other.id})" for other in incident.others]
             + [words_of(holder, asker="", discloses=True) for _, holder in incident.foreign],
             says=incident.rejection.by.value if incident.rejection else "",
-            explanation=_sentence(incident, claim, _named),
+            explanation=_sentence(incident, claim, _claim_text),
         )
         for key, holder in incident.foreign:
             self._tell_service(claim, key, holder)
@@ -90,7 +90,7 @@ class Reports:
         )
         kind = incident.kind
         for key, holder in incident.foreign:
-            self._event(_about(key, holder, subject, self._of_pod(key, holder, owner.namespace)))
+            self._event(_node_port_event(key, holder, subject, self._of_pod(key, holder, owner.namespace)))
         if incident.foreign:
             return
         note = _sentence(incident, one, lambda other: self._disclosed(other, owner.namespace))
@@ -116,7 +116,7 @@ class Reports:
             f" {self._disclosed(claim, holder.namespace)}{where} as well, which gets nothing of what is sent to it."
             " Choose another node port"
         )
-        self._event(_about(key, holder, subject, note))
+        self._event(_node_port_event(key, holder, subject, note))
 
     def _disclosed(self, other: Claim, namespace: str) -> str:
         owner = other.owner
@@ -129,7 +129,7 @@ class Reports:
         owner, made_by = request.owner, request.controller
         if refused.mistakes[0].reason in OF_CALLERS:  # no shim asked: whoever did gets no Event written
             return
-        subject = _owner(owner.namespace, made_by, owner.controller_uid)
+        subject = _subject_of_owner(owner.namespace, made_by, owner.controller_uid)
         if request.dry_run or owner.kind != "Pod" or subject is None:
             return
         told = (f"{mistake.reason}: {mistake.message}" for mistake in refused.mistakes[:MOST_TOLD])
@@ -146,7 +146,7 @@ class Reports:
         if len(request.warnings) > MOST_WARNINGS:
             message = f"{len(request.warnings)} warnings are more than {MOST_WARNINGS}: tell each word once"
             raise Refused(Mistake(Reason.INVALID_REQUEST, "warnings", message))
-        subject = _owner(request.namespace, request.controller, request.controller_uid)
+        subject = _subject_of_owner(request.namespace, request.controller, request.controller_uid)
         if subject is None:
             message = f"a controller has namespace, kind, name and uid, each of at most {LONGEST_NAME} characters"
             raise Refused(Mistake(Reason.INVALID_REQUEST, "controller", message))
@@ -162,7 +162,7 @@ class Reports:
         self._event(ObjectEvent(subject=subject, reason="Warned", action="Admit", note=f"{word}: {message}", kind=word))
 
 
-def _owner(namespace: str, made_by: pb.Controller, uid: str) -> Subject | None:
+def _subject_of_owner(namespace: str, made_by: pb.Controller, uid: str) -> Subject | None:
     """Whom an Event is about; None where nothing is called that: it would be remembered."""
     names = (made_by.api_version, made_by.kind, made_by.name, namespace, uid)
     if max(map(len, names)) > LONGEST_NAME or not all((namespace, made_by.kind, made_by.name, uid)):
@@ -174,7 +174,7 @@ def _concerns_all(incident: Incident) -> bool:
     return incident.kind in {IncidentKind.CONFLICT, IncidentKind.EXTERNAL_CONFLICT}
 
 
-def _about(key: PortKey, holder: ForeignHolder, subject: Subject, note: str) -> ObjectEvent:
+def _node_port_event(key: PortKey, holder: ForeignHolder, subject: Subject, note: str) -> ObjectEvent:
     """An Event of a node port that is told to an object once, whichever allocator tells it."""
     kind = f"{key.number}/{key.protocol.value} {holder.uid}"
     return ObjectEvent(
@@ -182,7 +182,7 @@ def _about(key: PortKey, holder: ForeignHolder, subject: Subject, note: str) -> 
     )
 
 
-def _named(claim: Claim) -> str:
+def _claim_text(claim: Claim) -> str:
     return f"{claim.owner} ({claim.id})"
 
 
@@ -220,7 +220,7 @@ def _sentence(incident: Incident, one: Claim, name: Callable[[Claim], str]) -> s
         case IncidentKind.NODE_PORT_CONFLICT:
             return "kube-proxy takes what is sent to a node port on every node, before any program does"
         case IncidentKind.PORTS_REFUSED:
-            return f"{_judge(incident, one)} {ports}: {_whom(holders + more)}"
+            return f"{_verdict(incident, one)} {ports}: {_whom(holders + more)}"
 
 
 def silence(silent: SilentPort, claim: Claim) -> str:
@@ -251,7 +251,7 @@ def variable_of(port: ClaimPort) -> str:
     return f"HOSTPORT_{(port.name or str(port.container_port)).upper().replace('-', '_')}"
 
 
-def _judge(incident: Incident, one: Claim) -> str:
+def _verdict(incident: Incident, one: Claim) -> str:
     if incident.rejection is not None and incident.rejection.by is RejectedBy.SCHEDULER:
         return "the scheduler finds no node free for"
     return f"the kubelet of node {one.node} refused this Pod for want of"

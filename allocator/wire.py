@@ -122,7 +122,7 @@ def parse_allocate(request: pb.AllocateRequest, lease_namespace: str = "") -> As
         host_network=request.host_network,
         carried_id=request.allocation_id,
         avoid=_avoided(request, mistakes),
-        cool_down=_cool_down(request, mistakes) if request.HasField("cool_down") else None,
+        cool_down=_ask_cool_down(request, mistakes) if request.HasField("cool_down") else None,
         can_steer=request.can_steer,
     )
     mistakes += _too_long(request)
@@ -303,7 +303,7 @@ def _avoided(request: pb.AllocateRequest, mistakes: list[Mistake]) -> tuple[int,
     return tuple(numbers)
 
 
-def _cool_down(request: pb.AllocateRequest, mistakes: list[Mistake]) -> float:
+def _ask_cool_down(request: pb.AllocateRequest, mistakes: list[Mistake]) -> float:
     seconds = request.cool_down.seconds + request.cool_down.nanos / 1e9
     if not 0 <= seconds <= LONGEST_COOL_DOWN:
         message = f"cool_down {seconds:g} s is not in 0 s to {LONGEST_COOL_DOWN:g} s (1 hour)"
@@ -342,8 +342,8 @@ def _read_constraints(constraints: pb.NodeConstraints) -> Constraints:
         selector=tuple(sorted(constraints.node_selector.items())),
         affinity=tuple(
             Term(
-                expressions=tuple(_requirement(r) for r in term.match_expressions),
-                fields=tuple(_requirement(r) for r in term.match_fields),
+                expressions=tuple(_read_requirement(r) for r in term.match_expressions),
+                fields=tuple(_read_requirement(r) for r in term.match_fields),
             )
             for term in constraints.required_affinity
         ),
@@ -354,7 +354,7 @@ def _read_constraints(constraints: pb.NodeConstraints) -> Constraints:
     )
 
 
-def _requirement(requirement: pb.NodeRequirement) -> Requirement:
+def _read_requirement(requirement: pb.NodeRequirement) -> Requirement:
     return Requirement(key=requirement.key, operator=requirement.operator, values=tuple(requirement.values))
 
 

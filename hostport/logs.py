@@ -64,7 +64,7 @@ def set_up(level: str, handler: logging.Handler | None = None) -> None:
     if handler is None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonFormatter())
-    logging.basicConfig(handlers=[handler], level=max(logging.INFO, _number(level)))
+    logging.basicConfig(handlers=[handler], level=max(logging.INFO, _level_number(level)))
     set_level(level)
     signal.signal(signal.SIGUSR1, lambda *_: set_level("debug"))
     signal.signal(signal.SIGUSR2, lambda *_: set_level(level))
@@ -72,7 +72,7 @@ def set_up(level: str, handler: logging.Handler | None = None) -> None:
 
 def set_level(level: str) -> None:
     for name in OURS:
-        logging.getLogger(name).setLevel(_number(level))
+        logging.getLogger(name).setLevel(_level_number(level))
 
 
 def log_event(log: logging.Logger, message: str, level: int = logging.INFO, **fields: Any) -> None:
@@ -88,6 +88,6 @@ def log_fields(log: logging.Logger, message: str, fields: Mapping[str, Any], lev
         log.handle(record)
 
 
-def _number(level: str) -> int:
+def _level_number(level: str) -> int:
     number: int = logging.getLevelNamesMapping()[level.upper()]
     return number

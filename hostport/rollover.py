@@ -57,7 +57,7 @@ class RollOver:
     def trust(self, named: bytes) -> bytes:
         """What the files name now, PEM; returns all that is trusted."""
         text = named.decode("ascii", "replace")
-        found = {each: _end(each) for each in certificates(text)}
+        found = {each: _expiry_of(each) for each in certificates(text)}
         if self._known and found.keys() - self._known.keys():
             self._changed = self._clock()  # from now on `delay` seconds, until the other side knows it as well
         former = {each: end for each, end in self._known.items() if each not in found and self._now() < end < math.inf}
@@ -72,7 +72,7 @@ class RollOver:
 
     def authorities(self) -> Mapping[str, float]:
         """When each authority that is trusted ends, seconds since the epoch: the `MOST_TOLD` that end last."""
-        return _told(self._known)
+        return _ends_by_fingerprint(self._known)
 
     # -- what to show
 
@@ -96,16 +96,16 @@ class RollOver:
 
     def _may_follow(self, shown: KeyPair) -> bool:
         """Whether another may take its place: the other side knows every authority, or it ends soon."""
-        ends = _end(shown.chain.decode("ascii", "replace"))
+        ends = _expiry_of(shown.chain.decode("ascii", "replace"))
         return self._clock() >= self._changed + self._delay or self._now() >= ends - self._delay
 
 
 def ending(bundle: str) -> Mapping[str, float]:
     """The same of a bundle, PEM."""
-    return _told({each: _end(each) for each in certificates(bundle)})
+    return _ends_by_fingerprint({each: _expiry_of(each) for each in certificates(bundle)})
 
 
-def _told(ends: Mapping[str, float]) -> Mapping[str, float]:
+def _ends_by_fingerprint(ends: Mapping[str, float]) -> Mapping[str, float]:
     named = {fingerprint(each): end for each, end in ends.items() if math.isfinite(end)}
     return dict(nlargest(MOST_TOLD, named.items(), key=lambda each: each[1]))
 
@@ -115,7 +115,7 @@ def fingerprint(pem: str) -> str:
     return sha256(PEM_cert_to_DER_cert(pem)).hexdigest()[:16]
 
 
-def _end(pem: str) -> float:
+def _expiry_of(pem: str) -> float:
     """Not a certificate that can be read: it never ends, so that nothing hangs on it."""
     try:
         return not_after(pem)

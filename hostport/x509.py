@@ -31,8 +31,8 @@ def not_after(pem: str) -> float:
     if found is None:
         raise ValueError("no certificate")
     try:
-        certificate = _first(ssl.PEM_cert_to_DER_cert(found[0]))
-        signed = [each for each in _elements(_first(certificate)) if each[0] != _VERSION]
+        certificate = _first_element(ssl.PEM_cert_to_DER_cert(found[0]))
+        signed = [each for each in _elements(_first_element(certificate)) if each[0] != _VERSION]
         validity = signed[3][1]
         _, (tag, ends) = _elements(validity)
     except (IndexError, StopIteration) as error:
@@ -48,7 +48,7 @@ def _century(text: str) -> str:
     return ("19" if text >= "50" else "20") + text
 
 
-def _first(der: bytes) -> bytes:
+def _first_element(der: bytes) -> bytes:
     return next(_elements(der))[1]
 
 

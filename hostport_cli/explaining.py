@@ -82,7 +82,10 @@ def explain(facts: PodFacts) -> Explanation:
     metadata = pod["metadata"]
     annotations: dict[str, str] = metadata.get("annotations") or {}
     asked = _asked(pod)
-    told = {"Pod": f"{metadata['namespace']}/{metadata['name']}, {_place(pod)}", "Webhook": _webhook(facts)}
+    told = {
+        "Pod": f"{metadata['namespace']}/{metadata['name']}, {_where_it_runs(pod)}",
+        "Webhook": _describe_webhook(facts),
+    }
     if ENABLED not in annotations:
         return _no(told, f"It did not ask: it has no annotation {ENABLED}.", is_good=True)
     if isinstance(asked, NotOurs):
@@ -95,7 +98,7 @@ def explain(facts: PodFacts) -> Explanation:
         told |= _wishes(asked, pod)
     if not pod["spec"].get("hostNetwork"):
         told["Network"] = "its own: the node maps each number to the containerPort"
-    ports = tuple(_rules(annotations, asked, facts))
+    ports = tuple(_port_rules(annotations, asked, facts))
     told |= _allocation(annotations[ALLOCATION_ID], facts.found)
     if facts.held:
         told["Kept off"] = holders_told(pod, facts.held)
@@ -133,12 +136,12 @@ def _asked(pod: Any) -> ToAllocate | Denied | NotOurs | None:
         return None
 
 
-def _place(pod: Any) -> str:
+def _where_it_runs(pod: Any) -> str:
     node, phase = pod.get("spec", {}).get("nodeName"), pod.get("status", {}).get("phase", "Unknown")
     return f"{phase} on {node}" if node else f"{phase}, on no node yet"
 
 
-def _webhook(facts: PodFacts) -> str:
+def _describe_webhook(facts: PodFacts) -> str:
     if facts.configuration is None:
         return "not installed: there is no MutatingWebhookConfiguration hostport-operator"
     webhook = webhook_of(facts.configuration)
@@ -155,7 +158,7 @@ def _why_not_sent(facts: PodFacts) -> str:
         return f"the webhook leaves namespace {namespace} alone (namespaceSelector)"
     if not selects(webhook.get("objectSelector") or {}, facts.pod["metadata"].get("labels") or {}):
         return "the webhook leaves Pods with these labels alone (objectSelector)"
-    created, installed = (_time(each["metadata"].get("creationTimestamp")) for each in (facts.pod, configuration))
+    created, installed = (_parse_time(each["metadata"].get("creationTimestamp")) for each in (facts.pod, configuration))
     if created and installed and created < installed:
         return "it is older than the webhook's configuration. Create it anew"
     if webhook.get("failurePolicy") == "Ignore":
@@ -163,7 +166,7 @@ def _why_not_sent(facts: PodFacts) -> str:
     return "the annotation was added to a Pod that existed, where it has no effect. Create the Pod anew"
 
 
-def _time(text: Any) -> datetime | None:
+def _parse_time(text: Any) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
@@ -204,7 +207,7 @@ def _allocation(allocation_id: str, found: pb.GetAllocationResponse | None) -> d
     return {"Candidates": f"{candidates} where it may run, as things stand", **told}
 
 
-def _rules(annotations: dict[str, str], asked: Any, facts: PodFacts) -> Iterator[PortRule]:
+def _port_rules(annotations: dict[str, str], asked: Any, facts: PodFacts) -> Iterator[PortRule]:
     for row in parse_allocations(annotations.get(ALLOCATIONS, "[]")):
         yield PortRule(
             container=row.container,

@@ -31,11 +31,11 @@ class HeldRow:
 def rows(ports: Iterable[pb.HeldPort]) -> list[HeldRow]:
     """The rows of a node's port map, in its order."""
     listed = list(ports)
-    meet = meeting(_reach(at, held) for at, held in enumerate(listed) if _is_there(held))
+    meet = meeting(_held_reach(at, held) for at, held in enumerate(listed) if _is_there(held))
     return [HeldRow(held, at in meet) for at, held in enumerate(listed)]
 
 
-def _reach(at: int, held: pb.HeldPort) -> Reach:
+def _held_reach(at: int, held: pb.HeldPort) -> Reach:
     protocol, address = wording.protocol(held.protocol), wording.address(held)
     return Reach(protocol, held.host_port, wording.last(held), address, at, held.allocation_id)
 

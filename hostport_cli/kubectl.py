@@ -121,9 +121,9 @@ class Kubectl:
         try:
             out, err = await process.communicate(stdin.encode())
         finally:
-            await _end(process)
+            await _end_process(process)
         if process.returncode:
-            raise _failure(err.decode(errors="replace"))
+            raise _failure_of(err.decode(errors="replace"))
         return out.decode()
 
     @contextlib.asynccontextmanager
@@ -141,9 +141,9 @@ class Kubectl:
         where = ("port-forward", f"--namespace={namespace}", "--address=127.0.0.1", target)
         process = await self._start(*where, f":{port}")
         try:
-            address = await _forwarded(process)
+            address = await _forwarded_address(process)
         except BaseException:
-            await _end(process)
+            await _end_process(process)
             raise
         again = (*where, f"{address.rpartition(':')[2]}:{port}")
         async with _beside(self._keep_forwarding(process, again, pace)):
@@ -155,7 +155,7 @@ class Kubectl:
             try:
                 await process.communicate()
             finally:
-                await _end(process)
+                await _end_process(process)
             await asyncio.sleep(pace)
             with contextlib.suppress(KubectlError):  # it cannot be run for once: the next time
                 process = await self._start(*again)
@@ -199,7 +199,7 @@ async def together(*work: Awaitable[T]) -> list[T]:
     return cast("list[T]", given)
 
 
-async def _forwarded(process: asyncio.subprocess.Process) -> str:
+async def _forwarded_address(process: asyncio.subprocess.Process) -> str:
     """The address that kubectl tells, once it listens."""
     assert process.stdout is not None and process.stderr is not None  # noqa: S101, PT018 - asked for at the start
     with contextlib.suppress(TimeoutError):
@@ -208,18 +208,18 @@ async def _forwarded(process: asyncio.subprocess.Process) -> str:
             found = re.search(r"Forwarding from (127\.0\.0\.1:\d+)", line)
             if found:
                 return found[1]
-            raise _failure((await process.stderr.read()).decode(errors="replace"))
+            raise _failure_of((await process.stderr.read()).decode(errors="replace"))
     raise KubectlError(f"kubectl port-forward said nothing for {FORWARD_SECONDS:g} s", "")
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end_process(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         await process.wait()
 
 
-def _failure(said: str) -> KubectlError:
+def _failure_of(said: str) -> KubectlError:
     """The cause of all that kubectl said, as one line, with the reason of the API server if it gave one."""
     if WITHOUT_KUBECONFIG.search(said):
         return KubectlError(

@@ -24,15 +24,15 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 def command_line() -> object:
     """Runs `hostport`. Returns its exit code."""
-    return _run(COMMAND_LINE, "main")
+    return _run_function(COMMAND_LINE, "main")
 
 
 def completion() -> object:
     """Runs what kubectl asks for completions."""
-    return _run(COMPLETION, "for_kubectl")
+    return _run_function(COMPLETION, "for_kubectl")
 
 
-def _run(module: str, function: str) -> object:
+def _run_function(module: str, function: str) -> object:
     try:
         with _quiet_grpc():
             run = getattr(import_module(module), function)

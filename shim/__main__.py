@@ -31,7 +31,7 @@ from shim.runtime import ShimOptions, serve
 from shim.tls import VERSIONS
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1_000_000:
         raise ValueError(f"{text!r} is not a number in 1..1000000")
     return int(text)
@@ -79,7 +79,7 @@ SERVE_FLAGS = (
     CERTIFICATE_DELAY,
     NETWORK_FLAG,
     STEER_FLAG,
-    Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _count),
+    Flag("max-concurrent", "1000", "requests under way, beyond which more are turned away with 503", _parse_count),
     Flag(
         "reuse-port",
         False,

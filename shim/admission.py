@@ -142,7 +142,7 @@ async def admit(
         case NotOurs() as left_alone:
             return _untouched(left_alone)
         case Denied() as found:
-            return _denied(found.about, await _with_allocators_words(found, probe))
+            return _denied_answer(found.about, await _with_allocators_words(found, probe))
         case ToAllocate() as ask:
             ask.request.can_steer = steers and can_steer(ask.pod, ask.patch_size)
             return _settled(ask, await allocate(ask.request))
@@ -164,7 +164,9 @@ def _settled(ask: ToAllocate, outcome: Outcome) -> AdmissionAnswer | Unreachable
             return replace(outcome, about=ask.about)
         case Refusal(code, mistakes):
             waits = ask.request.when_full == WHEN_FULL_PENDING
-            return _denied(ask.about, Refusal(code, _in_users_words(mistakes, ask.pod, ask.index_from, waits=waits)))
+            return _denied_answer(
+                ask.about, Refusal(code, _in_users_words(mistakes, ask.pod, ask.index_from, waits=waits))
+            )
         case response:
             return _patched(ask, response)
 
@@ -192,7 +194,7 @@ def _numbers_of(port: AllocatedPort) -> int | str:
     return port.host_port if port.count <= 1 else format_run(port.host_port, port.count)
 
 
-def _denied(about: About, refused: Refusal) -> AdmissionAnswer:
+def _denied_answer(about: About, refused: Refusal) -> AdmissionAnswer:
     message = denial_message(refused.mistakes)
     return AdmissionAnswer(
         body=denied(about.request_id, code=refused.code, mistakes=refused.mistakes, message=message),

@@ -117,7 +117,7 @@ def parse_settings(
     """`own_network`: whether a Pod that does not say keeps a network of its own."""
     mistakes = _enabled_mistakes(annotations.get(ENABLED, ""))
     policy = _one_of(annotations, POLICY, POLICIES, POLICIES[DEFAULT_POLICY], mistakes, Reason.UNKNOWN_POLICY)
-    numbers = _numbers(annotations, mistakes)
+    numbers = _range_and_stride(annotations, mistakes)
     keep_dns = _one_of(annotations, DNS_POLICY, _KEEP, False, mistakes)
     inject_env = _one_of(annotations, INJECT_ENV, _SWITCH, True, mistakes)
     rewrites = _one_of(annotations, REWRITE, _SWITCH, False, mistakes)
@@ -260,19 +260,19 @@ def _one_of(
     if value is None:
         return default
     if value not in values:
-        mistakes.append(Mistake(reason, f"annotation {name}", _unknown(value, list(values))))
+        mistakes.append(Mistake(reason, f"annotation {name}", _unknown_value(value, list(values))))
         return None
     return values[value]
 
 
-def _unknown(value: str, values: Sequence[str]) -> str:
+def _unknown_value(value: str, values: Sequence[str]) -> str:
     by_lower = {each.lower(): each for each in values}
     near = difflib.get_close_matches(value.strip().lower()[:32], by_lower, n=1)
     known = "none of " + ", ".join(values) if len(values) > 1 else f"not {values[0]}, the only value"
     return f"{quoted(value)} is {known}" + (f'; did you mean "{by_lower[near[0]]}"?' if near else "")
 
 
-def _numbers(annotations: Mapping[str, str], mistakes: list[Mistake]) -> tuple[int, int, int] | None:
+def _range_and_stride(annotations: Mapping[str, str], mistakes: list[Mistake]) -> tuple[int, int, int] | None:
     """(min, max, stride) with their defaults; None when one of them is wrong."""
     before = len(mistakes)
     low = _number(annotations, MIN_PORT, mistakes)

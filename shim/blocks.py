@@ -95,15 +95,15 @@ def with_blocks(pod: NewPod, settings: PodSettings) -> tuple[NewPod, tuple[Mista
     names, groups = places_by_name(pod), _groups(pod, settings)
     for name, value in wanted.items():
         count, alignment, why = parse_block(value)
-        mistakes += [_invalid(name, why)] if why else []
+        mistakes += [_invalid_block(name, why)] if why else []
         places, why = _places_of(pod, names, groups, name.removeprefix(BLOCK), guesses=not mistakes)
-        mistakes += [_invalid(name, why)] if why else []
+        mistakes += [_invalid_block(name, why)] if why else []
         mine = _Wanted(name, count, alignment)
         others = {at: sizes.setdefault(at, mine) for at in places} if count else {}
         mistakes += [_sizes_differ(name, each.name) for each in list(others.values())[:1] if each[1:] != mine[1:]]
     if not mistakes:
         pod = _sized(pod, sizes)
-        mistakes += _too_large(pod, own_network=settings.own_network)
+        mistakes += _too_many_numbers(pod, own_network=settings.own_network)
         mistakes += () if settings.own_network else _shared_first(pod, settings)
     return pod, tuple(mistakes)
 
@@ -176,16 +176,16 @@ def _two_names(pod: NewPod, group: Sequence[int]) -> str:
     return ""
 
 
-def _invalid(name: str, why: str) -> Mistake:
-    return Mistake(Reason.BLOCK_INVALID, _field(name), why)
+def _invalid_block(name: str, why: str) -> Mistake:
+    return Mistake(Reason.BLOCK_INVALID, _annotation_field(name), why)
 
 
 def _sizes_differ(name: str, other: str) -> Mistake:
-    why = f"{_field(other)} says another size, and the two ports share their number: write one of them"
-    return Mistake(Reason.BLOCK_SIZES_DIFFER, _field(name), why)
+    why = f"{_annotation_field(other)} says another size, and the two ports share their number: write one of them"
+    return Mistake(Reason.BLOCK_SIZES_DIFFER, _annotation_field(name), why)
 
 
-def _field(name: str) -> str:
+def _annotation_field(name: str) -> str:
     return f"annotation {quoted(name).strip(chr(34))}"
 
 
@@ -206,7 +206,7 @@ def _shared_first(pod: NewPod, settings: PodSettings) -> Iterator[Mistake]:
             yield Mistake(Reason.BLOCK_INVALID, f"{port.path}.hostPort", f"{why}. {remedy}")
 
 
-def _too_large(pod: NewPod, *, own_network: bool) -> Iterator[Mistake]:
+def _too_many_numbers(pod: NewPod, *, own_network: bool) -> Iterator[Mistake]:
     numbers = sum(port.count for port in pod.ports)
     if numbers > MOST_NUMBERS:
         why = f"its ports stand for {numbers:,} numbers in all, more than {MOST_NUMBERS:,}: ask for smaller blocks"

@@ -63,10 +63,10 @@ def pods_of(manifest: Json, namespace: str = "default") -> Iterator[dict[str, An
             yield from pods_of({"kind": "Job", "spec": job.get("spec"), "metadata": metadata}, namespace)
         case "StatefulSet":
             start = integer(json_object(spec, "ordinals", "spec"), "start", "spec.ordinals")
-            for index in range(start, start + _count(spec, "replicas")):
+            for index in range(start, start + _replica_count(spec, "replicas")):
                 yield _made(manifest, _stateful(text(metadata, "name", "metadata"), index), namespace)
         case "Deployment" | "ReplicaSet" | "ReplicationController":
-            for _ in range(_count(spec, "replicas")):
+            for _ in range(_replica_count(spec, "replicas")):
                 yield _made(manifest, {}, namespace)
         case "DaemonSet":
             yield _made(manifest, {}, namespace)
@@ -78,7 +78,7 @@ def _spec(manifest: Json) -> Json:
     return json_object(manifest, "spec", "") if isinstance(manifest.get("spec"), dict) else {}
 
 
-def _count(spec: Json, key: str) -> int:
+def _replica_count(spec: Json, key: str) -> int:
     count = 1 if spec.get(key) is None else integer(spec, key, "spec")
     if not 0 <= count <= MOST_PODS:
         raise FieldError(f"spec.{key}", f"in 0..{MOST_PODS}", count)
@@ -93,11 +93,13 @@ def _stateful(name: str, index: int) -> Json:
 def _job_pods(manifest: Json, spec: Json, namespace: str) -> Iterator[dict[str, Any]]:
     name = text(json_object(manifest, "metadata", ""), "name", "metadata")
     if spec.get("completionMode") != "Indexed":
-        workers = _count(spec, "parallelism")  # without completions, each of them works until a queue is empty
-        for _ in range(workers if spec.get("completions") is None else min(workers, _count(spec, "completions"))):
+        workers = _replica_count(spec, "parallelism")  # without completions, each of them works until a queue is empty
+        for _ in range(
+            workers if spec.get("completions") is None else min(workers, _replica_count(spec, "completions"))
+        ):
             yield _made(manifest, {}, namespace)
         return
-    for index in range(_count(spec, "completions")):
+    for index in range(_replica_count(spec, "completions")):
         mark = {COMPLETION_INDEX: str(index)}
         yield _made(manifest, {"generateName": f"{name}-{index}-", "labels": mark, "annotations": mark}, namespace)
 

@@ -65,7 +65,7 @@ def build_patch(
     )
     found = _one_per_kind(
         [
-            *_cautions(assigned, options, _ephemeral(response)),
+            *_number_warnings(assigned, options, _ephemeral(response)),
             *about_env,
             *_bare_pod(pod, assigned),
             *more,
@@ -190,7 +190,7 @@ def _followed(number: int, at: int, known: Mapping[int, set[int]]) -> int:
     return next(iter(mine)) if len(mine) == 1 else number
 
 
-def _cautions(
+def _number_warnings(
     assigned: tuple[AssignedPort, ...], options: PatchOptions, ephemeral: Sequence[tuple[int, int]]
 ) -> Iterator[PodWarning]:
     """What may surprise people about the numbers. ephemeral: those that outgoing connections of the nodes take."""
@@ -199,14 +199,14 @@ def _cautions(
     spans += [(each.number, each.number + each.count - 1) for each in assigned]
     for span in spans:
         for met in () if own_network else ephemeral:
-            if _meet(span, met):
+            if _overlap(span, met):
                 why = "from which the node's own outgoing connections take theirs: a bind may fail"
-                message = f"{_what(span)} meets the ephemeral range {_span(met)}, {why}"
+                message = f"{_what(span)} meets the ephemeral range {_span_text(met)}, {why}"
                 yield PodWarning(Notice.EPHEMERAL_RANGE, message)
                 break
-        if _meet(span, NODE_PORTS):
+        if _overlap(span, NODE_PORTS):
             why = "where a Service may take the same number on every node"
-            message = f"{_what(span)} meets the NodePort range {_span(NODE_PORTS)}, {why}"
+            message = f"{_what(span)} meets the NodePort range {_span_text(NODE_PORTS)}, {why}"
             yield PodWarning(Notice.NODE_PORT_RANGE, message)
     for each in () if own_network else assigned:  # there the program binds its own number
         if each.number < 1024:
@@ -221,15 +221,15 @@ def _ephemeral(response: AllocateResponse) -> Sequence[tuple[int, int]]:
     return [(each.min, each.max) for each in response.ephemeral_ranges]
 
 
-def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one[0] <= other[1] and other[0] <= one[1]
 
 
 def _what(bounds: tuple[int, int]) -> str:
-    return f"port {bounds[0]}" if bounds[0] == bounds[1] else f"range {_span(bounds)}"
+    return f"port {bounds[0]}" if bounds[0] == bounds[1] else f"range {_span_text(bounds)}"
 
 
-def _span(bounds: tuple[int, int]) -> str:
+def _span_text(bounds: tuple[int, int]) -> str:
     return f"{bounds[0]}-{bounds[1]}"
 
 
@@ -249,7 +249,7 @@ def on_host(
 ) -> Iterator[PodWarning]:
     """What hostNetwork makes of the Pod's other ports, and of numbers that its author wrote."""
     if not is_own and not pod.host_network:
-        yield from _mapped(assigned)
+        yield from _mapping_warnings(assigned)
     elif not is_own and not is_from_elsewhere:
         yield from _replaced(assigned)
     yield from _undeclared_ports(pod, assigned, is_own=is_own)
@@ -283,7 +283,7 @@ def _others(each: AssignedPort) -> range:
     return range(each.number + 1, each.number + each.count) if each.protocol == "TCP" else range(0)
 
 
-def _mapped(assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:
+def _mapping_warnings(assigned: tuple[AssignedPort, ...]) -> Iterator[PodWarning]:
     for each in assigned:
         port = each.port
         if port.host_port == each.number != port.container_port:

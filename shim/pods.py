@@ -318,14 +318,14 @@ def _containers(spec: Json, key: str) -> Iterator[Container]:
             path=path,
             name=name,
             is_counted=key == "containers" or text(raw, "restartPolicy", path) == "Always",
-            all_ports=_ports(raw, path, pointer, name),
+            all_ports=_container_ports(raw, path, pointer, name),
             env=_env(raw, path),
             probes=tuple(_probes(raw, path, pointer)),
             commands=tuple(_commands(raw, path, pointer)),
         )
 
 
-def _ports(container: Json, path: str, pointer: str, name: str) -> tuple[PodPort, ...]:
+def _container_ports(container: Json, path: str, pointer: str, name: str) -> tuple[PodPort, ...]:
     found = [
         PodPort(
             pointer=f"{pointer}/ports/{at}",

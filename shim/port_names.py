@@ -69,14 +69,14 @@ def places_of(
     """
     found = names.get(name, [])
     if not found:
-        return (), f"the Pod has no port {quoted(name)}{_meant(names, name, guesses=guesses)}"
+        return (), f"the Pod has no port {quoted(name)}{_nearest_name(names, name, guesses=guesses)}"
     if len({pod.ports[at].socket for at in found}) > 1:
         which = f"{pod.ports[found[0]].container}-{name}"
         return (), f"several ports are called {quoted(name)}. Name the container too: {prefix}{which}"
     return tuple(found), ""
 
 
-def _meant(names: Iterable[str], name: str, *, guesses: bool) -> str:
+def _nearest_name(names: Iterable[str], name: str, *, guesses: bool) -> str:
     some = [each for each in islice(names, MOST_COMPARED) if len(each) <= LONGEST_COMPARED] if guesses else ()
     near = difflib.get_close_matches(clipped(name, LONGEST_COMPARED), some, n=1)
     if near:

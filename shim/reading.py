@@ -77,14 +77,14 @@ def read_document(document: Json, *, namespace: str, templates: Sequence[str]) -
             tuple(fault for part in parts for fault in part.faults),
         )
     if _is_namesake(document, kind):
-        return _unknown(document, kind, namespace, templates)
+        return _read_unknown(document, kind, namespace, templates)
     if kind == "Service":
         service = parse_service(document, namespace)
         return Read((), (service,) if service else (), tuple(_misplaced(document, kind, ())))
     if kind in TEMPLATES:
         pods = tuple(pods_of(document, namespace))
         return Read(pods, (), (*_misplaced(document, kind, (TEMPLATES[kind],)), *_in_vain(document, pods)))
-    return _unknown(document, kind, namespace, templates)
+    return _read_unknown(document, kind, namespace, templates)
 
 
 def _is_namesake(document: Json, kind: str) -> bool:
@@ -104,11 +104,11 @@ def _in_vain(document: Json, pods: Sequence[Json]) -> Iterator[Fault]:
             return
 
 
-def _unknown(document: Json, kind: str, namespace: str, templates: Sequence[str]) -> Read:
+def _read_unknown(document: Json, kind: str, namespace: str, templates: Sequence[str]) -> Read:
     """A kind that we do not know: its Pods are those of the templates that are named."""
     paths = [each.strip(".").replace("[*]", "[]") for each in templates]
-    pods = [template_pod(document, found, at, namespace) for path in paths for at, found in _at(document, path)]
-    there = list(dict.fromkeys(_plain(path) for path in _templates(document, "", 0)))
+    pods = [template_pod(document, found, at, namespace) for path in paths for at, found in _found_at(document, path)]
+    there = list(dict.fromkeys(_plain_path(path) for path in _templates(document, "", 0)))
     left = [path for path in there if path not in paths]
     faults = [*_misplaced(document, kind, tuple(there)), *_in_vain(document, pods)]
     if left:
@@ -127,19 +127,19 @@ def called(document: Json) -> str:
 def _misplaced(document: Json, kind: str, templates: Sequence[str]) -> Iterator[Fault]:
     """The annotation where nobody reads it."""
     right = {f"{path}.metadata.annotations".strip(".") for path in templates}
-    for path in _asking(document, "", 0):
-        if _plain(path) not in right:
+    for path in _maps_that_ask(document, "", 0):
+        if _plain_path(path) not in right:
             where = next(iter(sorted(right)), "")
             remedy = f"it belongs into {where}" if where else f"a {kind} makes no Pods"
             yield Fault(called(document), f"{ENABLED} stands in {path}, where nobody reads it: {remedy}")
 
 
-def _asking(value: Any, path: str, depth: int) -> Iterator[str]:
+def _maps_that_ask(value: Any, path: str, depth: int) -> Iterator[str]:
     """The maps of annotations or labels that have the annotation."""
     for step, child in _children(value, path, depth):
         if step.endswith((".annotations", ".labels")) and isinstance(child, dict) and ENABLED in child:
             yield step
-        yield from _asking(child, step, depth + 1)
+        yield from _maps_that_ask(child, step, depth + 1)
 
 
 def _templates(value: Any, path: str, depth: int) -> Iterator[str]:
@@ -162,12 +162,12 @@ def _children(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}[{at}]", child) for at, child in enumerate(value))
 
 
-def _plain(path: str) -> str:
+def _plain_path(path: str) -> str:
     """A path without the numbers of elements, as `--pod-template` has it."""
     return _ELEMENT.sub("[]", path)
 
 
-def _at(document: Json, path: str) -> Iterator[tuple[str, Json]]:
+def _found_at(document: Json, path: str) -> Iterator[tuple[str, Json]]:
     """What stands at a path, each with its own; nothing where there is none."""
     found: list[tuple[str, Any]] = [("", document)]
     for step in path.split("."):

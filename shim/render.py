@@ -206,8 +206,8 @@ def _summary(outcomes: Sequence[_Outcome], services: int) -> str:
     if not outcomes:
         return "0 Pods: nothing that was read is known to make any"
     if not any(ENABLED in (outcome.came["metadata"].get("annotations") or {}) for outcome in outcomes):
-        return f"{_count(len(outcomes), 'Pod')}, none of which asks for ports: {ENABLED} is not in its annotations"
-    return f"{_count(pods, 'Pod')}, {_count(moved, 'port')} moved, {_count(services, 'Service')} to change"
+        return f"{_how_many(len(outcomes), 'Pod')}, none of which asks for ports: {ENABLED} is not in its annotations"
+    return f"{_how_many(pods, 'Pod')}, {_how_many(moved, 'port')} moved, {_how_many(services, 'Service')} to change"
 
 
 def _maker(pod: dict[str, Any]) -> str:
@@ -217,7 +217,7 @@ def _maker(pod: dict[str, Any]) -> str:
     return f"{metadata['namespace']}/{owners[0].get('uid') or metadata.get('name')}"
 
 
-def _count(number: int, noun: str) -> str:
+def _how_many(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

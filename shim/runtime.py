@@ -88,7 +88,7 @@ class Shim:
     def __init__(self, options: ShimOptions) -> None:
         """Raises OSError when a certificate or credential cannot be loaded, or an address cannot be bound."""
         self._options = options
-        self._certificate = _certificate(options)
+        self._certificate = _load_certificate(options)
         self._metrics = metrics = ShimMetrics()
         self._client = _client(options, metrics)
         self.limiter = AdmissionLimiter(options.max_concurrent)
@@ -219,7 +219,7 @@ def _client(options: ShimOptions, metrics: ShimMetrics) -> AllocatorClient:
     )
 
 
-def _certificate(options: ShimOptions) -> Certificate | None:
+def _load_certificate(options: ShimOptions) -> Certificate | None:
     if options.tls_cert is None or options.tls_key is None:
         return None
     return Certificate(cert=options.tls_cert, key=options.tls_key, minimum=options.tls_min_version)

@@ -53,26 +53,26 @@ _encode = msgspec.json.Encoder().encode
 
 def too_large(raw: Any) -> tuple[Mistake, ...]:
     """Everything that a Pod has too much of; `raw` is what came, as a map or skimmed."""
-    metadata, spec = _map(raw, "metadata"), _map(raw, "spec")
-    containers = [*_list(spec, "containers"), *_list(spec, "initContainers")]
+    metadata, spec = _map_at(raw, "metadata"), _map_at(raw, "spec")
+    containers = [*_list_at(spec, "containers"), *_list_at(spec, "initContainers")]
     counted = tuple(
         Mistake(Reason.TOO_COMPLEX, field, bound.told(count))
         for field, bound, count in (*_metadata_sizes(metadata), *_spec_sizes(spec), *_affinity_sizes(spec))
         if count > bound.most
     )
-    ports = sum(len(_list(container, "ports")) for container in containers)
+    ports = sum(len(_list_at(container, "ports")) for container in containers)
     if ports > MOST_ENTRIES:
-        counted += (_too_many(ports),)
+        counted += (_port_count_mistake(ports),)
     return counted
 
 
 def too_many_ports(pod: NewPod) -> tuple[Mistake, ...]:
     """What is wrong with a Pod of more ports than may be, each block among them one."""
     ports = sum([len(container.all_ports) for container in pod.containers])
-    return (_too_many(ports),) if ports > MOST_PORTS else ()
+    return (_port_count_mistake(ports),) if ports > MOST_PORTS else ()
 
 
-def _too_many(ports: int) -> Mistake:
+def _port_count_mistake(ports: int) -> Mistake:
     return Mistake(Reason.TOO_MANY_PORTS, "", f"{ports} ports are more than {MOST_PORTS}")
 
 
@@ -149,33 +149,35 @@ def _metadata_sizes(metadata: Any) -> Iterator[tuple[str, Bound, int]]:
     yield "metadata.annotations", Bound.ANNOTATIONS, len(annotations)
     yield "metadata.annotations", Bound.ANNOTATION_BYTES, characters
     yield "metadata.labels", Bound.LABELS, len(_entries(metadata, "labels"))
-    yield "metadata.ownerReferences", Bound.OWNERS, len(_list(metadata, "ownerReferences"))
-    yield "metadata.managedFields", Bound.MANAGERS, len(_list(metadata, "managedFields"))
+    yield "metadata.ownerReferences", Bound.OWNERS, len(_list_at(metadata, "ownerReferences"))
+    yield "metadata.managedFields", Bound.MANAGERS, len(_list_at(metadata, "managedFields"))
 
 
 def _spec_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
-    containers = [*_list(spec, "containers"), *_list(spec, "initContainers")]
+    containers = [*_list_at(spec, "containers"), *_list_at(spec, "initContainers")]
     yield "spec.containers", Bound.CONTAINERS, len(containers)
-    variables = sum(len(_list(container, "env")) for container in containers)
+    variables = sum(len(_list_at(container, "env")) for container in containers)
     yield "spec.containers", Bound.ENV, variables
     yield "spec.nodeSelector", Bound.SELECTOR, len(_entries(spec, "nodeSelector"))
-    yield "spec.tolerations", Bound.TOLERATIONS, len(_list(spec, "tolerations"))
-    yield "spec.securityContext.sysctls", Bound.SYSCTLS, len(_list(_map(spec, "securityContext"), "sysctls"))
+    yield "spec.tolerations", Bound.TOLERATIONS, len(_list_at(spec, "tolerations"))
+    yield "spec.securityContext.sysctls", Bound.SYSCTLS, len(_list_at(_map_at(spec, "securityContext"), "sysctls"))
 
 
 def _affinity_sizes(spec: Any) -> Iterator[tuple[str, Bound, int]]:
     """Terms, and what is in them as long as they are not too many."""
-    terms = _list(_map(_map(_map(spec, "affinity"), "nodeAffinity"), REQUIRED_AFFINITY), "nodeSelectorTerms")
+    terms = _list_at(
+        _map_at(_map_at(_map_at(spec, "affinity"), "nodeAffinity"), REQUIRED_AFFINITY), "nodeSelectorTerms"
+    )
     yield AFFINITY, Bound.TERMS, len(terms)
     if len(terms) > Bound.TERMS.most:
         return
     keys = ("matchExpressions", "matchFields")
-    yield AFFINITY, Bound.EXPRESSIONS, sum(len(_list(term, key)) for term in terms for key in keys)
-    expressions = [each for term in terms for key in keys for each in _list(term, key)]
-    yield AFFINITY, Bound.VALUES, sum(len(_list(each, "values")) for each in expressions)
+    yield AFFINITY, Bound.EXPRESSIONS, sum(len(_list_at(term, key)) for term in terms for key in keys)
+    expressions = [each for term in terms for key in keys for each in _list_at(term, key)]
+    yield AFFINITY, Bound.VALUES, sum(len(_list_at(each, "values")) for each in expressions)
 
 
-def _map(parent: Any, key: str) -> Any:
+def _map_at(parent: Any, key: str) -> Any:
     value = _at(parent, key)
     return {} if value is None or isinstance(value, list) else value
 
@@ -185,7 +187,7 @@ def _entries(parent: Any, key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _list(parent: Any, key: str) -> list[Any]:
+def _list_at(parent: Any, key: str) -> list[Any]:
     value = _at(parent, key)
     return value if isinstance(value, list) else []
 

@@ -291,7 +291,7 @@ def skim(body: str) -> dict[str, Any]:
         _read_commands(containers)
         for container in containers:
             for variable in container.env or ():
-                variable.value_from = _source(variable)
+                variable.value_from = _value_source(variable)
     plain: dict[str, Any] = msgspec.to_builtins(review, enc_hook=_short)
     return plain
 
@@ -315,17 +315,17 @@ def _read_commands(containers: Iterable[_Container]) -> None:
 
 def _read_maps(pod: _Pod) -> None:
     if pod.metadata is not None:
-        pod.metadata.labels = _map(pod.metadata.labels, "metadata.labels", Bound.LABELS)
-        pod.metadata.annotations = _map(pod.metadata.annotations, "metadata.annotations", Bound.ANNOTATIONS)
+        pod.metadata.labels = _text_map(pod.metadata.labels, "metadata.labels", Bound.LABELS)
+        pod.metadata.annotations = _text_map(pod.metadata.annotations, "metadata.annotations", Bound.ANNOTATIONS)
     if pod.spec is not None:
         raw = pod.spec.volumes
         # All that matters is whether a volume reads annotations.
         is_reader = raw is not msgspec.UNSET and ANNOTATIONS.encode() in bytes(cast("Any", raw))
         pod.spec.volumes = cast("Any", [ANNOTATIONS]) if is_reader else msgspec.UNSET
-        pod.spec.node_selector = _map(pod.spec.node_selector, "spec.nodeSelector", Bound.SELECTOR)
+        pod.spec.node_selector = _text_map(pod.spec.node_selector, "spec.nodeSelector", Bound.SELECTOR)
 
 
-def _map(raw: Any, field: str, bound: Bound) -> Any:
+def _text_map(raw: Any, field: str, bound: Bound) -> Any:
     """A map of text, or None.
 
     Every entry begins with a quotation mark that no backslash stands before, and so does its value.
@@ -341,7 +341,7 @@ def _too_complex(field: str, bound: Bound, count: int) -> Mistake:
     return Mistake(Reason.TOO_COMPLEX, field, bound.told(count))
 
 
-def _source(variable: _Variable) -> Any:
+def _value_source(variable: _Variable) -> Any:
     """Where a variable has its value from, as far as that matters: ours, and what is a field of the Pod."""
     raw = variable.value_from
     if raw is msgspec.UNSET:

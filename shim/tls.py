@@ -99,7 +99,7 @@ async def tls_trouble(address: Address, credentials: Credentials) -> str:
     except ssl.SSLCertVerificationError as error:
         return f"this shim does not trust the allocator's certificate: {error.verify_message.rstrip('.')}"
     except ssl.SSLError as error:
-        return _refusal(error)
+        return _refusal_text(error)
     except (OSError, TimeoutError):
         return ""
 
@@ -111,7 +111,7 @@ def _turned_away(credentials: Credentials) -> str:
     return "the allocator does not accept this shim's certificate"
 
 
-def _refusal(error: ssl.SSLError) -> str:
+def _refusal_text(error: ssl.SSLError) -> str:
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if "alert" in reason and ("certificate" in reason or "unknown ca" in reason):
         return f"the allocator does not accept this shim's certificate: {reason}"

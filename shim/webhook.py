@@ -142,7 +142,7 @@ class _Request(HTTPMessageDelegate):
         self._is_second = headers.get("Host", "").endswith(f":{AGAIN_PORT}")
         # A body has as long to come as its answer has.
         self._too_late = loop.call_at(self._deadline, self._connection.close)
-        length = _length(headers)
+        length = _content_length(headers)
         self._why_not = self._judge(headers, length)
         if self._why_not is None:
             is_small = 0 < length <= SMALL_BODY  # without a length it may be any
@@ -323,7 +323,7 @@ def _log_admission(about: About, result: str, more: Mapping[str, Any], level: in
     log_fields(log, "admission", fields, level)
 
 
-def _length(headers: HTTPHeaders) -> int:
+def _content_length(headers: HTTPHeaders) -> int:
     length = headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
 

@@ -307,7 +307,7 @@ class RecentCallers:
             del self._by_peer[min(self._by_peer, key=lambda each: self._by_peer[each].at)]
         agent = next((str(value) for key, value in call.invocation_metadata() or () if key == "user-agent"), "")
         program, _, version = agent[:LONGEST_AGENT].split(" ", 1)[0].partition("/")
-        self._by_peer[peer] = RecentCaller(program[:64], version[:64], _address(peer), self._now())
+        self._by_peer[peer] = RecentCaller(program[:64], version[:64], _peer_address(peer), self._now())
 
     def recent(self) -> list[RecentCaller]:
         """Newest first; the connections of one program at one address are one caller."""
@@ -317,7 +317,7 @@ class RecentCallers:
         return sorted(newest.values(), key=lambda each: -each.at)
 
 
-def _address(peer: str) -> str:
+def _peer_address(peer: str) -> str:
     """`ipv4:10.0.0.7:51234` → `10.0.0.7`; gRPC escapes the brackets of IPv6."""
     kind, _, rest = peer.partition(":")
     if kind not in {"ipv4", "ipv6"}:

@@ -94,10 +94,10 @@ class Reviews:
                 body = await self._client.send("POST", path, body=review)
             except UnreachableError:  # a connection that was kept open may be gone, and nobody knew
                 body = await self._client.send("POST", path, body=review)
-        return _status(body)
+        return _review_status(body)
 
 
-def _status(body: bytes) -> Mapping[str, Any]:
+def _review_status(body: bytes) -> Mapping[str, Any]:
     answer = json.loads(body)
     status = answer.get("status") if isinstance(answer, dict) else None
     if not isinstance(status, dict):

@@ -54,7 +54,7 @@ def new_authority(*, now: float, seconds: float) -> Pair:
     """A root of its own. No two have the same name: while one follows another, chains must not be ambiguous."""
     key = ec.generate_private_key(ec.SECP256R1())
     serial = x509.random_serial_number()
-    name = _name(f"hostport-ca-{serial:x}"[:24])
+    name = _common_name(f"hostport-ca-{serial:x}"[:24])
     builder = _begun(name, name, key, now, seconds).serial_number(serial)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_key_usage(is_authority=True), critical=True)
@@ -66,7 +66,7 @@ def issue(authority: Pair, identity: CertificateSubject, *, now: float, seconds:
     key = ec.generate_private_key(ec.SECP256R1())
     signer = signing_key(authority.key)
     seconds = min(seconds, ends(authority.certificate) - now)
-    builder = _begun(_name(identity.name), authority.certificate.subject, key, now, seconds)
+    builder = _begun(_common_name(identity.name), authority.certificate.subject, key, now, seconds)
     builder = builder.serial_number(x509.random_serial_number())
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(is_authority=False), critical=True)
@@ -84,7 +84,7 @@ def _begun(
     public = key.public_key()
     begin = now - min(CLOCK_SKEW_SECONDS, seconds / 10)
     builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=public)
-    builder = builder.not_valid_before(_time(begin)).not_valid_after(_time(now + seconds))
+    builder = builder.not_valid_before(_utc_of(begin)).not_valid_after(_utc_of(now + seconds))
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
 
 
@@ -102,7 +102,7 @@ def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
     )
 
 
-def _name(text: str) -> x509.Name:
+def _common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
@@ -113,7 +113,7 @@ def _alternative(text: str) -> x509.GeneralName:
         return x509.DNSName(text)
 
 
-def _time(seconds: float) -> datetime:
+def _utc_of(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
@@ -147,7 +147,7 @@ def fits(certificate: x509.Certificate, identity: CertificateSubject) -> bool:
     except (x509.ExtensionNotFound, ValueError):
         return False
     return (
-        certificate.subject == _name(identity.name)
+        certificate.subject == _common_name(identity.name)
         and set(names) == set(map(_alternative, identity.alternatives))
         and set(usages) == set(identity.usages)
     )

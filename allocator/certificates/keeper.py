@@ -125,11 +125,11 @@ class CertificateKeeper:
         authority = await self._keep_authority(seen)  # written first: nobody is told to trust what is not kept
         settings, now, bundle = self._settings, self._now(), authority.bundle
         self._shims = certified(_held_by_shims(seen), settings.shim, authority, settings.rules, now=now)
-        with _told(self._paths.webhook, troubles):
+        with _noting_trouble(self._paths.webhook, troubles):
             await self._keep_webhook(seen, bundle)
-        with _told(self._paths.config_map, troubles):
+        with _noting_trouble(self._paths.config_map, troubles):
             await self._keep_config_map(seen, bundle)
-        with _told(self._paths.shims, troubles):
+        with _noting_trouble(self._paths.shims, troubles):
             await self._keep_shims(seen, self._shims, bundle)
         # Our own certificate is changed last, when whoever calls us could have learned whom to trust.
         self._own = certified(self._own, settings.allocator, authority, settings.rules, now=now)
@@ -176,7 +176,7 @@ class CertificateKeeper:
         secret = objects.authority_secret(authority, seen.authority, self._settings.namespace)
         if secret != seen.authority:
             await self._put(self._paths.secrets, secret)
-            _tell(held, authority)
+            _tell_change(held, authority)
         self._authority = authority
         return authority
 
@@ -227,7 +227,7 @@ def _held_by_shims(seen: SeenObjects) -> Pair | None:
 
 
 @contextmanager
-def _told(path: str, troubles: list[str]) -> Iterator[None]:
+def _noting_trouble(path: str, troubles: list[str]) -> Iterator[None]:
     """A place that fails is no reason to leave the next one."""
     try:
         yield
@@ -235,7 +235,7 @@ def _told(path: str, troubles: list[str]) -> Iterator[None]:
         troubles.append(f"{path}: {error}")
 
 
-def _tell(before: Authority | None, after: Authority) -> None:
+def _tell_change(before: Authority | None, after: Authority) -> None:
     if before is None or before.signer.certificate != after.signer.certificate:
         log.info("certificates come from %s now", after.signer.certificate.subject.rfc4514_string())
     elif after.successor is not None and before.successor is None:

@@ -136,7 +136,7 @@ def config_map(bundle: str, old: Object | None, namespace: str) -> Object:
 
 def webhook_bundles(configuration: Object) -> list[str]:
     """The caBundle of each webhook in it."""
-    return [_text(each["clientConfig"].get("caBundle") or "") for each in configuration.get("webhooks") or []]
+    return [_decoded_text(each["clientConfig"].get("caBundle") or "") for each in configuration.get("webhooks") or []]
 
 
 def webhook_patch(configuration: Object, bundle: str) -> list[Object]:
@@ -174,10 +174,10 @@ def _pair(data: Mapping[str, str], cert: str, key: str) -> Pair:
 
 
 def _decoded(secret: Object) -> dict[str, str]:
-    return {key: _text(value) for key, value in (secret.get("data") or {}).items()}
+    return {key: _decoded_text(value) for key, value in (secret.get("data") or {}).items()}
 
 
-def _text(value: str) -> str:
+def _decoded_text(value: str) -> str:
     try:
         return base64.b64decode(value).decode()
     except (binascii.Error, UnicodeDecodeError):

@@ -127,13 +127,13 @@ class CertificateFiles:
         if self._client_ca:
             context.load_verify_locations(self._client_ca)
             roots = self._roll_over.trust(read_all(self._client_ca, self._also))
-        _end(self._cert, pair)
+        _chain_expiry(self._cert, pair)
         pair = self._roll_over.show(pair)
-        self.expires = _end(self._cert, pair)
+        self.expires = _chain_expiry(self._cert, pair)
         return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)], root_certificates=roots)
 
 
-def _end(path: Path, pair: KeyPair) -> float:
+def _chain_expiry(path: Path, pair: KeyPair) -> float:
     try:
         return load_pem_x509_certificate(pair.chain).not_valid_after_utc.timestamp()
     except ValueError as error:  # stricter than OpenSSL

@@ -90,7 +90,7 @@ class EventCorrelator:
             return True
         if len(self._series) >= MOST_SERIES and not self._forget_one():
             return False
-        self._series[key] = EventSeries(event, _name(event), now, now)
+        self._series[key] = EventSeries(event, _event_name(event), now, now)
         return True
 
     def due(self, now: float) -> Iterator[EventSeries]:
@@ -101,7 +101,7 @@ class EventCorrelator:
                     return
                 self._writes.take()
                 if series.told and series.told_note != series.event.note:
-                    series.name, series.first = _name(series.event), series.last
+                    series.name, series.first = _event_name(series.event), series.last
                     series.count, series.told = series.count - series.told, 0
                 yield series
 
@@ -120,7 +120,7 @@ class EventCorrelator:
         return False
 
 
-def _name(event: ObjectEvent) -> str:
+def _event_name(event: ObjectEvent) -> str:
     subject, kind = event.subject, event.kind
     of_kind = hashlib.sha256(f"{subject.uid} {event.reason} {kind}".encode()).hexdigest()[:16]
     return f"{subject.name[:LONGEST_STEM]}.{of_kind if kind else secrets.token_hex(8)}"

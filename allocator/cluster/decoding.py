@@ -70,7 +70,7 @@ class JsonDecoder(Generic[J]):
         try:
             return self._page.decode(body)
         except msgspec.ValidationError:
-            raw = _decode(body, _RawPage)
+            raw = _decode_json(body, _RawPage)
             return ListPage(raw.metadata, [self._object(item) for item in raw.items or ()])
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
@@ -85,7 +85,7 @@ class JsonDecoder(Generic[J]):
         try:
             return self._event.decode(line)
         except msgspec.ValidationError:
-            raw = _decode(line, _RawEvent)
+            raw = _decode_json(line, _RawEvent)
             return WatchEvent(raw.type, self._object(raw.object))
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from error
@@ -119,7 +119,7 @@ class JsonDecoder(Generic[J]):
 T = TypeVar("T")
 
 
-def _decode(text: bytes, kind: type[T]) -> T:
+def _decode_json(text: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError as error:
@@ -130,6 +130,6 @@ def head_of_page(begin: bytes) -> ListMetadata | None:
     """The metadata of a list by its first bytes, as the API server writes it before the items. None: not among them."""
     head, items, _ = begin.partition(b',"items":[')
     try:
-        return _decode(head + b"}", _RawPage).metadata if items else None
+        return _decode_json(head + b"}", _RawPage).metadata if items else None
     except ValueError:
         return None

@@ -71,7 +71,7 @@ def parse(text: str) -> FileContent:
 
 def _content(text: str) -> FileContent:
     content = FileContent()
-    for obj in flatten(_documents(text)):
+    for obj in flatten(_parsed_documents(text)):
         match obj.get("kind"):
             case "Node":
                 node = parse_node(obj)
@@ -88,7 +88,7 @@ def _content(text: str) -> FileContent:
     return content
 
 
-def _documents(text: str) -> Iterable[Any]:
+def _parsed_documents(text: str) -> Iterable[Any]:
     if text.lstrip()[:1] in {"{", "["}:
         return [json.loads(text)]
     try:

@@ -166,7 +166,7 @@ def parse(obj: Any) -> LeaseRecord:
         renewed=seconds_of(spec.get("renewTime")),
         journal=journal,
         handed_over=notes.get(HANDED_OVER) == "true",
-        reached=_versions(notes.get(REACHED, "")),
+        reached=_read_versions(notes.get(REACHED, "")),
         transitions=spec.get("leaseTransitions") or 0,
     )
 
@@ -198,7 +198,7 @@ def render(record: LeaseRecord, *, namespace: str, name: str, now: float, acquir
     }
 
 
-def _versions(text: str) -> dict[str, int]:
+def _read_versions(text: str) -> dict[str, int]:
     try:
         return {str(kind): int(version) for kind, version in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError):

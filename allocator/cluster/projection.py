@@ -244,8 +244,8 @@ class PodSketch(Sketch):
             found = {
                 "namespace": metadata.namespace,
                 "name": metadata.name,
-                "labels": _some(metadata.labels, {}),
-                "ownerReferences": _some(metadata.owner_references, []),
+                "labels": _decoded_or(metadata.labels, {}),
+                "ownerReferences": _decoded_or(metadata.owner_references, []),
             }
         except msgspec.DecodeError:
             return None
@@ -274,7 +274,7 @@ class ServiceSketch(Sketch):
     spec: ServiceSpec | None = None
 
 
-def _some(raw: Unread, default: Any) -> Any:
+def _decoded_or(raw: Unread, default: Any) -> Any:
     return default if raw is msgspec.UNSET else msgspec.json.decode(bytes(raw)) or default
 
 

@@ -193,7 +193,7 @@ class Reflector(Generic[S]):
                 self.progress.page(len(page.items or []), page.metadata.remaining_item_count, self._now())
         await self._take(self._sink.complete(self._as_of))
         self._version = version
-        self.reached = _number(self._version)
+        self.reached = _version_number(self._version)
         self.lists += 1
         self.completed = self.begun
         self.synced.set()
@@ -202,7 +202,7 @@ class Reflector(Generic[S]):
         self._recovered()
 
     async def _tell_page(self, items: Sequence[S]) -> None:
-        self.latest = max(self.latest, *(_number(item.version) for item in items), 0)
+        self.latest = max(self.latest, *(_version_number(item.version) for item in items), 0)
         for start in range(0, len(items), self._tuning.batch):
             await self._take(self._sink.listed(items[start : start + self._tuning.batch]))
 
@@ -249,10 +249,10 @@ class Reflector(Generic[S]):
         reached, version, failure = self.reached, self._version, None
         for event in map(self._resource.reader.event, parts):
             if event.type == "ERROR":
-                failure = _failure(event.object)
+                failure = _watch_error(event.object)
                 break
             version_told = event.object.version
-            number = _number(version_told)
+            number = _version_number(version_told)
             if event.type != "BOOKMARK" and (number > reached or not number):
                 changes.append(event)
                 self.latest = max(self.latest, number)
@@ -320,7 +320,7 @@ class Reflector(Generic[S]):
             self._patience.reschedule(asyncio.get_running_loop().time())
 
 
-def _failure(status: SeenObject) -> ApiError:
+def _watch_error(status: SeenObject) -> ApiError:
     if not isinstance(status, Sketch):
         raise ValueError("an ERROR has no Status")  # noqa: TRY004 - garbled as any other answer
     code = status.code if isinstance(status.code, int) else 500
@@ -337,6 +337,6 @@ def watch_params(version: str, seconds: float) -> dict[str, str]:
     }
 
 
-def _number(version: str) -> int:
+def _version_number(version: str) -> int:
     """Versions are decimal numbers, which may be compared (KEP-5504); what is none is older than all."""
     return int(version) if version.isdecimal() else 0

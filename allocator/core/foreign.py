@@ -112,9 +112,9 @@ class ServicePorts:
         before = self._services.get(service.full_name)
         if before == service:
             return []
-        had = {} if before is None else _slots(before)
+        had = {} if before is None else _service_slots(before)
         self.drop(service.full_name)
-        slots = _slots(service)
+        slots = _service_slots(service)
         if slots:
             self._services[service.full_name] = service
         for slot, holder in slots.items():
@@ -125,7 +125,7 @@ class ServicePorts:
     def drop(self, name: ServiceName) -> list[Slot]:
         """Forgets a Service that is gone, which need not be known; gives the slots that it held."""
         service = self._services.pop(name, None)
-        slots = _slots(service) if service else {}
+        slots = _service_slots(service) if service else {}
         for slot, holder in slots.items():
             left = tuple(each for each in self.holders[slot] if each != holder)
             if left:
@@ -142,7 +142,7 @@ class ServicePorts:
             changed += self.drop(name)
         for service in services:
             before = self._services.get(service.full_name)
-            lost = {} if before is None else _slots(before)
+            lost = {} if before is None else _service_slots(before)
             changed += [*self.put(service), *(slot for slot in lost if slot not in self.holders)]
         return changed
 
@@ -176,7 +176,7 @@ class ServicePorts:
         return list(self._services)
 
 
-def _slots(service: ObservedService) -> dict[Slot, ForeignHolder]:
+def _service_slots(service: ObservedService) -> dict[Slot, ForeignHolder]:
     """What a Service holds. A number that it names twice is a node port first."""
     held: dict[Slot, ForeignHolder] = {}
     for port in service.ports:

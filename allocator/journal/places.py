@@ -183,7 +183,7 @@ class Lock:
     def tell(self, identity: str, number: int) -> None:
         """Says that this commit is durable. An error is none of the journal's: the file then says less."""
         with contextlib.suppress(OSError):
-            os.pwrite(self._descriptor, _line(identity, number), 0)
+            os.pwrite(self._descriptor, _lock_line(identity, number), 0)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -205,12 +205,12 @@ def parse_last_told(line: bytes) -> LastTold | None:
     """The line of a lock file; None where it is not what `Lock.tell` writes."""
     try:
         identity, number, _ = line.decode("ascii").split(" ")
-        return (identity, int(number)) if _line(identity, int(number)) == line else None
+        return (identity, int(number)) if _lock_line(identity, int(number)) == line else None
     except ValueError:
         return None
 
 
-def _line(identity: str, number: int) -> bytes:
+def _lock_line(identity: str, number: int) -> bytes:
     """As long for every commit, so that it is overwritten as a whole."""
     text = f"{identity} {number:020d} "
     return f"{text}{crc32(text.encode()):08x}\n".encode()

@@ -73,7 +73,7 @@ def rescue(path: Path, draft: Path) -> Rescued:
     pages = draft.with_name(draft.name + "-pages")
     try:
         _put_together(path, pages)
-        rescued = _read(pages)
+        rescued = _read_rescued(pages)
     finally:
         pages.unlink(missing_ok=True)
     make(draft, rescued.kept)
@@ -118,13 +118,13 @@ def _put_together(path: Path, place: Path) -> None:
         shutil.copyfile(path, place)
     with place.open("r+b" if place.exists() else "x+b", buffering=0) as file:
         if wal.frames:
-            _apply(wal, path, file.fileno())
+            _apply_wal(wal, path, file.fileno())
             file.truncate(wal.pages * PAGE_SIZE)
         for offset, constant in _CONSTANTS.items():
             os.pwrite(file.fileno(), constant, offset)
 
 
-def _apply(wal: Wal, path: Path, target: int) -> None:
+def _apply_wal(wal: Wal, path: Path, target: int) -> None:
     """Writes each page of a WAL to its place: the last one of a page stays."""
     name, _ = extras(path)
     with name.open("rb", buffering=0) as source:
@@ -134,17 +134,17 @@ def _apply(wal: Wal, path: Path, target: int) -> None:
                 os.pwrite(target, page, (frame.page - 1) * PAGE_SIZE)
 
 
-def _read(place: Path) -> Rescued:
+def _read_rescued(place: Path) -> Rescued:
     expected: tuple[int, int] | None = None
     clock: float | None = None
     with closing(sqlite3.connect(f"{place.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         with suppress(sqlite3.Error, ValueError):
             totals = read_totals(connection)
             expected, clock = (totals.claims, totals.answers), totals.clock
-        claims = {claim.id: claim for claim in _claims(connection)}
+        claims = {claim.id: claim for claim in _salvaged_claims(connection)}
         answers = {
             answer.request_id: answer
-            for answer in _answers(connection)
+            for answer in _salvaged_answers(connection)
             if answer.ended is not None or answer.claim_id in claims
         }
         if expected is None:  # what has ended has ended by then; a clock that is behind ends nothing early
@@ -152,14 +152,14 @@ def _read(place: Path) -> Rescued:
     return Rescued(Kept(tuple(claims.values()), tuple(answers.values()), clock), expected)
 
 
-def _claims(connection: sqlite3.Connection) -> Iterator[Claim]:
+def _salvaged_claims(connection: sqlite3.Connection) -> Iterator[Claim]:
     has_crc = _has_crc(connection, "claims")
     for _, claim_id, body, *crc in _rows(connection, "claims", "id, CAST(body AS BLOB)", has_crc=has_crc):
         with suppress(*NOT_OURS):
             yield sound_claim(claim_id, body, crc[0] if crc else None)
 
 
-def _answers(connection: sqlite3.Connection) -> Iterator[Answer]:
+def _salvaged_answers(connection: sqlite3.Connection) -> Iterator[Answer]:
     has_crc = _has_crc(connection, "answers")
     columns = "request_id, digest, claim_id, response, ended"
     for _, request_id, digest, claim_id, response, ended, *crc in _rows(

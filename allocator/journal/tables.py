@@ -224,20 +224,20 @@ _KEPT: SizedCache[bytes, Constraints] = SizedCache(16 << 20)
 def _decode_constraints(text: bytes) -> Constraints:
     constraints = _KEPT.get(text)
     if constraints is None:
-        constraints = _read_constraints(text)
+        constraints = _constraints_of_record(text)
         _KEPT.put(text, constraints, len(text) + constraints.weight)
     return constraints
 
 
-def _read_constraints(text: bytes) -> Constraints:
+def _constraints_of_record(text: bytes) -> Constraints:
     record = json.loads(text)
     return Constraints(
         node_name=NodeName(record["node_name"]) if "node_name" in record else None,
         selector=tuple(sorted(record.get("selector", {}).items())),
         affinity=tuple(
             Term(
-                expressions=tuple(_requirement(parts) for parts in term["expressions"]),
-                fields=tuple(_requirement(parts) for parts in term["fields"]),
+                expressions=tuple(_requirement_of_parts(parts) for parts in term["expressions"]),
+                fields=tuple(_requirement_of_parts(parts) for parts in term["fields"]),
             )
             for term in record.get("affinity", ())
         ),
@@ -248,7 +248,7 @@ def _read_constraints(text: bytes) -> Constraints:
     )
 
 
-def _requirement(parts: list[str]) -> Requirement:
+def _requirement_of_parts(parts: list[str]) -> Requirement:
     return Requirement(key=parts[0], operator=parts[1], values=tuple(parts[2:]))
 
 

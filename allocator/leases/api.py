@@ -105,7 +105,7 @@ class PortLeaseApi:
         """The object that has the name of the lease's own; None where there is none, or we may not look."""
         path = f"{collection_path(claim.owner.namespace)}/{name_of(claim)}"
         try:
-            return _read(await self._client.get(path))
+            return _read_lease(await self._client.get(path))
         except ApiError as error:
             if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN}:
                 raise
@@ -127,7 +127,7 @@ class PortLeaseApi:
             except ApiError as error:
                 if error.status != HTTPStatus.CONFLICT:
                     raise
-            found = _read(await self._client.get(stored.path))
+            found = _read_lease(await self._client.get(stored.path))
             if found.uid != stored.uid:
                 raise ApiError(HTTPStatus.NOT_FOUND, "NotFound", f"PortLease {stored} was deleted")
             if found.claim is not None:
@@ -147,7 +147,7 @@ class PortLeaseApi:
 
         async def attempt() -> None:
             try:
-                found = _read(await self._client.get(path))
+                found = _read_lease(await self._client.get(path))
             except ApiError as error:
                 if error.status != HTTPStatus.NOT_FOUND:
                     raise
@@ -187,7 +187,7 @@ class PortLeaseApi:
         return await self._write("PATCH", f"{stored.path}/status", body)
 
     async def _write(self, method: str, path: str, body: Any) -> PortLease:
-        return _read(await self._send(method, path, body))
+        return _read_lease(await self._send(method, path, body))
 
     async def _send(self, method: str, path: str, body: Any) -> bytes:
         async with self._slots:
@@ -221,7 +221,7 @@ class PortLeaseApi:
             await asyncio.sleep(retry_pause(failures, self._chance(), at_least=least))
 
 
-def _read(body: bytes) -> PortLease:
+def _read_lease(body: bytes) -> PortLease:
     """Raises UnreachableError: whatever that is, it is no answer."""
     try:
         return parse(READER.one(body))

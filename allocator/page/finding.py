@@ -70,7 +70,7 @@ class Question:
 
 def words_of(text: str) -> Sequence[SearchWord]:
     """The words of a search, in their order."""
-    return [_word(each) for each in text.split()]
+    return [_search_word(each) for each in text.split()]
 
 
 def finder(text: str) -> Callable[[Claim], bool]:
@@ -94,7 +94,7 @@ def question(text: str) -> Question | None:
     return Question(port.number, port.protocol, port.node or "".join(others), is_named_so=bool(port.node))
 
 
-def _word(text: str) -> SearchWord:
+def _search_word(text: str) -> SearchWord:
     port = PORT.fullmatch(text)
     if port is None or not LOWEST_PORT <= int(port["number"]) <= HIGHEST_PORT:
         return SearchWord(text)

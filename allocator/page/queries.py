@@ -80,7 +80,7 @@ def nodes_query(argument: Arguments) -> NodesQuery:
     return NodesQuery(
         axis=axis(argument("range")),
         sort=Sort(sort),
-        text=_text(argument, "name"),
+        text=_argument_text(argument, "name"),
         page=_page(argument, "nodes_page"),
     )
 
@@ -90,7 +90,7 @@ def claims_query(argument: Arguments) -> ClaimsQuery:
     state = argument("state")
     if state and state not in STATES:
         raise QueryError(f"state is {state[:LONGEST_TEXT]!r}: one of {', '.join(STATES)}")
-    text = partial(_text, argument)
+    text = partial(_argument_text, argument)
     return ClaimsQuery(
         text=text("q"),
         state=state,
@@ -126,7 +126,7 @@ def _page(argument: Arguments, name: str) -> int:
     return int(text)
 
 
-def _text(argument: Arguments, name: str) -> str:
+def _argument_text(argument: Arguments, name: str) -> str:
     text = argument(name).strip()
     if len(text) > LONGEST_TEXT:
         raise QueryError(f"{name} has more than {LONGEST_TEXT} characters")

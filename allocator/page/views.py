@@ -108,7 +108,7 @@ class Views:
         """A page of the table of nodes, and the map of all of them on one range of numbers."""
         board = await self._board(query.axis or self._usual_axis())
         names = board.names(text=query.text, fullest_first=query.sort is Sort.FULLEST)
-        first, pages = _place(query.page, len(names), NODES_PAGE)
+        first, pages = _page_start(query.page, len(names), NODES_PAGE)
         shown = names[first : first + NODES_PAGE]
         return {
             "range": f"{board.axis.low}-{board.axis.high}",
@@ -183,7 +183,7 @@ class Views:
 
     def _every_claim(self, query: ClaimsQuery) -> View:
         ledger = self.engine.ledger
-        first, _ = _place(query.page, len(ledger.claims), CLAIMS_PAGE)
+        first, _ = _page_start(query.page, len(ledger.claims), CLAIMS_PAGE)
         return self._claims_view(query, ledger.claims.latest(first, CLAIMS_PAGE), len(ledger.claims))
 
     async def _matching_claims(self, query: ClaimsQuery) -> View:
@@ -196,7 +196,7 @@ class Views:
 
         await in_slices(self._ids(query), look)
         matching.reverse()
-        first, _ = _place(query.page, len(matching), CLAIMS_PAGE)
+        first, _ = _page_start(query.page, len(matching), CLAIMS_PAGE)
         view = self._claims_view(query, matching[first : first + CLAIMS_PAGE], len(matching))
         return view | {"answer": await self._answer(query, matching)}
 
@@ -251,7 +251,7 @@ class Views:
 
     def _claims_view(self, query: ClaimsQuery, ids: list[ClaimId], matching: int) -> View:
         ledger = self.engine.ledger
-        first, pages = _place(query.page, matching, CLAIMS_PAGE)
+        first, pages = _page_start(query.page, matching, CLAIMS_PAGE)
         return {
             "matching": matching,
             "page": first // CLAIMS_PAGE + 1,
@@ -319,7 +319,7 @@ def _axis(board: Board) -> View:
     }
 
 
-def _place(page: int, matching: int, size: int) -> tuple[int, int]:
+def _page_start(page: int, matching: int, size: int) -> tuple[int, int]:
     """Where a page begins, the last one where it is beyond; and how many pages there are."""
     pages = max(1, -(-matching // size))
     return (min(page, pages) - 1) * size, pages

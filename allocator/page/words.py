@@ -63,7 +63,7 @@ def port_on_node(
 
     foreign: what those are called who hold it without an allocation.
     """
-    who = "; ".join([*(_holder(claim) for claim in holders), *foreign])
+    who = "; ".join([*(_holder_name(claim) for claim in holders), *foreign])
     text = f"{asked.port} on {asked.node} is held by {who}." if who else f"{asked.port} on {asked.node} is free."
     return {
         "text": text + (KEPT if is_kept else ""),
@@ -77,7 +77,7 @@ def port_anywhere(asked: Question, holders: Sequence[Claim], is_kept: bool) -> d
     if not holders:
         text = f"{asked.port} is held on no node."
     elif len(holders) == 1:
-        text = f"{asked.port} is held by {_holder(holders[0])}, on {nodes[0] if nodes else 'no node yet'}."
+        text = f"{asked.port} is held by {_holder_name(holders[0])}, on {nodes[0] if nodes else 'no node yet'}."
     else:
         text = f"{asked.port} is held on {_count(len(nodes), 'node')}, by {_count(len(holders), 'claim')}."
     return {"text": text + (KEPT if is_kept else ""), "command": for_claims(ClaimsQuery(text=asked.port))}
@@ -89,13 +89,13 @@ def found(first: Sequence[Claim], matching: int, command: str) -> dict[str, Any]
         (claim,) = first
         ports = ", ".join(f"{numbers(port)}/{port.protocol.value}" for port in claim.ports[:8])
         more = f" and {len(claim.ports) - 8} more" if len(claim.ports) > 8 else ""
-        text = f"{_holder(claim)} holds {ports}{more} on {claim.node or 'no node yet'}."
+        text = f"{_holder_name(claim)} holds {ports}{more} on {claim.node or 'no node yet'}."
     else:
         text = f"{_count(matching, 'claim')} match." if matching else "No claim is like that."
     return {"text": text, "command": command}
 
 
-def _holder(claim: Claim) -> str:
+def _holder_name(claim: Claim) -> str:
     owner = claim.owner
     name = owner.name or (f"{owner.generate_name}*" if owner.generate_name else owner.description)
     return f"{owner.kind} {owner.namespace}/{name}".replace(" /", " ") + f" ({kind_of(claim)})"

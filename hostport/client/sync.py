@@ -65,7 +65,7 @@ class Client:
                 return grpc.insecure_channel(address, options=made)
             return grpc.secure_channel(address, loaded, options=made)
 
-        self._link = Link(credentials, connect, _part, timeout=timeout, connect_timeout=connect_timeout)
+        self._link = Link(credentials, connect, _close_later, timeout=timeout, connect_timeout=connect_timeout)
 
     def lease(self, owner: str, *ports: Port, on_lost: OnLost | None = None, **terms: Unpack[LeaseTerms]) -> Lease:
         """A lease for `owner` (`Kind/name`), to be entered. Without ports: one TCP port. See `LeaseTerms` for the rest.
@@ -108,7 +108,7 @@ class Client:
         return f"<{type(self).__name__} {self._address}>"
 
 
-def _part(old: grpc.Channel) -> None:
+def _close_later(old: grpc.Channel) -> None:
     """Closes a channel when no attempt of another thread can be on it any more: what is closed takes no call."""
     closing = threading.Timer(2 * ATTEMPT_SECONDS, old.close)
     closing.daemon = True

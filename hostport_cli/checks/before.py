@@ -76,10 +76,10 @@ async def look_before(kubectl: Kubectl, namespace: str) -> ClusterFacts:
     version, apis, rights, installed, platform, vpc = await asyncio.gather(
         seen(api_version(kubectl)),
         seen(_missing_apis(kubectl)),
-        seen(_missing_rights(kubectl, namespace)),
-        seen(_exists(kubectl, CONFIGURATION_PATH)),
+        seen(_rights_to_install(kubectl, namespace)),
+        seen(_path_exists(kubectl, CONFIGURATION_PATH)),
         seen(_platform(kubectl)),
-        seen(_exists(kubectl, VPC_CNI)),
+        seen(_path_exists(kubectl, VPC_CNI)),
     )
     return ClusterFacts(
         version=version,
@@ -105,7 +105,7 @@ async def _missing_apis(kubectl: Kubectl) -> list[str]:
     ]
 
 
-async def _missing_rights(kubectl: Kubectl, namespace: str) -> list[str]:
+async def _rights_to_install(kubectl: Kubectl, namespace: str) -> list[str]:
     asked = [(group, name, "") for group, name in CREATED] + [
         (group, name, namespace) for group, name in CREATED_INSIDE
     ]
@@ -128,7 +128,7 @@ async def _may_create(kubectl: Kubectl, group: str, resource: str, namespace: st
     return bool(told["status"]["allowed"])
 
 
-async def _exists(kubectl: Kubectl, path: str) -> bool:
+async def _path_exists(kubectl: Kubectl, path: str) -> bool:
     return await kubectl.find(path) is not None
 
 

@@ -58,12 +58,12 @@ async def look(session: Session, namespace: str, *, probes_host_port: bool = Fal
     async with asyncio.TaskGroup() as at_once:
         start = at_once.create_task
         version = start(seen(api_version(kubectl)))
-        others = start(seen(_others(kubectl)))
+        others = start(seen(_other_configurations(kubectl)))
         backed = start(seen(_backed(kubectl)))
         shims = start(seen(_pods(kubectl, session.install_namespace, "hostport-shim")))
         shown = start(seen(_shown(kubectl, configuration)))
         dry_run = start(seen(kubectl.post(f"/api/v1/namespaces/{namespace}/pods?dryRun=All", tried_pod(configuration))))
-        status = start(seen(_status(session)))
+        status = start(seen(_allocator_status(session)))
         leases = start(seen(_leases(kubectl)))
         rights = start(seen(_missing_rights(kubectl, session.install_namespace)))
     probe = _forwarded(kubectl, namespace, shims.result()) if probes_host_port else None
@@ -114,7 +114,7 @@ async def api_version(kubectl: Kubectl) -> str:
     return str((await kubectl.get("/version"))["gitVersion"])
 
 
-async def _others(kubectl: Kubectl) -> list[str]:
+async def _other_configurations(kubectl: Kubectl) -> list[str]:
     """Webhook configurations with a webhook of ours, but for the one that is expected."""
     items = (await kubectl.get(f"{REGISTRATION}/mutatingwebhookconfigurations"))["items"]
     return [
@@ -135,7 +135,7 @@ async def _pods(kubectl: Kubectl, namespace: str, name: str) -> list[Any]:
     return found
 
 
-async def _status(session: Session) -> pb.GetStatusResponse:
+async def _allocator_status(session: Session) -> pb.GetStatusResponse:
     async with session.allocator() as allocator:
         status: pb.GetStatusResponse = await allocator.call("GetStatus", pb.GetStatusRequest())
     return status

@@ -28,7 +28,7 @@ async def forwarded(kubectl: Kubectl, namespace: str, image: str, *, pace: float
         CliError: it could not be tried, and why.
 
     """
-    node, address = _place((await kubectl.get("/api/v1/nodes"))["items"])
+    node, address = _ready_node((await kubectl.get("/api/v1/nodes"))["items"])
     path = f"/api/v1/namespaces/{namespace}/pods"
     made = await kubectl.post(path, probe_pod(node, address, image))
     name = made["metadata"]["name"]
@@ -65,7 +65,7 @@ def probe_pod(node: str, address: str, image: str) -> dict[str, Any]:
     }
 
 
-def _place(nodes: Sequence[Any]) -> tuple[str, str]:
+def _ready_node(nodes: Sequence[Any]) -> tuple[str, str]:
     """A node that is ready and takes Pods, and its address."""
     for node in nodes:
         status = node.get("status", {})

@@ -98,7 +98,7 @@ def lines(findings: Sequence[Finding], width: int) -> Iterator[str]:
                 yield ""
             group = finding.check.group
             yield styled(group, "bold")
-        yield from _told(finding, width)
+        yield from _finding_lines(finding, width)
     count = Counter(finding.level for finding in findings)
     yield ""
     parts = [f"{count[Level.FAILED]} failed", _counted(count[Level.WARNING], "warning"), f"{count[Level.OK]} fine"]
@@ -109,7 +109,7 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _told(finding: Finding, width: int) -> Iterator[str]:
+def _finding_lines(finding: Finding, width: int) -> Iterator[str]:
     mark = finding.level.value
     detail = f" ({finding.detail})" if finding.detail else ""
     yield f"{styled(mark, STYLES[mark])} {finding.check.holds}{visible(detail)}"

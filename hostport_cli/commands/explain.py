@@ -59,8 +59,8 @@ async def explain_pod(session: Session, what: str, selector: str, output: str) -
     if bool(what) == bool(selector):
         raise click.UsageError("name a Pod, a workload as KIND/NAME, or labels by -l; one of them")
     namespace = await session.namespace_of_pod()
-    pods = await _pods(session.kubectl, namespace, what, selector)
-    told = [explain(facts) for facts in await _facts(session, namespace, pods)]
+    pods = await _pods_meant(session.kubectl, namespace, what, selector)
+    told = [explain(facts) for facts in await _pod_facts(session, namespace, pods)]
     if output == "table":
         click.echo("\n\n".join("\n".join(_lines(each)) for each in told))
     else:
@@ -75,7 +75,7 @@ def _is_many(what: str) -> bool:
     return not what or (bool(slash) and kind not in POD)
 
 
-async def _facts(session: Session, namespace: str, pods: Sequence[Any]) -> list[PodFacts]:
+async def _pod_facts(session: Session, namespace: str, pods: Sequence[Any]) -> list[PodFacts]:
     """What there is to know of Pods of one namespace, in their order."""
     kubectl = session.kubectl
     place, configuration, services = await together(
@@ -85,7 +85,7 @@ async def _facts(session: Session, namespace: str, pods: Sequence[Any]) -> list[
     )
     ids = [(pod["metadata"].get("annotations") or {}).get(ALLOCATION_ID, "") for pod in pods]
     allocations = await _allocations(session, ids)
-    held = await _held(session, pods)
+    held = await _held_on_nodes(session, pods)
     return [
         PodFacts(
             pod=pod,
@@ -93,13 +93,13 @@ async def _facts(session: Session, namespace: str, pods: Sequence[Any]) -> list[
             configuration=configuration,
             services=services,
             found=allocations.get(allocation_id),
-            held={name: held[name] for name in _kept_off(pod) if name in held},
+            held={name: held[name] for name in _nodes_to_ask(pod) if name in held},
         )
         for pod, allocation_id in zip(pods, ids, strict=True)
     ]
 
 
-async def _pods(kubectl: Kubectl, namespace: str, what: str, selector: str) -> list[Any]:
+async def _pods_meant(kubectl: Kubectl, namespace: str, what: str, selector: str) -> list[Any]:
     """The Pods that are meant.
 
     Raises:
@@ -183,16 +183,16 @@ async def _allocations(session: Session, ids: Sequence[str]) -> dict[str, pb.Get
     return found
 
 
-def _kept_off(pod: Any) -> list[str]:
+def _nodes_to_ask(pod: Any) -> list[str]:
     """The nodes to ask about: a Pod of ours that has a node is kept off no other."""
     is_ours = ALLOCATION_ID in (pod["metadata"].get("annotations") or {})
     return excluded_nodes(pod) if is_ours and not pod["spec"].get("nodeName") else []
 
 
-async def _held(session: Session, pods: Sequence[Any]) -> dict[str, Sequence[pb.HeldPort]]:
+async def _held_on_nodes(session: Session, pods: Sequence[Any]) -> dict[str, Sequence[pb.HeldPort]]:
     """What is held on the nodes that some of the Pods are kept off; the allocator is not asked where there are none."""
     held: dict[str, Sequence[pb.HeldPort]] = {}
-    names = sorted({name for pod in pods for name in _kept_off(pod)})
+    names = sorted({name for pod in pods for name in _nodes_to_ask(pod)})
     if not names:
         return held
     async with session.allocator() as allocator:

@@ -170,13 +170,13 @@ async def _run(session: Session, wanted: LeaseRequest, command: tuple[str, ...])
                 process = await asyncio.create_subprocess_exec(*command, env=environ)
             except OSError as error:
                 raise CliError(f"{command[0]} cannot be run: {error.strerror}", Exit.USAGE) from error
-            code = await _status(process)
+            code = await _exit_status(process)
     if lost:
         raise CliError(f"{command[0]} was ended: {lost[0]}")
     return code
 
 
-async def _status(process: asyncio.subprocess.Process) -> int:
+async def _exit_status(process: asyncio.subprocess.Process) -> int:
     """Passes our own end on to the command, and waits for it."""
     try:
         code = await process.wait()

@@ -103,7 +103,7 @@ async def who(session: Session, node: str, port: tuple[int, str], output: Output
         for line in remarks(found, f"{number}/{protocol} on {node}"):
             remark(line)
     holders: list[Who] = [*found.holders, *found.foreign]
-    show(output, holders, holder_columns(wording.now()), name=lambda each: _allocation(each).id, data=found)
+    show(output, holders, holder_columns(wording.now()), name=lambda each: _allocation_of(each).id, data=found)
 
 
 Who = pb.ExplainPortResponse.Holder | pb.ForeignHolder
@@ -123,22 +123,22 @@ def remarks(found: pb.ExplainPortResponse, port: str) -> Iterator[str]:
 def holder_columns(now: float) -> list[Column[Who]]:
     """The columns of those who hold a port. `now`: seconds since the epoch."""
     return [
-        Column("HOLDER", _name),
-        Column("STATE", lambda each: wording.state(_allocation(each)) if _allocation(each).id else ""),
+        Column("HOLDER", _holder_in_words),
+        Column("STATE", lambda each: wording.state(_allocation_of(each)) if _allocation_of(each).id else ""),
         Column("SINCE", lambda each: "" if isinstance(each, pb.ForeignHolder) else wording.since(each.since, now)),
-        Column("EXPIRES", lambda each: wording.until(_allocation(each), now) if _allocation(each).id else ""),
-        Column("ALLOCATION", lambda each: _allocation(each).id),
-        Column("PORTS", lambda each: wording.named_ports(_allocation(each)), is_wide=True),
-        Column("DESCRIPTION", lambda each: _allocation(each).owner.description, is_wide=True),
+        Column("EXPIRES", lambda each: wording.until(_allocation_of(each), now) if _allocation_of(each).id else ""),
+        Column("ALLOCATION", lambda each: _allocation_of(each).id),
+        Column("PORTS", lambda each: wording.named_ports(_allocation_of(each)), is_wide=True),
+        Column("DESCRIPTION", lambda each: _allocation_of(each).owner.description, is_wide=True),
     ]
 
 
-def _allocation(who: Who) -> pb.Allocation:
+def _allocation_of(who: Who) -> pb.Allocation:
     """Its allocation; an empty one where it has none."""
     return pb.Allocation() if isinstance(who, pb.ForeignHolder) else who.allocation
 
 
-def _name(who: Who) -> str:
+def _holder_in_words(who: Who) -> str:
     if isinstance(who, pb.ForeignHolder):
         return wording.foreign(who)
     return wording.owner(who.allocation.owner, qualified=True)

@@ -66,10 +66,10 @@ async def render(session: Session, files: tuple[str, ...], **options: Any) -> in
         allocate = offline_allocator()
         return await shown(allocate, dry_run=False)
     async with session.allocator() as allocator:
-        return await shown(partial(_ask, allocator), dry_run=True)
+        return await shown(partial(_ask_as_shim, allocator), dry_run=True)
 
 
-async def _ask(allocator: AsyncClient, request: AllocateRequest) -> AllocateResponse | Refusal | Unreachable:
+async def _ask_as_shim(allocator: AsyncClient, request: AllocateRequest) -> AllocateResponse | Refusal | Unreachable:
     """As the shim asks."""
     try:
         answer: AllocateResponse = await allocator.stub().Allocate(request, timeout=PATIENCE, wait_for_ready=True)

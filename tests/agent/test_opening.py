@@ -132,7 +132,7 @@ def connecting(monkeypatch: pytest.MonkeyPatch, addresses: list[tuple[str, int]]
         return connect(address, tls, name)
 
     monkeypatch.setattr(search, "connect", counted)
-    monkeypatch.setattr(search, "_addresses", lambda _: list(addresses))
+    monkeypatch.setattr(search, "_resolved", lambda _: list(addresses))
     return connections
 
 
@@ -201,7 +201,7 @@ def test_of_the_addresses_of_a_name_the_one_that_serves_is_told(first: str, monk
         allocator(f"127.0.0.2:{port}", serves=False) as (_, other),
     ):
         hosts = sorted(("127.0.0.2", "127.0.0.3", "127.0.0.4"), key=lambda host: host != first)
-        monkeypatch.setattr(search, "_addresses", lambda _: [(host, port) for host in hosts])
+        monkeypatch.setattr(search, "_resolved", lambda _: [(host, port) for host in hosts])
         assert outcome(at(port, "every.allocator.test")) is None
 
     assert (len(reports.shown), other.shown) == (1, [])
@@ -234,7 +234,7 @@ def test_of_two_that_stand_by_the_first_to_serve_is_told(monkeypatch: pytest.Mon
         allocator(f"127.0.0.2:{port}", serves=False) as (_, other),
         ThreadPoolExecutor(1) as beside,
     ):
-        monkeypatch.setattr(search, "_addresses", lambda _: [("127.0.0.4", port), ("127.0.0.2", port)])
+        monkeypatch.setattr(search, "_resolved", lambda _: [("127.0.0.4", port), ("127.0.0.2", port)])
         told = beside.submit(outcome, at(port))
         wait_until(lambda: one.watched > 0 and other.watched > 0)
         other.serve()
@@ -248,7 +248,7 @@ def test_who_stands_by_is_left_as_soon_as_another_one_serves(monkeypatch: pytest
         allocator(f"127.0.0.4:{number_of_all()}") as (port, _),
         allocator(f"127.0.0.2:{port}", serves=False) as (_, other),
     ):
-        monkeypatch.setattr(search, "_addresses", lambda _: [("127.0.0.2", port), ("127.0.0.4", port)])
+        monkeypatch.setattr(search, "_resolved", lambda _: [("127.0.0.2", port), ("127.0.0.4", port)])
         with opened(at(port)):
             wait_until(lambda: other.watched == 0)
 
@@ -297,7 +297,7 @@ def test_who_stands_by_is_watched_though_its_name_has_no_address_any_more(monkey
                 return answer
             raise LinkError("the name has no address")
 
-        monkeypatch.setattr(search, "_addresses", addresses)
+        monkeypatch.setattr(search, "_resolved", addresses)
         told = beside.submit(outcome, at(port))
         wait_until(lambda: len(asked) >= 3)
         reports.serve()

@@ -135,7 +135,7 @@ def _in_slots(entry: NodeEntry, block: Slot) -> Iterable[ClaimId]:
 
 def stand(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Counted], *, is_settled: bool) -> None:
     """A claim holds a block of the node from now on; the sets of the node count its numbers."""
-    held, settled = _numbers(entry, block)
+    held, settled = _bounds_of_block(entry, block)
     if entry.blocks is None:
         entry.blocks = BlockMap()
     others = entry.blocks.values.get(block, ())
@@ -154,7 +154,7 @@ def leave(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Count
     these = blocks.values.get(block, ()) if blocks else ()
     if blocks is None or claim_id not in these:  # it left with another address
         return these
-    held, settled = _numbers(entry, block)
+    held, settled = _bounds_of_block(entry, block)
     left = tuple([holder for holder in these if holder != claim_id])
     if left:
         blocks.put(block, left)
@@ -169,7 +169,7 @@ def leave(entry: NodeEntry, claim_id: ClaimId, block: Slot, sets: Iterable[Count
     return left
 
 
-def _numbers(entry: NodeEntry, block: Slot) -> tuple[int, int]:
+def _bounds_of_block(entry: NodeEntry, block: Slot) -> tuple[int, int]:
     first = number_of(first_of(block))
     return entry.numbers(protocol_of(block), first, first + length_of(block) - 1)
 

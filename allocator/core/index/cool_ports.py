@@ -40,23 +40,23 @@ class CoolPorts:
         """Adds a node to those of a slot."""
         slot, position = Slot(place >> _POSITION_BITS), position_of(place)
         self.nodes[slot] = self.nodes.get(slot, 0) | 1 << position
-        row = _row(position, slot & 3, number_of(slot) // BLOCK)
+        row = _row_key(position, slot & 3, number_of(slot) // BLOCK)
         self.rows[row] = self.rows.get(row, 0) | 1 << number_of(slot) % BLOCK
 
     def discard(self, place: Place) -> None:
         """Takes a node out of those of a slot, where it is one."""
         slot, position = Slot(place >> _POSITION_BITS), position_of(place)
         take_out(self.nodes, slot, 1 << position)
-        take_out(self.rows, _row(position, slot & 3, number_of(slot) // BLOCK), 1 << number_of(slot) % BLOCK)
+        take_out(self.rows, _row_key(position, slot & 3, number_of(slot) // BLOCK), 1 << number_of(slot) % BLOCK)
 
     def on(self, position: int, protocol: Protocol, low: int, high: int) -> int:
         """The numbers of [low, high] that cool on a node, less `low`."""
         first, last = low // BLOCK, high // BLOCK
-        begin, at = _row(position, slot_of(protocol, 0), first), self.rows.get
+        begin, at = _row_key(position, slot_of(protocol, 0), first), self.rows.get
         rows = [at(row, 0).to_bytes(_ROW_BYTES, "little") for row in range(begin, begin + last - first + 1)]
         return int.from_bytes(b"".join(rows), "little") >> low - first * BLOCK & span(0, high - low)
 
 
-def _row(position: int, order: int, block: int) -> int:
+def _row_key(position: int, order: int, block: int) -> int:
     """The key of a row. Those of blocks that follow one another follow one another. order: of the protocol."""
     return (position << 2 | order) << 8 | block

@@ -220,9 +220,9 @@ class LabelIndex:
         self._all &= ~bit
         self._names.discard(node.name, bit)
         for key, value in node.labels.items():
-            _discard(self._labels, key, value, bit)
+            _discard_value(self._labels, key, value, bit)
         for taint in _that_keep_away(node):
-            _discard(self._taints, (taint.key, taint.effect), taint.value, bit)
+            _discard_value(self._taints, (taint.key, taint.effect), taint.value, bit)
 
     def is_empty(self) -> bool:
         return not (self._at or self._all or self._names.nodes or self._labels or self._taints)
@@ -278,7 +278,7 @@ def _that_keep_away(node: Node) -> set[Taint]:
 K = TypeVar("K")
 
 
-def _discard(labels: dict[K, _Label], key: K, value: str, bit: int) -> None:
+def _discard_value(labels: dict[K, _Label], key: K, value: str, bit: int) -> None:
     """Takes a node with a value out of a label; one without values is forgotten."""
     labels[key].discard(value, bit)
     if not labels[key].of_value:

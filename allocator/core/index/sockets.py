@@ -342,7 +342,7 @@ class SocketIndex:
         """The numbers that outgoing connections may take on any of some nodes, as far as those say it."""
         numbers = 0
         for facts, _ in self._facts(nodes) if self.outgoing else ():
-            numbers |= _outgoing(facts)
+            numbers |= _outgoing_numbers(facts)
         return numbers
 
     def _facts(self, nodes: int) -> Iterator[tuple[NodeFacts, int]]:
@@ -386,7 +386,7 @@ class SocketIndex:
             kept |= there if facts.reserves else 0
         if not known:
             return None
-        return _ranges(self.ephemeral(nodes & ~kept) | (span(*USUAL_EPHEMERAL) if nodes & ~known else 0))
+        return _bounded_runs(self.ephemeral(nodes & ~kept) | (span(*USUAL_EPHEMERAL) if nodes & ~known else 0))
 
 
 def _reserved_from(facts: NodeFacts) -> tuple[int, int] | None:
@@ -395,13 +395,13 @@ def _reserved_from(facts: NodeFacts) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=4 * MOST_FACTS)
-def _outgoing(facts: NodeFacts) -> int:
+def _outgoing_numbers(facts: NodeFacts) -> int:
     """The numbers that outgoing connections of a node take."""
     return span(*facts.ephemeral) & ~facts.kept if facts.ephemeral is not None else 0
 
 
 @lru_cache(maxsize=64)
-def _ranges(numbers: int) -> tuple[tuple[int, int], ...]:
+def _bounded_runs(numbers: int) -> tuple[tuple[int, int], ...]:
     """The runs of a set; where they are too many, one in place of the last ones."""
     found = tuple(runs_of(numbers))
     return (

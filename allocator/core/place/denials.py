@@ -99,8 +99,8 @@ def undecided(demand: Demand) -> str:
     """What is said when the search was cut off."""
     what = f"{len(demand.ask.ports)} ports" if len(demand.ask.ports) > 1 else "a port"
     return (
-        f"the search for {what} on {_count(demand.candidates.nodes)} was cut off before it was known whether there is"
-        " room. Retry. Fewer ports in one Pod, or fewer Pods that wait for a node, make the search shorter"
+        f"the search for {what} on {_nodes_in_words(demand.candidates.nodes)} was cut off before it was known whether"
+        " there is room. Retry. Fewer ports in one Pod, or fewer Pods that wait for a node, make the search shorter"
     )
 
 
@@ -120,7 +120,7 @@ def conflicts(demand: Demand) -> list[Mistake]:
         mistakes.append(Mistake(Reason.PORT_CONFLICT, _field(demand, port), message))
     if not mistakes:
         numbers = ", ".join(str(key) for _, key in demand.fixed)
-        message = f"{numbers} are each free somewhere, but not together on one of {_count(candidates.nodes)}"
+        message = f"{numbers} are each free somewhere, but not together on one of {_nodes_in_words(candidates.nodes)}"
         mistakes.append(Mistake(Reason.PORT_CONFLICT, "ports", message))
     return mistakes
 
@@ -138,12 +138,12 @@ def exhausted(demand: Demand) -> Mistake:
     wanted = [group.count for group in demand.groups if not group.number]
     of_range = demand.within_range().bit_count()
     taken = span(ask.low, ask.high) & view.reserved.numbers
-    aside = f", {_some(taken)} reserved" if taken else ""
+    aside = f", {_lowest_runs(taken)} reserved" if taken else ""
     held = 0
     for protocol in demand.protocols:
         held |= view.services.within(protocol, ask.low, ask.high) << ask.low
     if held:
-        aside += f", {_some(held)} held by Services"
+        aside += f", {_lowest_runs(held)} held by Services"
     left = "no number" if len(wanted) == 1 else f"no {len(wanted)} numbers"
     if wants_runs(demand):
         left = "no run of " + " and of ".join(
@@ -170,7 +170,7 @@ def _minutes_ago(demand: Demand, name: NodeName) -> str:
     return f"{demand.view.ports.sockets.age(name) / 60:.0f} minutes ago"
 
 
-def _some(numbers: int) -> str:
+def _lowest_runs(numbers: int) -> str:
     """The lowest runs of a set of numbers, as text, and how many more numbers there are."""
     shown = 0
     for low, high in islice(runs_of(numbers), SHOWN_RUNS):
@@ -193,7 +193,7 @@ def behind(demand: Demand, in_the_way: Sequence[Claim]) -> Iterator[PodWarning]:
 
 def full(demand: Demand) -> PodWarning:
     """The sentence for a Pod that is admitted although no candidate has room."""
-    on = _count(demand.candidates.nodes)
+    on = _nodes_in_words(demand.candidates.nodes)
     message = f"every one of {on} is full: the Pod stays Pending until there is room or another node"
     return PodWarning(Notice.ALL_FULL, message)
 
@@ -272,12 +272,12 @@ def _holder(demand: Demand, claim: Claim) -> str:
 
 
 def _on_all(nodes: int) -> str:
-    return "on the only candidate node" if nodes.bit_count() == 1 else f"on all {_count(nodes)}"
+    return "on the only candidate node" if nodes.bit_count() == 1 else f"on all {_nodes_in_words(nodes)}"
 
 
 def _on_any(nodes: int) -> str:
-    return "on the only candidate node" if nodes.bit_count() == 1 else f"on any of {_count(nodes)}"
+    return "on the only candidate node" if nodes.bit_count() == 1 else f"on any of {_nodes_in_words(nodes)}"
 
 
-def _count(nodes: int) -> str:
+def _nodes_in_words(nodes: int) -> str:
     return f"{nodes.bit_count()} candidate nodes"

@@ -283,7 +283,7 @@ class _PodPlacement:
         if demand.view.reserved.numbers and demand.ask.policy.is_ranged:
             self._check_reserved(numbers)
         node, moves = (choice.node, choice.moves) if choice else (None, ())
-        return Placement(_ports(demand, numbers), node, (*_cautions(demand), *more), moves)
+        return Placement(_claim_ports(demand, numbers), node, (*_cautions(demand), *more), moves)
 
     def _check_reserved(self, numbers: Numbers) -> None:
         """Raises Refused where a policy chose a reserved number."""
@@ -370,7 +370,7 @@ def _placed_lease(demand: Demand) -> Placement:
 def _leased(demand: Demand, numbers: Numbers, nodes: int) -> Placement:
     if demand.is_of_service(numbers):
         raise Refused(*denials.of_services(demand, _as_held(demand, demand.keys(numbers))))
-    return Placement(_ports(demand, numbers), demand.view.nodes.pick(nodes), tuple(_cautions(demand)))
+    return Placement(_claim_ports(demand, numbers), demand.view.nodes.pick(nodes), tuple(_cautions(demand)))
 
 
 def _cautions(demand: Demand) -> Iterator[PodWarning]:
@@ -393,7 +393,7 @@ def _by_group(by_port: Numbers, groups: Sequence[PortGroup]) -> Numbers:
     return tuple(by_port[group.members[0]] for group in groups)
 
 
-def _ports(demand: Demand, numbers: Numbers) -> tuple[ClaimPort, ...]:
+def _claim_ports(demand: Demand, numbers: Numbers) -> tuple[ClaimPort, ...]:
     """The ports of the ask, in its order, with the numbers of their groups."""
     groups = zip(demand.groups, numbers, strict=True)
     number_of = {member: number for group, number in groups for member in group.members}

@@ -320,7 +320,7 @@ def _collisions(ask: Ask, groups: Sequence[PortGroup]) -> list[Mistake]:
             port = ask.ports[member]
             key = PortKey(normalise_ip(port.host_ip), port.protocol, group.number)
             earlier = seen.setdefault((port.protocol, group.number), {})
-            other = _first_conflict(key.ip, earlier)
+            other = _first_indexed_conflict(key.ip, earlier)
             if other is not None:
                 message = f"{port} and {other} would both get {key}. Give them different numbers"
                 mistakes.append(Mistake(Reason.OWN_PORTS_COLLIDE, f"ports[{member}]", message))
@@ -328,7 +328,7 @@ def _collisions(ask: Ask, groups: Sequence[PortGroup]) -> list[Mistake]:
     return mistakes
 
 
-def _first_conflict(ip: str, earlier: Mapping[str, PortAsk]) -> PortAsk | None:
+def _first_indexed_conflict(ip: str, earlier: Mapping[str, PortAsk]) -> PortAsk | None:
     """The first port whose address conflicts with this one. Two look-ups where there is none: there may be hundreds."""
     if ip == WILDCARD:
         return next(iter(earlier.values()), None)

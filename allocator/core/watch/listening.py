@@ -105,7 +105,7 @@ def is_open(node: NodeName, key: PortKey, sockets: OpenSockets) -> bool | None:
         addresses = sockets.addresses(node, key.protocol, number)
         if addresses is None:
             return None
-        if addresses and any(_serves(canonical_ip(address), canonical_ip(key.ip)) for address in addresses):
+        if addresses and any(_takes(canonical_ip(address), canonical_ip(key.ip)) for address in addresses):
             return True
     return False if key.protocol in ALWAYS_REPORTED else None
 
@@ -130,7 +130,7 @@ def is_heard(
     return True if True in said else None if None in said else False
 
 
-def _serves(address: str, wanted: str) -> bool:
+def _takes(address: str, wanted: str) -> bool:
     """Whether a socket on an address takes what is sent to the wanted one, both canonical."""
     if wanted == WILDCARD:
         return not address.startswith(LOOPBACK)
