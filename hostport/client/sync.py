@@ -3,6 +3,10 @@
     with Client("127.0.0.1:50051") as client, client.lease("Relay/r1", Port("media", "UDP")) as lease:
         serve(lease["media"])
 
+This is not the asynchronous client on an event loop in a thread. The program may have a loop of its own, and in
+grpc.aio the loops of all threads share one poller: whichever it wakes for nothing logs an error (grpc/grpc#25364).
+What both clients know is in `lease_state` and `channel`; each adds how it waits and calls.
+
 Rules:
 
 * A lease is renewed by a thread of its own until it is released, at the end of the block, by `release`, or when the
