@@ -103,7 +103,7 @@ def with_blocks(pod: NewPod, settings: PodSettings) -> tuple[NewPod, tuple[Mista
         mistakes += [_sizes_differ(name, each.name) for each in list(others.values())[:1] if each[1:] != mine[1:]]
     if not mistakes:
         pod = _sized(pod, sizes)
-        mistakes += _too_many_numbers(pod, own_network=settings.own_network)
+        mistakes += _excessive_blocks(pod, own_network=settings.own_network)
         mistakes += () if settings.own_network else _shared_first(pod, settings)
     return pod, tuple(mistakes)
 
@@ -206,7 +206,7 @@ def _shared_first(pod: NewPod, settings: PodSettings) -> Iterator[Mistake]:
             yield Mistake(Reason.BLOCK_INVALID, f"{port.path}.hostPort", f"{why}. {remedy}")
 
 
-def _too_many_numbers(pod: NewPod, *, own_network: bool) -> Iterator[Mistake]:
+def _excessive_blocks(pod: NewPod, *, own_network: bool) -> Iterator[Mistake]:
     numbers = sum(port.count for port in pod.ports)
     if numbers > MOST_NUMBERS:
         why = f"its ports stand for {numbers:,} numbers in all, more than {MOST_NUMBERS:,}: ask for smaller blocks"

@@ -271,14 +271,14 @@ def wanted_env(
 ) -> Entries:
     """The variables of the container at a place, in order. Names that two different ports want go to `clashes`."""
     entries: Entries = dict(_REFERRING) if is_addressed else {HOST_IP: _REFERRING[HOST_IP]}
-    for name, number in _names_by_port(at, assigned):
+    for name, number in _named_numbers(at, assigned):
         entry = {"name": name, "value": str(number)}
         if entries.setdefault(name, entry) != entry:
             clashes[name] = None
     return entries
 
 
-def _names_by_port(at: int, assigned: tuple[AssignedPort, ...]) -> Iterator[tuple[str, int]]:
+def _named_numbers(at: int, assigned: tuple[AssignedPort, ...]) -> Iterator[tuple[str, int]]:
     """Plain names first, then those with the container's name, each in port order; the first of a name wins."""
     by_suffix: dict[str, list[AssignedPort]] = {}
     shared: list[AssignedPort] = []  # by several containers

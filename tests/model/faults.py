@@ -226,7 +226,14 @@ def never_expire(patch: Patch) -> None:
 
 def journal_a_move_after_the_end(patch: Patch) -> None:
     """A plan that is moved while its end is being written is back after a restart."""
-    patch.setattr(Changes, "_lasting", lambda self, claim_id: self._ledger.claims.get(claim_id))
+    known = Changes._entries
+
+    def entries(self: Changes, changes: dict[ClaimId, Claim | None]) -> list[Entry]:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(self, "ending", {})
+            return known(self, changes)
+
+    patch.setattr(Changes, "_entries", entries)
 
 
 def release_before_the_commit(patch: Patch) -> None:
