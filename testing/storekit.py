@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from allocator.core.candidates import Constraints, NodeName
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, PodUid, State
-from allocator.core.ports import Protocol
+from allocator.core.ports import PortKey, Protocol
 from allocator.core.store import ClaimStore
 
 LOW, HIGH = 200, 2_400
@@ -60,6 +62,19 @@ def assert_in_step(store: ClaimStore) -> None:
     for name in map(NodeName, store.nodes.names):
         held, expected = ({(key, id(claim)) for key, claim in each.ports.port_map(name)} for each in (store, anew))
         assert held == expected, f"{name}: the very claims of the store"
+    for claim in store.claims.values():
+        assert _answers(store, claim) == _answers(anew, claim), claim
+
+
+def _answers(store: ClaimStore, claim: Claim) -> object:
+    """What the maps of each kind of holder say of a claim's ports, and its candidate set of those that float there."""
+    ports, sets, candidates = store.ports, store.sets, store.sets.of(claim.constraints)
+    staying: list[Callable[[PortKey], int]] = [partial(ports.staying, rank=rank) for rank in PRIORITIES]
+    kinds = [ports.planned, ports.leased, ports.settled, *staying]
+    nodes = [{*store.nodes.names_of(kind(key))} for key in claim.keys for kind in kinds]
+    floating = [candidates.floating_numbers(protocol, LOW, HIGH) for protocol in Protocol]
+    wanting = [{*store.wanting_any(key)} for key in claim.keys]
+    return nodes, floating, candidates.floats, candidates.roaming, sets.highest_rank, wanting
 
 
 def _names(store: ClaimStore) -> dict[tuple[str, str], set[ClaimId]]:

@@ -5,6 +5,7 @@ Longer than 350 lines because what follows a claim as it comes, changes and goes
 Rules:
 
 * Claims and indexes change together, in `insert`, `remove` and `replace`, and nowhere else.
+* Each index goes by a key, some fields of a claim (`_keys`). `replace` passes over those whose key is as before.
 * A claim that differs from the one before it in its end alone changes the index of ends and no other (a renewal).
 * What is counted is counted as claims come and go: no reader walks over all of them.
 """
@@ -12,10 +13,11 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
+from functools import partial
 from heapq import heappop, heappush
 from itertools import chain, islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -45,6 +47,13 @@ class Outstanding(NamedTuple):
 NOTHING = Outstanding(0, 0)
 
 
+class _Index(NamedTuple):
+    """How a claim comes and goes. Both are given the claim and its key."""
+
+    add: Callable[[Claim, Any], None]
+    discard: Callable[[Claim, Any], None]  # of the very claim that was added, while it is still the one of its id
+
+
 class ClaimStore:
     """What is in force. Readers look at the attributes; writers call the methods."""
 
@@ -61,8 +70,7 @@ class ClaimStore:
         self.pending: set[ClaimId] = set()  # decided and not durable yet: counted, and shown to nobody
         self.by_controller: dict[Key, dict[ClaimId, None]] = {}  # reservations, oldest first: there may be many
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
-        self.unsettled: set[ClaimId] = set()
-        self.ids: OrderedKeys[ClaimId] = OrderedKeys()
+        self.ids, self.unsettled = OrderedKeys[ClaimId](), set[ClaimId]()
         self.portless: set[ClaimId] = set()  # their Pods have no host port any more: they stand nowhere
         self.leases: dict[ClaimId, None] = {}
         self.leases_end, self.others_end = Deadlines[ClaimId](), Deadlines[ClaimId]()
@@ -73,8 +81,22 @@ class ClaimStore:
         self.states: Counter[State] = Counter()  # of what we granted
         self.ranges: Counter[Bounds] = Counter()  # of what we granted, by the range that it came from
         self.unmanaged_ports = 0  # held by Pods that we never granted anything
-        self.reserved_in: dict[str, Outstanding] = {}  # by namespace: reservations of Pods that were not seen
-        self.leased_in: dict[str, Outstanding] = {}
+        # By namespace: the reservations of Pods that were not seen, and the leases.
+        self.reserved_in, self.leased_in = dict[str, Outstanding](), dict[str, Outstanding]()
+        self._indexes = self._all_indexes()
+
+    def _all_indexes(self) -> tuple[_Index, ...]:
+        """All but that of ends, which is told of each change: an end that was taken may have to be told again."""
+        return (
+            _Index(self._note_name, self._forget_name),
+            _Index(self._note_pod, self._forget_pod),
+            _Index(self._note_waiting, self._forget_waiting),
+            _Index(self._enter, self._exit),
+            _Index(self._want, self._want_no_more),
+            _Index(partial(self._count_shape, 1), partial(self._count_shape, -1)),
+            _Index(partial(self._count, 1), partial(self._count, -1)),
+            _Index(self._stand, self._leave),
+        )
 
     def named(self, owner: Owner) -> frozenset[ClaimId]:
         """Succession: the claims of Pods with this very namespace and name."""
@@ -102,7 +124,11 @@ class ClaimStore:
         """
         if claim.id in self.claims:
             raise AssertionError(f"claim {claim.id} exists")
-        self._insert(claim)
+        self.claims[claim.id] = claim
+        self.expect(claim)
+        for (add, _), key in zip(self._indexes, _keys(claim), strict=True):
+            if key is not None:
+                add(claim, key)
         self.ids.add(claim.id)
 
     def publish(self, claim_id: ClaimId) -> Claim | None:
@@ -117,85 +143,49 @@ class ClaimStore:
             self._touch(claim)
         return claim
 
-    def _insert(self, claim: Claim) -> None:
-        self.claims[claim.id] = claim
-        full_name, is_settled, numbers = claim.owner.full_name, claim.is_settled, count_numbers(claim.ports)
-        if full_name is not None:
-            self._note_name(claim.id, *full_name)
-        if controller := _waits_for(claim):
-            self.by_controller.setdefault(controller, {})[claim.id] = None
-        if claim.pod_uid is not None:
-            self.by_pod[claim.pod_uid] = claim.id
-        if not is_settled:
-            self.unsettled.add(claim.id)
-            if claim.node is None:
-                self._wait(claim)
-        if not claim.ports:
-            self.portless.add(claim.id)
-        if claim.state is State.LEASED:
-            self.leases[claim.id] = None
-        self.expect(claim)
-        self._count_shape(claim, 1)
-        self._count(claim, 1, numbers)
-        self.ports.stand(claim, is_settled=is_settled)
-
-    def _note_name(self, claim_id: ClaimId, namespace: str, name: str) -> None:
-        names = self._by_name.setdefault(namespace, {})
-        others = names.get(name, ())
-        names[name] = (*others, claim_id)
-        if others:
-            self._shared.add((namespace, name))
-
     def expect(self, claim: Claim) -> None:
         """Its end is told when it is due; also once more, where it was told and did not come about."""
         if claim.expires is not None:
             self._ends(claim).add(claim.id, claim.expires)
+
+    def _expect_no_more(self, claim: Claim) -> None:
+        if claim.expires is not None:
+            self._ends(claim).discard(claim.id, claim.expires)
 
     def _ends(self, claim: Claim) -> Deadlines[ClaimId]:
         return self.leases_end if claim.state is State.LEASED else self.others_end
 
     def remove(self, claim_id: ClaimId) -> None:
         """Takes the claim of an id out of every index, and off its node."""
+        claim = self.claims[claim_id]
         self.ids.discard(claim_id)
-        self._remove(claim_id)
+        for (_, discard), key in zip(self._indexes, _keys(claim), strict=True):
+            if key is not None:
+                discard(claim, key)
+        self._expect_no_more(claim)
         del self.claims[claim_id]
 
-    def _remove(self, claim_id: ClaimId) -> None:
-        """From every index; `claims` itself is left, since it is large, and made anew where many were deleted."""
-        claim = self.claims[claim_id]
-        full_name, is_settled, numbers = claim.owner.full_name, claim.is_settled, count_numbers(claim.ports)
-        self.ports.leave(claim, is_settled=is_settled)
-        if full_name is not None:
-            self._forget_name(claim_id, *full_name)
-        if controller := _waits_for(claim):
-            del self.by_controller[controller][claim_id]
-            if not self.by_controller[controller]:
-                del self.by_controller[controller]
-        if claim.pod_uid is not None:
-            del self.by_pod[claim.pod_uid]
-        self.unsettled.discard(claim_id)
-        if claim_id in self.unplanned:
-            self._wait_no_more(claim)
-        self.portless.discard(claim_id)
-        self.leases.pop(claim_id, None)
-        if claim.expires is not None:
-            self._ends(claim).discard(claim_id, claim.expires)
-        self._count_shape(claim, -1)
-        self._count(claim, -1, numbers)
-
     def replace(self, claim: Claim) -> None:
-        """The claim in place of the one with its id. A new end alone touches the index of ends, and no other."""
+        """The claim in place of the one with its id. An index whose key is the same as before is passed over."""
         old = self.claims[claim.id]
-        # Everything but the end is what the other indexes go by.
-        if replace(claim, expires=old.expires) != old:
-            self._remove(claim.id)
-            self._insert(claim)
-            return
-        if old.expires is not None:
-            self._ends(old).discard(old.id, old.expires)
+        changed = self._changed(old, claim)
+        for index, before, _ in changed:
+            if before is not None:
+                index.discard(old, before)
+        self._expect_no_more(old)
         self.claims[claim.id] = claim
+        for index, _, now in changed:
+            if now is not None:
+                index.add(claim, now)
         self.expect(claim)
         self._touch(claim)
+
+    def _changed(self, old: Claim, claim: Claim) -> list[tuple[_Index, Any, Any]]:
+        """The indexes whose key is another one now, each with the keys of both claims."""
+        if replace(claim, expires=old.expires) == old:  # a renewal, without a look at each of them
+            return []
+        keys = zip(self._indexes, _keys(old), _keys(claim), strict=True)
+        return [(index, before, now) for index, before, now in keys if before != now]
 
     def _touch(self, claim: Claim) -> None:
         """Notes that a claim looks different now, though nothing came or went: readers look again."""
@@ -204,7 +194,57 @@ class ClaimStore:
         if claim.node and (entry := nodes.entries[nodes.positions[claim.node]]) is not None:
             entry.changed = nodes.changes
 
-    def _wait(self, claim: Claim) -> None:
+    def _note_name(self, claim: Claim, full_name: Key) -> None:
+        namespace, name = full_name
+        names = self._by_name.setdefault(namespace, {})
+        others = names.get(name, ())
+        names[name] = (*others, claim.id)
+        if others:
+            self._shared.add(full_name)
+
+    def _forget_name(self, claim: Claim, full_name: Key) -> None:
+        namespace, name = full_name
+        names = self._by_name[namespace]
+        left = tuple(each for each in names[name] if each != claim.id)
+        if left:
+            names[name] = left
+            if len(left) == 1:
+                self._shared.discard(full_name)
+            return
+        del names[name]
+        if not names:
+            del self._by_name[namespace]
+
+    def _note_pod(self, claim: Claim, uid: PodUid) -> None:
+        self.by_pod[uid] = claim.id
+
+    def _forget_pod(self, _: Claim, uid: PodUid) -> None:
+        del self.by_pod[uid]
+
+    def _note_waiting(self, claim: Claim, controller: Key) -> None:
+        self.by_controller.setdefault(controller, {})[claim.id] = None
+
+    def _forget_waiting(self, claim: Claim, controller: Key) -> None:
+        waiting = self.by_controller[controller]
+        del waiting[claim.id]
+        if not waiting:
+            del self.by_controller[controller]
+
+    def _enter(self, claim: Claim, sets: tuple[bool, bool, bool]) -> None:
+        is_settled, is_portless, is_lease = sets
+        if not is_settled:
+            self.unsettled.add(claim.id)
+        if is_portless:
+            self.portless.add(claim.id)
+        if is_lease:
+            self.leases[claim.id] = None
+
+    def _exit(self, claim: Claim, _: object) -> None:
+        self.unsettled.discard(claim.id)
+        self.portless.discard(claim.id)
+        self.leases.pop(claim.id, None)
+
+    def _want(self, claim: Claim, _: object) -> None:
         self.unplanned.add(claim.id)
         self.unplanned_within[claim.constraints] += 1
         for slot in {key.slot for key in claim.keys}:
@@ -228,7 +268,7 @@ class ClaimStore:
             found.update(blocks.values[block])
         return found
 
-    def _wait_no_more(self, claim: Claim) -> None:
+    def _want_no_more(self, claim: Claim, _: object) -> None:
         self.unplanned.discard(claim.id)
         self.unplanned_within[claim.constraints] -= 1
         if not self.unplanned_within[claim.constraints]:
@@ -244,21 +284,7 @@ class ClaimStore:
             if not self.wanting[slot]:
                 del self.wanting[slot]
 
-    def _forget_name(self, claim_id: ClaimId, namespace: str, name: str) -> None:
-        names = self._by_name[namespace]
-        left = tuple(each for each in names[name] if each != claim_id)
-        if left:
-            names[name] = left
-            if len(left) == 1:
-                self._shared.discard((namespace, name))
-            return
-        del names[name]
-        if not names:
-            del self._by_name[namespace]
-
-    def _count_shape(self, claim: Claim, change: int) -> None:
-        if len(claim.ports) < 2 or not claim.owner.is_pod:
-            return
+    def _count_shape(self, change: int, claim: Claim, _: object) -> None:
         shape, numbers = claim.shape, tuple([port.host_port for port in claim.ports])
         counts = self.by_shape.setdefault(shape, {})
         counts[numbers] = counts.get(numbers, 0) + change
@@ -267,33 +293,51 @@ class ClaimStore:
             if not counts:
                 del self.by_shape[shape]
 
-    def _count(self, claim: Claim, change: int, numbers: int) -> None:
-        if claim.unmanaged:
+    def _count(self, change: int, _: Claim, counted: tuple[bool, State, Bounds | None, str, int]) -> None:
+        unmanaged, state, bounds, namespace, numbers = counted
+        if unmanaged:
             self.unmanaged_ports += change * numbers
             return
-        self.states[claim.state] += change
-        if claim.state is State.RESERVED or claim.state is State.LEASED:
-            self._count_tenant(claim, change, numbers)
-        if claim.range is not None:
-            self.ranges[claim.range] += change
-            if not self.ranges[claim.range]:
-                del self.ranges[claim.range]
+        self.states[state] += change
+        if state is State.RESERVED or state is State.LEASED:
+            sums = self.leased_in if state is State.LEASED else self.reserved_in
+            claims, ports = sums.get(namespace, NOTHING)
+            if claims + change:
+                sums[namespace] = Outstanding(claims + change, ports + change * numbers)
+            else:
+                del sums[namespace]
+        if bounds is not None:
+            self.ranges[bounds] += change
+            if not self.ranges[bounds]:
+                del self.ranges[bounds]
 
-    def _count_tenant(self, claim: Claim, change: int, numbers: int) -> None:
-        sums = self.leased_in if claim.state is State.LEASED else self.reserved_in
-        namespace = claim.owner.namespace
-        claims, ports = sums.get(namespace, NOTHING)
-        if claims + change:
-            sums[namespace] = Outstanding(claims + change, ports + change * numbers)
-        else:
-            del sums[namespace]
+    def _stand(self, claim: Claim, standing: tuple[bool, object]) -> None:
+        is_settled, _ = standing
+        self.ports.stand(claim, is_settled=is_settled)
+
+    def _leave(self, claim: Claim, standing: tuple[bool, object]) -> None:
+        is_settled, _ = standing
+        self.ports.leave(claim, is_settled=is_settled)
 
 
-def _waits_for(claim: Claim) -> Key | None:
-    """The controller whose next Pod a reservation may be."""
-    if claim.state is not State.RESERVED or not claim.owner.controller_uid:
-        return None
-    return claim.owner.namespace, claim.owner.controller_uid
+def _keys(claim: Claim) -> tuple[Any, ...]:
+    """By what of a claim each index goes, in the order of `ClaimStore._indexes`. None: the claim is not in it."""
+    owner, ports, state, node, constraints = claim.owner, claim.ports, claim.state, claim.node, claim.constraints
+    is_settled, is_lease = claim.is_settled, state is State.LEASED
+    return (
+        owner.full_name,
+        claim.pod_uid,
+        # The controller whose next Pod a reservation may be.
+        (owner.namespace, owner.controller_uid) if state is State.RESERVED and owner.controller_uid else None,
+        (is_settled, not ports, is_lease),
+        # What those want that stand nowhere.
+        (ports, constraints) if node is None and not is_settled else None,
+        # The shape of Pods of several ports.
+        ports if len(ports) > 1 and owner.is_pod else None,
+        (claim.unmanaged, state, claim.range, owner.namespace, count_numbers(ports)),
+        # The numbers, where they are or may land, and of which kind the holder is: all that `PortIndex` looks at.
+        (is_settled, (ports, node, constraints, is_lease, claim.is_terminating, claim.priority, claim.may_preempt)),
+    )
 
 
 LEAST_SECONDS = 64
@@ -392,21 +436,21 @@ class FormerNumbers:
             claim.shape, tuple(port.host_port for port in claim.ports), counts if max(counts, default=1) > 1 else ()
         )
         size = sum(PORT_BYTES + len(port.container) + len(port.name) for port in claim.ports)
-        for key in () if claim.unmanaged else _keys(claim.owner, claim.constraints):
+        for key in () if claim.unmanaged else _former_keys(claim.owner, claim.constraints):
             self._had.put(key, had, size + sum(map(len, key)))
 
     def numbers(self, owner: Owner, constraints: Constraints, shape: Shape) -> Numbers:
         """What the Pod had, one number for each port; nothing where it is new or has changed."""
-        found = map(self._had.get, _keys(owner, constraints))
+        found = map(self._had.get, _former_keys(owner, constraints))
         return next((had.numbers for had in found if had is not None and had.shape == shape), ())
 
     def own(self, owner: Owner, constraints: Constraints) -> frozenset[int]:
         """Every number that the owner had, whatever else has changed."""
-        found = map(self._had.get, _keys(owner, constraints))
+        found = map(self._had.get, _former_keys(owner, constraints))
         return frozenset(number for had in found if had is not None for number in had.all_numbers())
 
 
-def _keys(owner: Owner, constraints: Constraints) -> Iterator[_FormerKey]:
+def _former_keys(owner: Owner, constraints: Constraints) -> Iterator[_FormerKey]:
     """A Pod that was admitted without a name has one when it goes, so that it is remembered by both."""
     if owner.name:
         yield (owner.namespace, owner.name) if owner.kind == POD else ("", owner.kind, owner.namespace, owner.name)
