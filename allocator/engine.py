@@ -27,14 +27,7 @@ from allocator.core.claims import Claim, ClaimId
 from allocator.core.ledger import Ledger
 from allocator.core.view import is_over
 from allocator.idempotency import Answers, Granted, IdempotencyKey, UnderWay
-from allocator.journal.contract import (
-    Answer,
-    Durability,
-    JournalError,
-    failure_of,
-    once_certain,
-    unavailable_text,
-)
+from allocator.journal.contract import Answer, Durability, JournalError, NotWantedError
 from allocator.maintenance import Changes, Maintenance, Surroundings
 from allocator.recovery import Recovery
 from allocator.sight import Sight
@@ -178,7 +171,7 @@ class Engine:
         committed = self._commit(claim, old, answer, under_way)
 
         def settle(committed: asyncio.Future[bool]) -> None:
-            failure = failure_of(committed)
+            failure = _outcome_of(committed)
             self.around.committed(perf_counter() - decided)
             if failure is None:
                 self.ledger.publish(claim.id)  # others see it from here on
@@ -236,7 +229,7 @@ class Engine:
     def _take_back(self, claim: Claim, old: Claim | None, committed: asyncio.Future[bool]) -> None:
         """The decision was not made durable: what was before it is again."""
         if old is None:
-            once_certain(committed, lambda: self.ledger.abort(claim.id))
+            _once_certain(committed, lambda: self.ledger.abort(claim.id))
         elif self.ledger.claims.get(claim.id) is claim:
             self.changes.put_back(old)
 
@@ -303,16 +296,37 @@ async def _durable(committed: asyncio.Future[bool]) -> None:
         Refused, NotServedError: it failed, or takes too long.
 
     """
-    try:
-        async with asyncio.timeout(END_SECONDS):
-            await asyncio.shield(committed)
-    except JournalError as error:
-        if error.refusal is not None:
-            raise error.refusal from error
-        raise NotServedError(error.reason, unavailable_text(error)) from error
-    except TimeoutError as error:
+    committed.add_done_callback(_outcome_of)  # else it is told that nobody asked, where whoever waits goes
+    await asyncio.wait([committed], timeout=END_SECONDS)
+    if not committed.done():
         message = "the API server does not answer: what was asked is still being tried. Repeat the call to learn of it"
-        raise NotServedError(Reason.LEASE_NOT_STORED, message) from error
+        raise NotServedError(Reason.LEASE_NOT_STORED, message)
+    failure = _outcome_of(committed)
+    if failure is not None:
+        raise failure
+
+
+def _outcome_of(committed: asyncio.Future[bool]) -> Refused | NotServedError | None:
+    """What callers are told of a decision, in no other words, when its commit is done; None: it is durable."""
+    if committed.cancelled():
+        return NotServedError(Reason.NOT_SERVING, "the allocator is stopping; retry")
+    error = committed.exception()
+    if error is None:
+        return None if committed.result() else NotWantedError()
+    if isinstance(error, JournalError) and error.refusal is not None:
+        return error.refusal
+    reason = error.reason if isinstance(error, JournalError) else Reason.JOURNAL_UNAVAILABLE
+    return NotServedError(reason, f"the decision could not be made durable ({error}); nothing was changed")
+
+
+def _once_certain(committed: asyncio.Future[bool], do: Callable[[], None]) -> None:
+    """Does it now, or when it is certain that nothing of a decision is kept that was not made durable."""
+    error = None if committed.cancelled() else committed.exception()
+    until = error.until if isinstance(error, JournalError) else None
+    if until is None:
+        do()
+    else:
+        until.add_done_callback(lambda done: None if done.cancelled() else do())
 
 
 def _incomplete(error: UndecidedError) -> NotServedError:

@@ -35,7 +35,7 @@ from allocator.core.sockets import SocketChange
 from allocator.core.watch.replanner import Incident, IncidentKind
 from allocator.freeing import FreeingQueue
 from allocator.idempotency import Answers
-from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, failure_of, pass_on, unheard
+from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, unheard
 from allocator.slices import MOST_WEIGHT, slices
 from hostport.logs import log_event
 
@@ -80,7 +80,7 @@ class Changes:
             return bool(changes)  # none, or all of them are ending: then there may be more
 
         def settle(committed: asyncio.Future[bool]) -> None:
-            if failure_of(committed) is not None:
+            if not is_durable(committed):
                 self.unsaved.update(changes)  # submissions settle in order: what is there is older
             elif not is_all:
                 self.save()
@@ -137,14 +137,18 @@ class Changes:
         ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.ending.update(dict.fromkeys(claim_ids, ended))
 
+        def freed() -> None:
+            if not ended.done():  # else whoever waited has gone
+                ended.set_result(True)
+
         def settle(committed: asyncio.Future[bool]) -> None:
-            if failure_of(committed) is None:
-                self._freeing.put(claim_ids, at, lambda: pass_on(committed, ended))
+            if is_durable(committed):
+                self._freeing.put(claim_ids, at, freed)
                 return
             for claim_id in claim_ids:
                 del self.ending[claim_id]
                 self._ledger.still_due(claim_id)
-            pass_on(committed, ended)
+            _fail_as(committed, ended)
 
         committed.add_done_callback(settle)
         return ended
@@ -189,7 +193,7 @@ class Changes:
             self._go_on_ending(committed)
 
     def _go_on_ending(self, committed: asyncio.Future[bool]) -> None:
-        if failure_of(committed) is None:  # else with the next tick
+        if is_durable(committed):  # else with the next tick
             self.end_due()
 
     def forget_answers(self) -> None:
@@ -197,7 +201,22 @@ class Changes:
         before = self._answers.forget(self._now())
         if before is not None:
             self.save()
-            self._durability.record([Forget(before)]).add_done_callback(failure_of)
+            self._durability.record([Forget(before)]).add_done_callback(is_durable)
+
+
+def is_durable(committed: asyncio.Future[bool]) -> bool:
+    """Whether what a verb of `Durability` was told is durable, now that its future is done."""
+    return not committed.cancelled() and committed.exception() is None and committed.result()
+
+
+def _fail_as(committed: asyncio.Future[bool], later: asyncio.Future[bool]) -> None:
+    """Settles a future as one of `Durability` that failed; nobody need wait for either."""
+    error = None if committed.cancelled() else committed.exception()
+    if error is None:
+        later.cancel()
+    elif not later.done():  # else whoever waited has gone
+        later.set_exception(error)
+        later.exception()  # else it is told that nobody asked for it
 
 
 @dataclass(slots=True)
@@ -328,7 +347,7 @@ class Maintenance:
         """
         if now - self._clock_kept >= CLOCK_SECONDS and (self._answers.are_fading or self._ledger.claims.has_leases):
             self._clock_kept = now
-            self._durability.record([]).add_done_callback(failure_of)
+            self._durability.record([]).add_done_callback(is_durable)
 
     def _look_for_listeners(self, now: float) -> None:
         """Compares some numbers that are given with what is open, and asks agents where it is in doubt what that is."""

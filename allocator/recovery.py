@@ -15,8 +15,8 @@ from allocator.clock import Clock
 from allocator.core.claims import Claim, ClaimId, State, weight_of
 from allocator.core.ledger import Ledger
 from allocator.idempotency import Answers
-from allocator.journal.contract import Drop, Durability, Entry, Journal, Put, Recorded, failure_of
-from allocator.maintenance import Changes
+from allocator.journal.contract import Drop, Durability, Entry, Journal, Put, Recorded
+from allocator.maintenance import Changes, is_durable
 from allocator.slices import slices
 from hostport.logs import log_event
 
@@ -63,7 +63,7 @@ class Recovery:
     def _journal(self, entries: Sequence[Entry]) -> None:
         if entries:
             self._changes.save()
-            self._durability.record(entries).add_done_callback(failure_of)  # the next start would find the same
+            self._durability.record(entries).add_done_callback(is_durable)  # the next start would find the same
 
     def _given_up(self, claim_id: ClaimId) -> Drop:
         self._ledger.end(claim_id, self._clock())

@@ -4,7 +4,6 @@ Rules:
 
 * The engine says what it decides by the verbs of `Durability`. What a verb writes is the affair of who implements it.
 * What is durable is certain; what failed is not there, or becomes certain when `JournalError.until` is done.
-* Callers are told what came of a decision by `failure_of`, and in no other words.
 """
 
 from __future__ import annotations
@@ -136,8 +135,8 @@ class Durability(Protocol):
         """
 
 
-class Journal:
-    """The base of all journals: a kind of journal says how it submits, and what of the rest is different with it."""
+class Journal(Durability):
+    """The base of all journals: a kind of journal says what its verbs do, and what of the rest is different with it."""
 
     kind: str = ""
     """What people are told that it is."""
@@ -176,38 +175,15 @@ class Journal:
         """
 
     def load(self, clock: Callable[[], float | None] = no_clock) -> Kept:
-        """What is in force. Called once, when it is open, before any submission. `clock`: see there."""
+        """What is in force. Called once, when it is open, before any verb. `clock`: see there."""
         self.clock = clock
         return self._kept()
 
     def _kept(self) -> Kept:
         return Kept()
 
-    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
-        """Makes entries durable, together; the future is that of every verb of `Durability`."""
-        raise NotImplementedError
-
-    def grant(self, claim: Claim, answer: Answer | None, is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
-        """See `Durability`."""
-        return self.submit([Put(claim)] if answer is None else [Put(claim), answer], is_wanted)
-
-    def renew(self, claim: Claim) -> asyncio.Future[bool]:
-        """See `Durability`."""
-        return self.submit([Put(claim)], always)
-
-    def end(self, claim_ids: Sequence[ClaimId], at: float) -> asyncio.Future[bool]:
-        """See `Durability`."""
-        return self.submit([Drop(claim_id, at) for claim_id in claim_ids], always)
-
-    def record(self, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
-        """See `Durability`."""
-        return self.submit(entries, is_wanted)
-
     def close(self) -> None:
         """Finishes what was submitted, then lets go of the file."""
-
-
-# -- what becomes of a decision
 
 
 class NotWantedError(NotServedError):
@@ -215,43 +191,3 @@ class NotWantedError(NotServedError):
 
     def __init__(self) -> None:
         super().__init__(Reason.DEADLINE_PASSED, "the deadline passed before the decision was durable")
-
-
-def failure_of(committed: asyncio.Future[bool]) -> Refused | NotServedError | None:
-    """What callers are told of a future of `Durability` that is done; None: the decision is durable."""
-    if committed.cancelled():
-        return NotServedError(Reason.NOT_SERVING, "the allocator is stopping; retry")
-    error = committed.exception()
-    if error is None:
-        return None if committed.result() else NotWantedError()
-    if isinstance(error, JournalError):
-        return error.refusal or NotServedError(error.reason, unavailable_text(error))
-    return NotServedError(Reason.JOURNAL_UNAVAILABLE, unavailable_text(error))
-
-
-def pass_on(committed: asyncio.Future[bool], later: asyncio.Future[bool]) -> None:
-    """Settles another future as one of `Durability` was settled; nobody need wait for either."""
-    if later.done():
-        return  # whoever waited has gone
-    if committed.cancelled():
-        later.cancel()
-    elif (error := committed.exception()) is not None:
-        later.set_exception(error)
-        later.exception()  # else it is told that nobody asked for it
-    else:
-        later.set_result(committed.result())
-
-
-def once_certain(committed: asyncio.Future[bool], do: Callable[[], None]) -> None:
-    """Does it now, or when it is certain that nothing of a decision is kept that was not made durable."""
-    error = None if committed.cancelled() else committed.exception()
-    until = error.until if isinstance(error, JournalError) else None
-    if until is None:
-        do()
-    else:
-        until.add_done_callback(lambda done: None if done.cancelled() else do())
-
-
-def unavailable_text(error: BaseException) -> str:
-    """The message for callers whose decision could not be made durable."""
-    return f"the decision could not be made durable ({error}); nothing was changed"

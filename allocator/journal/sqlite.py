@@ -23,6 +23,7 @@ SQLite 3.7.0 to 3.51.2 can corrupt a WAL that two connections checkpoint at once
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import sqlite3
@@ -33,8 +34,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
 
+from allocator.core.claims import Claim, ClaimId
 from allocator.journal.contract import (
     MOST_FORGOTTEN,
+    Answer,
+    Drop,
     Entry,
     Forget,
     Journal,
@@ -97,28 +101,20 @@ class _Committer:
 
     async def done(self, work: Callable[[], None]) -> None:
         """Has this done on the thread, and returns, or raises what it raises, when it is."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def settle(error: Exception | None) -> None:
-            if done.done():
-                return  # nobody waits any more
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
         def run() -> None:
-            failure = None
+            if not done.set_running_or_notify_cancel():
+                return  # nobody waits any more
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - raised again, where it is waited for
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
-                loop.call_soon_threadsafe(settle, failure)
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
         self.do(run)
-        await done
+        await asyncio.wrap_future(done)
 
     def stop(self) -> None:
         """Ends the thread when what it was given is done."""
@@ -213,10 +209,20 @@ class SqliteJournal(Journal):
             self._lock.close()
         self._is_open, self._lock = False, None
 
-    # -- group commit
+    # -- the verbs, and the group commit in which they end
 
-    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
-        """See `Journal.submit`: the entries go into the next commit, with all that is submitted until it begins."""
+    def grant(self, claim: Claim, answer: Answer | None, is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        """See `Durability`: the claim and the answer are in one commit."""
+        return self.record([Put(claim)] if answer is None else [Put(claim), answer], is_wanted)
+
+    def renew(self, claim: Claim) -> asyncio.Future[bool]:
+        return self.record([Put(claim)])
+
+    def end(self, claim_ids: Sequence[ClaimId], at: float) -> asyncio.Future[bool]:
+        return self.record([Drop(claim_id, at) for claim_id in claim_ids])
+
+    def record(self, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
+        """See `Durability`: the entries go into the next commit, with all that is submitted until it begins."""
         loop = asyncio.get_running_loop()
         submission = _Submission(entries, is_wanted, loop.create_future())
         if not self._is_open:
@@ -281,7 +287,10 @@ class SqliteJournal(Journal):
     def _settle(self, loop: asyncio.AbstractEventLoop, batch: list[_Submission], error: sqlite3.Error | None) -> None:
         failure = self._failed(error)
         if error is not None:
-            self._roll_back()
+            try:
+                self._tables.roll_back()
+            except sqlite3.Error:
+                log.exception("journal %s: the rollback failed", self.path)
         _resolve(batch, failure)
         self._is_busy = bool(self._waiting)
         if self._is_busy:
@@ -319,12 +328,6 @@ class SqliteJournal(Journal):
             else:
                 log.error("journal %s: a batch was not committed, nor will be what follows: %s", self.path, error)
         return None if error is None else JournalError(f"journal {self.path}: {error}")
-
-    def _roll_back(self) -> None:
-        try:
-            self._tables.roll_back()
-        except sqlite3.Error:
-            log.exception("journal %s: the rollback failed", self.path)
 
 
 def _weight_of(entry: Entry) -> int:

@@ -162,7 +162,7 @@ def _journalled(place: Place, number: int) -> None:
             entries: list[Entry] = [
                 Put(a_claim(600_000 + at, 80, state=State.CONFIRMED)) for at in range(start, start + 1_000)
             ]
-            await place.journal.submit(entries, lambda: True)
+            await place.journal.record(entries)
 
     place.on_loop(fill)
 

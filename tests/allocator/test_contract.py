@@ -21,7 +21,7 @@ from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId, ClusterChange, ObservedPod, PodUid
 from allocator.core.foreign import NodePort, ObservedService
 from allocator.core.ports import Protocol
-from allocator.journal.contract import Entry, JournalError
+from allocator.journal.contract import JournalError
 from allocator.leases.durability import NotStoredError
 from allocator.watchers import MOST_UNREAD
 from hostport.contract import DOMAIN, Code, Mistake, Reason, pages
@@ -354,12 +354,13 @@ async def search_incomplete(service: Running) -> None:
 
 
 def fail_commits(service: Running, error: Exception) -> None:
-    def submit(entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+    def failed(*_: object) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         future.set_exception(error)
         return future
 
-    setattr(service.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+    for verb in ("grant", "renew", "end", "record"):
+        setattr(service.journal, verb, failed)
 
 
 def refused(mistake: Mistake) -> JournalError:
@@ -463,8 +464,9 @@ async def test_a_request_that_cannot_be_granted_says_why(service: Running, reaso
 async def test_what_nobody_waits_for_is_dropped_before_its_commit(start: Start) -> None:
     service = await start(durable=True)
     journal = service.journal
-    submit = journal.submit
-    setattr(journal, "submit", lambda entries, _: submit(entries, lambda: False))  # noqa: B010 - as above
+    grant = journal.grant
+    unwanted = lambda claim, answer, _: grant(claim, answer, lambda: False)  # noqa: E731
+    setattr(journal, "grant", unwanted)  # noqa: B010 - mypy minds the assignment
 
     reason = Reason.DEADLINE_PASSED
     assert await refusal(service.stub.Allocate(pod())) == (reason.code, reason, [reason])

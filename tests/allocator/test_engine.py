@@ -26,22 +26,23 @@ from allocator.journal.memory import MemoryJournal
 from allocator.maintenance import MOST_ENDING, MOST_SAVED
 from hostport.contract import Reason
 from testing.clock import FunctionClock
+from testing.journals import EntryJournal
 from testing.kit import ask, claim_port, node, pod, report
 from testing.servicekit import Start
 
 NUMBER = "main:80=500"
 
 
-class Recording(MemoryJournal):
+class Recording(EntryJournal):
     """What was submitted, in words."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
 
-    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+    def record(self, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
         self.lines += [_line(entry) for entry in entries]
-        return super().submit(entries, is_wanted)
+        return MemoryJournal().record(entries, is_wanted)
 
 
 def _line(entry: Entry) -> str:
@@ -119,7 +120,7 @@ async def test_a_port_is_journalled_as_free_before_it_is_journalled_as_taken_aga
 # -- a retry that joins a call under way
 
 
-class Slow(MemoryJournal):
+class Slow(EntryJournal):
     """Asks who wants what is submitted, and resolves it, when it is told to."""
 
     def __init__(self) -> None:
@@ -127,7 +128,7 @@ class Slow(MemoryJournal):
         self._submitted: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
         self._wanted: list[tuple[bool, asyncio.Future[bool]]] = []
 
-    def submit(self, _: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+    def record(self, _: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
         self._submitted.append((is_wanted, asyncio.get_running_loop().create_future()))
         return self._submitted[-1][1]
 

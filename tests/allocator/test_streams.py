@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import pytest
@@ -13,7 +13,7 @@ from google.rpc import code_pb2, status_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from allocator.journal.contract import Entry
+from allocator.core.claims import Claim
 from allocator.stream_pb2 import EncodedStreamResponse
 from allocator.streams import MOST_ASKS, MOST_BYTES, Answering, Streams
 from hostport.v1 import allocator_pb2 as pb
@@ -80,20 +80,20 @@ async def test_an_ask_whose_time_is_up_is_not_granted(service: Running) -> None:
 
 
 async def test_a_stream_that_is_cancelled_wants_nothing_any_more(service: Running) -> None:
-    submitted: list[Callable[[], bool]] = []
+    granted: list[Callable[[], bool]] = []
 
-    def submit(_: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
-        submitted.append(is_wanted)
+    def grant(_: Claim, __: object, is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+        granted.append(is_wanted)
         return asyncio.get_running_loop().create_future()
 
-    setattr(service.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+    setattr(service.journal, "grant", grant)  # noqa: B010 - mypy minds the assignment
     stream = service.stub.AllocateStream()
     await stream.write(Message(asks=[Ask(tag=1, request=port(8080))]))
-    await until(lambda: bool(submitted) and submitted[0]())
+    await until(lambda: bool(granted) and granted[0]())
 
     stream.cancel()
 
-    await until(lambda: not submitted[0]())
+    await until(lambda: not granted[0]())
 
 
 # -- without a network

@@ -14,12 +14,12 @@ from typing import Any
 from allocator.__main__ import main
 from allocator.core.claims import Claim
 from allocator.core.index.ports import PortIndex
-from allocator.journal.contract import Answer, Drop, Entry, Put
+from allocator.journal.contract import Answer, Drop, Entry, Put, always
 from allocator.journal.sqlite import SqliteJournal
 
 BEHIND_SECONDS = 0.01
 
-_submit = SqliteJournal.submit
+_record = SqliteJournal.record
 
 
 def reply_before_commit() -> None:
@@ -30,13 +30,15 @@ def reply_before_commit() -> None:
         time.sleep(BEHIND_SECONDS)
         return commit(self)
 
-    def submit(self: SqliteJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
-        _submit(self, entries, is_wanted)
+    def record(
+        self: SqliteJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always
+    ) -> asyncio.Future[bool]:
+        _record(self, entries, is_wanted)
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         future.set_result(True)
         return future
 
-    _replace(_commit=late, submit=submit)
+    _replace(_commit=late, record=record)
 
 
 def forget_answers() -> None:
@@ -74,10 +76,12 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 def _without(kind: type[Entry]) -> None:
-    def submit(self: SqliteJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
-        return _submit(self, [entry for entry in entries if not isinstance(entry, kind)], is_wanted)
+    def record(
+        self: SqliteJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always
+    ) -> asyncio.Future[bool]:
+        return _record(self, [entry for entry in entries if not isinstance(entry, kind)], is_wanted)
 
-    _replace(submit=submit)
+    _replace(record=record)
 
 
 def _leave_if_there(leave: Callable[..., None]) -> Callable[..., None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
-from allocator.journal.contract import Answer, Drop, Entry, JournalVersionError, Kept, Put, always
+from allocator.journal.contract import Answer, Drop, Entry, JournalVersionError, Kept, Put
 from allocator.journal.sqlite import SqliteJournal
 
 NAME = "journal.db"
@@ -48,7 +48,7 @@ async def copied(folder: Path, count: int) -> Copied:
             entries += [Put(claims[n]), Answer(f"request-{n}", b"digest", claims[n].id, bytes([n % 256]) * 90)]
         if random.random() < 0.3:
             entries.append(Drop(claims[max(0, at - 5)].id, float(at)))
-        assert await journal.submit(entries, always)
+        assert await journal.record(entries)
         at = some.stop
         if at > count // 2 and not has_checkpoint:
             has_checkpoint = True

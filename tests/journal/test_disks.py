@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from crash.environment import FULL, READ_ONLY, Disk
 
-from allocator.journal.contract import Put, always
+from allocator.journal.contract import Put
 from allocator.journal.sqlite import SqliteJournal
 from allocator.journal.wal import PAGE_SIZE
 
@@ -40,7 +40,7 @@ async def crashed(folder: Path) -> Path:
     """A journal with all of `CLAIMS` in its WAL, as a kill leaves it."""
     journal = SqliteJournal(folder / "source" / NAME).open_now()
     for each in CLAIMS:
-        await journal.submit([Put(each)], always)
+        await journal.record([Put(each)])
     copy = shutil.copytree(folder / "source", folder / "copy")
     journal.close()
     return copy
@@ -91,7 +91,7 @@ async def whole(folder: Path) -> Path:
     """A journal with all of `CLAIMS` in its database, as an orderly stop leaves it."""
     journal = SqliteJournal(folder / "copy" / NAME).open_now()
     for each in CLAIMS:
-        await journal.submit([Put(each)], always)
+        await journal.record([Put(each)])
     journal.close()
     return folder / "copy"
 

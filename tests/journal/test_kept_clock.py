@@ -14,7 +14,7 @@ from allocator.core.admission import LedgerRules
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
 from allocator.core.ledger import Ledger
 from allocator.engine import Engine
-from allocator.journal.contract import Drop, Put, always
+from allocator.journal.contract import Drop, Put
 from allocator.journal.sqlite import CommitMeters, SqliteJournal
 from allocator.journal.tables import encode_claim
 from allocator.maintenance import CLOCK_SECONDS
@@ -68,9 +68,9 @@ def left(engine: Engine) -> list[float]:
 
 async def test_a_start_goes_on_from_the_reading_of_the_last_commit(machine: Machine) -> None:
     engine, journal = machine.start()
-    await journal.submit([Put(LEASE)], always)
+    await journal.record([Put(LEASE)])
     machine.pass_time(100, engine)
-    await journal.submit([], always)
+    await journal.record([])
     machine.pass_time(3, engine)  # which no commit has kept
     journal.close()
     machine.wall += 7200
@@ -84,7 +84,7 @@ async def test_a_start_goes_on_from_the_reading_of_the_last_commit(machine: Mach
 
 async def test_the_clock_is_kept_while_something_ends_by_it(machine: Machine) -> None:
     engine, journal = machine.start()
-    await journal.submit([Put(LEASE)], always)
+    await journal.record([Put(LEASE)])
     journal.close()
     engine, journal = machine.start()
     for _ in range(60):
@@ -105,7 +105,7 @@ async def test_nothing_is_written_for_a_clock_that_nobody_waits_for(machine: Mac
     for _ in range(60):
         machine.pass_time(1, engine)
         engine.maintenance.tick()
-    await journal.submit([Drop(ClaimId("b" * 32), 0.0)], always)
+    await journal.record([Drop(ClaimId("b" * 32), 0.0)])
 
     assert len(commits) == 1
     journal.close()
@@ -145,7 +145,7 @@ async def test_a_journal_of_a_time_without_the_clock_has_what_was_left_by_the_wa
 
     engine, journal = machine.start()
     assert left(engine) == [is_left]
-    await journal.submit([], always)
+    await journal.record([])
     journal.close()
     machine.wall += 7200
     engine, journal = machine.start()

@@ -17,7 +17,7 @@ import pytest
 
 from allocator.core.claims import Claim
 from allocator.journal import opening, sqlite
-from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put, always
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put
 from allocator.journal.inspection import dump
 from allocator.journal.places import acknowledge
 from allocator.journal.reading import DamagedError
@@ -46,7 +46,7 @@ async def write(path: Path, *submissions: list[Entry]) -> None:
     journal = SqliteJournal(path).open_now()
     try:
         for entries in submissions:
-            assert await journal.submit(entries, always)
+            assert await journal.record(entries)
     finally:
         journal.close()
 
@@ -96,7 +96,7 @@ async def test_concurrent_submissions_share_commits(path: Path) -> None:
     commits: list[str] = []
     journal._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
 
-    assert all(await asyncio.gather(*(journal.submit([Put(CLAIMS[0])], always) for _ in range(200))))
+    assert all(await asyncio.gather(*(journal.record([Put(CLAIMS[0])]) for _ in range(200))))
 
     journal.close()
     assert len(commits) < 50
@@ -116,7 +116,7 @@ async def test_a_submission_that_is_alone_again_waits_for_fewer_turns_of_the_loo
     journal = Counting(path).open_now()
     for together in (1, 1, 2, 1, 1):
         turns.append(0)
-        await asyncio.gather(*(journal.submit([Put(CLAIMS[0])], always) for _ in range(together)))
+        await asyncio.gather(*(journal.record([Put(CLAIMS[0])]) for _ in range(together)))
     journal.close()
 
     first, lonely, shared = QUIET_TURNS + 1, LONELY_TURNS + 1, QUIET_TURNS + 1
@@ -125,8 +125,8 @@ async def test_a_submission_that_is_alone_again_waits_for_fewer_turns_of_the_loo
 
 async def test_what_nobody_wants_any_more_is_not_committed(path: Path) -> None:
     journal = SqliteJournal(path).open_now()
-    unwanted = journal.submit([Put(CLAIMS[0])], lambda: False)
-    wanted = journal.submit([Put(CLAIMS[1])], always)
+    unwanted = journal.record([Put(CLAIMS[0])], lambda: False)
+    wanted = journal.record([Put(CLAIMS[1])])
     assert [await unwanted, await wanted] == [False, True]
     journal.close()
 
@@ -141,9 +141,9 @@ async def test_a_commit_that_fails_keeps_nothing_and_the_next_one_works(
     journal._connection.execute(f"PRAGMA max_page_count = {pages}")  # the disk is full
     huge = Answer("r1", b"", CLAIMS[0].id, b"x" * 1_000_000)
     with caplog.at_level(logging.CRITICAL), pytest.raises(JournalError, match="full"):
-        await journal.submit([Put(CLAIMS[0]), huge], always)
+        await journal.record([Put(CLAIMS[0]), huge])
     journal._connection.execute("PRAGMA max_page_count = 1000000")
-    assert await journal.submit([Put(CLAIMS[1])], always)
+    assert await journal.record([Put(CLAIMS[1])])
     journal.close()
 
     assert read(path)[0] == Kept(claims=(CLAIMS[1],))
@@ -153,15 +153,15 @@ async def test_after_a_commit_that_fails_the_rows_that_it_was_about_are_known_as
     """Else the next change of one of them would leave its old row, and the next start would find two."""
     a, b, c, _ = CLAIMS
     journal = SqliteJournal(path).open_now()
-    assert await journal.submit([Put(a), answer("r1", a), Put(b), answer("r2", b)], always)
+    assert await journal.record([Put(a), answer("r1", a), Put(b), answer("r2", b)])
     (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
     journal._connection.execute(f"PRAGMA max_page_count = {pages}")  # the disk is full
     huge = Answer("r3", b"", c.id, b"x" * 1_000_000)
     with pytest.raises(JournalError, match="full"):
-        await journal.submit([Drop(a.id, 1.0), Put(b), Put(c), huge], always)
+        await journal.record([Drop(a.id, 1.0), Put(b), Put(c), huge])
     journal._connection.execute("PRAGMA max_page_count = 1000000")
 
-    assert await journal.submit([Put(a), Put(b), Drop(b.id, 5.0), Put(c)], always)
+    assert await journal.record([Put(a), Put(b), Drop(b.id, 5.0), Put(c)])
     journal.close()
 
     assert read(path)[0] == Kept(claims=(a, c), answers=(answer("r1", a), answer("r2", b, ended=5.0)))
@@ -170,13 +170,13 @@ async def test_after_a_commit_that_fails_the_rows_that_it_was_about_are_known_as
 async def test_what_was_committed_before_a_long_lock_is_whole_after_it(path: Path) -> None:
     first, refused, second = CLAIMS[:3]
     journal = SqliteJournal(path).open_now()
-    assert await journal.submit([Put(first)], always)
+    assert await journal.record([Put(first)])
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(JournalError, match="locked"):
-            await journal.submit([Put(refused)], always)
+            await journal.record([Put(refused)])
         other.execute("ROLLBACK")
-    assert await journal.submit([Put(second)], always)
+    assert await journal.record([Put(second)])
     journal.close()
 
     kept, set_aside = read(path)
@@ -201,7 +201,7 @@ async def snapshots(path: Path) -> list[tuple[bytes, bytes]]:
     journal.load()
     taken = []
     for claim in CLAIMS[:3]:
-        await journal.submit([Put(claim)], always)
+        await journal.record([Put(claim)])
         taken.append((path.read_bytes(), path.with_name("journal.db-wal").read_bytes()))
     journal.close()
     return taken
@@ -378,6 +378,20 @@ async def test_a_journal_of_which_nobody_can_tell_whether_it_is_there_is_not_rep
     assert read(path)[0].claims == tuple(CLAIMS)
 
 
+async def test_a_journal_whose_opening_nobody_waits_for_any_more_can_be_opened_again(path: Path) -> None:
+    journal = SqliteJournal(path)
+    for _ in range(3):
+        opening = asyncio.create_task(journal.open())
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    await journal.open()
+    assert await journal.record([Put(CLAIMS[0])])
+    journal.close()
+
+
 def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
     sqlite3.connect(path).executescript("CREATE TABLE precious (x); PRAGMA application_id = 7").connection.close()
     before = path.read_bytes()
@@ -401,7 +415,7 @@ def test_a_journal_of_a_newer_version_is_left_alone(path: Path) -> None:
 
 async def test_a_journal_in_use_is_dumped_as_json(path: Path) -> None:
     journal = SqliteJournal(path).open_now()
-    await journal.submit([Put(CLAIMS[0]), answer("r1", CLAIMS[0])], always)
+    await journal.record([Put(CLAIMS[0]), answer("r1", CLAIMS[0])])
     records = [json.loads(json.dumps(record)) for record in dump(path)]
     journal.close()
 
@@ -424,7 +438,7 @@ async def test_a_reader_that_leaves_while_the_journal_is_opened_makes_no_commit_
     """The last to leave a database puts its WAL into the file, and deletes it."""
     source = SqliteJournal(path).open_now()
     for claim in CLAIMS:
-        await source.submit([Put(claim)], always)
+        await source.record([Put(claim)])
     left_by_a_kill = shutil.copytree(path.parent, path.parent / "copy") / path.name
     source.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allocator.journal.contract import Answer, JournalError, Kept, Put, always
+from allocator.journal.contract import Answer, JournalError, Kept, Put
 from allocator.journal.inspection import check
 from allocator.journal.sqlite import SqliteJournal
 
@@ -36,7 +36,7 @@ async def test_a_journal_of_the_first_version_is_upgraded_with_all_that_it_holds
 
     journal = SqliteJournal(path).open_now()
     found = journal.load(), journal.identity, journal.set_aside
-    assert await journal.submit([Put(claim(4))], always)
+    assert await journal.record([Put(claim(4))])
     journal.close()
 
     assert found == (KEPT, identity, [])

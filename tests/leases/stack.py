@@ -16,11 +16,12 @@ from allocator.core.asks import Ask
 from allocator.core.claims import Claim, ClaimId, ClusterChange
 from allocator.core.ledger import Ledger
 from allocator.idempotency import IdempotencyKey
-from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Kept, Put, always
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put, always
 from allocator.leases.reconciler import PortLeases
 from allocator.slices import at_once
 from testing.apiserver import ApiServer, Object
 from testing.clock import FunctionClock
+from testing.journals import EntryJournal
 from testing.kit import lease, node
 
 NODE = "n1"
@@ -36,7 +37,7 @@ class Disk:
         self.clock: float | None = None
 
 
-class DiskJournal(Journal):
+class DiskJournal(EntryJournal):
     """A journal on such a disk, that can be full: `is_full`."""
 
     def __init__(self, disk: Disk) -> None:
@@ -48,7 +49,7 @@ class DiskJournal(Journal):
     def _kept(self) -> Kept:
         return Kept(tuple(self.disk.claims.values()), tuple(self.disk.answers), self.disk.clock)
 
-    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+    def record(self, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         if self.is_full:
             future.set_exception(JournalError("the disk is full"))

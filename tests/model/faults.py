@@ -27,7 +27,7 @@ from allocator.core.place.view import Demand
 from allocator.core.ports import WILDCARD, PortKey
 from allocator.core.watch import replanner
 from allocator.core.watch.node_ports import NodePortConflicts
-from allocator.journal.contract import Drop, Entry, Put
+from allocator.journal.contract import Drop, Entry, Put, always
 from allocator.maintenance import Changes
 
 from . import process
@@ -179,12 +179,12 @@ def never_miss_a_pod_in_a_list(patch: Patch) -> None:
 
 
 def reply_before_the_commit(patch: Patch) -> None:
-    submit = process.QueueJournal.submit
+    record = process.QueueJournal.record
 
-    def submit_and_believe(
-        self: process.QueueJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool]
+    def record_and_believe(
+        self: process.QueueJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always
     ) -> asyncio.Future[bool]:
-        submit(self, entries, is_wanted)
+        record(self, entries, is_wanted)
         entries, is_wanted, _ = self.queue.pop()
         loop = asyncio.get_running_loop()
         self.queue.append((entries, is_wanted, loop.create_future()))
@@ -192,7 +192,7 @@ def reply_before_the_commit(patch: Patch) -> None:
         done.set_result(True)
         return done
 
-    patch.setattr(process.QueueJournal, "submit", submit_and_believe)
+    patch.setattr(process.QueueJournal, "record", record_and_believe)
 
 
 def forget_reservations_at_start(patch: Patch) -> None:
@@ -254,10 +254,14 @@ def forget_the_changes_of_pods(patch: Patch) -> None:
     def only(entries: Sequence[Entry]) -> Iterator[Entry]:
         return (e for e in entries if not (isinstance(e, Put) and e.claim.pod_uid) and not isinstance(e, Drop))
 
-    submit = process.QueueJournal.submit
-    patch.setattr(
-        process.QueueJournal, "submit", lambda self, entries, is_wanted: submit(self, list(only(entries)), is_wanted)
-    )
+    record = process.QueueJournal.record
+
+    def record_some(
+        self: process.QueueJournal, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always
+    ) -> asyncio.Future[bool]:
+        return record(self, list(only(entries)), is_wanted)
+
+    patch.setattr(process.QueueJournal, "record", record_some)
 
 
 def give_out_node_ports(patch: Patch) -> None:

@@ -30,10 +30,11 @@ from allocator.core.ledger import Ledger
 from allocator.core.ports import Protocol, slot_of
 from allocator.core.sockets import NodeFacts, SocketChange, listener
 from allocator.idempotency import IdempotencyKey
-from allocator.journal.contract import Answer, Drop, Entry, Forget, Journal, JournalError, Kept, Put
+from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, Kept, Put, always
 from allocator.journal.tables import decode_claim, encode_claim
 from allocator.slices import at_once
 from hostport.contract import PodWarning
+from testing.journals import EntryJournal
 
 from .reality import Event, Key, Reality, RealNode, RealPod
 
@@ -70,7 +71,7 @@ class Disk:
         return {ClaimId(claim_id): decode_claim(text) for claim_id, text in self.claims.items()}
 
 
-class QueueJournal(Journal):
+class QueueJournal(EntryJournal):
     """Submissions wait until the test decides what becomes of them, in order."""
 
     identity = "journal"
@@ -82,7 +83,7 @@ class QueueJournal(Journal):
     def _kept(self) -> Kept:
         return Kept(tuple(self.disk.read().values()), tuple(self.disk.answers.values()), self.disk.clock)
 
-    def submit(self, entries: Sequence[Entry], is_wanted: Callable[[], bool]) -> asyncio.Future[bool]:
+    def record(self, entries: Sequence[Entry], is_wanted: Callable[[], bool] = always) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.queue.append((entries, is_wanted, future))
         return future
