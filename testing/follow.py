@@ -22,7 +22,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,7 @@ from allocator.access.guard import Guard
 from allocator.cluster.kubernetes import KubernetesCluster
 from allocator.cluster.reflector import WatchTuning
 from allocator.core.admission import LedgerRules
-from allocator.journal.sqlite import CommitMeters, SqliteJournal
+from allocator.journal.sqlite import SqliteJournal
 from hostport.flags import Address
 from hostport.v1 import allocator_pb2 as pb
 from shim.runtime import Shim, ShimOptions
@@ -178,7 +178,7 @@ async def staged(directory: Path) -> AsyncIterator[Stage]:
     journal, commits = SqliteJournal(directory / "journal.db").open_now(), Counter[float]()
     service = Running(journal, LedgerRules(), Guard())
     await service.start()
-    journal.meters = CommitMeters(submissions=lambda number: commits.update((number,)))
+    journal.meters = replace(journal.meters, submissions=lambda number: commits.update((number,)))
     cluster = KubernetesCluster(server.client(), tuning=WatchTuning(proof_seconds=NEVER))
     running = asyncio.create_task(cluster.run(service.engine.maintenance))
     await cluster.synced()

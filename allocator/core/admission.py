@@ -31,11 +31,10 @@ Rules for a namespace:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -60,18 +59,13 @@ from allocator.core.place.policies import STATIC
 from allocator.core.place.view import Pick, PlacementView
 from allocator.core.ports import normalise_ip
 from allocator.core.reserved import ReservedNumbers
-from allocator.core.store import NOTHING, ClaimStore
+from allocator.core.store import LONG_AGO, NOTHING, ClaimStore
 from allocator.core.watch.replanner import stays
 from hostport.contract import Mistake, Notice, PodWarning, Reason
 from hostport.contract.defaults import LEASE_SECONDS
 
 UNCONFIRMED_SECONDS = 5.0
 TOLERATED = 3
-REMEMBERED_OWNERS = 10_000
-LONG_AGO = float("-inf")
-
-_OwnerKey = tuple[str, str]
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +104,7 @@ class LedgerRules:
 class AdmissionLimits:
     """Holds what owners and namespaces have outstanding against the limits.
 
-    A reservation is known by its end, which is `reservation_seconds` after it was made, or after the last start. What
-    is remembered of owners is bounded: the oldest entries are forgotten, which harms nobody.
+    A reservation is known by its end, which is `reservation_seconds` after it was made, or after the last start.
     """
 
     def __init__(self, store: ClaimStore, shares: Shares, reservation_seconds: float) -> None:
@@ -120,23 +113,12 @@ class AdmissionLimits:
         self._reservation_seconds = reservation_seconds
         self.enforced: Mapping[str, str] = {}  # Pod Security level by namespace, where it forbids host ports
         self.addressed: frozenset[str] = frozenset()  # namespaces whose Pods are told the address of their node
-        self._held_back: OrderedDict[_OwnerKey, None] = OrderedDict()
-        self._confirmed: OrderedDict[_OwnerKey, float] = OrderedDict()  # the end of the reservation confirmed last
         self.confirms = False  # whether somebody shows us Pods, so that a reservation can be confirmed
         self.seen_until = LONG_AGO  # how far the view of the cluster is proven to reach
 
     def enforce(self, levels: Mapping[str, str]) -> None:
         """Takes the namespaces that enforce a Pod Security level which forbids host ports, with that level."""
         self.enforced = dict(levels)
-
-    def confirmed(self, claim: Claim) -> None:
-        """Notes that a Pod of this claim's owner appeared: the owner is not held back any more.
-
-        claim: the reservation as it was before the Pod appeared.
-        """
-        key = _key(claim.owner)
-        self._held_back.pop(key, None)
-        _remember(self._confirmed, key, _end(claim))
 
     # -- whom to ask to wait
 
@@ -145,8 +127,7 @@ class AdmissionLimits:
 
         True for an owner that has several reservations, never had one confirmed, and is not held back for it yet.
         """
-        key = _key(ask.owner)
-        if not self.confirms or not ask.owner.controller_uid or key in self._confirmed or key in self._held_back:
+        if not self.confirms or not ask.owner.controller_uid or self._store.owners.is_known(ask.owner):
             return False
         return len(list(islice(self._reserved_of(ask.owner), TOLERATED))) == TOLERATED
 
@@ -192,8 +173,7 @@ class AdmissionLimits:
             raise self._crowded(namespace)
 
     def _check_owner(self, owner: Owner) -> None:
-        key = _key(owner)
-        since = self._confirmed.get(key, LONG_AGO)
+        since = self._store.owners.confirmed_until(owner)
         has_any, unconfirmed = False, 0
         for claim in self._reserved_of(owner):
             has_any = True
@@ -204,8 +184,8 @@ class AdmissionLimits:
                 break  # the younger ones say nothing yet
             unconfirmed += claim.expires > since
         if unconfirmed == TOLERATED:
-            _remember(self._held_back, key, None)
-        if has_any and key in self._held_back:
+            self._store.owners.hold_back(owner)
+        if has_any and self._store.owners.is_held_back(owner):
             raise Refused(
                 Mistake(
                     Reason.UNCONFIRMED_BACKLOG,
@@ -262,22 +242,6 @@ class AdmissionLimits:
         if namespace not in self.enforced:
             return shares.reservations, shares.reserved_ports
         return min(shares.reservations, HANDFUL.reservations), min(shares.reserved_ports, HANDFUL.reserved_ports)
-
-
-def _end(claim: Claim) -> float:
-    """When a reservation ends; of one that has none, and of a claim that was confirmed before the start: long ago."""
-    return LONG_AGO if claim.expires is None else claim.expires
-
-
-def _key(owner: Owner) -> _OwnerKey:
-    return owner.namespace, owner.controller_uid
-
-
-def _remember(memory: OrderedDict[_OwnerKey, V], key: _OwnerKey, value: V) -> None:
-    memory[key] = value
-    memory.move_to_end(key)
-    if len(memory) > REMEMBERED_OWNERS:
-        memory.popitem(last=False)
 
 
 def placement_view(store: ClaimStore, rules: LedgerRules) -> PlacementView:

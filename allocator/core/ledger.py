@@ -179,7 +179,7 @@ class Ledger:
                 claim = replace(claim, expires=now + self.rules.reservation_seconds)  # noqa: PLW2901
             self._store.insert(claim)
             if claim.pod_uid is not None:
-                self.limits.confirmed(claim)
+                self._store.owners.confirm(claim)
         self._replanner.suspect(claim.id for claim in restored if not claim.is_settled)
 
     # -- the cluster
@@ -300,7 +300,7 @@ class Ledger:
                 self._note_unmanaged(pod, now)
             return
         if claim.state is State.RESERVED:  # whoever is seen makes room
-            self.limits.confirmed(claim)
+            self._store.owners.confirm(claim)
         if pod.is_finished:
             self._note_rejection(
                 replace(claim, node=pod.node or claim.node, state=State.BOUND, pod_uid=pod.uid), pod, now

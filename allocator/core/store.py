@@ -1,4 +1,4 @@
-"""The claims in force, every index over them, and what those that are gone had.
+"""The claims in force, every index over them, and what is remembered of owners and of claims that are gone.
 
 Longer than 350 lines because what follows a claim as it comes, changes and goes is read together.
 
@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator
 from functools import partial
 from heapq import heappop, heappush
@@ -32,6 +32,7 @@ from allocator.core.kept import SizedCache
 from allocator.core.ports import LAST_SLOT, PortKey, Slot
 
 K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 Key = tuple[str, str]
 """A namespace and a uid or name."""
@@ -66,7 +67,7 @@ class ClaimStore:
         self.by_pod: dict[PodUid, ClaimId] = {}
         self._by_name: dict[str, dict[str, tuple[ClaimId, ...]]] = {}  # Pods, by namespace and name: one, two meanwhile
         self._shared = set[Key]()  # namespaces and names that several claims have
-        self.former, self.given_up = FormerNumbers(), GivenUp(self.nodes)
+        self.former, self.given_up, self.owners = FormerNumbers(), GivenUp(self.nodes), OwnerHistory()
         self.pending: set[ClaimId] = set()  # decided and not durable yet: counted, and shown to nobody
         self.by_controller: dict[Key, dict[ClaimId, None]] = {}  # reservations, oldest first: there may be many
         self.by_shape: dict[Shape, dict[tuple[int, ...], int]] = {}  # Pods of several ports: numbers, and how often
@@ -456,3 +457,54 @@ def _former_keys(owner: Owner, constraints: Constraints) -> Iterator[_FormerKey]
         yield (owner.namespace, owner.name) if owner.kind == POD else ("", owner.kind, owner.namespace, owner.name)
     if owner.controller_uid and constraints.only_node:
         yield owner.namespace, owner.controller_uid, constraints.only_node
+
+
+REMEMBERED_OWNERS = 10_000
+LONG_AGO = float("-inf")
+
+
+class OwnerHistory:
+    """Of which owners a Pod has appeared, and who is held back until one does. An owner is a controller.
+
+    At most `REMEMBERED_OWNERS` of each are kept: the oldest are forgotten, which harms nobody.
+    """
+
+    def __init__(self) -> None:
+        self._confirmed: OrderedDict[Key, float] = OrderedDict()  # the end of the reservation that was confirmed last
+        self._held_back: OrderedDict[Key, None] = OrderedDict()
+
+    def confirm(self, claim: Claim) -> None:
+        """Notes that a Pod of a claim's owner has appeared: the owner is not held back any more.
+
+        claim: the reservation as it was before the Pod appeared. One that has no end was confirmed before the start.
+        """
+        key = _controller_of(claim.owner)
+        self._held_back.pop(key, None)
+        _keep_newest(self._confirmed, key, LONG_AGO if claim.expires is None else claim.expires)
+
+    def hold_back(self, owner: Owner) -> None:
+        """Notes that an owner is granted no more until a Pod of its appears."""
+        _keep_newest(self._held_back, _controller_of(owner), None)
+
+    def is_held_back(self, owner: Owner) -> bool:
+        return _controller_of(owner) in self._held_back
+
+    def is_known(self, owner: Owner) -> bool:
+        """Whether a Pod of an owner has appeared, or the owner is held back."""
+        key = _controller_of(owner)
+        return key in self._confirmed or key in self._held_back
+
+    def confirmed_until(self, owner: Owner) -> float:
+        """When the reservation ends that was confirmed last, in seconds of the ledger's clock; `LONG_AGO`: none was."""
+        return self._confirmed.get(_controller_of(owner), LONG_AGO)
+
+
+def _controller_of(owner: Owner) -> Key:
+    return owner.namespace, owner.controller_uid
+
+
+def _keep_newest(memory: OrderedDict[Key, V], key: Key, value: V) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > REMEMBERED_OWNERS:
+        memory.popitem(last=False)
