@@ -94,35 +94,40 @@ class _Stream:
             await asyncio.sleep(TELL_SECONDS)
 
 
-class Agents:
-    """See the module."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.refused: Counter[str] = Counter()  # reports, and callers that are no agents, by reason, since the start
-        self._engine = engine
-        self._streams: dict[NodeName, _Stream] = {}
-        self._budgets: dict[NodeName, AgentBudget] = {}  # of nodes that have a stream, or had one
-        self._turn = asyncio.Lock()
-        self._begun = 0  # streams on which a whole report has come
-        self.upcoming = Upcoming(engine.ledger.nodes, self.report_now)
-
-    def __len__(self) -> int:
-        """How many agents are connected."""
-        return len(self._streams)
+class AgentStreams(dict[NodeName, _Stream]):
+    """The stream of each node whose agent is connected."""
 
     def report_now(self, name: NodeName) -> bool:
         """Has the agent of a node report at once; gives whether it is connected."""
-        stream = self._streams.get(name)
+        stream = self.get(name)
         if stream is None:
             return False
         stream.report_now = True
         stream.news.set()
         return True
 
+
+class Agents:
+    """See the module."""
+
+    def __init__(self, engine: Engine, streams: AgentStreams, upcoming: Upcoming) -> None:
+        """streams: those of this allocator, which `follow` adds to. upcoming: the numbers that agents are to keep."""
+        self.refused: Counter[str] = Counter()  # reports, and callers that are no agents, by reason, since the start
+        self.upcoming = upcoming
+        self._engine = engine
+        self._streams = streams
+        self._budgets: dict[NodeName, AgentBudget] = {}  # of nodes that have a stream, or had one
+        self._turn = asyncio.Lock()
+        self._begun = 0  # streams on which a whole report has come
+
+    def __len__(self) -> int:
+        """How many agents are connected."""
+        return len(self._streams)
+
     def look_again(self, name: NodeName) -> None:
         """Somebody looks at a node: its agent reports at once, unless it just has."""
         if self._engine.ledger.nodes.sockets.age(name) > RECENT_SECONDS:
-            self.report_now(name)
+            self._streams.report_now(name)
 
     def finish(self) -> None:
         """Ends all streams: the allocator stops."""
@@ -298,7 +303,6 @@ class Agents:
         """Has an agent keep the numbers that are given on its node, and those that may be given next."""
         self.upcoming.note_given(given)  # a range that is new has what was given before
         stream.seen, wanted = seen, (given, seen[1])
-        self._engine.around.asked = self.upcoming.ask  # from now on there is somebody who keeps numbers
         if wanted != stream.told:
             stream.told = stream.wanted = wanted
             stream.news.set()

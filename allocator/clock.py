@@ -52,11 +52,18 @@ def counts_always() -> bool:
 
 
 class Clock:
-    """See the module. `wall` gives seconds since the epoch, `steady` seconds that pass whatever is set."""
+    """See the module."""
 
-    def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = elapsed) -> None:
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = elapsed,
+        *,
+        counts: Callable[[], bool] = counts_always,
+    ) -> None:
+        """wall: gives seconds since the epoch. steady: seconds that pass whatever is set. counts: whether they do."""
         self.wall = wall
-        self.counts: Callable[[], bool] = counts_always
+        self._counts = counts
         self.steps: Counter[Step] = Counter()  # since the start
         self.ahead = 0.0  # seconds that the wall clock is ahead, as last noticed
         self._steady = steady
@@ -69,7 +76,7 @@ class Clock:
         """Seconds by this clock; never fewer than the time before."""
         read = self._steady()
         passed, self._read = max(0.0, read - self._read), read
-        if self.counts():
+        if self._counts():
             counted = min(passed, LONGEST_SECONDS)
             self._now += counted
             self._paused += passed - counted

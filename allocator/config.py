@@ -12,7 +12,7 @@ from allocator.core.admission import DEFAULT_SHARES, HANDFUL, RESERVATION_SECOND
 from allocator.core.asks import WhenFull
 from allocator.core.index.cooling import Reuse
 from allocator.core.reserved import ReservedNumbers, parse_reserved
-from allocator.journal.contract import Journal
+from allocator.journal.contract import CommitMeters, Journal
 from allocator.journal.kinds import FORMS, journal_kind
 from allocator.page.access import Audience, parse_names
 from hostport.contract.defaults import COOL_DOWN_SECONDS
@@ -220,7 +220,7 @@ class Config:
     page_hosts: frozenset[str]
     cluster: str
     kubeconfig: str
-    journal: Callable[[], Journal]  # makes it
+    journal: Callable[[CommitMeters], Journal]  # makes it
     reserved_ports: ReservedNumbers
     reservation_ttl: float
     namespace_reservations: int

@@ -68,7 +68,7 @@ class Engine:
         self.changes = changes = Changes(ledger, durability, answers, clock)
         self.recovery = Recovery(ledger, durability, answers, changes, clock)
         self.maintenance = Maintenance(ledger, durability, answers, changes, clock, around)
-        self._sight = Sight(ledger, lambda name: around.report_now(name))  # noqa: PLW0108 - it is set later
+        self._sight = Sight(ledger, around.report_now)
         self._durability = durability
         self._new_id = new_id
 
@@ -106,7 +106,8 @@ class Engine:
         """
         watch = self.around.watch
         if key is None or not self._is_known(key):
-            if self.around.asked is not None and (agents := self.around.asked(ask)) is not None:
+            upcoming = self.around.upcoming
+            if upcoming is not None and upcoming.is_kept and (agents := upcoming.ask(ask)) is not None:
                 await agents
             if watch is not None:  # last: who is let through here is decided at once, and counts for those behind
                 await self._sight.wait(watch, ask, is_wanted)

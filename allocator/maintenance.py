@@ -22,12 +22,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from allocator.clock import Clock
 from allocator.cluster.contract import Watch
-from allocator.core.asks import Ask
 from allocator.core.candidates import NodeName
 from allocator.core.claims import Claim, ClaimId, ClusterChange, PodUid, State, weight_of
 from allocator.core.ledger import MOST_DUE, Ledger
@@ -37,6 +36,7 @@ from allocator.freeing import FreeingQueue
 from allocator.idempotency import Answers
 from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, unheard
 from allocator.slices import MOST_WEIGHT, slices
+from allocator.upcoming import Upcoming
 from hostport.logs import log_event
 
 log = logging.getLogger(__name__)
@@ -233,8 +233,8 @@ class Surroundings:
     """Is told where the ledger and the cluster disagree."""
     report_now: Callable[[NodeName], bool | None] = unheard
     """Asks the agent of a node for a report; gives whether it is connected."""
-    asked: Callable[[Ask], Awaitable[None] | None] | None = None
-    """Is told what is asked, where agents are to know of it before that is decided; gives what to wait for, or None."""
+    upcoming: Upcoming | None = None
+    """Is told what is asked, where agents are to know of it before that is decided."""
     decided: Callable[[float], None] = unheard
     """Is told how long a decision took, in seconds."""
     committed: Callable[[float], None] = unheard

@@ -24,7 +24,7 @@ from allocator.core.view import Tally
 from allocator.core.watch.replanner import IncidentKind
 from allocator.core.watch.utilization import FULLEST_NODES, MOST_RANGES, UtilizationSnapshot, bands
 from allocator.health import Health
-from allocator.journal.sqlite import CommitMeters
+from allocator.journal.contract import CommitMeters
 from hostport.contract import Reason
 from hostport.contract.policies import POLICIES, SEARCHED
 from hostport.metering import (

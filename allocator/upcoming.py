@@ -76,6 +76,7 @@ class Upcoming:
 
     def __init__(self, nodes: NodesView, report_now: Callable[[NodeName], bool]) -> None:
         """report_now: has the agent of a node look."""
+        self.is_kept = False  # whether any agent keeps numbers: else nothing need be asked here
         self._nodes = nodes
         self._report_now = report_now
         self._lines = WaitingLines()
@@ -105,7 +106,8 @@ class Upcoming:
         return self._answered(ask, known) if now < known.until else None
 
     def note_given(self, numbers: int) -> None:
-        """A node has these numbers, as a set."""
+        """A node whose agent keeps numbers has these, as a set."""
+        self.is_kept = True
         for key, asked in self._ranges.items():
             asked.given |= numbers & span(*key)
 

@@ -35,6 +35,7 @@ from allocator.cluster.kubernetes import KubernetesCluster
 from allocator.cluster.reflector import WatchTuning
 from allocator.core.admission import LedgerRules
 from allocator.journal.sqlite import SqliteJournal
+from allocator.metrics import AllocatorMetrics
 from hostport.flags import Address
 from hostport.v1 import allocator_pb2 as pb
 from shim.runtime import Shim, ShimOptions
@@ -175,10 +176,11 @@ async def staged(directory: Path) -> AsyncIterator[Stage]:
     await server.start()
     for name in ("n1", "n2", "n3"):
         server.put("nodes", node(name))
-    journal, commits = SqliteJournal(directory / "journal.db").open_now(), Counter[float]()
-    service = Running(journal, LedgerRules(), Guard())
+    metrics, commits = AllocatorMetrics(), Counter[float]()
+    meters = replace(metrics.of_journal(), submissions=lambda number: commits.update((number,)))
+    journal = SqliteJournal(directory / "journal.db", meters=meters).open_now()
+    service = Running(journal, LedgerRules(), Guard(), metrics)
     await service.start()
-    journal.meters = replace(journal.meters, submissions=lambda number: commits.update((number,)))
     cluster = KubernetesCluster(server.client(), tuning=WatchTuning(proof_seconds=NEVER))
     running = asyncio.create_task(cluster.run(service.engine.maintenance))
     await cluster.synced()

@@ -21,6 +21,7 @@ from allocator.core.asks import NotServedError
 from allocator.core.claims import ClaimId, ClusterChange
 from allocator.core.ledger import Ledger
 from allocator.journal.contract import Journal
+from allocator.metrics import AllocatorMetrics
 from allocator.slices import at_once
 from hostport.contract import Reason
 from hostport.contract.limits import MOST_FOREIGN
@@ -35,7 +36,9 @@ from testing.waiting import until
 class Running:
     """An engine behind the service, and a stub that talks to it."""
 
-    def __init__(self, journal: Journal, rules: LedgerRules, guard: Guard) -> None:
+    def __init__(
+        self, journal: Journal, rules: LedgerRules, guard: Guard, metrics: AllocatorMetrics | None = None
+    ) -> None:
         self.now = 1000.0
         self.journal = journal
         self.events: list[ObjectEvent] = []
@@ -44,6 +47,7 @@ class Running:
             Collaborators(
                 ledger=Ledger(rules),
                 journal=journal,
+                metrics=metrics or AllocatorMetrics(),
                 clock=FunctionClock(lambda: self.now),
                 new_id=lambda: ClaimId(f"{next(ids):032x}"),
                 guard=guard,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from allocator.access.guard import Guard
-from allocator.agents import Agents
+from allocator.agents import Agents, AgentStreams
 from allocator.clock import Clock
 from allocator.cluster.contract import Watch
 from allocator.cluster.correlator import ObjectEvent
@@ -23,7 +23,6 @@ from allocator.decisions import Decisions
 from allocator.engine import Engine
 from allocator.health import Health, InstanceInfo, OwnCertificate, ServingLease
 from allocator.journal.contract import Journal
-from allocator.journal.sqlite import SqliteJournal
 from allocator.maintenance import Surroundings
 from allocator.metrics import AllocatorMetrics, StateCollector
 from allocator.page.access import PageAccess
@@ -32,6 +31,7 @@ from allocator.page.views import Views
 from allocator.reports import Reports, nobody
 from allocator.service import AllocatorService
 from allocator.status import Status
+from allocator.upcoming import Upcoming
 from hostport.version import VERSION
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Collaborators:
     journal: Journal
     clock: Clock  # the one by which claims end, whose reading the journal keeps
     new_id: Callable[[], ClaimId] = new_id
+    metrics: AllocatorMetrics = field(default_factory=AllocatorMetrics)  # of the journal, too, where it tells any
     info: InstanceInfo = field(default_factory=this_machine)
     discloses_holders: bool = False  # whether an Event names a holder of another namespace
     guard: Guard = field(default_factory=Guard)
@@ -91,11 +92,10 @@ class Application:
 
 def build(given: Collaborators) -> Application:
     """Puts an allocator together. It serves when its journal was read (`Recovery.restore`) and it is told to."""
-    metrics = AllocatorMetrics()
+    metrics, streams = given.metrics, AgentStreams()
     reports = Reports(discloses_holders=given.discloses_holders, event=given.event)
-    if isinstance(given.journal, SqliteJournal):
-        given.journal.meters = metrics.of_journal()
-    engine = _engine(given, metrics, reports)
+    upcoming = Upcoming(given.ledger.nodes, streams.report_now)
+    engine = _engine(given, reports, streams, upcoming)
     health = Health(
         engine=engine,
         journal=given.journal,
@@ -105,9 +105,8 @@ def build(given: Collaborators) -> Application:
         own_certificate=given.own_certificate,
         lease=given.lease,
     )
-    decisions, agents = Decisions(), Agents(engine)
+    decisions, agents = Decisions(), Agents(engine, streams, upcoming)
     metrics.registry.register(StateCollector(health, agents, events=given.event_counts))
-    engine.around.report_now = agents.report_now
     status = Status(health, agents)
     return Application(
         engine=engine,
@@ -130,7 +129,7 @@ def build(given: Collaborators) -> Application:
     )
 
 
-def _engine(given: Collaborators, metrics: AllocatorMetrics, reports: Reports) -> Engine:
+def _engine(given: Collaborators, reports: Reports, streams: AgentStreams, upcoming: Upcoming) -> Engine:
     return Engine(
         ledger=given.ledger,
         durability=given.leases.durability if given.leases else given.journal,
@@ -141,7 +140,9 @@ def _engine(given: Collaborators, metrics: AllocatorMetrics, reports: Reports) -
             holds_lease=given.holds_lease,
             who_serves=given.who_serves,
             report=reports.incident,
-            decided=metrics.decide_seconds.observe,
-            committed=metrics.commit_seconds.observe,
+            report_now=streams.report_now,
+            upcoming=upcoming,
+            decided=given.metrics.decide_seconds.observe,
+            committed=given.metrics.commit_seconds.observe,
         ),
     )

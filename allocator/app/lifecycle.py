@@ -22,6 +22,7 @@ from allocator.app.servers import Servers, filter_grpc_log
 from allocator.clock import elapsed
 from allocator.config import Config
 from allocator.core.claims import State
+from allocator.metrics import AllocatorMetrics
 from allocator.slices import REST_SECONDS, in_turns
 from hostport import process
 from hostport.process import raise_file_limit
@@ -46,9 +47,10 @@ async def serve(config: Config) -> None:
     """
     raise_file_limit()
     filter_grpc_log()
-    journal = config.journal()
+    metrics = AllocatorMetrics()
+    journal = config.journal(metrics.of_journal())
     try:
-        await Lifecycle(assemble(config, journal)).run()
+        await Lifecycle(assemble(config, journal, metrics)).run()
     finally:
         journal.close()
 

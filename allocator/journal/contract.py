@@ -110,6 +110,18 @@ def unheard(*_: object) -> None:
     """For what nobody asked to be told."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitMeters:
+    """Who is told of each commit: how many submissions it has, and how many seconds it took; and of one that failed."""
+
+    submissions: Callable[[float], object] = unheard
+    seconds: Callable[[float], object] = unheard
+    failed: Callable[[], object] = unheard
+
+
+UNMETERED = CommitMeters()
+
+
 class Durability(Protocol):
     """How the engine makes its decisions durable: a verb for each kind of them.
 

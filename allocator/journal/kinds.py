@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from allocator.journal.contract import Journal
+from allocator.journal.contract import CommitMeters, Journal
 from allocator.journal.memory import MemoryJournal
 from allocator.journal.sqlite import SqliteJournal
 
@@ -14,8 +13,8 @@ FORMS = ("sqlite:PATH", "memory")
 """The texts that name one, for people."""
 
 
-def journal_kind(text: str) -> Callable[[], Journal]:
-    """What makes the journal that a text names, one of `FORMS`.
+def journal_kind(text: str) -> Callable[[CommitMeters], Journal]:
+    """What makes the journal that a text names, one of `FORMS`, with the meters that are told of its commits.
 
     Raises:
         ValueError: it is none of them.
@@ -23,7 +22,7 @@ def journal_kind(text: str) -> Callable[[], Journal]:
     """
     match text.partition(":"):
         case "sqlite", _, place if place:
-            return partial(SqliteJournal, Path(place))
+            return lambda meters: SqliteJournal(Path(place), meters=meters)
         case "memory", "", _:
-            return MemoryJournal
+            return lambda _: MemoryJournal()
     raise ValueError(f"{text!r} is neither {' nor '.join(FORMS)}")

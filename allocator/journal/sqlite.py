@@ -37,7 +37,9 @@ from time import perf_counter
 from allocator.core.claims import Claim, ClaimId
 from allocator.journal.contract import (
     MOST_FORGOTTEN,
+    UNMETERED,
     Answer,
+    CommitMeters,
     Drop,
     Entry,
     Forget,
@@ -48,7 +50,6 @@ from allocator.journal.contract import (
     Kept,
     Put,
     always,
-    unheard,
 )
 from allocator.journal.opening import open_whole, until_open
 from allocator.journal.places import Lock, SetAside, aside_at
@@ -65,18 +66,6 @@ QUIET_TURNS, LONELY_TURNS, TURN_SECONDS = 8, 2, 0.00003
 """Short turns of the event loop in a row after which it counts as idle; fewer for one that is alone as the last was."""
 LOCK_SECONDS, LONGEST_LOCK_SECONDS = 0.02, 1.0
 """A batch that meets somebody's lock is tried again after this, and fails after that: its callers ask again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitMeters:
-    """Who is told of each commit: how many submissions it has, and how many seconds it took; and of one that failed."""
-
-    submissions: Callable[[float], object] = unheard
-    seconds: Callable[[float], object] = unheard
-    failed: Callable[[], object] = unheard
-
-
-UNMETERED = CommitMeters()
 
 
 @dataclass(slots=True)
@@ -133,7 +122,7 @@ class SqliteJournal(Journal):
 
     def __init__(self, path: Path, *, meters: CommitMeters = UNMETERED) -> None:
         self.path: Path = path
-        self.meters = meters
+        self._meters = meters
         self._lock: Lock | None = None
         self._is_open = False
         self._set_aside = SetAside(path)
@@ -267,10 +256,10 @@ class SqliteJournal(Journal):
                 loop.call_soon_threadsafe(committed, error)
 
         def committed(error: sqlite3.Error | None) -> None:
-            self.meters.submissions(len(batch))
-            self.meters.seconds(perf_counter() - began)
+            self._meters.submissions(len(batch))
+            self._meters.seconds(perf_counter() - began)
             if error is not None:
-                self.meters.failed()
+                self._meters.failed()
             self._settle(loop, batch, error)
 
         self._committer.do(commit)

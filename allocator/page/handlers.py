@@ -67,8 +67,7 @@ class StatusPage:
 
 def page(views: Views, access: PageAccess) -> StatusPage:
     """A page on these views, with a stream of its own for live readers."""
-    live = StatusStream(lambda: event("status", encode(views.status())))
-    views.viewers = lambda: live.readers
+    live = StatusStream(lambda: event("status", encode(views.status(live.readers))))
     return StatusPage(views, live, access, load_assets())
 
 
@@ -166,7 +165,7 @@ class RootHandler(FileHandler):
         views = self._page.views
         self.show(
             {
-                "status": views.status(),
+                "status": views.status(self._page.live.readers),
                 "nodes": await views.nodes(nodes_query(self.argument)),
                 "claims": await views.claims(claims_query(self.argument)),
                 "decisions": views.recent(results(self.argument("result"))),
@@ -176,7 +175,7 @@ class RootHandler(FileHandler):
 
 class StatusHandler(PageHandler):
     async def answer(self, *path: str) -> None:
-        self.show(self._page.views.status())
+        self.show(self._page.views.status(self._page.live.readers))
 
 
 class NodesHandler(PageHandler):

@@ -56,7 +56,6 @@ class Views:
     decisions: Decisions
     info: InstanceInfo
     health: Callable[[], HealthSnapshot]
-    viewers: Callable[[], int] = lambda: 0
     _boards: OrderedDict[Axis, Board] = field(default_factory=OrderedDict)
     _answers: OrderedDict[Hashable, tuple[float, int, View]] = field(default_factory=OrderedDict)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,8 +63,11 @@ class Views:
 
     # -- the header
 
-    def status(self) -> View:
-        """The header: health, counts of claims, and what tells a reader that the other views have changed."""
+    def status(self, viewers: int) -> View:
+        """The header: health, counts of claims, and what tells a reader that the other views have changed.
+
+        viewers: how many follow the page.
+        """
         engine, tally, health = self.engine, self.engine.ledger.claims.tally(), self.health()
         lag = health.watch.lag if health.watch else None
         has_duty = health.holds_lease or bool(health.served_by)  # who stands by is as it should be, and notes it
@@ -98,7 +100,7 @@ class Views:
             "incidents": {kind.value: engine.maintenance.incidents[kind] for kind in IncidentKind},
             "ranges": [f"{low}-{high}" for low, high in engine.ledger.claims.ranges()],
             "revision": {"claims": engine.ledger.nodes.changes, "decisions": self.decisions.total},
-            "viewers": self.viewers(),
+            "viewers": viewers,
             "command": "hostport check",
         }
 

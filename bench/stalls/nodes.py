@@ -117,7 +117,7 @@ def ranges_first_asked(place: Place) -> None:
         facts = NodeFacts((32_768 + number, 60_999), kept, reserves=True)
         observe(place, reports=(SocketChange(node=node_name(number), facts=facts),))
     upcoming = place.application.agents.upcoming
-    place.engine.around.asked = upcoming.ask
+    upcoming.note_given(0)  # as soon as an agent keeps numbers
     asks = [
         ask("first", dry_run=True, range=pb.PortRange(min=40_000 + at, max=60_000), policy=pb.POLICY_DYNAMIC)
         for at in range(300)

@@ -313,7 +313,7 @@ async def test_an_agent_that_does_not_answer_is_waited_for_once(
     monkeypatch.setattr(upcoming, "WAIT_SECONDS", 0.05)
     facts = NodeFacts(USUAL, 0, reserves=True)
     service.engine.maintenance.observe(ClusterChange(reports=[SocketChange(node=HERE, facts=facts)]))
-    service.engine.around.asked = service.application.agents.upcoming.ask
+    service.application.agents.upcoming.note_given(0)
     first = await service.stub.Allocate(request("a"))
     waits_again = service.application.agents.upcoming.ask(ask("b", "x:1", low=45000, high=45999))
     second = await service.stub.Allocate(request("b"))

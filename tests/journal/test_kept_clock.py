@@ -14,8 +14,8 @@ from allocator.core.admission import LedgerRules
 from allocator.core.claims import Claim, ClaimId, ClaimPort, Owner, State
 from allocator.core.ledger import Ledger
 from allocator.engine import Engine
-from allocator.journal.contract import Drop, Put
-from allocator.journal.sqlite import CommitMeters, SqliteJournal
+from allocator.journal.contract import CommitMeters, Drop, Put
+from allocator.journal.sqlite import SqliteJournal
 from allocator.journal.tables import encode_claim
 from allocator.maintenance import CLOCK_SECONDS
 from allocator.slices import at_once
@@ -37,9 +37,10 @@ class Machine:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.wall, self.steady = WALL, 10.0
+        self.commits: list[object] = []
 
     def start(self) -> tuple[Engine, SqliteJournal]:
-        journal = SqliteJournal(self._path).open_now()
+        journal = SqliteJournal(self._path, meters=CommitMeters(submissions=self.commits.append)).open_now()
         clock = Clock(wall=lambda: self.wall, steady=lambda: self.steady)
         ids = iter(f"{number:032x}" for number in range(100))
         given = Collaborators(
@@ -100,14 +101,12 @@ async def test_the_clock_is_kept_while_something_ends_by_it(machine: Machine) ->
 
 async def test_nothing_is_written_for_a_clock_that_nobody_waits_for(machine: Machine) -> None:
     engine, journal = machine.start()
-    commits: list[object] = []
-    journal.meters = CommitMeters(submissions=commits.append)
     for _ in range(60):
         machine.pass_time(1, engine)
         engine.maintenance.tick()
     await journal.record([Drop(ClaimId("b" * 32), 0.0)])
 
-    assert len(commits) == 1
+    assert len(machine.commits) == 1
     journal.close()
 
 
