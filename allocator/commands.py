@@ -94,7 +94,10 @@ class CommandCalls(pb_grpc.AllocatorServiceServicer):
     async def AllocateStream(  # type: ignore[override]  # noqa: N802 - the stubs know generators alone
         self, requests: AsyncIterator[pb.AllocateStreamRequest], context: Context
     ) -> None:
-        """Answers each ask of a stream as `Allocate` would, in whatever order they are ready."""
+        """Answers each ask of a stream as `Allocate` would, in whatever order they are ready.
+
+        A Refused is the status with which the stream ends.
+        """
         async with answering(context):
             await self._guard.streaming(context)
             async with aclosing(self._streams.answers(requests, partial(self._answer, context))) as answers:

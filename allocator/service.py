@@ -236,7 +236,10 @@ class AllocatorService(CommandCalls):
     async def GetNodeAddress(  # noqa: N802
         self, request: pb.GetNodeAddressRequest, context: Context
     ) -> pb.GetNodeAddressResponse:
-        """The address of a node that clients outside the cluster dial: its label's, its ExternalIP, its InternalIP."""
+        """The address of a node that clients outside the cluster dial: its label's, its ExternalIP, its InternalIP.
+
+        A Refused is the status of the answer: no address of the node is known.
+        """
         async with answering(context):
             await self._guard.addressing(context)
             self._engine.check_serving()

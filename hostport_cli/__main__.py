@@ -37,7 +37,12 @@ class CommandGroup(click.Group):
     """Lists commands as people need them, not by the alphabet, and ends quietly when it is told to."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command. Returns its exit status, or that of a program which Ctrl-C or a closed pipe ended."""
+        """Runs the command. Returns its exit status, or that of a program which Ctrl-C or a closed pipe ended.
+
+        Raises:
+            CliError: what it prints cannot be written.
+
+        """
         try:
             outcome = super().invoke(ctx)
             sys.stdout.flush()

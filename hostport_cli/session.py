@@ -42,14 +42,20 @@ class Session:
         return self.namespace or await self.kubectl.namespace()
 
     async def namespace_of_pod(self) -> str:
-        """The one namespace that a name is looked for in."""
+        """The one namespace that a name is looked for in. Raises CliError where all are named."""
         if self.namespace is None:
             raise CliError("-A makes no sense for one Pod: name its namespace with -n", Exit.USAGE)
         return self.namespace or await self.kubectl.namespace()
 
     @contextlib.asynccontextmanager
     async def allocator(self) -> AsyncIterator[AsyncClient]:
-        """A client of the allocator."""
+        """A client of the allocator.
+
+        Raises:
+            CliError: its address or its credentials cannot be used.
+            KubectlError: kubectl, which leads to it, cannot.
+
+        """
         async with contextlib.AsyncExitStack() as stack:
             address, name, credentials = self.server, self.server_name, await self._credentials(stack)
             if not address:

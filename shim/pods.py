@@ -39,7 +39,7 @@ class FieldError(ValueError):
 
 
 def json_object(parent: Json, key: str, path: str) -> Json:
-    """The object at a key; empty when absent."""
+    """The object at a key; empty when absent. Raises FieldError where something else stands there."""
     value = parent.get(key)
     if value is None:
         return {}
@@ -49,7 +49,10 @@ def json_object(parent: Json, key: str, path: str) -> Json:
 
 
 def json_objects(parent: Json, key: str, path: str) -> Iterator[tuple[int, str, Json]]:
-    """The elements of a list of objects, each with its position and its path; none when absent."""
+    """The elements of a list of objects, each with its position and its path; none when absent.
+
+    Raises FieldError where something else stands there.
+    """
     found = parent.get(key)
     if found is None:
         return
@@ -64,7 +67,7 @@ def json_objects(parent: Json, key: str, path: str) -> Iterator[tuple[int, str, 
 
 
 def json_list(parent: Json, key: str, path: str) -> Sequence[Any]:
-    """The list at a key; empty when absent."""
+    """The list at a key; empty when absent. Raises FieldError where something else stands there."""
     value = parent.get(key)
     if value is None:
         return []
@@ -74,7 +77,7 @@ def json_list(parent: Json, key: str, path: str) -> Sequence[Any]:
 
 
 def text(parent: Json, key: str, path: str) -> str:
-    """The text at a key; empty when absent."""
+    """The text at a key; empty when absent. Raises FieldError where something else stands there."""
     value = parent.get(key)
     if value is None:
         return ""
@@ -84,7 +87,7 @@ def text(parent: Json, key: str, path: str) -> str:
 
 
 def integer(parent: Json, key: str, path: str) -> int:
-    """The integer at a key, of any size; 0 when absent."""
+    """The integer at a key, of any size; 0 when absent. Raises FieldError where something else stands there."""
     value = parent.get(key)
     if value is None:
         return 0
@@ -94,7 +97,7 @@ def integer(parent: Json, key: str, path: str) -> int:
 
 
 def boolean(parent: Json, key: str, path: str) -> bool | None:
-    """The boolean at a key; None when absent."""
+    """The boolean at a key; None when absent. Raises FieldError where something else stands there."""
     value = parent.get(key)
     if value is not None and not isinstance(value, bool):
         raise FieldError(join(path, key), "true or false", value)
@@ -102,7 +105,10 @@ def boolean(parent: Json, key: str, path: str) -> bool | None:
 
 
 def text_map(parent: Json, key: str, path: str) -> dict[str, str]:
-    """A map of text to text; a null value is empty text, as it is for the API server."""
+    """A map of text to text; a null value is empty text, as it is for the API server.
+
+    Raises FieldError where something else stands there.
+    """
     found = json_object(parent, key, path)
     if {*map(type, found.values())} <= _TEXT_ALONE:
         return dict(found)
@@ -111,7 +117,7 @@ def text_map(parent: Json, key: str, path: str) -> dict[str, str]:
 
 
 def texts(parent: Json, key: str, path: str) -> tuple[str, ...]:
-    """The elements of a list of text; none when absent."""
+    """The elements of a list of text; none when absent. Raises FieldError where something else stands there."""
     found = json_list(parent, key, path)
     if {*map(type, found)} <= _TEXT_ALONE:
         return tuple(found)

@@ -9,7 +9,7 @@ import ast
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("allocator", "shim", "agent", "hostport", "hostport_cli")
 MOST_LINES, MOST_METHODS, MOST_CONSTRUCTOR = 350, 20, 25
 DOCUMENTED = 4  # lines of a public function that says what it takes, gives and raises
+UNTOLD = {"AssertionError", "NotImplementedError", "CancelledError"}
+"""Mistakes of ours, and the end of a task."""
 REASON = re.compile(r"Longer than 350 lines,? (because|since|as) ", re.IGNORECASE)
 LONGEST_SLEEP = 0.2  # seconds, of a unit test
 
@@ -132,6 +134,39 @@ def undocumented(tree: list[Module]) -> list[str]:
     ]
 
 
+def untold_errors(tree: list[Module]) -> list[str]:
+    """Public functions of four lines or more that raise an error which their docstring does not name."""
+    return [
+        f"{module.path}:{each.lineno} {each.name} raises {name}"
+        for module in tree
+        for each in module.public_functions()
+        if lines_of(each) >= DOCUMENTED
+        if not any("command(" in ast.unparse(decorator) for decorator in each.decorator_list)  # its docstring is help
+        for name in sorted(set(_raised(each.body)) - UNTOLD)
+        if not re.search(rf"\b{name}\b", ast.get_docstring(each) or "")
+    ]
+
+
+def _raised(body: Iterable[ast.AST], caught: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The classes of which some statements raise an instance; less those that are caught around it."""
+    for node in body:
+        if isinstance(node, Function | ast.ClassDef | ast.Lambda):
+            continue  # raises when it is called
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            name = ast.unparse(raised).rpartition(".")[2]
+            if name[0].isupper() and name not in caught:
+                yield name
+        if isinstance(node, ast.Try):
+            handled = {
+                name for each in node.handlers if each.type for name in re.findall(r"\w+", ast.unparse(each.type))
+            }
+            yield from _raised(node.body, caught | handled)
+            yield from _raised([*node.handlers, *node.orelse, *node.finalbody], caught)
+        else:
+            yield from _raised(ast.iter_child_nodes(node), caught)
+
+
 def import_circles(tree: list[Module]) -> list[str]:
     """Packages that import each other, by way of others too. A package is a folder; type checkers' imports count."""
     edges = defaultdict[str, set[str]](set)
@@ -207,6 +242,7 @@ RULES: dict[str, Callable[[list[Module]], list[str]]] = {
     "names of private functions twice": helpers_of_one_name,
     "import circles between packages": import_circles,
     "public functions of four lines or more without a docstring": undocumented,
+    "public functions of four lines or more that raise what they do not tell": untold_errors,
     "fixed sleeps over 0.2 s in unit tests": lambda _: long_sleeps(),
 }
 """What must hold, and how to find the places where it does not."""

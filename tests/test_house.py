@@ -64,6 +64,28 @@ CASES: dict[str, tuple[Callable[[list[Module]], list[str]], list[Module], list[s
         ["shim/a.py:1 f"],
     ),
     "a short function that says nothing": (house.undocumented, tree(shim__a="def f():\n    return 1\n"), []),
+    "a function that raises what it does not tell": (
+        house.untold_errors,
+        tree(shim__a='def f(x):\n    """Gives x."""\n    if x:\n        raise errors.FieldError(x)\n    return x\n'),
+        ["shim/a.py:1 f raises FieldError"],
+    ),
+    "a function that tells what it raises": (
+        house.untold_errors,
+        tree(shim__a='def f(x):\n    """Raises FieldError."""\n    if x:\n        raise FieldError(x)\n    return x\n'),
+        [],
+    ),
+    "a function that catches what it raises": (
+        house.untold_errors,
+        tree(
+            shim__a="def f(x):\n    try:\n        raise KeyError(x)\n    except (KeyError, TypeError):\n        return x\n"
+        ),
+        [],
+    ),
+    "a function whose inner one raises": (
+        house.untold_errors,
+        tree(shim__a="def f(x):\n    def g():\n        raise KeyError(x)\n\n    return g\n"),
+        [],
+    ),
     "a circle of two programs": (
         house.import_circles,
         tree(hostport__cli__a="import shim.b", shim__b="import hostport.c", hostport__c=""),

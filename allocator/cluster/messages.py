@@ -304,7 +304,7 @@ class ProtobufDecoder(Generic[S]):
         return ListPage(_list_metadata(found.metadata), [self._see(item) for item in found.items[:]])
 
     def event(self, part: bytes) -> WatchEvent[S]:
-        """An event of a watch."""
+        """An event of a watch. Raises ValueError where it is malformed."""
         if not isinstance(part, ProtobufFrame):
             return self._json.event(part)
         event = _decode(pb.WatchEvent, part)

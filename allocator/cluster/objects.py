@@ -41,7 +41,7 @@ M = TypeVar("M", bound=Message)
 
 
 def flatten(documents: Iterable[Any]) -> Iterator[Json]:
-    """The objects of some documents: each a list, a `List`, or one object."""
+    """The objects of some documents: each a list, a `List`, or one object. Raises ValueError where one is neither."""
     for document in documents:
         if isinstance(document, list):
             yield from flatten(document)

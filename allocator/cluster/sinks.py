@@ -267,7 +267,7 @@ class ValueInterner:
         )
 
     def node(self, sketch: NodeSketch) -> Node:
-        """The Node; raises as `pod` does."""
+        """The Node. Raises ValueError, KeyError, TypeError or AttributeError where it is malformed."""
         if sketch.trouble:
             raise ValueError(sketch.trouble)
         node = parse_node(msgspec.to_builtins(sketch))
