@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from hostport.allocations import AllocationRow, parse_allocations
@@ -16,6 +15,7 @@ from hostport.contract import Mistake, Notice
 from hostport.contract.policies import DEFAULT_POLICY, POLICIES, PolicyTerms
 from hostport.contract.words import format_run
 from hostport.services import Selecting, moved_ports
+from hostport.timestamps import seconds_of
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli import wording
 from hostport_cli.cluster import selects, webhook_of
@@ -158,16 +158,12 @@ def _why_not_sent(facts: PodFacts) -> str:
         return f"the webhook leaves namespace {namespace} alone (namespaceSelector)"
     if not selects(webhook.get("objectSelector") or {}, facts.pod["metadata"].get("labels") or {}):
         return "the webhook leaves Pods with these labels alone (objectSelector)"
-    created, installed = (_parse_time(each["metadata"].get("creationTimestamp")) for each in (facts.pod, configuration))
+    created, installed = (seconds_of(each["metadata"].get("creationTimestamp")) for each in (facts.pod, configuration))
     if created and installed and created < installed:
         return "it is older than the webhook's configuration. Create it anew"
     if webhook.get("failurePolicy") == "Ignore":
         return "failurePolicy is Ignore, and the webhook did not answer then. Create the Pod anew"
     return "the annotation was added to a Pod that existed, where it has no effect. Create the Pod anew"
-
-
-def _parse_time(text: Any) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
 
 
 def _wishes(asked: ToAllocate, pod: Any) -> dict[str, str]:

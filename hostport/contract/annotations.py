@@ -112,7 +112,7 @@ class Annotation(Enum):
             f"how long a number of {_SEARCHED} that another Pod or lease gave up on the node is left alone, while"
             ' others are free: `"10m"`, at most `"1h"`; `"0s"`: not at all'
         ),
-        "`60s`, or the allocator's `--cool-down`",
+        f"`{defaults.COOL_DOWN_SECONDS:g}s`, or the allocator's `--cool-down`",
     )
     PUBLISH = (
         "publish-",

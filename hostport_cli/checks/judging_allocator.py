@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from hostport.timestamps import seconds_of
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli import wording
 from hostport_cli.checks.facts import InstallationFacts, Unseen
@@ -88,9 +89,8 @@ def _lone(status: pb.GetStatusResponse, held: dict[str, Any]) -> Finding:
 
 def _is_held(lease: Any, now: float) -> bool:
     spec = lease.get("spec") or {}
-    if not spec.get("holderIdentity") or not spec.get("renewTime"):
-        return False
-    return now - datetime.fromisoformat(spec["renewTime"]).timestamp() < HELD_SECONDS
+    renewed = seconds_of(spec.get("renewTime"))
+    return bool(spec.get("holderIdentity")) and renewed is not None and now - renewed < HELD_SECONDS
 
 
 RIGHTS = "apply deploy/base/allocator-rbac.yaml, or helm upgrade --install"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from hostport.client.errors import HostportError
+from hostport.contract.annotations import Annotation
 from hostport.v1 import allocator_pb2 as pb
 from hostport.version import VERSION
 from hostport.x509 import not_after
@@ -39,9 +40,9 @@ PROBE: dict[str, Any] = {
     "metadata": {
         "generateName": "hostport-check-",
         "annotations": {
-            "hostport.io/enabled": "true",
-            "hostport.io/policy": "Dynamic",
-            "hostport.io/network": "Host",
+            Annotation.ENABLED.text: "true",
+            Annotation.POLICY.text: "Dynamic",
+            Annotation.NETWORK.text: "Host",
         },
     },
     "spec": {

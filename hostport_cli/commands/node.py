@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from hostport.contract.limits import HIGHEST_PORT, LOWEST_PORT
 from hostport.v1 import allocator_pb2 as pb
 from hostport_cli import holding, wording
 from hostport_cli.commands.listing import all_nodes
@@ -80,7 +81,7 @@ class Slot(click.ParamType[tuple[int, str]]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
         """The number and the protocol, TCP where none is named. Fails as click does."""
         found = re.fullmatch(rf"([0-9]{{1,5}})(?:/({'|'.join(wording.PROTOCOLS)}))?", str(value).upper())
-        if not found or not 1 <= int(found[1]) <= 65535:
+        if not found or not LOWEST_PORT <= int(found[1]) <= HIGHEST_PORT:
             self.fail(f"{value!r} is not a port such as 8080 or 8080/UDP", param, ctx)
         return int(found[1]), found[2] or "TCP"
 
