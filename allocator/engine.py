@@ -31,6 +31,7 @@ from allocator.journal.contract import Answer, Durability, JournalError, NotWant
 from allocator.maintenance import Changes, Maintenance, Surroundings
 from allocator.recovery import Recovery
 from allocator.sight import Sight
+from allocator.upcoming import Upcoming
 from hostport.contract import Mistake, PodWarning, Reason
 from hostport.contract.defaults import LEASE_SECONDS
 
@@ -49,7 +50,10 @@ class _NoLongerFitsError(Refused):
 
 
 class Engine:
-    """Ledger and journal as one. `clock` is that by which claims end; `new_id` gives a fresh claim id."""
+    """Ledger and journal as one. `clock` is that by which claims end; `new_id` gives a fresh claim id.
+
+    `upcoming` is told what is asked, where agents are to know of it before that is decided.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Engine:
         clock: Clock,
         new_id: Callable[[], ClaimId],
         around: Surroundings,
+        upcoming: Upcoming,
     ) -> None:
         self.ledger = ledger
         self.clock = clock
@@ -68,6 +73,7 @@ class Engine:
         self.changes = changes = Changes(ledger, durability, answers, clock)
         self.recovery = Recovery(ledger, durability, answers, changes, clock)
         self.maintenance = Maintenance(ledger, durability, answers, changes, clock, around)
+        self._upcoming = upcoming
         self._sight = Sight(ledger, around.report_now)
         self._durability = durability
         self._new_id = new_id
@@ -106,8 +112,7 @@ class Engine:
         """
         watch = self.around.watch
         if key is None or not self._is_known(key):
-            upcoming = self.around.upcoming
-            if upcoming is not None and upcoming.is_kept and (agents := upcoming.ask(ask)) is not None:
+            if self._upcoming.is_kept and (agents := self._upcoming.ask(ask)) is not None:
                 await agents
             if watch is not None:  # last: who is let through here is decided at once, and counts for those behind
                 await self._sight.wait(watch, ask, is_wanted)

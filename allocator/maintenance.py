@@ -36,7 +36,6 @@ from allocator.freeing import FreeingQueue
 from allocator.idempotency import Answers
 from allocator.journal.contract import Drop, Durability, Entry, Forget, Put, unheard
 from allocator.slices import MOST_WEIGHT, slices
-from allocator.upcoming import Upcoming
 from hostport.logs import log_event
 
 log = logging.getLogger(__name__)
@@ -233,8 +232,6 @@ class Surroundings:
     """Is told where the ledger and the cluster disagree."""
     report_now: Callable[[NodeName], bool | None] = unheard
     """Asks the agent of a node for a report; gives whether it is connected."""
-    upcoming: Upcoming | None = None
-    """Is told what is asked, where agents are to know of it before that is decided."""
     decided: Callable[[float], None] = unheard
     """Is told how long a decision took, in seconds."""
     committed: Callable[[float], None] = unheard

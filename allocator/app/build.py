@@ -141,8 +141,8 @@ def _engine(given: Collaborators, reports: Reports, streams: AgentStreams, upcom
             who_serves=given.who_serves,
             report=reports.incident,
             report_now=streams.report_now,
-            upcoming=upcoming,
             decided=given.metrics.decide_seconds.observe,
             committed=given.metrics.commit_seconds.observe,
         ),
+        upcoming=upcoming,
     )
