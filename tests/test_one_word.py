@@ -12,7 +12,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from allocator.core.candidates import NodeName
 from allocator.core.claims import ClaimId, ClusterChange, ObservedPod, PodUid
 from allocator.core.foreign import NodePort, ObservedService
 from allocator.core.ports import Protocol
-from allocator.journal.contract import Entry, JournalError
+from allocator.journal.contract import JournalError
 from allocator.leases.api import no_namespace, refusal_of
 from allocator.leases.durability import NotStoredError
 from allocator.watchers import MOST_UNREAD
@@ -249,37 +249,40 @@ async def search_incomplete(world: World) -> str:
     return await world.admit(pod("web-0", *numbers, policy="Static"))
 
 
-def failing(error: Exception) -> Callable[[Sequence[Entry], object], asyncio.Future[bool]]:
-    def submit(entries: Sequence[Entry], is_wanted: object) -> asyncio.Future[bool]:
+Grant = Callable[..., asyncio.Future[bool]]
+
+
+def failing(error: Exception) -> Grant:
+    def grant(*_: object) -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         future.set_exception(error)
         return future
 
-    return submit
+    return grant
 
 
-def refusing(mistake: Mistake) -> Callable[[Sequence[Entry], object], asyncio.Future[bool]]:
+def refusing(mistake: Mistake) -> Grant:
     """A journal whose object store says that the caller is wrong."""
     error = NotStoredError(mistake.message)
     error.refusal = Refused(mistake)
     return failing(error)
 
 
-def patch_submit(service: Running, submit: Callable[[Sequence[Entry], object], asyncio.Future[bool]]) -> None:
-    setattr(service.journal, "submit", submit)  # noqa: B010 - mypy minds the assignment
+def patch_grant(service: Running, grant: Grant) -> None:
+    setattr(service.journal, "grant", grant)  # noqa: B010 - mypy minds the assignment
 
 
 async def journal_unavailable(world: World) -> str:
-    patch_submit(world.service, failing(JournalError("database or disk is full")))
+    patch_grant(world.service, failing(JournalError("database or disk is full")))
     return await world.admit(pod())
 
 
 async def deadline_passed(world: World) -> str:
-    patch_submit(world.service, cancelled)
+    patch_grant(world.service, cancelled)
     return await world.admit(pod())
 
 
-def cancelled(entries: Sequence[Entry], is_wanted: object) -> asyncio.Future[bool]:
+def cancelled(*_: object) -> asyncio.Future[bool]:
     """What the journal does where nobody waits any more."""
     future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     future.set_result(False)
@@ -343,12 +346,12 @@ async def too_many_leases(service: Running) -> None:
 
 async def lease_not_stored(service: Running) -> None:
     error = NotStoredError("PortLease media/r1-3f2a9c01b7: 401 Unauthorized")
-    patch_submit(service, failing(error))
+    patch_grant(service, failing(error))
     await service.stub.Allocate(lease())
 
 
 async def namespace_not_found(service: Running) -> None:
-    patch_submit(service, refusing(no_namespace("media")))
+    patch_grant(service, refusing(no_namespace("media")))
     await service.stub.Allocate(lease())
 
 
@@ -358,7 +361,7 @@ def turned_down(status: int, message: str) -> Callable[[Running], Awaitable[None
     async def call(service: Running) -> None:
         mistake = refusal_of(ApiError(status, "Forbidden", message), "media")
         assert mistake is not None
-        patch_submit(service, refusing(mistake))
+        patch_grant(service, refusing(mistake))
         await service.stub.Allocate(lease())
 
     return call
