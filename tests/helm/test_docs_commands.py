@@ -55,6 +55,7 @@ NAMED = (
     {"apiVersion": "apps/v1", "kind": "StatefulSet", "spec": {**SELECTED, "serviceName": "none"}},
     {"apiVersion": "apps/v1", "kind": "ReplicaSet", "spec": SELECTED},
     {"apiVersion": "hostport.io/v1alpha1", "kind": "PortLease", "spec": LEASED},
+    {"apiVersion": "v1", "kind": "Node"},
 )
 """What a command calls NAME. None of them has a Pod."""
 
@@ -123,7 +124,8 @@ def shell(
         shell.type("helm uninstall hostport --namespace hostport-system")
         shell.type("kubectl delete namespace hostport-system docs-demo --ignore-not-found")
         shell.type("kubectl delete -f examples/distributed-db.yaml --ignore-not-found")
-        shell.type("kubectl delete statefulset/docs-demo replicaset/docs-demo node/media-7 --ignore-not-found")
+        shell.type("kubectl delete statefulset/docs-demo replicaset/docs-demo --ignore-not-found")
+        shell.type("kubectl delete node/docs-demo node/media-7 --ignore-not-found")
         shell.type("kubectl delete customresourcedefinition portleases.hostport.io --ignore-not-found")  # it is kept
 
 
