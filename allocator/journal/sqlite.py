@@ -170,6 +170,8 @@ class SqliteJournal(Journal):
         return self
 
     def _open(self) -> None:
+        if self._is_open:
+            return  # by an attempt that had begun when whoever asked for it stopped waiting
         if self._lock is None:
             self._lock = Lock(self.path)
         try:

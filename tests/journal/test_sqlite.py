@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from allocator.core.claims import Claim
 from allocator.journal import opening, sqlite
 from allocator.journal.contract import Answer, Drop, Entry, Forget, JournalError, JournalVersionError, Kept, Put
 from allocator.journal.inspection import dump
-from allocator.journal.places import acknowledge
+from allocator.journal.opening import Opened, open_whole
+from allocator.journal.places import Lock, acknowledge
 from allocator.journal.reading import DamagedError
 from allocator.journal.sqlite import LONELY_TURNS, QUIET_TURNS, SqliteJournal
 from allocator.journal.tables import encode_claim
@@ -390,6 +392,34 @@ async def test_a_journal_whose_opening_nobody_waits_for_any_more_can_be_opened_a
     await journal.open()
     assert await journal.record([Put(CLAIMS[0])])
     journal.close()
+
+
+async def test_a_journal_that_was_opened_while_nobody_waited_any_more_is_not_opened_twice(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+    opened: list[Opened] = []
+
+    def open_slowly(path: Path, lock: Lock) -> Opened:
+        begun.set()
+        may_end.wait()
+        opened.append(open_whole(path, lock))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite, "open_whole", open_slowly)
+    journal = SqliteJournal(path)
+    first = asyncio.create_task(journal.open())
+    await asyncio.to_thread(begun.wait)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    may_end.set()
+
+    await journal.open()
+    assert await journal.record([Put(CLAIMS[0])])
+    journal.close()
+
+    assert len(opened) == 1, "the connection of each other one would stay open"
 
 
 def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
