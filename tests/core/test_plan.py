@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from allocator.core.asks import Ask, Refused
 from allocator.core.candidates import Constraints, NodeName
-from allocator.core.claims import ClaimId
+from allocator.core.claims import Claim, ClaimId
 from allocator.core.foreign import NodePort, ObservedService
+from allocator.core.place import view
 from allocator.core.place.policies import Dynamic
 from allocator.core.place.view import Demand, Numbers, Steps, free_numbers
-from allocator.core.ports import Protocol, parse_numbers
+from allocator.core.ports import Protocol, parse_numbers, set_of
 from hostport.contract import Notice
 from testing.kit import Desk, ask, lease, node, on, pod
 
@@ -290,3 +293,65 @@ def test_a_policy_that_searches_may_like_other_numbers_best() -> None:
     assert desk.numbers(highest(ask("c", "x:1"))) == [9001]  # free on one of the two
     assert desk.numbers(highest(ask("d", "x:1"))) == [9002]
     assert list(desk.refusal(highest(ask("e", "x:1")))) == ["RANGE_EXHAUSTED"]
+
+
+# -- how many numbers are looked at
+
+
+class FewAtFirst(Dynamic):
+    """As Dynamic, with few numbers looked at first, so that a look ends amid those that are taken."""
+
+    def free_numbers(self, demand: Demand, steps: Steps) -> Numbers:
+        return free_numbers(demand, steps, first_look=4)
+
+
+class AllAtOnce(Dynamic):
+    def free_numbers(self, demand: Demand, steps: Steps) -> Numbers:
+        return free_numbers(demand, steps, first_look=65535)
+
+
+PORTS = st.sampled_from(
+    [("x:1",), ("x:1/UDP",), ("x:1", "y:1/UDP"), ("x:1", "y:2"), ("x:1", "y:2/UDP"), ("x:1", "y:2", "z:3")]
+)
+ASKS = st.tuples(PORTS, st.sampled_from([None, "n1", "n2"]))
+
+
+@given(withheld=st.sets(st.integers(7000, 7047)), asks=st.lists(ASKS, max_size=40), gone=st.sets(st.integers(0, 39)))
+def test_the_same_numbers_are_found_however_few_are_looked_at_first(
+    withheld: set[int], asks: list[tuple[tuple[str, ...], str | None]], gone: set[int]
+) -> None:
+    def given_by(policy: Dynamic) -> list[list[int]]:
+        desk = Desk("n1", "n2", reserved=set_of(withheld))
+        found: list[list[int]] = []
+        claims: dict[int, Claim] = {}
+        for at, (ports, only) in enumerate([*asks, *asks]):
+            if at == len(asks):
+                for which in gone & claims.keys():
+                    desk.ledger.end(claims[which].id, desk.now)
+            asked = replace(ask(f"p-{at}", *ports, low=7000, high=7047), policy=policy)
+            try:
+                claims[at] = desk.grant(replace(asked, constraints=on(only)) if only else asked)
+            except Refused:
+                found.append([])
+            else:
+                found.append([port.host_port for port in claims[at].ports])
+        return found
+
+    assert given_by(FewAtFirst()) == given_by(AllAtOnce())
+
+
+def test_a_withheld_number_amid_those_that_are_taken_costs_no_look_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set of many numbers takes longer than all the rest of a decision."""
+    desk, looks = Desk("n1", reserved=parse_numbers("10248-10259")), []
+    for number in range(2_000):
+        desk.grant(ask(f"p-{number}", "x:1", "y:2", low=10_000, high=60_000))
+    look = view._picked
+
+    def counted(demand: Demand, low: int, last: int, *more: object) -> Numbers:
+        looks.append((low, last - low + 1))
+        return look(demand, low, last, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(view, "_picked", counted)
+    desk.grant(ask("one more", "x:1", "y:2", low=10_000, high=60_000))
+
+    assert looks == [(10_000, 1024), (14_008, 2048)]  # eight numbers are told at once

@@ -404,14 +404,20 @@ def _free_numbers(demand: Demand, steps: Steps, pick: Pick, first_look: int, wit
             return found
         # Runs, other picks and `without` count from the lowest of the range.
         if pick is lowest and not without and not any(group.is_run for group in demand.groups):
-            low = min(low + _filled(demand, low, high), high)
+            low = _after(demand, low, last, taken)
         first_look *= 2
 
 
-def _filled(demand: Demand, low: int, high: int) -> int:
-    """How many numbers from `low` on, at least, are free for no group."""
-    held, candidates = demand.view.numbers, demand.candidates
-    return min([held.filled(candidates, protocol, low, high) for protocol in demand.protocols], default=0)
+def _after(demand: Demand, low: int, last: int, taken: Mapping[Protocol, int]) -> int:
+    """Where to look next, after [low, last] with what is `taken` of it: no number before is free for any group."""
+    free = 0  # for one group at least
+    for numbers in taken.values():
+        free |= ~numbers
+    if free := free & demand.within_range(low, last):
+        return low + lowest(free)
+    held, candidates, low, high = demand.view.numbers, demand.candidates, last + 1, demand.ask.high
+    filled = [held.filled(candidates, protocol, low, high) for protocol in demand.protocols]
+    return min(low + min(filled, default=0), high)
 
 
 def _taken(demand: Demand, low: int, last: int, steps: Steps) -> dict[Protocol, int] | None:
