@@ -88,8 +88,9 @@ def test_a_binding_carries_none_of_our_annotations_into_a_pod(installed: object,
     assert bind(kubectl, path, binding("web-0", external_ip="6.6.6.6", external_ip_v6="66::6")) == ""
     told = {"hostport.io/external-ip": "192.0.2.1", "hostport.io/external-ip-v4": "192.0.2.1"}
     assert annotated(kubectl, "web-0") == before | told | {"example.com/note": "free"}, "what the node's address is"
-    changed = kubectl.run("annotate", "pod", "web-0", "hostport.io/external-ip=6.6.6.6", "--overwrite")
-    assert CHANGE in changed.stderr
+    change = ("annotate", "pod", "web-0", "hostport.io/external-ip=6.6.6.6", "--overwrite")
+    wait_for("a denial", lambda: kubectl.run(*change, "--dry-run=server").stderr, lambda said: CHANGE in said)
+    assert CHANGE in kubectl.run(*change).stderr
 
 
 @pytest.mark.parametrize(
