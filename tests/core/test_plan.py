@@ -298,16 +298,15 @@ def test_a_policy_that_searches_may_like_other_numbers_best() -> None:
 # -- how many numbers are looked at
 
 
-class FewAtFirst(Dynamic):
-    """As Dynamic, with few numbers looked at first, so that a look ends amid those that are taken."""
+class Looking(Dynamic):
+    """As Dynamic, with so many numbers looked at first: with few, a look ends amid those that are taken."""
+
+    def __init__(self, first_look: int) -> None:
+        super().__init__()
+        self._first_look = first_look
 
     def free_numbers(self, demand: Demand, steps: Steps) -> Numbers:
-        return free_numbers(demand, steps, first_look=4)
-
-
-class AllAtOnce(Dynamic):
-    def free_numbers(self, demand: Demand, steps: Steps) -> Numbers:
-        return free_numbers(demand, steps, first_look=65535)
+        return free_numbers(demand, steps, first_look=self._first_look)
 
 
 PORTS = st.sampled_from(
@@ -337,7 +336,7 @@ def test_the_same_numbers_are_found_however_few_are_looked_at_first(
                 found.append([port.host_port for port in claims[at].ports])
         return found
 
-    assert given_by(FewAtFirst()) == given_by(AllAtOnce())
+    assert given_by(Looking(4)) == given_by(Looking(65535))
 
 
 def test_a_withheld_number_amid_those_that_are_taken_costs_no_look_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
